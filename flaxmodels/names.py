@@ -1,0 +1,35 @@
+"""Looks a name up in a table; an unknown name is answered with the closest and all known ones."""
+
+import difflib
+from collections.abc import Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def lookup(kind: str, name: str, table: Mapping[str, T], alternative: str = "") -> T:
+    """Returns `table[name]`, or tells what is known.
+
+    Args:
+        kind: What the table holds, for the error, such as "loss".
+        name: The name that the user gave.
+        table: Names to things.
+        alternative: A closing sentence for the error, such as "Or pass a function (y_true, y_pred) -> [B]."
+
+    Raises:
+        ValueError: If the table has no such name.
+
+    Example:
+        >>> lookup("fruit", "pear", {"pear": 1, "plum": 2})
+        1
+        >>> lookup("fruit", "paer", {"pear": 1, "plum": 2})
+        Traceback (most recent call last):
+        ValueError: Unknown fruit 'paer'. Did you mean 'pear'? Known: 'pear', 'plum'.
+    """
+    if name in table:
+        return table[name]
+    close = difflib.get_close_matches(str(name), table, n=1)
+    guess = f" Did you mean {close[0]!r}?" if close else ""
+    known = ", ".join(repr(k) for k in sorted(table))
+    closing = f" {alternative}" if alternative else ""
+    raise ValueError(f"Unknown {kind} {name!r}.{guess} Known: {known}.{closing}")

@@ -1,0 +1,31 @@
+"""Strict JAX, warnings as errors, a key for whoever asks, one compilation cache for all test processes."""
+
+import itertools
+import os
+import pathlib
+
+os.environ.setdefault("KERAS_BACKEND", "jax")
+os.environ.setdefault("MPLBACKEND", "agg")
+
+import jax
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+REAL_DATA = ROOT.parent / "shared" / "data"
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "jax"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+@pytest.fixture
+def getkey():
+    """A fresh random key at each call."""
+    counter = itertools.count()
+    return lambda: jax.random.key(next(counter))
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("gpu") and jax.default_backend() != "gpu":
+        pytest.skip("needs an NVIDIA GPU")
