@@ -1,0 +1,353 @@
+"""Activations by Keras' names: pure functions of an array, to be differentiated, jitted and vmapped.
+
+Values and gradients are Keras' on its JAX backend, at kinks too. Where a sum over many elements is
+involved (softmax, log_softmax, sparsemax), bfloat16 and float16 are computed in float32 and cast back.
+"""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+
+from flaxmodels.names import lookup
+
+Activation = Callable[[jax.Array], jax.Array]
+Axis = int | Sequence[int]
+
+
+def linear(x: jax.Array) -> jax.Array:
+    """Returns x itself."""
+    return x
+
+
+# --- rectifiers
+
+
+def relu(
+    x: jax.Array, negative_slope: float = 0.0, max_value: float | None = None, threshold: float = 0.0
+) -> jax.Array:
+    """Rectifies: x above `threshold`, capped at `max_value`; `negative_slope` (x - threshold) below.
+
+    Args:
+        x: Any array.
+        negative_slope: The slope below the threshold.
+        max_value: The largest value returned; None for no cap.
+        threshold: Where the positive part begins.
+
+    Shapes: any -> the same.
+
+    Example:
+        >>> relu(jnp.array([-2.0, 0.5, 9.0]), negative_slope=0.5, max_value=6.0).tolist()
+        [-1.0, 0.5, 6.0]
+    """
+    if negative_slope != 0 and max_value is None and threshold == 0:
+        return jax.nn.leaky_relu(x, negative_slope)
+    # One rectifier per case, as in Keras: they agree in value and differ in the gradient at the kinks.
+    if threshold != 0:
+        out = jnp.where(x > threshold, x, 0)
+        negative_part = jax.nn.relu(threshold - x)
+    else:
+        out = jax.nn.relu6(x) if max_value == 6 else jax.nn.relu(x)
+        negative_part = jax.nn.relu(-x)
+    if max_value is not None and (threshold != 0 or max_value != 6):
+        out = jnp.clip(out, 0, max_value)
+    return out if negative_slope == 0 else out - negative_slope * negative_part
+
+
+def relu6(x: jax.Array) -> jax.Array:
+    """min(max(x, 0), 6)."""
+    return jax.nn.relu6(x)
+
+
+def leaky_relu(x: jax.Array, negative_slope: float = 0.2) -> jax.Array:
+    """x where x >= 0, else `negative_slope` x."""
+    return jax.nn.leaky_relu(x, negative_slope)
+
+
+def threshold(x: jax.Array, threshold: float, default_value: float) -> jax.Array:
+    """x where x > `threshold`, else `default_value`."""
+    return jnp.where(x > threshold, x, default_value)
+
+
+def hard_shrink(x: jax.Array, threshold: float = 0.5) -> jax.Array:
+    """x where |x| > `threshold`, else 0."""
+    return jnp.where(jnp.abs(x) > threshold, x, 0.0)
+
+
+def soft_shrink(x: jax.Array, threshold: float = 0.5) -> jax.Array:
+    """x moved towards 0 by `threshold`, and 0 where |x| <= `threshold`."""
+    return jnp.where(x > threshold, x - threshold, jnp.where(x < -threshold, x + threshold, 0.0))
+
+
+# --- exponential and softplus families
+
+
+def exponential(x: jax.Array) -> jax.Array:
+    """exp(x)."""
+    return jnp.exp(x)
+
+
+def elu(x: jax.Array, alpha: float = 1.0) -> jax.Array:
+    """x where x > 0, else `alpha` (exp(x) - 1) (Clevert et al., 2016, https://arxiv.org/abs/1511.07289)."""
+    return jax.nn.elu(x, alpha)
+
+
+def selu(x: jax.Array) -> jax.Array:
+    """1.0507 elu(x, 1.6733), which keeps mean 0 and variance 1 from layer to layer under `LecunNormal`.
+
+    References:
+        Klambauer et al., Self-Normalizing Neural Networks, 2017, https://arxiv.org/abs/1706.02515
+    """
+    return jax.nn.selu(x)
+
+
+def celu(x: jax.Array, alpha: float = 1.0) -> jax.Array:
+    """max(x, 0) + min(0, `alpha` (exp(x / `alpha`) - 1)) (Barron, 2017, https://arxiv.org/abs/1704.07483)."""
+    return jax.nn.celu(x, alpha)
+
+
+def softplus(x: jax.Array) -> jax.Array:
+    """log(1 + exp(x))."""
+    return jax.nn.softplus(x)
+
+
+def sparse_plus(x: jax.Array) -> jax.Array:
+    """0 where x <= -1, (x + 1)^2 / 4 between, x where x >= 1."""
+    return jax.nn.sparse_plus(x)
+
+
+def squareplus(x: jax.Array, b: float = 4) -> jax.Array:
+    """(x + sqrt(x^2 + `b`)) / 2 (Barron, 2021, https://arxiv.org/abs/2112.11687)."""
+    return jax.nn.squareplus(x, b)
+
+
+# --- sigmoids
+
+
+def sigmoid(x: jax.Array) -> jax.Array:
+    """1 / (1 + exp(-x))."""
+    return jax.nn.sigmoid(x)
+
+
+def hard_sigmoid(x: jax.Array) -> jax.Array:
+    """x / 6 + 1/2, kept within [0, 1]."""
+    return jax.nn.hard_sigmoid(x)
+
+
+def sparse_sigmoid(x: jax.Array) -> jax.Array:
+    """(x + 1) / 2, kept within [0, 1] (Blondel et al., 2019, https://arxiv.org/abs/1901.02324)."""
+    return jax.nn.sparse_sigmoid(x)
+
+
+def log_sigmoid(x: jax.Array) -> jax.Array:
+    """log(sigmoid(x)) = -softplus(-x)."""
+    return jax.nn.log_sigmoid(x)
+
+
+def tanh(x: jax.Array) -> jax.Array:
+    """The hyperbolic tangent."""
+    return jnp.tanh(x)
+
+
+def tanh_shrink(x: jax.Array) -> jax.Array:
+    """x - tanh(x)."""
+    return x - jnp.tanh(x)
+
+
+def hard_tanh(x: jax.Array) -> jax.Array:
+    """x, kept within [-1, 1]."""
+    return jax.nn.hard_tanh(x)
+
+
+def softsign(x: jax.Array) -> jax.Array:
+    """x / (1 + |x|)."""
+    return jax.nn.soft_sign(x)
+
+
+# --- gates
+
+
+def silu(x: jax.Array) -> jax.Array:
+    """x sigmoid(x), also called swish (Ramachandran et al., 2017, https://arxiv.org/abs/1710.05941)."""
+    return jax.nn.silu(x)
+
+
+def hard_silu(x: jax.Array) -> jax.Array:
+    """x hard_sigmoid(x), also called hard_swish (Howard et al., 2019, https://arxiv.org/abs/1905.02244)."""
+    return jax.nn.hard_silu(x)
+
+
+def gelu(x: jax.Array, approximate: bool = False) -> jax.Array:
+    """x Phi(x), with the normal distribution function Phi.
+
+    Args:
+        x: Any array.
+        approximate: Whether to use 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) instead.
+
+    Shapes: any -> the same.
+
+    References:
+        Hendrycks and Gimpel, Gaussian Error Linear Units, 2016, https://arxiv.org/abs/1606.08415
+    """
+    return jax.nn.gelu(x, approximate)
+
+
+def mish(x: jax.Array) -> jax.Array:
+    """x tanh(softplus(x)) (Misra, 2019, https://arxiv.org/abs/1908.08681)."""
+    return x * jnp.tanh(jax.nn.softplus(x))
+
+
+def glu(x: jax.Array, axis: int = -1) -> jax.Array:
+    """a sigmoid(b), where a and b are the two halves of x along `axis`.
+
+    Args:
+        x: Any array whose size along `axis` is even.
+        axis: The axis that is halved.
+
+    Shapes: x [..., 2 F] -> [..., F].
+
+    Raises:
+        ValueError: If the axis cannot be halved.
+
+    References:
+        Dauphin et al., Language Modeling with Gated Convolutional Networks, 2017, https://arxiv.org/abs/1612.08083
+
+    Example:
+        >>> glu(jnp.array([[3.0, 5.0, 0.0, 0.0]])).tolist()
+        [[1.5, 2.5]]
+    """
+    if jnp.shape(x)[axis] % 2:
+        raise ValueError(
+            f"glu halves x along `axis`={axis}, whose size must be even, but x has the shape {jnp.shape(x)}; "
+            "choose another axis or an even number of units."
+        )
+    return jax.nn.glu(x, axis)
+
+
+# --- normalized along an axis
+
+
+def softmax(x: jax.Array, axis: Axis = -1) -> jax.Array:
+    """exp(x) / sum(exp(x)), the sum along `axis`.
+
+    Args:
+        x: Any array.
+        axis: The axis or axes along which the result sums to 1.
+
+    Shapes: any -> the same.
+
+    Example:
+        >>> softmax(jnp.zeros((1, 4))).tolist()
+        [[0.25, 0.25, 0.25, 0.25]]
+    """
+    return jax.nn.softmax(_widened(x), _axes(axis)).astype(x.dtype)
+
+
+def log_softmax(x: jax.Array, axis: Axis = -1) -> jax.Array:
+    """x - log(sum(exp(x))), the sum along `axis` (one axis or several): the logarithm of `softmax`."""
+    return jax.nn.log_softmax(_widened(x), _axes(axis)).astype(x.dtype)
+
+
+def sparsemax(x: jax.Array, axis: int = -1) -> jax.Array:
+    """max(x - tau, 0) along `axis`, with Keras' threshold tau.
+
+    Let z be x sorted downwards, c_j = z_1 + ... + z_j, and k the number of j with z_j > (c_j - 1) / j. The
+    paper's threshold is (c_k - 1) / k, and the result sums to 1. Keras subtracts (c_1 + ... + c_k - 1) / k, which
+    is the same for k = 1 only; for k > 1 the result sums to less. The numbers here are Keras'.
+
+    Args:
+        x: Any array.
+        axis: The axis along which x is compared.
+
+    Shapes: any -> the same.
+
+    References:
+        Martins and Astudillo, From Softmax to Sparsemax, 2016, https://arxiv.org/abs/1602.02068
+
+    Example:
+        >>> sparsemax(jnp.array([[0.5, 3.0, 1.0]])).tolist()
+        [[0.0, 1.0, 0.0]]
+    """
+    z = jnp.moveaxis(_widened(x), axis, -1)
+    descending = -jnp.sort(-z, axis=-1)
+    cumulative = jnp.cumsum(descending, axis=-1)
+    rank = jnp.arange(1, z.shape[-1] + 1, dtype=z.dtype).reshape((1,) * (z.ndim - 1) + (-1,))
+    support = descending > (cumulative - 1) / rank
+    k = jnp.sum(support, axis=-1, keepdims=True, dtype=z.dtype)
+    tau = (jnp.sum(jnp.where(support, cumulative, 0), axis=-1, keepdims=True) - 1) / k
+    return jnp.moveaxis(jnp.maximum(z - tau, 0), -1, axis).astype(x.dtype)
+
+
+def _widened(x: jax.Array) -> jax.Array:
+    """x in float32 if it is of a narrower type."""
+    return x.astype(jnp.float32) if x.dtype in (jnp.bfloat16, jnp.float16) else x
+
+
+def _axes(axis: Axis) -> int | tuple[int, ...]:
+    return axis if isinstance(axis, int) else tuple(axis)
+
+
+# --- names
+
+swish = silu
+hard_swish = hard_silu
+
+ACTIVATIONS: dict[str, Callable[..., jax.Array]] = {
+    "celu": celu,
+    "elu": elu,
+    "exponential": exponential,
+    "gelu": gelu,
+    "glu": glu,
+    "hard_shrink": hard_shrink,
+    "hard_sigmoid": hard_sigmoid,
+    "hard_silu": hard_silu,
+    "hard_swish": hard_swish,
+    "hard_tanh": hard_tanh,
+    "leaky_relu": leaky_relu,
+    "linear": linear,
+    "log_sigmoid": log_sigmoid,
+    "log_softmax": log_softmax,
+    "mish": mish,
+    "relu": relu,
+    "relu6": relu6,
+    "selu": selu,
+    "sigmoid": sigmoid,
+    "silu": silu,
+    "soft_shrink": soft_shrink,
+    "softmax": softmax,
+    "softplus": softplus,
+    "softsign": softsign,
+    "sparse_plus": sparse_plus,
+    "sparse_sigmoid": sparse_sigmoid,
+    "sparsemax": sparsemax,
+    "squareplus": squareplus,
+    "swish": swish,
+    "tanh": tanh,
+    "tanh_shrink": tanh_shrink,
+    "threshold": threshold,
+}
+
+
+def get(activation: str | Activation | None) -> Callable[..., jax.Array]:
+    """The activation that a layer's argument means.
+
+    Args:
+        activation: A name in `ACTIVATIONS`, any function x -> y, or None for `linear`.
+
+    Raises:
+        ValueError: If the name is unknown.
+        TypeError: If it is neither a name nor callable.
+
+    Example:
+        >>> get("relu") is relu, get(None) is linear, get(jnp.sin) is jnp.sin
+        (True, True, True)
+    """
+    if activation is None:
+        return linear
+    if isinstance(activation, str):
+        return lookup("activation", activation, ACTIVATIONS, "Or pass a function x -> y.")
+    if callable(activation):
+        return activation
+    raise TypeError(
+        f'An activation must be a name, a function or None, but {activation!r} came; pass a name such as "relu".'
+    )

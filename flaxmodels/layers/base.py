@@ -1,0 +1,169 @@
+"""The base of all layers: a linen module that also draws graphs, carries masks and names its weights as Keras does."""
+
+import functools
+import inspect
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flaxmodels import initializers, regularizers
+from flaxmodels.layers import symbolic
+
+
+class Layer(nn.Module, kw_only=True):
+    """Computes outputs from inputs; on symbols it draws a graph instead.
+
+    A layer of a new kind is a dataclass of Keras' arguments with one method `compute`, marked `@nn.compact`, that takes
+    arrays. Where it needs them, `compute` also takes `mask` and `train`; every layer accepts both when it is called.
+
+    Args:
+        dtype: Computation's dtype, "mixed_bfloat16" and the like included; by default that of the parameters.
+        param_dtype: The parameters' dtype.
+        trainable: Whether a `Trainer` updates the parameters.
+        activity_regularizer: Adds a loss on the outputs.
+        input_shape: Shape of one example; `Sequential` reads it from its first layer.
+        name: Scope of the parameters; by default Keras' automatic name, such as `conv2d_1`.
+
+    References:
+        Keras, `keras.layers.Layer`; flax, `flax.linen.Module`.
+    """
+
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+    trainable: bool = True
+    activity_regularizer: Any = None
+    input_shape: symbolic.Shape | None = None
+
+    # Names of the parameters and statistics in the order of Keras' `get_weights()`.
+    WEIGHTS: ClassVar[tuple[str, ...]] = ()
+    # Parameters whose arguments have another first word: {"embedding": "embeddings"} for `embeddings_initializer`.
+    ARGUMENTS: ClassVar[dict[str, str]] = {}
+    # Whether a mask that comes in goes on to the next layer.
+    SUPPORTS_MASKING: ClassVar[bool] = False
+
+    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Computes the outputs, or draws a node where a symbol is among the arguments.
+
+        Args:
+            inputs: An array, or a list of arrays for layers that merge.
+            *args: Further arrays, for layers that take them.
+            **kwargs: `mask`, `train` (False by default) and what the layer's `compute` names.
+        """
+        if symbolic.symbols_in((inputs, args, kwargs)):
+            return symbolic.record(self, (inputs, *args), kwargs)
+        if self.scope is None:
+            raise ValueError(
+                f"{type(self).__name__} computes with parameters from outside, but was called on an array by itself; "
+                "use variables = layer.init(jax.random.key(0), x) and layer.apply(variables, x)."
+            )
+        return self.outputs_and_mask(inputs, *args, **kwargs)[0]
+
+    def outputs_and_mask(
+        self, inputs: Any, *args: Any, mask: Any = None, train: bool = False, **kwargs: Any
+    ) -> tuple[Any, Any]:
+        """Computes the outputs and the mask that belongs to them."""
+        for name, value in (("mask", mask), ("train", train)):
+            if _takes(type(self), name):
+                kwargs[name] = value
+        outputs = self.compute(inputs, *args, **kwargs)
+        if self.activity_regularizer is not None:
+            self._add_activity_loss(outputs)
+        return outputs, self.compute_mask(inputs, mask)
+
+    def compute_mask(self, inputs: Any, mask: Any) -> Any:
+        """The mask of the outputs: the inputs' own where the layer keeps positions, else None."""
+        return mask if self.SUPPORTS_MASKING else None
+
+    def children(self) -> list[tuple[str, Any]]:
+        """Layers inside this one by scope name, in the order of Keras' `get_weights()`."""
+        return []
+
+    @nn.nowrap
+    def argument(self, weight: str, kind: str) -> Any:
+        """The argument that belongs to a weight, such as `kernel_constraint`, or None."""
+        return getattr(self, f"{self.ARGUMENTS.get(weight, weight)}_{kind}", None)
+
+    def add_weight(self, name: str, shape: tuple[int, ...]) -> jax.Array:
+        """Makes a parameter by its `<name>_initializer`, its loss by `<name>_regularizer`, cast to the computation's dtype."""
+        value = self.param(
+            name, initializers.get(self.argument(name, "initializer")), shape, jnp.dtype(self.param_dtype)
+        )
+        regularizer = regularizers.get(self.argument(name, "regularizer"))
+        if regularizer is not None and not self.is_initializing():
+            self.sow("losses", name, regularizer(value), reduce_fn=lambda old, new: new, init_fn=lambda: 0.0)
+        return self.cast(value)
+
+    @nn.nowrap
+    def cast(self, array: jax.Array) -> jax.Array:
+        """The array in the computation's dtype."""
+        return jnp.asarray(array).astype(self.compute_dtype)
+
+    @property
+    @nn.nowrap
+    def compute_dtype(self) -> Any:
+        """The dtype that the layer computes in."""
+        return compute_dtype(self.dtype, self.param_dtype)
+
+    def rows(self, leading: int) -> jax.Array | None:
+        """Which of the `leading` rows are examples, not padding, as a mask [leading]; None where all are.
+
+        A caller that pads a batch says so in the collection "batch", as `valid` [B]. Layers that mix rows ask here; where
+        time is folded into the batch, B * T rows, each example's answer counts for its T rows.
+        """
+        root = self.scope.root if self.scope else None
+        if root is None or not root.has_variable("batch", "valid"):
+            return None
+        valid = root.get_variable("batch", "valid")
+        return jnp.repeat(valid, leading // valid.shape[0]) if leading != valid.shape[0] else valid
+
+    def _add_activity_loss(self, outputs: Any) -> None:
+        if self.is_initializing():
+            return
+        regularizer = regularizers.get(self.activity_regularizer)
+        for output in jax.tree.leaves(outputs):
+            rows = self.rows(output.shape[0])
+            if rows is not None:
+                output = jnp.where(jnp.expand_dims(rows, tuple(range(1, output.ndim))), output, 0)
+            self.sow("losses", "activity", regularizer(output), reduce_fn=jnp.add, init_fn=lambda: 0.0)
+
+    @property
+    @nn.nowrap
+    def label(self) -> str:
+        """What an error calls the layer: its class and, where it is known, its scope."""
+        scope = ("/".join(self.path) if self.scope is not None else "") or self.name
+        return f"{type(self).__name__} {scope!r}" if scope else type(self).__name__
+
+    @nn.nowrap
+    def check_positive(self, *names: str) -> None:
+        """Raises unless the named arguments are positive integers; called at construction."""
+        for name in names:
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+                raise ValueError(
+                    f"`{name}` of {self.label} is a positive integer, got {value!r}; give 1 or more."
+                )
+
+    @nn.nowrap
+    def check_rank(self, inputs: Any, axes: str) -> None:
+        """Raises unless the inputs have as many axes as named, "B T F" for three."""
+        shape, rank = tuple(inputs.shape), len(axes.split())
+        if len(shape) != rank:
+            raise ValueError(
+                f"{self.label} takes inputs of {rank} axes [{', '.join(axes.split())}], got shape {shape}; "
+                f"{'add' if len(shape) < rank else 'remove'} an axis, or use a layer for {len(shape)} axes."
+            )
+
+
+def compute_dtype(dtype: Any, param_dtype: Any) -> Any:
+    """The dtype to compute in: `dtype`, also as a Keras policy such as "mixed_bfloat16", or else `param_dtype`."""
+    if isinstance(dtype, str) and dtype.startswith("mixed_"):
+        dtype = dtype.removeprefix("mixed_")
+    return jnp.dtype(param_dtype if dtype is None else dtype)
+
+
+@functools.cache
+def _takes(cls: type, name: str) -> bool:
+    return name in inspect.signature(cls.compute).parameters  # type: ignore[attr-defined]

@@ -1,0 +1,175 @@
+"""Symbols stand for arrays while a graph of layers is drawn; every layer call on them leaves a node behind."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+Shape = tuple[int | None, ...]
+
+_order: Iterator[int] = itertools.count()
+
+# Sizes that stand in for unknown ones when shapes are inferred: a leading size that comes out as BATCH is the batch; any
+# other unknown size is found as what differs between two inferences.
+BATCH = 61
+UNKNOWN = (64, 96)
+
+
+@dataclass(eq=False)
+class Node:
+    """One call of a layer on symbols; `order` grows with each call, so sorting by it sorts a graph topologically."""
+
+    layer: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    outputs: Any = None
+    order: int = field(default_factory=lambda: next(_order))
+
+    def symbols(self) -> list["Symbol"]:
+        """The symbols that the call took."""
+        return symbols_in((self.args, self.kwargs))
+
+
+@dataclass(eq=False, frozen=True)
+class Symbol:
+    """The place of an array in a graph: its shape (None where any size goes), its dtype and the node it comes from."""
+
+    shape: Shape
+    dtype: Any
+    node: Node | None = None
+    name: str | None = None
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    def __repr__(self) -> str:
+        source = f"input {self.name!r}" if self.node is None else f"output of {type(self.node.layer).__name__}"
+        return f"<Symbol shape={self.shape} dtype={jnp.dtype(self.dtype).name} {source}>"
+
+    def __array__(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError(
+            f"A symbol holds no numbers, but one of shape {self.shape} came where an array is needed; "
+            "call layers on it, make a Model of inputs and outputs, and give arrays to the model."
+        )
+
+    def __bool__(self) -> bool:
+        raise TypeError(
+            f"A symbol holds no numbers, but one of shape {self.shape} came where a truth value is needed; "
+            "decide in Python before the graph is drawn, or inside a layer."
+        )
+
+
+def Input(  # noqa: N802 - Keras' name
+    shape: Shape | None = None,
+    batch_size: int | None = None,
+    dtype: Any = "float32",
+    name: str | None = None,
+    *,
+    batch_shape: Shape | None = None,
+) -> Symbol:
+    """Makes the symbol that a model's input array will stand for.
+
+    Args:
+        shape: Shape of one example, without the batch; None where any size goes.
+        batch_size: Batch size, if the model takes only this one.
+        dtype: The array's dtype.
+        name: Name in summaries and in dictionaries of inputs.
+        batch_shape: Shape with the batch, instead of `shape` and `batch_size`.
+
+    Returns:
+        A symbol of shape [B, *shape].
+
+    Raises:
+        ValueError: If neither or both of `shape` and `batch_shape` come, or a size is not positive.
+
+    References:
+        Keras, `keras.Input`.
+
+    Example:
+        >>> Input(shape=(28, 28, 1))
+        <Symbol shape=(None, 28, 28, 1) dtype=float32 input None>
+    """
+    if (shape is None) == (batch_shape is None):
+        raise ValueError(
+            f"Input takes either `shape` or `batch_shape`, got shape={shape!r} and batch_shape={batch_shape!r}; "
+            "give `shape`, the shape of one example."
+        )
+    if batch_shape is None:
+        batch_shape = (batch_size, *_as_shape(shape))
+    whole = _as_shape(batch_shape)
+    return Symbol(whole, jnp.dtype(dtype), name=name)
+
+
+def _as_shape(shape: Any) -> Shape:
+    sizes = (shape,) if isinstance(shape, int) else tuple(shape)
+    for size in sizes:
+        if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
+            raise ValueError(
+                f"The sizes of an input shape are positive integers or None, got {size!r} in {sizes}; "
+                "leave the batch out and give the shape of one example."
+            )
+    return sizes
+
+
+def symbols_in(tree: Any) -> list[Symbol]:
+    """The symbols among the leaves of a tree."""
+    return [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, Symbol)]
+
+
+def record(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], name: str | None = None) -> Any:
+    """Notes a call of a layer on symbols and returns the symbols of its outputs; errors call the layer by `name`."""
+    node = Node(layer, args, kwargs)
+    structs = infer(layer.clone(name=name or layer.name).init_with_output, args, kwargs)
+    node.outputs = jax.tree.map(lambda s: Symbol(s[0], s[1], node), structs, is_leaf=_is_struct)
+    return node.outputs
+
+
+def _is_struct(x: Any) -> bool:
+    return isinstance(x, tuple) and len(x) == 2 and isinstance(x[0], tuple)
+
+
+def infer(init_with_output: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Infers the outputs of a module as a tree of (shape, dtype), never running it.
+
+    Args:
+        init_with_output: The bound method of an unbound module.
+        args: Positional arguments, with symbols for arrays.
+        kwargs: Keyword arguments, with symbols for arrays.
+    """
+    leaves, treedef = jax.tree.flatten((args, kwargs))
+    where = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Symbol)]
+    rngs = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
+
+    def outputs(unknown: int) -> Any:
+        def call(arrays: list[jax.Array]) -> Any:
+            filled = list(leaves)
+            for i, array in zip(where, arrays, strict=True):
+                filled[i] = array
+            positional, named = jax.tree.unflatten(treedef, filled)
+            return init_with_output(rngs, *positional, **named)[0]
+
+        return jax.eval_shape(call, [_filled(leaves[i], unknown) for i in where])
+
+    first = outputs(UNKNOWN[0])
+    ragged = any(None in leaves[i].shape[1:] for i in where)
+    batched = any(leaves[i].shape[:1] == (None,) for i in where)
+    second = outputs(UNKNOWN[1]) if ragged else first
+
+    def shape(a: Any, b: Any) -> tuple[Shape, Any]:
+        sizes = [n if n == m else None for n, m in zip(a.shape, b.shape, strict=True)]
+        if batched and sizes and sizes[0] == BATCH:
+            sizes[0] = None
+        return tuple(sizes), a.dtype
+
+    return jax.tree.map(shape, first, second)
+
+
+def _filled(symbol: Symbol, unknown: int) -> jax.ShapeDtypeStruct:
+    sizes = [unknown if n is None else n for n in symbol.shape]
+    if symbol.shape and symbol.shape[0] is None:
+        sizes[0] = BATCH
+    return jax.ShapeDtypeStruct(tuple(sizes), symbol.dtype)
