@@ -256,7 +256,9 @@ class Sequential(Container):
     def add(self, layer: Any) -> None:
         """Puts a layer on top."""
         if self.scope is not None:
-            raise ValueError("A Sequential that is bound to parameters is frozen; add layers before `init` or `apply`.")
+            raise ValueError(
+                "A Sequential that is bound to parameters is frozen; add layers before `init` or `apply`."
+            )
         object.__setattr__(self, "layers", self.layers.adding(layer))
 
     @nn.nowrap
@@ -281,7 +283,9 @@ class Sequential(Container):
         if self.layers.source is not None:
             inputs = self.check_inputs(self.layers.source, inputs)[0]
         for name, layer in self.children():
-            inputs, mask = layer.clone(parent=self, name=name).outputs_and_mask(inputs, mask=mask, train=train)
+            inputs, mask = layer.clone(parent=self, name=name).outputs_and_mask(
+                inputs, mask=mask, train=train
+            )
         return inputs, mask
 
     @nn.nowrap
@@ -462,7 +466,9 @@ class Model(Container):
         return rows
 
 
-def _call(node: Node, layer: Layer, values: dict[int, Any], masks: dict[int, Any], train: bool) -> tuple[Any, Any]:
+def _call(
+    node: Node, layer: Layer, values: dict[int, Any], masks: dict[int, Any], train: bool
+) -> tuple[Any, Any]:
     """Repeats a recorded call with arrays for symbols; what the call fixed itself (mask, train) stays fixed."""
 
     def fill(tree: Any) -> Any:

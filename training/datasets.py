@@ -1,14 +1,13 @@
 """Names to data: `load(name)` returns NumPy arrays for training and test, and what is known about them.
 
-The embedded sets (`digits`, `digits_sequence`, `airline`) need neither network nor files. The others are downloaded,
-checked and prepared by tensorflow-datasets, without TensorFlow, and then kept as one NumPy file.
+The embedded sets (`digits`, `digits_sequence`, `airline`) need neither network nor files. The others are
+downloaded, checked and prepared by tensorflow-datasets, without TensorFlow, and then kept as one NumPy file.
 """
 
 import contextlib
 import dataclasses
 import gzip
 import hashlib
-import io
 import logging
 import os
 import shutil
@@ -134,8 +133,8 @@ def load(name: str, raw_dir: str | Path | None = None, cache_dir: str | Path | N
         name: One of `names()`.
         raw_dir: Folder with the set's original files, read instead of a download as long as the set is not
             prepared. An embedded set takes none.
-        cache_dir: Where a set is kept once prepared; None takes $FLAXMODELS_CACHE, else `~/.cache/flaxmodels`.
-            Embedded sets keep nothing.
+        cache_dir: Where a set is kept once prepared; None takes $FLAXMODELS_CACHE, or
+            `~/.cache/flaxmodels`. Embedded sets keep nothing.
 
     Raises:
         ValueError: If the name is unknown, an embedded set is given `raw_dir`, or a file is not the original.
@@ -305,7 +304,7 @@ def airline() -> Dataset:
 
 
 def mnist(raw_dir: str | Path | None = None, cache_dir: str | Path | None = None) -> Dataset:
-    """Handwritten digits, uint8 [28, 28, 1]: 60000 for training, 10000 for test. Arguments as for `load`."""
+    """Handwritten digits, [28, 28, 1]: 60000 for training, 10000 for test. Arguments as for `load`."""
     info = Info(
         name="mnist",
         description="Handwritten digits, 28 x 28 pixels of 256 grey levels.",
@@ -320,30 +319,31 @@ def mnist(raw_dir: str | Path | None = None, cache_dir: str | Path | None = None
 
 
 def fashion_mnist(raw_dir: str | Path | None = None, cache_dir: str | Path | None = None) -> Dataset:
-    """Articles of clothing, uint8 [28, 28, 1]: 60000 for training, 10000 for test. Arguments as for `load`."""
-    shirts = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat")
+    """Articles of clothing, [28, 28, 1]: 60000 for training, 10000 for test. Arguments as for `load`."""
+    articles = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot"
     info = Info(
         name="fashion_mnist",
         description="Articles of clothing, 28 x 28 pixels of 256 grey levels.",
         task="classification",
         input_shape=(28, 28, 1),
         num_classes=10,
-        class_names=(*shirts, "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+        class_names=tuple(articles.split(",")),
         source="H. Xiao, K. Rasul, R. Vollgraf: Fashion-MNIST, arXiv:1708.07747, 2017.",
         licence="MIT",
     )
     return _load_prepared(info, raw_dir, cache_dir)
 
 
+_PREPARING = threading.Lock()
 CONNECT_SECONDS = 5.0
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 
 
 def _load_prepared(info: Info, raw_dir: str | Path | None, cache_dir: str | Path | None) -> Dataset:
-    """Returns the cached arrays; if there are none, or they are damaged, reads the prepared set or prepares it.
+    """Returns the cached arrays; where they are missing or damaged, reads the prepared set or prepares it.
 
-    Layout: `<cache_dir>/<name>/<version>/` is what TFDS prepared, `arrays-<version>-<checksum>.npz` beside it
-    the cache, with the checksum of the original files' checksums.
+    Layout: `<cache_dir>/<name>/<version>-<checksum>/` is what TFDS prepared, with a checksum of the original
+    files' checksums; `<version>-<checksum>.npz` beside it is the cache.
     """
     import tensorflow_datasets as tfds
 
@@ -351,20 +351,12 @@ def _load_prepared(info: Info, raw_dir: str | Path | None, cache_dir: str | Path
     originals = "".join(sorted(file.checksum for file in stock.url_infos.values()))
     checksum = hashlib.sha256(originals.encode()).hexdigest()[:16]
     root = Path(cache_dir or os.environ.get("FLAXMODELS_CACHE") or "~/.cache/flaxmodels").expanduser()
-    prepared = root / info.name / str(stock.VERSION)
-    cache = root / info.name / f"arrays-{stock.VERSION}-{checksum}.npz"
+    prepared = root / info.name / f"{stock.VERSION}-{checksum}"
+    cache = prepared.with_name(f"{prepared.name}.npz")
     arrays = _read_cache(cache)
     if arrays is None:
         with _quiet():
-            arrays = _read_prepared(prepared)
-            if arrays is None:
-                _prepare(stock, prepared, raw_dir)
-                arrays = _read_prepared(prepared)
-        if arrays is None:
-            raise OSError(
-                f"The set {info.name!r} just prepared in {str(prepared)!r} must be readable, it is not; "
-                "check the disk, or give another cache_dir=."
-            )
+            arrays = _read_prepared(prepared) or _prepare(stock, prepared, raw_dir)
         _write_cache(cache, arrays)
     train, test = (
         Split(arrays[f"x_{part}"], arrays[f"y_{part}"], scale=1 / 255, num_classes=info.num_classes)
@@ -374,9 +366,9 @@ def _load_prepared(info: Info, raw_dir: str | Path | None, cache_dir: str | Path
 
 
 def _read_cache(path: Path) -> dict[str, np.ndarray] | None:
-    """Returns the arrays, or None if the file is missing or damaged; the zip's CRC-32 covers every byte of them."""
+    """Returns the arrays, or None if the file is missing or damaged: a CRC-32 in it covers each array."""
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
             return {key: stored[key] for key in ARRAYS}
     except Exception:  # damaged bytes raise a dozen types, from zipfile, zlib and NumPy
         return None
@@ -407,13 +399,17 @@ def _read_prepared(folder: Path) -> dict[str, np.ndarray] | None:
             examples = source.__getitems__(range(len(source)))
             arrays[f"x_{part}"] = np.stack([example["image"] for example in examples])
             arrays[f"y_{part}"] = np.array([example["label"] for example in examples], np.int32)
-    except (OSError, RuntimeError, ValueError, LookupError):
+    except Exception:  # damaged files raise whatever their readers do; a set prepared anew replaces them
         return None
     return arrays
 
 
-def _prepare(stock: Any, folder: Path, raw_dir: str | Path | None) -> None:
-    """Prepares a set in `folder`; whatever else is written stands in a temporary folder and goes with it."""
+def _prepare(stock: Any, folder: Path, raw_dir: str | Path | None) -> dict[str, np.ndarray]:
+    """Prepares a set, moves it to `folder` and returns its arrays.
+
+    All work is done in a temporary folder, so that a failure leaves nothing behind, and processes that
+    prepare the same set at the same time do not meet.
+    """
     import tensorflow_datasets as tfds
 
     files = {file.filename: url for url, file in stock.url_infos.items()}
@@ -427,18 +423,21 @@ def _prepare(stock: Any, folder: Path, raw_dir: str | Path | None) -> None:
                 f"raw_dir={str(raw_dir)!r} must hold the original files of {stock.name!r}, "
                 f"{', '.join(missing)} missing; put them there."
             )
-    root = folder.parent.parent
-    root.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
-    with tempfile.TemporaryDirectory(dir=root, prefix="download-") as downloads:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix="preparing-") as temporary:
+        builder = _without_tensorflow(stock)(data_dir=temporary)
         config = tfds.download.DownloadConfig(manual_dir=raw_dir, force_checksums_validation=True)
-        try:
-            _without_tensorflow(stock)(data_dir=root).download_and_prepare(
-                download_dir=downloads, download_config=config, file_format="array_record"
+        builder.download_and_prepare(download_config=config, file_format="array_record")
+        arrays = _read_prepared(Path(builder.data_dir))
+        if arrays is None:
+            raise OSError(
+                f"The set {stock.name!r} must be readable once prepared, in {str(folder.parent)!r} it is "
+                "not; check the disk, or give another cache_dir=."
             )
-        except OSError:
-            if not folder.exists():  # it does if another process was first with the same set
-                raise
+        shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # another process was first with the same set
+            os.rename(builder.data_dir, folder)
+    return arrays
 
 
 def _check_connection(name: str, folder: Path, files: dict[str, str]) -> None:
@@ -462,25 +461,31 @@ def _check_connection(name: str, folder: Path, files: dict[str, str]) -> None:
     thread.join(CONNECT_SECONDS + 1)
     if failures:
         raise ConnectionError(
-            f"The set {name!r} is not prepared in {str(folder)!r} and {url} does not answer ({failures[-1]}); "
-            f"connect to the network, or put {', '.join(files)} into a folder and pass it as raw_dir=."
+            f"The set {name!r} must be downloaded once, as {str(folder.parent)!r} lacks it, but {url} does "
+            f"not answer ({failures[-1]}); connect to the network, or pass as raw_dir= a folder with "
+            f"{', '.join(files)}."
         )
 
 
 def _without_tensorflow(stock: Any) -> Any:
-    """Returns TFDS' builder of an MNIST-like set with the three steps replaced for which it needs TensorFlow."""
+    """Returns TFDS' builder of an MNIST-like set, the steps replaced for which it needs TensorFlow."""
     from PIL import Image
 
-    class Builder(stock, skip_registration=True):
+    class Builder(stock, skip_registration=True):  # type: ignore[call-arg]
         name = stock.name
         url_infos = stock.url_infos
 
         def _info(self) -> Any:
             info = super()._info()
-            info.initialize_from_bucket = lambda: (
-                None
-            )  # no bucket is asked, but a temporary folder would stay
+            # It asks nobody, as TFDS has its bucket switched off, but leaves a temporary folder behind.
+            info.initialize_from_bucket = lambda: None
             return info
+
+        def _log_download_bytes(self) -> None:
+            pass  # TFDS prints here, and below
+
+        def _log_download_done(self) -> None:
+            pass
 
         def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
             paths = {
@@ -502,7 +507,9 @@ def _without_tensorflow(stock: Any) -> Any:
 
 def _fetch(dl_manager: Any, url: str, name: str) -> Path:
     """Returns the path of a file from `raw_dir` or the network, its sha256 compared with TFDS' own."""
+    import requests
     from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
+    from tensorflow_datasets.core.download.util import DownloadError
 
     try:
         return dl_manager.download(url)
@@ -511,7 +518,7 @@ def _fetch(dl_manager: Any, url: str, name: str) -> Path:
             f"A file of {name!r} must be the original, {url.rpartition('/')[2]} has another sha256; "
             f"fetch it again from {url} (other sets name their files alike)."
         ) from error
-    except Exception as error:
+    except (requests.RequestException, DownloadError) as error:
         raise ConnectionError(
             f"The files of {name!r} must be downloaded once, {url} failed ({type(error).__name__}: {error}); "
             "try again, or fetch them by other means and pass their folder as raw_dir=."
@@ -519,7 +526,7 @@ def _fetch(dl_manager: Any, url: str, name: str) -> Path:
 
 
 def _read_idx(path: Path) -> np.ndarray:
-    """Reads unsigned bytes from MNIST's format: a 4-byte head that ends in the rank, 4 bytes per axis, the data."""
+    """Reads bytes from MNIST's format: 4 bytes of which the last is the rank, 4 bytes per axis, the data."""
     with gzip.open(path) as file:
         data = file.read()
     rank = data[3]
@@ -529,19 +536,19 @@ def _read_idx(path: Path) -> np.ndarray:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps TFDS' prints, progress bars and warnings from the user's terminal."""
+    """Keeps TFDS' progress bars and warnings from the terminal; they are global, so one thread at a time."""
     from tensorflow_datasets.core.utils import tqdm_utils
 
     logger = logging.getLogger("absl")
-    level, bars = logger.level, tqdm_utils._active
-    logger.setLevel(logging.ERROR)
-    tqdm_utils.disable_progress_bar()
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
+    with _PREPARING:
+        level, bars = logger.level, tqdm_utils._active
+        logger.setLevel(logging.ERROR)
+        tqdm_utils.disable_progress_bar()
+        try:
             yield
-    finally:
-        logger.setLevel(level)
-        tqdm_utils.display_progress_bar(bars)
+        finally:
+            logger.setLevel(level)
+            tqdm_utils.display_progress_bar(bars)
 
 
 EMBEDDED: dict[str, Callable[[], Dataset]] = {

@@ -1,0 +1,451 @@
+"""One safetensors file per model: the architecture as JSON in its header, the arrays behind it. No code, no pickle."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import struct
+import tempfile
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from flaxmodels import activations, constraints, initializers, regularizers
+from flaxmodels.building import Container, Linen, Model, Sequential
+from flaxmodels.layers.base import Layer
+from flaxmodels.layers.symbolic import Input, Symbol
+from flaxmodels.names import lookup
+
+FORMAT = "1"
+MAX_HEADER_BYTES = 64 * 2**20
+MAX_DEPTH = 64
+OBJECTS = {"initializers": initializers, "regularizers": regularizers, "constraints": constraints}
+
+# ---------------------------------------------------------------- architecture to JSON
+
+
+def to_config(model: Layer) -> dict[str, Any]:
+    """Describes a layer or model in plain JSON values, by the names of our own classes.
+
+    Raises:
+        ValueError: If the model holds something that only code can describe.
+
+    Example:
+        >>> from flaxmodels import layers
+        >>> to_config(layers.Dense(3, activation="relu"))
+        {'class': 'Dense', 'config': {'units': 3, 'activation': 'relu'}}
+    """
+    if type(model) is Sequential:
+        return _with_name(model, _sequential_config(model))
+    if type(model) is Model:
+        return _with_name(model, _graph_config(model))
+    if isinstance(model, Linen) or not isinstance(model, Layer) or type(model).__name__ not in _classes():
+        inner = model.module if isinstance(model, Linen) else model
+        raise ValueError(
+            f"A model file names the layers of flaxmodels, but {type(inner).__name__} is a class of your own; "
+            "save its variables with safetensors, and build it in code."
+        )
+    return _with_name(model, {"class": type(model).__name__, "config": _fields(model)})
+
+
+def _with_name(model: Layer, config: dict[str, Any]) -> dict[str, Any]:
+    return config | ({"name": model.name} if model.name else {})
+
+
+def _fields(thing: Any) -> dict[str, Any]:
+    """The fields of a dataclass that differ from their defaults."""
+    found = {}
+    for field in dataclasses.fields(thing):
+        value = getattr(thing, field.name)
+        if field.name in ("parent", "name") or not field.init or _same(value, field.default):
+            continue
+        found[field.name] = _encode(value, f"{type(thing).__name__}.{field.name}")
+    return found
+
+
+def _same(a: Any, b: Any) -> bool:
+    return a is b or (type(a) is type(b) and isinstance(a, str | int | float | bool | tuple) and a == b)
+
+
+def _encode(value: Any, where: str) -> Any:
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, np.integer | np.floating):
+        return value.item()
+    if isinstance(value, list | tuple):
+        return [_encode(item, where) for item in value]
+    if isinstance(value, Mapping):
+        return {"mapping": {str(k): _encode(v, where) for k, v in value.items()}}
+    if isinstance(value, Layer | nn.Module):
+        return {"layer": to_config(value)}  # type: ignore[arg-type]
+    for kind, module in OBJECTS.items():
+        if dataclasses.is_dataclass(value) and getattr(module, type(value).__name__, None) is type(value):
+            return {kind: type(value).__name__, "config": _fields(value)}
+    for name, function in activations.ACTIVATIONS.items():
+        if value is function:
+            return name
+    if _is_dtype(value):
+        return {"dtype": jnp.dtype(value).name}
+    raise ValueError(
+        f"A model file holds names, numbers and our own objects, but {where} is {value!r}, which only code describes; "
+        "use a name, or build the model in code and load its weights with fm.load_weights."
+    )
+
+
+def _is_dtype(value: Any) -> bool:
+    try:
+        jnp.dtype(value)
+    except TypeError:
+        return False
+    return True
+
+
+def _sequential_config(model: Sequential) -> dict[str, Any]:
+    source = model.layers.source
+    described = [to_config(layer) | {"name": name} for name, layer in model.children()]
+    return {
+        "class": "Sequential",
+        "input": None if source is None else _symbol_config(source),
+        "layers": described,
+    }
+
+
+def _symbol_config(symbol: Symbol) -> dict[str, Any]:
+    return {"shape": list(symbol.shape), "dtype": jnp.dtype(symbol.dtype).name, "name": symbol.name}
+
+
+def _graph_config(model: Model) -> dict[str, Any]:
+    graph = model.graph
+    sources = jax.tree.leaves(graph.inputs)
+    # A symbol is written as [call, output], the inputs being call -1.
+    places = {id(symbol): [-1, i] for i, symbol in enumerate(sources)}
+    for i, node in enumerate(graph.nodes):
+        places.update((id(symbol), [i, j]) for j, symbol in enumerate(jax.tree.leaves(node.outputs)))
+
+    def encode(value: Any, where: str) -> Any:
+        if isinstance(value, Symbol):
+            return {"symbol": places[id(value)]}
+        if isinstance(value, list | tuple):
+            return [encode(item, where) for item in value]
+        if isinstance(value, Mapping):
+            return {"mapping": {str(k): encode(v, where) for k, v in value.items()}}
+        return _encode(value, where)
+
+    calls = [
+        {
+            "layer": graph.names[id(node.layer)],
+            "args": encode(node.args, "an argument"),
+            "kwargs": {name: encode(value, name) for name, value in node.kwargs.items()},
+        }
+        for node in graph.nodes
+    ]
+    return {
+        "class": "Model",
+        "sources": [_symbol_config(symbol) for symbol in sources],
+        "layers": {name: to_config(layer) | {"name": name} for name, layer in model.children()},
+        "calls": calls,
+        "inputs": encode(graph.inputs, "inputs"),
+        "outputs": encode(graph.outputs, "outputs"),
+    }
+
+
+# ---------------------------------------------------------------- JSON to architecture
+
+
+def from_config(config: Any) -> Layer:
+    """Builds the layer or model that `to_config` described, from our own classes alone.
+
+    Raises:
+        ValueError: If the description is malformed or names something unknown.
+
+    Example:
+        >>> from_config({"class": "Dense", "config": {"units": 3}}).units
+        3
+    """
+    kind = _entry(config, "class", str)
+    name = config.get("name")
+    if name is not None and not (isinstance(name, str) and 0 < len(name) <= 256 and "/" not in name):
+        raise ValueError(f"The name of a {kind} in a model file is a short string without '/', got {name!r}.")
+    if kind == "Sequential":
+        return _sequential(config, name)
+    if kind == "Model":
+        return _graph(config, name)
+    cls = lookup("layer in a model file", kind, _classes())
+    return _construct(cls, _entry(config, "config", dict), name=name)
+
+
+def _classes() -> dict[str, type]:
+    from flaxmodels import layers
+
+    return {
+        name: value
+        for name, value in vars(layers).items()
+        if isinstance(value, type) and issubclass(value, Layer) and value is not Layer
+    }
+
+
+def _entry(config: Any, key: str, kind: type) -> Any:
+    value = config.get(key) if isinstance(config, dict) else None
+    if not isinstance(value, kind):
+        raise ValueError(
+            f"A model file describes each part with a {kind.__name__} {key!r}, got {str(config)[:80]!r}."
+        )
+    return value
+
+
+def _construct(cls: Callable[..., Any], config: dict[str, Any], **extra: Any) -> Any:
+    fields = {field.name for field in dataclasses.fields(cls) if field.init} - {"parent", "name"}  # type: ignore[arg-type]
+    unknown = sorted(set(config) - fields)
+    if unknown:
+        raise ValueError(
+            f"{cls.__name__} in a model file has the unknown arguments {unknown}; known are {sorted(fields)}."
+        )
+    try:
+        return cls(**{key: _decode(value) for key, value in config.items()}, **extra)
+    except TypeError as error:
+        raise ValueError(f"{cls.__name__} in a model file can't be built: {error}.") from error
+
+
+def _decode(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(_decode(item) for item in value)
+    if not isinstance(value, dict):
+        return value
+    if "layer" in value:
+        return from_config(value["layer"])
+    if "mapping" in value:
+        return {key: _decode(item) for key, item in _entry(value, "mapping", dict).items()}
+    if "dtype" in value:
+        return _dtype(value["dtype"])
+    for kind, module in OBJECTS.items():
+        if kind in value:
+            known = {
+                n: v for n, v in vars(module).items() if isinstance(v, type) and dataclasses.is_dataclass(v)
+            }
+            cls = lookup(f"object of {kind} in a model file", _entry(value, kind, str), known)
+            return _construct(cls, _entry(value, "config", dict))
+    raise ValueError(f"A model file holds an unknown kind of value, {str(value)[:80]!r}.")
+
+
+def _dtype(name: Any) -> Any:
+    try:
+        return jnp.dtype(name)
+    except TypeError as error:
+        raise ValueError(f"A model file names an unknown dtype, {name!r}.") from error
+
+
+def _input(config: Any) -> Symbol:
+    shape, name = _entry(config, "shape", list), config.get("name")
+    return Input(batch_shape=tuple(shape), dtype=_dtype(config.get("dtype")), name=name)
+
+
+def _sequential(config: Any, name: str | None) -> Sequential:
+    source = config.get("input")
+    front = [] if source is None else [_input(source)]
+    return Sequential([*front, *map(from_config, _entry(config, "layers", list))], name=name)
+
+
+def _graph(config: Any, name: str | None) -> Model:
+    outputs = {-1: [_input(source) for source in _entry(config, "sources", list)]}
+    layers = {key: from_config(value) for key, value in _entry(config, "layers", dict).items()}
+
+    def decode(value: Any) -> Any:
+        if isinstance(value, list):
+            return [decode(item) for item in value]
+        if isinstance(value, dict) and "symbol" in value:
+            try:
+                call, i = _entry(value, "symbol", list)
+                return outputs[call][i]
+            except (KeyError, IndexError, ValueError, TypeError) as error:
+                raise ValueError(
+                    f"A model file refers to {value['symbol']!r}, which is not there."
+                ) from error
+        if isinstance(value, dict) and "mapping" in value:
+            return {key: decode(item) for key, item in _entry(value, "mapping", dict).items()}
+        return _decode(value)
+
+    for i, call in enumerate(_entry(config, "calls", list)):
+        layer = lookup("layer of a graph in a model file", _entry(call, "layer", str), layers)
+        args = decode(_entry(call, "args", list))
+        kwargs = {key: decode(value) for key, value in _entry(call, "kwargs", dict).items()}
+        outputs[i] = jax.tree.leaves(layer(*args, **kwargs))
+    return Model(decode(config.get("inputs")), decode(config.get("outputs")), name=name)
+
+
+# ---------------------------------------------------------------- files
+
+
+def save(
+    path: str | os.PathLike[str], model: nn.Module, variables: Mapping[str, Any], architecture: bool = True
+) -> None:
+    """Writes a model and its variables into one safetensors file, whole or not at all.
+
+    Args:
+        path: The file.
+        model: A model of our layers.
+        variables: Its variables.
+        architecture: Whether the file also holds the architecture; without it, `load_weights` reads it.
+
+    Raises:
+        ValueError: If the model holds a layer that only code can describe.
+    """
+    import safetensors.flax
+
+    header = {"flaxmodels": FORMAT}
+    if architecture:
+        header["model"] = json.dumps(to_config(model))  # type: ignore[arg-type]
+    flat = {
+        "/".join(key): jnp.asarray(value)
+        for key, value in traverse_util.flatten_dict(dict(variables)).items()
+    }
+    _replace(pathlib.Path(path), safetensors.flax.save(flat, metadata=header))
+
+
+def _replace(path: pathlib.Path, content: bytes) -> None:
+    """Writes beside the file, then renames: a reader sees the old file or the new one."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except BaseException:
+        pathlib.Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def load(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Any]]:
+    """Reads a model and its variables.
+
+    Args:
+        path: A file that `save` wrote.
+
+    Returns:
+        The model and its variables: `model.apply(variables, x)` gives what it gave when it was saved.
+
+    Raises:
+        ValueError: If the file is none of ours, is damaged, or its arrays do not fit its architecture.
+    """
+    header, shapes = read_header(path)
+    if "model" not in header:
+        raise ValueError(
+            f"{path} holds weights without an architecture; build the model and use fm.load_weights."
+        )
+    model = from_config(_json(path, header["model"]))
+    expected = _expected(model)
+    if expected is not None:
+        _check_shapes(path, expected, shapes)
+    return model, _arrays(path)
+
+
+def load_weights(path: str | os.PathLike[str], variables: Mapping[str, Any]) -> dict[str, Any]:
+    """Reads variables of the structure of the given ones, whatever architecture the file holds.
+
+    Args:
+        path: A file that `save` wrote.
+        variables: Variables, or their shapes, as `model.init` makes them.
+
+    Raises:
+        ValueError: If names or shapes differ; all differences are listed.
+    """
+    _, shapes = read_header(path)
+    flat = traverse_util.flatten_dict(dict(variables))
+    _check_shapes(path, {"/".join(key): tuple(value.shape) for key, value in flat.items()}, shapes)
+    return _arrays(path)
+
+
+def read_header(path: str | os.PathLike[str]) -> tuple[dict[str, str], dict[str, tuple[int, ...]]]:
+    """Reads what a file says of itself, and the shapes of its arrays, without reading the arrays.
+
+    Raises:
+        ValueError: If the file is none of ours or is damaged.
+    """
+    size = os.path.getsize(path)
+    with open(path, "rb") as file:
+        start = file.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
+            raise ValueError(
+                f"{path} is no model file: its header should have 2 to {MAX_HEADER_BYTES} bytes within the file's "
+                f"{size}, got {length}; save the model again."
+            )
+        header = _json(path, file.read(length))
+    if not isinstance(header, dict):
+        raise ValueError(f"{path} is no model file: its header is no JSON object; save the model again.")
+    ours = header.pop("__metadata__", None)
+    if not isinstance(ours, dict) or "flaxmodels" not in ours:
+        raise ValueError(f"{path} was not written by flaxmodels; read it with safetensors.")
+    if ours["flaxmodels"] != FORMAT:
+        raise ValueError(
+            f"{path} has format {ours['flaxmodels']!r}, this version reads {FORMAT!r}; install a newer version."
+        )
+    return ours, {name: _shape(path, name, entry) for name, entry in header.items()}
+
+
+def _shape(path: Any, name: str, entry: Any) -> tuple[int, ...]:
+    shape = entry.get("shape") if isinstance(entry, dict) else None
+    if not isinstance(shape, list) or not all(isinstance(n, int) and 0 <= n < 2**48 for n in shape):
+        raise ValueError(
+            f"{path} is damaged: the shape of {name!r} is {str(shape)[:80]}; save the model again."
+        )
+    return tuple(shape)
+
+
+def _json(path: Any, text: str | bytes) -> Any:
+    depth = deepest = 0
+    for character in text if isinstance(text, bytes) else text.encode():
+        depth += (character in b"[{") - (character in b"]}")
+        deepest = max(deepest, depth)
+    if deepest > MAX_DEPTH:
+        raise ValueError(
+            f"{path} nests {deepest} levels deep, allowed are {MAX_DEPTH}; it was not written by save."
+        )
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is damaged: its header is no JSON ({error}); save the model again."
+        ) from error
+
+
+def _expected(model: Layer) -> dict[str, tuple[int, ...]] | None:
+    """The shapes that the architecture asks for, where it knows its input."""
+    symbols = model.symbols()[0] if isinstance(model, Container) else None
+    if symbols is None:
+        return None
+    examples = jax.tree.map(lambda s: jax.ShapeDtypeStruct([n or 64 for n in s.shape], s.dtype), symbols)
+    rngs = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
+    variables = jax.eval_shape(model.init, rngs, examples)
+    return {"/".join(k): tuple(v.shape) for k, v in traverse_util.flatten_dict(variables).items()}
+
+
+def _check_shapes(path: Any, expected: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    wrong = [f"{name} is missing" for name in sorted(set(expected) - set(found))]
+    wrong += [f"{name} is not expected" for name in sorted(set(found) - set(expected))]
+    wrong += [
+        f"{name} has shape {found[name]}, expected {expected[name]}"
+        for name in sorted(set(expected) & set(found))
+        if found[name] != expected[name]
+    ]
+    if wrong:
+        raise ValueError(f"The arrays in {path} do not fit the model: {'; '.join(wrong)}.")
+
+
+def _arrays(path: str | os.PathLike[str]) -> dict[str, Any]:
+    import safetensors
+    import safetensors.flax
+
+    try:
+        flat = safetensors.flax.load_file(os.fspath(path))
+    except (safetensors.SafetensorError, OverflowError) as error:
+        raise ValueError(f"{path} is damaged: {error}; save the model again.") from error
+    return traverse_util.unflatten_dict({tuple(name.split("/")): value for name, value in flat.items()})

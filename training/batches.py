@@ -1,0 +1,263 @@
+"""From what a user gives (arrays, a `Split`, weights) to checked data on the device, in batches of one shape."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from training import losses
+from training.datasets import Split
+from training.objective import Objective
+from training.steps import Batch, make_order
+
+
+@dataclass(frozen=True)
+class Data:
+    """Examples in memory: x, y and weight are arrays or trees of arrays [N, ...].
+
+    Attributes:
+        x: Inputs, in the type they are stored in.
+        y: Labels, or None.
+        weight: Sample weights, or None.
+        scale: Factor of the inputs, applied inside the compiled step.
+        num_classes: Given where the labels are known to be class indices.
+    """
+
+    x: Any
+    y: Any = None
+    weight: Any = None
+    scale: float = 1.0
+    num_classes: int | None = None
+
+    def __len__(self) -> int:
+        return len(jax.tree.leaves(self.x)[0])
+
+    def __getitem__(self, rows: slice) -> "Data":
+        x, y, weight = jax.tree.map(lambda a: a[rows], (self.x, self.y, self.weight))
+        return replace(self, x=x, y=y, weight=weight)
+
+    def batch(self) -> Batch:
+        """All of it as one batch."""
+        return Batch(self.x, self.y, self.weight)
+
+
+def as_data(
+    x: Any, y: Any = None, sample_weight: Any = None, class_weight: Mapping[int, float] | None = None
+) -> Data:
+    """Takes what `fit`, `evaluate` and `predict` accept, and checks all that can be known before a model sees it.
+
+    Args:
+        x: Inputs: an array, a list or dictionary of arrays, a `Split`, or `Data`.
+        y: Labels, likewise; None for a `Split`, which has its own.
+        sample_weight: Factors of the examples' losses.
+        class_weight: Factors by class, instead of `sample_weight`.
+
+    Raises:
+        ValueError: If the arrays differ in length, are empty, or hold values that are no finite numbers.
+        TypeError: If something is no array of numbers.
+    """
+    scale, num_classes = 1.0, None
+    if isinstance(x, Data):
+        return x
+    if isinstance(x, Split):
+        if y is not None:
+            raise ValueError(f"A Split brings its own labels, got y={_named(y)} as well; leave `y` out.")
+        x, y, scale, num_classes = x.x, x.y, x.scale, x.num_classes
+    x, y, weight = _arrays("x", x), _arrays("y", y), _arrays("sample_weight", sample_weight)
+    _check_lengths(x, y, weight)
+    if class_weight is not None:
+        if weight is not None:
+            raise ValueError(
+                "Examples are weighted by `class_weight` or by `sample_weight`, got both; multiply them into one."
+            )
+        weight = _by_class(y, class_weight)
+    return Data(x, y, weight, scale, num_classes)
+
+
+def _named(value: Any) -> str:
+    shape = getattr(value, "shape", None)
+    return f"an array of shape {tuple(shape)}" if shape is not None else f"a {type(value).__name__}"
+
+
+def _arrays(name: str, tree: Any) -> Any:
+    """Every leaf as an array of finite numbers, in a type that JAX keeps."""
+    if isinstance(tree, list | tuple) and tree and np.isscalar(tree[0]):
+        tree = np.asarray(tree)
+    return jax.tree.map(lambda leaf: _array(name, leaf), tree)
+
+
+def _array(name: str, leaf: Any) -> Any:
+    if isinstance(leaf, jax.Array):
+        array = leaf
+    else:
+        try:
+            array = np.asarray(leaf)
+        except ValueError as error:
+            raise TypeError(
+                f"`{name}` is an array of numbers, but lists of different lengths came; pad them to one length."
+            ) from error
+    if array.dtype.kind not in "biuf" and array.dtype != jnp.bfloat16:
+        raise TypeError(
+            f"`{name}` is an array of numbers, got dtype {array.dtype}; convert it, for example with "
+            "np.asarray(values, dtype='float32')."
+        )
+    if array.ndim == 0:
+        raise ValueError(
+            f"`{name}` has one row per example, got the single number {array}; give an array [N, ...]."
+        )
+    if array.dtype.kind == "f":
+        _check_finite(name, array)
+        array = array.astype(np.float32) if array.dtype == np.float64 else array
+    return array.astype(np.int32) if array.dtype in (np.int64, np.uint64, np.uint32) else array
+
+
+def _check_finite(name: str, array: Any) -> None:
+    total = float(np.sum(np.asarray(array), dtype=np.float64)) if array.size else 0.0
+    if math.isfinite(total):
+        return
+    bad = ~np.isfinite(np.asarray(array))
+    if bad.any():
+        first = tuple(int(i) for i in np.argwhere(bad)[0])
+        raise ValueError(
+            f"`{name}` holds finite numbers, got {np.asarray(array)[first]} at {list(first)} and {int(bad.sum())} such "
+            f"values in all of {array.size}; remove or fill them, for example with np.nan_to_num."
+        )
+
+
+def _check_lengths(x: Any, y: Any, weight: Any) -> None:
+    leaves = [("x", a) for a in jax.tree.leaves(x)] + [("y", a) for a in jax.tree.leaves(y)]
+    leaves += [("sample_weight", a) for a in jax.tree.leaves(weight)]
+    if not jax.tree.leaves(x):
+        raise ValueError("There are no inputs: `x` is empty or None; give an array [N, ...].")
+    lengths = [len(a) for _, a in leaves]
+    if len(set(lengths)) > 1:
+        shapes = ", ".join(f"{name} {tuple(a.shape)}" for name, a in leaves)
+        raise ValueError(f"All arrays have one row per example, got {shapes}; give them the same length.")
+    if lengths[0] == 0:
+        raise ValueError(
+            f"There are no examples: x has shape {tuple(leaves[0][1].shape)}; give at least one."
+        )
+
+
+def _by_class(y: Any, class_weight: Mapping[int, float]) -> np.ndarray:
+    """Each example's weight by its class; labels are indices or one-hot rows."""
+    if y is None or len(jax.tree.leaves(y)) != 1:
+        raise ValueError(
+            f"`class_weight` needs one array of labels, got {len(jax.tree.leaves(y))}; use `sample_weight` instead."
+        )
+    labels = np.asarray(jax.tree.leaves(y)[0])
+    if labels.ndim > 2:
+        raise ValueError(
+            f"`class_weight` takes labels [N] or [N, classes], got shape {labels.shape}; use `sample_weight` instead."
+        )
+    if labels.ndim == 2:
+        classes = np.arange(labels.shape[1])
+        labels = labels.argmax(-1) if labels.shape[1] > 1 else labels[:, 0]
+    else:
+        classes = np.arange(int(labels.max()) + 1)
+    labels = np.round(labels).astype(np.int64)
+    known = set(classes.tolist()) | set(np.unique(labels).tolist())
+    unknown = sorted(set(class_weight) - known)
+    if unknown:
+        raise ValueError(
+            f"`class_weight` goes by the classes of the labels, which are {min(known)} to {max(known)}, got the key "
+            f"{unknown[0]!r}; remove it."
+        )
+    weights = np.ones(labels.shape, np.float32)
+    for index, factor in class_weight.items():
+        weights[labels == index] = factor
+    return weights
+
+
+def split_off(data: Data, fraction: float) -> tuple[Data, Data]:
+    """Takes the last part of the examples off for validation, before any shuffling, as Keras does.
+
+    Raises:
+        ValueError: If the fraction is not between 0 and 1, or leaves one part empty.
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(
+            f"`validation_split` lies between 0 and 1, got {fraction}; 0.2 takes the last fifth."
+        )
+    at = math.floor(len(data) * (1 - fraction))
+    if at in (0, len(data)):
+        raise ValueError(
+            f"`validation_split`={fraction} leaves no examples to one side of {len(data)}; choose another fraction."
+        )
+    return data[:at], data[at:]
+
+
+def check_labels(data: Data, objective: Objective, outputs: list[Any]) -> None:
+    """Raises if a label names a class that the output does not have."""
+    if data.y is None:
+        return
+    y = jax.tree.leaves(data.y)
+    for labels, loss, spread, output in zip(y, objective.losses, objective.one_hot, outputs, strict=False):
+        if loss is not None and (loss.labels == "index" or spread):
+            ignored = getattr(loss, "ignore_class", None)
+            losses.check_labels(np.asarray(labels), output.shape[-1], ignore_class=ignored)
+
+
+class Chunk(NamedTuple):
+    """Steps that run on one piece of data on the device."""
+
+    data: Batch
+    order: jax.Array
+    steps: int
+
+
+class Feed:
+    """Brings data to the device: once and whole where it fits, else in pieces while the device computes.
+
+    Args:
+        data: The examples.
+        batch_size: Examples in a step.
+        limit_bytes: Data above this size is streamed.
+    """
+
+    def __init__(self, data: Data, batch_size: int, limit_bytes: float = math.inf):
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer) or batch_size < 1:
+            raise ValueError(f"`batch_size` is a positive integer, got {batch_size!r}; 32 is a usual choice.")
+        self.data, self.batch_size, self.n = data, int(batch_size), len(data)
+        self.steps = -(-self.n // self.batch_size)
+        self.padded = self.n % self.batch_size != 0
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(data.batch()))
+        self.resident = jax.device_put(data.batch()) if size <= limit_bytes else None
+        per_step = max(1, size // self.steps)
+        self.piece = (
+            max(1, min(self.steps, int(limit_bytes // (3 * per_step))))
+            if self.resident is None
+            else self.steps
+        )
+
+    def chunks(self, key: jax.Array | None = None) -> Iterator[Chunk]:
+        """The steps of an epoch, shuffled if there is a key."""
+        order = _order(key, self.n, self.batch_size)
+        if self.resident is not None:
+            yield Chunk(self.resident, order, self.steps)
+            return
+        rows = np.asarray(order)
+        ahead = self._piece(rows, 0)
+        for start in range(0, self.steps, self.piece):
+            chunk, ahead = ahead, self._piece(rows, start + self.piece)
+            if chunk is not None:
+                yield chunk
+
+    def _piece(self, rows: np.ndarray, start: int) -> Chunk | None:
+        """Starts moving the rows of some steps; a shorter last piece is filled up so that one shape is compiled."""
+        if start >= self.steps:
+            return None
+        part = rows[start : start + self.piece]
+        steps = len(part)
+        part = np.concatenate([part, np.full((self.piece - steps, self.batch_size), -1, part.dtype)])
+        flat = np.maximum(part.reshape(-1), 0)
+        batch = jax.tree.map(lambda a: np.asarray(a)[flat], self.data.batch())
+        order = np.where(part >= 0, np.arange(part.size, dtype=np.int32).reshape(part.shape), -1)
+        return Chunk(jax.device_put(batch), jnp.asarray(order, jnp.int32), steps)
+
+
+_order = jax.jit(make_order, static_argnums=(1, 2))

@@ -1,0 +1,147 @@
+"""The line that says how training goes: epoch, loss, metrics, examples per second, time left; compilation told apart."""
+
+import sys
+import time
+from typing import Any
+
+Logs = dict[str, float]
+
+
+def make_progress(verbose: str | int, epochs: int, steps: int, examples: int, unit: str) -> "Progress":
+    """Chooses the display: 0 silent, 1 live, 2 a line per epoch; "auto" is live on a terminal, else lines.
+
+    Raises:
+        ValueError: If `verbose` is something else.
+    """
+    if verbose not in ("auto", 0, 1, 2, True, False):
+        raise ValueError(
+            f"`verbose` is 'auto', 0 (silent), 1 (live) or 2 (a line per epoch), got {verbose!r}; use 'auto'."
+        )
+    if verbose == "auto":
+        verbose = 1 if sys.stdout.isatty() else 2
+    kind = {0: Progress, 1: Live, 2: Lines}[int(verbose)]
+    return kind(epochs, steps, examples, unit)
+
+
+def show(logs: Logs) -> str:
+    """Values as short text: "loss 0.1234  accuracy 0.9876"."""
+    return "  ".join(
+        f"{name} {value:.4g}" if abs(value) < 1e-3 else f"{name} {value:.4f}" for name, value in logs.items()
+    )
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: 4.2s, 1m05s, 2h03m."""
+    if seconds < 59.95:
+        return f"{seconds:.1f}s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}m{rest:02d}s" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02d}m"
+
+
+class Progress:
+    """Shows nothing, but keeps the time; the base of the displays.
+
+    Args:
+        epochs: Number of the last epoch, counted from 1.
+        steps: Steps in an epoch.
+        examples: Examples in an epoch.
+        unit: What an example is called, "images".
+    """
+
+    def __init__(self, epochs: int, steps: int, examples: int, unit: str):
+        self.epochs, self.steps, self.examples, self.unit = epochs, steps, examples, unit
+        self.compile_seconds = 0.0
+        self.train_seconds = 0.0
+        self._examples_done = 0
+        self._epoch, self._step = 0, 0
+
+    def begin_epoch(self, epoch: int) -> None:
+        self._epoch, self._step = epoch, 0
+        self.train_seconds, self._examples_done = 0.0, 0
+
+    def compiling(self) -> None:
+        """Compilation starts; it may take a while."""
+
+    def compiled(self, seconds: float) -> None:
+        self.compile_seconds += seconds
+
+    def chunk(self, step: int, examples: int, seconds: float, logs: Logs) -> None:
+        """Steps up to `step` are done; the last of them took `seconds` for `examples` examples."""
+        self._step = step
+        self.train_seconds += seconds
+        self._examples_done += examples
+
+    def end_epoch(self, logs: Logs) -> None:
+        """The epoch and its validation are done."""
+
+    def close(self) -> None:
+        """The display ends, whatever happened."""
+
+    @property
+    def rate(self) -> float:
+        """Examples per second of the epoch so far, compilation and validation left out."""
+        return self._examples_done / self.train_seconds if self.train_seconds else 0.0
+
+    def line(self, logs: Logs) -> str:
+        return (
+            f"Epoch {self._epoch + 1}/{self.epochs}  {duration(self.train_seconds)}  "
+            f"{self.rate:,.0f} {self.unit}/s  {show(logs)}"
+        )
+
+
+class Lines(Progress):
+    """A line for each epoch, for logs and pipes."""
+
+    def compiled(self, seconds: float) -> None:
+        super().compiled(seconds)
+        print(f"compiled in {duration(seconds)}", flush=True)
+
+    def end_epoch(self, logs: Logs) -> None:
+        print(self.line(logs), flush=True)
+
+
+class Live(Progress):
+    """A bar that moves while the epoch runs, and a line that stays for each epoch."""
+
+    def __init__(self, *args: Any):
+        super().__init__(*args)
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        self._console = Console(highlight=False)
+        columns = [
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[text]}"),
+        ]
+        self._bar: Any = Progress(*columns, console=self._console, transient=True)
+        self._task: Any = None
+        self._begin = time.perf_counter()
+
+    def begin_epoch(self, epoch: int) -> None:
+        super().begin_epoch(epoch)
+        if self._task is None:
+            self._bar.start()
+            self._task = self._bar.add_task("", total=self.steps, text="")
+        self._bar.update(self._task, completed=0, description=f"Epoch {epoch + 1}/{self.epochs}", text="")
+
+    def compiling(self) -> None:
+        self._bar.update(self._task, text="compiling")
+        self._bar.refresh()
+
+    def compiled(self, seconds: float) -> None:
+        super().compiled(seconds)
+        self._bar.console.print(f"compiled in {duration(seconds)}")
+
+    def chunk(self, step: int, examples: int, seconds: float, logs: Logs) -> None:
+        super().chunk(step, examples, seconds, logs)
+        epochs_left = self.epochs - self._epoch - 1
+        left = (epochs_left + 1 - step / self.steps) * self.examples / self.rate if self.rate else 0.0
+        text = f"{step}/{self.steps}  {self.rate:,.0f} {self.unit}/s  {duration(left)} left  {show(logs)}"
+        self._bar.update(self._task, completed=step, text=text)
+
+    def end_epoch(self, logs: Logs) -> None:
+        self._bar.console.print(self.line(logs))
+
+    def close(self) -> None:
+        self._bar.stop()

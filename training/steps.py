@@ -1,0 +1,304 @@
+"""One training step, and many of them as one compiled program. Read this file first.
+
+Everything here is a pure function of arrays: `Trainer` calls it, and so can a loop of one's own:
+
+    objective = resolve("mse", ["mae"], None, None, ["output"], y, y_pred)
+    state, rules = create_state(model, optimizer, x, seed=0)
+    step = jax.jit(make_train_step(model, objective, optimizer, rules))
+    totals = objective.empty()
+    for x, y in batches:
+        state, totals = step(state, totals, Batch(x, y))
+    print(objective.logs(totals))
+"""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from flax import traverse_util
+from jax import lax
+
+from flaxmodels import constraints
+from flaxmodels.building import weights_of
+from flaxmodels.layers.base import Layer
+from training.objective import Objective
+from training.state import TrainState
+
+Path = tuple[str, ...]
+Totals = dict[str, Any]
+NO_STEP = jnp.iinfo(jnp.int32).max
+
+
+class Batch(NamedTuple):
+    """Some examples: x and y are arrays or trees of arrays [B, ...].
+
+    Attributes:
+        x: Inputs.
+        y: Labels, None where only predictions are wanted.
+        weight: Sample weights [B], or None.
+        valid: False for the rows that only pad the batch [B]; None if all rows are examples.
+    """
+
+    x: Any
+    y: Any = None
+    weight: Any = None
+    valid: Any = None
+
+
+class Rules(NamedTuple):
+    """What the layers say of their parameters: constraints by path, and the paths that are not trained."""
+
+    constraints: dict[Path, Callable[[jax.Array], jax.Array]]
+    frozen: frozenset[Path]
+
+
+def create_state(
+    model: nn.Module, optimizer: optax.GradientTransformation, x: Any, seed: int = 0, variables: Any = None
+) -> tuple[TrainState, Rules]:
+    """Initializes everything that training changes, and reads the rules off the layers.
+
+    Args:
+        model: Any linen module.
+        optimizer: The transformation that the state is for.
+        x: An example batch of inputs; shapes and dtypes count.
+        seed: Seed of parameters, shuffling and dropout.
+        variables: Variables to start from instead of fresh ones.
+    """
+    key = jax.random.key(seed)
+    rules = read_rules(model, x)
+    if variables is None:
+        zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), x)
+        variables = jax.jit(model.init)({"params": jax.random.fold_in(key, 0), "dropout": key}, zeros)
+    variables = jax.tree.map(jnp.copy, dict(variables))  # the state is donated; what came stays the caller's
+    params = variables.get("params", {})
+    trained, _ = partition(params, rules.frozen)
+    state = TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=variables.get("batch_stats", {}),
+        opt_state=jax.jit(optimizer.init)(trained),
+        key=jax.random.fold_in(key, 1),
+    )
+    return state, rules
+
+
+def read_rules(model: nn.Module, x: Any) -> Rules:
+    """Finds the constraints and the frozen parameters of the layers inside a model."""
+    found, frozen = {}, set()
+    for path, (layer, name) in weights_of(model, x).items():
+        constraint = constraints.get(layer.argument(name, "constraint"))
+        if constraint is not None:
+            found[path] = constraint
+        if layer.frozen:
+            frozen.add(path)
+    return Rules(found, frozenset(frozen))
+
+
+def partition(params: Any, frozen: frozenset[Path]) -> tuple[Any, Any]:
+    """Splits parameters into those that are trained and those that are not."""
+    if not frozen:
+        return params, {}
+    flat = traverse_util.flatten_dict(params)
+    trained = {path: leaf for path, leaf in flat.items() if path not in frozen}
+    rest = {path: leaf for path, leaf in flat.items() if path in frozen}
+    return traverse_util.unflatten_dict(trained), traverse_util.unflatten_dict(rest)
+
+
+def joined(trained: Any, rest: Any) -> Any:
+    """Puts together what `partition` split."""
+    if not rest:
+        return trained
+    return traverse_util.unflatten_dict(
+        traverse_util.flatten_dict(trained) | traverse_util.flatten_dict(rest)
+    )
+
+
+def constrained(params: Any, rules: Rules) -> Any:
+    """Applies the constraints to the parameters they belong to."""
+    if not rules.constraints:
+        return params
+    flat = traverse_util.flatten_dict(params)
+    for path, constraint in rules.constraints.items():
+        if path in flat:
+            flat[path] = constraint(flat[path])
+    return traverse_util.unflatten_dict(flat)
+
+
+class Outputs(NamedTuple):
+    """What a model gives for a batch."""
+
+    values: Any
+    masks: Any
+    batch_stats: Any
+    regularization: jax.Array
+
+
+def forward(
+    model: nn.Module, variables: Any, batch: Batch, train: bool = False, key: jax.Array | None = None
+) -> Outputs:
+    """Runs a model on a batch; the padding of the batch is told to the layers that mix rows."""
+    collections = dict(variables) | ({} if batch.valid is None else {"batch": {"valid": batch.valid}})
+    options: dict[str, Any] = {"mutable": ["batch_stats", "losses"] if train else ["losses"]}
+    if train:
+        options["rngs"] = {"dropout": key}
+    if isinstance(model, Layer):
+        options |= {"train": train, "method": "outputs_and_mask"}
+        (values, masks), new = model.apply(collections, batch.x, **options)
+    else:
+        if "train" in inspect.signature(type(model).__call__).parameters:
+            options["train"] = train
+        (values, new), masks = model.apply(collections, batch.x, **options), None
+    penalty = sum(jax.tree.leaves(new.get("losses", {})), jnp.zeros((), jnp.float32))
+    return Outputs(values, masks, new.get("batch_stats", variables.get("batch_stats", {})), penalty)
+
+
+def make_train_step(
+    model: nn.Module, objective: Objective, optimizer: optax.GradientTransformation, rules: Rules
+) -> Callable[[TrainState, Totals, Batch], tuple[TrainState, Totals]]:
+    """Makes the function that does one step: (state, totals, batch) -> (state, totals).
+
+    The order in a step, which is Keras':
+      1. the key of the step is folded from the run's key and the step's number;
+      2. the outputs, the loss with regularization, and the gradients by the trained parameters;
+      3. the optimizer's update is added to the parameters;
+      4. constraints are applied to the new parameters;
+      5. the loss and the metrics of the outputs of (2) are added to the totals.
+    """
+    optimizer = optax.with_extra_args_support(optimizer)
+
+    def step(state: TrainState, totals: Totals, batch: Batch) -> tuple[TrainState, Totals]:
+        key = jax.random.fold_in(state.key, state.step)
+        trained, rest = partition(state.params, rules.frozen)
+
+        def loss_of(trained: Any) -> tuple[jax.Array, Any]:
+            variables = {"params": joined(trained, rest), "batch_stats": state.batch_stats}
+            out = forward(model, variables, batch, train=True, key=key)
+            loss, own = objective.loss(batch.y, out.values, batch.weight, out.masks, batch.valid)
+            return loss + out.regularization, (own, out)
+
+        (loss, (own, out)), grads = jax.value_and_grad(loss_of, has_aux=True)(trained)
+        updates, opt_state = optimizer.update(grads, state.opt_state, trained, value=loss)
+        params = constrained(joined(optax.apply_updates(trained, updates), rest), rules)
+        totals = objective.update(
+            totals, loss, own, batch.y, out.values, batch.weight, out.masks, batch.valid
+        )
+        state = state.replace(
+            step=state.step + 1, params=params, batch_stats=out.batch_stats, opt_state=opt_state
+        )
+        return state, totals
+
+    return step
+
+
+def make_eval_step(
+    model: nn.Module, objective: Objective
+) -> Callable[[dict[str, Any], Totals, Batch], Totals]:
+    """Makes the function that adds a batch's loss and metrics to the totals: (variables, totals, batch) -> totals."""
+
+    def step(variables: dict[str, Any], totals: Totals, batch: Batch) -> Totals:
+        out = forward(model, variables, batch)
+        loss, own = objective.loss(batch.y, out.values, batch.weight, out.masks, batch.valid)
+        return objective.update(
+            totals, loss + out.regularization, own, batch.y, out.values, batch.weight, out.masks, batch.valid
+        )
+
+    return step
+
+
+def make_predict_step(model: nn.Module) -> Callable[[dict[str, Any], Batch], Any]:
+    """Makes the function that computes a batch's outputs: (variables, batch) -> outputs."""
+    return lambda variables, batch: forward(model, variables, batch).values
+
+
+def batch_at(data: Batch, order: jax.Array, i: jax.Array, scale: float, padded: bool) -> Batch:
+    """Gathers the i-th batch out of data on the device.
+
+    Args:
+        data: All examples [N, ...].
+        order: The rows of each batch [steps, B]; -1 is padding.
+        i: Which batch.
+        scale: Factor of the inputs, as in images stored as bytes; 1 leaves them as they are.
+        padded: Whether -1 occurs.
+    """
+    rows = lax.dynamic_index_in_dim(order, i, keepdims=False)
+
+    def take(array: jax.Array) -> jax.Array:
+        return jnp.take(array, jnp.maximum(rows, 0) if padded else rows, axis=0, mode="clip")
+
+    x, y, weight = jax.tree.map(take, (data.x, data.y, data.weight))
+    if scale != 1:
+        x = jax.tree.map(lambda a: a.astype(jnp.float32) * scale, x)
+    return Batch(x, y, weight, rows >= 0 if padded else None)
+
+
+def make_order(key: jax.Array | None, n: int, batch_size: int) -> jax.Array:
+    """The rows of each batch of an epoch [steps, B], shuffled if there is a key; -1 pads the last batch."""
+    steps = -(-n // batch_size)
+    rows = jnp.arange(n, dtype=jnp.int32) if key is None else jax.random.permutation(key, n).astype(jnp.int32)
+    padding = jnp.full((steps * batch_size - n,), -1, jnp.int32)
+    return jnp.concatenate([rows, padding]).reshape(steps, batch_size)
+
+
+def loop(
+    body: Callable[[jax.Array, Any], Any], carry: Any, start: jax.Array, stop: jax.Array, length: int | None
+) -> Any:
+    """Repeats `body(i, carry)` for start <= i < stop, compiled once.
+
+    With a `length`, which then is stop - start, it is a scan: an accelerator then knows the number of steps without asking
+    the host at each. Without one, a single program serves any number of steps, which a CPU runs just as fast.
+    """
+    if length is None:
+        return lax.fori_loop(start, stop, body, carry)
+    steps = start + jnp.arange(length, dtype=jnp.int32)
+    return lax.scan(lambda c, i: (body(i, c), None), carry, steps)[0]
+
+
+def make_train_program(
+    train_step: Callable[[TrainState, Totals, Batch], tuple[TrainState, Totals]],
+    objective: Objective,
+    scale: float,
+    padded: bool,
+    length: int | None = None,
+) -> Callable[..., tuple[TrainState, Totals, dict[str, jax.Array]]]:
+    """Makes a run of training steps: (state, totals, data, order, start, stop) -> (state, totals, logs)."""
+
+    def program(
+        state: TrainState, totals: Totals, data: Batch, order: jax.Array, start: jax.Array, stop: jax.Array
+    ) -> tuple[TrainState, Totals, dict[str, jax.Array]]:
+        def body(i: jax.Array, carry: tuple[TrainState, Totals]) -> tuple[TrainState, Totals]:
+            return train_step(*carry, batch_at(data, order, i, scale, padded))
+
+        state, totals = loop(body, (state, totals), start, stop, length)
+        return state, totals, objective.logs(totals)
+
+    return program
+
+
+def make_eval_program(
+    eval_step: Callable[[dict[str, Any], Totals, Batch], Totals],
+    objective: Objective,
+    scale: float,
+    padded: bool,
+    length: int | None = None,
+) -> Callable[..., tuple[Totals, dict[str, jax.Array]]]:
+    """Makes a run of evaluation steps: (variables, totals, data, order, start, stop) -> (totals, logs)."""
+
+    def program(
+        variables: dict[str, Any],
+        totals: Totals,
+        data: Batch,
+        order: jax.Array,
+        start: jax.Array,
+        stop: jax.Array,
+    ) -> tuple[Totals, dict[str, jax.Array]]:
+        def body(i: jax.Array, totals: Totals) -> Totals:
+            return eval_step(variables, totals, batch_at(data, order, i, scale, padded))
+
+        totals = loop(body, totals, start, stop, length)
+        return totals, objective.logs(totals)
+
+    return program
