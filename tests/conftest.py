@@ -8,6 +8,7 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 os.environ.setdefault("MPLBACKEND", "agg")
 
 import jax
+import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -29,3 +30,9 @@ def getkey():
 def pytest_runtest_setup(item):
     if item.get_closest_marker("gpu") and jax.default_backend() != "gpu":
         pytest.skip("needs an NVIDIA GPU")
+
+
+@pytest.fixture(autouse=True)
+def _names_in_examples(doctest_namespace):
+    """What the examples in docstrings may use without importing it."""
+    doctest_namespace.update(jax=jax, jnp=jax.numpy, np=np)

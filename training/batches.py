@@ -45,9 +45,7 @@ class Data:
         return Batch(self.x, self.y, self.weight)
 
 
-def as_data(
-    x: Any, y: Any = None, sample_weight: Any = None, class_weight: Mapping[int, float] | None = None
-) -> Data:
+def as_data(x: Any, y: Any = None, sample_weight: Any = None, class_weight: Mapping[int, float] | None = None) -> Data:
     """Takes what `fit`, `evaluate` and `predict` accept, and checks all that can be known before a model sees it.
 
     Args:
@@ -85,8 +83,9 @@ def _named(value: Any) -> str:
 
 def _arrays(name: str, tree: Any) -> Any:
     """Every leaf as an array of finite numbers, in a type that JAX keeps."""
-    if isinstance(tree, list | tuple) and tree and np.isscalar(tree[0]):
-        tree = np.asarray(tree)
+    leaves = jax.tree.leaves(tree)
+    if isinstance(tree, list | tuple) and leaves and all(np.isscalar(leaf) for leaf in leaves):
+        return _array(name, tree)  # numbers in lists are one array, not a tree of inputs
     return jax.tree.map(lambda leaf: _array(name, leaf), tree)
 
 
@@ -106,9 +105,7 @@ def _array(name: str, leaf: Any) -> Any:
             "np.asarray(values, dtype='float32')."
         )
     if array.ndim == 0:
-        raise ValueError(
-            f"`{name}` has one row per example, got the single number {array}; give an array [N, ...]."
-        )
+        raise ValueError(f"`{name}` has one row per example, got the single number {array}; give an array [N, ...].")
     if array.dtype.kind == "f":
         _check_finite(name, array)
         array = array.astype(np.float32) if array.dtype == np.float64 else array
@@ -138,9 +135,7 @@ def _check_lengths(x: Any, y: Any, weight: Any) -> None:
         shapes = ", ".join(f"{name} {tuple(a.shape)}" for name, a in leaves)
         raise ValueError(f"All arrays have one row per example, got {shapes}; give them the same length.")
     if lengths[0] == 0:
-        raise ValueError(
-            f"There are no examples: x has shape {tuple(leaves[0][1].shape)}; give at least one."
-        )
+        raise ValueError(f"There are no examples: x has shape {tuple(leaves[0][1].shape)}; give at least one.")
 
 
 def _by_class(y: Any, class_weight: Mapping[int, float]) -> np.ndarray:
@@ -180,9 +175,7 @@ def split_off(data: Data, fraction: float) -> tuple[Data, Data]:
         ValueError: If the fraction is not between 0 and 1, or leaves one part empty.
     """
     if not 0 < fraction < 1:
-        raise ValueError(
-            f"`validation_split` lies between 0 and 1, got {fraction}; 0.2 takes the last fifth."
-        )
+        raise ValueError(f"`validation_split` lies between 0 and 1, got {fraction}; 0.2 takes the last fifth.")
     at = math.floor(len(data) * (1 - fraction))
     if at in (0, len(data)):
         raise ValueError(
@@ -229,9 +222,7 @@ class Feed:
         self.resident = jax.device_put(data.batch()) if size <= limit_bytes else None
         per_step = max(1, size // self.steps)
         self.piece = (
-            max(1, min(self.steps, int(limit_bytes // (3 * per_step))))
-            if self.resident is None
-            else self.steps
+            max(1, min(self.steps, int(limit_bytes // (3 * per_step)))) if self.resident is None else self.steps
         )
 
     def chunks(self, key: jax.Array | None = None) -> Iterator[Chunk]:

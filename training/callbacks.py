@@ -75,14 +75,10 @@ def check(callbacks: Sequence[Any] | Any | None) -> list[Callback]:
     Raises:
         TypeError: If one is no callback, or overrides a hook that is never called.
     """
-    given = (
-        [] if callbacks is None else list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]
-    )
+    given = [] if callbacks is None else list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]
     for callback in given:
         if isinstance(callback, type):
-            raise TypeError(
-                f"A callback is an object, got the class {callback.__name__}; write {callback.__name__}()."
-            )
+            raise TypeError(f"A callback is an object, got the class {callback.__name__}; write {callback.__name__}().")
         if not isinstance(callback, Callback):
             raise TypeError(
                 f"A callback derives from training.callbacks.Callback, got {callback!r} of type "
@@ -91,8 +87,8 @@ def check(callbacks: Sequence[Any] | Any | None) -> list[Callback]:
         refused = [hook for hook in PER_BATCH if hasattr(callback, hook)]
         if refused:
             raise TypeError(
-                f"{type(callback).__name__} has the hook {refused[0]}, which is never called because many steps run as one "
-                "compiled program; use on_chunk_end."
+                f"{type(callback).__name__} has the hook {refused[0]}, which is never called because many steps run "
+                "as one compiled program; use on_chunk_end."
             )
     return given
 
@@ -282,9 +278,7 @@ class ModelCheckpoint(Monitor):
     ):
         super().__init__(monitor, mode, initial_value_threshold, 0)
         if save_freq != "epoch" and (not isinstance(save_freq, int) or save_freq < 1):
-            raise ValueError(
-                f"`save_freq` is 'epoch' or a number of steps, got {save_freq!r}; use one of them."
-            )
+            raise ValueError(f"`save_freq` is 'epoch' or a number of steps, got {save_freq!r}; use one of them.")
         self.filepath, self.verbose = os.fspath(filepath), verbose
         self.save_best_only, self.save_weights_only, self.save_freq = (
             save_best_only,
@@ -352,9 +346,7 @@ class CSVLogger(Callback):
     def on_train_begin(self, logs: Logs | None = None) -> None:
         self.keys = None
         pathlib.Path(self.filename).parent.mkdir(parents=True, exist_ok=True)
-        self._header = not (
-            self.append and os.path.exists(self.filename) and os.path.getsize(self.filename) > 0
-        )
+        self._header = not (self.append and os.path.exists(self.filename) and os.path.getsize(self.filename) > 0)
         if not self.append:
             open(self.filename, "w").close()
 

@@ -1,4 +1,4 @@
-"""What is minimized and what is measured: the losses, weights and metrics of each output, as one object of pure functions."""
+"""What is minimized and what is measured: losses, weights and metrics of each output, in one object of pure functions."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -149,12 +149,10 @@ def resolve(
     each = _per_output("loss", loss, names)
     resolved = tuple(_loss(given, t, p) for given, t, p in zip(each, true, outputs, strict=True))
     one_hot = tuple(
-        num_classes if _spread(l, t, p, num_classes) else None
-        for l, t, p in zip(resolved, true, outputs, strict=True)
+        num_classes if _spread(l, t, p, num_classes) else None for l, t, p in zip(resolved, true, outputs, strict=True)
     )
     labels = [
-        jax.ShapeDtypeStruct((t.shape[0], c), jnp.float32) if c else t
-        for t, c in zip(true, one_hot, strict=True)
+        jax.ShapeDtypeStruct((t.shape[0], c), jnp.float32) if c else t for t, c in zip(true, one_hot, strict=True)
     ]
     factors = [1.0 if w is None else float(w) for w in _per_output("loss_weights", loss_weights, names)]
     measured = [] if y is None else _measured(metric, weighted_metric, names, labels, outputs)
@@ -166,7 +164,7 @@ def _loss(given: Any, true: Any, pred: Any) -> Any:
 
 
 def _spread(loss: Any, true: Any, pred: Any, num_classes: int | None) -> bool:
-    """Whether class indices are to become one-hot rows: the output has a column per class and the loss takes columns."""
+    """Whether class indices become one-hot rows: the output has a column per class, and the loss takes columns."""
     if loss is None or num_classes is None or loss.labels == "index":
         return False
     return pred.shape[-1] == num_classes > 1 and true.ndim == 1

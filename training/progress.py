@@ -1,4 +1,4 @@
-"""The line that says how training goes: epoch, loss, metrics, examples per second, time left; compilation told apart."""
+"""The line that says how training goes: epoch, loss, metrics, examples per second, time left, compilation apart."""
 
 import sys
 import time

@@ -26,6 +26,7 @@ from flaxmodels import constraints
 from flaxmodels.building import weights_of
 from flaxmodels.layers.base import Layer
 from training.objective import Objective
+from training.optimizers import scale_loss
 from training.state import TrainState
 
 Path = tuple[str, ...]
@@ -112,9 +113,7 @@ def joined(trained: Any, rest: Any) -> Any:
     """Puts together what `partition` split."""
     if not rest:
         return trained
-    return traverse_util.unflatten_dict(
-        traverse_util.flatten_dict(trained) | traverse_util.flatten_dict(rest)
-    )
+    return traverse_util.unflatten_dict(traverse_util.flatten_dict(trained) | traverse_util.flatten_dict(rest))
 
 
 def constrained(params: Any, rules: Rules) -> Any:
@@ -163,7 +162,8 @@ def make_train_step(
 
     The order in a step, which is Keras':
       1. the key of the step is folded from the run's key and the step's number;
-      2. the outputs, the loss with regularization, and the gradients by the trained parameters;
+      2. the outputs, the loss with regularization, and the gradients by the trained parameters, of the loss scaled
+         where the optimizer asks for it;
       3. the optimizer's update is added to the parameters;
       4. constraints are applied to the new parameters;
       5. the loss and the metrics of the outputs of (2) are added to the totals.
@@ -178,25 +178,20 @@ def make_train_step(
             variables = {"params": joined(trained, rest), "batch_stats": state.batch_stats}
             out = forward(model, variables, batch, train=True, key=key)
             loss, own = objective.loss(batch.y, out.values, batch.weight, out.masks, batch.valid)
-            return loss + out.regularization, (own, out)
+            loss = loss + out.regularization
+            return scale_loss(state.opt_state, loss), (loss, own, out)
 
-        (loss, (own, out)), grads = jax.value_and_grad(loss_of, has_aux=True)(trained)
+        grads, (loss, own, out) = jax.grad(loss_of, has_aux=True)(trained)
         updates, opt_state = optimizer.update(grads, state.opt_state, trained, value=loss)
         params = constrained(joined(optax.apply_updates(trained, updates), rest), rules)
-        totals = objective.update(
-            totals, loss, own, batch.y, out.values, batch.weight, out.masks, batch.valid
-        )
-        state = state.replace(
-            step=state.step + 1, params=params, batch_stats=out.batch_stats, opt_state=opt_state
-        )
+        totals = objective.update(totals, loss, own, batch.y, out.values, batch.weight, out.masks, batch.valid)
+        state = state.replace(step=state.step + 1, params=params, batch_stats=out.batch_stats, opt_state=opt_state)
         return state, totals
 
     return step
 
 
-def make_eval_step(
-    model: nn.Module, objective: Objective
-) -> Callable[[dict[str, Any], Totals, Batch], Totals]:
+def make_eval_step(model: nn.Module, objective: Objective) -> Callable[[dict[str, Any], Totals, Batch], Totals]:
     """Makes the function that adds a batch's loss and metrics to the totals: (variables, totals, batch) -> totals."""
 
     def step(variables: dict[str, Any], totals: Totals, batch: Batch) -> Totals:
@@ -248,8 +243,8 @@ def loop(
 ) -> Any:
     """Repeats `body(i, carry)` for start <= i < stop, compiled once.
 
-    With a `length`, which then is stop - start, it is a scan: an accelerator then knows the number of steps without asking
-    the host at each. Without one, a single program serves any number of steps, which a CPU runs just as fast.
+    With a `length`, which then is stop - start, it is a scan: an accelerator knows the number of steps without
+    asking the host at each. Without one, a single program serves any number of steps, which a CPU runs as fast.
     """
     if length is None:
         return lax.fori_loop(start, stop, body, carry)

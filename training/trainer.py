@@ -102,9 +102,7 @@ class Trainer:
                 f"A Trainer trains a linen module, got {model!r} of type {type(model).__name__}; "
                 "give a Sequential, a Model, or an nn.Module object."
             )
-        if steps_per_execution != "auto" and (
-            not isinstance(steps_per_execution, int) or steps_per_execution < 1
-        ):
+        if steps_per_execution != "auto" and (not isinstance(steps_per_execution, int) or steps_per_execution < 1):
             raise ValueError(
                 f"`steps_per_execution` is 'auto' or a positive integer, got {steps_per_execution!r}; use 'auto'."
             )
@@ -115,6 +113,7 @@ class Trainer:
         self.steps_per_execution = steps_per_execution
         self.stop_training = False
         self.state: TrainState | None = None
+        self.history = History()
         self._rules: steps.Rules | None = None
         self._start = variables
         self._objectives: dict[Any, tuple[Objective, list[Any]]] = {}
@@ -143,9 +142,7 @@ class Trainer:
         """Makes the parameters and the optimizer's state for inputs like x [B, ...], unless they are there."""
         if self.state is None:
             example = jax.tree.map(_example, x)
-            self.state, self._rules = steps.create_state(
-                self.model, self.optimizer, example, self.seed, self._start
-            )
+            self.state, self._rules = steps.create_state(self.model, self.optimizer, example, self.seed, self._start)
             self._start = None
 
     def _build_for(self, data: Data) -> TrainState:
@@ -177,9 +174,7 @@ class Trainer:
                 data.num_classes,
             )
             if batch.y is not None:
-                jax.eval_shape(
-                    steps.make_eval_step(self.model, objective), variables, objective.empty(), batch
-                )
+                jax.eval_shape(steps.make_eval_step(self.model, objective), variables, objective.empty(), batch)
             self._objectives[key] = objective, jax.tree.leaves(outputs)
         objective, outputs = self._objectives[key]
         check_labels(data, objective, outputs)
@@ -257,11 +252,9 @@ class Trainer:
         if validation is not None:
             validate = self._evaluation(validation, validation_batch_size or batch_size)
         progress = make_progress(verbose, epochs, feed.steps, feed.n, unit_of(data))
-        history = History()
-        run = _Run(self, [*called_back, history], history, progress)
-        run.set_params(
-            {"epochs": epochs, "steps": feed.steps, "verbose": verbose, "validation": validate is not None}
-        )
+        self.history = History()
+        run = _Run(self, [*called_back, self.history], self.history, progress)
+        run.set_params({"epochs": epochs, "steps": feed.steps, "verbose": verbose, "validation": validate is not None})
         return run(feed, objective, shuffle, range(initial_epoch, epochs), validate, validation_freq)
 
     def _feed(self, data: Data, batch_size: int) -> Feed:
@@ -482,7 +475,8 @@ class _Run:
         progress.chunk(last, examples, seconds, logs)
         if not math.isfinite(logs["loss"]):
             warnings.warn(
-                f"The loss is {logs['loss']} after step {last} of the epoch; lower the learning rate, or clip the gradients.",
+                f"The loss is {logs['loss']} after step {last} of the epoch; lower the learning rate, "
+                "or clip the gradients.",
                 RuntimeWarning,
                 stacklevel=5,
             )
@@ -517,9 +511,7 @@ def _scaled(x: Any, scale: float) -> Any:
 
 def _labelled(data: Data, method: str) -> Data:
     if data.y is None:
-        raise ValueError(
-            f"`{method}` needs labels, got none; write {method}(x, y), or give a Split of datasets.load."
-        )
+        raise ValueError(f"`{method}` needs labels, got none; write {method}(x, y), or give a Split of datasets.load.")
     return data
 
 
@@ -527,7 +519,8 @@ def _validation(given: Any) -> Data:
     if isinstance(given, tuple | list):
         if len(given) not in (2, 3):
             raise ValueError(
-                f"`validation_data` is (x, y), (x, y, sample_weight) or a Split, got {len(given)} entries; give one of them."
+                f"`validation_data` is (x, y), (x, y, sample_weight) or a Split, got {len(given)} entries; "
+                "give one of them."
             )
         return _labelled(as_data(*given), "validation_data")
     return _labelled(as_data(given), "validation_data")
@@ -540,8 +533,7 @@ def output_names(model: nn.Module, outputs: Any) -> list[str]:
         return sorted(outputs)
     if isinstance(model, Model) and isinstance(model, Container):
         names = [
-            model.graph.names.get(id(s.node.layer)) if s.node else s.name
-            for s in jax.tree.leaves(model.graph.outputs)
+            model.graph.names.get(id(s.node.layer)) if s.node else s.name for s in jax.tree.leaves(model.graph.outputs)
         ]
         if all(names) and len(set(names)) == n:
             return [str(name) for name in names]

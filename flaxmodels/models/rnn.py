@@ -92,9 +92,7 @@ def _recurrent(
     make: Any = getattr(layers, lookup("cell", cell, CELLS))
     sizes = [units] if isinstance(units, int) else list(units)
     if not sizes:
-        raise ValueError(
-            "`units` names the size of at least one layer, got none; give a number or a list of them."
-        )
+        raise ValueError("`units` names the size of at least one layer, got none; give a number or a list of them.")
     stack: list[Any] = [Input(input_shape)]
     if mask_value is not None:
         stack.append(layers.Masking(mask_value))

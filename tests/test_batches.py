@@ -1,0 +1,148 @@
+"""What data is accepted, what is refused with which sentence, and how it reaches the device."""
+
+import re
+
+import jax
+import numpy as np
+import pytest
+
+from training.batches import Feed, as_data, split_off
+from training.datasets import Split
+
+X, Y = np.arange(12.0, dtype="float32").reshape(6, 2), np.arange(6, dtype="int32")
+
+
+def refuses(kind, sentence):
+    return pytest.raises(kind, match=f"^{re.escape(sentence)}$")
+
+
+def test_arrays_keep_their_type_and_doubles_become_floats():
+    data = as_data(X.astype("float64"), Y.astype("int64"))
+    assert data.x.dtype == np.float32
+    assert data.y.dtype == np.int32
+    assert as_data(X.astype("uint8")).x.dtype == np.uint8
+
+
+def test_lists_of_numbers_are_labels_and_trees_stay_trees():
+    assert as_data(X, [0, 1, 2, 3, 4, 5]).y.shape == (6,)
+    assert as_data([[1.0, 2.0], [3.0, 4.0]]).x.shape == (2, 2)
+    data = as_data({"a": X, "b": X}, [Y, Y])
+    assert set(data.x) == {"a", "b"}
+    assert len(data) == 6
+
+
+def test_split_brings_its_labels_and_scale():
+    data = as_data(Split(X.astype("uint8"), Y, scale=0.5, num_classes=6))
+    assert (data.scale, data.num_classes, data.x.dtype) == (0.5, 6, np.uint8)
+    with refuses(ValueError, "A Split brings its own labels, got y=an array of shape (6,) as well; leave `y` out."):
+        as_data(Split(X, Y), Y)
+
+
+def test_lengths_differ():
+    with refuses(ValueError, "All arrays have one row per example, got x (6, 2), y (5,); give them the same length."):
+        as_data(X, Y[:5])
+
+
+def test_empty():
+    with refuses(ValueError, "There are no examples: x has shape (0, 2); give at least one."):
+        as_data(X[:0], Y[:0])
+    with refuses(ValueError, "There are no inputs: `x` is empty or None; give an array [N, ...]."):
+        as_data(None)
+
+
+def test_not_numbers():
+    with refuses(
+        TypeError,
+        "`x` is an array of numbers, got dtype <U1; convert it, for example with np.asarray(values, dtype='float32').",
+    ):
+        as_data(np.array(["a", "b"]))
+    with refuses(
+        TypeError, "`x` is an array of numbers, but lists of different lengths came; pad them to one length."
+    ):
+        as_data([[1.0], [1.0, 2.0]])
+    with refuses(ValueError, "`x` has one row per example, got the single number 3.0; give an array [N, ...]."):
+        as_data(3.0)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_not_finite(bad):
+    x = X.copy()
+    x[1, 1] = bad
+    with refuses(
+        ValueError,
+        f"`x` holds finite numbers, got {np.float32(bad)} at [1, 1] and 1 such values in all of 12; "
+        "remove or fill them, for example with np.nan_to_num.",
+    ):
+        as_data(x, Y)
+
+
+def test_sums_that_overflow_are_no_mistake():
+    as_data(np.full((4, 2), 3e38, "float32"))
+
+
+def test_class_weight_goes_by_label():
+    data = as_data(X, np.array([0, 1, 2, 0, 1, 2]), class_weight={0: 2.0, 2: 0.5})
+    assert data.weight.tolist() == [2.0, 1.0, 0.5, 2.0, 1.0, 0.5]
+    one_hot = np.eye(3, dtype="float32")[[0, 1, 2, 0, 1, 2]]
+    assert as_data(X, one_hot, class_weight={1: 3.0}).weight.tolist() == [1.0, 3.0, 1.0, 1.0, 3.0, 1.0]
+
+
+def test_class_weight_mistakes():
+    with refuses(
+        ValueError,
+        "`class_weight` goes by the classes of the labels, which are 0 to 5, got the key 7; remove it.",
+    ):
+        as_data(X, Y, class_weight={7: 1.0})
+    with refuses(
+        ValueError,
+        "Examples are weighted by `class_weight` or by `sample_weight`, got both; multiply them into one.",
+    ):
+        as_data(X, Y, np.ones(6), {0: 1.0})
+    with refuses(ValueError, "`class_weight` needs one array of labels, got 2; use `sample_weight` instead."):
+        as_data(X, [Y, Y], class_weight={0: 1.0})
+
+
+def test_validation_split_takes_the_last_examples():
+    train, validation = split_off(as_data(X, Y), 0.34)
+    assert train.y.tolist() == [0, 1, 2]
+    assert validation.y.tolist() == [3, 4, 5]
+    with refuses(ValueError, "`validation_split` lies between 0 and 1, got 1.5; 0.2 takes the last fifth."):
+        split_off(as_data(X, Y), 1.5)
+    with refuses(
+        ValueError, "`validation_split`=0.99 leaves no examples to one side of 6; choose another fraction."
+    ):
+        split_off(as_data(X, Y), 0.99)
+
+
+def test_batch_size_is_checked():
+    with refuses(ValueError, "`batch_size` is a positive integer, got 0; 32 is a usual choice."):
+        Feed(as_data(X, Y), 0)
+
+
+def rows_of(feed, key=None):
+    """The labels of each step, as the compiled program would gather them."""
+    found = []
+    for chunk in feed.chunks(key):
+        y = np.asarray(chunk.data.y)
+        for rows in np.asarray(chunk.order)[: chunk.steps]:
+            found.append([int(y[r]) for r in rows if r >= 0])
+    return found
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 4, 6, 10])
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_streamed_data_gives_the_same_batches_as_resident_data(batch_size, shuffled):
+    key = jax.random.key(5) if shuffled else None
+    data = as_data(X, Y)
+    whole = rows_of(Feed(data, batch_size), key)
+    assert sorted(sum(whole, [])) == list(range(6))
+    for limit in (0, 30, 60):
+        streamed = Feed(data, batch_size, limit_bytes=limit)
+        assert streamed.resident is None
+        assert rows_of(streamed, key) == whole
+
+
+def test_streamed_pieces_have_one_shape():
+    feed = Feed(as_data(X, Y), 2, limit_bytes=3 * 2 * 12 * 2)
+    shapes = {jax.tree.map(np.shape, chunk.data) for chunk in feed.chunks()}
+    assert len(shapes) == 1

@@ -1,0 +1,224 @@
+"""Callbacks: their decisions against Keras' over the same values, their files, their refusals."""
+
+import json
+import re
+
+import jax
+import numpy as np
+import pytest
+
+from training import callbacks
+
+SEQUENCES = {
+    "falling": [5.0, 4.0, 3.0, 2.0, 1.0, 0.5],
+    "stuck": [3.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0],
+    "bumpy": [3.0, 2.5, 2.7, 2.4, 2.6, 2.39, 2.8, 2.9, 3.0, 2.0],
+    "rising": [1.0, 1.1, 1.2, 1.3, 1.4],
+    "nan": [1.0, float("nan"), 0.5, float("nan"), float("nan"), 0.4],
+}
+
+
+class FakeTrainer:
+    """What callbacks see of a trainer."""
+
+    def __init__(self):
+        self.stop_training = False
+        self.variables = {"params": {"w": np.zeros(1)}}
+        self.saved = []
+
+    def metric_direction(self, name):
+        return {"accuracy": "up", "mae": "down"}.get(name)
+
+    def save(self, path, architecture=True):
+        self.saved.append(str(path))
+
+
+def drive(callback, values, name="val_loss"):
+    """Feeds values epoch by epoch; the epochs that ran, and the trainer after them."""
+    trainer = FakeTrainer()
+    callback.set_trainer(trainer)
+    callback.on_train_begin({})
+    epochs = 0
+    for epoch, value in enumerate(values):
+        callback.on_epoch_begin(epoch, {})
+        trainer.variables = {"params": {"w": np.full(1, float(epoch))}}
+        callback.on_epoch_end(epoch, {"loss": 0.0, name: value})
+        epochs += 1
+        if trainer.stop_training:
+            break
+    callback.on_train_end({})
+    return epochs, trainer
+
+
+class FakeKerasModel:
+    metrics = ()
+
+    def __init__(self):
+        self.stop_training = False
+        self.weights = None
+        self.saved = []
+
+    def get_weights(self):
+        return self.weights
+
+    def set_weights(self, weights):
+        self.weights = weights
+
+    def save(self, path, overwrite=True):
+        self.saved.append(path)
+
+
+def drive_keras(callback, values, name="val_loss"):
+    model = FakeKerasModel()
+    callback.set_model(model)
+    callback.on_train_begin({})
+    epochs = 0
+    for epoch, value in enumerate(values):
+        callback.on_epoch_begin(epoch, {})
+        model.weights = float(epoch)
+        callback.on_epoch_end(epoch, {"loss": 0.0, name: value})
+        epochs += 1
+        if model.stop_training:
+            break
+    callback.on_train_end({})
+    return epochs, model
+
+
+EARLY = [
+    {},
+    {"patience": 1},
+    {"patience": 2, "restore_best_weights": True},
+    {"patience": 2, "min_delta": 0.3, "restore_best_weights": True},
+    {"patience": 1, "baseline": 2.2, "restore_best_weights": True},
+    {"patience": 1, "start_from_epoch": 3},
+    {"patience": 2, "mode": "max", "restore_best_weights": True},
+]
+
+
+@jax.numpy_dtype_promotion("standard")
+@pytest.mark.parametrize("sequence", SEQUENCES)
+@pytest.mark.parametrize("arguments", EARLY, ids=str)
+def test_early_stopping_decides_as_keras(sequence, arguments):
+    keras = pytest.importorskip("keras")
+    epochs, trainer = drive(ours := callbacks.EarlyStopping(**arguments), SEQUENCES[sequence])
+    want_epochs, model = drive_keras(theirs := keras.callbacks.EarlyStopping(**arguments), SEQUENCES[sequence])
+    assert epochs == want_epochs
+    assert (ours.wait, ours.stopped_epoch, ours.best_epoch) == (theirs.wait, theirs.stopped_epoch, theirs.best_epoch)
+    assert float(trainer.variables["params"]["w"][0]) == model.weights
+
+
+@jax.numpy_dtype_promotion("standard")
+@pytest.mark.parametrize("sequence", SEQUENCES)
+@pytest.mark.parametrize("arguments", [{}, {"save_best_only": True}, {"save_best_only": True, "mode": "max"}], ids=str)
+def test_model_checkpoint_decides_as_keras(sequence, arguments, tmp_path):
+    keras = pytest.importorskip("keras")
+    ours = callbacks.ModelCheckpoint(tmp_path / "{epoch:02d}-{val_loss:.2f}.keras", **arguments)
+    _, trainer = drive(ours, SEQUENCES[sequence])
+    theirs = keras.callbacks.ModelCheckpoint(str(tmp_path / "{epoch:02d}-{val_loss:.2f}.keras"), **arguments)
+    _, model = drive_keras(theirs, SEQUENCES[sequence])
+    assert trainer.saved == model.saved
+
+
+def test_direction_is_asked_of_the_metric():
+    epochs, _ = drive(callbacks.EarlyStopping("val_accuracy"), [0.5, 0.6, 0.7, 0.6], "val_accuracy")
+    assert epochs == 4
+    epochs, _ = drive(callbacks.EarlyStopping("val_mae"), [0.5, 0.6], "val_mae")
+    assert epochs == 2
+    sentence = "EarlyStopping can't tell which direction of 'val_size' is better; pass mode='min' or mode='max'."
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+        drive(callbacks.EarlyStopping("val_size"), [0.5, 0.6], "val_size")
+
+
+def test_a_value_that_is_not_there_is_told():
+    sentence = "EarlyStopping watches 'val_los', which is not in the logs; there are 'loss', 'val_loss'."
+    with pytest.warns(UserWarning, match=f"^{re.escape(sentence)}$"):
+        drive(callbacks.EarlyStopping("val_los"), [1.0])
+
+
+def test_checkpoint_by_steps_saves_at_the_chunk_that_reaches_them():
+    callback = callbacks.ModelCheckpoint("model", save_freq=5)
+    callback.set_trainer(trainer := FakeTrainer())
+    for epoch in range(2):
+        callback.on_epoch_begin(epoch)
+        for step in (2, 4, 6):
+            callback.on_chunk_end(step, {})
+    assert len(trainer.saved) == 2  # after 6 and after 12 steps
+
+
+def test_checkpoint_mistakes():
+    sentence = "`save_freq` is 'epoch' or a number of steps, got 0; use one of them."
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+        callbacks.ModelCheckpoint("model", save_freq=0)
+    sentence = "`mode` of ModelCheckpoint is 'auto', 'min' or 'max', got 'up'; use one of them."
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+        callbacks.ModelCheckpoint("model", mode="up")
+    sentence = "`filepath`='{acc}' names 'acc', which is not in the logs; there are 'epoch', 'loss', 'val_loss'."
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+        drive(callbacks.ModelCheckpoint("{acc}"), [1.0])
+
+
+def test_csv_logger_writes_as_keras(tmp_path):
+    keras = pytest.importorskip("keras")
+    for module, file in ((callbacks, "ours.csv"), (keras.callbacks, "theirs.csv")):
+        logger = module.CSVLogger(str(tmp_path / file))
+        run = drive if module is callbacks else drive_keras
+        run(logger, [3.0, 2.5])
+    assert (tmp_path / "ours.csv").read_text().split() == (tmp_path / "theirs.csv").read_text().split()
+
+
+def test_csv_logger_appends_without_a_second_header(tmp_path):
+    for append in (False, True):
+        drive(callbacks.CSVLogger(tmp_path / "log.csv", separator=";", append=append), [1.0])
+    rows = (tmp_path / "log.csv").read_text().split()
+    assert rows == ["epoch;loss;val_loss", "0;0.0;1.0", "0;0.0;1.0"]
+
+
+def test_csv_logger_fills_columns_of_a_later_validation(tmp_path):
+    logger = callbacks.CSVLogger(tmp_path / "log.csv")
+    logger.set_params({"validation": True})
+    logger.on_train_begin()
+    logger.on_epoch_end(0, {"loss": 1.0})
+    logger.on_epoch_end(1, {"loss": 0.5, "val_loss": 0.7})
+    assert (tmp_path / "log.csv").read_text().split() == ["epoch,loss,val_loss", "0,1.0,NA", "1,0.5,0.7"]
+
+
+def test_history_files(tmp_path):
+    history = callbacks.History()
+    drive(history, [3.0, 2.5])
+    history.seconds = [0.5, 0.25]
+    history.to_csv(tmp_path / "h.csv")
+    history.to_json(tmp_path / "h.json")
+    assert (tmp_path / "h.csv").read_text().split() == ["epoch,seconds,loss,val_loss", "0,0.5000,0.0,3.0", "1,0.2500,0.0,2.5"]
+    content = json.loads((tmp_path / "h.json").read_text())
+    assert content == {"epoch": [0, 1], "seconds": [0.5, 0.25], "history": {"loss": [0.0, 0.0], "val_loss": [3.0, 2.5]}}
+
+
+def test_lambda_callback_calls_what_it_was_given():
+    seen = []
+    callback = callbacks.LambdaCallback(
+        on_epoch_begin=lambda epoch, logs: seen.append(epoch), on_train_end=lambda logs: seen.append("end")
+    )
+    drive(callback, [1.0, 2.0])
+    assert seen == [0, 1, "end"]
+
+
+def test_what_is_no_callback_is_refused():
+    sentence = "A callback is an object, got the class History; write History()."
+    with pytest.raises(TypeError, match=f"^{re.escape(sentence)}$"):
+        callbacks.check([callbacks.History])
+    sentence = (
+        "A callback derives from training.callbacks.Callback, got 3 of type int; derive its class from it."
+    )
+    with pytest.raises(TypeError, match=f"^{re.escape(sentence)}$"):
+        callbacks.check(3)
+
+
+@pytest.mark.parametrize("hook", callbacks.PER_BATCH)
+def test_hooks_that_are_never_called_are_refused(hook):
+    cls = type("Mine", (callbacks.Callback,), {hook: lambda self, batch, logs=None: None})
+    sentence = (
+        f"Mine has the hook {hook}, which is never called because many steps run as one compiled program; "
+        "use on_chunk_end."
+    )
+    with pytest.raises(TypeError, match=f"^{re.escape(sentence)}$"):
+        callbacks.check([cls()])

@@ -1,0 +1,364 @@
+"""Trainer: what fit, evaluate and predict give, how often they compile, what they refuse."""
+
+import logging
+import re
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+
+import flaxmodels as fm
+from flaxmodels import Input, Model, Sequential, layers
+from training import Trainer, callbacks, losses, metrics, optimizers
+from training.datasets import Split
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(53, 4)).astype("float32")
+LABELS = (X.sum(-1) > 0).astype("int32") + (X[:, 0] > 1)
+ONE_HOT = np.eye(3, dtype="float32")[LABELS]
+
+
+def classifier(**kwargs):
+    return Sequential([layers.Dense(8, activation="relu", input_shape=(4,)), layers.Dense(3, activation="softmax")])
+
+
+def trainer(**kwargs):
+    return Trainer(
+        classifier(), **{"optimizer": "adam", "loss": "categorical_crossentropy", "metrics": ["accuracy"]} | kwargs
+    )
+
+
+def refuses(kind, sentence):
+    # JAX appends a note of its own to what is raised while it traces.
+    return pytest.raises(kind, match=rf"^{re.escape(sentence)}(\n-|$)")
+
+
+class Compilations(logging.Handler):
+    """Counts what XLA compiles, by the name of the function."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def emit(self, record):
+        found = re.match(r"Compiling jit\((\w+)\)|Compiling (\w+) ", record.getMessage())
+        if found:
+            self.names.append(found[1] or found[2])
+
+
+@pytest.fixture
+def compilations():
+    handler, logger = Compilations(), logging.getLogger("jax._src.interpreters.pxla")
+    level, propagate = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    logger.propagate = False
+    yield handler.names
+    logger.removeHandler(handler)
+    logger.setLevel(level)
+    logger.propagate = propagate
+
+
+# ---------------------------------------------------------------- fit
+
+
+def test_fit_compiles_the_training_program_once_and_a_second_fit_nothing(compilations):
+    t = trainer(steps_per_execution=2)  # 53 examples in batches of 8: 7 steps, the last one padded, in 4 chunks
+    t.fit(X, ONE_HOT, batch_size=8, epochs=3, verbose=0, validation_data=(X[:20], ONE_HOT[:20]))
+    assert compilations.count("program") == 2  # one for training, one for validation
+    compilations.clear()
+    t.fit(X, ONE_HOT, batch_size=8, epochs=2, verbose=0, validation_data=(X[:20], ONE_HOT[:20]))
+    assert compilations == []
+
+
+def test_fit_learns():
+    history = trainer(optimizer=optimizers.Adam(0.02)).fit(X, ONE_HOT, batch_size=8, epochs=40, verbose=0)
+    assert history.history["accuracy"][-1] > 0.9
+    assert len(history.history["loss"]) == len(history.epoch) == len(history.seconds) == 40
+    assert list(history.history) == ["loss", "accuracy"]
+
+
+@pytest.mark.parametrize("steps", [1, 3, 100])
+def test_results_do_not_depend_on_steps_per_execution(steps):
+    a, b = trainer(), trainer(steps_per_execution=steps)
+    logs = [t.fit(X, ONE_HOT, batch_size=8, epochs=2, verbose=0).history for t in (a, b)]
+    assert logs[0] == logs[1]
+    jax.tree.map(np.testing.assert_array_equal, a.variables, b.variables)
+
+
+def test_same_seed_same_bits_other_seed_other_run():
+    a, b, c = (trainer(seed=seed) for seed in (3, 3, 4))
+    for t in (a, b, c):
+        t.fit(X, ONE_HOT, batch_size=8, epochs=2, verbose=0)
+    jax.tree.map(np.testing.assert_array_equal, a.variables, b.variables)
+    assert (a.variables["params"]["dense"]["kernel"] != c.variables["params"]["dense"]["kernel"]).any()
+
+
+def test_a_split_fits_either_crossentropy():
+    split = Split(X, LABELS, num_classes=3)
+    both = [
+        trainer(loss=loss).fit(split, batch_size=8, epochs=2, verbose=0).history["loss"]
+        for loss in ("categorical_crossentropy", "sparse_categorical_crossentropy")
+    ]
+    np.testing.assert_allclose(*both, rtol=1e-5)
+
+
+def test_validation_split_is_validation_data_of_the_last_examples():
+    a = trainer().fit(X, ONE_HOT, batch_size=8, epochs=2, verbose=0, validation_split=0.2)
+    at = int(np.floor(53 * 0.8))
+    b = trainer().fit(X[:at], ONE_HOT[:at], batch_size=8, epochs=2, verbose=0, validation_data=(X[at:], ONE_HOT[at:]))
+    assert a.history == b.history
+    assert list(a.history) == ["loss", "accuracy", "val_loss", "val_accuracy"]
+
+
+def test_class_weight_is_sample_weight_by_class():
+    factors = {0: 0.5, 1: 2.0, 2: 3.0}
+    a = trainer().fit(X, ONE_HOT, batch_size=8, epochs=2, verbose=0, class_weight=factors)
+    weights = np.array([factors[int(label)] for label in LABELS], "float32")
+    b = trainer().fit(X, ONE_HOT, batch_size=8, epochs=2, verbose=0, sample_weight=weights)
+    assert a.history == b.history
+
+
+def test_sample_weights_count_in_loss_and_weighted_metrics_alone():
+    t = trainer(weighted_metrics=["accuracy"])
+    t.build(X)
+    weights = np.linspace(0, 2, 53).astype("float32")
+    right = t.predict(X).argmax(-1) == LABELS
+    logs = t.evaluate(X, ONE_HOT, batch_size=8, sample_weight=weights)
+    assert logs["accuracy"] == pytest.approx(right.mean())
+    assert logs["weighted_accuracy"] == pytest.approx((right * weights).sum() / weights.sum())
+
+
+def test_callable_and_object_arguments():
+    def error(y_true, y_pred):
+        return abs(y_true - y_pred).mean(-1)
+
+    t = trainer(
+        optimizer=optimizers.SGD(0.1),
+        loss=losses.CategoricalCrossentropy(label_smoothing=0.1),
+        metrics=[metrics.MeanAbsoluteError(name="error_1"), error],
+    )
+    logs = t.evaluate(X, ONE_HOT)
+    assert list(logs) == ["loss", "error_1", "error"]
+    assert logs["error_1"] == pytest.approx(logs["error"])
+
+
+def test_two_inputs_two_outputs():
+    a, b = Input((4,), name="a"), Input((4,), name="b")
+    hidden = layers.Concatenate()([layers.Dense(5)(a), layers.Dense(5)(b)])
+    model = Model(
+        {"a": a, "b": b}, [layers.Dense(3, activation="softmax", name="kind")(hidden), layers.Dense(1, name="size")(hidden)]
+    )
+    t = Trainer(
+        model,
+        optimizer="adam",
+        loss={"kind": "sparse_categorical_crossentropy", "size": "mse"},
+        loss_weights={"size": 0.5},
+        metrics={"kind": ["accuracy"], "size": ["mae"]},
+    )
+    y = {"kind": LABELS, "size": X.sum(-1, keepdims=True)}
+    history = t.fit({"a": X, "b": X}, y, batch_size=8, epochs=3, verbose=0).history
+    assert list(history) == ["loss", "kind_loss", "size_loss", "kind_accuracy", "size_mae"]
+    np.testing.assert_allclose(
+        history["loss"], np.array(history["kind_loss"]) + 0.5 * np.array(history["size_loss"]), rtol=1e-5
+    )
+    as_list = t.evaluate({"a": X, "b": X}, [LABELS, y["size"]])
+    assert as_list == t.evaluate({"a": X, "b": X}, y)
+    assert [o.shape for o in t.predict({"a": X, "b": X})] == [(53, 3), (53, 1)]
+
+
+def test_masked_steps_count_in_neither_loss_nor_metric():
+    class Marked(layers.Layer):
+        """Gives back its inputs, and a mask that hides what is negative."""
+
+        @nn.compact
+        def compute(self, inputs):
+            return inputs
+
+        def compute_mask(self, inputs, mask):
+            return inputs[..., 0] >= 0
+
+    x = np.array([[[1.0], [2.0], [-5.0]], [[3.0], [-5.0], [-5.0]], [[4.0], [4.0], [4.0]]], "float32")
+    t = Trainer(Sequential([Input((3, 1)), Marked()]), loss="mse", metrics=["mae"])
+    logs = t.evaluate(x, np.zeros_like(x), batch_size=2)
+    # In batches of 2 the losses are (1 + 4 + 9) / 3 and 48 / 3, counted once per row; the metric knows no batches.
+    assert logs["loss"] == pytest.approx((2 * 14 / 3 + 16) / 3)
+    assert logs["mae"] == pytest.approx((1 + 2 + 3 + 12) / 6)
+
+
+# ---------------------------------------------------------------- evaluate, predict, save
+
+
+@pytest.mark.parametrize("batch_size", [1, 8, 53, 100])
+def test_evaluate_and_predict_do_not_depend_on_the_batch(batch_size):
+    t = trainer()
+    t.build(X)
+    want = t.model.apply(t.variables, X)
+    np.testing.assert_allclose(t.predict(X, batch_size=batch_size), want, rtol=1e-5, atol=1e-6)
+    logs = t.evaluate(X, ONE_HOT, batch_size=batch_size)
+    assert logs["loss"] == pytest.approx(float(losses.CategoricalCrossentropy()(ONE_HOT, want)), rel=1e-5)
+    assert logs["accuracy"] == pytest.approx(float((want.argmax(-1) == LABELS).mean()))
+
+
+def test_saved_model_predicts_the_same_bits(tmp_path):
+    t = trainer()
+    t.fit(X, ONE_HOT, epochs=1, verbose=0)
+    t.save(tmp_path / "model.safetensors")
+    model, variables = fm.load(tmp_path / "model.safetensors")
+    again = Trainer(model, loss="categorical_crossentropy", variables=variables)
+    np.testing.assert_array_equal(again.predict(X), t.predict(X))
+
+
+def test_variables_can_be_set():
+    a, b = trainer(seed=1), trainer(seed=2)
+    a.build(X)
+    b.fit(X, ONE_HOT, epochs=1, verbose=0)
+    b.variables = a.variables
+    np.testing.assert_array_equal(a.predict(X), b.predict(X))
+    b.fit(X, ONE_HOT, epochs=1, verbose=0)  # the state is donated, what was set stays usable
+    a.predict(X)
+
+
+def test_plain_linen_module_is_trained():
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.softmax(nn.Dense(3)(x))
+
+    history = Trainer(Net(), "adam", "categorical_crossentropy").fit(X, ONE_HOT, epochs=5, verbose=0)
+    assert history.history["loss"][-1] < history.history["loss"][0]
+
+
+# ---------------------------------------------------------------- the order of events
+
+
+def test_order_of_events():
+    seen = []
+
+    class Recorder(callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            seen.append("train begin")
+
+        def on_train_end(self, logs=None):
+            seen.append(("train end", sorted(logs)))
+
+        def on_epoch_begin(self, epoch, logs=None):
+            seen.append(("epoch begin", epoch))
+
+        def on_epoch_end(self, epoch, logs=None):
+            seen.append(("epoch end", epoch, sorted(logs)))
+            logs["added"] = 1.0
+
+        def on_chunk_end(self, step, logs=None):
+            seen.append(("chunk end", step, sorted(logs)))
+
+    t = trainer(steps_per_execution=4)
+    recorder = Recorder()
+    val = (X, ONE_HOT)
+    history = t.fit(X, ONE_HOT, batch_size=8, epochs=2, verbose=0, callbacks=[recorder], validation_data=val, validation_freq=2)
+    every, both = ["accuracy", "loss"], ["accuracy", "loss", "val_accuracy", "val_loss"]
+    assert seen == [
+        "train begin",
+        ("epoch begin", 0),
+        ("chunk end", 4, every),
+        ("chunk end", 7, every),
+        ("epoch end", 0, every),
+        ("epoch begin", 1),
+        ("chunk end", 4, every),
+        ("chunk end", 7, every),
+        ("epoch end", 1, both),
+        ("train end", sorted([*both, "added"])),
+    ]
+    assert history.history["added"] == [1.0, 1.0]  # the history sees what callbacks put into the logs
+    assert recorder.params == {"epochs": 2, "steps": 7, "verbose": 0, "validation": True}
+    assert recorder.trainer is t
+
+
+# ---------------------------------------------------------------- mistakes
+
+
+def test_wrong_input_shape():
+    with refuses(
+        ValueError,
+        "Sequential takes inputs of shape (None, 4), got (1, 5); reshape the data, or change the model's input shape.",
+    ):
+        trainer().fit(np.ones((6, 5)), ONE_HOT[:6], verbose=0)
+
+
+def test_labels_out_of_range():
+    with pytest.raises(ValueError, match="^labels must lie in 0..2 for 3 classes; found 7 at index 2"):
+        trainer(loss="sparse_categorical_crossentropy").fit(X[:3], np.array([0, 1, 7]), verbose=0)
+    with pytest.raises(ValueError, match="^labels must lie in 0..2 for 3 classes; found -1 at index 0"):
+        trainer(loss="sparse_categorical_crossentropy").evaluate(X[:3], np.array([-1, 1, 2]))
+
+
+def test_integer_labels_with_the_one_hot_loss():
+    with pytest.raises(ValueError, match=re.escape("(2,) and (2, 3)")):
+        trainer().fit(X, LABELS, verbose=0)
+
+
+def test_no_loss_no_labels_no_module():
+    with refuses(
+        ValueError,
+        "Training needs a loss, and the Trainer has none; write Trainer(model, loss='mse') or the like.",
+    ):
+        Trainer(classifier()).fit(X, ONE_HOT)
+    with refuses(
+        ValueError, "`fit` needs labels, got none; write fit(x, y), or give a Split of datasets.load."
+    ):
+        trainer().fit(X)
+    with refuses(
+        TypeError,
+        "A Trainer trains a linen module, got 'model' of type str; give a Sequential, a Model, or an nn.Module object.",
+    ):
+        Trainer("model")
+    with refuses(ValueError, "`steps_per_execution` is 'auto' or a positive integer, got 0; use 'auto'."):
+        Trainer(classifier(), steps_per_execution=0)
+    with refuses(
+        ValueError, "The model has no parameters yet; call fit, evaluate, predict or build first."
+    ):
+        _ = Trainer(classifier()).variables
+
+
+def test_unknown_names_are_told_before_any_step():
+    with pytest.raises(ValueError, match=r"^Unknown loss 'msee'\. Did you mean 'mse'\? Known: "):
+        trainer(loss="msee").fit(X, ONE_HOT)
+    with pytest.raises(ValueError, match=r"^Unknown metric 'acuracy'\. Did you mean 'accuracy'\? Known: "):
+        trainer(metrics=["acuracy"]).fit(X, ONE_HOT)
+    with pytest.raises(ValueError, match=r"^Unknown optimizer 'adm'\. Did you mean 'adam'\? Known: "):
+        trainer(optimizer="adm")
+
+
+def test_arguments_by_output():
+    two = Model(a := Input((4,)), [layers.Dense(1, name="p")(a), layers.Dense(1, name="q")(a)])
+    y = [X[:, :1], X[:, :1]]
+    with refuses(
+        ValueError,
+        "`loss` goes by the model's outputs ['p', 'q'], got 'r'; use these names, or a list in their order.",
+    ):
+        Trainer(two, loss={"r": "mse"}).fit(X, y)
+    with refuses(
+        ValueError,
+        "`loss` has one entry for each of the outputs ['p', 'q'], got 3; give a list of that length, or a dictionary by name.",
+    ):
+        Trainer(two, loss=["mse", "mse", "mse"]).fit(X, y)
+    with refuses(
+        ValueError,
+        "`loss_weights` of a model with the outputs ['p', 'q'] is a list or a dictionary by output, got 2; write {'p': 2}.",
+    ):
+        Trainer(two, loss="mse", loss_weights=2).fit(X, y)
+
+
+def test_validation_data_of_a_wrong_form():
+    with refuses(
+        ValueError,
+        "`validation_data` is (x, y), (x, y, sample_weight) or a Split, got 1 entries; give one of them.",
+    ):
+        trainer().fit(X, ONE_HOT, validation_data=(X,))
+
+
+def test_a_loss_that_is_not_finite_is_told():
+    t = Trainer(Sequential([layers.Dense(1, input_shape=(4,))]), optimizers.SGD(1e30), "mse", steps_per_execution=7)
+    with pytest.warns(RuntimeWarning, match=r"^The loss is (nan|inf) after step 7 of the epoch; lower the learning rate, or"):
+        t.fit(X, X[:, :1], batch_size=8, epochs=1, verbose=0)
