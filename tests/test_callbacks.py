@@ -188,7 +188,8 @@ def test_history_files(tmp_path):
     history.seconds = [0.5, 0.25]
     history.to_csv(tmp_path / "h.csv")
     history.to_json(tmp_path / "h.json")
-    assert (tmp_path / "h.csv").read_text().split() == ["epoch,seconds,loss,val_loss", "0,0.5000,0.0,3.0", "1,0.2500,0.0,2.5"]
+    rows = (tmp_path / "h.csv").read_text().split()
+    assert rows == ["epoch,seconds,loss,val_loss", "0,0.5000,0.0,3.0", "1,0.2500,0.0,2.5"]
     content = json.loads((tmp_path / "h.json").read_text())
     assert content == {"epoch": [0, 1], "seconds": [0.5, 0.25], "history": {"loss": [0.0, 0.0], "val_loss": [3.0, 2.5]}}
 
@@ -206,9 +207,7 @@ def test_what_is_no_callback_is_refused():
     sentence = "A callback is an object, got the class History; write History()."
     with pytest.raises(TypeError, match=f"^{re.escape(sentence)}$"):
         callbacks.check([callbacks.History])
-    sentence = (
-        "A callback derives from training.callbacks.Callback, got 3 of type int; derive its class from it."
-    )
+    sentence = "A callback derives from training.callbacks.Callback, got 3 of type int; derive its class from it."
     with pytest.raises(TypeError, match=f"^{re.escape(sentence)}$"):
         callbacks.check(3)
 

@@ -59,17 +59,17 @@ def fit(
     saved = ModelCheckpoint(folder / MODEL_FILE)
     interrupted = False
     try:
-        trainer.fit(
-            data.train, batch_size=batch_size, epochs=epochs, validation_data=data.test, callbacks=[saved]
-        )
+        trainer.fit(data.train, batch_size=batch_size, epochs=epochs, validation_data=data.test, callbacks=[saved])
     except KeyboardInterrupt:
         interrupted = True
     history = trainer.history
     if history.epoch:
         report.write(folder, history, f"{model} on {dataset}")
     if interrupted:
-        kept = f"the model of epoch {history.epoch[-1] + 1} is in {folder}" if history.epoch else "no epoch was complete"
-        print(f"interrupted; {kept}", file=sys.stderr)
+        done = (
+            f"the model of epoch {history.epoch[-1] + 1} is in {folder}" if history.epoch else "no epoch was complete"
+        )
+        print(f"interrupted; {done}", file=sys.stderr)
         raise typer.Exit(130)
     _tell(data, trainer, history)
     print(f"saved in {folder}/: {MODEL_FILE}, history.csv, history.json, curves.png")
@@ -224,9 +224,8 @@ def _at_least_one(**values: int) -> None:
 def main() -> None:
     """Runs the command line; a mistake of the user is one line and exit code 2."""
     try:
-        app(standalone_mode=False)
-    except typer.Exit as stop:
-        sys.exit(stop.exit_code)
+        code = app(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

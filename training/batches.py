@@ -217,9 +217,10 @@ class Feed:
             raise ValueError(f"`batch_size` is a positive integer, got {batch_size!r}; 32 is a usual choice.")
         self.data, self.batch_size, self.n = data, int(batch_size), len(data)
         self.steps = -(-self.n // self.batch_size)
-        self.padded = self.n % self.batch_size != 0
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(data.batch()))
         self.resident = jax.device_put(data.batch()) if size <= limit_bytes else None
+        # Whether a program must expect rows that are padding; pieces of a stream are filled up with them.
+        self.padded = self.n % self.batch_size != 0 or self.resident is None
         per_step = max(1, size // self.steps)
         self.piece = (
             max(1, min(self.steps, int(limit_bytes // (3 * per_step)))) if self.resident is None else self.steps

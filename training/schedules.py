@@ -1,6 +1,6 @@
 """Learning rate schedules: Keras' six, a warm-up for any schedule and one cycle.
 
-A schedule is a callable of the 0-based step that returns a float32 scalar; it works inside jit, scan and vmap.
+A schedule is a callable of the 0-based step that returns a float32 scalar; jit, scan and vmap take it.
 Any function of the step may stand for one, those of optax included.
 """
 
@@ -192,8 +192,8 @@ class CosineDecay:
 
     Example:
         >>> schedule = CosineDecay(0.0, decay_steps=10, warmup_target=0.5, warmup_steps=4)
-        >>> print(schedule(2), schedule(4), schedule(9))
-        0.25 0.5 0.25
+        >>> print(schedule(2), schedule(4), schedule(14))
+        0.25 0.5 0.0
     """
 
     initial_learning_rate: float
@@ -243,8 +243,8 @@ class CosineDecayRestarts:
 
     Example:
         >>> schedule = CosineDecayRestarts(0.5, first_decay_steps=10, m_mul=0.5)
-        >>> print(schedule(0), schedule(5), schedule(10))
-        0.5 0.25 0.25
+        >>> print(schedule(0), schedule(10), schedule(30))
+        0.5 0.25 0.125
     """
 
     initial_learning_rate: float
@@ -353,12 +353,14 @@ class OneCycle:
         with jax.named_scope(self.name):
             step, top = _float(step), int(self.warmup_fraction * self.total_steps)
             peak, first = self.peak_learning_rate, self.peak_learning_rate / self.div_factor
-            rise = 0.5 * (1.0 - jnp.cos(math.pi * jnp.clip(step / max(top, 1), 0.0, 1.0)))
-            fall = 0.5 * (
-                1.0 - jnp.cos(math.pi * jnp.clip((step - top) / (self.total_steps - top), 0.0, 1.0))
-            )
-            last = first / self.final_div_factor
-            return jnp.where(step < top, first + (peak - first) * rise, peak + (last - peak) * fall)
+            rise = _cosine(first, peak, step / max(top, 1))
+            fall = _cosine(peak, first / self.final_div_factor, (step - top) / (self.total_steps - top))
+            return jnp.where(step < top, rise, fall)
+
+
+def _cosine(start: float, end: float, fraction: jax.Array) -> jax.Array:
+    """From `start` to `end` along half a cosine, and no further."""
+    return end + (start - end) * 0.5 * (1.0 + jnp.cos(math.pi * jnp.clip(fraction, 0.0, 1.0)))
 
 
 SCHEDULES: dict[str, Callable[..., Schedule]] = {

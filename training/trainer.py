@@ -2,8 +2,6 @@
 
 import math
 import os
-import time
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,44 +15,11 @@ from flaxmodels.building import Container, Model
 from training import callbacks as callbacks_module
 from training import optimizers, steps
 from training.batches import Data, Feed, as_data, check_labels, split_off
-from training.callbacks import Callback, History
+from training.callbacks import History
+from training.fitting import Evaluation, Program, Run, signature
 from training.objective import Objective, resolve
-from training.progress import Progress, make_progress
+from training.progress import make_progress
 from training.state import TrainState
-
-# A chunk of steps takes about this long on a CPU, so that progress moves and Ctrl-C is heard.
-CHUNK_SECONDS = 0.5
-
-
-class Program:
-    """A jitted function that tells compilation from running."""
-
-    def __init__(self, function: Any, donate: tuple[int, ...] = ()):
-        self._jitted = jax.jit(function, donate_argnums=donate)
-        self._compiled: dict[Any, Any] = {}
-
-    def compile(self, *args: Any) -> float:
-        """Compiles for arguments like these, unless done before; returns the seconds that it took."""
-        key = _signature(args)
-        if key in self._compiled:
-            return 0.0
-        start = time.perf_counter()
-        self._compiled[key] = self._jitted.lower(*args).compile()
-        return time.perf_counter() - start
-
-    def is_compiled(self, *args: Any) -> bool:
-        return _signature(args) in self._compiled
-
-    def __call__(self, *args: Any) -> Any:
-        self.compile(*args)
-        return self._compiled[_signature(args)](*args)
-
-
-def _signature(args: Any) -> Any:
-    leaves, structure = jax.tree.flatten(args)
-    return structure, tuple(
-        (np.shape(leaf), jnp.result_type(leaf), getattr(leaf, "weak_type", False)) for leaf in leaves
-    )
 
 
 class Trainer:
@@ -154,7 +119,7 @@ class Trainer:
     def _objective(self, data: Data) -> Objective:
         """Losses and metrics for data like this, checked against its labels."""
         key = (
-            _signature(jax.tree.map(lambda a: a[:1], (data.x, data.y, data.weight))),
+            signature(jax.tree.map(lambda a: a[:1], (data.x, data.y, data.weight))),
             data.num_classes,
             data.scale,
         )
@@ -253,9 +218,10 @@ class Trainer:
             validate = self._evaluation(validation, validation_batch_size or batch_size)
         progress = make_progress(verbose, epochs, feed.steps, feed.n, unit_of(data))
         self.history = History()
-        run = _Run(self, [*called_back, self.history], self.history, progress)
+        run = Run(self, feed, objective, [*called_back, self.history], progress, shuffle, validate, validation_freq)
         run.set_params({"epochs": epochs, "steps": feed.steps, "verbose": verbose, "validation": validate is not None})
-        return run(feed, objective, shuffle, range(initial_epoch, epochs), validate, validation_freq)
+        run(range(initial_epoch, epochs))
+        return self.history
 
     def _feed(self, data: Data, batch_size: int) -> Feed:
         limit = math.inf
@@ -267,11 +233,10 @@ class Trainer:
         return Feed(data, batch_size, limit)
 
     def _train_program(self, feed: Feed, objective: Objective, length: int | None) -> Program:
-        padded = feed.padded or feed.resident is None
-        key = ("train", objective, feed.data.scale, padded, length)
+        key = ("train", objective, feed.data.scale, feed.padded, length)
         if key not in self._programs:
             step = steps.make_train_step(self.model, objective, self.optimizer, self._rules)  # type: ignore[arg-type]
-            program = steps.make_train_program(step, objective, feed.data.scale, padded, length)
+            program = steps.make_train_program(step, objective, feed.data.scale, feed.padded, length)
             self._programs[key] = Program(program, donate=(0, 1))
         return self._programs[key]
 
@@ -309,37 +274,16 @@ class Trainer:
             print(show(logs))
         return logs
 
-    def _evaluation(self, data: Data, batch_size: int) -> Any:
-        """The function that evaluates on this data, which is on the device from now on."""
+    def _evaluation(self, data: Data, batch_size: int) -> Evaluation:
+        """What evaluates on this data, which is on the device from now on."""
         self._build_for(data)
         objective, feed = self._objective(data), self._feed(data, batch_size)
-        padded = feed.padded or feed.resident is None
-        key = ("eval", objective, data.scale, padded)
+        key = ("eval", objective, data.scale, feed.padded)
         if key not in self._programs:
             step = steps.make_eval_step(self.model, objective)
-            program = steps.make_eval_program(step, objective, data.scale, padded)
+            program = steps.make_eval_program(step, objective, data.scale, feed.padded)
             self._programs[key] = Program(program, donate=(1,))
-        program = self._programs[key]
-
-        def evaluate() -> dict[str, float]:
-            totals, logs = objective.empty(), {}
-            for chunk in feed.chunks():
-                for start, stop in _slices(0, chunk.steps, self._steps_at_once(chunk.steps)):
-                    args = (
-                        self.variables,
-                        totals,
-                        chunk.data,
-                        chunk.order,
-                        jnp.int32(start),
-                        jnp.int32(stop),
-                    )
-                    totals, logs = program(*args)
-            return _floats(objective, logs)
-
-        return evaluate
-
-    def _steps_at_once(self, steps_left: int) -> int:
-        return steps_left if self.steps_per_execution == "auto" else int(self.steps_per_execution)
+        return Evaluation(self, objective, feed, self._programs[key])
 
     def predict(self, x: Any, batch_size: int | None = None, verbose: str | int = 0) -> Any:
         """Computes the outputs of all examples.
@@ -373,131 +317,6 @@ class Trainer:
     def save(self, path: str | os.PathLike[str], architecture: bool = True) -> None:
         """Writes the model and its variables as one safetensors file; see `fm.load`."""
         saving.save(path, self.model, self.variables, architecture)
-
-
-class _Run:
-    """One call of `fit`: the epochs, in their order."""
-
-    def __init__(self, trainer: Trainer, callbacks: list[Callback], history: History, progress: Progress):
-        self.trainer, self.callbacks, self.history, self.progress = trainer, callbacks, history, progress
-        self.watches_chunks = any(type(c).on_chunk_end is not Callback.on_chunk_end for c in callbacks)
-        self.steps_per_second = 0.0
-
-    def set_params(self, params: dict[str, Any]) -> None:
-        for callback in self.callbacks:
-            callback.set_trainer(self.trainer)
-            callback.set_params(params)
-
-    def hook(self, name: str, *args: Any) -> None:
-        for callback in self.callbacks:
-            getattr(callback, name)(*args)
-
-    def __call__(
-        self,
-        feed: Feed,
-        objective: Objective,
-        shuffle: bool,
-        epochs: range,
-        validate: Any,
-        validation_freq: Any,
-    ) -> History:
-        self.trainer.stop_training = False
-        logs: dict[str, float] = {}
-        self.hook("on_train_begin", {})
-        try:
-            for epoch in epochs:
-                # The order of an epoch; a test pins it.
-                #   1. on_epoch_begin
-                #   2. the examples are shuffled, by a key that is a function of seed and epoch
-                #   3. chunks of steps run; on_chunk_end after each
-                #   4. validation, if it is due
-                #   5. on_epoch_end of the callbacks as given, the history last: it sees what they put into the logs
-                #   6. the progress line; then the run ends if a callback asked for it
-                start = time.perf_counter()
-                compiled_before = self.progress.compile_seconds
-                self.hook("on_epoch_begin", epoch, {})
-                self.progress.begin_epoch(epoch)
-                logs = self.train(feed, objective, epoch if shuffle else None)
-                if validate is not None and _due(epoch, validation_freq):
-                    logs |= {f"val_{name}": value for name, value in validate().items()}
-                compiling = self.progress.compile_seconds - compiled_before
-                self.history.seconds.append(time.perf_counter() - start - compiling)
-                self.hook("on_epoch_end", epoch, logs)
-                self.progress.end_epoch(logs)
-                if self.trainer.stop_training:
-                    break
-            self.hook("on_train_end", logs)
-        finally:
-            self.progress.close()
-        return self.history
-
-    def train(self, feed: Feed, objective: Objective, shuffle_by: int | None) -> dict[str, float]:
-        """The steps of one epoch."""
-        key = None
-        if shuffle_by is not None:
-            key = jax.random.fold_in(jax.random.fold_in(jax.random.key(self.trainer.seed), 2), shuffle_by)
-        totals, logs, done = objective.empty(), {}, 0
-        for chunk in feed.chunks(key):
-            at = 0
-            while at < chunk.steps:
-                stop = min(chunk.steps, at + self.at_once(chunk.steps))
-                totals, logs = self.execute(feed, objective, chunk, totals, at, stop, done)
-                at = stop
-            done += chunk.steps
-        return logs
-
-    def at_once(self, whole: int) -> int:
-        """Steps in the next chunk."""
-        if self.trainer.steps_per_execution != "auto":
-            return int(self.trainer.steps_per_execution)
-        if jax.default_backend() != "cpu":
-            return whole
-        return max(1, min(whole, int(self.steps_per_second * CHUNK_SECONDS)))
-
-    def execute(
-        self, feed: Feed, objective: Objective, chunk: Any, totals: Any, start: int, stop: int, done: int
-    ) -> tuple[Any, dict[str, float]]:
-        """Runs the steps from `start` to `stop` of a chunk on the device, and tells callbacks and display."""
-        trainer, progress = self.trainer, self.progress
-        whole = jax.default_backend() != "cpu" and stop - start == chunk.steps
-        program = trainer._train_program(feed, objective, chunk.steps if whole else None)
-        args = (trainer.state, totals, chunk.data, chunk.order, jnp.int32(start), jnp.int32(stop))
-        if not program.is_compiled(*args):
-            progress.compiling()
-            progress.compiled(program.compile(*args))
-        began = time.perf_counter()
-        trainer.state, totals, values = program(*args)
-        logs = _floats(objective, values)
-        seconds = time.perf_counter() - began
-        self.steps_per_second = (stop - start) / seconds
-        first, last = done + start, done + stop
-        examples = min(last * feed.batch_size, feed.n) - first * feed.batch_size
-        progress.chunk(last, examples, seconds, logs)
-        if not math.isfinite(logs["loss"]):
-            warnings.warn(
-                f"The loss is {logs['loss']} after step {last} of the epoch; lower the learning rate, "
-                "or clip the gradients.",
-                RuntimeWarning,
-                stacklevel=5,
-            )
-        if self.watches_chunks:
-            self.hook("on_chunk_end", last, logs)
-        return totals, logs
-
-
-def _slices(start: int, stop: int, length: int) -> list[tuple[int, int]]:
-    return [(at, min(stop, at + length)) for at in range(start, stop, length)]
-
-
-def _due(epoch: int, freq: int | list[int]) -> bool:
-    return (epoch + 1) % freq == 0 if isinstance(freq, int) else epoch + 1 in freq
-
-
-def _floats(objective: Objective, logs: dict[str, jax.Array]) -> dict[str, Any]:
-    """The logs on the host, `loss` first and the metrics as they were asked for; a compiled program sorts them."""
-    values = jax.device_get(logs)
-    names = sorted(values, key=objective.log_names.index)
-    return {name: float(values[name]) if np.ndim(values[name]) == 0 else values[name] for name in names}
 
 
 def _example(leaf: Any) -> Any:

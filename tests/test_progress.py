@@ -1,0 +1,69 @@
+"""The display of a run."""
+
+import re
+
+import pytest
+
+from training.progress import Lines, Live, Progress, duration, make_progress, show
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.04, "0.0s"),
+        (4.25, "4.2s"),
+        (59.94, "59.9s"),
+        (59.96, "1m00s"),
+        (65, "1m05s"),
+        (3600, "1h00m"),
+        (7380, "2h03m"),
+    ],
+)
+def test_durations(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_values():
+    assert show({"loss": 0.12345, "lr": 0.0001, "acc": -2.0}) == "loss 0.1235  lr 0.0001  acc -2.0000"
+
+
+def test_kinds(monkeypatch):
+    assert type(make_progress(0, 1, 1, 1, "images")) is Progress
+    assert type(make_progress(1, 1, 1, 1, "images")) is Live
+    assert type(make_progress(2, 1, 1, 1, "images")) is Lines
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert type(make_progress("auto", 1, 1, 1, "images")) is Live
+    monkeypatch.setattr("sys.stdout.isatty", lambda: False)
+    assert type(make_progress("auto", 1, 1, 1, "images")) is Lines
+    sentence = "`verbose` is 'auto', 0 (silent), 1 (live) or 2 (a line per epoch), got 'loud'; use 'auto'."
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+        make_progress("loud", 1, 1, 1, "images")
+
+
+def drive(progress):
+    for epoch in range(2):
+        progress.begin_epoch(epoch)
+        if epoch == 0:
+            progress.compiling()
+            progress.compiled(3.0)
+        progress.chunk(1, 100, 0.5, {"loss": 2.0})
+        progress.chunk(2, 50, 0.25, {"loss": 1.5})
+        progress.end_epoch({"loss": 1.5, "val_loss": 1.0})
+    progress.close()
+    return progress
+
+
+def test_rates_leave_compilation_out():
+    progress = drive(Progress(2, 2, 150, "images"))
+    assert (progress.rate, progress.train_seconds, progress.compile_seconds) == (200.0, 0.75, 3.0)
+
+
+@pytest.mark.parametrize("kind", [Lines, Live])
+def test_lines_that_stay(kind, capsys):
+    drive(kind(2, 2, 150, "images"))
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines() if line.strip()]
+    assert [line for line in lines if "Epoch" in line or "compiled" in line] == [
+        "compiled in 3.0s",
+        "Epoch 1/2  0.8s  200 images/s  loss 1.5000  val_loss 1.0000",
+        "Epoch 2/2  0.8s  200 images/s  loss 1.5000  val_loss 1.0000",
+    ]

@@ -1,0 +1,19 @@
+"""The files of a run."""
+
+import numpy as np
+
+from training import report
+from training.callbacks import History
+
+
+def test_files_and_picture(tmp_path):
+    from matplotlib.image import imread
+
+    history = History()
+    history.history = {"loss": [2.0, 1.0, 0.5], "mae": [1.0, 0.5, 0.2], "val_loss": [1.5, 1.2], "val_mae": [0.5, 0.4]}
+    history.epoch, history.seconds = [0, 1, 2], [0.1, 0.1, 0.1]
+    paths = report.write(tmp_path / "run", history, "a run")
+    assert [path.name for path in paths] == ["history.csv", "history.json", "curves.png"]
+    picture = imread(paths[2])
+    assert picture.shape[1] > 900  # two panels
+    assert len(np.unique(picture.reshape(-1, picture.shape[-1]), axis=0)) > 50  # lines in two colours, not a blank page
