@@ -240,20 +240,20 @@ def softmax(x: jax.Array, axis: Axis = -1) -> jax.Array:
         >>> softmax(jnp.zeros((1, 4))).tolist()
         [[0.25, 0.25, 0.25, 0.25]]
     """
-    return jax.nn.softmax(_widened(x), _axes(axis)).astype(x.dtype)
+    return _narrowed(jax.nn.softmax(_widened(x), _axes(axis)), like=x)
 
 
 def log_softmax(x: jax.Array, axis: Axis = -1) -> jax.Array:
     """x - log(sum(exp(x))), the sum along `axis` (one axis or several): the logarithm of `softmax`."""
-    return jax.nn.log_softmax(_widened(x), _axes(axis)).astype(x.dtype)
+    return _narrowed(jax.nn.log_softmax(_widened(x), _axes(axis)), like=x)
 
 
 def sparsemax(x: jax.Array, axis: int = -1) -> jax.Array:
     """max(x - tau, 0) along `axis`, with Keras' threshold tau.
 
     Let z be x sorted downwards, c_j = z_1 + ... + z_j, and k the number of j with z_j > (c_j - 1) / j. The
-    paper's threshold is (c_k - 1) / k, and the result sums to 1. Keras subtracts (c_1 + ... + c_k - 1) / k, which
-    is the same for k = 1 only; for k > 1 the result sums to less. The numbers here are Keras'.
+    paper's tau is (c_k - 1) / k, and its result sums to 1. Keras' tau is (c_1 + ... + c_k - 1) / k, the same
+    for k = 1 only; otherwise the result does not sum to 1. The numbers here are Keras'.
 
     Args:
         x: Any array.
@@ -275,12 +275,19 @@ def sparsemax(x: jax.Array, axis: int = -1) -> jax.Array:
     support = descending > (cumulative - 1) / rank
     k = jnp.sum(support, axis=-1, keepdims=True, dtype=z.dtype)
     tau = (jnp.sum(jnp.where(support, cumulative, 0), axis=-1, keepdims=True) - 1) / k
-    return jnp.moveaxis(jnp.maximum(z - tau, 0), -1, axis).astype(x.dtype)
+    return _narrowed(jnp.moveaxis(jnp.maximum(z - tau, 0), -1, axis), like=x)
 
 
 def _widened(x: jax.Array) -> jax.Array:
-    """x in float32 if it is of a narrower type."""
-    return x.astype(jnp.float32) if x.dtype in (jnp.bfloat16, jnp.float16) else x
+    """x as it is if it is of float32 or wider, else in float32."""
+    x = jnp.asarray(x)
+    return x if x.dtype in (jnp.float32, jnp.float64) else x.astype(jnp.float32)
+
+
+def _narrowed(y: jax.Array, like: jax.Array) -> jax.Array:
+    """y in the type of `like` if that is bfloat16, float16 or narrower, else as it is."""
+    narrow = jnp.issubdtype(like.dtype, jnp.floating) and like.dtype.itemsize < 4
+    return y.astype(like.dtype) if narrow else y
 
 
 def _axes(axis: Axis) -> int | tuple[int, ...]:

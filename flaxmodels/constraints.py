@@ -1,8 +1,8 @@
-"""Constraints on weights by Keras' names and arguments: frozen dataclasses, called with an array, giving its projection.
+"""Constraints on weights by Keras' names and arguments: frozen dataclasses that project an array.
 
-Norms are those of the vectors along `axis`, which for a kernel are the weights that enter one unit: axis 0 for
-`Dense`, axes (0, 1, 2) for `Conv2D`. The gradient at a vector of zeros is finite, where Keras' is NaN. bfloat16 and
-float16 arrays are computed in float32 and cast back.
+Norms are those of the vectors along `axis`, which should be the weights that enter one unit: axis 0 for the
+kernel of `Dense`, axes (0, 1, 2) for that of `Conv2D`. The gradient at a vector of zeros is finite, where
+Keras' is NaN. bfloat16 and float16 arrays are computed in float32 and cast back.
 """
 
 from collections.abc import Callable, Sequence
@@ -43,8 +43,9 @@ class MaxNorm(Constraint):
         ValueError: If `max_value` is negative or not a number.
 
     Example:
-        >>> MaxNorm(max_value=1)(jnp.array([[3.0, 0.0], [4.0, 0.5]])).round(4).tolist()
-        [[0.6000..., 0.0], [0.8000..., 0.5]]
+        >>> w = MaxNorm(max_value=1)(jnp.array([[3.0, 0.0], [4.0, 0.5]]))
+        >>> print(jnp.linalg.norm(w, axis=0).round(4))
+        [1. 0.5]
     """
 
     max_value: float = 2.0
@@ -128,10 +129,11 @@ class MinMaxNorm(Constraint):
         return (wide * (desired / (EPSILON + norm))).astype(w.dtype)
 
 
-def _norm(w: jax.Array, axis: int | tuple[int, ...] | None) -> tuple[jax.Array, jax.Array]:
+def _norm(w: jax.Array, axis: Axis) -> tuple[jax.Array, jax.Array]:
     """The Euclidean norms of w along `axis`, kept as dimensions, and w in the type they are computed in."""
-    wide = w.astype(jnp.float32) if w.dtype in (jnp.bfloat16, jnp.float16) else w
-    square = jnp.sum(jnp.square(wide), axis=axis, keepdims=True)
+    wide = w.astype(np.promote_types(w.dtype, np.float32))
+    axes = tuple(axis) if isinstance(axis, Sequence) else axis
+    square = jnp.sum(jnp.square(wide), axis=axes, keepdims=True)
     positive = square > 0  # the derivative of the root at zero is infinite, so zeros must not reach it
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1)), 0), wide
 
@@ -147,7 +149,7 @@ def _settle(constraint: Constraint, *numbers: str) -> None:
             )
         object.__setattr__(constraint, name, float(value))
     axis = getattr(constraint, "axis", None)
-    if axis is not None and not isinstance(axis, int):
+    if isinstance(axis, Sequence):
         object.__setattr__(constraint, "axis", tuple(axis))
 
 

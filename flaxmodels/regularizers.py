@@ -1,4 +1,4 @@
-"""Penalties on weights by Keras' names and arguments: frozen dataclasses, called with an array, giving a scalar.
+"""Penalties on weights by Keras' names and arguments: frozen dataclasses that map an array to a scalar.
 
 bfloat16 and float16 arrays are summed in float32, and their penalty is a float32.
 """
@@ -6,6 +6,7 @@ bfloat16 and float16 arrays are summed in float32, and their penalty is a float3
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -42,8 +43,8 @@ class L1L2(Regularizer):
         22.0
     """
 
-    l1: float | None = 0.0
-    l2: float | None = 0.0
+    l1: float = 0.0
+    l2: float = 0.0
 
     def __post_init__(self) -> None:
         _settle_factor(self, "l1", default=0.0)
@@ -51,7 +52,12 @@ class L1L2(Regularizer):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x = _widened(x)
-        return self.l1 * jnp.sum(jnp.abs(x)) + self.l2 * jnp.sum(jnp.square(x))
+        penalty = jnp.zeros((), x.dtype)
+        if self.l1:
+            penalty += self.l1 * jnp.sum(jnp.abs(x))
+        if self.l2:
+            penalty += self.l2 * jnp.sum(jnp.square(x))
+        return penalty
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,7 @@ class L1(Regularizer):
         ValueError: If the factor is not a non-negative number.
     """
 
-    l1: float | None = 0.01
+    l1: float = 0.01
 
     def __post_init__(self) -> None:
         _settle_factor(self, "l1", default=0.01)
@@ -89,7 +95,7 @@ class L2(Regularizer):
         ValueError: If the factor is not a non-negative number.
     """
 
-    l2: float | None = 0.01
+    l2: float = 0.01
 
     def __post_init__(self) -> None:
         _settle_factor(self, "l2", default=0.01)
@@ -102,8 +108,8 @@ class L2(Regularizer):
 class OrthogonalRegularizer(Regularizer):
     """factor times the mean |cosine| over all pairs of rows, or of columns.
 
-    A row of zeros has a cosine of 0 with every other, and a gradient that is finite (Keras' is NaN there). A
-    matrix of one row has no pair and no penalty (Keras' is NaN).
+    A row of zeros has a cosine of 0 with every other and a gradient of 0, and a single row has no penalty; Keras'
+    are NaN there.
 
     Args:
         factor: The factor of the mean.
@@ -115,8 +121,8 @@ class OrthogonalRegularizer(Regularizer):
         ValueError: If the factor is not a non-negative number, the mode is unknown or x is not a matrix.
 
     Example:
-        >>> float(OrthogonalRegularizer(factor=1.0)(jnp.array([[2.0, 0.0], [5.0, 0.0], [0.0, 3.0]]))).__round__(4)
-        0.3333
+        >>> OrthogonalRegularizer(factor=3.0)(jnp.array([[2.0, 0.0], [5.0, 0.0], [0.0, 3.0]])).round(4)
+        Array(1., dtype=float32)
     """
 
     factor: float = 0.01
@@ -132,12 +138,14 @@ class OrthogonalRegularizer(Regularizer):
     def __call__(self, x: jax.Array) -> jax.Array:
         if x.ndim != 2:
             raise ValueError(
-                f"OrthogonalRegularizer compares rows or columns of a matrix, but an array of shape {x.shape} came; "
-                "use it on weights of rank 2."
+                "OrthogonalRegularizer compares rows or columns of a matrix, "
+                f"but the shape {x.shape} came; use it on weights of rank 2."
             )
         rows = _widened(x) if self.mode == "rows" else _widened(x).T
         square = jnp.sum(jnp.square(rows), axis=1, keepdims=True)
-        unit = rows * jax.lax.rsqrt(jnp.maximum(square, EPSILON**2))
+        positive = square > 0  # the derivatives at zero are infinite, so zeros must not reach them
+        inverse = jax.lax.rsqrt(jnp.where(positive, square, 1))
+        unit = rows * jnp.where(positive, jnp.minimum(inverse, 1 / EPSILON), 0)
         n = len(rows)
         cosines = (unit @ unit.T) * (1 - jnp.eye(n, dtype=unit.dtype))
         pairs = max(n * (n - 1) / 2, 1)
@@ -146,7 +154,7 @@ class OrthogonalRegularizer(Regularizer):
 
 def _settle_factor(regularizer: Regularizer, name: str, default: float | None = None) -> None:
     """Checks the field `name` and stores it as a float, so that equal penalties are equal and hash alike."""
-    value = getattr(regularizer, name)
+    value: Any = getattr(regularizer, name)
     value = default if value is None else value
     number = isinstance(value, (int, float, np.number)) and math.isfinite(value) and value >= 0
     if not number:
@@ -158,8 +166,8 @@ def _settle_factor(regularizer: Regularizer, name: str, default: float | None = 
 
 
 def _widened(x: jax.Array) -> jax.Array:
-    """x in float32 if it is of a narrower type."""
-    return x.astype(jnp.float32) if x.dtype in (jnp.bfloat16, jnp.float16) else x
+    """x in float32 or wider."""
+    return x.astype(np.promote_types(x.dtype, np.float32))
 
 
 # --- names

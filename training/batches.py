@@ -90,9 +90,8 @@ def _arrays(name: str, tree: Any) -> Any:
 
 
 def _array(name: str, leaf: Any) -> Any:
-    if isinstance(leaf, jax.Array):
-        array = leaf
-    else:
+    array: Any = leaf
+    if not isinstance(leaf, jax.Array):
         try:
             array = np.asarray(leaf)
         except ValueError as error:

@@ -75,7 +75,9 @@ def check(callbacks: Sequence[Any] | Any | None) -> list[Callback]:
     Raises:
         TypeError: If one is no callback, or overrides a hook that is never called.
     """
-    given = [] if callbacks is None else list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]
+    given: list[Any] = [callbacks]
+    if callbacks is None or isinstance(callbacks, list | tuple):
+        given = list(callbacks or [])
     for callback in given:
         if isinstance(callback, type):
             raise TypeError(f"A callback is an object, got the class {callback.__name__}; write {callback.__name__}().")

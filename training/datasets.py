@@ -182,9 +182,7 @@ def windows(series: Any, length: int, horizon: int = 1) -> tuple[np.ndarray, np.
     """
     series = np.asarray(series)
     if series.ndim not in (1, 2):
-        raise ValueError(
-            f"`series` must have shape [T] or [T, F], {[*series.shape]} came; cut one series at a time."
-        )
+        raise ValueError(f"`series` must have shape [T] or [T, F], {[*series.shape]} came; cut one series at a time.")
     if length < 1 or horizon < 1:
         raise ValueError(
             f"`length` and `horizon` must be at least 1, {length} and {horizon} came; give numbers of steps."
@@ -488,9 +486,7 @@ def _without_tensorflow(stock: Any) -> Any:
             pass
 
         def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-            paths = {
-                file.filename: _fetch(dl_manager, url, self.name) for url, file in self.url_infos.items()
-            }
+            paths = {file.filename: _fetch(dl_manager, url, self.name) for url, file in self.url_infos.items()}
             return {
                 part: self._generate_examples(
                     paths[f"{prefix}-images-idx3-ubyte.gz"], paths[f"{prefix}-labels-idx1-ubyte.gz"]

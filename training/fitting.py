@@ -160,7 +160,8 @@ class Run:
         key = None
         if shuffle_by is not None:
             key = jax.random.fold_in(jax.random.fold_in(jax.random.key(self.trainer.seed), 2), shuffle_by)
-        totals, logs, done = self.objective.empty(), {}, 0
+        totals, done = self.objective.empty(), 0
+        logs: dict[str, float] = {}
         for chunk in self.feed.chunks(key):
             at = 0
             while at < chunk.steps:

@@ -1,4 +1,4 @@
-"""What is minimized and what is measured: losses, weights and metrics of each output, in one object of pure functions."""
+"""What is minimized and measured: losses, weights and metrics of each output, in one object of pure functions."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -179,7 +179,7 @@ def _measured(
         for i, several in enumerate(_per_output(argument, given, names, several=True)):
             for one in several:
                 resolved = metrics.resolve(one, labels[i].shape, outputs[i].shape)
-                stem = one if isinstance(one, str) else resolved.name
+                stem = one if isinstance(one, str) else str(resolved.name)
                 name = f"{names[i]}_{stem}" if len(names) > 1 else stem
                 taken = {m.name for m in found}
                 if name in taken and weighted:

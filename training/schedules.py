@@ -118,9 +118,7 @@ class PiecewiseConstantDecay:
                 f"{len(self.values)} values."
             )
         if any(a >= b for a, b in zip(self.boundaries, self.boundaries[1:], strict=False)):
-            raise ValueError(
-                f"PiecewiseConstantDecay: `boundaries` must increase, got {tuple(self.boundaries)}."
-            )
+            raise ValueError(f"PiecewiseConstantDecay: `boundaries` must increase, got {tuple(self.boundaries)}.")
         object.__setattr__(self, "boundaries", tuple(self.boundaries))
         object.__setattr__(self, "values", tuple(self.values))
 
@@ -206,9 +204,7 @@ class CosineDecay:
     def __post_init__(self) -> None:
         _check_steps(self, "decay_steps")
         if self.warmup_target is None and self.warmup_steps:
-            raise ValueError(
-                f"CosineDecay: `warmup_steps`={self.warmup_steps} needs a `warmup_target`, got None."
-            )
+            raise ValueError(f"CosineDecay: `warmup_steps`={self.warmup_steps} needs a `warmup_target`, got None.")
 
     def __call__(self, step: Any) -> jax.Array:
         with jax.named_scope(self.name):
@@ -302,9 +298,7 @@ class LinearWarmup:
             schedule, step = self.schedule, jnp.asarray(step)
             follow = schedule if callable(schedule) else lambda _: schedule
             top = _float(follow(jnp.zeros_like(step)))
-            warm = self.initial_learning_rate + (top - self.initial_learning_rate) * (
-                _float(step) / self.warmup_steps
-            )
+            warm = self.initial_learning_rate + (top - self.initial_learning_rate) * (_float(step) / self.warmup_steps)
             after = _float(follow(jnp.maximum(step - self.warmup_steps, 0).astype(step.dtype)))
             return jnp.where(step < self.warmup_steps, warm, after)
 

@@ -306,7 +306,7 @@ class Trainer:
         if key not in self._programs:
             step = steps.make_predict_step(self.model)
             self._programs[key] = Program(
-                lambda v, chunk, order: step(v, steps.batch_at(chunk, order, 0, data.scale, True))
+                lambda v, chunk, order: step(v, steps.batch_at(chunk, order, jnp.int32(0), data.scale, True))
             )
         program = self._programs[key]
         found = [program(variables, chunk.data, chunk.order) for chunk in feed.chunks()]

@@ -102,7 +102,7 @@ def reduce_values(
         1.5
     """
     check_reduction(reduction)
-    values, weight = jnp.asarray(values), None
+    values, weight = as_float(values), None
     if sample_weight is not None:
         values, weight = match_ranks(values, jnp.asarray(sample_weight).astype(values.dtype))
         weight = align(weight, values.ndim)
@@ -117,7 +117,7 @@ def reduce_values(
         fit("mask", keep, values)
         count = jnp.sum(jnp.broadcast_to(keep, values.shape), dtype=values.dtype)
         values = jnp.where(keep, values, jnp.zeros_like(values))
-        weight = None if weight is None else weight * keep.astype(values.dtype)
+        weight = None if weight is None else jnp.where(keep, weight, jnp.zeros_like(weight))
     if reduction in (None, "none") or values.ndim == 0:
         return values
     total = jnp.sum(values)
@@ -130,8 +130,8 @@ def reduce_values(
 
 def fit(name: str, x: jax.Array, values: jax.Array) -> tuple[int, ...]:
     """The common shape of the values and of weights or a mask already aligned with them."""
-    one_number = values.ndim == 0 or x.ndim == 0
-    if not one_number and (x.ndim != values.ndim or any(n not in (1, m) for n, m in zip(x.shape, values.shape))):
+    sizes = zip(x.shape, values.shape, strict=False)
+    if values.ndim and (x.ndim != values.ndim or any(n not in (1, m) for n, m in sizes)):
         raise ValueError(
             f"{name} must have the shape of the loss values {values.shape} or of their first axes; "
             f"found {x.shape}; give one number per example"
@@ -190,10 +190,11 @@ class Loss:
         if mask is None:
             return self.values(y_true, y_pred), None
         values = self.values(hide(y_true, mask, self.filler), hide(y_pred, mask, self.filler))
-        if values.ndim == 0:
+        axis = getattr(self, "axis", None)
+        if values.ndim == 0 or (axis is not None and axis % y_pred.ndim == 0):
             raise ValueError(
                 f"{self.name or type(self).__name__} must return one number per example [B], so that padding can be "
-                "left out; found shape (); leave the mean over the batch to `reduction`"
+                f"left out; found the shape {values.shape}; leave the mean over the batch to `reduction`"
             )
         return values, mask
 
@@ -219,7 +220,7 @@ class Loss:
 
 
 class AveragingLoss(Loss):
-    """A loss whose values are means over the last axis, which for predictions of shape [B] is the batch itself."""
+    """A loss whose values are means over the last axis; for predictions [B] that is the batch itself."""
 
     def masked_values(
         self, y_true: jax.Array, y_pred: jax.Array, mask: jax.Array | None
@@ -235,7 +236,7 @@ class LossFunctionWrapper(Loss):
     """A plain function as a loss.
 
     Args:
-        fn: The function (y_true, y_pred) -> [B]. Integer labels reach it as int32, floats in at least float32.
+        fn: The function (y_true, y_pred) -> [B]. Integers reach it as int32, floats in at least float32.
         reduction: How its values are reduced.
         name: What the loss is called; by default as the function.
         dtype: The dtype of the result.

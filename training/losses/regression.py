@@ -66,7 +66,7 @@ def mean_squared_logarithmic_error(y_true: ArrayLike, y_pred: ArrayLike) -> jax.
 
 
 def huber(y_true: ArrayLike, y_pred: ArrayLike, delta: float = 1.0) -> jax.Array:
-    """Computes the mean over the last axis of e^2 / 2 up to |e| = delta, and of delta |e| - delta^2 / 2 beyond.
+    """Computes the mean over the last axis of e^2 / 2 up to |e| = delta, delta |e| - delta^2 / 2 beyond.
 
     Args:
         y_true: The numbers to predict.

@@ -1,0 +1,36 @@
+"""Do the labels fit the loss? Checked on the host, where they can be seen."""
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+
+def check_labels(y: ArrayLike, num_classes: int, ignore_class: int | None = None) -> None:
+    """Refuses class numbers that a model with `num_classes` outputs cannot predict.
+
+    Inside a compiled step such a label cannot be seen; it would silently have the loss 0.
+
+    Args:
+        y: The labels, an array on the host.
+        num_classes: How many classes the model tells apart.
+        ignore_class: A label that may stand anywhere, because the loss leaves it out.
+
+    Raises:
+        ValueError: If a label is not a whole number in 0..num_classes-1.
+
+    Example:
+        >>> check_labels([0, 9, 255], num_classes=10, ignore_class=255)
+    """
+    y = np.asarray(y)
+    wrong = ~((y >= 0) & (y < num_classes) & (y == np.floor(y)))
+    if ignore_class is not None:
+        wrong &= y != ignore_class
+    if wrong.any():
+        index = np.unravel_index(np.argmax(wrong), y.shape)
+        where = f" at index {index[0] if len(index) == 1 else tuple(map(int, index))}" if index else ""
+        others = np.count_nonzero(wrong) - 1
+        more = f" and {others} more" if others else ""
+        raise ValueError(
+            f"labels must lie in 0..{num_classes - 1} for {num_classes} classes; "
+            f"found {y[index].item()}{where}{more}; "
+            "number the classes from 0, or give the last layer more units, or skip a label with ignore_class"
+        )

@@ -1,0 +1,278 @@
+"""How far off are predicted numbers, and how much of their variation is explained?"""
+
+import dataclasses
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from training.losses import regression as losses
+from training.losses.base import EPSILON, as_float, hide, match
+from training.metrics.base import MeanMetric, MeanState, Metric, RunningSum, as_mask, broadcast, mean
+
+
+def pearson_correlation(y_true: ArrayLike, y_pred: ArrayLike, axis: int = -1) -> jax.Array:
+    """Computes cov(y_true, y_pred) / (std(y_true) std(y_pred)) along an axis; NaN if either is constant.
+
+    Args:
+        y_true: The numbers to predict.
+        y_pred: The predictions.
+        axis: The axis of the paired numbers.
+
+    Shapes: y_true, y_pred [B, ..., F] -> [B, ...].
+
+    Example:
+        >>> print(pearson_correlation(jnp.array([[0.0, 1.0]]), jnp.array([[0.0, 5.0]])))
+        [1.]
+    """
+    y_true, y_pred = match("pearson_correlation", y_true, y_pred)
+    parts = []
+    for y in (y_true, y_pred):
+        centred = y - jnp.mean(y, axis=axis, keepdims=True)
+        parts.append(centred / jnp.std(centred, axis=axis, keepdims=True))
+    return jnp.mean(parts[0] * parts[1], axis=axis)
+
+
+def concordance_correlation(y_true: ArrayLike, y_pred: ArrayLike, axis: int = -1) -> jax.Array:
+    """Computes 2 cov / (var(y_true) + var(y_pred) + (difference of means)^2 + 1e-7) along an axis.
+
+    Unlike Pearson's correlation it is 1 only where predictions equal labels.
+
+    Args:
+        y_true: The numbers to predict.
+        y_pred: The predictions.
+        axis: The axis of the paired numbers.
+
+    Shapes: y_true, y_pred [B, ..., F] -> [B, ...].
+
+    References:
+        Lin, A Concordance Correlation Coefficient to Evaluate Reproducibility, 1989.
+
+    Example:
+        >>> print(concordance_correlation(jnp.array([[0.0, 2.0]]), jnp.array([[1.0, 3.0]])).round(4))
+        [0.6667]
+    """
+    y_true, y_pred = match("concordance_correlation", y_true, y_pred)
+    mean_true, mean_pred = (jnp.mean(y, axis=axis, keepdims=True) for y in (y_true, y_pred))
+    spread = jnp.var(y_true, axis=axis, keepdims=True) + jnp.var(y_pred, axis=axis, keepdims=True)
+    # (y_true - mean_pred) is Keras' form: the mean of the other factor is zero, so the sum is the covariance.
+    shared = (y_true - mean_pred) * (y_pred - mean_pred)
+    return jnp.mean(2.0 * shared / (spread + jnp.square(mean_true - mean_pred) + EPSILON), axis=axis)
+
+
+@dataclasses.dataclass(frozen=True)
+class MeanSquaredError(MeanMetric):
+    """The mean of the squared differences; see `Metric`.
+
+    Example:
+        >>> m = MeanSquaredError()
+        >>> print(m.compute(m.update(m.empty(), jnp.zeros((2, 1)), jnp.array([[1.0], [3.0]]))))
+        5.0
+    """
+
+    name: str | None = "mean_squared_error"
+    dtype: Any = None
+    over_features: ClassVar[bool] = True
+
+    def values(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
+        return losses.mean_squared_error(y_true, y_pred)
+
+
+@dataclasses.dataclass(frozen=True)
+class MeanAbsoluteError(MeanMetric):
+    """The mean of the absolute differences; see `Metric`."""
+
+    name: str | None = "mean_absolute_error"
+    dtype: Any = None
+    over_features: ClassVar[bool] = True
+
+    def values(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
+        return losses.mean_absolute_error(y_true, y_pred)
+
+
+@dataclasses.dataclass(frozen=True)
+class MeanAbsolutePercentageError(MeanMetric):
+    """The mean of the relative differences in percent; see `Metric`."""
+
+    name: str | None = "mean_absolute_percentage_error"
+    dtype: Any = None
+    over_features: ClassVar[bool] = True
+
+    def values(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
+        return losses.mean_absolute_percentage_error(y_true, y_pred)
+
+
+@dataclasses.dataclass(frozen=True)
+class MeanSquaredLogarithmicError(MeanMetric):
+    """The mean of the squared differences of logarithms; see `Metric`."""
+
+    name: str | None = "mean_squared_logarithmic_error"
+    dtype: Any = None
+    over_features: ClassVar[bool] = True
+
+    def values(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
+        return losses.mean_squared_logarithmic_error(y_true, y_pred)
+
+
+@dataclasses.dataclass(frozen=True)
+class LogCoshError(MeanMetric):
+    """The mean of log(cosh(y_pred - y_true)); see `Metric`."""
+
+    name: str | None = "logcosh"
+    dtype: Any = None
+    over_features: ClassVar[bool] = True
+
+    def values(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
+        return losses.log_cosh(y_true, y_pred)
+
+
+@dataclasses.dataclass(frozen=True)
+class RootMeanSquaredError(MeanMetric):
+    """The root of the mean of the squared differences; see `Metric`.
+
+    Example:
+        >>> m = RootMeanSquaredError()
+        >>> print(m.compute(m.update(m.empty(), jnp.zeros(2), jnp.array([5.0, 5.0]))))
+        5.0
+    """
+
+    name: str | None = "root_mean_squared_error"
+    dtype: Any = None
+
+    def values(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
+        y_true, y_pred = match("root_mean_squared_error", y_true, y_pred)
+        return jnp.square(y_pred - y_true)
+
+    def compute(self, state: MeanState) -> jax.Array:
+        return self.cast(jnp.sqrt(mean(state)))
+
+
+@dataclasses.dataclass(frozen=True)
+class CosineSimilarity(MeanMetric):
+    """The mean cosine of the angle between labels and predictions: 1 is the same direction; see `Metric`."""
+
+    name: str | None = "cosine_similarity"
+    dtype: Any = None
+    axis: int = -1
+
+    def values(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
+        return -losses.cosine_similarity(y_true, y_pred, self.axis)
+
+
+@dataclasses.dataclass(frozen=True)
+class PearsonCorrelation(MeanMetric):
+    """The mean of `pearson_correlation` of the examples; see `Metric`."""
+
+    name: str | None = "pearson_correlation"
+    dtype: Any = None
+    axis: int = -1
+
+    def values(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
+        return pearson_correlation(y_true, y_pred, self.axis)
+
+
+@dataclasses.dataclass(frozen=True)
+class ConcordanceCorrelation(MeanMetric):
+    """The mean of `concordance_correlation` of the examples; see `Metric`."""
+
+    name: str | None = "concordance_correlation"
+    dtype: Any = None
+    axis: int = -1
+
+    def values(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
+        return concordance_correlation(y_true, y_pred, self.axis)
+
+
+class R2State(NamedTuple):
+    """Weighted sums per output, and how many numbers were seen."""
+
+    squares: RunningSum
+    sums: RunningSum
+    residuals: RunningSum
+    weights: RunningSum
+    seen: RunningSum
+
+
+@dataclasses.dataclass(frozen=True)
+class R2Score(Metric):
+    """The share of the variation of the labels that the predictions explain: 1 - residual / total.
+
+    Args:
+        class_aggregation: `uniform_average` or `variance_weighted_average` over the outputs, None for one per
+            output.
+        num_regressors: The number p of independent variables, for the adjusted score
+            1 - (1 - R2)(n - 1) / (n - p - 1); n counts every number seen, as in Keras. Where n - p - 1 is not
+            positive, the plain score is returned.
+        name: What the metric is called.
+        dtype: The dtype of the result.
+
+    Shapes: y_true, y_pred [B, F]. Under `lax.scan` start from `empty_for(y_true, y_pred)`.
+
+    Example:
+        >>> m, y = R2Score(), jnp.array([[1.0], [2.0], [3.0]])
+        >>> print(m.compute(m.update(m.empty(), y, y)))
+        1.0
+    """
+
+    class_aggregation: str | None = "uniform_average"
+    num_regressors: int = 0
+    name: str | None = "r2_score"
+    dtype: Any = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        known = ("uniform_average", "variance_weighted_average", None)
+        if self.class_aggregation not in known:
+            raise ValueError(f"class_aggregation must be one of {known}; found {self.class_aggregation!r}")
+        if self.num_regressors < 0:
+            raise ValueError(f"num_regressors must not be negative; found {self.num_regressors}; 0 is the plain score")
+
+    def empty(self) -> R2State:
+        return R2State(*(RunningSum.zeros() for _ in range(5)))
+
+    def update(
+        self,
+        state: R2State,
+        y_true: ArrayLike,
+        y_pred: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+    ) -> R2State:
+        y_true, y_pred = match("R2Score", y_true, y_pred)
+        if y_true.ndim != 2:
+            raise ValueError(
+                f"R2Score: labels and predictions must have the shape [B, F]; found {y_true.shape}; "
+                "reshape them to (-1, 1) for a single output"
+            )
+        weight = jnp.ones(y_true.shape[:1]) if sample_weight is None else as_float(sample_weight)
+        weight, seen = broadcast("sample_weight", weight, y_true.shape), jnp.float32(y_true.size)
+        mask = as_mask(mask)
+        if mask is not None:
+            keep = broadcast("mask", mask, y_true.shape)
+            weight, seen = jnp.where(keep, weight, 0.0), jnp.sum(keep, dtype=jnp.float32)
+            y_true, y_pred = hide(y_true, mask, 0.0), hide(y_pred, mask, 0.0)
+        weighted = y_true * weight
+        residual = jnp.square(y_true - y_pred) * weight
+        return R2State(
+            state.squares.add(jnp.sum(y_true * weighted, axis=0)),
+            state.sums.add(jnp.sum(weighted, axis=0)),
+            state.residuals.add(jnp.sum(residual, axis=0)),
+            state.weights.add(jnp.sum(weight, axis=0)),
+            state.seen.add(seen),
+        )
+
+    def compute(self, state: R2State) -> jax.Array:
+        squares, sums, residuals, weights, seen = (s.value for s in state)
+        total = squares - sums * (sums / weights)
+        score = 1.0 - residuals / total
+        score = jnp.where(jnp.isinf(score), jnp.zeros_like(score), score)
+        if self.class_aggregation == "uniform_average":
+            score = jnp.mean(score)
+        elif self.class_aggregation == "variance_weighted_average":
+            score = jnp.sum(total * score) / jnp.sum(total)
+        if self.num_regressors:
+            free = seen - self.num_regressors - 1.0
+            adjusted = 1.0 - (1.0 - score) * (seen - 1.0) / jnp.where(free > 0, free, jnp.ones_like(free))
+            score = jnp.where(free > 0, adjusted, score)
+        return self.cast(score)
