@@ -1,77 +1,20 @@
 """From layers to one module: `Sequential` stacks them, `Model` connects them into a graph."""
 
-import collections
-import inspect
-import re
-from collections.abc import Callable, Iterator, Sequence
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 
+from flaxmodels.graph import Graph, check_scopes, scope_names, snake_case
 from flaxmodels.layers import symbolic
-from flaxmodels.layers.base import Layer
+from flaxmodels.layers.base import Layer, arguments
+from flaxmodels.layers.linen import Linen as Linen
 from flaxmodels.layers.symbolic import Input as Input
 from flaxmodels.layers.symbolic import Node, Symbol
-
-
-def snake_case(class_name: str) -> str:
-    """Keras' automatic name of a class: "Conv2DTranspose" is "conv2d_transpose"."""
-    words = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", class_name)
-    return re.sub("([a-z])([A-Z])", r"\1_\2", words).lower()
-
-
-def scope_names(layers: Sequence[Any]) -> list[str]:
-    """One name for each layer: its own, or Keras' automatic one, numbered from the second of a class on.
-
-    Raises:
-        ValueError: If two layers ask for the same name.
-    """
-    taken = collections.Counter(layer.name for layer in layers if layer.name)
-    twice = [name for name, count in taken.items() if count > 1]
-    if twice:
-        raise ValueError(
-            f"Layers of one model need names of their own, got {twice[0]!r} {taken[twice[0]]} times; "
-            "give each layer another `name`, or none."
-        )
-    names, used, counts = [], set(taken), collections.Counter[str]()
-    for layer in layers:
-        name = layer.name
-        while not name:
-            stem = snake_case(type(layer).__name__)
-            candidate = f"{stem}_{counts[stem]}" if counts[stem] else stem
-            counts[stem] += 1
-            name = candidate if candidate not in used else None
-        used.add(name)
-        names.append(name)
-    return names
-
-
-class Linen(Layer):
-    """Puts any linen module where a layer goes; its parameters take the layer's own scope.
-
-    Args:
-        module: A linen module; it receives `train` and `mask` if its `__call__` names them.
-
-    Shapes: whatever the module takes and gives.
-
-    Example:
-        >>> model = Sequential([Input((3,)), Linen(nn.Dense(2))])
-        >>> model.output_shape
-        (None, 2)
-    """
-
-    module: nn.Module
-
-    def setup(self) -> None:
-        nn.share_scope(self, self.module)
-
-    def compute(self, inputs: Any, *args: Any, mask: Any = None, train: bool = False, **kwargs: Any) -> Any:
-        named = inspect.signature(type(self.module).__call__).parameters
-        given = {"train": train, "mask": mask}
-        return self.module(inputs, *args, **{k: v for k, v in given.items() if k in named}, **kwargs)
 
 
 class Stack(Sequence[Layer]):
@@ -80,6 +23,7 @@ class Stack(Sequence[Layer]):
     def __init__(self, layers: tuple[Any, ...] = (), source: Symbol | None = None, output: Any = None):
         self.layers, self.source, self.output = layers, source, output
         self.names = scope_names(layers)
+        check_scopes(self.names, layers)
 
     def __len__(self) -> int:
         return len(self.layers)
@@ -90,32 +34,41 @@ class Stack(Sequence[Layer]):
     def __repr__(self) -> str:
         return f"[{', '.join(self.names)}]"
 
-    def adding(self, layer: Any) -> "Stack":
-        """The stack with one more layer on top, its shapes checked if the input's shape is known."""
-        if isinstance(layer, Symbol):
-            return self._with_source(layer)
-        if isinstance(layer, nn.Module) and not isinstance(layer, Layer):
-            layer = Linen(layer)
-        if not isinstance(layer, Layer):
-            raise TypeError(
-                f"Sequential takes layers, linen modules and Input(...), got {layer!r} of type "
-                f"{type(layer).__name__}; make an object of a layer's class, such as layers.Dense(10)."
-            )
-        source, output = self.source, self.output
-        if not self.layers and source is None:
-            source = output = _input_of(layer)
-        stack = Stack((*self.layers, layer), source, output)
-        if output is not None:
-            stack.output = symbolic.record(layer, (output,), {}, stack.names[-1])
+    def extended(self, things: Iterable[Any]) -> "Stack":
+        """The stack with more on top, its shapes checked if the input's shape is known."""
+        layers, source = list(self.layers), self.source
+        for thing in things:
+            if isinstance(thing, Symbol):
+                _check_first(layers, source)
+                source = thing
+                continue
+            layer = _as_layer(thing)
+            source = _input_of(layer) if not layers and source is None else source
+            layers.append(layer)
+        stack = Stack(tuple(layers), source, self.output if self.layers else source)
+        if source is not None:
+            for name, layer in list(zip(stack.names, layers, strict=True))[len(self) :]:
+                stack.output = symbolic.record(layer, (stack.output,), {}, name)
         return stack
 
-    def _with_source(self, source: Symbol) -> "Stack":
-        if self.layers or self.source is not None:
-            raise ValueError(
-                f"Input(...) comes first in a Sequential, got it after {len(self)} layers"
-                f"{'' if self.source is None else f' and an input of shape {self.source.shape}'}; move it to the front."
-            )
-        return Stack((), source, source)
+
+def _as_layer(thing: Any) -> Layer:
+    if isinstance(thing, nn.Module) and not isinstance(thing, Layer):
+        return Linen(thing, name=thing.name)
+    if not isinstance(thing, Layer):
+        raise TypeError(
+            f"Sequential takes layers, linen modules and Input(...), got {thing!r} of type {type(thing).__name__}; "
+            "make an object of a layer's class, such as layers.Dense(10)."
+        )
+    return thing
+
+
+def _check_first(layers: Sequence[Layer], source: Symbol | None) -> None:
+    if layers or source is not None:
+        raise ValueError(
+            f"Input(...) comes first in a Sequential, got it after {len(layers)} layers"
+            f"{'' if source is None else f' and an input of shape {source.shape}'}; move it to the front."
+        )
 
 
 def _input_of(layer: Layer) -> Symbol | None:
@@ -131,9 +84,16 @@ def _input_of(layer: Layer) -> Symbol | None:
 class Container(Layer):
     """What `Sequential` and `Model` share: binding children to scopes, shapes, the summary."""
 
-    def outputs_and_mask(
-        self, inputs: Any, *args: Any, mask: Any = None, train: bool = False, **kwargs: Any
-    ) -> tuple[Any, Any]:
+    def __post_init__(self) -> None:
+        for name in ("param_dtype", "activity_regularizer", "input_shape"):
+            value = getattr(self, name)
+            if value is not getattr(Layer, name):
+                raise ValueError(
+                    f"{self.label} has no `{name}` of its own, got {value!r}; give it to the layers inside."
+                )
+        super().__post_init__()
+
+    def outputs_and_mask(self, inputs: Any, *, mask: Any = None, train: bool = False) -> tuple[Any, Any]:
         """Computes the outputs and the mask that belongs to them."""
         raise TypeError(f"{type(self).__name__} is no model; use Sequential or Model.")
 
@@ -166,7 +126,7 @@ class Container(Layer):
 
     @nn.nowrap
     def calls(self) -> list[tuple[str, Layer, Any, list[str]]]:
-        """For each call of a layer: its name, the layer, the output symbols, the names of where its inputs come from."""
+        """For each call of a layer: its name, the layer, the output symbols, the names of what its inputs come from."""
         return []
 
     @nn.nowrap
@@ -190,20 +150,30 @@ class Container(Layer):
             print_fn(_table(self))
 
     @nn.nowrap
+    def in_order(self, expected: Any, given: Any, what: str = "inputs") -> list[Any]:
+        """What is given for the expected symbols, in their order; raises if its structure is another."""
+        if isinstance(expected, Symbol):
+            expected = [expected]
+        if not isinstance(given, list | tuple | Mapping):
+            given = [given]
+        if isinstance(given, Mapping) and not isinstance(expected, Mapping):
+            names = [symbol.name for symbol in jax.tree.leaves(expected)]
+            given = [given[name] for name in names] if set(names) <= set(given) else given
+        found = _matched(expected, given)
+        if found is None:
+            names = jax.tree.map(lambda symbol: symbol.name or str(symbol.shape), expected)
+            raise ValueError(
+                f"{self.label} takes {what} in the structure {names}, got {_outline(given)}; "
+                "give them as the model's inputs were given, or in a dictionary by the inputs' names."
+            )
+        return found
+
+    @nn.nowrap
     def check_inputs(self, expected: Any, inputs: Any) -> list[Any]:
         """The input arrays in the order of the expected symbols, or an error that says what differs."""
-        if isinstance(inputs, dict) and not isinstance(expected, dict):
-            names = [symbol.name for symbol in jax.tree.leaves(expected)]
-            inputs = [inputs.get(name) for name in names]
-        symbols, arrays = jax.tree.leaves(expected), jax.tree.leaves(inputs)
-        if len(symbols) != len(arrays):
-            shapes = [symbol.shape for symbol in symbols]
-            raise ValueError(
-                f"{self.label} takes {len(symbols)} inputs of shapes {shapes}, got {len(arrays)} arrays; "
-                "give them in a list, in the order of the model's inputs."
-            )
-        for symbol, array in zip(symbols, arrays, strict=True):
-            shape = tuple(array.shape)
+        arrays = self.in_order(expected, inputs)
+        for symbol, array in zip(jax.tree.leaves(expected), arrays, strict=True):
+            shape = tuple(np.shape(array))
             same = len(shape) == symbol.ndim and all(
                 n is None or n == m for n, m in zip(symbol.shape, shape, strict=True)
             )
@@ -213,6 +183,27 @@ class Container(Layer):
                     "reshape the data, or change the model's input shape."
                 )
         return arrays
+
+
+def _matched(expected: Any, given: Any) -> list[Any] | None:
+    """What stands in the places of the expected symbols, in the order of jax.tree.leaves; None if a place differs."""
+    if isinstance(expected, Symbol):
+        return None if isinstance(given, list | tuple | Mapping) else [given]
+    if isinstance(expected, Mapping):
+        if not isinstance(given, Mapping) or set(expected) != set(given):
+            return None
+        pairs = [(expected[key], given[key]) for key in sorted(expected)]
+    else:
+        if not isinstance(given, list | tuple) or len(expected) != len(given):
+            return None
+        pairs = list(zip(expected, given, strict=True))
+    parts = [_matched(*pair) for pair in pairs]
+    return None if None in parts else [leaf for part in parts if part is not None for leaf in part]
+
+
+def _outline(given: Any) -> str:
+    """The structure of what was given, arrays by their shapes."""
+    return str(jax.tree.map(lambda leaf: str(np.shape(leaf)), given, is_leaf=lambda leaf: leaf is None))
 
 
 class Sequential(Container):
@@ -231,6 +222,7 @@ class Sequential(Container):
         Keras, `keras.Sequential`.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> from flaxmodels import layers
         >>> model = Sequential()
         >>> model.add(layers.Dense(8, activation="relu", input_shape=(4,)))
@@ -246,20 +238,15 @@ class Sequential(Container):
 
     def __post_init__(self) -> None:
         if not isinstance(self.layers, Stack):
-            stack = Stack()
-            for layer in self.layers:
-                stack = stack.adding(layer)
-            object.__setattr__(self, "layers", stack)
+            object.__setattr__(self, "layers", Stack().extended(self.layers or ()))
         super().__post_init__()
 
     @nn.nowrap
     def add(self, layer: Any) -> None:
         """Puts a layer on top."""
         if self.scope is not None:
-            raise ValueError(
-                "A Sequential that is bound to parameters is frozen; add layers before `init` or `apply`."
-            )
-        object.__setattr__(self, "layers", self.layers.adding(layer))
+            raise ValueError("A Sequential that is bound to parameters is frozen; add layers before `init` or `apply`.")
+        object.__setattr__(self, "layers", self.layers.extended([layer]))
 
     @nn.nowrap
     def pop(self) -> Layer:
@@ -267,25 +254,18 @@ class Sequential(Container):
         if not len(self.layers):
             raise ValueError("A Sequential without layers has none to take off; add a layer first.")
         *rest, last = self.layers
-        stack = Stack((), self.layers.source, self.layers.source)
-        for layer in rest:
-            stack = stack.adding(layer)
-        object.__setattr__(self, "layers", stack)
+        object.__setattr__(self, "layers", Stack((), self.layers.source, self.layers.source).extended(rest))
         return last
 
     @nn.compact
-    def outputs_and_mask(
-        self, inputs: Any, *args: Any, mask: Any = None, train: bool = False, **kwargs: Any
-    ) -> tuple[Any, Any]:
+    def outputs_and_mask(self, inputs: Any, *, mask: Any = None, train: bool = False) -> tuple[Any, Any]:
         """Computes the outputs and the mask that belongs to them."""
-        if not len(self.layers):
+        if not len(self.layers) and self.layers.source is None:
             raise ValueError("A Sequential without layers computes nothing; add a layer first.")
         if self.layers.source is not None:
             inputs = self.check_inputs(self.layers.source, inputs)[0]
         for name, layer in self.children():
-            inputs, mask = layer.clone(parent=self, name=name).outputs_and_mask(
-                inputs, mask=mask, train=train
-            )
+            inputs, mask = layer.clone(parent=self, name=name).outputs_and_mask(inputs, mask=mask, train=train)
         return inputs, mask
 
     @nn.nowrap
@@ -307,82 +287,6 @@ class Sequential(Container):
         return rows
 
 
-class Graph:
-    """Inputs, outputs and what lies between them: calls of layers in order, and the layers with their names."""
-
-    def __init__(self, inputs: Any, outputs: Any):
-        self.inputs, self.outputs = inputs, outputs
-        self._check_are_symbols()
-        self.nodes = sorted(self._reachable(), key=lambda node: node.order)
-        called = list({id(node.layer): node.layer for node in self.nodes}.values())
-        self.names = dict(zip(map(id, called), scope_names(called), strict=True))
-        self.layers = self._in_keras_order()
-
-    def __repr__(self) -> str:
-        return f"<Graph of {', '.join(self.names.values())}>"
-
-    def _check_are_symbols(self) -> None:
-        for what, tree in (("inputs", self.inputs), ("outputs", self.outputs)):
-            leaves = jax.tree.leaves(tree)
-            wrong = [leaf for leaf in leaves if not isinstance(leaf, Symbol)]
-            if wrong or not leaves:
-                came = f"{wrong[0]!r} of type {type(wrong[0]).__name__}" if wrong else "none"
-                raise TypeError(
-                    f"The {what} of a Model are symbols, made by Input(...) and by calling layers on them, got {came}; "
-                    "write x = Input(shape), y = layer(x), Model(x, y)."
-                )
-
-    def _reachable(self) -> set[Node]:
-        """The calls that lead from the inputs to the outputs."""
-        inputs = set(map(id, jax.tree.leaves(self.inputs)))
-        found: set[Node] = set()
-        open_symbols = list(jax.tree.leaves(self.outputs))
-        while open_symbols:
-            symbol = open_symbols.pop()
-            if id(symbol) in inputs:
-                continue
-            if symbol.node is None:
-                raise ValueError(
-                    f"The outputs of a Model depend on its inputs alone, but {symbol!r} is needed and not among them; "
-                    "add it to `inputs`."
-                )
-            if symbol.node not in found:
-                found.add(symbol.node)
-                open_symbols.extend(symbol.node.symbols())
-        return found
-
-    def _in_keras_order(self) -> list[Layer]:
-        """Distinct layers in the order of Keras' `model.layers`: by distance from the outputs, then by traversal."""
-        traversal = list(self._depth_first())
-        depth_of_node: dict[Node, int] = {}
-        depth_of_layer: dict[int, int] = {}
-        for node in reversed(traversal):
-            depth = max(depth_of_node.get(node, 0), depth_of_layer.get(id(node.layer), 0))
-            depth_of_node[node] = depth_of_layer[id(node.layer)] = depth
-            for symbol in node.symbols():
-                if symbol.node is not None:
-                    depth_of_node[symbol.node] = max(depth + 1, depth_of_node.get(symbol.node, 0))
-        layers = list({id(node.layer): node.layer for node in traversal}.values())
-        return sorted(layers, key=lambda layer: -depth_of_layer[id(layer)])
-
-    def _depth_first(self) -> Iterator[Node]:
-        """The calls, each after those it depends on, going back from the outputs one after the other."""
-        seen: set[Node] = set()
-        wanted = set(self.nodes)
-
-        def visit(symbol: Symbol) -> Iterator[Node]:
-            node = symbol.node
-            if node is None or node in seen or node not in wanted:
-                return
-            seen.add(node)
-            for source in node.symbols():
-                yield from visit(source)
-            yield node
-
-        for output in jax.tree.leaves(self.outputs):
-            yield from visit(output)
-
-
 class Model(Container):
     """Connects layers into a graph, from input symbols to output symbols.
 
@@ -402,6 +306,7 @@ class Model(Container):
         Keras, `keras.Model`, the functional API.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> from flaxmodels import layers
         >>> a, b = Input((4,)), Input((4,))
         >>> shared = layers.Dense(3)
@@ -413,7 +318,10 @@ class Model(Container):
 
     inputs: Any = None
     outputs: Any = None
-    graph: Any = None
+    graph: Any = dataclasses.field(default=None, kw_only=True)
+
+    def __hash__(self) -> int:
+        return hash(self.graph)  # `inputs` and `outputs` may be lists
 
     def __post_init__(self) -> None:
         if self.graph is None:
@@ -421,13 +329,11 @@ class Model(Container):
         super().__post_init__()
 
     @nn.compact
-    def outputs_and_mask(
-        self, inputs: Any, *args: Any, mask: Any = None, train: bool = False, **kwargs: Any
-    ) -> tuple[Any, Any]:
+    def outputs_and_mask(self, inputs: Any, *, mask: Any = None, train: bool = False) -> tuple[Any, Any]:
         """Computes the outputs and the mask that belongs to them."""
         graph, symbols = self.graph, jax.tree.leaves(self.graph.inputs)
         values = dict(zip(map(id, symbols), self.check_inputs(graph.inputs, inputs), strict=True))
-        given = [None] * len(symbols) if mask is None else jax.tree.leaves(mask, is_leaf=lambda m: m is None)
+        given = [None] * len(symbols) if mask is None else self.in_order(graph.inputs, mask, "masks")
         masks: dict[int, Any] = dict(zip(map(id, symbols), given, strict=True))
         bound = {id(layer): layer.clone(parent=self, name=name) for name, layer in self.children()}
         for node in graph.nodes:
@@ -435,7 +341,7 @@ class Model(Container):
             leaves = jax.tree.leaves(node.outputs)
             values.update(zip(map(id, leaves), jax.tree.leaves(outputs), strict=True))
             out_masks = jax.tree.leaves(out_mask, is_leaf=lambda m: m is None)
-            masks.update(zip(map(id, leaves), out_masks * len(leaves) if len(out_masks) == 1 else out_masks))
+            masks.update(zip(map(id, leaves), out_masks * len(leaves), strict=False))
         return (
             jax.tree.map(lambda symbol: values[id(symbol)], graph.outputs),
             jax.tree.map(lambda symbol: masks.get(id(symbol)), graph.outputs),
@@ -466,21 +372,27 @@ class Model(Container):
         return rows
 
 
-def _call(
-    node: Node, layer: Layer, values: dict[int, Any], masks: dict[int, Any], train: bool
-) -> tuple[Any, Any]:
+def _call(node: Node, layer: Layer, values: dict[int, Any], masks: dict[int, Any], train: bool) -> tuple[Any, Any]:
     """Repeats a recorded call with arrays for symbols; what the call fixed itself (mask, train) stays fixed."""
 
     def fill(tree: Any) -> Any:
         return jax.tree.map(lambda leaf: values[id(leaf)] if isinstance(leaf, Symbol) else leaf, tree)
 
-    mask = jax.tree.map(lambda leaf: masks.get(id(leaf)), node.args[0])
-    mask = mask if jax.tree.leaves(mask) else None
-    return layer.outputs_and_mask(*fill(node.args), **{"mask": mask, "train": train, **fill(node.kwargs)})
+    def mask_of(tree: Any) -> Any:
+        mask = jax.tree.map(lambda leaf: masks.get(id(leaf)), tree)
+        return mask if jax.tree.leaves(mask) else None
+
+    names = arguments(layer)
+    further = [*zip(names[1:], node.args[1:], strict=False), *node.kwargs.items()]
+    carried = {f"{name}_mask": mask_of(value) for name, value in further if f"{name}_mask" in names}
+    carried |= {"mask": mask_of(node.args[0]), "train": train}
+    return layer.outputs_and_mask(*fill(node.args), **carried | fill(node.kwargs))
 
 
 def weights_of(module: nn.Module, *args: Any, **kwargs: Any) -> dict[tuple[str, ...], tuple[Layer, str]]:
     """Finds, by path in `params`, the layer and the name behind each weight, wherever in the module the layer is.
+
+    What a linen module makes of its own accord has a layer only where `Linen` stands around it.
 
     Args:
         module: Any linen module.
@@ -488,23 +400,41 @@ def weights_of(module: nn.Module, *args: Any, **kwargs: Any) -> dict[tuple[str, 
         **kwargs: Likewise.
     """
     found: dict[tuple[str, ...], tuple[Layer, str]] = {}
+    wrapped: dict[tuple[str, ...], Layer] = {}
+    roots: list[Any] = []
 
     def note(method: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        layer, scope = context.module, context.module.scope
+        roots.extend([] if scope is None else [scope.root])
+        if scope is None or scope.root is not roots[0]:  # part of a graph that is drawn on the way
+            return method(*args, **kwargs)
         if context.method_name == "add_weight":
-            found[(*context.module.path, args[0])] = (context.module, args[0])
+            found[(*layer.path, args[0])] = (_by_itself(layer), args[0])
+        elif isinstance(layer, Linen):
+            wrapped[layer.path] = _by_itself(layer)
         return method(*args, **kwargs)
 
+    arrays = {key: value for key, value in kwargs.items() if hasattr(value, "shape")}
+    fixed = {key: value for key, value in kwargs.items() if key not in arrays}
     rngs = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
     with nn.intercept_methods(note):
-        jax.eval_shape(lambda *arrays: module.init(rngs, *arrays, **kwargs), *args)
+        variables = jax.eval_shape(lambda args, arrays: module.init(rngs, *args, **fixed, **arrays), args, arrays)
+    for path in traverse_util.flatten_dict(variables.get("params", {})):
+        around = [scope for scope in wrapped if path[: len(scope)] == scope]
+        if around:
+            found.setdefault(path, (wrapped[max(around, key=len)], path[-1]))
     return found
+
+
+def _by_itself(layer: Layer) -> Layer:
+    """The layer out of its place, frozen where one around it was: flax does not keep those alive for their parts."""
+    return layer.clone(parent=None, trainable=not layer.frozen)
 
 
 def _table(model: Container) -> str:
     """The text of `summary`."""
-    inputs, _ = model.symbols()
-    examples = jax.tree.map(lambda s: jax.ShapeDtypeStruct([n or 64 for n in s.shape], s.dtype), inputs)
-    variables = jax.eval_shape(model.init, jax.random.key(0), examples)
+    rngs = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
+    variables, _ = symbolic.evaluate(lambda examples: model.init(rngs, examples), model.input_spec)
     seen: set[str] = set()
     rows = [("layer (class)", "output", "parameters", "inputs")]
     for name, layer, outputs, sources in model.calls():

@@ -26,7 +26,7 @@ def lookup(kind: str, name: str, table: Mapping[str, T], alternative: str = "") 
         Traceback (most recent call last):
         ValueError: Unknown fruit 'paer'. Did you mean 'pear'? Known: 'pear', 'plum'.
     """
-    if name in table:
+    if isinstance(name, str) and name in table:
         return table[name]
     close = difflib.get_close_matches(str(name), table, n=1)
     guess = f" Did you mean {close[0]!r}?" if close else ""

@@ -4,8 +4,9 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
+import secrets
 import struct
-import tempfile
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,13 +18,15 @@ from flax import traverse_util
 
 from flaxmodels import activations, constraints, initializers, regularizers
 from flaxmodels.building import Container, Linen, Model, Sequential
+from flaxmodels.layers import symbolic
 from flaxmodels.layers.base import Layer
 from flaxmodels.layers.symbolic import Input, Symbol
 from flaxmodels.names import lookup
 
 FORMAT = "1"
-MAX_HEADER_BYTES = 64 * 2**20
+MAX_HEADER_BYTES = 16 * 2**20
 MAX_DEPTH = 64
+MAX_CALLS = 10_000
 OBJECTS = {"initializers": initializers, "regularizers": regularizers, "constraints": constraints}
 
 # ---------------------------------------------------------------- architecture to JSON
@@ -44,11 +47,11 @@ def to_config(model: Layer) -> dict[str, Any]:
         return _with_name(model, _sequential_config(model))
     if type(model) is Model:
         return _with_name(model, _graph_config(model))
-    if isinstance(model, Linen) or not isinstance(model, Layer) or type(model).__name__ not in _classes():
+    if _classes().get(type(model).__name__) is not type(model):
         inner = model.module if isinstance(model, Linen) else model
         raise ValueError(
-            f"A model file names the layers of flaxmodels, but {type(inner).__name__} is a class of your own; "
-            "save its variables with safetensors, and build it in code."
+            f"A model file names the layers of flaxmodels, but only code describes what {type(inner).__name__} does; "
+            "save with architecture=False, build the model in code, and read its variables with fm.load_weights."
         )
     return _with_name(model, {"class": type(model).__name__, "config": _fields(model)})
 
@@ -57,12 +60,12 @@ def _with_name(model: Layer, config: dict[str, Any]) -> dict[str, Any]:
     return config | ({"name": model.name} if model.name else {})
 
 
-def _fields(thing: Any) -> dict[str, Any]:
+def _fields(thing: Any, but: tuple[str, ...] = ()) -> dict[str, Any]:
     """The fields of a dataclass that differ from their defaults."""
     found = {}
     for field in dataclasses.fields(thing):
         value = getattr(thing, field.name)
-        if field.name in ("parent", "name") or not field.init or _same(value, field.default):
+        if field.name in ("parent", "name", *but) or not field.init or _same(value, field.default):
             continue
         found[field.name] = _encode(value, f"{type(thing).__name__}.{field.name}")
     return found
@@ -75,12 +78,14 @@ def _same(a: Any, b: Any) -> bool:
 def _encode(value: Any, where: str) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    if isinstance(value, np.integer | np.floating):
+    if isinstance(value, np.generic):
         return value.item()
+    if isinstance(value, np.ndarray | jax.Array):
+        return {"array": np.asarray(value).tolist(), "dtype": jnp.dtype(value.dtype).name}
     if isinstance(value, list | tuple):
         return [_encode(item, where) for item in value]
-    if isinstance(value, Mapping):
-        return {"mapping": {str(k): _encode(v, where) for k, v in value.items()}}
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {"mapping": {key: _encode(item, where) for key, item in value.items()}}
     if isinstance(value, Layer | nn.Module):
         return {"layer": to_config(value)}  # type: ignore[arg-type]
     for kind, module in OBJECTS.items():
@@ -93,16 +98,15 @@ def _encode(value: Any, where: str) -> Any:
         return {"dtype": jnp.dtype(value).name}
     raise ValueError(
         f"A model file holds names, numbers and our own objects, but {where} is {value!r}, which only code describes; "
-        "use a name, or build the model in code and load its weights with fm.load_weights."
+        "use a name, or save with architecture=False and build the model in code."
     )
 
 
 def _is_dtype(value: Any) -> bool:
     try:
-        jnp.dtype(value)
+        return jnp.dtype(value).kind != "O"
     except TypeError:
         return False
-    return True
 
 
 def _sequential_config(model: Sequential) -> dict[str, Any]:
@@ -110,6 +114,7 @@ def _sequential_config(model: Sequential) -> dict[str, Any]:
     described = [to_config(layer) | {"name": name} for name, layer in model.children()]
     return {
         "class": "Sequential",
+        "config": _fields(model, but=("layers",)),
         "input": None if source is None else _symbol_config(source),
         "layers": described,
     }
@@ -130,22 +135,25 @@ def _graph_config(model: Model) -> dict[str, Any]:
     def encode(value: Any, where: str) -> Any:
         if isinstance(value, Symbol):
             return {"symbol": places[id(value)]}
-        if isinstance(value, list | tuple):
+        if isinstance(value, tuple):
+            return {"tuple": [encode(item, where) for item in value]}
+        if isinstance(value, list):
             return [encode(item, where) for item in value]
-        if isinstance(value, Mapping):
-            return {"mapping": {str(k): encode(v, where) for k, v in value.items()}}
+        if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+            return {"mapping": {key: encode(item, where) for key, item in value.items()}}
         return _encode(value, where)
 
     calls = [
         {
             "layer": graph.names[id(node.layer)],
-            "args": encode(node.args, "an argument"),
+            "args": [encode(value, "an argument") for value in node.args],
             "kwargs": {name: encode(value, name) for name, value in node.kwargs.items()},
         }
         for node in graph.nodes
     ]
     return {
         "class": "Model",
+        "config": _fields(model, but=("inputs", "outputs", "graph")),
         "sources": [_symbol_config(symbol) for symbol in sources],
         "layers": {name: to_config(layer) | {"name": name} for name, layer in model.children()},
         "calls": calls,
@@ -168,14 +176,10 @@ def from_config(config: Any) -> Layer:
         3
     """
     kind = _entry(config, "class", str)
-    name = config.get("name")
-    if name is not None and not (isinstance(name, str) and 0 < len(name) <= 256 and "/" not in name):
-        raise ValueError(f"The name of a {kind} in a model file is a short string without '/', got {name!r}.")
-    if kind == "Sequential":
-        return _sequential(config, name)
-    if kind == "Model":
-        return _graph(config, name)
-    cls = lookup("layer in a model file", kind, _classes())
+    name = _string_or_none(config.get("name"))
+    if kind in ("Sequential", "Model"):
+        return _sequential(config, name) if kind == "Sequential" else _graph(config, name)
+    cls = lookup("layer in a model file", kind[:80], _classes())
     return _construct(cls, _entry(config, "config", dict), name=name)
 
 
@@ -185,21 +189,19 @@ def _classes() -> dict[str, type]:
     return {
         name: value
         for name, value in vars(layers).items()
-        if isinstance(value, type) and issubclass(value, Layer) and value is not Layer
+        if isinstance(value, type) and issubclass(value, Layer) and name not in ("Layer", "Lambda")
     }
 
 
 def _entry(config: Any, key: str, kind: type) -> Any:
     value = config.get(key) if isinstance(config, dict) else None
     if not isinstance(value, kind):
-        raise ValueError(
-            f"A model file describes each part with a {kind.__name__} {key!r}, got {str(config)[:80]!r}."
-        )
+        raise ValueError(f"A model file describes each part with a {kind.__name__} {key!r}, got {str(config)[:80]!r}.")
     return value
 
 
 def _construct(cls: Callable[..., Any], config: dict[str, Any], **extra: Any) -> Any:
-    fields = {field.name for field in dataclasses.fields(cls) if field.init} - {"parent", "name"}  # type: ignore[arg-type]
+    fields = {field.name for field in dataclasses.fields(cls) if field.init} - {"parent", "name", *extra}  # type: ignore[arg-type]
     unknown = sorted(set(config) - fields)
     if unknown:
         raise ValueError(
@@ -220,34 +222,43 @@ def _decode(value: Any) -> Any:
         return from_config(value["layer"])
     if "mapping" in value:
         return {key: _decode(item) for key, item in _entry(value, "mapping", dict).items()}
+    if "array" in value:
+        return np.array(value["array"], _dtype(value.get("dtype")))
     if "dtype" in value:
         return _dtype(value["dtype"])
     for kind, module in OBJECTS.items():
         if kind in value:
-            known = {
-                n: v for n, v in vars(module).items() if isinstance(v, type) and dataclasses.is_dataclass(v)
-            }
-            cls = lookup(f"object of {kind} in a model file", _entry(value, kind, str), known)
+            known = {n: v for n, v in vars(module).items() if isinstance(v, type) and dataclasses.is_dataclass(v)}
+            cls = lookup(f"object of {kind} in a model file", _entry(value, kind, str)[:80], known)
             return _construct(cls, _entry(value, "config", dict))
     raise ValueError(f"A model file holds an unknown kind of value, {str(value)[:80]!r}.")
 
 
 def _dtype(name: Any) -> Any:
     try:
-        return jnp.dtype(name)
-    except TypeError as error:
-        raise ValueError(f"A model file names an unknown dtype, {name!r}.") from error
+        if isinstance(name, str) and re.fullmatch(r"bool|u?int\d+|b?float\d+(_\w+)?|complex\d+", name):
+            return jnp.dtype(name)
+    except TypeError:
+        pass
+    raise ValueError(f"A model file names an unknown dtype, {str(name)[:80]!r}.")
 
 
 def _input(config: Any) -> Symbol:
     shape, name = _entry(config, "shape", list), config.get("name")
-    return Input(batch_shape=tuple(shape), dtype=_dtype(config.get("dtype")), name=name)
+    return Input(batch_shape=tuple(shape), dtype=_dtype(config.get("dtype")), name=_string_or_none(name))
+
+
+def _string_or_none(name: Any) -> str | None:
+    if name is not None and not isinstance(name, str):
+        raise ValueError(f"A name in a model file is a string, got {str(name)[:80]!r}.")
+    return name
 
 
 def _sequential(config: Any, name: str | None) -> Sequential:
     source = config.get("input")
     front = [] if source is None else [_input(source)]
-    return Sequential([*front, *map(from_config, _entry(config, "layers", list))], name=name)
+    layers = [*front, *map(from_config, _entry(config, "layers", list))]
+    return _construct(Sequential, _entry(config, "config", dict), layers=layers, name=name)
 
 
 def _graph(config: Any, name: str | None) -> Model:
@@ -262,9 +273,10 @@ def _graph(config: Any, name: str | None) -> Model:
                 call, i = _entry(value, "symbol", list)
                 return outputs[call][i]
             except (KeyError, IndexError, ValueError, TypeError) as error:
-                raise ValueError(
-                    f"A model file refers to {value['symbol']!r}, which is not there."
-                ) from error
+                where = str(value["symbol"])[:80]
+                raise ValueError(f"A model file refers to {where!r}, which is not there.") from error
+        if isinstance(value, dict) and "tuple" in value:
+            return tuple(decode(item) for item in _entry(value, "tuple", list))
         if isinstance(value, dict) and "mapping" in value:
             return {key: decode(item) for key, item in _entry(value, "mapping", dict).items()}
         return _decode(value)
@@ -274,7 +286,8 @@ def _graph(config: Any, name: str | None) -> Model:
         args = decode(_entry(call, "args", list))
         kwargs = {key: decode(value) for key, value in _entry(call, "kwargs", dict).items()}
         outputs[i] = jax.tree.leaves(layer(*args, **kwargs))
-    return Model(decode(config.get("inputs")), decode(config.get("outputs")), name=name)
+    ends = {"inputs": decode(config.get("inputs")), "outputs": decode(config.get("outputs"))}
+    return _construct(Model, _entry(config, "config", dict), **ends, graph=None, name=name)
 
 
 # ---------------------------------------------------------------- files
@@ -292,34 +305,35 @@ def save(
         architecture: Whether the file also holds the architecture; without it, `load_weights` reads it.
 
     Raises:
-        ValueError: If the model holds a layer that only code can describe.
+        ValueError: If the model holds something that only code can describe, or too much of it to be read again.
     """
     import safetensors.flax
 
     header = {"flaxmodels": FORMAT}
     if architecture:
         header["model"] = json.dumps(to_config(model))  # type: ignore[arg-type]
-    flat = {
-        "/".join(key): jnp.asarray(value)
-        for key, value in traverse_util.flatten_dict(dict(variables)).items()
-    }
-    _replace(pathlib.Path(path), safetensors.flax.save(flat, metadata=header))
+    flat = {"/".join(key): jnp.asarray(value) for key, value in traverse_util.flatten_dict(dict(variables)).items()}
+    content = safetensors.flax.save(flat, metadata=header)
+    length = struct.unpack("<Q", content[:8])[0]
+    if length > MAX_HEADER_BYTES:
+        raise ValueError(
+            f"The header of a model file has up to {MAX_HEADER_BYTES} bytes, got {length}; give large arrays to "
+            "`variables`, not to the arguments of layers."
+        )
+    _replace(pathlib.Path(path), content)
 
 
 def _replace(path: pathlib.Path, content: bytes) -> None:
     """Writes beside the file, then renames: a reader sees the old file or the new one."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
         os.replace(temporary, path)
     except BaseException:
-        pathlib.Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -337,14 +351,40 @@ def load(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Any]]:
     """
     header, shapes = read_header(path)
     if "model" not in header:
-        raise ValueError(
-            f"{path} holds weights without an architecture; build the model and use fm.load_weights."
-        )
-    model = from_config(_json(path, header["model"]))
-    expected = _expected(model)
+        raise ValueError(f"{path} holds weights without an architecture; build the model and use fm.load_weights.")
+    model, expected = _built(path, _json(path, header["model"]))
     if expected is not None:
         _check_shapes(path, expected, shapes)
     return model, _arrays(path)
+
+
+def _built(path: Any, config: Any) -> tuple[Layer, dict[str, tuple[int, ...]] | None]:
+    """The model of a description that nobody vouches for, and the shapes of its variables where it knows its input."""
+    try:
+        calls = _unfolded(config)
+        if calls > MAX_CALLS:
+            raise ValueError(f"it calls {calls} layers, allowed are {MAX_CALLS}")
+        model = from_config(config)
+        return model, _expected(model)
+    except Exception as error:  # whatever a layer makes of arguments that nobody checked
+        raise ValueError(f"{path} describes no model that can be built: {_reason(error)}") from error
+
+
+def _unfolded(config: Any) -> int:
+    """How many calls of layers a description leads to; those inside a nested model count at each of its calls."""
+    if isinstance(config, list):
+        return sum(map(_unfolded, config))
+    if not isinstance(config, dict):
+        return 0
+    layers, calls = config.get("layers"), config.get("calls")
+    if isinstance(layers, dict) and isinstance(calls, list):
+        counts = {name: _unfolded(layer) for name, layer in layers.items()}
+        return sum(counts.get(_entry(call, "layer", str), 1) for call in calls)
+    return ("class" in config) + sum(map(_unfolded, config.values()))
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def load_weights(path: str | os.PathLike[str], variables: Mapping[str, Any]) -> dict[str, Any]:
@@ -382,7 +422,7 @@ def read_header(path: str | os.PathLike[str]) -> tuple[dict[str, str], dict[str,
     if not isinstance(header, dict):
         raise ValueError(f"{path} is no model file: its header is no JSON object; save the model again.")
     ours = header.pop("__metadata__", None)
-    if not isinstance(ours, dict) or "flaxmodels" not in ours:
+    if not isinstance(ours, dict) or "flaxmodels" not in ours or not all(isinstance(x, str) for x in ours.values()):
         raise ValueError(f"{path} was not written by flaxmodels; read it with safetensors.")
     if ours["flaxmodels"] != FORMAT:
         raise ValueError(
@@ -393,28 +433,25 @@ def read_header(path: str | os.PathLike[str]) -> tuple[dict[str, str], dict[str,
 
 def _shape(path: Any, name: str, entry: Any) -> tuple[int, ...]:
     shape = entry.get("shape") if isinstance(entry, dict) else None
-    if not isinstance(shape, list) or not all(isinstance(n, int) and 0 <= n < 2**48 for n in shape):
-        raise ValueError(
-            f"{path} is damaged: the shape of {name!r} is {str(shape)[:80]}; save the model again."
-        )
+    if not isinstance(shape, list) or not all(type(n) is int and 0 <= n < 2**48 for n in shape):
+        raise ValueError(f"{path} is damaged: the shape of {name!r} is {str(shape)[:80]}; save the model again.")
     return tuple(shape)
 
 
 def _json(path: Any, text: str | bytes) -> Any:
-    depth = deepest = 0
-    for character in text if isinstance(text, bytes) else text.encode():
-        depth += (character in b"[{") - (character in b"]}")
-        deepest = max(deepest, depth)
-    if deepest > MAX_DEPTH:
-        raise ValueError(
-            f"{path} nests {deepest} levels deep, allowed are {MAX_DEPTH}; it was not written by save."
-        )
     try:
-        return json.loads(text)
-    except ValueError as error:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise ValueError(
-            f"{path} is damaged: its header is no JSON ({error}); save the model again."
+            f"{path} is damaged: its header is no JSON ({_reason(error)}); save the model again."
         ) from error
+    depth, level = 0, [value]
+    while level := [item for item in level if isinstance(item, list | dict)]:
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise ValueError(f"{path} nests more than {MAX_DEPTH} levels deep; it was not written by save.")
+        level = [inner for item in level for inner in (item.values() if isinstance(item, dict) else item)]
+    return value
 
 
 def _expected(model: Layer) -> dict[str, tuple[int, ...]] | None:
@@ -422,9 +459,8 @@ def _expected(model: Layer) -> dict[str, tuple[int, ...]] | None:
     symbols = model.symbols()[0] if isinstance(model, Container) else None
     if symbols is None:
         return None
-    examples = jax.tree.map(lambda s: jax.ShapeDtypeStruct([n or 64 for n in s.shape], s.dtype), symbols)
     rngs = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
-    variables = jax.eval_shape(model.init, rngs, examples)
+    variables, _ = symbolic.evaluate(lambda examples: model.init(rngs, examples), symbols)
     return {"/".join(k): tuple(v.shape) for k, v in traverse_util.flatten_dict(variables).items()}
 
 
@@ -441,11 +477,10 @@ def _check_shapes(path: Any, expected: Mapping[str, Any], found: Mapping[str, An
 
 
 def _arrays(path: str | os.PathLike[str]) -> dict[str, Any]:
-    import safetensors
     import safetensors.flax
 
     try:
         flat = safetensors.flax.load_file(os.fspath(path))
-    except (safetensors.SafetensorError, OverflowError) as error:
-        raise ValueError(f"{path} is damaged: {error}; save the model again.") from error
-    return traverse_util.unflatten_dict({tuple(name.split("/")): value for name, value in flat.items()})
+        return traverse_util.unflatten_dict({tuple(name.split("/")): value for name, value in flat.items()})
+    except Exception as error:  # safetensors has an exception of its own for some kinds of damage, not for all
+        raise ValueError(f"{path} is damaged: {_reason(error)}; save the model again.") from error

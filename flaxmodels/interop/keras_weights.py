@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxmodels.layers.base import Layer
+from flaxmodels.layers.linen import Linen
 
 Path = tuple[str, ...]
 
 
 def weight_paths(module: nn.Module, variables: Any, scope: Path = ()) -> list[Path]:
     """The paths in `variables`, collection first, of a module's weights in Keras' order."""
-    if not isinstance(module, Layer):
+    if not isinstance(module, Layer) or isinstance(module, Linen):
         return _paths_under(variables, scope)
     paths = []
     for name in module.WEIGHTS:
@@ -45,7 +46,7 @@ def _at(tree: Any, path: Path) -> Any:
 
 
 def get_keras_weights(module: nn.Module, variables: Any) -> list[np.ndarray]:
-    """Lists a module's weights in the order of Keras' `get_weights()`.
+    """Lists a module's weights in the order of Keras' `get_weights()`; those that no layer of ours makes, by path.
 
     Args:
         module: A layer or model.

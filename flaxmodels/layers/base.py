@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -20,10 +21,11 @@ class Layer(nn.Module, kw_only=True):
     arrays. Where it needs them, `compute` also takes `mask` and `train`; every layer accepts both when it is called.
 
     Args:
-        dtype: Computation's dtype, "mixed_bfloat16" and the like included; by default that of the parameters.
+        dtype: Computation's dtype, "mixed_bfloat16" and the like included; by default that of the model around the
+            layer, or else that of the parameters.
         param_dtype: The parameters' dtype.
         trainable: Whether a `Trainer` updates the parameters.
-        activity_regularizer: Adds a loss on the outputs.
+        activity_regularizer: Adds a loss on the outputs, divided by the number of examples.
         input_shape: Shape of one example; `Sequential` reads it from its first layer.
         name: Scope of the parameters; by default Keras' automatic name, such as `conv2d_1`.
 
@@ -44,14 +46,16 @@ class Layer(nn.Module, kw_only=True):
     # Whether a mask that comes in goes on to the next layer.
     SUPPORTS_MASKING: ClassVar[bool] = False
 
-    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, inputs: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Computes the outputs, or draws a node where a symbol is among the arguments.
 
         Args:
-            inputs: An array, or a list of arrays for layers that merge.
+            inputs: An array, or a list of arrays for layers that merge; also by the name that `compute` gives it.
             *args: Further arrays, for layers that take them.
             **kwargs: `mask`, `train` (False by default) and what the layer's `compute` names.
         """
+        if inputs is None:
+            inputs = kwargs.pop(next(iter(arguments(self)), "inputs"), None)
         if symbolic.symbols_in((inputs, args, kwargs)):
             return symbolic.record(self, (inputs, *args), kwargs)
         if self.scope is None:
@@ -66,7 +70,7 @@ class Layer(nn.Module, kw_only=True):
     ) -> tuple[Any, Any]:
         """Computes the outputs and the mask that belongs to them."""
         for name, value in (("mask", mask), ("train", train)):
-            if _takes(type(self), name):
+            if name in arguments(self):
                 kwargs[name] = value
         outputs = self.compute(inputs, *args, **kwargs)
         if self.activity_regularizer is not None:
@@ -86,32 +90,55 @@ class Layer(nn.Module, kw_only=True):
         """The argument that belongs to a weight, such as `kernel_constraint`, or None."""
         return getattr(self, f"{self.ARGUMENTS.get(weight, weight)}_{kind}", None)
 
-    def add_weight(self, name: str, shape: tuple[int, ...]) -> jax.Array:
-        """Makes a parameter by its `<name>_initializer`, its loss by `<name>_regularizer`, cast to the computation's dtype."""
-        value = self.param(
-            name, initializers.get(self.argument(name, "initializer")), shape, jnp.dtype(self.param_dtype)
-        )
+    def add_weight(self, name: str, shape: tuple[int, ...], dtype: Any = None) -> jax.Array:
+        """Makes a parameter by its `<name>_initializer` and its loss by `<name>_regularizer`.
+
+        Args:
+            name: Name in `params`.
+            shape: The parameter's shape.
+            dtype: What it is cast to for the computation; None for `compute_dtype`.
+        """
+        initializer: Any = initializers.get(self.argument(name, "initializer") or "glorot_uniform")
+        value = self.param(name, initializer, shape, jnp.dtype(self.param_dtype))
         regularizer = regularizers.get(self.argument(name, "regularizer"))
         if regularizer is not None and not self.is_initializing():
             self.sow("losses", name, regularizer(value), reduce_fn=lambda old, new: new, init_fn=lambda: 0.0)
-        return self.cast(value)
+        return self.cast(value) if dtype is None else value.astype(dtype)
 
     @nn.nowrap
     def cast(self, array: jax.Array) -> jax.Array:
         """The array in the computation's dtype."""
         return jnp.asarray(array).astype(self.compute_dtype)
 
+    @nn.nowrap
+    def cast_floats(self, tree: Any) -> Any:
+        """The arrays, those of floating point in the computation's dtype, others as they are."""
+
+        def cast(x: Any) -> Any:
+            return self.cast(x) if jnp.issubdtype(jnp.result_type(x), jnp.floating) else x
+
+        return jax.tree.map(cast, tree)
+
     @property
     @nn.nowrap
     def compute_dtype(self) -> Any:
-        """The dtype that the layer computes in."""
-        return compute_dtype(self.dtype, self.param_dtype)
+        """The dtype that the layer computes in: its own, or that of the nearest model around it which has one."""
+        return compute_dtype(next((m.dtype for m in self._around() if m.dtype is not None), None), self.param_dtype)
+
+    @nn.nowrap
+    def _around(self) -> Iterator["Layer"]:
+        """This layer and the layers around it, from the inside out."""
+        module: Any = self
+        while isinstance(module, nn.Module):
+            if isinstance(module, Layer):
+                yield module
+            module = module.parent
 
     def rows(self, leading: int) -> jax.Array | None:
         """Which of the `leading` rows are examples, not padding, as a mask [leading]; None where all are.
 
-        A caller that pads a batch says so in the collection "batch", as `valid` [B]. Layers that mix rows ask here; where
-        time is folded into the batch, B * T rows, each example's answer counts for its T rows.
+        A caller that pads a batch says so in the collection "batch", as `valid` [B]. Layers that mix rows ask here;
+        where time is folded into the batch, B * T rows, each example's answer counts for its T rows.
         """
         root = self.scope.root if self.scope else None
         if root is None or not root.has_variable("batch", "valid"):
@@ -125,9 +152,19 @@ class Layer(nn.Module, kw_only=True):
         regularizer = regularizers.get(self.activity_regularizer)
         for output in jax.tree.leaves(outputs):
             rows = self.rows(output.shape[0])
+            count: Any = output.shape[0]
             if rows is not None:
                 output = jnp.where(jnp.expand_dims(rows, tuple(range(1, output.ndim))), output, 0)
-            self.sow("losses", "activity", regularizer(output), reduce_fn=jnp.add, init_fn=lambda: 0.0)
+                count = jnp.sum(rows)
+            loss = regularizer(output)
+            loss = loss / jnp.maximum(count, 1).astype(loss.dtype)
+            self.sow("losses", "activity", loss, reduce_fn=jnp.add, init_fn=lambda: 0.0)
+
+    @property
+    @nn.nowrap
+    def frozen(self) -> bool:
+        """Whether this layer, or a layer around it, has `trainable=False`."""
+        return not all(layer.trainable for layer in self._around())
 
     @property
     @nn.nowrap
@@ -142,9 +179,7 @@ class Layer(nn.Module, kw_only=True):
         for name in names:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-                raise ValueError(
-                    f"`{name}` of {self.label} is a positive integer, got {value!r}; give 1 or more."
-                )
+                raise ValueError(f"`{name}` of {self.label} is a positive integer, got {value!r}; give 1 or more.")
 
     @nn.nowrap
     def check_rank(self, inputs: Any, axes: str) -> None:
@@ -164,6 +199,11 @@ def compute_dtype(dtype: Any, param_dtype: Any) -> Any:
     return jnp.dtype(param_dtype if dtype is None else dtype)
 
 
+def arguments(layer: Any) -> tuple[str, ...]:
+    """The names of what a layer's `compute` takes."""
+    return _arguments(type(layer))  # type: ignore[arg-type]
+
+
 @functools.cache
-def _takes(cls: type, name: str) -> bool:
-    return name in inspect.signature(cls.compute).parameters  # type: ignore[attr-defined]
+def _arguments(cls: type) -> tuple[str, ...]:
+    return tuple(inspect.signature(cls.compute).parameters)[1:] if hasattr(cls, "compute") else ()

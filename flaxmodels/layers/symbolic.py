@@ -2,45 +2,41 @@
 
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 Shape = tuple[int | None, ...]
 
 _order: Iterator[int] = itertools.count()
 
-# Sizes that stand in for unknown ones when shapes are inferred: a leading size that comes out as BATCH is the batch; any
-# other unknown size is found as what differs between two inferences.
+# Sizes that stand in for unknown ones when shapes are inferred: a leading size that comes out as BATCH is the batch;
+# any other unknown size is found as what differs between two inferences. Where a layer refuses the first pair of sizes
+# (they are smaller than its window, or do not divide as it needs), the next is tried.
 BATCH = 61
-UNKNOWN = (64, 96)
+UNKNOWN = ((64, 96), (960, 1440), (30720, 46080))
 
 
-@dataclass(eq=False)
 class Node:
     """One call of a layer on symbols; `order` grows with each call, so sorting by it sorts a graph topologically."""
 
-    layer: Any
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    outputs: Any = None
-    order: int = field(default_factory=lambda: next(_order))
+    def __init__(self, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]):
+        self.layer, self.args, self.kwargs = layer, args, kwargs
+        self.outputs: Any = None
+        self.order = next(_order)
 
     def symbols(self) -> list["Symbol"]:
         """The symbols that the call took."""
         return symbols_in((self.args, self.kwargs))
 
 
-@dataclass(eq=False, frozen=True)
 class Symbol:
     """The place of an array in a graph: its shape (None where any size goes), its dtype and the node it comes from."""
 
-    shape: Shape
-    dtype: Any
-    node: Node | None = None
-    name: str | None = None
+    def __init__(self, shape: Shape, dtype: Any, node: Node | None = None, name: str | None = None):
+        self.shape, self.dtype, self.node, self.name = shape, dtype, node, name
 
     @property
     def ndim(self) -> int:
@@ -66,7 +62,7 @@ class Symbol:
 def Input(  # noqa: N802 - Keras' name
     shape: Shape | None = None,
     batch_size: int | None = None,
-    dtype: Any = "float32",
+    dtype: Any = None,
     name: str | None = None,
     *,
     batch_shape: Shape | None = None,
@@ -76,7 +72,7 @@ def Input(  # noqa: N802 - Keras' name
     Args:
         shape: Shape of one example, without the batch; None where any size goes.
         batch_size: Batch size, if the model takes only this one.
-        dtype: The array's dtype.
+        dtype: The array's dtype, float32 by default.
         name: Name in summaries and in dictionaries of inputs.
         batch_shape: Shape with the batch, instead of `shape` and `batch_size`.
 
@@ -100,19 +96,23 @@ def Input(  # noqa: N802 - Keras' name
         )
     if batch_shape is None:
         batch_shape = (batch_size, *_as_shape(shape))
-    whole = _as_shape(batch_shape)
-    return Symbol(whole, jnp.dtype(dtype), name=name)
+    elif batch_size is not None:
+        raise ValueError(
+            f"Input takes the batch's size in `batch_shape` or as `batch_size`, got batch_shape={batch_shape!r} and "
+            f"batch_size={batch_size!r}; leave `batch_size` out."
+        )
+    return Symbol(_as_shape(batch_shape), jnp.dtype("float32" if dtype is None else dtype), name=name)
 
 
 def _as_shape(shape: Any) -> Shape:
-    sizes = (shape,) if isinstance(shape, int) else tuple(shape)
+    sizes = (shape,) if isinstance(shape, int | np.integer) else tuple(shape)
     for size in sizes:
-        if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
+        if size is not None and (not isinstance(size, int | np.integer) or isinstance(size, bool) or size < 1):
             raise ValueError(
                 f"The sizes of an input shape are positive integers or None, got {size!r} in {sizes}; "
                 "leave the batch out and give the shape of one example."
             )
-    return sizes
+    return tuple(None if size is None else int(size) for size in sizes)
 
 
 def symbols_in(tree: Any) -> list[Symbol]:
@@ -123,20 +123,16 @@ def symbols_in(tree: Any) -> list[Symbol]:
 def record(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], name: str | None = None) -> Any:
     """Notes a call of a layer on symbols and returns the symbols of its outputs; errors call the layer by `name`."""
     node = Node(layer, args, kwargs)
-    structs = infer(layer.clone(name=name or layer.name).init_with_output, args, kwargs)
-    node.outputs = jax.tree.map(lambda s: Symbol(s[0], s[1], node), structs, is_leaf=_is_struct)
+    inferred = infer(layer.clone(name=name or layer.name), args, kwargs)
+    node.outputs = jax.tree.map(lambda symbol: Symbol(symbol.shape, symbol.dtype, node), inferred)
     return node.outputs
 
 
-def _is_struct(x: Any) -> bool:
-    return isinstance(x, tuple) and len(x) == 2 and isinstance(x[0], tuple)
-
-
-def infer(init_with_output: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Infers the outputs of a module as a tree of (shape, dtype), never running it.
+def infer(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Infers the outputs of a module as a tree of symbols, never running it.
 
     Args:
-        init_with_output: The bound method of an unbound module.
+        module: A module that is not bound.
         args: Positional arguments, with symbols for arrays.
         kwargs: Keyword arguments, with symbols for arrays.
     """
@@ -144,32 +140,45 @@ def infer(init_with_output: Callable[..., Any], args: tuple[Any, ...], kwargs: d
     where = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Symbol)]
     rngs = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
 
-    def outputs(unknown: int) -> Any:
-        def call(arrays: list[jax.Array]) -> Any:
-            filled = list(leaves)
-            for i, array in zip(where, arrays, strict=True):
-                filled[i] = array
-            positional, named = jax.tree.unflatten(treedef, filled)
-            return init_with_output(rngs, *positional, **named)[0]
+    def call(arrays: list[jax.Array]) -> Any:
+        filled = list(leaves)
+        for i, array in zip(where, arrays, strict=True):
+            filled[i] = array
+        positional, named = jax.tree.unflatten(treedef, filled)
+        return module.init_with_output(rngs, method=lambda bound: bound(*positional, **named))[0]
 
-        return jax.eval_shape(call, [_filled(leaves[i], unknown) for i in where])
-
-    first = outputs(UNKNOWN[0])
-    ragged = any(None in leaves[i].shape[1:] for i in where)
+    first, second = evaluate(call, [leaves[i] for i in where])
     batched = any(leaves[i].shape[:1] == (None,) for i in where)
-    second = outputs(UNKNOWN[1]) if ragged else first
 
-    def shape(a: Any, b: Any) -> tuple[Shape, Any]:
+    def symbol(a: Any, b: Any) -> Symbol:
         sizes = [n if n == m else None for n, m in zip(a.shape, b.shape, strict=True)]
         if batched and sizes and sizes[0] == BATCH:
             sizes[0] = None
-        return tuple(sizes), a.dtype
+        return Symbol(tuple(sizes), a.dtype)
 
-    return jax.tree.map(shape, first, second)
+    return jax.tree.map(symbol, first, second)
 
 
-def _filled(symbol: Symbol, unknown: int) -> jax.ShapeDtypeStruct:
-    sizes = [unknown if n is None else n for n in symbol.shape]
-    if symbol.shape and symbol.shape[0] is None:
-        sizes[0] = BATCH
-    return jax.ShapeDtypeStruct(tuple(sizes), symbol.dtype)
+def evaluate(function: Callable[[Any], Any], symbols: Any) -> tuple[Any, Any]:
+    """The shapes that a function of arrays gives for symbols in their place, for two choices of the unknown sizes."""
+    ragged = any(None in symbol.shape[1:] for symbol in symbols_in(symbols))
+    refused: Exception | None = None
+    for sizes in UNKNOWN if ragged else UNKNOWN[:1]:
+        try:
+            first = jax.eval_shape(function, _filled(symbols, sizes[0]))
+            return first, jax.eval_shape(function, _filled(symbols, sizes[1])) if ragged else first
+        except (TypeError, ValueError) as error:
+            refused = refused or error
+    if refused is not None:
+        refused.add_note(f"Here {BATCH} stands for an unknown batch size, {UNKNOWN[0][0]} for other unknown sizes.")
+    raise refused  # type: ignore[misc]
+
+
+def _filled(symbols: Any, unknown: int) -> Any:
+    def fill(symbol: Symbol) -> jax.ShapeDtypeStruct:
+        sizes = [unknown if n is None else n for n in symbol.shape]
+        if symbol.shape and symbol.shape[0] is None:
+            sizes[0] = BATCH
+        return jax.ShapeDtypeStruct(tuple(sizes), symbol.dtype)
+
+    return jax.tree.map(fill, symbols)

@@ -1,0 +1,591 @@
+"""Layers that let each position of one sequence look at all positions of another."""
+
+import math
+import string
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from flaxmodels.layers.activation import masked_softmax
+from flaxmodels.layers.base import Layer
+from flaxmodels.layers.core import EinsumDense
+from flaxmodels.layers.regularization import check_rate, dropout, noise_key
+
+
+class ScoredAttention(Layer):
+    """What Attention and AdditiveAttention share: all but the scores."""
+
+    SUPPORTS_MASKING: ClassVar[bool] = True
+
+    def scores(self, query: jax.Array, key: jax.Array) -> jax.Array:
+        """The score of each key [B, ..., S, F] for each query [B, ..., T, F]: [B, ..., T, S]."""
+        raise TypeError(f"{type(self).__name__} does not say how it scores; use Attention or AdditiveAttention.")
+
+    @nn.compact
+    def compute(
+        self,
+        inputs: Sequence[jax.Array],
+        return_attention_scores: bool = False,
+        use_causal_mask: bool = False,
+        *,
+        mask: Any = None,
+        train: bool = False,
+    ) -> Any:
+        query, value, *rest = (self.cast(x) for x in self._listed(inputs, "inputs", "[query, value, key]"))
+        query_mask, value_mask, *_ = (None, None) if mask is None else self._listed(mask, "masks", "[query, value]")
+        scores = self.scores(query, rest[0] if rest else value)
+        keep = None if value_mask is None else _between(value_mask[..., None, :], scores.ndim)
+        if use_causal_mask:
+            causal = jnp.expand_dims(causal_mask(*scores.shape[-2:]), tuple(range(scores.ndim - 2)))
+            keep = causal if keep is None else keep & causal
+        wide = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
+        if keep is not None:
+            # Lowered, not replaced: where nothing is kept, the weights are those of Keras and not 0.
+            wide = jnp.where(keep, wide, wide - 1e9)
+        weights = jax.nn.softmax(wide).astype(scores.dtype)
+        settings: Any = self
+        if train and settings.dropout > 0:
+            weights = dropout(noise_key(self, settings.seed), weights, settings.dropout)
+        outputs = weights @ value
+        if query_mask is not None:
+            outputs = jnp.where(_between(query_mask[..., None], outputs.ndim), outputs, 0)
+        return (outputs, weights) if return_attention_scores else outputs
+
+    def outputs_and_mask(
+        self, inputs: Any, *args: Any, mask: Any = None, train: bool = False, **kwargs: Any
+    ) -> tuple[Any, Any]:
+        """Computes the outputs and the mask that belongs to them: the query's, and none for attention scores."""
+        outputs, mask = super().outputs_and_mask(inputs, *args, mask=mask, train=train, **kwargs)
+        return outputs, (mask, None) if isinstance(outputs, tuple) else mask
+
+    def compute_mask(self, inputs: Any, mask: Any) -> Any:
+        """The query's mask."""
+        return None if mask is None else mask[0]
+
+    @nn.nowrap
+    def _listed(self, given: Any, what: str, names: str) -> list[Any]:
+        if not isinstance(given, tuple | list) or not 2 <= len(given) <= 3:
+            came = f"{len(given)}" if isinstance(given, tuple | list) else f"one of type {type(given).__name__}"
+            raise ValueError(f"{self.label} takes a list of 2 or 3 {what}, got {came}; give {names}.")
+        return list(given)
+
+
+class Attention(ScoredAttention):
+    """Averages values, weighted by the softmax of how well their keys agree with each query (Luong).
+
+    outputs = softmax(scores) value, with scores = scale query key^T for "dot", or
+    concat_score_weight sum(tanh(scale (query + key))) for "concat".
+
+    Called on [query, value] or [query, value, key]; the key is the value by default. A mask is a list likewise: a
+    masked value has no weight, and where the query is masked the outputs are 0.
+
+    Args:
+        use_scale: Whether there is a learned scalar `scale`; else it is 1.
+        score_mode: "dot" or "concat"; for "concat" there is a learned scalar `concat_score_weight`.
+        dropout: Probability that a weight is set to 0 in training.
+        seed: Mixed into the "dropout" key; alone, it makes the same choice at every call.
+
+    Shapes: query [B, T, F], value [B, S, G], key [B, S, F] -> [B, T, G]; with `return_attention_scores=True` also the
+    weights [B, T, S]. `use_causal_mask=True` hides later positions.
+
+    Raises:
+        ValueError: If an argument is unknown or no list of 2 or 3 arrays comes.
+
+    References:
+        Luong et al., Effective Approaches to Attention-based Neural Machine Translation, 2015,
+        https://arxiv.org/abs/1508.04025; Keras, `keras.layers.Attention`.
+
+    Example:
+        >>> query, value = jnp.ones((2, 3, 5)), jnp.ones((2, 4, 5))
+        >>> outputs, weights = Attention().apply({}, [query, value], return_attention_scores=True)
+        >>> outputs.shape, weights.shape
+        ((2, 3, 5), (2, 3, 4))
+    """
+
+    use_scale: bool = False
+    score_mode: Literal["dot", "concat"] = "dot"
+    dropout: float = 0.0
+    seed: int | None = None
+
+    scale_initializer: ClassVar[str] = "ones"
+    concat_score_weight_initializer: ClassVar[str] = "ones"
+    WEIGHTS: ClassVar[tuple[str, ...]] = ("scale", "concat_score_weight")
+
+    def __post_init__(self) -> None:
+        if self.score_mode not in ("dot", "concat"):
+            raise ValueError(f'`score_mode` of {self.label} is "dot" or "concat", got {self.score_mode!r}; choose one.')
+        check_rate(self, "dropout")
+        super().__post_init__()
+
+    def scores(self, query: jax.Array, key: jax.Array) -> jax.Array:
+        scale = self.add_weight("scale", ()) if self.use_scale else None
+        if self.score_mode == "dot":
+            scores = query @ jnp.swapaxes(key, -2, -1)
+            return scores if scale is None else scores * scale
+        total = query[..., :, None, :] + key[..., None, :, :]
+        return self.add_weight("concat_score_weight", ()) * jnp.sum(
+            jnp.tanh(total if scale is None else scale * total), -1
+        )
+
+
+class AdditiveAttention(ScoredAttention):
+    """Averages values, weighted by the softmax of a learned sum over query and key (Bahdanau).
+
+    outputs = softmax(scores) value, with scores = sum(scale tanh(query + key)).
+
+    Called on [query, value] or [query, value, key]; the key is the value by default. A mask is a list likewise: a
+    masked value has no weight, and where the query is masked the outputs are 0.
+
+    Args:
+        use_scale: Whether there is a learned vector `scale`; else it is 1.
+        dropout: Probability that a weight is set to 0 in training.
+        seed: Mixed into the "dropout" key; alone, it makes the same choice at every call.
+
+    Shapes: query [B, T, F], value [B, S, G], key [B, S, F] -> [B, T, G]; with `return_attention_scores=True` also the
+    weights [B, T, S]. `use_causal_mask=True` hides later positions.
+
+    Raises:
+        ValueError: If `dropout` is not between 0 and 1 or no list of 2 or 3 arrays comes.
+
+    References:
+        Bahdanau et al., Neural Machine Translation by Jointly Learning to Align and Translate, 2014,
+        https://arxiv.org/abs/1409.0473; Keras, `keras.layers.AdditiveAttention`.
+
+    Example:
+        >>> layer, inputs = AdditiveAttention(), [jnp.ones((2, 3, 5)), jnp.ones((2, 4, 5))]
+        >>> layer.apply(layer.init(jax.random.key(0), inputs), inputs).shape
+        (2, 3, 5)
+    """
+
+    use_scale: bool = True
+    dropout: float = 0.0
+    seed: int | None = None
+
+    scale_initializer: ClassVar[str] = "glorot_uniform"
+    WEIGHTS: ClassVar[tuple[str, ...]] = ("scale",)
+
+    def __post_init__(self) -> None:
+        check_rate(self, "dropout")
+        super().__post_init__()
+
+    def scores(self, query: jax.Array, key: jax.Array) -> jax.Array:
+        total = jnp.tanh(query[..., :, None, :] + key[..., None, :, :])
+        if self.use_scale:
+            scale = self.add_weight("scale", query.shape[-1:])
+            total = total * jnp.expand_dims(scale, tuple(range(total.ndim - 1)))
+        return jnp.sum(total, -1)
+
+
+class ProjectedAttention(Layer):
+    """What MultiHeadAttention and GroupQueryAttention share: projections, masks, and the attention between them."""
+
+    SUPPORTS_MASKING: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        settings: Any = self
+        check_rate(self, "dropout")
+        if settings.sliding_window is not None:
+            self.check_positive("sliding_window")
+        if settings.flash_attention and settings.dropout > 0:
+            raise ValueError(
+                f"`flash_attention` of {self.label} works without dropout, got `dropout`={settings.dropout}; "
+                "leave one of them out."
+            )
+        super().__post_init__()
+
+    @nn.nowrap
+    def heads(self) -> tuple[int, int, int, int]:
+        """Numbers of query heads and of key heads, sizes of a head's key and value."""
+        raise TypeError(f"{type(self).__name__} does not say its heads; use MultiHeadAttention.")
+
+    @nn.nowrap
+    def attention_over(self, query: jax.Array) -> tuple[int, ...]:
+        """The query's axes that attention is over."""
+        return (1,)
+
+    @nn.nowrap
+    def features(self, query: jax.Array) -> tuple[int, ...]:
+        """The shape of the outputs after the query's positions."""
+        return query.shape[-1:]
+
+    @nn.nowrap
+    def projections(self, features: tuple[int, ...]) -> dict[str, EinsumDense]:
+        """The projections by scope name, in Keras' order."""
+        settings: Any = self
+        queries, keys, key_size, value_size = self.heads()
+        kinds = ("initializer", "regularizer", "constraint")
+        shared = [f"{weight}_{kind}" for weight in ("kernel", "bias") for kind in kinds]
+        shared += ["activity_regularizer", "dtype", "param_dtype", "trainable"]
+        given = {name: getattr(self, name) for name in shared}
+
+        def project(inputs: str, outputs: str, shape: tuple[int, ...], activation: str | None = None) -> EinsumDense:
+            equation, bias_axes = f"...{inputs},{inputs}{outputs}->...{outputs}", outputs if settings.use_bias else None
+            return EinsumDense(equation, shape, activation, bias_axes, parent=None, **given)
+
+        layers = {"query": project("f", "hd", (queries, key_size)), "key": project("f", "hd", (keys, key_size))}
+        if settings.use_gate:
+            layers["gate"] = project("f", "hd", (queries, value_size), "sigmoid")
+        layers["value"] = project("f", "hd", (keys, value_size))
+        layers["attention_output"] = project("hd", string.ascii_uppercase[: len(features)], features)
+        return layers
+
+    @nn.nowrap
+    def children(self) -> list[tuple[str, Any]]:
+        # Which weights there are does not depend on the size of the features, known when the layer is called.
+        return list(self.projections((1,)).items())
+
+    @nn.compact
+    def compute(
+        self,
+        query: jax.Array,
+        value: jax.Array | None = None,
+        key: jax.Array | None = None,
+        query_mask: jax.Array | None = None,
+        value_mask: jax.Array | None = None,
+        key_mask: jax.Array | None = None,
+        attention_mask: jax.Array | None = None,
+        return_attention_scores: bool = False,
+        use_causal_mask: bool = False,
+        *,
+        mask: Any = None,
+        train: bool = False,
+    ) -> Any:
+        axes = self._axes(query, value, key)
+        if isinstance(mask, tuple | list):
+            query_mask, value_mask, key_mask = (*mask, None)[:3]
+        elif query_mask is None:
+            query_mask = mask
+        hidden = [_by_query(query_mask, query.ndim, axes)]
+        hidden += [_by_key(m, query.ndim, axes) for m in (value_mask, key_mask)]
+        hidden += self._by_pair(query, value, axes, attention_mask, use_causal_mask)
+        layers = self.projections(self.features(query))
+        dense = {name: layer.clone(parent=self, name=name) for name, layer in layers.items()}
+        queries, keys = dense["query"](query), dense["key"](value if key is None else key)
+        gate = dense["gate"](query) if "gate" in dense else None
+        outputs, weights = self._attended(
+            queries, keys, dense["value"](value), _all(hidden), axes, return_attention_scores, train
+        )
+        outputs = dense["attention_output"](outputs if gate is None else outputs * gate)
+        return (outputs, weights) if return_attention_scores else outputs
+
+    def outputs_and_mask(
+        self, inputs: Any, *args: Any, mask: Any = None, train: bool = False, **kwargs: Any
+    ) -> tuple[Any, Any]:
+        """Computes the outputs and the mask that belongs to them: the query's, and none for attention scores."""
+        outputs, mask = super().outputs_and_mask(inputs, *args, mask=mask, train=train, **kwargs)
+        return outputs, (mask, None) if isinstance(outputs, tuple) else mask
+
+    def compute_mask(self, inputs: Any, mask: Any) -> Any:
+        """The query's mask."""
+        return mask[0] if isinstance(mask, tuple | list) else mask
+
+    @nn.nowrap
+    def _axes(self, query: jax.Array, value: Any, key: Any) -> tuple[int, ...]:
+        """The axes that attention is over; checks that the arrays agree on the others."""
+        if value is None:
+            raise ValueError(f"{self.label} attends from a query to a value, got no value; call layer(query, value).")
+        key = value if key is None else key
+        axes = self.attention_over(query)
+        others = [i for i in range(query.ndim - 1) if i not in axes]
+        agree = query.ndim == value.ndim == key.ndim and value.shape[:-1] == key.shape[:-1]
+        if not agree or any(query.shape[i] != value.shape[i] for i in others):
+            raise ValueError(
+                f"{self.label} takes value and key of the same positions, and a query that differs from them on the "
+                f"attention axes {axes} alone, got shapes {query.shape} for the query, {value.shape} for the value and "
+                f"{key.shape} for the key; reshape them."
+            )
+        return axes
+
+    @nn.nowrap
+    def _by_pair(
+        self, query: jax.Array, value: Any, axes: tuple[int, ...], attention_mask: Any, causal: bool
+    ) -> list[jax.Array | None]:
+        """Which keys each query may see: by `attention_mask`, by the order in time, by the distance."""
+        rank = query.ndim + len(axes)
+        window = getattr(self, "sliding_window", None)
+        masks = [None if attention_mask is None else _between(attention_mask.astype(bool), rank, 2 * len(axes))]
+        if (causal or window) and len(axes) > 1:
+            raise ValueError(
+                f"{self.label} has an order in time along one attention axis, got the axes {axes}; leave out "
+                "`use_causal_mask` and `sliding_window`, or give one attention axis."
+            )
+        sizes = (query.shape[axes[0]], value.shape[axes[0]])
+        if causal:
+            masks.append(_between(causal_mask(*sizes), rank))
+        if window is not None:
+            masks.append(_between(jnp.abs(_distance(*sizes)) < window, rank))
+        return masks
+
+    def _attended(
+        self, queries: jax.Array, keys: jax.Array, values: jax.Array, keep: Any, axes: Any, scored: bool, train: bool
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """The weighted values, and the weights before dropout."""
+        settings: Any = self
+        repeats = queries.shape[-2] // keys.shape[-2]
+        if repeats > 1:
+            keys, values = jnp.repeat(keys, repeats, -2), jnp.repeat(values, repeats, -2)
+        scale = 1 / math.sqrt(queries.shape[-1])
+        if settings.flash_attention:
+            self._check_flash(queries, scored)
+            return jax.nn.dot_product_attention(
+                queries, keys, values, mask=keep, scale=scale, implementation="cudnn"
+            ), None
+        to_scores, to_outputs = _equations(queries.ndim, axes)
+        wide = jnp.promote_types(queries.dtype, jnp.float32)
+        scores = jnp.einsum(to_scores, queries * scale, keys, preferred_element_type=wide)
+        over = tuple(range(scores.ndim - len(axes), scores.ndim))
+        # Where a query may see nothing, Keras' fused computation gives all keys the same weight, its other one none.
+        fused = queries.ndim == 4 and settings.dropout == 0 and not scored
+        if keep is None or fused:
+            weights = jax.nn.softmax(scores if keep is None else jnp.where(keep, scores, -1e9), over)
+        else:
+            weights = masked_softmax(scores, keep, over)
+        weights = weights.astype(values.dtype)
+        dropped = weights
+        if train and settings.dropout > 0:
+            dropped = dropout(noise_key(self, settings.seed), weights, settings.dropout)
+        return jnp.einsum(to_outputs, dropped, values), weights
+
+    @nn.nowrap
+    def _check_flash(self, queries: jax.Array, scored: bool) -> None:
+        half = queries.dtype in (jnp.bfloat16, jnp.float16)
+        if scored or not half or queries.ndim != 4 or jax.default_backend() != "gpu":
+            raise ValueError(
+                f"`flash_attention` of {self.label} works on a GPU, in bfloat16 or float16, along one axis and without "
+                f"returning scores, got {jax.default_backend()!r}, {queries.dtype.name}, {queries.ndim - 3} axes and "
+                f"`return_attention_scores`={scored}; leave `flash_attention` out."
+            )
+
+
+class MultiHeadAttention(ProjectedAttention):
+    """Attends with several heads, each between projections of its own.
+
+    For each head: outputs = softmax(q k^T / sqrt(key_dim)) v with q, k, v linear in query, key, value; a last
+    projection takes the heads' outputs together.
+
+    Called as layer(query, value, key), where the key is the value by default. A query sees a key where all masks say
+    so: `query_mask`, `value_mask` and `key_mask` of positions, `attention_mask` of pairs [B, T, S], and
+    `use_causal_mask=True` that hides later positions. As in Keras, a query that may see nothing attends to all
+    positions alike, but to none with dropout, returned scores or more than three axes.
+
+    Args:
+        num_heads: Number of heads.
+        key_dim: Size of a head's query and key.
+        value_dim: Size of a head's value; `key_dim` by default.
+        dropout: Probability that a weight is set to 0 in training.
+        use_bias: Whether the projections add a bias.
+        output_shape: Size of the outputs' last axis, or their shape after the positions; by default the query's.
+        attention_axes: The axes that attention is over; by default all but batch and features.
+        sliding_window: Positions this far apart, or farther, do not see each other; None for no such limit.
+        flash_attention: True for cuDNN's fused attention, in bfloat16 or float16 on an NVIDIA GPU, refused elsewhere;
+            None and False for XLA's.
+        kernel_initializer: Name or initializer of the kernels.
+        bias_initializer: Name or initializer of the biases.
+        kernel_regularizer: Adds a loss on each kernel.
+        bias_regularizer: Adds a loss on each bias.
+        kernel_constraint: Applied to the kernels after each update.
+        bias_constraint: Applied to the biases after each update.
+        use_gate: Whether heads are multiplied by a sigmoid projection of the query before the last projection.
+        seed: Mixed into the "dropout" key; alone, it makes the same choice at every call.
+        activity_regularizer: Adds a loss on the outputs of each projection.
+
+    Shapes: query [B, T, F], value [B, S, G], key [B, S, H] -> [B, T, F]; with `return_attention_scores=True` also the
+    weights [B, num_heads, T, S]. More axes of positions may stand in place of T and S.
+
+    Raises:
+        ValueError: If a size is not positive, shapes do not agree, or `flash_attention` cannot work.
+
+    References:
+        Vaswani et al., Attention Is All You Need, 2017, https://arxiv.org/abs/1706.03762; Keras,
+        `keras.layers.MultiHeadAttention`.
+
+    Example:
+        >>> layer, query, value = MultiHeadAttention(2, key_dim=4), jnp.ones((5, 8, 16)), jnp.ones((5, 6, 16))
+        >>> variables = layer.init(jax.random.key(0), query, value)
+        >>> outputs, weights = layer.apply(variables, query, value, return_attention_scores=True)
+        >>> outputs.shape, weights.shape
+        ((5, 8, 16), (5, 2, 8, 6))
+    """
+
+    num_heads: int
+    key_dim: int
+    value_dim: int | None = None
+    dropout: float = 0.0
+    use_bias: bool = True
+    output_shape: Any = None
+    attention_axes: Any = None
+    sliding_window: int | None = None
+    flash_attention: bool | None = None
+    kernel_initializer: Any = "glorot_uniform"
+    bias_initializer: Any = "zeros"
+    kernel_regularizer: Any = None
+    bias_regularizer: Any = None
+    kernel_constraint: Any = None
+    bias_constraint: Any = None
+    use_gate: bool = False
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        self.check_positive("num_heads", "key_dim", *(("value_dim",) if self.value_dim is not None else ()))
+        super().__post_init__()
+
+    @nn.nowrap
+    def heads(self) -> tuple[int, int, int, int]:
+        return self.num_heads, self.num_heads, self.key_dim, self.value_dim or self.key_dim
+
+    @nn.nowrap
+    def attention_over(self, query: jax.Array) -> tuple[int, ...]:
+        given = self.attention_axes
+        if given is None:
+            return tuple(range(1, query.ndim - 1))
+        axes = tuple(a + query.ndim if a < 0 else a for a in ((given,) if isinstance(given, int) else given))
+        if not axes or any(not 0 < a < query.ndim - 1 for a in axes) or len(set(axes)) < len(axes):
+            raise ValueError(
+                f"`attention_axes` of {self.label} are axes between the batch and the features, each once, got {given} "
+                f"for a query of shape {query.shape}; give axes from 1 to {query.ndim - 2}."
+            )
+        return axes
+
+    @nn.nowrap
+    def features(self, query: jax.Array) -> tuple[int, ...]:
+        given = self.output_shape
+        return (given,) if isinstance(given, int) and given else tuple(given) if given else query.shape[-1:]
+
+    def _add_activity_loss(self, outputs: Any) -> None:
+        """The projections alone add losses on their outputs, as in Keras."""
+
+
+class GroupQueryAttention(ProjectedAttention):
+    """Attends with several query heads for each head of keys and values.
+
+    As `MultiHeadAttention`, but each group of num_query_heads / num_key_value_heads query heads shares one head of keys
+    and values.
+
+    Args:
+        head_dim: Size of a head's query, key and value.
+        num_query_heads: Number of query heads, a multiple of the other heads.
+        num_key_value_heads: Number of heads of keys and values.
+        dropout: Probability that a weight is set to 0 in training.
+        use_bias: Whether the projections add a bias.
+        sliding_window: Positions this far apart, or farther, do not see each other; None for no such limit.
+        flash_attention: True for cuDNN's fused attention, in bfloat16 or float16 on an NVIDIA GPU, refused elsewhere;
+            None and False for XLA's.
+        kernel_initializer: Name or initializer of the kernels.
+        bias_initializer: Name or initializer of the biases.
+        kernel_regularizer: Adds a loss on each kernel.
+        bias_regularizer: Adds a loss on each bias.
+        kernel_constraint: Applied to the kernels after each update.
+        bias_constraint: Applied to the biases after each update.
+        use_gate: Whether heads are multiplied by a sigmoid projection of the query before the last projection.
+        seed: Mixed into the "dropout" key; alone, it makes the same choice at every call.
+        activity_regularizer: Adds a loss on the outputs of each projection and of the layer.
+
+    Shapes: query [B, T, F], value [B, S, G], key [B, S, H] -> [B, T, F]; with `return_attention_scores=True` also the
+    weights [B, num_query_heads, T, S].
+
+    Raises:
+        ValueError: If a size is not positive, the heads do not divide, shapes do not agree, or `flash_attention` cannot
+            work.
+
+    References:
+        Ainslie et al., GQA: Training Generalized Multi-Query Transformer Models, 2023, https://arxiv.org/abs/2305.13245;
+        Keras, `keras.layers.GroupQueryAttention`.
+
+    Example:
+        >>> layer, x = GroupQueryAttention(4, num_query_heads=6, num_key_value_heads=2), jnp.ones((5, 8, 16))
+        >>> layer.apply(layer.init(jax.random.key(0), x, x), x, x, use_causal_mask=True).shape
+        (5, 8, 16)
+    """
+
+    head_dim: int
+    num_query_heads: int
+    num_key_value_heads: int
+    dropout: float = 0.0
+    use_bias: bool = True
+    sliding_window: int | None = None
+    flash_attention: bool | None = None
+    kernel_initializer: Any = "glorot_uniform"
+    bias_initializer: Any = "zeros"
+    kernel_regularizer: Any = None
+    bias_regularizer: Any = None
+    kernel_constraint: Any = None
+    bias_constraint: Any = None
+    use_gate: bool = False
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        self.check_positive("head_dim", "num_query_heads", "num_key_value_heads")
+        if self.num_query_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"`num_query_heads` of {self.label} is a multiple of `num_key_value_heads`, got {self.num_query_heads} "
+                f"and {self.num_key_value_heads}; change one of them."
+            )
+        super().__post_init__()
+
+    @nn.nowrap
+    def heads(self) -> tuple[int, int, int, int]:
+        return self.num_query_heads, self.num_key_value_heads, self.head_dim, self.head_dim
+
+    @nn.nowrap
+    def attention_over(self, query: jax.Array) -> tuple[int, ...]:
+        self.check_rank(query, "B T F")
+        return (1,)
+
+
+def causal_mask(queries: int, keys: int) -> jax.Array:
+    """Which keys are no later than each query: [T, S]."""
+    return _distance(queries, keys) >= 0
+
+
+def _distance(queries: int, keys: int) -> jax.Array:
+    """How much later each query is than each key: [T, S]."""
+    return jnp.arange(queries)[:, None] - jnp.arange(keys)[None, :]
+
+
+def _between(mask: jax.Array, rank: int, last: int = 2) -> jax.Array:
+    """The mask with axes of size 1 before its `last` axes, up to the rank."""
+    at = max(mask.ndim - last, 0)
+    return jnp.expand_dims(mask, tuple(range(at, at + rank - mask.ndim)))
+
+
+def _by_query(mask: jax.Array | None, rank: int, axes: tuple[int, ...]) -> jax.Array | None:
+    """A mask of the query's positions, aligned with the scores [batch axes, heads, query axes, key axes]."""
+    if mask is None:
+        return None
+    mask = _by_position(mask, rank, axes)
+    return jnp.expand_dims(mask, tuple(range(mask.ndim, mask.ndim + len(axes))))
+
+
+def _by_key(mask: jax.Array | None, rank: int, axes: tuple[int, ...]) -> jax.Array | None:
+    """A mask of the keys' positions, aligned with the scores [batch axes, heads, query axes, key axes]."""
+    if mask is None:
+        return None
+    mask = _by_position(mask, rank, axes)
+    return _between(mask, mask.ndim + len(axes), len(axes))
+
+
+def _by_position(mask: jax.Array, rank: int, axes: tuple[int, ...]) -> jax.Array:
+    """A mask of positions [B, ...] as [batch axes, 1 for the heads, attention axes]."""
+    others = [i for i in range(rank - 1) if i not in axes]
+    mask = jnp.expand_dims(mask.astype(bool), tuple(range(mask.ndim, rank - 1)))
+    return jnp.expand_dims(mask.transpose(*others, *axes), len(others))
+
+
+def _all(masks: list[jax.Array | None]) -> jax.Array | None:
+    """Where all of the masks that are there are true."""
+    kept = None
+    for mask in masks:
+        kept = mask if kept is None else kept if mask is None else kept & mask
+    return kept
+
+
+def _equations(rank: int, axes: tuple[int, ...]) -> tuple[str, str]:
+    """Einsums from queries and keys [B, ..., heads, features] to scores, and from scores and values to outputs."""
+    queries = string.ascii_letters[:rank]
+    keys = "".join(string.ascii_letters[rank + i] if i in axes else letter for i, letter in enumerate(queries))
+    others = [letter for i, letter in enumerate(queries[:-1]) if i not in axes]
+    scores = "".join([*others, *(queries[i] for i in axes), *(keys[i] for i in axes)])
+    return f"{queries},{keys}->{scores}", f"{scores},{keys}->{queries}"

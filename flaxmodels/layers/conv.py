@@ -1,0 +1,337 @@
+"""Convolutions over time, planes and volumes: one class for any number of axes, thin ones that fix it."""
+
+import dataclasses
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import flax.linen as nn
+import jax
+
+from flaxmodels import activations
+from flaxmodels.layers.dense import add_bias
+from flaxmodels.layers.spatial import Spatial
+from flaxmodels.ops import convolution
+
+
+class Convolution(Spatial):
+    """What all convolutions share: the window's arguments, the layout, bias and activation."""
+
+    PADDINGS: ClassVar[tuple[str, ...]] = ("valid", "same")
+
+    if TYPE_CHECKING:  # Each kind declares these fields itself, because Keras' order differs among them.
+        kernel_size: Any
+        strides: Any
+        padding: str
+        data_format: str | None
+        dilation_rate: Any
+        activation: Any
+        use_bias: bool
+
+    def __post_init__(self) -> None:
+        self.set_sizes("kernel_size")
+        self.set_sizes("strides")
+        self.set_sizes("dilation_rate")
+        self.set_choice("padding", self.PADDINGS)
+        self.set_data_format()
+        super().__post_init__()
+
+    @nn.nowrap
+    def prepared(self, inputs: jax.Array) -> jax.Array:
+        """The inputs, their axes checked, in the computation's dtype and with channels last."""
+        self.check_axes(inputs)
+        return self.channels_last(self.cast(inputs))
+
+    def finished(self, outputs: jax.Array) -> jax.Array:
+        """Outputs with channels last, after bias, layout and activation."""
+        if self.use_bias:
+            outputs = add_bias(outputs, self.add_weight("bias", outputs.shape[-1:]))
+        # The layout comes before the activation: one like softmax works on the last axis that the user sees.
+        return activations.get(self.activation)(self.as_given(outputs))
+
+    @property
+    @nn.nowrap
+    def geometry(self) -> dict[str, Any]:
+        """What the operations need to know of the window's way."""
+        return {"strides": self.strides, "padding": self.padding, "dilation": self.dilation_rate}
+
+    @nn.nowrap
+    def check_strides_or_dilation(self) -> None:
+        """Raises if the window both jumps and has gaps."""
+        if max(self.strides) > 1 and max(self.dilation_rate) > 1:
+            raise ValueError(
+                f"{self.label} takes `strides` or `dilation_rate` above 1, not both, got strides={self.strides} "
+                f"and dilation_rate={self.dilation_rate}; set one of them to 1."
+            )
+
+
+class Conv(Convolution):
+    """Slides a window over the inputs; each output is the sum of what the window covers, times a kernel.
+
+    y[p, f] = activation(sum over k, c of x[p * strides + k * dilation_rate, c] * kernel[k, c, f] + bias[f])
+
+    Args:
+        filters: Number of output channels.
+        kernel_size: Size of the window; one integer for all axes, or one per axis.
+        strides: Steps of the window.
+        padding: "valid" keeps windows that lie inside the inputs; "same" pads with zeros, to as many outputs as
+            inputs (divided by `strides`); "causal", over time only, pads in front: no output sees later inputs.
+        data_format: "channels_last" (also for None) or "channels_first".
+        dilation_rate: Distance between the positions that a window covers.
+        groups: Number of parts that the channels are split into; each makes its own share of the filters.
+        activation: Name or function; None keeps y as it is.
+        use_bias: Whether a bias is added.
+        kernel_initializer: Name or initializer of `kernel` [*kernel_size, C / groups, filters].
+        bias_initializer: Name or initializer of `bias` [filters].
+        kernel_regularizer: Adds a loss on `kernel`.
+        bias_regularizer: Adds a loss on `bias`.
+        kernel_constraint: Applied to `kernel` after each update.
+        bias_constraint: Applied to `bias` after each update.
+
+    Raises:
+        ValueError: If a size is not positive, `groups` does not divide filters and channels, `strides` and
+            `dilation_rate` are both above 1, or the window does not fit into the inputs.
+    """
+
+    filters: int
+    kernel_size: Any
+    strides: Any = 1
+    padding: str = "valid"
+    data_format: str | None = None
+    dilation_rate: Any = 1
+    groups: int = 1
+    activation: Any = None
+    use_bias: bool = True
+    kernel_initializer: Any = "glorot_uniform"
+    bias_initializer: Any = "zeros"
+    kernel_regularizer: Any = None
+    bias_regularizer: Any = None
+    # Keras has `activity_regularizer` in this place, so what follows goes by name alone.
+    _: dataclasses.KW_ONLY
+    kernel_constraint: Any = None
+    bias_constraint: Any = None
+
+    WEIGHTS: ClassVar[tuple[str, ...]] = ("kernel", "bias")
+
+    def __post_init__(self) -> None:
+        self.check_positive("filters", "groups")
+        if self.filters % self.groups:
+            raise ValueError(
+                f"`filters` of {self.label} is a multiple of `groups`, got filters={self.filters} and "
+                f"groups={self.groups}; change one of them."
+            )
+        super().__post_init__()
+        self.check_strides_or_dilation()
+
+    @nn.compact
+    def compute(self, inputs: jax.Array) -> jax.Array:
+        x = self.prepared(inputs)
+        self.check_window(inputs, "kernel_size", self.dilation_rate)
+        channels = x.shape[-1]
+        if channels % self.groups:
+            raise ValueError(
+                f"{self.label} takes inputs whose channels are a multiple of `groups`={self.groups}, got {channels} "
+                "channels; change `groups`."
+            )
+        kernel = self.add_weight("kernel", (*self.kernel_size, channels // self.groups, self.filters))
+        return self.finished(convolution.conv(x, kernel, **self.geometry, groups=self.groups))
+
+
+class Conv1D(Conv):
+    """Convolves over time; arguments and errors as in `Conv`, and `padding` may be "causal".
+
+    Shapes: x [B, T, C] -> [B, T', filters]; channels_first: x [B, C, T] -> [B, filters, T'].
+
+    References:
+        Keras, `keras.layers.Conv1D`.
+        "causal": van den Oord et al., "WaveNet", 2016, https://arxiv.org/abs/1609.03499.
+
+    Example:
+        >>> x = jax.numpy.ones((2, 10, 4))
+        >>> Conv1D(8, 3, activation="relu").init_with_output(jax.random.key(0), x)[0].shape
+        (2, 8, 8)
+    """
+
+    RANK: ClassVar[int] = 1
+    PADDINGS: ClassVar[tuple[str, ...]] = ("valid", "same", "causal")
+
+
+class Conv2D(Conv):
+    """Convolves over planes; arguments and errors as in `Conv`.
+
+    Shapes: x [B, H, W, C] -> [B, H', W', filters]; channels_first: x [B, C, H, W] -> [B, filters, H', W'].
+
+    References:
+        Keras, `keras.layers.Conv2D`.
+
+    Example:
+        >>> x = jax.numpy.ones((2, 28, 28, 1))
+        >>> Conv2D(32, (3, 3), activation="relu").init_with_output(jax.random.key(0), x)[0].shape
+        (2, 26, 26, 32)
+    """
+
+    RANK: ClassVar[int] = 2
+
+
+class Conv3D(Conv):
+    """Convolves over volumes; arguments and errors as in `Conv`.
+
+    Shapes: x [B, D, H, W, C] -> [B, D', H', W', filters]; with channels_first the channels are axis 1.
+
+    References:
+        Keras, `keras.layers.Conv3D`.
+
+    Example:
+        >>> x = jax.numpy.ones((2, 4, 6, 6, 1))
+        >>> Conv3D(3, 2, padding="same").init_with_output(jax.random.key(0), x)[0].shape
+        (2, 4, 6, 6, 3)
+    """
+
+    RANK: ClassVar[int] = 3
+
+
+class ConvTranspose(Convolution):
+    """Spreads each input over a window of outputs, as a convolution's gradient goes back to its inputs.
+
+    y[p * strides + k * dilation_rate - crop, f] sums x[p, c] * kernel[k, f, c]; then bias and activation.
+
+    Without `output_padding`, n inputs along an axis give (n - 1) * strides + max(span, strides) outputs for "valid"
+    and n * strides for "same", where span = (kernel_size - 1) * dilation_rate + 1. With it, they give
+    (n - 1) * strides + output_padding, plus the span for "valid", plus 1 for "same" if the span is odd.
+
+    Args:
+        filters: Number of output channels.
+        kernel_size: Size of the window; one integer for all axes, or one per axis.
+        strides: Distance between the windows of neighbouring inputs.
+        padding: "valid" keeps all outputs that a window reaches; "same" crops them.
+        output_padding: Changes the number of outputs, see above.
+        data_format: "channels_last" (also for None) or "channels_first".
+        dilation_rate: Distance between the outputs that a window covers.
+        activation: Name or function; None keeps y as it is.
+        use_bias: Whether a bias is added.
+        kernel_initializer: Name or initializer of `kernel` [*kernel_size, filters, C].
+        bias_initializer: Name or initializer of `bias` [filters].
+        kernel_regularizer: Adds a loss on `kernel`.
+        bias_regularizer: Adds a loss on `bias`.
+        kernel_constraint: Applied to `kernel` after each update.
+        bias_constraint: Applied to `bias` after each update.
+
+    Raises:
+        ValueError: If a size is not positive, `output_padding` is not below `strides`, `strides` and
+            `dilation_rate` are both above 1, or no output is left.
+    """
+
+    filters: int
+    kernel_size: Any
+    strides: Any = 1
+    padding: str = "valid"
+    output_padding: Any = None
+    data_format: str | None = None
+    dilation_rate: Any = 1
+    activation: Any = None
+    use_bias: bool = True
+    kernel_initializer: Any = "glorot_uniform"
+    bias_initializer: Any = "zeros"
+    kernel_regularizer: Any = None
+    bias_regularizer: Any = None
+    # Keras has `activity_regularizer` in this place, so what follows goes by name alone.
+    _: dataclasses.KW_ONLY
+    kernel_constraint: Any = None
+    bias_constraint: Any = None
+
+    WEIGHTS: ClassVar[tuple[str, ...]] = ("kernel", "bias")
+
+    def __post_init__(self) -> None:
+        self.check_positive("filters")
+        super().__post_init__()
+        self.check_strides_or_dilation()
+        if self.output_padding is None:
+            return
+        self.set_sizes("output_padding", lowest=0)
+        if any(extra >= step for extra, step in zip(self.output_padding, self.strides, strict=True)):
+            raise ValueError(
+                f"`output_padding` of {self.label} is below `strides` on every axis, got "
+                f"output_padding={self.output_padding} and strides={self.strides}; make it smaller, or None."
+            )
+
+    @nn.compact
+    def compute(self, inputs: jax.Array) -> jax.Array:
+        x = self.prepared(inputs)
+        self.check_outputs(inputs)
+        kernel = self.add_weight("kernel", (*self.kernel_size, self.filters, x.shape[-1]))
+        return self.finished(convolution.conv_transpose(x, kernel, **self.geometry, output_padding=self.output_padding))
+
+    @nn.nowrap
+    def check_outputs(self, inputs: jax.Array) -> None:
+        """Raises if no output would be left on an axis."""
+        self.check_not_empty(inputs)
+        if self.padding == "valid" or self.output_padding is None:
+            return
+        for i, axis in enumerate(self.position_axes):
+            span = (self.kernel_size[i] - 1) * self.dilation_rate[i] + 1
+            if (inputs.shape[axis] - 1) * self.strides[i] + span % 2 + self.output_padding[i] < 1:
+                raise ValueError(
+                    f"{self.label} with padding={self.padding!r} and output_padding={self.output_padding} leaves no "
+                    f"output on axis {axis} of inputs of shape {tuple(inputs.shape)}; give larger inputs, or "
+                    "output_padding=None."
+                )
+
+
+class Conv1DTranspose(ConvTranspose):
+    """Spreads inputs over time; arguments, sizes and errors as in `ConvTranspose`.
+
+    Shapes: x [B, T, C] -> [B, T', filters]; channels_first: x [B, C, T] -> [B, filters, T'].
+
+    References:
+        Keras, `keras.layers.Conv1DTranspose`.
+
+    Example:
+        >>> x = jax.numpy.ones((2, 10, 4))
+        >>> Conv1DTranspose(8, 3, strides=2).init_with_output(jax.random.key(0), x)[0].shape
+        (2, 21, 8)
+    """
+
+    RANK: ClassVar[int] = 1
+
+
+class Conv2DTranspose(ConvTranspose):
+    """Spreads inputs over planes; arguments, sizes and errors as in `ConvTranspose`.
+
+    Shapes: x [B, H, W, C] -> [B, H', W', filters]; channels_first: x [B, C, H, W] -> [B, filters, H', W'].
+
+    References:
+        Keras, `keras.layers.Conv2DTranspose`.
+
+    Example:
+        >>> x = jax.numpy.ones((2, 7, 7, 16))
+        >>> layer = Conv2DTranspose(8, 3, strides=2, padding="same")
+        >>> layer.init_with_output(jax.random.key(0), x)[0].shape
+        (2, 14, 14, 8)
+    """
+
+    RANK: ClassVar[int] = 2
+
+
+class Conv3DTranspose(ConvTranspose):
+    """Spreads inputs over volumes; arguments, sizes and errors as in `ConvTranspose`.
+
+    Keras has `data_format` before `output_padding` here alone; give both by name.
+
+    Shapes: x [B, D, H, W, C] -> [B, D', H', W', filters]; with channels_first the channels are axis 1.
+
+    References:
+        Keras, `keras.layers.Conv3DTranspose`.
+
+    Example:
+        >>> x = jax.numpy.ones((2, 3, 4, 4, 2))
+        >>> Conv3DTranspose(1, 2).init_with_output(jax.random.key(0), x)[0].shape
+        (2, 4, 5, 5, 1)
+    """
+
+    RANK: ClassVar[int] = 3
+
+
+Convolution1D = Conv1D
+Convolution2D = Conv2D
+Convolution3D = Conv3D
+Convolution1DTranspose = Conv1DTranspose
+Convolution2DTranspose = Conv2DTranspose
+Convolution3DTranspose = Conv3DTranspose

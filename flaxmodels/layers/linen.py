@@ -1,0 +1,40 @@
+"""The layer that any linen module is."""
+
+import inspect
+from typing import Any
+
+import flax.linen as nn
+
+from flaxmodels.layers.base import Layer
+
+
+class Linen(Layer):
+    """Puts any linen module where a layer goes; its parameters take the layer's own scope.
+
+    Args:
+        module: A linen module; it receives `train` and `mask` if its `__call__` names them, and likewise
+            `deterministic` and `use_running_average`, unless they are set on it.
+
+    Shapes: whatever the module takes and gives.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> layer = Linen(nn.Dense(2))
+        >>> variables = layer.init(jax.random.key(0), jnp.ones((5, 3)))
+        >>> sorted(variables["params"]), layer.apply(variables, jnp.ones((5, 3))).shape
+        (['bias', 'kernel'], (5, 2))
+    """
+
+    module: nn.Module
+
+    def setup(self) -> None:
+        nn.share_scope(self, self.module)
+
+    def compute(self, inputs: Any, *args: Any, mask: Any = None, train: bool = False, **kwargs: Any) -> Any:
+        named = inspect.signature(type(self.module).__call__).parameters
+        given = {"train": train, "mask": mask}
+        # What linen's own layers call it; one that is set on the module stands.
+        for name in ("deterministic", "use_running_average"):
+            if getattr(self.module, name, None) is None:
+                given[name] = not train
+        return self.module(inputs, *args, **{k: v for k, v in given.items() if k in named}, **kwargs)

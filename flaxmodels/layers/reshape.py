@@ -1,0 +1,473 @@
+"""Layers that move values and compute nothing: flatten, reshape, permute, repeat, pad, crop, scale up."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flaxmodels.layers.base import Layer
+from flaxmodels.layers.spatial import Spatial, integers, is_integer
+
+
+class Flatten(Spatial):
+    """Makes one axis of all axes but the batch.
+
+    Args:
+        data_format: "channels_last" (also for None) or "channels_first", which moves the channels to the end before,
+            so that the order of the values is the same for both.
+
+    Shapes: x [B, ...] -> [B, F]; x [B] -> [B, 1].
+
+    Raises:
+        ValueError: If `data_format` is unknown or the inputs have no axis for the batch.
+
+    References:
+        Keras, `keras.layers.Flatten`.
+
+    Example:
+        >>> Flatten().apply({}, jnp.ones((2, 4, 4, 3))).shape
+        (2, 48)
+    """
+
+    data_format: str | None = None
+
+    def __post_init__(self) -> None:
+        self.set_data_format()
+        super().__post_init__()
+
+    @nn.compact
+    def compute(self, inputs: jax.Array) -> jax.Array:
+        x = self.cast_floats(inputs)
+        if x.ndim < 1:
+            raise ValueError(
+                f"{self.label} takes inputs of at least 1 axis [B, ...], got shape (); add the axis of the batch."
+            )
+        if x.ndim > 1 and self.channels_first:
+            x = jnp.moveaxis(x, 1, -1)
+        return x.reshape(x.shape[0], math.prod(x.shape[1:]))
+
+
+class Reshape(Layer):
+    """Gives each example another shape.
+
+    Args:
+        target_shape: The new shape, without the batch; one size may be -1, which stands for what is left.
+
+    Shapes: x [B, ...] -> [B, *target_shape].
+
+    Raises:
+        ValueError: If a size is not positive, more than one is -1, or the numbers of values differ.
+
+    References:
+        Keras, `keras.layers.Reshape`.
+
+    Example:
+        >>> Reshape((-1, 3)).apply({}, jnp.ones((2, 4, 6))).shape
+        (2, 8, 3)
+    """
+
+    target_shape: Any
+
+    def __post_init__(self) -> None:
+        shape = self.target_shape
+        sizes = integers(shape, len(shape), -1) if isinstance(shape, Sequence | np.ndarray) else None
+        if sizes is None or 0 in sizes or sizes.count(-1) > 1:
+            raise ValueError(
+                f"`target_shape` of {self.label} is a tuple of positive integers, one of them -1 at most, got "
+                f"{self.target_shape!r}; give the shape of one example, without the batch."
+            )
+        object.__setattr__(self, "target_shape", sizes)
+        super().__post_init__()
+
+    @nn.compact
+    def compute(self, inputs: jax.Array) -> jax.Array:
+        x, target = self.cast_floats(inputs), self.target_shape
+        count, known = math.prod(x.shape[1:]), math.prod(n for n in target if n != -1)
+        if x.ndim < 1 or (count % known if -1 in target else count != known):
+            raise ValueError(
+                f"{self.label} needs {'a multiple of ' if -1 in target else ''}{known} values in each example for "
+                f"`target_shape`={target}, got inputs of shape {tuple(x.shape)}; give a shape that they fill."
+            )
+        return x.reshape(x.shape[0], *(count // known if n == -1 else n for n in target))
+
+
+class Permute(Layer):
+    """Puts the axes of each example into another order.
+
+    Args:
+        dims: For each new axis the old one, counted from 1; the batch is not counted.
+
+    Shapes: x [B, n1, n2, ...] -> [B, n_dims[0], n_dims[1], ...].
+
+    Raises:
+        ValueError: If `dims` is no permutation of 1, 2, ... or the inputs have another number of axes.
+
+    References:
+        Keras, `keras.layers.Permute`.
+
+    Example:
+        >>> Permute((2, 1)).apply({}, jnp.ones((4, 10, 64))).shape
+        (4, 64, 10)
+    """
+
+    dims: Any
+
+    def __post_init__(self) -> None:
+        dims = integers(self.dims, len(self.dims), 1) if isinstance(self.dims, Sequence | np.ndarray) else None
+        if dims is None or sorted(dims) != list(range(1, len(dims) + 1)):
+            raise ValueError(
+                f"`dims` of {self.label} is a permutation of 1, 2, ..., got {self.dims!r}; name each axis once, "
+                "without the batch."
+            )
+        object.__setattr__(self, "dims", dims)
+        super().__post_init__()
+
+    @nn.compact
+    def compute(self, inputs: jax.Array) -> jax.Array:
+        self.check_rank(inputs, " ".join(["B", *(f"n{dim}" for dim in sorted(self.dims))]))
+        return jnp.transpose(self.cast_floats(inputs), (0, *self.dims))
+
+
+class RepeatVector(Layer):
+    """Repeats each vector over n time steps.
+
+    Args:
+        n: Number of steps.
+
+    Shapes: x [B, F] -> [B, n, F].
+
+    Raises:
+        ValueError: If `n` is not positive or the inputs do not have two axes.
+
+    References:
+        Keras, `keras.layers.RepeatVector`.
+
+    Example:
+        >>> RepeatVector(3).apply({}, jnp.ones((2, 8))).shape
+        (2, 3, 8)
+    """
+
+    n: int
+
+    def __post_init__(self) -> None:
+        self.check_positive("n")
+        super().__post_init__()
+
+    @nn.compact
+    def compute(self, inputs: jax.Array) -> jax.Array:
+        self.check_rank(inputs, "B F")
+        return jnp.repeat(self.cast_floats(inputs)[:, None], self.n, axis=1)
+
+
+class Edges(Spatial):
+    """What padding and cropping share: two numbers of positions, in front and behind, for each axis."""
+
+    @nn.nowrap
+    def set_pairs(self, name: str) -> None:
+        """Makes of the argument a tuple of pairs (one pair for one axis) of integers, 0 or more."""
+        value = getattr(self, name)
+        pairs: Any
+        if self.RANK == 1:
+            pairs = integers((value, value) if is_integer(value) else value, 2, 0)
+        else:
+            pairs = self._pair_per_axis((value,) * self.RANK if is_integer(value) else value)
+        if pairs is None:
+            many = "a pair" if self.RANK == 1 else f"a tuple of {self.RANK} integers or pairs"
+            raise ValueError(
+                f"`{name}` of {self.label} is an integer of at least 0 or {many} of them, got {value!r}; "
+                "give how many positions in front and behind."
+            )
+        object.__setattr__(self, name, pairs)
+
+    @nn.nowrap
+    def _pair_per_axis(self, value: Any) -> tuple[tuple[int, ...], ...] | None:
+        if not isinstance(value, Sequence | np.ndarray) or len(value) != self.RANK:
+            return None
+        pairs = [integers((v, v) if is_integer(v) else v, 2, 0) for v in value]
+        return None if None in pairs else tuple(pair for pair in pairs if pair is not None)
+
+    @nn.nowrap
+    def per_axis(self, value: Any) -> list[tuple[int, int]]:
+        """A pair for each axis of the inputs, from those of the positions; (0, 0) for batch and channels."""
+        pairs = [value] if self.RANK == 1 else value
+        every = dict(zip(self.position_axes, pairs, strict=True))
+        return [every.get(axis, (0, 0)) for axis in range(self.RANK + 2)]
+
+
+class ZeroPadding(Edges):
+    """Adds zeros in front and behind.
+
+    Args:
+        padding: How many; one integer for all sides, one per axis, or a pair (in front, behind) per axis. Over time
+            one integer or one pair.
+        data_format: "channels_last" (also for None) or "channels_first".
+
+    Raises:
+        ValueError: If a number is negative or the inputs have another number of axes.
+    """
+
+    padding: Any = 1
+    data_format: str | None = None
+
+    def __post_init__(self) -> None:
+        self.set_pairs("padding")
+        self.set_data_format()
+        super().__post_init__()
+
+    @nn.compact
+    def compute(self, inputs: jax.Array) -> jax.Array:
+        self.check_axes(inputs)
+        return jnp.pad(self.cast_floats(inputs), self.per_axis(self.padding))
+
+
+class ZeroPadding1D(ZeroPadding):
+    """Adds zeros before the first step and after the last; arguments and errors as in `ZeroPadding`.
+
+    Shapes: x [B, T, C] -> [B, T', C]; channels_first: x [B, C, T] -> [B, C, T'].
+
+    References:
+        Keras, `keras.layers.ZeroPadding1D`.
+
+    Example:
+        >>> ZeroPadding1D((1, 2)).apply({}, jnp.ones((1, 2, 1))).ravel().tolist()
+        [0.0, 1.0, 1.0, 0.0, 0.0]
+    """
+
+    RANK: ClassVar[int] = 1
+
+
+class ZeroPadding2D(ZeroPadding):
+    """Adds zeros around planes; arguments and errors as in `ZeroPadding`.
+
+    Shapes: x [B, H, W, C] -> [B, H', W', C]; channels_first: x [B, C, H, W] -> [B, C, H', W'].
+
+    References:
+        Keras, `keras.layers.ZeroPadding2D`.
+
+    Example:
+        >>> ZeroPadding2D(((1, 0), (2, 2))).apply({}, jnp.ones((2, 4, 4, 3))).shape
+        (2, 5, 8, 3)
+    """
+
+    RANK: ClassVar[int] = 2
+
+
+class ZeroPadding3D(ZeroPadding):
+    """Adds zeros around volumes; arguments and errors as in `ZeroPadding`.
+
+    Shapes: x [B, D, H, W, C] -> [B, D', H', W', C]; with channels_first the channels are axis 1.
+
+    References:
+        Keras, `keras.layers.ZeroPadding3D`.
+
+    Example:
+        >>> ZeroPadding3D((1, 2, 0)).apply({}, jnp.ones((2, 4, 4, 4, 3))).shape
+        (2, 6, 8, 4, 3)
+    """
+
+    RANK: ClassVar[int] = 3
+
+
+class Cropping(Edges):
+    """Takes positions away in front and behind.
+
+    Args:
+        cropping: How many; one integer for all sides, one per axis, or a pair (in front, behind) per axis. Over time
+            one integer or one pair.
+        data_format: "channels_last" (also for None) or "channels_first"; not over time, where channels are last.
+
+    Raises:
+        ValueError: If a number is negative, the inputs have another number of axes, or no position is left.
+    """
+
+    cropping: Any
+
+    def __post_init__(self) -> None:
+        self.set_pairs("cropping")
+        super().__post_init__()
+
+    @nn.compact
+    def compute(self, inputs: jax.Array) -> jax.Array:
+        self.check_axes(inputs)
+        x, edges = self.cast_floats(inputs), self.per_axis(self.cropping)
+        for axis in self.position_axes:
+            if sum(edges[axis]) >= x.shape[axis]:
+                raise ValueError(
+                    f"{self.label} leaves at least 1 position on each axis, got cropping={self.cropping} for inputs "
+                    f"of shape {tuple(x.shape)}; crop less of axis {axis}."
+                )
+        return x[tuple(slice(front, n - behind) for (front, behind), n in zip(edges, x.shape, strict=True))]
+
+
+class Cropping1D(Cropping):
+    """Takes the first and last steps away; argument and errors as in `Cropping`.
+
+    Shapes: x [B, T, C] -> [B, T', C].
+
+    References:
+        Keras, `keras.layers.Cropping1D`.
+
+    Example:
+        >>> Cropping1D((1, 2)).apply({}, jnp.arange(5.0).reshape(1, 5, 1)).ravel().tolist()
+        [1.0, 2.0]
+    """
+
+    cropping: Any = (1, 1)
+
+    RANK: ClassVar[int] = 1
+
+
+class Cropping2D(Cropping):
+    """Takes the edges of planes away; arguments and errors as in `Cropping`.
+
+    Shapes: x [B, H, W, C] -> [B, H', W', C]; channels_first: x [B, C, H, W] -> [B, C, H', W'].
+
+    References:
+        Keras, `keras.layers.Cropping2D`.
+
+    Example:
+        >>> Cropping2D(((1, 0), (2, 2))).apply({}, jnp.ones((2, 8, 8, 3))).shape
+        (2, 7, 4, 3)
+    """
+
+    cropping: Any = ((0, 0), (0, 0))
+    data_format: str | None = None
+
+    RANK: ClassVar[int] = 2
+
+    def __post_init__(self) -> None:
+        self.set_data_format()
+        super().__post_init__()
+
+
+class Cropping3D(Cropping):
+    """Takes the edges of volumes away; arguments and errors as in `Cropping`.
+
+    Shapes: x [B, D, H, W, C] -> [B, D', H', W', C]; with channels_first the channels are axis 1.
+
+    References:
+        Keras, `keras.layers.Cropping3D`.
+
+    Example:
+        >>> Cropping3D((1, 2, 0)).apply({}, jnp.ones((2, 8, 8, 8, 3))).shape
+        (2, 6, 4, 8, 3)
+    """
+
+    cropping: Any = ((1, 1), (1, 1), (1, 1))
+    data_format: str | None = None
+
+    RANK: ClassVar[int] = 3
+
+    def __post_init__(self) -> None:
+        self.set_data_format()
+        super().__post_init__()
+
+
+class UpSampling(Spatial):
+    """Repeats every position.
+
+    Args:
+        size: How often; one integer for all axes, or one per axis.
+        data_format: "channels_last" (also for None) or "channels_first"; not over time, where channels are last.
+
+    Raises:
+        ValueError: If a size is not positive or the inputs have another number of axes.
+    """
+
+    size: Any = 2
+
+    def __post_init__(self) -> None:
+        self.set_sizes("size")
+        super().__post_init__()
+
+    @nn.compact
+    def compute(self, inputs: jax.Array) -> jax.Array:
+        self.check_axes(inputs)
+        return self.scaled(self.cast_floats(inputs))
+
+    @nn.nowrap
+    def scaled(self, x: jax.Array) -> jax.Array:
+        """x with each position repeated along each axis."""
+        for axis, times in zip(self.position_axes, self.size, strict=True):
+            x = jnp.repeat(x, times, axis)
+        return x
+
+
+class UpSampling1D(UpSampling):
+    """Repeats every step; argument and errors as in `UpSampling`.
+
+    Shapes: x [B, T, C] -> [B, T * size, C].
+
+    References:
+        Keras, `keras.layers.UpSampling1D`.
+
+    Example:
+        >>> UpSampling1D(2).apply({}, jnp.array([[[1.0], [2.0]]])).ravel().tolist()
+        [1.0, 1.0, 2.0, 2.0]
+    """
+
+    RANK: ClassVar[int] = 1
+
+
+class UpSampling2D(UpSampling):
+    """Makes planes larger, by repeating or between the values; arguments and errors as in `UpSampling`.
+
+    Args:
+        size: How many times larger; one integer for both axes, or one per axis.
+        data_format: "channels_last" (also for None) or "channels_first".
+        interpolation: "nearest", which repeats, "bilinear", "bicubic", "lanczos3" or "lanczos5".
+
+    Shapes: x [B, H, W, C] -> [B, H', W', C]; channels_first: x [B, C, H, W] -> [B, C, H', W'].
+
+    References:
+        Keras, `keras.layers.UpSampling2D`.
+
+    Example:
+        >>> UpSampling2D((2, 3), interpolation="bilinear").apply({}, jnp.ones((2, 4, 4, 3))).shape
+        (2, 8, 12, 3)
+    """
+
+    data_format: str | None = None
+    interpolation: str = "nearest"
+
+    RANK: ClassVar[int] = 2
+
+    def __post_init__(self) -> None:
+        self.set_data_format()
+        self.set_choice("interpolation", ("nearest", "bilinear", "bicubic", "lanczos3", "lanczos5"))
+        super().__post_init__()
+
+    @nn.nowrap
+    def scaled(self, x: jax.Array) -> jax.Array:
+        if self.interpolation == "nearest":
+            return super().scaled(x)
+        shape = list(x.shape)
+        for axis, times in zip(self.position_axes, self.size, strict=True):
+            shape[axis] *= times
+        return jax.image.resize(self.cast(x), shape, self.interpolation, antialias=False)
+
+
+class UpSampling3D(UpSampling):
+    """Repeats every position of volumes; arguments and errors as in `UpSampling`.
+
+    Shapes: x [B, D, H, W, C] -> [B, D', H', W', C]; with channels_first the channels are axis 1.
+
+    References:
+        Keras, `keras.layers.UpSampling3D`.
+
+    Example:
+        >>> UpSampling3D(2).apply({}, jnp.ones((2, 3, 4, 5, 1))).shape
+        (2, 6, 8, 10, 1)
+    """
+
+    data_format: str | None = None
+
+    RANK: ClassVar[int] = 3
+
+    def __post_init__(self) -> None:
+        self.set_data_format()
+        super().__post_init__()

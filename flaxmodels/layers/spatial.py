@@ -1,0 +1,118 @@
+"""What layers over time, planes and volumes share: one size per axis, named choices, where the channels are."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flaxmodels.layers.base import Layer
+
+AXES = {1: "T", 2: "H W", 3: "D H W"}
+
+
+class Spatial(Layer):
+    """A layer over inputs [B, positions, C], or [B, C, positions] where `data_format` is "channels_first".
+
+    A class fixes RANK, the number of axes that positions have. Arguments are checked and completed at
+    construction: sizes become tuples, names become lower case.
+    """
+
+    RANK: ClassVar[int] = 0
+
+    @nn.nowrap
+    def set_sizes(self, name: str, lowest: int = 1) -> None:
+        """Makes of the argument a tuple of one integer per axis of the positions."""
+        value = getattr(self, name)
+        sizes = integers((value,) * self.RANK if is_integer(value) else value, self.RANK, lowest)
+        if sizes is None:
+            raise ValueError(
+                f"`{name}` of {self.label} is an integer of at least {lowest}, or a tuple of {self.RANK} of them, "
+                f"got {value!r}; give {lowest} or more for each axis."
+            )
+        object.__setattr__(self, name, sizes)
+
+    @nn.nowrap
+    def set_choice(self, name: str, choices: tuple[str, ...]) -> None:
+        """Makes of the argument one of the choices, whatever its case."""
+        value = getattr(self, name)
+        choice = value.lower() if isinstance(value, str) else value
+        if choice not in choices:
+            raise ValueError(
+                f"`{name}` of {self.label} is one of {', '.join(map(repr, choices))}, got {value!r}; use one of these."
+            )
+        object.__setattr__(self, name, choice)
+
+    @nn.nowrap
+    def set_data_format(self) -> None:
+        """Makes of `data_format` one of its two names; None is "channels_last"."""
+        if getattr(self, "data_format", None) is None:
+            object.__setattr__(self, "data_format", "channels_last")
+        self.set_choice("data_format", ("channels_last", "channels_first"))
+
+    @property
+    @nn.nowrap
+    def channels_first(self) -> bool:
+        """Whether inputs and outputs are [B, C, positions]."""
+        return getattr(self, "data_format", None) == "channels_first"
+
+    @property
+    @nn.nowrap
+    def position_axes(self) -> tuple[int, ...]:
+        """Which axes of inputs and outputs the positions have."""
+        first = 2 if self.channels_first else 1
+        return tuple(range(first, first + self.RANK))
+
+    @nn.nowrap
+    def check_axes(self, inputs: jax.Array) -> None:
+        """Raises unless the inputs have axes for batch, positions and channels."""
+        self.check_rank(inputs, f"B C {AXES[self.RANK]}" if self.channels_first else f"B {AXES[self.RANK]} C")
+
+    @nn.nowrap
+    def check_not_empty(self, inputs: jax.Array) -> None:
+        """Raises unless there is a position on each axis."""
+        for axis in self.position_axes:
+            if inputs.shape[axis] < 1:
+                raise ValueError(
+                    f"{self.label} takes inputs of at least 1 position on axis {axis}, got shape "
+                    f"{tuple(inputs.shape)}; leave empty inputs out."
+                )
+
+    @nn.nowrap
+    def check_window(self, inputs: jax.Array, argument: str, dilation: tuple[int, ...] | None = None) -> None:
+        """Raises unless the window that the argument gives lies at least once on the inputs."""
+        self.check_not_empty(inputs)
+        window, shape = getattr(self, argument), tuple(inputs.shape)
+        for axis, k, d in zip(self.position_axes, window, dilation or (1,) * self.RANK, strict=True):
+            span = (k - 1) * d + 1
+            if getattr(self, "padding", "valid") == "valid" and shape[axis] < span:
+                raise ValueError(
+                    f"{self.label} with padding='valid' has a window of {span} positions on axis {axis}, got inputs "
+                    f"of shape {shape}; make `{argument}` smaller, or use padding='same'."
+                )
+
+    @nn.nowrap
+    def channels_last(self, inputs: jax.Array) -> jax.Array:
+        """The inputs with the channels as the last axis."""
+        return jnp.moveaxis(inputs, 1, -1) if self.channels_first else inputs
+
+    @nn.nowrap
+    def as_given(self, outputs: jax.Array) -> jax.Array:
+        """Outputs whose channels are last, in the layout of the inputs."""
+        return jnp.moveaxis(outputs, -1, 1) if self.channels_first else outputs
+
+
+def is_integer(value: Any) -> bool:
+    """Whether the value is a whole number, Python's or NumPy's; truth values are none."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def integers(value: Any, count: int, lowest: int) -> tuple[int, ...] | None:
+    """The value as a tuple of `count` integers of at least `lowest`, or None where it is no such thing."""
+    if not isinstance(value, Sequence | np.ndarray) or len(value) != count:
+        return None
+    if not all(is_integer(n) and n >= lowest for n in value):
+        return None
+    return tuple(int(n) for n in value)
