@@ -49,7 +49,7 @@ def test_fit_leaves_model_history_and_picture(finished):
     assert list(history["history"]) == ["loss", "accuracy", "val_loss", "val_accuracy"]
     assert [line for line in printed.splitlines() if line.startswith("test accuracy ")]
     assert f"saved in {folder}/" in printed
-    assert "compiled in" in printed
+    assert "training compiled in" in printed
     assert (folder / "curves.png").read_bytes()[:4] == b"\x89PNG"
 
 

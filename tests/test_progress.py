@@ -44,8 +44,8 @@ def drive(progress):
     for epoch in range(2):
         progress.begin_epoch(epoch)
         if epoch == 0:
-            progress.compiling()
-            progress.compiled(3.0)
+            progress.compiling("training")
+            progress.compiled("training", 3.0)
         progress.chunk(1, 100, 0.5, {"loss": 2.0})
         progress.chunk(2, 50, 0.25, {"loss": 1.5})
         progress.end_epoch({"loss": 1.5, "val_loss": 1.0})
@@ -63,7 +63,7 @@ def test_lines_that_stay(kind, capsys):
     drive(kind(2, 2, 150, "images"))
     lines = [line.strip() for line in capsys.readouterr().out.splitlines() if line.strip()]
     assert [line for line in lines if "Epoch" in line or "compiled" in line] == [
-        "compiled in 3.0s",
+        "training compiled in 3.0s",
         "Epoch 1/2  0.8s  200 images/s  loss 1.5000  val_loss 1.0000",
         "Epoch 2/2  0.8s  200 images/s  loss 1.5000  val_loss 1.0000",
     ]

@@ -70,8 +70,8 @@ class Evaluation:
         for chunk in self.feed.chunks():
             args = (self.trainer.variables, totals, chunk.data, chunk.order, jnp.int32(0), jnp.int32(chunk.steps))
             if progress is not None and not self.program.is_compiled(*args):
-                progress.compiling()
-                progress.compiled(self.program.compile(*args))
+                progress.compiling("validation")
+                progress.compiled("validation", self.program.compile(*args))
             totals, logs = self.program(*args)
         return floats(self.objective, logs)
 
@@ -186,8 +186,8 @@ class Run:
         program = trainer._train_program(feed, self.objective, chunk.steps if whole else None)
         args = (trainer.state, totals, chunk.data, chunk.order, jnp.int32(start), jnp.int32(stop))
         if not program.is_compiled(*args):
-            progress.compiling()
-            progress.compiled(program.compile(*args))
+            progress.compiling("training")
+            progress.compiled("training", program.compile(*args))
         began = time.perf_counter()
         trainer.state, totals, values = program(*args)
         logs = floats(self.objective, values)

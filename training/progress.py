@@ -59,10 +59,10 @@ class Progress:
         self._epoch, self._step = epoch, 0
         self.train_seconds, self._examples_done = 0.0, 0
 
-    def compiling(self) -> None:
-        """Compilation starts; it may take a while."""
+    def compiling(self, what: str) -> None:
+        """The compilation of `what`, "training" or "validation", starts; it may take a while."""
 
-    def compiled(self, seconds: float) -> None:
+    def compiled(self, what: str, seconds: float) -> None:
         self.compile_seconds += seconds
 
     def chunk(self, step: int, examples: int, seconds: float, logs: Logs) -> None:
@@ -92,9 +92,9 @@ class Progress:
 class Lines(Progress):
     """A line for each epoch, for logs and pipes."""
 
-    def compiled(self, seconds: float) -> None:
-        super().compiled(seconds)
-        print(f"compiled in {duration(seconds)}", flush=True)
+    def compiled(self, what: str, seconds: float) -> None:
+        super().compiled(what, seconds)
+        print(f"{what} compiled in {duration(seconds)}", flush=True)
 
     def end_epoch(self, logs: Logs) -> None:
         print(self.line(logs), flush=True)
@@ -125,13 +125,13 @@ class Live(Progress):
             self._task = self._bar.add_task("", total=self.steps, text="")
         self._bar.update(self._task, completed=0, description=f"Epoch {epoch + 1}/{self.epochs}", text="")
 
-    def compiling(self) -> None:
-        self._bar.update(self._task, text="compiling")
+    def compiling(self, what: str) -> None:
+        self._bar.update(self._task, text=f"compiling {what}")
         self._bar.refresh()
 
-    def compiled(self, seconds: float) -> None:
-        super().compiled(seconds)
-        self._bar.console.print(f"compiled in {duration(seconds)}")
+    def compiled(self, what: str, seconds: float) -> None:
+        super().compiled(what, seconds)
+        self._bar.console.print(f"{what} compiled in {duration(seconds)}")
 
     def chunk(self, step: int, examples: int, seconds: float, logs: Logs) -> None:
         super().chunk(step, examples, seconds, logs)

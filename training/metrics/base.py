@@ -44,9 +44,11 @@ class RunningSum(NamedTuple):
         shape = jnp.broadcast_shapes(self.total.shape, x.shape)
         old, x, rest = (jnp.broadcast_to(a, shape) for a in (self.total, x, self.rest))
         new = old + x
-        gained = new - old  # what rounding let through; the two differences below are exact
-        lost = (old - (new - gained)) + (x - gained)
-        return RunningSum(new, rest + jnp.where(jnp.isfinite(lost), lost, jnp.zeros_like(lost)))
+        gained = new - old  # what rounding let through of x; the differences below are exact
+        lost = rest + ((old - (new - gained)) + (x - gained))
+        lost = jnp.where(jnp.isfinite(lost), lost, jnp.zeros_like(lost))
+        total = new + lost  # so that the rest stays below the last digit of the total
+        return RunningSum(total, jnp.where(jnp.isfinite(total), lost - (total - new), jnp.zeros_like(lost)))
 
     def merge(self, other: "RunningSum") -> "RunningSum":
         """The sum of two sums."""

@@ -19,7 +19,6 @@ class _IoU(Metric):
     """Keeps the confusion matrix [labels, predictions]; the mean of TP / (TP + FP + FN) over some classes."""
 
     num_classes: int
-    target_class_ids: Any = None
     ignore_class: int | None = None
     sparse_y_true: bool = True
     sparse_y_pred: bool = True
@@ -27,15 +26,18 @@ class _IoU(Metric):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.target_class_ids is None:
+        if self._targets() is None:
             return
-        targets = tuple(map(int, self.target_class_ids))
+        targets = tuple(map(int, self._targets()))
         object.__setattr__(self, "target_class_ids", targets)
         if not targets or not 0 <= min(targets) <= max(targets) < self.num_classes:
             raise ValueError(
                 f"target_class_ids must lie in 0..{self.num_classes - 1} for {self.num_classes} classes; "
                 f"found {list(targets)}; MeanIoU takes all classes"
             )
+
+    def _targets(self) -> Any:
+        return getattr(self, "target_class_ids", None)
 
     def empty(self) -> RunningSum:
         return RunningSum.zeros((self.num_classes, self.num_classes))
@@ -80,8 +82,8 @@ class _IoU(Metric):
         matrix = state.value
         overlap = jnp.diagonal(matrix)
         union = jnp.sum(matrix, axis=0) + jnp.sum(matrix, axis=1) - overlap
-        if self.target_class_ids is not None:
-            chosen = jnp.asarray(self.target_class_ids)
+        if self._targets() is not None:
+            chosen = jnp.asarray(self._targets())
             overlap, union = overlap[chosen], union[chosen]
         seen = union > 1e-9
         iou = jnp.where(seen, overlap / (union + EPSILON), 0.0)

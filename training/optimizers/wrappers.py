@@ -22,7 +22,7 @@ def LossScaleOptimizer(
     dynamic_growth_steps: int = 2000,
     name: str | None = None,
 ) -> optax.GradientTransformation:
-    """Divides the gradients by the scale of the loss; if they are not finite, halves it and skips the step.
+    """Divides the gradients by the scale of the loss; if they are not finite, halves the scale and skips the step.
 
     The loss is to be scaled with `scale_loss(opt_state, loss)`. The scale is doubled after so many finite
     steps in a row.

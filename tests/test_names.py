@@ -1,0 +1,33 @@
+"""Names that are known, and the sentences for those that are not."""
+
+import re
+
+import pytest
+
+from flaxmodels.names import lookup
+
+TABLE = {"mse": 1, "mae": 2, "poisson": 3}
+
+
+def test_known_name_gives_its_entry():
+    assert lookup("loss", "mae", TABLE) == 2
+
+
+def test_entry_that_is_false_is_still_found():
+    assert lookup("loss", "none", {"none": None}) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "alternative", "sentence"),
+    [
+        ("mes", "", "Unknown loss 'mes'. Did you mean 'mse'? Known: 'mae', 'mse', 'poisson'."),
+        ("xyz", "", "Unknown loss 'xyz'. Known: 'mae', 'mse', 'poisson'."),
+        ("mes", "Or pass f.", "Unknown loss 'mes'. Did you mean 'mse'? Known: 'mae', 'mse', 'poisson'. Or pass f."),
+        ("", "", "Unknown loss ''. Known: 'mae', 'mse', 'poisson'."),
+        (3, "", "Unknown loss 3. Known: 'mae', 'mse', 'poisson'."),
+        (["mse"], "", "Unknown loss ['mse']. Did you mean 'mse'? Known: 'mae', 'mse', 'poisson'."),
+    ],
+)
+def test_unknown_name_tells_the_closest_and_all(name, alternative, sentence):
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+        lookup("loss", name, TABLE, alternative)

@@ -1,0 +1,790 @@
+"""Model files: what goes round comes back bit by bit, and what others wrote can't hurt."""
+
+import inspect
+import json
+import os
+import re
+import stat
+import struct
+import tracemalloc
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors.numpy
+
+import flaxmodels as fm
+from flaxmodels import Input, Model, Sequential, activations, constraints, initializers, layers, regularizers, saving
+from flaxmodels.layers.base import Layer
+
+KEY = jax.random.key(0)
+
+
+def raises(sentence):
+    return pytest.raises(ValueError, match=f"^{re.escape(sentence)}$")
+
+
+def bits(tree):
+    return {jax.tree_util.keystr(path): (x.dtype.name, x.shape, np.asarray(x).tobytes())
+            for path, x in jax.tree.leaves_with_path(tree)}  # fmt: skip
+
+
+# ---------------------------------------------------------------- there and back
+
+
+def stack():
+    return Sequential(
+        [
+            Input((6, 6, 1)),
+            layers.Conv2D(2, (3, 3), activation="relu", kernel_regularizer=regularizers.L2(0.1)),
+            layers.BatchNormalization(),
+            layers.MaxPooling2D((2, 2)),
+            layers.Dropout(0.5, seed=np.int64(3)),
+            layers.Flatten(),
+            layers.Dense(3, kernel_constraint=constraints.MaxNorm(2.0), name="head"),
+        ],
+        name="stack",
+    )
+
+
+def without_input():
+    return Sequential([layers.Dense(3), Sequential([layers.Dense(2, trainable=False)], trainable=False)])
+
+
+def shared():
+    a, b, dense = Input((3,), name="a"), Input((3,)), layers.Dense(2)
+    return Model([a, b], layers.Concatenate()([dense(a), layers.Dense(2)(a), dense(b)]), name="shared")
+
+
+def nested():
+    x, y = Input((3,)), Input((3,))
+    inner = Model(x, layers.Dense(3, name="only")(x), trainable=False)
+    return Model(y, Sequential([layers.Dense(3), layers.Dense(1)], dtype="bfloat16")(inner(inner(y), train=False)))
+
+
+def dictionaries():
+    a, b = Input((3,), name="a"), Input((2, 3), name="b")
+    outputs = {"sum": layers.Add()([a, layers.Flatten()(layers.Dense(3)(b))][:1] * 2), "pair": (a, [b])}
+    return Model({"first": a, "others": (b,)}, outputs)
+
+
+def bidirectional():
+    x, keep = Input((None, 3)), Input((None,), dtype="bool")
+    y = layers.Bidirectional(layers.LSTM(2, return_sequences=True), merge_mode="sum")(layers.Masking()(x), mask=keep)
+    y, h = layers.GRU(2, return_sequences=True, return_state=True)(y)
+    return Model([x, keep], (layers.TimeDistributed(layers.Dense(1))(y), h))
+
+
+def memory():
+    return Sequential([Input((4, 3), batch_size=2), layers.SimpleRNN(2, stateful=True)])
+
+
+def attention():
+    x = Input((4, 3))
+    y = layers.MultiHeadAttention(1, 2)(x, x, use_causal_mask=True)
+    return Model(x, layers.Add()([x, y]))
+
+
+def text():
+    table = np.arange(6, dtype="float32").reshape(3, 2) / 7
+    return Sequential([Input((4,), dtype="int32"), layers.Embedding(3, 2, initializers.Constant(table))])
+
+
+MODELS = [stack, without_input, shared, nested, dictionaries, bidirectional, memory, attention, text]
+
+
+def example(model):
+    def data(symbol):
+        shape = [n or m for n, m in zip(symbol.shape, (2, 4, 3, 1), strict=False)]
+        return jax.random.normal(KEY, shape).astype(symbol.dtype)
+
+    return jnp.ones((2, 3)) if model.input_spec is None else jax.tree.map(data, model.input_spec)
+
+
+@pytest.mark.parametrize("make", MODELS, ids=lambda make: make.__name__)
+def test_models_come_back_bit_by_bit(make, tmp_path):
+    path, model = tmp_path / "model.safetensors", make()
+    inputs = example(model)
+    variables = jax.jit(model.init)(KEY, inputs)
+    fm.save(path, model, variables)
+    again, read = fm.load(path)
+    assert type(again) is type(model) and again.name == model.name
+    assert jax.tree.structure(read) == jax.tree.structure(variables) and bits(read) == bits(variables)
+    before, after = jax.jit(model.apply)(variables, inputs), jax.jit(again.apply)(read, inputs)
+    assert jax.tree.structure(before) == jax.tree.structure(after) and bits(before) == bits(after)
+    assert bits(jax.eval_shape(again.init, KEY, inputs) and jax.jit(again.init)(KEY, inputs)) == bits(variables)
+    if model.input_spec is not None:
+        assert summary(again) == summary(model)
+        assert jax.tree.structure(again.input_spec) == jax.tree.structure(model.input_spec)
+    # What was read is written as it was.
+    assert json.dumps(saving.to_config(again)) == json.dumps(saving.to_config(saving.from_config(config(again))))
+
+
+def summary(model):
+    lines = []
+    model.summary(lines.append)
+    return lines
+
+
+def config(model):
+    return json.loads(json.dumps(saving.to_config(model)))
+
+
+def test_what_a_model_says_of_itself_comes_back():
+    again = saving.from_config(config(nested()))
+    assert [layer.trainable for layer in again.layers] == [False, True]
+    assert [layer.dtype for layer in again.layers] == [None, "bfloat16"]
+    again = saving.from_config(config(without_input()))
+    assert again.layers[1].trainable is False and again.layers[1].layers[0].trainable is False
+
+
+def test_names_are_fixed_by_the_file():
+    x = Input((3,))
+    second = layers.Dense(2)(layers.Dense(3)(x))
+    model = Model(x, second)
+    assert [layer.name for layer in saving.from_config(config(model)).layers] == ["dense", "dense_1"]
+
+
+def kinds_in(module, base):
+    return [
+        v for v in vars(module).values() if inspect.isclass(v) and issubclass(v, base) and not inspect.isabstract(v)
+    ]
+
+
+ARGUMENTS = {
+    "Constant": {"value": [[1.0, 2.0]]},
+    "Identity": {"gain": 2.0},
+    "VarianceScaling": {"scale": 3.0, "mode": "fan_out", "distribution": "uniform", "seed": 4},
+    "RandomUniform": {"minval": -1, "maxval": 2.5, "seed": 3},
+    "L1L2": {"l1": 0.25, "l2": 1e-7},
+    "OrthogonalRegularizer": {"factor": 0.5, "mode": "columns"},
+    "MinMaxNorm": {"min_value": 0.1, "rate": 0.5, "axis": [0, 1]},
+}
+OBJECTS = [
+    (argument, kind)
+    for argument, module, base in [
+        ("kernel_initializer", initializers, initializers.Initializer),
+        ("kernel_regularizer", regularizers, regularizers.Regularizer),
+        ("kernel_constraint", constraints, constraints.Constraint),
+    ]
+    for kind in kinds_in(module, base)
+]
+
+
+@pytest.mark.parametrize(("argument", "kind"), OBJECTS, ids=lambda x: x if isinstance(x, str) else x.__name__)
+def test_every_object_comes_back(argument, kind):
+    thing = kind(**ARGUMENTS.get(kind.__name__, {}))
+    again = getattr(saving.from_config(config(layers.Dense(2, **{argument: thing}))), argument)
+    assert type(again) is kind
+    assert saving._fields(again) == saving._fields(thing)
+    assert again == thing or kind in (initializers.Initializer, regularizers.Regularizer, constraints.Constraint)
+
+
+def test_there_are_objects_of_every_kind():
+    names = {kind.__name__ for _, kind in OBJECTS}
+    assert {"GlorotUniform", "Orthogonal", "L1L2", "OrthogonalRegularizer", "MaxNorm", "UnitNorm"} <= names
+    assert len(OBJECTS) > 20
+
+
+@pytest.mark.parametrize("name", activations.ACTIVATIONS)
+def test_every_activation_comes_back(name):
+    function = activations.ACTIVATIONS[name]
+    again = saving.from_config(config(layers.Dense(2, activation=function))).activation
+    assert activations.get(again) is function
+    assert saving.from_config(config(layers.Dense(2, activation=name))).activation == name
+
+
+@pytest.mark.parametrize(
+    "value", [jnp.bfloat16, np.dtype("float16"), "mixed_bfloat16", np.float32, jnp.float8_e4m3fn], ids=str
+)
+def test_every_dtype_comes_back(value):
+    again = saving.from_config(config(layers.Dense(2, dtype=value))).dtype
+    assert again == value or jnp.dtype(again) == jnp.dtype(value)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (np.float64(0.1), 0.1),
+        (np.bool_(True), True),
+        (float("inf"), float("inf")),
+        ([1, (2, None)], (1, (2, None))),
+        ({"a": [1]}, {"a": (1,)}),
+        (layers.Dense(3, name="inner"), layers.Dense(3, name="inner")),
+    ],
+)
+def test_values_in_arguments(given, expected):
+    again = saving._decode(json.loads(json.dumps(saving._encode(given, "x"))))
+    assert again == expected and type(again) is type(expected)
+
+
+@pytest.mark.parametrize(
+    "array", [np.array([[1.5, -0.1]], "float32"), np.array([], "int8"), jnp.array([1.5], jnp.bfloat16), np.float16([3])]
+)
+def test_arrays_in_arguments(array):
+    again = saving._decode(json.loads(json.dumps(saving._encode(array, "x"))))
+    assert again.dtype == array.dtype and again.shape == array.shape and again.tobytes() == np.asarray(array).tobytes()
+
+
+# ---------------------------------------------------------------- files
+
+
+def small(**arguments):
+    model = Sequential([Input((3,)), layers.Dense(2, **arguments)])
+    return model, {"params": {"dense": {"kernel": jnp.arange(6.0).reshape(3, 2), "bias": jnp.array([-0.0, jnp.nan])}}}
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "model.safetensors"
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "int8", "int32", "uint8", "bool"])
+def test_arrays_of_every_dtype(dtype, path):
+    variables = {"params": {"a": {"b": jnp.arange(3).astype(dtype)}, "c": jnp.ones((), dtype)},
+                 "batch_stats": {"none": jnp.zeros((0, 4), dtype)}}  # fmt: skip
+    fm.save(path, layers.Flatten(), variables, architecture=False)
+    assert bits(fm.load_weights(path, variables)) == bits(variables)
+
+
+def test_a_model_in_bfloat16(path):
+    model = Sequential([Input((3,), dtype="bfloat16"), layers.Dense(2, param_dtype=jnp.bfloat16)])
+    variables = model.init(KEY, jnp.ones((1, 3), jnp.bfloat16))
+    fm.save(path, model, variables)
+    again, read = fm.load(path)
+    assert again.apply(read, jnp.ones((1, 3), jnp.bfloat16)).dtype == jnp.bfloat16
+    assert bits(read) == bits(variables)
+
+
+def test_float64(path):
+    with jax.enable_x64(True):
+        model = Sequential([Input((3,), dtype="float64"), layers.Dense(2, param_dtype="float64")])
+        variables = model.init(KEY, jnp.ones((1, 3)))
+        fm.save(path, model, variables)
+        assert bits(fm.load(path)[1]) == bits(variables)
+
+
+def test_the_file_is_plain_safetensors(path):
+    model, variables = small()
+    fm.save(path, model, variables)
+    flat = safetensors.numpy.load_file(path)
+    assert sorted(flat) == ["params/dense/bias", "params/dense/kernel"]
+    assert flat["params/dense/kernel"].tolist() == [[0, 1], [2, 3], [4, 5]]
+    with safetensors.safe_open(path, "numpy") as file:
+        assert file.metadata()["flaxmodels"] == "1"
+        assert json.loads(file.metadata()["model"])["class"] == "Sequential"
+
+
+def test_bfloat16_is_plain_safetensors(path):
+    fm.save(path, layers.Flatten(), {"params": {"a": jnp.array([1.5], jnp.bfloat16)}})
+    with safetensors.safe_open(path, "flax") as file:
+        assert file.get_tensor("params/a").tolist() == [1.5]
+    assert np.frombuffer(path.read_bytes()[-2:], ml_dtypes.bfloat16).tolist() == [1.5]
+
+
+def test_a_model_without_variables(path):
+    fm.save(path, Sequential([Input((3,)), layers.Flatten()]), {})
+    model, variables = fm.load(path)
+    assert variables == {} and model.output_shape == (None, 3)
+
+
+def test_weights_alone(path):
+    model, variables = small()
+    fm.save(path, model, variables, architecture=False)
+    with raises(f"{path} holds weights without an architecture; build the model and use fm.load_weights."):
+        fm.load(path)
+    expected = jax.eval_shape(model.init, KEY, jnp.ones((1, 3)))
+    assert bits(fm.load_weights(path, expected)) == bits(variables)
+
+
+def test_weights_of_a_file_with_an_architecture(path):
+    model, variables = small()
+    fm.save(path, model, variables)
+    assert bits(fm.load_weights(path, variables)) == bits(variables)
+
+
+def test_weights_of_modules_of_ones_own(path):
+    model = nn.Dense(2)
+    variables = model.init(KEY, jnp.ones((1, 3)))
+    fm.save(path, model, variables, architecture=False)
+    assert bits(fm.load_weights(path, variables)) == bits(variables)
+
+
+def test_a_string_is_a_path(tmp_path):
+    model, variables = small()
+    fm.save(str(tmp_path / "m.safetensors"), model, variables)
+    assert bits(fm.load(str(tmp_path / "m.safetensors"))[1]) == bits(variables)
+
+
+def test_a_file_is_replaced_whole_with_the_usual_rights(path):
+    model, variables = small()
+    path.write_bytes(b"old" * 10**5)
+    fm.save(path, model, variables)
+    assert bits(fm.load(path)[1]) == bits(variables)
+    other = path.with_name("other")
+    other.write_bytes(b"")
+    assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(other.stat().st_mode)
+    assert sorted(p.name for p in path.parent.iterdir()) == ["model.safetensors", "other"]
+
+
+@pytest.mark.parametrize("failing", ["fsync", "replace"])
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
+def test_a_failing_write_leaves_the_old_file(path, monkeypatch, failing, error):
+    model, variables = small()
+    fm.save(path, model, variables)
+    before = path.read_bytes()
+
+    def fail(*args):
+        raise error
+
+    monkeypatch.setattr(os, failing, fail)
+    with pytest.raises(type(error)):
+        fm.save(path, model, jax.tree.map(lambda x: x + 1, variables))
+    assert path.read_bytes() == before
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_a_model_that_can_not_be_described_leaves_the_old_file(path):
+    path.write_bytes(b"old")
+    with pytest.raises(ValueError, match="A model file names the layers of flaxmodels"):
+        fm.save(path, nn.Dense(2), {})
+    assert path.read_bytes() == b"old" and os.listdir(path.parent) == [path.name]
+
+
+# ---------------------------------------------------------------- what only code describes
+
+
+class Dense(Layer):
+    """A class of one's own, called like one of ours."""
+
+    units: int = 2
+
+    def compute(self, inputs):
+        return inputs
+
+
+class Stack(Sequential):
+    """A container of one's own."""
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        (nn.Dense(2), "Dense"),
+        (Sequential([nn.LayerNorm()]), "LayerNorm"),
+        (Sequential([Dense()]), "Dense"),
+        (Sequential([layers.Lambda(jnp.abs)]), "Lambda"),
+        (layers.Lambda(activations.relu), "Lambda"),
+        (Stack([layers.Dense(2)]), "Stack"),
+        (layers.TimeDistributed(Dense()), "Dense"),
+    ],
+)
+def test_classes_that_only_code_describes(model, name, path):
+    with raises(
+        f"A model file names the layers of flaxmodels, but only code describes what {name} does; "
+        "save with architecture=False, build the model in code, and read its variables with fm.load_weights."
+    ):
+        fm.save(path, model, {})
+    assert not path.exists()
+
+
+def own(x):
+    return x
+
+
+class Unknown:
+    dtype = jnp.float32
+
+
+@pytest.mark.parametrize("value", [own, jnp.sin, Unknown, Unknown(), {1: 2}, b"x", {2}], ids=repr)
+def test_values_that_only_code_describes(value, path):
+    with raises(
+        f"A model file holds names, numbers and our own objects, but Dense.kernel_initializer is {value!r}, which only "
+        "code describes; use a name, or save with architecture=False and build the model in code."
+    ):
+        fm.save(path, layers.Dense(2, kernel_initializer=value), {})
+
+
+def test_arrays_in_arguments_have_a_limit(path, monkeypatch):
+    monkeypatch.setattr(saving, "MAX_HEADER_BYTES", 2000)
+    model = layers.Embedding(100, 9, initializers.Constant(np.zeros((100, 9))))
+    with pytest.raises(ValueError) as caught:
+        fm.save(path, model, {})
+    assert re.fullmatch(
+        r"The header of a model file has up to 2000 bytes, got \d{4}; give large arrays to `variables`, "
+        "not to the arguments of layers.",
+        str(caught.value),
+    )
+    assert not path.exists()
+
+
+# ---------------------------------------------------------------- files that do not fit
+
+
+def test_all_differences_are_listed(path):
+    model, variables = small()
+    params = variables["params"]["dense"]
+    fm.save(path, model, {"params": {"dense": {"kernel": params["kernel"].T, "other": params["bias"]}}})
+    differences = (
+        f"The arrays in {path} do not fit the model: params/dense/bias is missing; "
+        "params/dense/other is not expected; params/dense/kernel has shape (2, 3), expected (3, 2)."
+    )
+    with raises(differences):
+        fm.load(path)
+    with raises(differences):
+        fm.load_weights(path, variables)
+
+
+def write(path, header, data=b""):
+    header = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header + data)
+
+
+def metadata(model="", version="1"):
+    return {"__metadata__": {"flaxmodels": version, "model": model if isinstance(model, str) else json.dumps(model)}}
+
+
+LIMIT = saving.MAX_HEADER_BYTES
+
+
+@pytest.mark.parametrize(
+    ("content", "length"),
+    [
+        (b"", 0),
+        (b"\x05\x00", 0),
+        (struct.pack("<Q", 0) + b"{}", 0),
+        (struct.pack("<Q", 3) + b"{}", 3),
+        (struct.pack("<Q", 2**64 - 1) + b"{}", 2**64 - 1),
+        (struct.pack("<Q", LIMIT + 1) + b" " * (LIMIT + 1), LIMIT + 1),
+    ],
+    ids=["empty", "short", "zero", "beyond", "huge", "too-long"],
+)
+def test_headers_of_impossible_length(content, length, path):
+    path.write_bytes(content)
+    with raises(
+        f"{path} is no model file: its header should have 2 to {LIMIT} bytes within the file's {len(content)}, "
+        f"got {length}; save the model again."
+    ):
+        fm.load(path)
+
+
+@pytest.mark.parametrize(
+    ("header", "sentence"),
+    [
+        (b"{'a': 1}", "is damaged: its header is no JSON (Expecting property name enclosed in double quotes: "
+                      "line 1 column 2 (char 1)); save the model again."),
+        (b"\xff\xfe{}", "is damaged: its header is no JSON ('utf-16-le' codec can't decode bytes in position 2-3: "
+                        "illegal encoding); save the model again."),
+        (b"[1]", "is no model file: its header is no JSON object; save the model again."),
+        (b"12", "is no model file: its header is no JSON object; save the model again."),
+        ({}, "was not written by flaxmodels; read it with safetensors."),
+        ({"__metadata__": {"format": "pt"}}, "was not written by flaxmodels; read it with safetensors."),
+        ({"__metadata__": []}, "was not written by flaxmodels; read it with safetensors."),
+        ({"__metadata__": {"flaxmodels": "1", "model": {"class": "Dense"}}},
+         "was not written by flaxmodels; read it with safetensors."),
+        (metadata(version="2"), "has format '2', this version reads '1'; install a newer version."),
+        (metadata("{"), "is damaged: its header is no JSON (Expecting property name enclosed in double quotes: "
+                        "line 1 column 2 (char 1)); save the model again."),
+    ]
+    + [
+        (metadata() | {"x": entry}, f"is damaged: the shape of 'x' is {shape}; save the model again.")
+        for entry, shape in [
+            ({"shape": [-1]}, "[-1]"),
+            ({"shape": [2**48]}, f"[{2**48}]"),
+            ({"shape": [1.5]}, "[1.5]"),
+            ({"shape": [True]}, "[True]"),
+            ({"shape": "12"}, "12"),
+            ({}, "None"),
+            (7, "None"),
+        ]
+    ],
+)  # fmt: skip
+def test_headers_that_say_nothing_of_use(header, sentence, path):
+    write(path, header)
+    with pytest.raises(ValueError) as caught:
+        fm.load(path)
+    assert str(caught.value).replace("position 2-3: illegal encoding", "position 2-3: illegal encoding") == (
+        f"{path} {sentence}"
+    )
+
+
+def nested_in_itself(depth):
+    inner = {"class": "Dense", "config": {"units": 1}}
+    for _ in range(depth):
+        inner = {"class": "TimeDistributed", "config": {"layer": {"layer": inner}}}
+    return inner
+
+
+def test_depth_has_a_limit(path):
+    deep = f"{path} nests more than 64 levels deep; it was not written by save."
+    for levels in (65, 900):
+        write(path, b"[" * levels + b"]" * levels)
+        with raises(deep):
+            fm.load(path)
+    write(path, metadata(nested_in_itself(30)))
+    with raises(deep):
+        fm.load(path)
+    write(path, b"[" * 10**6 + b"]" * 10**6)
+    with pytest.raises(ValueError, match=rf"^{re.escape(str(path))} is damaged: its header is no JSON \(.*recursion"):
+        fm.load(path)
+
+
+def test_brackets_in_names_are_no_depth(path):
+    model = Sequential([Input((3,)), layers.Dense(2, name="[" * 100)])
+    fm.save(path, model, model.init(KEY, jnp.ones((1, 3))))
+    assert fm.load(path)[0].layers[0].name == "[" * 100
+
+
+DENSE = {"class": "Dense", "config": {"units": 2}}
+SOURCE = {"shape": [None, 3], "dtype": "float32", "name": None}
+
+
+def sequence(*described, **changes):
+    return {"class": "Sequential", "config": {}, "input": SOURCE, "layers": list(described)} | changes
+
+
+def graph(**changes):
+    call = {"layer": "dense", "args": [{"symbol": [-1, 0]}], "kwargs": {}}
+    return {
+        "class": "Model",
+        "config": {},
+        "sources": [SOURCE],
+        "layers": {"dense": DENSE},
+        "calls": [call | changes.pop("call", {})],
+        "inputs": {"symbol": [-1, 0]},
+        "outputs": {"symbol": [0, 0]},
+    } | changes
+
+
+def test_the_descriptions_below_are_right_but_for_one_thing(path):
+    for described in (sequence(DENSE), graph()):
+        write(path, metadata(described))
+        with pytest.raises(ValueError, match="dense/kernel is missing"):
+            fm.load(path)
+
+
+KNOWN = ", ".join(repr(name) for name in sorted(saving._classes()))
+UNITS = "`units` of Dense is a positive integer, got {}; give 1 or more."
+DENSE_KNOWN = sorted(
+    "units activation use_bias kernel_initializer bias_initializer kernel_regularizer bias_regularizer "
+    "kernel_constraint bias_constraint dtype param_dtype trainable activity_regularizer input_shape".split()
+)
+
+
+def part(kind, key, came):
+    return f"A model file describes each part with a {kind} {key!r}, got {str(came)[:80]!r}."
+
+
+@pytest.mark.parametrize(
+    ("described", "reason"),
+    [
+        ([], part("str", "class", [])),
+        ({"class": 3}, part("str", "class", {"class": 3})),
+        ({"class": "Dense"}, part("dict", "config", {"class": "Dense"})),
+        ({"class": "Sequential", "config": {}}, part("list", "layers", {"class": "Sequential", "config": {}})),
+        (sequence(DENSE, config=None), part("dict", "config", sequence(DENSE, config=None))),
+        (graph(calls=None), part("list", "calls", graph(calls=None))),
+        (graph(calls=[3]), part("str", "layer", 3)),
+        (sequence(DENSE, input=[1]), part("list", "shape", [1])),
+        (sequence({"class": "os.system", "config": {}}), f"Unknown layer in a model file 'os.system'. Known: {KNOWN}."),
+        (sequence({"class": "Lambda", "config": {}}), f"Unknown layer in a model file 'Lambda'. Known: {KNOWN}."),
+        (sequence({"class": "Layer", "config": {}}), f"Unknown layer in a model file 'Layer'. Known: {KNOWN}."),
+        (
+            sequence({"class": "Dens", "config": {}}),
+            f"Unknown layer in a model file 'Dens'. Did you mean 'Dense'? Known: {KNOWN}.",
+        ),
+        (
+            sequence({"class": "Dense", "config": {"units": 2, "parent": 1, "__class__": 2}}),
+            f"Dense in a model file has the unknown arguments ['__class__', 'parent']; known are {DENSE_KNOWN}.",
+        ),
+        (
+            sequence(DENSE, config={"layers": []}),
+            "Sequential in a model file has the unknown arguments ['layers']; known are "
+            "['activity_regularizer', 'dtype', 'input_shape', 'param_dtype', 'trainable'].",
+        ),
+        (
+            sequence({"class": "Dense", "config": {}}),
+            "Dense in a model file can't be built: Dense.__init__() missing 1 required positional argument: 'units'.",
+        ),
+        (sequence(DENSE | {"name": 3}), "A name in a model file is a string, got '3'."),
+        (
+            sequence(DENSE | {"name": "a/b"}),
+            "The name of a layer is a string without '/', got 'a/b' for Dense; use another character, such as '_'.",
+        ),
+        (sequence({"class": "Dense", "config": {"units": {"x": 1}}}),
+         "A model file holds an unknown kind of value, \"{'x': 1}\"."),
+        (sequence({"class": "Dense", "config": {"units": 2, "dtype": {"dtype": "object"}}}),
+         "A model file names an unknown dtype, 'object'."),
+        (sequence({"class": "Dense", "config": {"units": 2, "dtype": {"dtype": ["f4"]}}}),
+         "A model file names an unknown dtype, \"['f4']\"."),
+        (sequence(DENSE, input=SOURCE | {"dtype": "float31"}), "A model file names an unknown dtype, 'float31'."),
+        (
+            sequence(DENSE, input=SOURCE | {"shape": [None, -3]}),
+            "The sizes of an input shape are positive integers or None, got -3 in (None, -3); "
+            "leave the batch out and give the shape of one example.",
+        ),
+        (
+            sequence({"class": "Dense", "config": {"units": 2, "kernel_initializer": {"initializers": "exec"}}}),
+            None,
+        ),
+        (graph(call={"layer": "other"}), "Unknown layer of a graph in a model file 'other'. Known: 'dense'."),
+        (graph(call={"args": [{"symbol": [3, 0]}]}), "A model file refers to '[3, 0]', which is not there."),
+        (graph(outputs={"symbol": [0, 1]}), "A model file refers to '[0, 1]', which is not there."),
+        (graph(outputs={"symbol": [[], {}]}), "A model file refers to '[[], {}]', which is not there."),
+        (
+            graph(outputs=3),
+            "The outputs of a Model are symbols, made by Input(...) and by calling layers on them, got 3 of type int; "
+            "write x = Input(shape), y = layer(x), Model(x, y).",
+        ),
+    ]
+    + [
+        (sequence({"class": "Dense", "config": {"units": units}}), UNITS.format(repr(units)))
+        for units in (-1, 0, 1.5, None, "2", True, float("nan"), float("inf"))
+    ],
+)  # fmt: skip
+def test_descriptions_of_no_model(described, reason, path):
+    write(path, metadata(described))
+    if reason is None:
+        names = sorted(k.__name__ for a, k in OBJECTS if a == "kernel_initializer")
+        known = ", ".join(map(repr, names))
+        reason = f"Unknown object of initializers in a model file 'exec'. Known: {known}."
+    with raises(f"{path} describes no model that can be built: {reason}"):
+        fm.load(path)
+
+
+@pytest.mark.parametrize(
+    "described",
+    [
+        sequence({"class": "Dense", "config": {"units": 10**30}}),
+        sequence(DENSE, input=SOURCE | {"shape": [None, 10**30]}),
+        sequence({"class": "Dense", "config": {"units": 2, "dtype": "float33"}}),
+        sequence({"class": "Dense", "config": {"units": 2, "kernel_initializer": 3}}),
+        sequence({"class": "Dense", "config": {"units": 2, "activation": {"mapping": {}}}}),
+        sequence({"class": "Conv2D", "config": {"filters": 2, "kernel_size": {"mapping": {"a": None}}}}),
+        sequence({"class": "Reshape", "config": {"target_shape": ["a", -7]}}),
+        sequence({"class": "TimeDistributed", "config": {"layer": 3}}),
+        sequence({"class": "Embedding", "config": {"input_dim": 2, "output_dim": 2, "weights": {"array": [[1], 2]}}}),
+        graph(call={"kwargs": {"method": "summary"}}),
+        graph(call={"kwargs": {"mutable": ["params"]}}),
+        graph(call={"args": []}),
+        graph(call={"args": [1, 2, 3]}),
+        graph(layers={"dense": None}),
+        graph(inputs=None),
+    ],
+)
+def test_other_descriptions_of_no_model(described, path):
+    """The sentence is the layer's, Python's or JAX'; it is one line that names the file."""
+    write(path, metadata(described))
+    with pytest.raises(ValueError) as caught:
+        fm.load(path)
+    assert str(caught.value).startswith(f"{path} describes no model that can be built: ")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_models_that_unfold_have_a_limit(path):
+    """Ten levels of ten calls each are a small file, and ten thousand million calls."""
+    inner = sequence(DENSE | {"config": {"units": 3}})
+    for _ in range(10):
+        calls = [{"layer": "inner", "args": [{"symbol": [i - 1, 0]}], "kwargs": {}} for i in range(10)]
+        inner = graph(layers={"inner": inner}, calls=calls, outputs={"symbol": [9, 0]})
+    write(path, metadata(inner))
+    with raises(f"{path} describes no model that can be built: it calls {2 * 10**10} layers, allowed are 10000"):
+        fm.load(path)
+
+
+# ---------------------------------------------------------------- arrays that are not there
+
+
+def tensors(**entries):
+    header = metadata(sequence(DENSE, input=None))
+    for name, (dtype, shape, offsets) in entries.items():
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": offsets}
+    return header
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"a": ("F32", [2], [0, 4])},
+        {"a": ("F32", [2], [0, 80])},
+        {"a": ("F32", [2], [-8, 0])},
+        {"a": ("F32", [2**40, 2**40], [0, 8])},
+        {"a": ("F32", [2**47], [0, 2**49])},
+        {"a": ("F32", [2], [0, 8]), "b": ("F32", [2], [0, 8])},
+        {"a": ("F31", [2], [0, 8])},
+        {"a": ("I4", [16], [0, 8])},
+        {"a": ("F32", [1], [0, 4]), "a/b": ("F32", [1], [4, 8])},
+    ],
+)
+def test_arrays_that_do_not_fit_their_file(entries, path):
+    write(path, tensors(**entries), b"\0" * 8)
+    with pytest.raises(ValueError) as caught:
+        fm.load(path)
+    assert re.fullmatch(rf"{re.escape(str(path))} is damaged: .+; save the model again\.", str(caught.value))
+
+
+def test_refusing_takes_no_memory(path):
+    write(path, tensors(a=("F32", [2**47], [0, 2**49])) | {"__metadata__": metadata(sequence(DENSE))["__metadata__"]})
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="a is not expected"):
+            fm.load(path)
+        assert tracemalloc.get_traced_memory()[1] < 20e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_large_header_is_read_quickly(path):
+    """16 MiB of brackets: seconds would show a loop over characters."""
+    write(path, b"[" + b"[]," * (LIMIT // 3 - 2) + b"[]]")
+    with raises(f"{path} is no model file: its header is no JSON object; save the model again."):
+        fm.load(path)
+
+
+def test_truncated_anywhere(path):
+    model, variables = small()
+    fm.save(path, model, variables)
+    whole = path.read_bytes()
+    for end in [*range(0, len(whole), 29), len(whole) - 1]:
+        path.write_bytes(whole[:end])
+        with pytest.raises(ValueError) as caught:
+            fm.load(path)
+        assert str(caught.value).startswith(str(path)) and str(caught.value).endswith("save the model again.")
+    path.write_bytes(whole + b"\0")
+    with pytest.raises(ValueError, match="is damaged"):
+        fm.load(path)
+
+
+def test_mutations_either_load_or_are_refused(path):
+    """Bytes flipped, cut and repeated, digits and words of the header exchanged: never another exception."""
+    rng = np.random.default_rng(0)
+    x, dense = Input((3,)), layers.Dense(2, "relu", kernel_regularizer=regularizers.L2(0.1))
+    model = Model(x, layers.Add()([dense(x), dense(x)]))
+    fm.save(path, model, model.init(KEY, jnp.ones((1, 3))))
+    whole = path.read_bytes()
+    length = struct.unpack("<Q", whole[:8])[0]
+    words = [b"null", b"-1", b"1e9", b"[]", b"{}", b'\\"Dense\\"', b"true", b"99999999999999999999", b"NaN", b"3"]
+    loaded = 0
+    for i in range(200):
+        content = bytearray(whole)
+        if i % 2:  # within the header's words, its length kept right
+            header = bytes(content[8 : 8 + length])
+            found = list(re.finditer(rb'\\"[a-z_A-Z0-9]+\\"|-?\d+(\.\d+)?|null|true', header))
+            place = found[rng.integers(len(found))]
+            header = header[: place.start()] + words[rng.integers(len(words))] + header[place.end() :]
+            content = bytearray(struct.pack("<Q", len(header)) + header + bytes(content[8 + length :]))
+        else:
+            a, n = int(rng.integers(len(content))), int(rng.integers(1, 9))
+            kind = rng.integers(3)
+            content[a : a + n] = [rng.bytes(n), b"", bytes(content[a : a + n]) * 2][kind]
+        path.write_bytes(bytes(content))
+        try:
+            fm.load(path)
+            loaded += 1
+        except ValueError as error:
+            assert str(error).startswith((str(path), f"The arrays in {path}")), error
+            assert len(str(error).splitlines()) == 1
+    assert 0 < loaded < 100
