@@ -26,6 +26,7 @@ from flaxmodels.names import lookup
 FORMAT = "1"
 MAX_HEADER_BYTES = 16 * 2**20
 MAX_DEPTH = 64
+MAX_PARTS = 1_000_000
 MAX_CALLS = 10_000
 OBJECTS = {"initializers": initializers, "regularizers": regularizers, "constraints": constraints}
 
@@ -105,7 +106,7 @@ def _encode(value: Any, where: str) -> Any:
 def _is_dtype(value: Any) -> bool:
     try:
         return jnp.dtype(value).kind != "O"
-    except TypeError:
+    except (TypeError, ValueError):
         return False
 
 
@@ -210,7 +211,7 @@ def _construct(cls: Callable[..., Any], config: dict[str, Any], **extra: Any) ->
     try:
         return cls(**{key: _decode(value) for key, value in config.items()}, **extra)
     except TypeError as error:
-        raise ValueError(f"{cls.__name__} in a model file can't be built: {error}.") from error
+        raise ValueError(f"{cls.__name__} in a model file can't be built: {_reason(error)}.") from error
 
 
 def _decode(value: Any) -> Any:
@@ -228,7 +229,9 @@ def _decode(value: Any) -> Any:
         return _dtype(value["dtype"])
     for kind, module in OBJECTS.items():
         if kind in value:
-            known = {n: v for n, v in vars(module).items() if isinstance(v, type) and dataclasses.is_dataclass(v)}
+            known = {
+                v.__name__: v for v in vars(module).values() if isinstance(v, type) and dataclasses.is_dataclass(v)
+            }
             cls = lookup(f"object of {kind} in a model file", _entry(value, kind, str)[:80], known)
             return _construct(cls, _entry(value, "config", dict))
     raise ValueError(f"A model file holds an unknown kind of value, {str(value)[:80]!r}.")
@@ -367,7 +370,7 @@ def _built(path: Any, config: Any) -> tuple[Layer, dict[str, tuple[int, ...]] | 
         model = from_config(config)
         return model, _expected(model)
     except Exception as error:  # whatever a layer makes of arguments that nobody checked
-        raise ValueError(f"{path} describes no model that can be built: {_reason(error)}") from error
+        raise ValueError(f"{path} describes no model that can be built: {_reason(error)}.") from error
 
 
 def _unfolded(config: Any) -> int:
@@ -384,7 +387,7 @@ def _unfolded(config: Any) -> int:
 
 
 def _reason(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def load_weights(path: str | os.PathLike[str], variables: Mapping[str, Any]) -> dict[str, Any]:
@@ -418,7 +421,7 @@ def read_header(path: str | os.PathLike[str]) -> tuple[dict[str, str], dict[str,
                 f"{path} is no model file: its header should have 2 to {MAX_HEADER_BYTES} bytes within the file's "
                 f"{size}, got {length}; save the model again."
             )
-        header = _json(path, file.read(length))
+        header = _json(path, file.read(length).decode(errors="replace"))
     if not isinstance(header, dict):
         raise ValueError(f"{path} is no model file: its header is no JSON object; save the model again.")
     ours = header.pop("__metadata__", None)
@@ -438,7 +441,10 @@ def _shape(path: Any, name: str, entry: Any) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def _json(path: Any, text: str | bytes) -> Any:
+def _json(path: Any, text: str) -> Any:
+    parts = text.count("[") + text.count("{")
+    if parts > MAX_PARTS:
+        raise ValueError(f"{path} describes {parts} parts, allowed are {MAX_PARTS}; it was not written by save.")
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:

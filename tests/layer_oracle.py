@@ -26,7 +26,7 @@ def is_float(x):
 
 
 def gradients(f, params, args):
-    """Outputs of f(params, args), a flat list, further results, and gradients of a weighted sum by parameters and floats."""
+    """The outputs of f(params, args), what else it returns, and gradients by parameters and by floats in args."""
     leaves, treedef = jax.tree.flatten(args, is_leaf=lambda x: x is None)
     where = [i for i, x in enumerate(leaves) if is_float(x)]
 
@@ -49,8 +49,8 @@ def of_keras(layer, inputs, call, train, masks):
 
     def masked(inputs):
         inputs = jax.tree.map(lambda x: jnp.asarray(x) + 0, inputs)
-        each = zip(inputs, masks, strict=True) if isinstance(inputs, list) else [(inputs, masks)]
-        for x, mask in each if masks is not None else []:
+        listed = (inputs, masks) if isinstance(inputs, list) else ([inputs], [masks])
+        for x, mask in zip(*listed, strict=True) if masks is not None else []:
             if mask is not None:
                 backend.set_keras_mask(x, jnp.asarray(mask))
         return inputs

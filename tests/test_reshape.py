@@ -51,6 +51,9 @@ def test_repeat_vector():
     assert (moved(layers.RepeatVector(4), x) == np.stack([x] * 4, 1)).all()
 
 
+# Cropping1D and UpSampling1D take channels last alone, as in Keras.
+LAYOUTS = [(1, "channels_last")]
+LAYOUTS += [(rank, data_format) for rank in (2, 3) for data_format in ("channels_last", "channels_first")]
 PAIRS = {1: [(1, 2)], 2: [(1, 0), (2, 1)], 3: [(0, 1), (2, 0), (1, 1)]}
 
 
@@ -69,12 +72,9 @@ def test_padding_and_its_gradient(rank, data_format):
     assert (np.asarray(grads(g)[1]) == g[inside]).all()
 
 
-@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
-@pytest.mark.parametrize("rank", RANKS)
+@pytest.mark.parametrize(("rank", "data_format"), LAYOUTS)
 def test_cropping_undoes_padding(rank, data_format):
     pairs = PAIRS[rank][0] if rank == 1 else PAIRS[rank]
-    if rank == 1 and data_format == "channels_first":
-        pytest.skip("Keras' Cropping1D has channels last")
     config = {} if rank == 1 else {"data_format": data_format}
     x = numbers(0, 2, *(3, 4, 5, 6)[: rank + 1])
     padded = moved(getattr(layers, f"ZeroPadding{rank}D")(pairs, data_format), x)
@@ -96,11 +96,8 @@ def test_short_forms_of_edges(name):
     assert edges(3, np.array([1, 2, 0])) == ((1, 1), (2, 2), (0, 0))
 
 
-@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
-@pytest.mark.parametrize("rank", RANKS)
+@pytest.mark.parametrize(("rank", "data_format"), LAYOUTS)
 def test_upsampling_repeats_and_its_gradient_sums(rank, data_format):
-    if rank == 1 and data_format == "channels_first":
-        pytest.skip("Keras' UpSampling1D has channels last")
     size = (2, 3, 1)[:rank]
     x = numbers(0, 2, *(2, 3, 2, 2)[: rank + 1])
     layer = getattr(layers, f"UpSampling{rank}D")(size, **({} if rank == 1 else {"data_format": data_format}))

@@ -476,8 +476,8 @@ def test_headers_of_impossible_length(content, length, path):
     [
         (b"{'a': 1}", "is damaged: its header is no JSON (Expecting property name enclosed in double quotes: "
                       "line 1 column 2 (char 1)); save the model again."),
-        (b"\xff\xfe{}", "is damaged: its header is no JSON ('utf-16-le' codec can't decode bytes in position 2-3: "
-                        "illegal encoding); save the model again."),
+        (b"\xff\xfe{}", "is damaged: its header is no JSON (Expecting value: line 1 column 1 (char 0)); save the "
+                        "model again."),
         (b"[1]", "is no model file: its header is no JSON object; save the model again."),
         (b"12", "is no model file: its header is no JSON object; save the model again."),
         ({}, "was not written by flaxmodels; read it with safetensors."),
@@ -506,9 +506,7 @@ def test_headers_that_say_nothing_of_use(header, sentence, path):
     write(path, header)
     with pytest.raises(ValueError) as caught:
         fm.load(path)
-    assert str(caught.value).replace("position 2-3: illegal encoding", "position 2-3: illegal encoding") == (
-        f"{path} {sentence}"
-    )
+    assert str(caught.value) == f"{path} {sentence}"
 
 
 def nested_in_itself(depth):
@@ -636,7 +634,8 @@ def part(kind, key, came):
         (graph(outputs={"symbol": [[], {}]}), "A model file refers to '[[], {}]', which is not there."),
         (
             graph(outputs=3),
-            "The outputs of a Model are symbols, made by Input(...) and by calling layers on them, got 3 of type int; "
+            "Model in a model file can't be built: The outputs of a Model are symbols, made by Input(...) and by "
+                "calling layers on them, got 3 of type int; "
             "write x = Input(shape), y = layer(x), Model(x, y).",
         ),
     ]
@@ -648,18 +647,16 @@ def part(kind, key, came):
 def test_descriptions_of_no_model(described, reason, path):
     write(path, metadata(described))
     if reason is None:
-        names = sorted(k.__name__ for a, k in OBJECTS if a == "kernel_initializer")
-        known = ", ".join(map(repr, names))
+        names = {"Initializer", *(kind.__name__ for argument, kind in OBJECTS if argument == "kernel_initializer")}
+        known = ", ".join(map(repr, sorted(names)))
         reason = f"Unknown object of initializers in a model file 'exec'. Known: {known}."
-    with raises(f"{path} describes no model that can be built: {reason}"):
+    with raises(f"{path} describes no model that can be built: {reason.rstrip('.')}."):
         fm.load(path)
 
 
 @pytest.mark.parametrize(
     "described",
     [
-        sequence({"class": "Dense", "config": {"units": 10**30}}),
-        sequence(DENSE, input=SOURCE | {"shape": [None, 10**30]}),
         sequence({"class": "Dense", "config": {"units": 2, "dtype": "float33"}}),
         sequence({"class": "Dense", "config": {"units": 2, "kernel_initializer": 3}}),
         sequence({"class": "Dense", "config": {"units": 2, "activation": {"mapping": {}}}}),
@@ -684,6 +681,19 @@ def test_other_descriptions_of_no_model(described, path):
     assert len(str(caught.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize("size", [10**9, 10**30])
+def test_huge_sizes_meet_no_arrays(size, path):
+    for described in (
+        sequence({"class": "Dense", "config": {"units": size}}),
+        sequence(DENSE, input=SOURCE | {"shape": [None, size]}),
+    ):
+        write(path, metadata(described))
+        with raises(
+            f"The arrays in {path} do not fit the model: params/dense/bias is missing; params/dense/kernel is missing."
+        ):
+            fm.load(path)
+
+
 def test_models_that_unfold_have_a_limit(path):
     """Ten levels of ten calls each are a small file, and ten thousand million calls."""
     inner = sequence(DENSE | {"config": {"units": 3}})
@@ -691,7 +701,7 @@ def test_models_that_unfold_have_a_limit(path):
         calls = [{"layer": "inner", "args": [{"symbol": [i - 1, 0]}], "kwargs": {}} for i in range(10)]
         inner = graph(layers={"inner": inner}, calls=calls, outputs={"symbol": [9, 0]})
     write(path, metadata(inner))
-    with raises(f"{path} describes no model that can be built: it calls {2 * 10**10} layers, allowed are 10000"):
+    with raises(f"{path} describes no model that can be built: it calls {2 * 10**10} layers, allowed are 10000."):
         fm.load(path)
 
 
@@ -737,10 +747,10 @@ def test_refusing_takes_no_memory(path):
         tracemalloc.stop()
 
 
-def test_a_large_header_is_read_quickly(path):
-    """16 MiB of brackets: seconds would show a loop over characters."""
-    write(path, b"[" + b"[]," * (LIMIT // 3 - 2) + b"[]]")
-    with raises(f"{path} is no model file: its header is no JSON object; save the model again."):
+def test_a_header_of_too_many_parts(path):
+    parts = LIMIT // 3
+    write(path, b"[" + b"[]," * (parts - 2) + b"[]]")
+    with raises(f"{path} describes {parts} parts, allowed are 1000000; it was not written by save."):
         fm.load(path)
 
 

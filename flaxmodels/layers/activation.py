@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from flaxmodels import activations
-from flaxmodels.layers.base import Layer
+from flaxmodels.layers.base import Layer, wide
 
 
 class Activation(Layer):
@@ -235,9 +235,8 @@ def masked_softmax(x: jax.Array, keep: jax.Array, axis: int | tuple[int, ...] = 
 
     The sums are in float32 for narrower x.
     """
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     # -1e9 and not -inf: its gradient is finite where nothing is kept.
-    weights = activations.softmax(jnp.where(keep, wide, -1e9), axis)
+    weights = activations.softmax(jnp.where(keep, x.astype(wide(x.dtype)), -1e9), axis)
     return jnp.where(keep, weights, 0).astype(x.dtype)
 
 

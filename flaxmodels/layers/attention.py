@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from flaxmodels.layers.activation import masked_softmax
-from flaxmodels.layers.base import Layer
+from flaxmodels.layers.base import Layer, wide
 from flaxmodels.layers.core import EinsumDense
 from flaxmodels.layers.regularization import check_rate, dropout, noise_key
 
@@ -41,11 +41,11 @@ class ScoredAttention(Layer):
         if use_causal_mask:
             causal = jnp.expand_dims(causal_mask(*scores.shape[-2:]), tuple(range(scores.ndim - 2)))
             keep = causal if keep is None else keep & causal
-        wide = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
+        logits = scores.astype(wide(scores.dtype))
         if keep is not None:
             # Lowered, not replaced: where nothing is kept, the weights are those of Keras and not 0.
-            wide = jnp.where(keep, wide, wide - 1e9)
-        weights = jax.nn.softmax(wide).astype(scores.dtype)
+            logits = jnp.where(keep, logits, logits - 1e9)
+        weights = jax.nn.softmax(logits).astype(scores.dtype)
         settings: Any = self
         if train and settings.dropout > 0:
             weights = dropout(noise_key(self, settings.seed), weights, settings.dropout)
@@ -334,8 +334,7 @@ class ProjectedAttention(Layer):
                 queries, keys, values, mask=keep, scale=scale, implementation="cudnn"
             ), None
         to_scores, to_outputs = _equations(queries.ndim, axes)
-        wide = jnp.promote_types(queries.dtype, jnp.float32)
-        scores = jnp.einsum(to_scores, queries * scale, keys, preferred_element_type=wide)
+        scores = jnp.einsum(to_scores, queries * scale, keys, preferred_element_type=wide(queries.dtype))
         over = tuple(range(scores.ndim - len(axes), scores.ndim))
         # Where a query may see nothing, Keras' fused computation gives all keys the same weight, its other one none.
         fused = queries.ndim == 4 and settings.dropout == 0 and not scored

@@ -199,6 +199,11 @@ def compute_dtype(dtype: Any, param_dtype: Any) -> Any:
     return jnp.dtype(param_dtype if dtype is None else dtype)
 
 
+def wide(dtype: Any) -> Any:
+    """The dtype for sums and statistics of a dtype: float32, or float64 for float64."""
+    return jnp.dtype(jnp.float64 if jnp.dtype(dtype) == jnp.float64 else jnp.float32)
+
+
 def arguments(layer: Any) -> tuple[str, ...]:
     """The names of what a layer's `compute` takes."""
     return _arguments(type(layer))  # type: ignore[arg-type]

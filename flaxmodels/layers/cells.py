@@ -1,7 +1,6 @@
 """Cells: one step of a recurrence, from inputs and a state to an output and the next state."""
 
 import dataclasses
-import functools
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -39,14 +38,28 @@ class Steps(NamedTuple):
     shape: tuple[int, ...]
 
 
-def steps_from(project: Callable[[jax.Array], jax.Array], advance: recurrence.Step, zeros: Any) -> Steps:
-    """The steps of a cell whose state has its output as the field `h`."""
+def steps_from(
+    project: Callable[[jax.Array], jax.Array], advance: recurrence.Step, zeros: Any, own: Any = None
+) -> Steps:
+    """The steps of a cell whose state has its output as the field `h`.
+
+    Args:
+        project: As in `Steps`.
+        advance: The next state, of one step's projected inputs and the state before.
+        zeros: As in `Steps`.
+        own: A recurrence for this cell alone, of (xs, state, mask); taken unless unrolled or in float64.
+    """
 
     def step(x: jax.Array, state: Any) -> tuple[jax.Array, Any]:
         state = advance(x, state)
         return state.h, state
 
-    return Steps(project, step, functools.partial(recurrence.scan, advance), zeros, zeros.h.shape)
+    def run(xs: jax.Array, state: Any, mask: jax.Array | None, unroll: bool) -> tuple[jax.Array, Any]:
+        if own is None or unroll or xs.dtype == jnp.float64:
+            return recurrence.scan(advance, xs, state, mask, unroll)
+        return own(xs, state, mask)
+
+    return Steps(project, step, run, zeros, zeros.h.shape)
 
 
 class Cell(Layer, kw_only=True):
@@ -121,6 +134,15 @@ class Cell(Layer, kw_only=True):
         keys = jax.random.split(noise_key(self, self.seed), self.GATES if apart else 1)
         return [dropout(key, jnp.ones(shape, self.compute_dtype), rate) for key in keys]
 
+    def is_standard(self, recurrent_masks: list[jax.Array]) -> bool:
+        """Whether the cell is the one that `ops.recurrence` knows: tanh, sigmoid, no dropout of the state."""
+        activation = activations.get(self.activation)  # type: ignore[attr-defined]
+        gate = activations.get(getattr(self, "recurrent_activation", "sigmoid"))
+        return activation in TANH and gate in SIGMOID and not recurrent_masks and getattr(self, "use_cudnn", True)
+
+
+TANH, SIGMOID = (activations.tanh, jnp.tanh), (activations.sigmoid, jax.nn.sigmoid)
+
 
 def state_from(layer: Layer, given: Any, zeros: Any) -> Any:
     """A caller's states, an array or a list, in the structure and dtype of the zeros; None gives the zeros."""
@@ -147,7 +169,8 @@ def one_step(layer: Layer, steps: Steps, inputs: jax.Array, states: Any) -> tupl
 def product(x: jax.Array, kernel: jax.Array, masks: Sequence[jax.Array] = ()) -> jax.Array:
     """x @ kernel; with a dropout mask x times it, with several each its own block of the kernel's columns."""
     if not masks:
-        return x @ kernel
+        # On CPU, the gradient of a product with more axes transposes whole arrays of x's size.
+        return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
     blocks = zip(masks, jnp.split(kernel, len(masks), axis=-1), strict=True)
     new_axes = tuple(range(x.ndim - masks[0].ndim))
     return jnp.concatenate([(x * jnp.expand_dims(mask, new_axes)) @ block for mask, block in blocks], axis=-1)
@@ -212,7 +235,10 @@ class SimpleRNNCell(Cell):
         def advance(x: jax.Array, state: Hidden) -> Hidden:
             return Hidden(activation(x + product(state.h, recurrent_kernel, recurrent_masks)))
 
-        return steps_from(project, advance, zeros)
+        def own(xs: jax.Array, state: Hidden, mask: jax.Array | None) -> tuple[jax.Array, Hidden]:
+            return recurrence.simple(xs, recurrent_kernel, state, mask)
+
+        return steps_from(project, advance, zeros, own if self.is_standard(recurrent_masks) else None)
 
 
 class Gated(Cell, kw_only=True):
@@ -313,7 +339,10 @@ class LSTMCell(LSTMLike):
             c = gate(f) * state.c + gate(i) * activation(g)
             return LSTMState(gate(o) * activation(c), c)
 
-        return steps_from(project, advance, zeros)
+        def own(xs: jax.Array, state: LSTMState, mask: jax.Array | None) -> tuple[jax.Array, LSTMState]:
+            return recurrence.lstm(xs, recurrent_kernel, state, mask)
+
+        return steps_from(project, advance, zeros, own if self.is_standard(recurrent_masks) else None)
 
 
 def forget_bias(initializer: Any) -> Callable[..., jax.Array]:
@@ -410,7 +439,14 @@ class GRUCell(Gated):
             g = activation(x[:, 2 * units :] + d)
             return Hidden(z * state.h + (1 - z) * g)
 
-        return steps_from(project, after if self.reset_after else before, zeros)
+        if not self.reset_after:
+            return steps_from(project, before, zeros)
+
+        def own(xs: jax.Array, state: Hidden, mask: jax.Array | None) -> tuple[jax.Array, Hidden]:
+            b = jnp.zeros(3 * units, xs.dtype) if recurrent_bias is None else recurrent_bias
+            return recurrence.gru(xs, recurrent_kernel, b, state, mask)
+
+        return steps_from(project, after, zeros, own if self.is_standard(recurrent_masks) else None)
 
     def _biases(self) -> tuple[jax.Array | None, jax.Array | None]:
         """The bias of the inputs and the bias of the state."""

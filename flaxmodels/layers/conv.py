@@ -18,13 +18,13 @@ class Convolution(Spatial):
     PADDINGS: ClassVar[tuple[str, ...]] = ("valid", "same")
 
     if TYPE_CHECKING:  # Each kind declares these fields itself, because Keras' order differs among them.
-        kernel_size: Any
-        strides: Any
-        padding: str
-        data_format: str | None
-        dilation_rate: Any
-        activation: Any
-        use_bias: bool
+        kernel_size: ClassVar[Any]
+        strides: ClassVar[Any]
+        padding: ClassVar[str]
+        data_format: ClassVar[str | None]
+        dilation_rate: ClassVar[Any]
+        activation: ClassVar[Any]
+        use_bias: ClassVar[bool]
 
     def __post_init__(self) -> None:
         self.set_sizes("kernel_size")

@@ -314,14 +314,14 @@ class Dot(Merge):
     EXACTLY: ClassVar[int | None] = 2
 
     def __post_init__(self) -> None:
-        axes: Any = self.axes
-        if type(axes) is not int and not isinstance(axes, tuple | list):
+        pair = self.axes if isinstance(self.axes, tuple | list) else None
+        if pair is None and type(self.axes) is not int:
             raise TypeError(
-                f"`axes` of {self.label} is an integer or a pair of integers, got {axes!r}; give one such as -1."
+                f"`axes` of {self.label} is an integer or a pair of integers, got {self.axes!r}; give one such as -1."
             )
-        if type(axes) is not int and (len(axes) != 2 or any(type(a) is not int for a in axes)):
+        if pair is not None and (len(pair) != 2 or any(type(a) is not int for a in pair)):
             raise ValueError(
-                f"`axes` of {self.label} is an integer or a pair of integers, got {tuple(axes)}; "
+                f"`axes` of {self.label} is an integer or a pair of integers, got {tuple(pair)}; "
                 "give one axis of each array, such as (1, 2)."
             )
         super().__post_init__()

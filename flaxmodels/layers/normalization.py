@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxmodels import initializers
-from flaxmodels.layers.base import Layer
+from flaxmodels.layers.base import Layer, wide
 from flaxmodels.layers.merge import normalized
 
 SMALL = 1e-7  # added to the number of what a mask keeps, as in Keras
@@ -111,7 +111,7 @@ class BatchNormalization(Layer):
                 f"The mask of {self.label} has one axis less than its inputs, got a mask of shape {mask.shape} for "
                 f"inputs of shape {inputs.shape}; expand the mask, or leave it out."
             )
-        x = widened(inputs)
+        x = inputs.astype(wide(inputs.dtype))
         shape = (x.shape[axis],)
         scale = self.add_weight("gamma", shape, x.dtype) if self.scale else None
         offset = self.add_weight("beta", shape, x.dtype) if self.center else None
@@ -133,7 +133,7 @@ class BatchNormalization(Layer):
         initial = {"moving_mean": means, "moving_variance": variances}
         if self.renorm:
             initial |= {"moving_stddev": variances, "renorm_mean": means, "renorm_stddev": variances}
-        dtype = jnp.promote_types(self.param_dtype, jnp.float32)
+        dtype = wide(self.param_dtype)
 
         def make(name: str) -> jax.Array:
             value = initializers.get(initial[name])(self.make_rng("params"), shape, dtype)
@@ -241,7 +241,7 @@ class LayerNormalization(Layer):
     @nn.compact
     def compute(self, inputs: jax.Array) -> jax.Array:
         axes = checked_axes(self, self.axis, inputs)
-        x = widened(inputs)
+        x = inputs.astype(wide(inputs.dtype))
         shape, aligned = tuple(x.shape[axis] for axis in axes), _aligned(x.shape, axes)
         gamma = beta = None
         if self.scale or self.rms_scaling:
@@ -316,7 +316,8 @@ class GroupNormalization(Layer):
                 f"`groups` of {self.label} divides the number of channels, which are not the batch's axis, got "
                 f"{groups} for axis {self.axis} of shape {inputs.shape}; give a divisor of {channels}, or another axis."
             )
-        x = widened(inputs).reshape(*inputs.shape[:axis], groups, channels // groups, *inputs.shape[axis + 1 :])
+        x = inputs.astype(wide(inputs.dtype))
+        x = x.reshape(*inputs.shape[:axis], groups, channels // groups, *inputs.shape[axis + 1 :])
         aligned = _aligned(x.shape, (axis, axis + 1))
         gamma = self.add_weight("gamma", (channels,), x.dtype).reshape(aligned) if self.scale else None
         beta = self.add_weight("beta", (channels,), x.dtype).reshape(aligned) if self.center else None
@@ -358,7 +359,7 @@ class RMSNormalization(Layer):
     @nn.compact
     def compute(self, inputs: jax.Array) -> jax.Array:
         axes = checked_axes(self, self.axis, inputs)
-        x = widened(self.cast(inputs))
+        x = self.cast(inputs).astype(wide(self.compute_dtype))
         scale = self.add_weight("scale", tuple(x.shape[axis] for axis in axes), x.dtype)
         rescaled = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axes, keepdims=True) + self.epsilon)
         return self.cast(rescaled * scale.reshape(_aligned(x.shape, axes)))
@@ -390,7 +391,8 @@ class UnitNormalization(Layer):
     @nn.compact
     def compute(self, inputs: jax.Array) -> jax.Array:
         axes = checked_axes(self, self.axis, inputs)
-        return self.cast(normalized(widened(self.cast(inputs)), axes, 1e-12))
+        x = self.cast(inputs).astype(wide(self.compute_dtype))
+        return self.cast(normalized(x, axes, 1e-12))
 
 
 class SpectralNormalization(Layer):
@@ -466,7 +468,7 @@ class SpectralNormalization(Layer):
 
     def _divided(self, kernel: jax.Array, train: bool) -> jax.Array:
         """The kernel over sigma; in training both u and sigma move on."""
-        matrix = widened(kernel.reshape(-1, kernel.shape[-1]))
+        matrix = kernel.reshape(-1, kernel.shape[-1]).astype(wide(kernel.dtype))
         make_u = initializers.TruncatedNormal(stddev=0.02)
         u = self.variable("batch_stats", "vector_u", lambda: make_u(self.make_rng("params"), (1, matrix.shape[-1])))
         sigma = self.variable("batch_stats", "sigma", jnp.ones, (), jnp.float32)
@@ -497,11 +499,6 @@ def checked_axes(layer: Layer, axis: Any, x: jax.Array) -> tuple[int, ...]:
             f"give axes from {-x.ndim} to {x.ndim - 1}."
         )
     return axes
-
-
-def widened(x: jax.Array) -> jax.Array:
-    """x in float32 or wider."""
-    return x if x.dtype in (jnp.float32, jnp.float64) else x.astype(jnp.float32)
 
 
 def _aligned(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Recurrences: one function takes any step through time."""
+"""Recurrences: `scan` takes any step through time; LSTM, GRU and the simplest one have gradients of their own."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -45,9 +45,7 @@ def scan(
 
     def body(state: Any, inputs: Any) -> tuple[Any, jax.Array]:
         x, keep = inputs
-        new = step(x, state)
-        if keep is not None:
-            new = jax.tree.map(lambda n, old: jnp.where(expand(keep, n), n, old), new, state)
+        new = _kept(keep, step(x, state), state)
         return new, new.h
 
     state, hs = jax.lax.scan(body, state, (xs, mask), unroll=unroll)
@@ -57,3 +55,238 @@ def scan(
 def expand(mask: jax.Array, like: jax.Array) -> jax.Array:
     """A mask with as many axes as another array, new ones at the end."""
     return jnp.expand_dims(mask, tuple(range(mask.ndim, like.ndim)))
+
+
+# --- recurrences with a gradient of their own
+#
+# Differentiating `scan` sums the gradient of the kernel step by step. Below, the loop back through time makes only
+# what the next step needs, from factors computed for all steps at once; the kernel's gradient is then one product.
+# Sums run in float32 at least. `scan` with the step as written in a cell is the reference for each.
+
+
+@jax.custom_vjp
+def lstm(xs: jax.Array, kernel: jax.Array, state: LSTMState, mask: jax.Array | None) -> tuple[jax.Array, LSTMState]:
+    """An LSTM through time, with tanh and sigmoid.
+
+    i, f, g, o = split(x + h @ kernel), c' = sigmoid(f) c + sigmoid(i) tanh(g), h' = sigmoid(o) tanh(c')
+
+    Args:
+        xs: What inputs and bias contribute to the gates.
+        kernel: The recurrent kernel.
+        state: The state before the first step.
+        mask: Which steps count, or None for all.
+
+    Shapes: xs [T, B, 4 units], kernel [units, 4 units], state [B, units] each, mask [T, B] -> h after each step
+        [T, B, units], and the last state.
+
+    Example:
+        >>> zeros = jnp.zeros((2, 3))
+        >>> hs, last = lstm(jnp.ones((5, 2, 12)), jnp.ones((3, 12)), LSTMState(zeros, zeros), None)
+        >>> hs.shape, last.c.shape
+        ((5, 2, 3), (2, 3))
+    """
+    return _lstm_forward(xs, kernel, state, mask)[0]
+
+
+def _lstm_forward(xs: jax.Array, kernel: jax.Array, state: LSTMState, mask: jax.Array | None) -> Any:
+    # tanh(x) = 2 sigmoid(2 x) - 1, so that one sigmoid serves all gates: g's columns are doubled before the loop.
+    double = jnp.repeat(jnp.array([1, 1, 2, 1], kernel.dtype), kernel.shape[0])
+    doubled = kernel * double[None]
+
+    def body(state: LSTMState, inputs: Any) -> Any:
+        x, keep = inputs
+        gates = jax.nn.sigmoid(_wide(x) + _dot(state.h, doubled))
+        i, f, g, o = jnp.split(gates, 4, axis=-1)
+        c = f * _wide(state.c) + i * (2 * g - 1)
+        new = LSTMState((o * (2 * jax.nn.sigmoid(2 * c) - 1)).astype(xs.dtype), c.astype(xs.dtype))
+        new = _kept(keep, new, state)
+        return new, (new, gates.astype(xs.dtype))
+
+    last, (states, gates) = jax.lax.scan(body, state, (xs * double[None, None], mask))
+    return (states.h, last), (states, gates, kernel, state, mask)
+
+
+def _lstm_backward(residuals: Any, cotangents: Any) -> Any:
+    states, gates, kernel, first, mask = residuals
+    d_hs, (dh, dc) = cotangents
+    i, f, g, o = jnp.split(_wide(gates), 4, axis=-1)
+    g, tanh_c = 2 * g - 1, jnp.tanh(_wide(states.c))
+    c_before = _before(states.c, first.c)
+    # dc gains dh times the first factor; dc times the next three and dh times the last are the gates' gradients.
+    factors = (o * (1 - tanh_c**2), g * i * (1 - i), c_before * f * (1 - f), i * (1 - g**2), tanh_c * o * (1 - o))
+    factors, f, transposed = _masked(factors, mask, 0), _masked(f, mask, 1), kernel.T
+
+    def body(carry: Any, inputs: Any) -> Any:
+        dh, dc = carry
+        d_h, (to_c, to_i, to_f, to_g, to_o), f, keep = inputs
+        dh = dh + _wide(d_h)
+        dc = dc + dh * to_c
+        dz = jnp.concatenate([dc * to_i, dc * to_f, dc * to_g, dh * to_o], axis=-1)
+        return (_passed(keep, dh, _dot(dz, transposed)), dc * f), dz.astype(d_hs.dtype)
+
+    (dh, dc), dz = jax.lax.scan(body, (_wide(dh), _wide(dc)), (d_hs, factors, f, mask), reverse=True)
+    d_state = LSTMState(dh.astype(d_hs.dtype), dc.astype(d_hs.dtype))
+    return dz, _kernel_gradient(states.h, first.h, dz), d_state, None
+
+
+lstm.defvjp(_lstm_forward, _lstm_backward)
+
+
+@jax.custom_vjp
+def gru(
+    xs: jax.Array, kernel: jax.Array, bias: jax.Array, state: Hidden, mask: jax.Array | None
+) -> tuple[jax.Array, Hidden]:
+    """A GRU through time, with tanh and sigmoid, the reset gate after the product.
+
+    a, b, d = split(h @ kernel + bias); z, r, g = split(x);
+    z = sigmoid(z + a), r = sigmoid(r + b), g = tanh(g + r d), h' = z h + (1 - z) g
+
+    Args:
+        xs: What inputs and their bias contribute.
+        kernel: The recurrent kernel.
+        bias: The recurrent bias.
+        state: The state before the first step.
+        mask: Which steps count, or None for all.
+
+    Shapes: xs [T, B, 3 units], kernel [units, 3 units], bias [3 units], state [B, units], mask [T, B] -> h after each
+        step [T, B, units], and the last state.
+
+    Example:
+        >>> hs, last = gru(jnp.ones((5, 2, 9)), jnp.ones((3, 9)), jnp.ones(9), Hidden(jnp.zeros((2, 3))), None)
+        >>> hs.shape, last.h.shape
+        ((5, 2, 3), (2, 3))
+    """
+    return _gru_forward(xs, kernel, bias, state, mask)[0]
+
+
+def _gru_forward(xs: jax.Array, kernel: jax.Array, bias: jax.Array, state: Hidden, mask: jax.Array | None) -> Any:
+    units = kernel.shape[0]
+
+    def body(state: Hidden, inputs: Any) -> Any:
+        x, keep = inputs
+        x, inner = _wide(x), _dot(state.h, kernel) + _wide(bias)[None]
+        gates = jax.nn.sigmoid(x[:, : 2 * units] + inner[:, : 2 * units])
+        z, r = jnp.split(gates, 2, axis=-1)
+        d = inner[:, 2 * units :]
+        g = jnp.tanh(x[:, 2 * units :] + r * d)
+        new = _kept(keep, Hidden((z * _wide(state.h) + (1 - z) * g).astype(xs.dtype)), state)
+        return new, (new.h, (z.astype(xs.dtype), r.astype(xs.dtype), g.astype(xs.dtype), d.astype(xs.dtype)))
+
+    last, (hs, parts) = jax.lax.scan(body, state, (xs, mask))
+    return (hs, last), (hs, parts, kernel, state, mask)
+
+
+def _gru_backward(residuals: Any, cotangents: Any) -> Any:
+    hs, parts, kernel, first, mask = residuals
+    d_hs, (dh,) = cotangents
+    z, r, g, d = map(_wide, parts)
+    to_g = (1 - z) * (1 - g**2)
+    # All gradients of a step are dh times these.
+    factors = ((_before(hs, first.h) - g) * z * (1 - z), to_g * d * r * (1 - r), to_g * r, to_g)
+    (to_z, to_r, to_d, to_g), z, transposed = _masked(factors, mask, 0), _masked(z, mask, 1), kernel.T
+
+    def body(dh: jax.Array, inputs: Any) -> Any:
+        d_h, to_z, to_r, to_d, z = inputs
+        dh = dh + _wide(d_h)
+        inner = jnp.concatenate([dh * to_z, dh * to_r, dh * to_d], axis=-1)
+        return dh * z + _dot(inner, transposed), dh
+
+    dh, dhs = jax.lax.scan(body, _wide(dh), (d_hs, to_z, to_r, to_d, z), reverse=True)
+    d_inner = jnp.concatenate([dhs * to_z, dhs * to_r, dhs * to_d], axis=-1).astype(d_hs.dtype)
+    d_xs = jnp.concatenate([dhs * to_z, dhs * to_r, dhs * to_g], axis=-1).astype(d_hs.dtype)
+    d_bias = jnp.sum(d_inner, axis=(0, 1))
+    return d_xs, _kernel_gradient(hs, first.h, d_inner), d_bias, Hidden(dh.astype(d_hs.dtype)), None
+
+
+gru.defvjp(_gru_forward, _gru_backward)
+
+
+@jax.custom_vjp
+def simple(xs: jax.Array, kernel: jax.Array, state: Hidden, mask: jax.Array | None) -> tuple[jax.Array, Hidden]:
+    """The simplest recurrence through time: h' = tanh(x + h @ kernel).
+
+    Args:
+        xs: What inputs and bias contribute.
+        kernel: The recurrent kernel.
+        state: The state before the first step.
+        mask: Which steps count, or None for all.
+
+    Shapes: xs [T, B, units], kernel [units, units], state [B, units], mask [T, B] -> h after each step
+        [T, B, units], and the last state.
+
+    Example:
+        >>> hs, last = simple(jnp.ones((5, 2, 3)), jnp.ones((3, 3)), Hidden(jnp.zeros((2, 3))), None)
+        >>> hs.shape, last.h.shape
+        ((5, 2, 3), (2, 3))
+    """
+    return _simple_forward(xs, kernel, state, mask)[0]
+
+
+def _simple_forward(xs: jax.Array, kernel: jax.Array, state: Hidden, mask: jax.Array | None) -> Any:
+    def advance(x: jax.Array, state: Hidden) -> Hidden:
+        return Hidden(jnp.tanh(_wide(x) + _dot(state.h, kernel)).astype(xs.dtype))
+
+    hs, last = scan(advance, xs, state, mask)
+    return (hs, last), (hs, kernel, state, mask)
+
+
+def _simple_backward(residuals: Any, cotangents: Any) -> Any:
+    hs, kernel, first, mask = residuals
+    d_hs, (dh,) = cotangents
+    slope, transposed = _masked(1 - _wide(hs) ** 2, mask, 0), kernel.T
+
+    def body(dh: jax.Array, inputs: Any) -> Any:
+        d_h, slope, keep = inputs
+        dh = dh + _wide(d_h)
+        dz = dh * slope
+        return _passed(keep, dh, _dot(dz, transposed)), dz.astype(d_hs.dtype)
+
+    dh, dz = jax.lax.scan(body, _wide(dh), (d_hs, slope, mask), reverse=True)
+    return dz, _kernel_gradient(hs, first.h, dz), Hidden(dh.astype(d_hs.dtype)), None
+
+
+simple.defvjp(_simple_forward, _simple_backward)
+
+
+def _wide(x: jax.Array) -> jax.Array:
+    """The array in float32, or in float64 if it is."""
+    return x.astype(_wide_dtype(x))
+
+
+def _wide_dtype(x: jax.Array) -> Any:
+    return jnp.float64 if x.dtype == jnp.float64 else jnp.float32
+
+
+def _dot(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """x @ kernel of the kernel's dtype, summed in float32 or wider."""
+    return jnp.matmul(x.astype(kernel.dtype), kernel, preferred_element_type=_wide_dtype(kernel))
+
+
+def _before(values: jax.Array, first: jax.Array) -> jax.Array:
+    """The values of the steps before, wide."""
+    return _wide(jnp.concatenate([first[None], values[:-1]]))
+
+
+def _kernel_gradient(hs: jax.Array, first: jax.Array, dz: jax.Array) -> jax.Array:
+    """The gradient of the recurrent kernel, as one product over all steps and examples."""
+    h = jnp.concatenate([first[None], hs[:-1]]).reshape(-1, hs.shape[-1])
+    return _dot(h.T, dz.reshape(-1, dz.shape[-1])).astype(dz.dtype)
+
+
+def _kept(keep: jax.Array | None, new: Any, old: Any) -> Any:
+    """The new state where a step counts, else the old one."""
+    if keep is None:
+        return new
+    return jax.tree.map(lambda n, o: jnp.where(expand(keep, n), n, o), new, old)
+
+
+def _passed(keep: jax.Array | None, dh: jax.Array, through: jax.Array) -> jax.Array:
+    """The gradient of the state before a step: through the step, or past it where it does not count."""
+    return through if keep is None else jnp.where(expand(keep, dh), through, dh)
+
+
+def _masked(values: Any, mask: jax.Array | None, otherwise: int) -> Any:
+    """Values of all steps, with another value where a step does not count."""
+    if mask is None:
+        return values
+    return jax.tree.map(lambda v: jnp.where(expand(mask, v), v, otherwise), values)

@@ -78,6 +78,10 @@ class Metric:
     name: str | None = None
     dtype: Any = None
 
+    def __init_subclass__(cls) -> None:
+        if cls.name is None and "name" not in cls.__dict__:  # a plain class, which has no field for it
+            cls.name = snake_case(cls.__name__)
+
     def __post_init__(self) -> None:
         if self.name is None:
             object.__setattr__(self, "name", snake_case(type(self).__name__))

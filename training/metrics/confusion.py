@@ -69,24 +69,27 @@ def count(
         y_pred = _only_top(y_pred, top_k)
     if class_id is not None:
         y_true, y_pred = y_true[..., class_id, None], y_pred[..., class_id, None]
-    weights = jnp.ones(y_pred.shape, y_pred.dtype)
+    weights = jnp.ones(y_pred.shape, jnp.int32)  # whole numbers, so that a batch of many pixels is counted exactly
     if sample_weight is not None:
-        weights = broadcast("sample_weight", as_float(sample_weight).astype(y_pred.dtype), y_pred.shape)
+        weights = broadcast("sample_weight", as_float(sample_weight), y_pred.shape)
     if label_weights is not None:
-        own = jnp.asarray(label_weights, y_pred.dtype)
-        weights = weights * jnp.broadcast_to(own.reshape((1,) * (y_pred.ndim - 1) + (-1,)), y_pred.shape)
+        own = jnp.asarray(label_weights, jnp.float32).reshape((1,) * (y_pred.ndim - 1) + (-1,))
+        weights = weights.astype(jnp.float32) * jnp.broadcast_to(own, y_pred.shape)
     if mask is not None:
         weights = jnp.where(broadcast("mask", mask, y_pred.shape), weights, jnp.zeros_like(weights))
     labels = y_pred.shape[-1] if per_label else 1
     positive, weights, y_pred = (x.reshape(-1, labels) for x in (y_true != 0, weights, y_pred))  # [N, labels]
     reach = _bucket_sums if even else _threshold_sums
-    counts = reach(y_pred, jnp.where(positive, weights, 0.0), jnp.where(positive, 0.0, weights), thresholds)
+    none = jnp.zeros_like(weights)
+    counts = reach(y_pred, jnp.where(positive, weights, none), jnp.where(positive, none, weights), thresholds)
     return counts if per_label else Counts(*(c[:, 0] for c in counts))
 
 
 def _only_top(y_pred: jax.Array, k: int) -> jax.Array:
     _, best = jax.lax.top_k(y_pred, k)
-    chosen = jnp.any(best[..., None] == jnp.arange(y_pred.shape[-1]).reshape((1,) * best.ndim + (-1,)), axis=-2)
+    chosen = jnp.any(
+        best[..., None] == jnp.arange(y_pred.shape[-1], dtype=jnp.int32).reshape((1,) * best.ndim + (-1,)), axis=-2
+    )
     return jnp.where(chosen, y_pred, NEG_INF)
 
 
@@ -96,7 +99,7 @@ def _threshold_sums(y_pred: jax.Array, positive: jax.Array, negative: jax.Array,
     above = y_pred[None] > limits[:, None, None]  # [thresholds, N, labels]
 
     def total(chosen: jax.Array, weights: jax.Array) -> jax.Array:
-        return jnp.sum(jnp.where(chosen, weights[None], 0.0), axis=1)
+        return jnp.sum(jnp.where(chosen, weights[None], jnp.zeros_like(weights)[None]), axis=1)
 
     return Counts(total(above, positive), total(above, negative), total(~above, negative), total(~above, positive))
 
@@ -109,7 +112,7 @@ def _bucket_sums(y_pred: jax.Array, positive: jax.Array, negative: jax.Array, th
         bucket = jnp.maximum(bucket, 0.0)  # the first threshold lies below 0, so a prediction of 0 exceeds it
     bucket = bucket.astype(jnp.int32)
     # A prediction of 0 exceeds no threshold from 0 on: its bucket -1 is out of range for every label and is dropped.
-    segment = jnp.where(bucket < 0, -1, bucket * labels + jnp.arange(labels)[None, :]).reshape(-1)
+    segment = jnp.where(bucket < 0, -1, bucket * labels + jnp.arange(labels, dtype=jnp.int32)[None, :]).reshape(-1)
 
     def above(weights: jax.Array) -> jax.Array:
         sums = jax.ops.segment_sum(weights.reshape(-1), segment, number * labels).reshape(number, labels)

@@ -57,8 +57,8 @@ class _FScore(Metric):
                 f"{type(self).__name__}: labels and predictions must have the shape [B, C]; "
                 f"found {y_true.shape} and {y_pred.shape}; one-hot the labels"
             )
-        weight = jnp.ones(y_pred.shape[:1], y_pred.dtype) if sample_weight is None else as_float(sample_weight)
-        weight = broadcast("sample_weight", weight, y_pred.shape)
+        weight = as_float(jnp.ones(y_pred.shape[:1]) if sample_weight is None else sample_weight)
+        weight = broadcast("sample_weight", weight.astype(y_pred.dtype), y_pred.shape)
         if mask is not None:
             weight = jnp.where(broadcast("mask", mask, y_pred.shape), weight, 0.0)
             y_true, y_pred = hide(y_true, mask, 0.0), hide(y_pred, mask, 0.0)

@@ -62,17 +62,17 @@ class _IoU(Metric):
         dtype = jnp.dtype(self.dtype or jnp.int32)
         whole = jnp.issubdtype(dtype, jnp.integer)
         y_true, y_pred = (y.reshape(-1).astype(jnp.int32 if whole else jnp.float32) for y in (y_true, y_pred))
-        weight = jnp.ones(shape, jnp.float32)
+        weight = jnp.ones(shape, jnp.int32)  # whole numbers, so that a batch of many pixels is counted exactly
         if sample_weight is not None:
             weight = as_float(sample_weight)
             weight = weight if self.dtype is None or not whole else jnp.trunc(weight)
             weight = broadcast("sample_weight", weight, shape)
         if mask is not None:
-            weight = jnp.where(broadcast("mask", mask, shape), weight, 0.0)
+            weight = jnp.where(broadcast("mask", mask, shape), weight, jnp.zeros_like(weight))
         inside = (y_true >= 0) & (y_true < self.num_classes) & (y_pred >= 0) & (y_pred < self.num_classes)
         if self.ignore_class is not None:
             inside = inside & (y_true != self.ignore_class)
-        weight = jnp.where(inside, weight.reshape(-1), 0.0)
+        weight = jnp.where(inside, weight.reshape(-1), jnp.zeros_like(weight).reshape(-1))
         place = jnp.where(inside, y_true, 0).astype(jnp.int32) * self.num_classes
         place = place + jnp.where(inside, y_pred, 0).astype(jnp.int32)
         matrix = jax.ops.segment_sum(weight, place, self.num_classes**2)

@@ -245,7 +245,7 @@ class R2Score(Metric):
                 f"R2Score: labels and predictions must have the shape [B, F]; found {y_true.shape}; "
                 "reshape them to (-1, 1) for a single output"
             )
-        weight = jnp.ones(y_true.shape[:1]) if sample_weight is None else as_float(sample_weight)
+        weight = as_float(jnp.ones(y_true.shape[:1]) if sample_weight is None else sample_weight).astype(y_true.dtype)
         weight, seen = broadcast("sample_weight", weight, y_true.shape), jnp.float32(y_true.size)
         mask = as_mask(mask)
         if mask is not None:
