@@ -414,7 +414,8 @@ def weights_of(module: nn.Module, *args: Any, **kwargs: Any) -> dict[tuple[str, 
             wrapped[layer.path] = _by_itself(layer)
         return method(*args, **kwargs)
 
-    arrays = {key: value for key, value in kwargs.items() if hasattr(value, "shape")}
+    leaves = {key: jax.tree.leaves(value) for key, value in kwargs.items()}
+    arrays = {key: kwargs[key] for key in kwargs if leaves[key] and all(hasattr(leaf, "shape") for leaf in leaves[key])}
     fixed = {key: value for key, value in kwargs.items() if key not in arrays}
     rngs = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
     with nn.intercept_methods(note):

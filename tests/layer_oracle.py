@@ -111,7 +111,9 @@ def assert_as_keras(name, config, inputs, call=None, train=None, masks=None, pai
     """
     import keras
 
-    theirs = pair[1] if pair else getattr(keras.layers, name)(**config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = pair[1] if pair else getattr(keras.layers, name)(**config)
     ours = pair[0] if pair else getattr(layers, name)(**config)
     weights, *wanted = of_keras(theirs, inputs, call or {}, train, masks)
     results = of_ours(ours, weights, inputs, call or {}, train, masks)

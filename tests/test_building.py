@@ -597,6 +597,21 @@ def test_a_layer_by_itself_needs_parameters():
             layer(X)
 
 
+@pytest.mark.parametrize(("shape", "fix"), [((2, 3), "add"), ((2, 3, 4, 5), "remove")])
+def test_layers_check_the_number_of_axes(shape, fix):
+    class Strict(Layer):
+        def compute(self, inputs):
+            self.check_rank(inputs, "B T F")
+            return inputs
+
+    with raises(
+        ValueError,
+        f"Strict 'strict' takes inputs of 3 axes [B, T, F], got shape {shape}; "
+        f"{fix} an axis, or use a layer for {len(shape)} axes.",
+    ):
+        Sequential([Strict()]).init(KEY, jnp.ones(shape))
+
+
 # ---------------------------------------------------------------- pure modules
 
 
@@ -998,7 +1013,9 @@ def test_weights_of_modules_of_ones_own():
 
 def test_weights_of_calls_with_arguments():
     mask = jax.ShapeDtypeStruct((2, 4), jnp.bool_)
-    assert sorted(found_in(layers.LSTM(2), SEQUENCE, mask=mask, train=False)) == ["bias", "kernel", "recurrent_kernel"]
+    state = [jax.ShapeDtypeStruct((2, 2), jnp.float32)] * 2
+    found = found_in(layers.LSTM(2), SEQUENCE, mask=mask, initial_state=state, train=False)
+    assert sorted(found) == ["bias", "kernel", "recurrent_kernel"]
 
 
 def test_paths_are_those_of_init():

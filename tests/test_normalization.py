@@ -17,8 +17,13 @@ def trained(layer, variables, x, **more):
 def started(layer, x, seed=0):
     """Variables with random weights and statistics."""
     variables = layer.init(jax.random.key(0), jnp.asarray(x))
-    weights = [0.5 + np.abs(numbers(seed + i, *w.shape)) for i, w in enumerate(interop.get_keras_weights(layer, variables))]
-    return interop.set_keras_weights(layer, variables, weights)
+    weights = interop.get_keras_weights(layer, variables)
+    positive = [0.5 + np.abs(numbers(seed + i, *w.shape)) for i, w in enumerate(weights)]
+    return interop.set_keras_weights(layer, variables, positive)
+
+
+def params_of(variables):
+    return [np.asarray(p, np.float64) for _, p in sorted(variables["params"].items())]
 
 
 # ---------------------------------------------------------------- BatchNormalization by hand
@@ -43,10 +48,10 @@ def test_gamma_and_beta_are_there_if_wanted():
 
 @pytest.mark.parametrize("renorm", [False, True])
 def test_initialization_leaves_the_averages(renorm):
-    layer, x = layers.BatchNormalization(renorm=renorm, moving_variance_initializer=4.0 * np.ones), numbers(0, 8, 3)
-    layer = layers.BatchNormalization(renorm=renorm)
-    quiet, training = (layer.init(jax.random.key(0), jnp.asarray(x), train=train) for train in (False, True))
-    assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), quiet, training))
+    layer, x = layers.BatchNormalization(renorm=renorm, moving_variance_initializer="zeros"), jnp.ones((8, 3))
+    statistics = layer.init(jax.random.key(0), x, train=True)["batch_stats"]
+    assert len(statistics) == (5 if renorm else 2)
+    assert all((value == 0).all() for value in statistics.values())
 
 
 # ---------------------------------------------------------------- padding and masks
@@ -163,7 +168,7 @@ def test_layer_normalization_by_a_loop():
     x = numbers(0, 2, 3, 4)
     layer = layers.LayerNormalization(axis=(1, 2), epsilon=0.1)
     variables = started(layer, x)
-    gamma, beta = variables["params"]["gamma"], variables["params"]["beta"]
+    beta, gamma = params_of(variables)
     near(layer.apply(variables, x), loop(x, (1, 2), 0.1) * gamma + beta)
 
 
@@ -173,7 +178,7 @@ def test_group_normalization_by_a_loop(groups):
     layer = layers.GroupNormalization(groups)
     variables = started(layer, x)
     parts = [loop(part, (1, 2, 3), 1e-3) for part in np.split(x, count, -1)]
-    gamma, beta = variables["params"]["gamma"], variables["params"]["beta"]
+    beta, gamma = params_of(variables)
     near(layer.apply(variables, x), np.concatenate(parts, -1) * gamma + beta)
 
 
@@ -182,7 +187,7 @@ def test_rms_normalization_by_a_loop(axis):
     x = numbers(0, 2, 3, 4)
     layer = layers.RMSNormalization(axis)
     variables = started(layer, x)
-    scale = variables["params"]["scale"]
+    (scale,) = params_of(variables)
     wanted = x / np.sqrt((x.astype(np.float64) ** 2).mean(axis, keepdims=True) + 1e-6)
     near(layer.apply(variables, x), wanted * (scale[:, None] if axis == 1 else scale))
 
@@ -194,10 +199,10 @@ def test_unit_normalization_by_hand():
     assert np.isfinite(grad).all()
 
 
-@pytest.mark.parametrize("name", ["BatchNormalization", "LayerNormalization", "GroupNormalization", "UnitNormalization"])
-def test_masks_go_on(name):
-    config = {"groups": 1} if name == "GroupNormalization" else {}
-    layer, x, mask = getattr(layers, name)(**config), jnp.ones((2, 3, 4)), jnp.ones((2, 3), bool)
+@pytest.mark.parametrize("kind", ["Batch", "Layer", "Group", "Unit"])
+def test_masks_go_on(kind):
+    config = {"groups": 1} if kind == "Group" else {}
+    layer, x, mask = getattr(layers, f"{kind}Normalization")(**config), jnp.ones((2, 3, 4)), jnp.ones((2, 3), bool)
     variables = layer.init(jax.random.key(0), x)
     assert layer.apply(variables, x, mask=mask, method="outputs_and_mask")[1] is mask
 
@@ -213,9 +218,9 @@ def test_spectral_norm_is_one_after_many_iterations():
     layer, x = spectral(200), jnp.asarray(numbers(0, 5, 4))
     variables = started(layer, x)
     y, new = trained(layer, variables, x)
-    kernel = variables["params"]["kernel"]
+    bias, kernel = params_of(variables)
     sigma = np.linalg.norm(kernel, 2)
-    near(y, x @ (kernel / sigma) + variables["params"]["bias"])
+    near(y, np.asarray(x) @ (kernel / sigma) + bias)
     assert float(new["batch_stats"]["sigma"]) == pytest.approx(sigma, rel=1e-5)
     # Outside of training the same kernel is used, and nothing moves.
     near(layer.apply({**variables, **new}, x), y)
@@ -224,7 +229,8 @@ def test_spectral_norm_is_one_after_many_iterations():
 def test_spectral_norm_before_training_leaves_the_kernel():
     layer, x = spectral(), jnp.asarray(numbers(0, 5, 4))
     variables = started(layer, x)
-    near(layer.apply(variables, x), x @ variables["params"]["kernel"] + variables["params"]["bias"])
+    bias, kernel = params_of(variables)
+    near(layer.apply(variables, x), np.asarray(x) @ kernel + bias)
 
 
 def test_spectral_norm_of_a_kernel_of_zeros():
@@ -254,7 +260,8 @@ def test_spectral_norm_has_the_layers_losses_and_weights():
     variables = layer.init(jax.random.key(0), ids)
     assert [w.shape for w in interop.get_keras_weights(layer, variables)] == [(4, 2), (1, 2)]
     _, state = layer.apply(variables, ids, mutable=["losses"])
-    assert float(state["losses"]["embedding"]) == pytest.approx(0.01 * float((variables["params"]["embedding"] ** 2).sum()))
+    squares = float((variables["params"]["embedding"] ** 2).sum())
+    assert float(state["losses"]["embedding"]) == pytest.approx(0.01 * squares)
 
 
 # ---------------------------------------------------------------- by Keras
@@ -325,22 +332,22 @@ def test_the_others_as_keras(name, config):
             lambda: layers.BatchNormalization(axis=3),
             (2, 3, 4),
             None,
-            "`axis` of BatchNormalization names axes of its inputs, each once, got 3 for inputs of shape (2, 3, 4); give axes "
-            "from -3 to 2.",
+            "`axis` of BatchNormalization names axes of its inputs, each once, got 3 for inputs of shape (2, 3, 4); give "
+            "axes from -3 to 2.",
         ),
         (
             lambda: layers.LayerNormalization(axis=(1, -2)),
             (2, 3, 4),
             None,
-            "`axis` of LayerNormalization names axes of its inputs, each once, got (1, -2) for inputs of shape (2, 3, 4); "
-            "give axes from -3 to 2.",
+            "`axis` of LayerNormalization names axes of its inputs, each once, got (1, -2) for inputs of shape (2, 3, "
+            "4); give axes from -3 to 2.",
         ),
         (
             lambda: layers.BatchNormalization(),
             (2, 3, 4, 5),
             (2, 3),
-            "The mask of BatchNormalization has one axis less than its inputs, got a mask of shape (2, 3) for inputs of "
-            "shape (2, 3, 4, 5); expand the mask, or leave it out.",
+            "The mask of BatchNormalization has one axis less than its inputs, got a mask of shape (2, 3) for inputs "
+            "of shape (2, 3, 4, 5); expand the mask, or leave it out.",
         ),
         (
             lambda: layers.BatchNormalization(renorm=True, renorm_clipping={"rmix": 1.0}),
@@ -360,8 +367,8 @@ def test_the_others_as_keras(name, config):
             lambda: layers.BatchNormalization(renorm=True, renorm_clipping={"rmin": 2.0, "rmax": 1.0}),
             (),
             None,
-            "`renorm_clipping` of BatchNormalization has rmin <= rmax and dmax >= 0, got {'rmin': 2.0, 'rmax': 1.0}; change "
-            "the bounds.",
+            "`renorm_clipping` of BatchNormalization has rmin <= rmax and dmax >= 0, got {'rmin': 2.0, 'rmax': 1.0}; "
+            "change the bounds.",
         ),
         (
             lambda: layers.GroupNormalization(0),
@@ -373,15 +380,15 @@ def test_the_others_as_keras(name, config):
             lambda: layers.GroupNormalization(4),
             (2, 6),
             None,
-            "`groups` of GroupNormalization divides the number of channels, which are not the batch's axis, got 4 for axis "
-            "-1 of shape (2, 6); give a divisor of 6, or another axis.",
+            "`groups` of GroupNormalization divides the number of channels, which are not the batch's axis, got 4 for "
+            "axis -1 of shape (2, 6); give a divisor of 6, or another axis.",
         ),
         (
             lambda: layers.SpectralNormalization(layers.ReLU()),
             (),
             None,
-            "SpectralNormalization divides a layer's `kernel` or `embedding`, got ReLU with the weights []; give a layer "
-            "with a kernel, such as layers.Dense(10).",
+            "SpectralNormalization divides a layer's `kernel` or `embedding`, got ReLU with the weights []; give a "
+            "layer with a kernel, such as layers.Dense(10).",
         ),
         (
             lambda: spectral(0),
@@ -400,6 +407,6 @@ def test_spectral_norm_of_no_layer_is_refused():
     with pytest.raises(TypeError) as caught:
         layers.SpectralNormalization("dense")
     assert str(caught.value) == (
-        "`layer` of SpectralNormalization is a layer, got 'dense' of type str; make an object of a layer's class, such as "
-        "layers.Dense(10)."
+        "`layer` of SpectralNormalization is a layer, got 'dense' of type str; make an object of a layer's class, such "
+        "as layers.Dense(10)."
     )
