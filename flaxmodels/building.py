@@ -146,8 +146,8 @@ class Container(Layer):
             layer (class)    output     parameters  inputs
             dense (Dense)    (None, 2)          10  input
         """
-        if self.output_shape is not None:
-            print_fn(_table(self))
+        _ = self.output_shape  # raises where the input is not known
+        print_fn(_table(self))
 
     @nn.nowrap
     def in_order(self, expected: Any, given: Any, what: str = "inputs") -> list[Any]:
@@ -215,7 +215,8 @@ class Sequential(Container):
     Shapes: those of the first layer's input and the last layer's output.
 
     Raises:
-        ValueError: If two layers have the same name, or a layer does not fit the output of the one before.
+        ValueError: If two layers have the same name, a layer comes twice, or one does not fit the output of the one
+            before.
         TypeError: If something else than a layer comes.
 
     References:
@@ -299,7 +300,8 @@ class Model(Container):
     Shapes: those of the symbols.
 
     Raises:
-        ValueError: If the outputs need an input that is not among `inputs`, or two layers have the same name.
+        ValueError: If the outputs need an input that is not among `inputs`, two layers have the same name, or a layer is
+            both in the model and inside another of its layers.
         TypeError: If something else than symbols comes.
 
     References:

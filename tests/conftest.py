@@ -3,6 +3,7 @@
 import itertools
 import os
 import pathlib
+import re
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 os.environ.setdefault("MPLBACKEND", "agg")
@@ -36,3 +37,8 @@ def pytest_runtest_setup(item):
 def _names_in_examples(doctest_namespace):
     """What the examples in docstrings may use without importing it."""
     doctest_namespace.update(jax=jax, jnp=jax.numpy, np=np)
+
+
+def pytest_make_parametrize_id(val):
+    """Names without addresses, which differ among the processes that share the tests."""
+    return re.sub(r" at 0x\w+", "", val) if isinstance(val, str) and " at 0x" in val else None

@@ -56,9 +56,7 @@ def test_not_numbers():
         "`x` is an array of numbers, got dtype <U1; convert it, for example with np.asarray(values, dtype='float32').",
     ):
         as_data(np.array(["a", "b"]))
-    with refuses(
-        TypeError, "`x` is an array of numbers, but lists of different lengths came; pad them to one length."
-    ):
+    with refuses(TypeError, "`x` is an array of numbers, but lists of different lengths came; pad them to one length."):
         as_data([[1.0], [1.0, 2.0]])
     with refuses(ValueError, "`x` has one row per example, got the single number 3.0; give an array [N, ...]."):
         as_data(3.0)
@@ -108,9 +106,7 @@ def test_validation_split_takes_the_last_examples():
     assert validation.y.tolist() == [3, 4, 5]
     with refuses(ValueError, "`validation_split` lies between 0 and 1, got 1.5; 0.2 takes the last fifth."):
         split_off(as_data(X, Y), 1.5)
-    with refuses(
-        ValueError, "`validation_split`=0.99 leaves no examples to one side of 6; choose another fraction."
-    ):
+    with refuses(ValueError, "`validation_split`=0.99 leaves no examples to one side of 6; choose another fraction."):
         split_off(as_data(X, Y), 0.99)
 
 

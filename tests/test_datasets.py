@@ -58,18 +58,13 @@ def test_split_is_sliced_and_indexed():
 
 
 def test_split_refuses_a_single_index():
-    message = (
-        "A Split is indexed by a slice or an array, so that the axis of examples remains, "
-        "3 came; write [3:4]."
-    )
+    message = "A Split is indexed by a slice or an array, so that the axis of examples remains, 3 came; write [3:4]."
     with pytest.raises(TypeError, match=whole(message)):
         Split(np.zeros(5), np.zeros(5))[3]
 
 
 def test_split_refuses_unequal_lengths():
-    message = (
-        "`x` and `y` must hold one row per example, 3 and 2 rows came; leave out the rows without a partner."
-    )
+    message = "`x` and `y` must hold one row per example, 3 and 2 rows came; leave out the rows without a partner."
     with pytest.raises(ValueError, match=whole(message)):
         Split(np.zeros((3, 2)), np.zeros(2))
 
@@ -114,8 +109,7 @@ def test_windows_keep_the_type():
         ),
         (
             ([1, 2, 3], 2, 2),
-            "`series` must have at least length + horizon = 4 steps, 3 came; "
-            "give a longer series or shorter windows.",
+            "`series` must have at least length + horizon = 4 steps, 3 came; give a longer series or shorter windows.",
         ),
     ],
 )
@@ -129,9 +123,7 @@ def test_windows_errors(arguments, message):
 
 def pairs(x, y):
     """Examples as a multiset, so that two orders of the same examples are equal."""
-    return collections.Counter(
-        zip((row.tobytes() for row in np.ascontiguousarray(x)), y.tolist(), strict=True)
-    )
+    return collections.Counter(zip((row.tobytes() for row in np.ascontiguousarray(x)), y.tolist(), strict=True))
 
 
 def test_digits_are_all_of_scikit_learn_split_evenly():
@@ -201,8 +193,7 @@ def test_airline_last_value_forecast_in_passengers():
     x, y = data.test
     error = np.abs(data.info.restore(x[:, -1]) - data.info.restore(y)).mean()
     differences = [
-        abs(b - a)
-        for a, b in zip(datasets.AIRLINE_PASSENGERS[119:], datasets.AIRLINE_PASSENGERS[120:], strict=False)
+        abs(b - a) for a, b in zip(datasets.AIRLINE_PASSENGERS[119:], datasets.AIRLINE_PASSENGERS[120:], strict=False)
     ]
     assert len(differences) == 24 and sum(differences) == 1061
     assert error == pytest.approx(1061 / 24, rel=1e-5)

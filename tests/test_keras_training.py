@@ -60,7 +60,9 @@ def test_five_steps_of_the_simple_cnn(name, keras_cnn):
     with ranks, dtypes:
         theirs.set_weights(start)
         theirs.compile(
-            getattr(keras.optimizers, CLASSES[name])(**OPTIMIZERS[name]), "categorical_crossentropy", metrics=["accuracy"]
+            getattr(keras.optimizers, CLASSES[name])(**OPTIMIZERS[name]),
+            "categorical_crossentropy",
+            metrics=["accuracy"],
         )
         want = theirs.fit(IMAGES, LABELS, batch_size=9, epochs=1, shuffle=False, verbose=0).history
         want_weights = theirs.get_weights()

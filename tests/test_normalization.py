@@ -332,8 +332,8 @@ def test_the_others_as_keras(name, config):
             lambda: layers.BatchNormalization(axis=3),
             (2, 3, 4),
             None,
-            "`axis` of BatchNormalization names axes of its inputs, each once, got 3 for inputs of shape (2, 3, 4); give "
-            "axes from -3 to 2.",
+            "`axis` of BatchNormalization names axes of its inputs, each once, got 3 for inputs of shape (2, 3, 4); "
+            "give axes from -3 to 2.",
         ),
         (
             lambda: layers.LayerNormalization(axis=(1, -2)),

@@ -399,7 +399,11 @@ class Unknown:
     dtype = jnp.float32
 
 
-@pytest.mark.parametrize("value", [own, jnp.sin, Unknown, Unknown(), {1: 2}, b"x", {2}], ids=repr)
+@pytest.mark.parametrize(
+    "value",
+    [own, jnp.sin, Unknown, Unknown(), {1: 2}, b"x", {2}],
+    ids=["function", "jax", "class", "object", "mapping", "bytes", "set"],
+)
 def test_values_that_only_code_describes(value, path):
     with raises(
         f"A model file holds names, numbers and our own objects, but Dense.kernel_initializer is {value!r}, which only "

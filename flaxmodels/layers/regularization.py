@@ -396,7 +396,8 @@ def _per_channel(shape: tuple[int, ...], data_format: str | None) -> tuple[int, 
 def _check_data_format(layer: Any) -> None:
     if layer.data_format not in (None, "channels_last", "channels_first"):
         raise ValueError(
-            f'`data_format` of {layer.label} is "channels_last" or "channels_first", got {layer.data_format!r}; choose one.'
+            f'`data_format` of {layer.label} is "channels_last" or "channels_first", got {layer.data_format!r}; '
+            "choose one."
         )
 
 

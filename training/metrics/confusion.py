@@ -119,7 +119,8 @@ def _bucket_sums(y_pred: jax.Array, positive: jax.Array, negative: jax.Array, th
         return jnp.cumsum(sums[::-1], axis=0)[::-1]
 
     tp, fp = above(positive), above(negative)
-    return Counts(tp, fp, jnp.sum(negative, axis=0)[None] - fp, jnp.sum(positive, axis=0)[None] - tp)
+    totals = [jnp.sum(x, axis=0, dtype=x.dtype)[None] for x in (negative, positive)]
+    return Counts(tp, fp, totals[0] - fp, totals[1] - tp)
 
 
 def as_thresholds(thresholds: float | Sequence[float] | None, default: float) -> tuple[float, ...]:
