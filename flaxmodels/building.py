@@ -300,8 +300,8 @@ class Model(Container):
     Shapes: those of the symbols.
 
     Raises:
-        ValueError: If the outputs need an input that is not among `inputs`, two layers have the same name, or a layer is
-            both in the model and inside another of its layers.
+        ValueError: If the outputs need an input that is not among `inputs`, two layers have the same name, or a layer
+            is both in the model and inside another of its layers.
         TypeError: If something else than symbols comes.
 
     References:
