@@ -164,7 +164,7 @@ def test_lambda_gets_what_it_names():
     x, mask = jnp.ones(2), jnp.array([True, False])
     assert layer.apply({}, x, mask=mask).tolist() == [1, 0]
     assert layer.apply({}, x, mask=mask, train=True).tolist() == [3, 3]
-    training = layers.Lambda(lambda x, training: x + training)
+    training = layers.Lambda(lambda x, training: x + float(training))
     assert training.apply({}, x, train=True).tolist() == [2, 2]
 
 

@@ -45,7 +45,7 @@ class Trainer:
         >>> x = np.linspace(-1, 1, 50, dtype="float32")[:, None]
         >>> model = Sequential([layers.Dense(1, input_shape=(1,))])
         >>> trainer = Trainer(model, optimizer="sgd", loss="mse")
-        >>> history = trainer.fit(x, 2 * x + 1, epochs=60, batch_size=10, verbose=0)
+        >>> history = trainer.fit(x, 2 * x + 1, epochs=200, batch_size=10, verbose=0)
         >>> history.history["loss"][-1] < 0.01
         True
     """
