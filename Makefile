@@ -2,13 +2,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= 2
 
-.PHONY: train test lint format bench clean
+.PHONY: train test test-all lint format clean
 
 train: .venv/core
 	$(BIN)/python -m training fit simple_cnn digits --epochs 12 --out runs/digits
 
 test: .venv/tools
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q
+
+test-all: .venv/tools
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q --all
 
 lint: .venv/tools
 	$(BIN)/ruff check .

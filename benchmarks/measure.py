@@ -49,6 +49,16 @@ def write_rows(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
         writer.writerows(rows)
 
 
+def merge_rows(path: pathlib.Path, rows: Sequence[Mapping[str, Any]], by: str) -> None:
+    """Writes rows as CSV; rows that are there already stay, unless a new one has the same value of column `by`."""
+    new = {str(row[by]) for row in rows}
+    old = []
+    if path.exists():
+        with open(path, newline="") as file:
+            old = [row for row in csv.DictReader(file) if row[by] not in new]
+    write_rows(path, sorted([*old, *rows], key=lambda row: str(row[by])))
+
+
 def interleaved(competitors: Mapping[str, Callable[[], Any]], rounds: int = 7) -> dict[str, list[float]]:
     """Seconds of each competitor's runs, taken in turns so that all see the same machine.
 

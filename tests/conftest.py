@@ -1,5 +1,6 @@
 """Strict JAX, warnings as errors, a key for whoever asks, one compilation cache for all test processes."""
 
+import collections
 import itertools
 import os
 import pathlib
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
+LONGEST_TABLE = 6  # cases; a longer table is thinned out
 REAL_DATA = ROOT.parent / "shared" / "data"
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -42,3 +44,22 @@ def _names_in_examples(doctest_namespace):
 def pytest_make_parametrize_id(val):
     """Names without addresses, which differ among the processes that share the tests."""
     return re.sub(r" at 0x\w+", "", val) if isinstance(val, str) and " at 0x" in val else None
+
+
+def pytest_addoption(parser):
+    parser.addoption("--all", action="store_true", help="run every case; else a spread: each third of a long table")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Of a test over a long table, every third case is run unless all are asked for: minutes instead of a quarter of an hour."""
+    if config.getoption("--all"):
+        return
+    tables = collections.Counter(item.nodeid.split("[")[0] for item in items)
+    seen, kept, left_out = collections.Counter(), [], []
+    for item in items:
+        table = item.nodeid.split("[")[0]
+        spread = tables[table] <= LONGEST_TABLE or seen[table] % 3 == 0
+        (kept if spread else left_out).append(item)
+        seen[table] += 1
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = kept

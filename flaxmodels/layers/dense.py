@@ -1,5 +1,6 @@
 """Layers that multiply the last axis by a matrix."""
 
+import dataclasses
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -48,6 +49,8 @@ class Dense(Layer):
     bias_initializer: Any = "zeros"
     kernel_regularizer: Any = None
     bias_regularizer: Any = None
+    # Keras has `activity_regularizer` in this place, so what follows goes by name alone.
+    _: dataclasses.KW_ONLY
     kernel_constraint: Any = None
     bias_constraint: Any = None
 
