@@ -154,13 +154,21 @@ def test_interrupted_run_keeps_the_last_complete_epoch(tmp_path):
         str(folder),
     ]
     process = subprocess.Popen(
-        [sys.executable, "-u", "-m", "training", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-u", "-m", "training", *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Tests that run in the background of a shell ignore Ctrl-C, and so would what they start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    for line in process.stdout:
-        if line.startswith("Epoch 3/"):
-            break
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    try:
+        for line in process.stdout:
+            if line.startswith("Epoch 3/"):
+                break
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130
     history = json.loads((folder / "history.json").read_text())
     assert err == f"interrupted; the model of epoch {history['epoch'][-1] + 1} is in {folder}\n"

@@ -1,0 +1,35 @@
+"""Ctrl-C is held back until it is asked for."""
+
+import signal
+
+import pytest
+
+from training.interrupts import Interrupts
+
+
+@pytest.fixture(autouse=True)
+def python_handles_interrupts():
+    """As at a terminal; in the background of a shell the signal is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_the_first_waits_for_check_the_second_does_not():
+    with Interrupts() as interrupts:
+        interrupts.check()
+        signal.raise_signal(signal.SIGINT)
+        assert interrupts.pending
+        with pytest.raises(KeyboardInterrupt):
+            interrupts.check()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_handler_of_the_users_own_stays():
+    seen = []
+    signal.signal(signal.SIGINT, lambda number, frame: seen.append(number))
+    with Interrupts() as interrupts:
+        signal.raise_signal(signal.SIGINT)
+    assert (seen, interrupts.pending) == ([signal.SIGINT], False)
