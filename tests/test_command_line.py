@@ -153,13 +153,10 @@ def test_interrupted_run_keeps_the_last_complete_epoch(tmp_path):
         "--out",
         str(folder),
     ]
+    # Tests that run in the background of a shell ignore Ctrl-C, and so would what they start.
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); import training.__main__ as m; m.main()"
     process = subprocess.Popen(
-        [sys.executable, "-u", "-m", "training", *command],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # Tests that run in the background of a shell ignore Ctrl-C, and so would what they start.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        [sys.executable, "-u", "-c", code, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     try:
         for line in process.stdout:
