@@ -81,7 +81,9 @@ def test_defaults_are_keras():
 
 
 def test_arguments_in_keras_order():
-    layer = layers.Dense(2, "relu", False, "ones", "zeros", "l1", "l2", "non_neg", "max_norm")
+    layer = layers.Dense(
+        2, "relu", False, "ones", "zeros", "l1", "l2", kernel_constraint="non_neg", bias_constraint="max_norm"
+    )
     assert (layer.kernel_regularizer, layer.bias_regularizer) == ("l1", "l2")
     assert (layer.kernel_constraint, layer.bias_constraint) == ("non_neg", "max_norm")
 
