@@ -47,18 +47,18 @@ def pytest_make_parametrize_id(val):
 
 
 def pytest_addoption(parser):
-    parser.addoption("--all", action="store_true", help="run every case; else a spread: each third of a long table")
+    parser.addoption("--all", action="store_true", help="run every case; else a spread: each fourth of a long table")
 
 
 def pytest_collection_modifyitems(config, items):
-    """Of a test over a long table, every third case is run unless all are asked for: minutes instead of a quarter of an hour."""
+    """Of a test over a long table, every fourth case is run unless all are asked for: minutes instead of a quarter of an hour."""
     if config.getoption("--all"):
         return
     tables = collections.Counter(item.nodeid.split("[")[0] for item in items)
     seen, kept, left_out = collections.Counter(), [], []
     for item in items:
         table = item.nodeid.split("[")[0]
-        spread = tables[table] <= LONGEST_TABLE or seen[table] % 3 == 0
+        spread = tables[table] <= LONGEST_TABLE or seen[table] % 4 == 0
         (kept if spread else left_out).append(item)
         seen[table] += 1
     config.hook.pytest_deselected(items=left_out)
