@@ -38,7 +38,7 @@ def test_attention_by_hand():
     near(y, [[[0.75, 0.25], [0.25, 0.75]]])
 
 
-@pytest.mark.parametrize(("mode", "use_scale"), itertools.product(("dot", "concat", "additive"), (False, True)))
+@pytest.mark.parametrize(("mode", "use_scale"), list(itertools.product(("dot", "concat", "additive"), (False, True))))
 def test_scores_by_a_loop(mode, use_scale):
     if mode == "additive":
         layer = layers.AdditiveAttention(use_scale)
