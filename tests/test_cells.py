@@ -62,6 +62,17 @@ def test_a_stack_is_one_cell_after_the_other():
     assert jax.tree.map(jnp.shape, zeros) == [[(5, 3), (5, 3)], [(5, 2)]]
 
 
+def test_a_seed_alone_drops_different_inputs_and_states():
+    cell = layers.SimpleRNNCell(64, dropout=0.5, recurrent_dropout=0.5, seed=1)
+    x = draw(2, 64)
+    variables = cell.init(jax.random.key(0), x)
+    masks = [
+        cell.apply(variables, name, method=lambda m, name: m.masks(name, (2, 64), True)[0])
+        for name in ("dropout", "recurrent_dropout")
+    ]
+    assert (masks[0] != masks[1]).any()
+
+
 def test_sizes_are_those_of_keras():
     assert layers.SimpleRNNCell(3).state_size == 3
     assert layers.GRUCell(3).state_size == layers.GRUCell(3).output_size == 3

@@ -141,6 +141,17 @@ def test_integers_out_of_range_are_refused_where_they_are_seen(wrong):
         layer.apply(variables, ids)
 
 
+def test_numbers_known_while_a_program_is_traced():
+    matrix = np.arange(10.0, dtype=np.float32).reshape(5, 2)
+    ids = jnp.asarray(IDS)
+    np.testing.assert_array_equal(jax.jit(lambda m: rows(layers.Embedding(5, 2), m, ids))(matrix), matrix[IDS])
+    with refuses(
+        "Embedding looks up integers from 0 to 3, got some from 0 to 4; "
+        "give a larger `input_dim`, or map unknown ones to a number of their own."
+    ):
+        jax.jit(lambda m: rows(layers.Embedding(4, 2), m, ids))(matrix[:4])
+
+
 def test_in_a_compiled_program_they_are_those_of_keras():
     layer = layers.Embedding(5, 2)
     variables = layer.init(jax.random.key(0), IDS)

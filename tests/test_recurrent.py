@@ -295,6 +295,17 @@ def test_layers_compute_in_bfloat16_and_transform(kind):
     np.testing.assert_allclose(each, jax.jit(exact.apply)(variables, x), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+def test_the_plain_loop_differentiates_forward(kind):
+    layer, x = getattr(layers, kind)(3, use_cudnn=False), draw(2, 4, 3)
+    variables, way = variables_of(layer, x), draw(2, 4, 3)
+    _, slope = jax.jvp(lambda x: layer.apply(variables, x), (x,), (way,))
+    assert slope.shape == (2, 3)
+    auto = getattr(layers, kind)(3)
+    grad = jax.grad(lambda x: auto.apply(variables, x).sum())(x)
+    np.testing.assert_allclose(slope.sum(), (grad * way).sum(), rtol=1e-4, atol=1e-5)
+
+
 def test_the_last_state_is_the_last_output():
     layer = layers.GRU(3, return_sequences=True, return_state=True, go_backwards=True)
     x = draw(2, 5, 2)
@@ -319,6 +330,11 @@ ERRORS = {
     "cudnn": (
         lambda: layers.LSTM(3, use_cudnn="yes"),
         "`use_cudnn` of LSTM is 'auto', True or False, got 'yes'; leave it at 'auto'.",
+    ),
+    "no cudnn": (
+        lambda: layers.LSTM(3, use_cudnn=True).init(jax.random.key(0), draw(2, 3, 4)),
+        f"LSTM has no implementation by cuDNN on the backend {jax.default_backend()!r}, got use_cudnn=True; "
+        "leave it at 'auto' to have the fastest there is.",
     ),
     "rank": (
         lambda: layers.LSTM(3).init(jax.random.key(0), draw(2, 3)),

@@ -20,7 +20,6 @@ from flaxmodels.layers.base import Layer as Layer
 from flaxmodels.layers.cells import GRUCell as GRUCell
 from flaxmodels.layers.cells import LSTMCell as LSTMCell
 from flaxmodels.layers.cells import SimpleRNNCell as SimpleRNNCell
-from flaxmodels.layers.cells import StackedRNNCells as StackedRNNCells
 from flaxmodels.layers.conv import Conv1D as Conv1D
 from flaxmodels.layers.conv import Conv1DTranspose as Conv1DTranspose
 from flaxmodels.layers.conv import Conv2D as Conv2D
@@ -126,6 +125,7 @@ from flaxmodels.layers.separable_conv import SeparableConv1D as SeparableConv1D
 from flaxmodels.layers.separable_conv import SeparableConv2D as SeparableConv2D
 from flaxmodels.layers.separable_conv import SeparableConvolution1D as SeparableConvolution1D
 from flaxmodels.layers.separable_conv import SeparableConvolution2D as SeparableConvolution2D
+from flaxmodels.layers.stacked_cells import StackedRNNCells as StackedRNNCells
 from flaxmodels.layers.symbolic import Input as Input
 from flaxmodels.layers.wrappers import Bidirectional as Bidirectional
 from flaxmodels.layers.wrappers import TimeDistributed as TimeDistributed

@@ -38,7 +38,8 @@ class Lookup(Layer):
         # Inside a compiled program the numbers cannot be seen: there, what is out of range gives NaN.
         if isinstance(inputs, jax.core.Tracer) or not inputs.size:
             return
-        low, high = int(np.min(inputs)), int(np.max(inputs))
+        ids = np.asarray(inputs)  # first: while a program is traced, jax.Array's own minimum would be traced too
+        low, high = int(ids.min()), int(ids.max())
         if low < 0 or high >= self.input_dim:
             raise ValueError(
                 f"{self.label} looks up integers from 0 to {self.input_dim - 1}, got some from {low} to {high}; "

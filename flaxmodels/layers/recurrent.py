@@ -8,17 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from flaxmodels.layers.base import Layer
-from flaxmodels.layers.cells import (
-    GRUCell,
-    LSTMCell,
-    SimpleRNNCell,
-    StackedRNNCells,
-    Steps,
-    check_cell,
-    initial_states,
-    state_from,
-    steps_of,
-)
+from flaxmodels.layers.cells import GRUCell, LSTMCell, SimpleRNNCell, Steps, state_from
+from flaxmodels.layers.stacked_cells import StackedRNNCells, check_cell, initial_states, steps_of
 from flaxmodels.ops.recurrence import expand
 
 
@@ -250,6 +241,15 @@ class Fused(Sequenced, kw_only=True):
             )
         super().__post_init__()
 
+    def steps(self, shape: tuple[int, ...], train: bool) -> Steps:
+        """The functions of the cell for inputs of which one step has this shape, [B, F]."""
+        if self.use_cudnn is True:
+            raise ValueError(
+                f"{self.label} has no implementation by cuDNN on the backend {jax.default_backend()!r}, "
+                "got use_cudnn=True; leave it at 'auto' to have the fastest there is."
+            )
+        return super().steps(shape, train)
+
 
 class LSTM(Fused, LSTMCell):
     """Takes an `LSTMCell` through time: a long short-term memory.
@@ -272,7 +272,8 @@ class LSTM(Fused, LSTMCell):
         seed: Makes the dropout repeatable.
         implementation: 1 drops inputs anew for each gate, 2 the same for all; `recurrent_dropout` asks for 1.
         return_sequences, return_state, go_backwards, stateful, unroll, zero_output_for_mask: As `RNN` describes them.
-        use_cudnn: "auto" takes the fastest implementation for the platform, False the plain loop, True cuDNN or none.
+        use_cudnn: "auto" takes the fastest implementation, with a gradient of its own, for reverse mode alone;
+            False the plain loop, which has forward mode too; True asks for cuDNN.
 
     Shapes: x [B, T, F], mask [B, T], initial_state [[B, units], [B, units]] -> [B, units], or [B, T, units] if
         return_sequences; with return_state also the states h and c, [B, units] each.
@@ -313,7 +314,8 @@ class GRU(Fused, GRUCell):
         reset_after: Whether the reset gate is applied after the matrix product.
         implementation: 1 drops inputs anew for each gate, 2 the same for all; `recurrent_dropout` asks for 1.
         return_sequences, return_state, go_backwards, stateful, unroll, zero_output_for_mask: As `RNN` describes them.
-        use_cudnn: "auto" takes the fastest implementation for the platform, False the plain loop, True cuDNN or none.
+        use_cudnn: "auto" takes the fastest implementation, with a gradient of its own, for reverse mode alone;
+            False the plain loop, which has forward mode too; True asks for cuDNN.
 
     Shapes: x [B, T, F], mask [B, T], initial_state [B, units] -> [B, units], or [B, T, units] if return_sequences;
         with return_state also the state [B, units].
