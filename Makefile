@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= 2
 
-.PHONY: train test test-all lint format clean
+.PHONY: train test test-all conformance lint format clean
 
 train: .venv/core
 	$(BIN)/python -m training fit simple_cnn digits --epochs 12 --out runs/digits
@@ -12,6 +12,9 @@ test: .venv/tools
 
 test-all: .venv/tools
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q --all
+
+conformance: .venv/tools
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q --all tests/test_recorded.py
 
 lint: .venv/tools
 	$(BIN)/ruff check .

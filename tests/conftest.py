@@ -58,8 +58,8 @@ def pytest_collection_modifyitems(config, items):
     seen, kept, left_out = collections.Counter(), [], []
     for item in items:
         table = item.nodeid.split("[")[0]
-        spread = tables[table] <= LONGEST_TABLE or seen[table] % 4 == 0
-        (kept if spread else left_out).append(item)
+        taken = tables[table] <= LONGEST_TABLE or seen[table] % 4 == 0 or item.get_closest_marker("spread")
+        (kept if taken else left_out).append(item)
         seen[table] += 1
     config.hook.pytest_deselected(items=left_out)
     items[:] = kept
