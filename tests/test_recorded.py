@@ -100,7 +100,7 @@ def layer(case):
             {"params": params, **variables}, with_floats(floats), mutable=mutable, **with_masks(masks)
         )
         outputs = jax.tree.leaves(outputs)
-        terms = [jnp.sum(y * c) for y, c in zip(outputs, cotangents, strict=True) if c is not None]
+        terms = [jnp.sum(y.astype(jnp.float32) * c) for y, c in zip(outputs, cotangents, strict=True) if c is not None]
         return sum(terms, jnp.zeros(())), (outputs, new)
 
     run = jax.jit(jax.value_and_grad(weighted, argnums=(0, 1), has_aux=True))
