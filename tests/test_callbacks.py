@@ -2,6 +2,7 @@
 
 import json
 import re
+import types
 
 import jax
 import numpy as np
@@ -23,6 +24,7 @@ class FakeTrainer:
 
     def __init__(self):
         self.stop_training = False
+        self.learning_rate = 0.1
         self.variables = {"params": {"w": np.zeros(1)}}
         self.saved = []
 
@@ -55,6 +57,7 @@ class FakeKerasModel:
 
     def __init__(self):
         self.stop_training = False
+        self.optimizer = types.SimpleNamespace(learning_rate=0.1)
         self.weights = None
         self.saved = []
 
@@ -117,6 +120,44 @@ def test_model_checkpoint_decides_as_keras(sequence, arguments, tmp_path):
     theirs = keras.callbacks.ModelCheckpoint(str(tmp_path / "{epoch:02d}-{val_loss:.2f}.keras"), **arguments)
     _, model = drive_keras(theirs, SEQUENCES[sequence])
     assert trainer.saved == model.saved
+
+
+PLATEAU = [
+    {"patience": 1},
+    {"patience": 2, "factor": 0.5, "cooldown": 2},
+    {"patience": 1, "factor": 0.2, "min_lr": 0.01, "min_delta": 0.3},
+    {"patience": 0, "mode": "max", "cooldown": 1},
+]
+
+
+@jax.numpy_dtype_promotion("standard")
+@pytest.mark.parametrize("sequence", SEQUENCES)
+@pytest.mark.parametrize("arguments", PLATEAU, ids=str)
+def test_reduce_lr_on_plateau_decides_as_keras(sequence, arguments):
+    keras = pytest.importorskip("keras")
+    rates, wanted = [], []
+    ours, theirs = callbacks.ReduceLROnPlateau(**arguments), keras.callbacks.ReduceLROnPlateau(**arguments)
+    ours.set_trainer(trainer := FakeTrainer())
+    theirs.set_model(model := FakeKerasModel())
+    for callback in (ours, theirs):
+        callback.on_train_begin({})
+    for epoch, value in enumerate(SEQUENCES[sequence] * 2):
+        logs, other = {"val_loss": value}, {"val_loss": value}
+        ours.on_epoch_end(epoch, logs)
+        theirs.on_epoch_end(epoch, other)
+        assert logs == other
+        rates.append((trainer.learning_rate, ours.wait, ours.cooldown_counter, ours.best))
+        wanted.append((model.optimizer.learning_rate, theirs.wait, theirs.cooldown_counter, theirs.best))
+    assert rates == wanted
+
+
+def test_reduce_lr_on_plateau_says_what_it_did(capsys):
+    callback = callbacks.ReduceLROnPlateau(patience=0, verbose=1)
+    drive(callback, [1.0, 2.0])
+    assert capsys.readouterr().out == "Epoch 2: the learning rate is lowered to 0.01\n"
+    sentence = "`factor` of ReduceLROnPlateau lies between 0 and 1, got 1.0; 0.1 is usual."
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+        callbacks.ReduceLROnPlateau(factor=1.0)
 
 
 def test_direction_is_asked_of_the_metric():
@@ -212,12 +253,12 @@ def test_what_is_no_callback_is_refused():
         callbacks.check(3)
 
 
-@pytest.mark.parametrize("hook", callbacks.PER_BATCH)
+@pytest.mark.parametrize("hook", callbacks.NEVER)
 def test_hooks_that_are_never_called_are_refused(hook):
     cls = type("Mine", (callbacks.Callback,), {hook: lambda self, batch, logs=None: None})
     sentence = (
-        f"Mine has the hook {hook}, which is never called because many steps run as one compiled program; "
-        "use on_chunk_end."
+        f"Mine has the hook {hook}, which is never called because all its steps run as one compiled program; "
+        f"use {hook.split('_batch')[0]}_end."
     )
     with pytest.raises(TypeError, match=f"^{re.escape(sentence)}$"):
         callbacks.check([cls()])

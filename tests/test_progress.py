@@ -28,16 +28,16 @@ def test_values():
 
 
 def test_kinds(monkeypatch):
-    assert type(make_progress(0, 1, 1, 1, "images")) is Progress
-    assert type(make_progress(1, 1, 1, 1, "images")) is Live
-    assert type(make_progress(2, 1, 1, 1, "images")) is Lines
+    assert type(make_progress(0, 1, 1, "images")) is Progress
+    assert type(make_progress(1, 1, 1, "images")) is Live
+    assert type(make_progress(2, 1, 1, "images")) is Lines
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
-    assert type(make_progress("auto", 1, 1, 1, "images")) is Live
+    assert type(make_progress("auto", 1, 1, "images")) is Live
     monkeypatch.setattr("sys.stdout.isatty", lambda: False)
-    assert type(make_progress("auto", 1, 1, 1, "images")) is Lines
+    assert type(make_progress("auto", 1, 1, "images")) is Lines
     sentence = "`verbose` is 'auto', 0 (silent), 1 (live) or 2 (a line per epoch), got 'loud'; use 'auto'."
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
-        make_progress("loud", 1, 1, 1, "images")
+        make_progress("loud", 1, 1, "images")
 
 
 def drive(progress):
@@ -54,13 +54,13 @@ def drive(progress):
 
 
 def test_rates_leave_compilation_out():
-    progress = drive(Progress(2, 2, 150, "images"))
+    progress = drive(Progress(2, 2, "images"))
     assert (progress.rate, progress.train_seconds, progress.compile_seconds) == (200.0, 0.75, 3.0)
 
 
 @pytest.mark.parametrize("kind", [Lines, Live])
 def test_lines_that_stay(kind, capsys):
-    drive(kind(2, 2, 150, "images"))
+    drive(kind(2, 2, "images"))
     lines = [line.strip() for line in capsys.readouterr().out.splitlines() if line.strip()]
     assert [line for line in lines if "Epoch" in line or "compiled" in line] == [
         "training compiled in 3.0s",

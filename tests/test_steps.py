@@ -70,14 +70,15 @@ def test_a_run_of_steps_equals_a_numpy_loop(length):
     y = (3 * x - 1).astype("float32")
     state, objective, step = prepared(line(), optimizers.SGD(0.1), x, y)
     order = steps.make_order(jax.random.key(7), 13, 4)
-    program = steps.make_train_program(step, objective, 1.0, True, length)
-    state, _, logs = jax.jit(program)(
+    program = steps.make_train_program(step, objective, 1.0, True, length, each=True)
+    state, _, logs, each = jax.jit(program)(
         state, objective.empty(), Batch(jnp.asarray(x), jnp.asarray(y)), order, jnp.int32(0), jnp.int32(4)
     )
     w, b, loss = numpy_epochs(1.0, 0.0, x.astype(np.float64)[:, 0], y.astype(np.float64)[:, 0], np.asarray(order), 0.1)
     np.testing.assert_allclose(state.params["dense"]["kernel"][0, 0], w, rtol=1e-5)
     np.testing.assert_allclose(state.params["dense"]["bias"][0], b, rtol=1e-5)
     np.testing.assert_allclose(logs["loss"], loss, rtol=1e-5)
+    assert each["loss"].shape == (4,) and each["loss"][-1] == logs["loss"]
     assert int(state.step) == 4
 
 
@@ -93,7 +94,7 @@ def test_chunks_of_any_length_give_the_same_bits():
         order, totals = steps.make_order(jax.random.key(1), 10, 2), objective.empty()
         for start, stop in zip(cuts, cuts[1:], strict=False):
             data = Batch(jnp.asarray(x), jnp.asarray(y))
-            state, totals, logs = program(state, totals, data, order, jnp.int32(start), jnp.int32(stop))
+            state, totals, logs, _ = program(state, totals, data, order, jnp.int32(start), jnp.int32(stop))
         found.append((state.params, logs))
     for other in found[1:]:
         jax.tree.map(np.testing.assert_array_equal, found[0], other)

@@ -45,7 +45,13 @@ class Data:
         return Batch(self.x, self.y, self.weight)
 
 
-def as_data(x: Any, y: Any = None, sample_weight: Any = None, class_weight: Mapping[int, float] | None = None) -> Data:
+def as_data(
+    x: Any,
+    y: Any = None,
+    sample_weight: Any = None,
+    class_weight: Mapping[int, float] | None = None,
+    whole: bool = True,
+) -> Data:
     """Takes what `fit`, `evaluate` and `predict` accept, and checks all that can be known before a model sees it.
 
     Args:
@@ -53,6 +59,7 @@ def as_data(x: Any, y: Any = None, sample_weight: Any = None, class_weight: Mapp
         y: Labels, likewise; None for a `Split`, which has its own.
         sample_weight: Factors of the examples' losses.
         class_weight: Factors by class, instead of `sample_weight`.
+        whole: Whether this is all data, and not a batch, which need not have examples of every class.
 
     Raises:
         ValueError: If the arrays differ in length, are empty, or hold values that are no finite numbers.
@@ -72,7 +79,7 @@ def as_data(x: Any, y: Any = None, sample_weight: Any = None, class_weight: Mapp
             raise ValueError(
                 "Examples are weighted by `class_weight` or by `sample_weight`, got both; multiply them into one."
             )
-        weight = _by_class(y, class_weight)
+        weight = _by_class(y, class_weight, whole)
     return Data(x, y, weight, scale, num_classes)
 
 
@@ -137,7 +144,7 @@ def _check_lengths(x: Any, y: Any, weight: Any) -> None:
         raise ValueError(f"There are no examples: x has shape {tuple(leaves[0][1].shape)}; give at least one.")
 
 
-def _by_class(y: Any, class_weight: Mapping[int, float]) -> np.ndarray:
+def _by_class(y: Any, class_weight: Mapping[int, float], whole: bool) -> np.ndarray:
     """Each example's weight by its class; labels are indices or one-hot rows."""
     if y is None or len(jax.tree.leaves(y)) != 1:
         raise ValueError(
@@ -156,7 +163,7 @@ def _by_class(y: Any, class_weight: Mapping[int, float]) -> np.ndarray:
     labels = np.round(labels).astype(np.int64)
     known = set(classes.tolist()) | set(np.unique(labels).tolist())
     unknown = sorted(set(class_weight) - known)
-    if unknown:
+    if unknown and whole:
         raise ValueError(
             f"`class_weight` goes by the classes of the labels, which are {min(known)} to {max(known)}, got the key "
             f"{unknown[0]!r}; remove it."
@@ -195,11 +202,21 @@ def check_labels(data: Data, objective: Objective, outputs: list[Any]) -> None:
 
 
 class Chunk(NamedTuple):
-    """Steps that run on one piece of data on the device."""
+    """Steps that run on one piece of data on the device.
+
+    Attributes:
+        data: The examples.
+        order: The rows of each step [steps or more, B].
+        steps: How many steps there are.
+        first: Number of the first one in the pass through the data.
+        sizes: Examples in each step.
+    """
 
     data: Batch
     order: jax.Array
     steps: int
+    first: int
+    sizes: np.ndarray
 
 
 class Feed:
@@ -225,20 +242,23 @@ class Feed:
             max(1, min(self.steps, int(limit_bytes // (3 * per_step)))) if self.resident is None else self.steps
         )
 
-    def chunks(self, key: jax.Array | None = None) -> Iterator[Chunk]:
-        """The steps of an epoch, shuffled if there is a key."""
+    def chunks(self, number: int = 0, key: jax.Array | None = None, first: int = 0) -> Iterator[Chunk]:
+        """The steps of a pass through the data, shuffled if there is a key, from the chunk that has the `first` on."""
         order = _order(key, self.n, self.batch_size)
+        sizes = np.full(self.steps, self.batch_size, np.int32)
+        sizes[-1] = self.n - (self.steps - 1) * self.batch_size
         if self.resident is not None:
-            yield Chunk(self.resident, order, self.steps)
+            yield Chunk(self.resident, order, self.steps, 0, sizes)
             return
         rows = np.asarray(order)
-        ahead = self._piece(rows, 0)
-        for start in range(0, self.steps, self.piece):
-            chunk, ahead = ahead, self._piece(rows, start + self.piece)
+        begin = first - first % self.piece
+        ahead = self._piece(rows, begin, sizes)
+        for start in range(begin, self.steps, self.piece):
+            chunk, ahead = ahead, self._piece(rows, start + self.piece, sizes)
             if chunk is not None:
                 yield chunk
 
-    def _piece(self, rows: np.ndarray, start: int) -> Chunk | None:
+    def _piece(self, rows: np.ndarray, start: int, sizes: np.ndarray) -> Chunk | None:
         """Starts moving the rows of some steps; a shorter last piece is filled up so that one shape is compiled."""
         if start >= self.steps:
             return None
@@ -248,7 +268,8 @@ class Feed:
         flat = np.maximum(part.reshape(-1), 0)
         batch = jax.tree.map(lambda a: np.asarray(a)[flat], self.data.batch())
         order = np.where(part >= 0, np.arange(part.size, dtype=np.int32).reshape(part.shape), -1)
-        return Chunk(jax.device_put(batch), jnp.asarray(order, jnp.int32), steps)
+        chunk_sizes = sizes[start : start + self.piece]
+        return Chunk(jax.device_put(batch), jnp.asarray(order, jnp.int32), steps, start, chunk_sizes)
 
 
 _order = jax.jit(make_order, static_argnums=(1, 2))

@@ -3,17 +3,19 @@
 import math
 import time
 import warnings
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from training.batches import Chunk, Feed
-from training.callbacks import Callback
+from training.callbacks import PER_STEP, Callback, overrides
 from training.interrupts import Interrupts
 from training.objective import Objective
 from training.progress import Progress
+from training.streams import StreamFeed
 
 # A chunk of steps takes about this long on a CPU, so that progress moves and Ctrl-C is heard.
 CHUNK_SECONDS = 0.5
@@ -59,21 +61,88 @@ class Evaluation:
         objective: Losses and metrics.
         feed: The data.
         program: The compiled run of evaluation steps.
+        steps: How many batches to evaluate; None for all.
     """
 
-    def __init__(self, trainer: Any, objective: Objective, feed: Feed, program: Program):
+    def __init__(
+        self, trainer: Any, objective: Objective, feed: Feed | StreamFeed, program: Program, steps: int | None = None
+    ):
         self.trainer, self.objective, self.feed, self.program = trainer, objective, feed, program
+        self.steps, self._passes = steps, 0
 
     def __call__(self, progress: Progress | None = None) -> dict[str, float]:
         """The values by name; compilation is told to the progress display."""
-        totals, logs = self.objective.empty(), {}
-        for chunk in self.feed.chunks():
-            args = (self.trainer.variables, totals, chunk.data, chunk.order, jnp.int32(0), jnp.int32(chunk.steps))
+        totals, logs, done = self.objective.empty(), {}, 0
+        for chunk in self.feed.chunks(self._passes):
+            stop = chunk.steps if self.steps is None else min(chunk.steps, self.steps - done)
+            args = (self.trainer.variables, totals, chunk.data, chunk.order, jnp.int32(0), jnp.int32(stop))
             if progress is not None and not self.program.is_compiled(*args):
                 progress.compiling("validation")
                 progress.compiled("validation", self.program.compile(*args))
             totals, logs = self.program(*args)
+            done += stop
+            if done == self.steps:
+                break
+        if not done:
+            raise ValueError(
+                "Evaluation found no batch in the stream, which was gone through before; "
+                "give a list, a loader, or a function that makes the iterator anew."
+            )
+        self._passes += 1
         return floats(self.objective, logs)
+
+
+class Position(NamedTuple):
+    """Where a run stands, between two chunks of steps.
+
+    Attributes:
+        epoch: Number of the epoch, from 0.
+        step: Steps of it that are done.
+        number: Number of the pass through the data.
+        first: Steps of that pass that are done.
+    """
+
+    epoch: int
+    step: int
+    number: int
+    first: int
+
+
+class Walk:
+    """Goes through the data, pass after pass, and knows where it stands.
+
+    Args:
+        feed: The data.
+        key_of: From the number of a pass to the key that shuffles it, or None.
+        number: Number of the first pass.
+        first: Steps of it that are done already.
+    """
+
+    def __init__(
+        self, feed: Feed | StreamFeed, key_of: Callable[[int], jax.Array | None], number: int = 0, first: int = 0
+    ):
+        self.feed, self.key_of, self.number, self.first = feed, key_of, number, first
+        self._chunks: Iterator[Chunk] | None = None
+        self._chunk: Chunk | None = None
+
+    def chunk(self) -> Chunk | None:
+        """The chunk with the next step, None at the end of the pass."""
+        if self._chunks is None:
+            self._chunks = self.feed.chunks(self.number, self.key_of(self.number), self.first)
+        if self._chunk is None or self.first >= self._chunk.first + self._chunk.steps:
+            self._chunk = next(self._chunks, None)
+        return self._chunk
+
+    def turn(self) -> None:
+        """Goes to the begin of the next pass."""
+        self.close()
+        self.number, self.first = self.number + 1, 0
+
+    def close(self) -> None:
+        """Lets go of the data, so that nothing is read ahead any more."""
+        if self._chunks is not None:
+            self._chunks.close()  # type: ignore[attr-defined]
+        self._chunks = self._chunk = None
 
 
 class Run:
@@ -85,29 +154,44 @@ class Run:
         objective: Losses and metrics.
         callbacks: Callbacks in the order they are called; the history is the last.
         progress: The display.
-        shuffle: Whether each epoch has its own order.
+        shuffle: Whether each pass has its own order.
         validate: What evaluates after an epoch, or None.
         validation_freq: Epochs from one validation to the next, or the numbers of the epochs, counted from 1.
+        steps_per_epoch: Steps in an epoch; None for a pass through the data.
     """
 
     def __init__(
         self,
         trainer: Any,
-        feed: Feed,
+        feed: Feed | StreamFeed,
         objective: Objective,
         callbacks: list[Callback],
         progress: Progress,
         shuffle: bool,
         validate: Evaluation | None,
         validation_freq: int | list[int],
+        steps_per_epoch: int | None = None,
     ):
         self.trainer, self.feed, self.objective, self.callbacks = trainer, feed, objective, callbacks
         self.progress, self.shuffle = progress, shuffle
         self.validate, self.validation_freq = validate, validation_freq
+        self.steps_per_epoch = steps_per_epoch
         self.interrupts = Interrupts()
         self.steps_per_second = 0.0
-        hooks = [getattr(c.on_chunk_end, "__func__", None) for c in callbacks]
-        self.watches_chunks = any(hook is not Callback.on_chunk_end for hook in hooks)
+        self.watches_chunks = any(overrides(c, "on_chunk_end") for c in callbacks)
+        self.watches_steps = any(overrides(c, *PER_STEP) for c in callbacks)
+        self.walk = Walk(feed, self.key_of)
+        self.epoch, self.step, self.totals = 0, 0, objective.empty()
+
+    def key_of(self, number: int) -> jax.Array | None:
+        """The key that shuffles a pass: a function of the seed and its number."""
+        if not self.shuffle:
+            return None
+        return jax.random.fold_in(jax.random.fold_in(jax.random.key(self.trainer.seed), 2), number)
+
+    @property
+    def position(self) -> Position:
+        return Position(self.epoch, self.step, self.walk.number, self.walk.first)
 
     def set_params(self, params: dict[str, Any]) -> None:
         for callback in self.callbacks:
@@ -119,57 +203,87 @@ class Run:
             getattr(callback, name)(*args)
 
     def __call__(self, epochs: range) -> None:
+        """Runs the epochs; the order at the end is Keras': averaged weights take their place, then `on_train_end`."""
         self.trainer.stop_training = False
+        self.epoch, self.walk.number = epochs.start, epochs.start if self.steps_per_epoch is None else 0
         logs: dict[str, float] = {}
         try:
             with self.interrupts:
                 self.hook("on_train_begin", {})
-                for epoch in epochs:
-                    logs = self.epoch(epoch)
+                for self.epoch in epochs:
+                    logs = self.run_epoch()
                     if self.trainer.stop_training:
                         break
+                if len(epochs):
+                    self.trainer.finish_averages()
                 self.hook("on_train_end", logs)
         finally:
+            self.walk.close()
             self.progress.close()
 
-    def epoch(self, epoch: int) -> dict[str, float]:
+    def run_epoch(self) -> dict[str, float]:
         """Runs an epoch; a test pins the order of events.
 
         1. on_epoch_begin
         2. the examples are shuffled, by a key that is a function of seed and epoch
-        3. chunks of steps run; on_chunk_end after each
-        4. validation, if it is due
+        3. chunks of steps run, each between on_train_batch_begin and on_train_batch_end; then on_chunk_end
+        4. validation, if it is due, between on_test_begin and on_test_end
         5. on_epoch_end of the callbacks as given, the history last: it sees what they put into the logs
         6. the progress line; then Ctrl-C, if it came, ends the run
         """
         start, compiled_before = time.perf_counter(), self.progress.compile_seconds
-        self.hook("on_epoch_begin", epoch, {})
-        self.progress.begin_epoch(epoch)
-        logs = self.train(epoch if self.shuffle else None)
-        if self.validate is not None and _due(epoch, self.validation_freq):
-            logs |= {f"val_{name}": value for name, value in self.validate(self.progress).items()}
+        self.step, self.totals = 0, self.objective.empty()
+        self.hook("on_epoch_begin", self.epoch, {})
+        self.progress.begin_epoch(self.epoch)
+        logs = self.train()
+        if self.validate is not None and _due(self.epoch, self.validation_freq):
+            self.hook("on_test_begin", {})
+            measured = self.validate(self.progress)
+            self.hook("on_test_end", measured)
+            logs |= {f"val_{name}": value for name, value in measured.items()}
         seconds = time.perf_counter() - start - (self.progress.compile_seconds - compiled_before)
         self.trainer.history.seconds.append(seconds)
-        self.hook("on_epoch_end", epoch, logs)
+        self.hook("on_epoch_end", self.epoch, logs)
         self.progress.end_epoch(logs)
         self.interrupts.check()
         return logs
 
-    def train(self, shuffle_by: int | None) -> dict[str, float]:
+    def train(self) -> dict[str, float]:
         """The steps of one epoch."""
-        key = None
-        if shuffle_by is not None:
-            key = jax.random.fold_in(jax.random.fold_in(jax.random.key(self.trainer.seed), 2), shuffle_by)
-        totals, done = self.objective.empty(), 0
+        limit = math.inf if self.steps_per_epoch is None else self.steps_per_epoch
         logs: dict[str, float] = {}
-        for chunk in self.feed.chunks(key):
-            at = 0
-            while at < chunk.steps:
-                stop = min(chunk.steps, at + self.at_once(chunk.steps))
-                totals, logs = self.execute(chunk, totals, at, stop, done)
-                at = stop
-            done += chunk.steps
+        chunk: Chunk | None = None
+        while self.step < limit and not self.trainer.stop_training:
+            chunk = self.walk.chunk()
+            if chunk is None and not self.step and self.walk.first:
+                self.walk.turn()  # the epoch before ended just where the data does
+                chunk = self.walk.chunk()
+            if chunk is None:
+                break
+            at = self.walk.first - chunk.first
+            logs = self.execute(
+                chunk, at, int(min(chunk.steps, at + self.at_once(chunk.steps), at + limit - self.step))
+            )
+        if not self.step:
+            raise ValueError(
+                f"Epoch {self.epoch + 1} found no batch, because the stream was gone through before; give "
+                "`steps_per_epoch`, or a list, a loader, or a function that makes the iterator anew."
+            )
+        if chunk is None and limit < math.inf:
+            self.ran_out(int(limit))
+        if chunk is None or (self.feed.steps is not None and self.walk.first >= self.feed.steps):
+            self.walk.turn()
         return logs
+
+    def ran_out(self, limit: int) -> None:
+        warnings.warn(
+            f"The data ended after {self.step} of {limit} steps of epoch {self.epoch + 1}; "
+            "give a longer stream or a smaller `steps_per_epoch`.",
+            stacklevel=5,
+        )
+        stream = getattr(self.feed, "stream", None)
+        if stream is not None and not stream.restarts:
+            self.trainer.stop_training = True
 
     def at_once(self, whole: int) -> int:
         """Steps in the next chunk."""
@@ -179,33 +293,39 @@ class Run:
             return whole
         return max(1, min(whole, int(self.steps_per_second * CHUNK_SECONDS)))
 
-    def execute(self, chunk: Chunk, totals: Any, start: int, stop: int, done: int) -> tuple[Any, dict[str, float]]:
+    def execute(self, chunk: Chunk, start: int, stop: int) -> dict[str, float]:
         """Runs the steps from `start` to `stop` of a chunk on the device, and tells callbacks and display."""
-        trainer, feed, progress = self.trainer, self.feed, self.progress
+        trainer, progress = self.trainer, self.progress
         whole = jax.default_backend() != "cpu" and stop - start == chunk.order.shape[0]
-        program = trainer._train_program(feed, self.objective, chunk.steps if whole else None)
-        args = (trainer.state, totals, chunk.data, chunk.order, jnp.int32(start), jnp.int32(stop))
+        program = trainer._train_program(self.feed, self.objective, chunk.steps if whole else None, self.watches_steps)
+        args = (trainer.state, self.totals, chunk.data, chunk.order, jnp.int32(start), jnp.int32(stop))
         if not program.is_compiled(*args):
             progress.compiling("training")
             progress.compiled("training", program.compile(*args))
+        if self.watches_steps:
+            self.hook("on_train_batch_begin", self.step, {})
+            args = (trainer.state, *args[1:])
         began = time.perf_counter()
-        trainer.state, totals, values = program(*args)
+        trainer.state, self.totals, values, each = program(*args)
         logs = floats(self.objective, values)
         seconds = time.perf_counter() - began
         self.steps_per_second = (stop - start) / seconds
-        first, last = done + start, done + stop
-        progress.chunk(last, min(last * feed.batch_size, feed.n) - first * feed.batch_size, seconds, logs)
+        self.step, self.walk.first = self.step + stop - start, self.walk.first + stop - start
+        progress.chunk(self.step, int(chunk.sizes[start:stop].sum()), seconds, logs)
         if not math.isfinite(logs["loss"]):
             warnings.warn(
-                f"The loss is {logs['loss']} after step {last} of the epoch; lower the learning rate, "
+                f"The loss is {logs['loss']} after step {self.step} of the epoch; lower the learning rate, "
                 "or clip the gradients.",
                 RuntimeWarning,
                 stacklevel=6,
             )
+        if self.watches_steps:
+            of_each = {name: np.asarray(log)[: stop - start] for name, log in each.items()}
+            self.hook("on_train_batch_end", self.step - 1, {name: of_each[name] for name in logs})
         if self.watches_chunks:
-            self.hook("on_chunk_end", last, logs)
+            self.hook("on_chunk_end", self.step, logs)
         self.interrupts.check()
-        return totals, logs
+        return logs
 
 
 def _due(epoch: int, freq: int | list[int]) -> bool:

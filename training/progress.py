@@ -7,7 +7,7 @@ from typing import Any
 Logs = dict[str, float]
 
 
-def make_progress(verbose: str | int, epochs: int, steps: int, examples: int, unit: str) -> "Progress":
+def make_progress(verbose: str | int, epochs: int, steps: int | None, unit: str) -> "Progress":
     """Chooses the display: 0 silent, 1 live, 2 a line per epoch; "auto" is live on a terminal, else lines.
 
     Raises:
@@ -20,7 +20,7 @@ def make_progress(verbose: str | int, epochs: int, steps: int, examples: int, un
     if verbose == "auto":
         verbose = 1 if sys.stdout.isatty() else 2
     kind = {0: Progress, 1: Live, 2: Lines}[int(verbose)]
-    return kind(epochs, steps, examples, unit)
+    return kind(epochs, steps, unit)
 
 
 def show(logs: Logs) -> str:
@@ -43,13 +43,12 @@ class Progress:
 
     Args:
         epochs: Number of the last epoch, counted from 1.
-        steps: Steps in an epoch.
-        examples: Examples in an epoch.
+        steps: Steps in an epoch, None if that is not known.
         unit: What an example is called, "images".
     """
 
-    def __init__(self, epochs: int, steps: int, examples: int, unit: str):
-        self.epochs, self.steps, self.examples, self.unit = epochs, steps, examples, unit
+    def __init__(self, epochs: int, steps: int | None, unit: str):
+        self.epochs, self.steps, self.unit = epochs, steps, unit
         self.compile_seconds = 0.0
         self.train_seconds = 0.0
         self._examples_done = 0
@@ -135,9 +134,11 @@ class Live(Progress):
 
     def chunk(self, step: int, examples: int, seconds: float, logs: Logs) -> None:
         super().chunk(step, examples, seconds, logs)
-        epochs_left = self.epochs - self._epoch - 1
-        left = (epochs_left + 1 - step / self.steps) * self.examples / self.rate if self.rate else 0.0
-        text = f"{step}/{self.steps}  {self.rate:,.0f} {self.unit}/s  {duration(left)} left  {show(logs)}"
+        parts = [f"{step}/{self.steps or '?'}", f"{self.rate:,.0f} {self.unit}/s"]
+        if self.steps:
+            left = (self.epochs - self._epoch) * self.steps - step
+            parts.append(f"{duration(left * self.train_seconds / step)} left")
+        text = "  ".join([*parts, show(logs)])
         self._bar.update(self._task, completed=step, text=text)
 
     def end_epoch(self, logs: Logs) -> None:

@@ -258,17 +258,26 @@ def make_train_program(
     scale: float,
     padded: bool,
     length: int | None = None,
-) -> Callable[..., tuple[TrainState, Totals, dict[str, jax.Array]]]:
-    """Makes a run of training steps: (state, totals, data, order, start, stop) -> (state, totals, logs)."""
+    each: bool = False,
+) -> Callable[..., tuple[TrainState, Totals, dict[str, jax.Array], dict[str, jax.Array]]]:
+    """Makes a run of training steps: (state, totals, data, order, start, stop) -> (state, totals, logs, logs of each).
+
+    With `each`, the last holds the logs after every step [steps of the order, ...], else nothing.
+    """
 
     def program(
         state: TrainState, totals: Totals, data: Batch, order: jax.Array, start: jax.Array, stop: jax.Array
-    ) -> tuple[TrainState, Totals, dict[str, jax.Array]]:
-        def body(i: jax.Array, carry: tuple[TrainState, Totals]) -> tuple[TrainState, Totals]:
-            return train_step(*carry, batch_at(data, order, i, scale, padded))
+    ) -> tuple[TrainState, Totals, dict[str, jax.Array], dict[str, jax.Array]]:
+        shapes = jax.eval_shape(objective.logs, totals) if each else {}
+        seen = {name: jnp.zeros((order.shape[0], *log.shape), log.dtype) for name, log in shapes.items()}
 
-        state, totals = loop(body, (state, totals), start, stop, length)
-        return state, totals, objective.logs(totals)
+        def body(i: jax.Array, carry: tuple[TrainState, Totals, Any]) -> tuple[TrainState, Totals, Any]:
+            state, totals = train_step(*carry[:2], batch_at(data, order, i, scale, padded))
+            logs = objective.logs(totals) if each else {}
+            return state, totals, {name: log.at[i - start].set(logs[name]) for name, log in carry[2].items()}
+
+        state, totals, seen = loop(body, (state, totals, seen), start, stop, length)
+        return state, totals, objective.logs(totals), seen
 
     return program
 
@@ -295,5 +304,23 @@ def make_eval_program(
 
         totals = loop(body, totals, start, stop, length)
         return totals, objective.logs(totals)
+
+    return program
+
+
+def make_predict_program(predict_step: Callable[[dict[str, Any], Batch], Any], scale: float) -> Callable[..., Any]:
+    """Makes a run of prediction steps: (variables, data, order, start, stop) -> outputs [steps, B, ...]."""
+
+    def program(variables: dict[str, Any], data: Batch, order: jax.Array, start: jax.Array, stop: jax.Array) -> Any:
+        def at(i: Any) -> Any:
+            return predict_step(variables, batch_at(data, order, i, scale, True))
+
+        shapes = jax.eval_shape(at, start)
+        outputs = jax.tree.map(lambda a: jnp.zeros((order.shape[0], *a.shape), a.dtype), shapes)
+
+        def body(i: jax.Array, outputs: Any) -> Any:
+            return jax.tree.map(lambda all, one: all.at[i].set(one), outputs, at(i))
+
+        return loop(body, outputs, start, stop, None)
 
     return program

@@ -15,11 +15,12 @@ from flaxmodels.building import Container, Model
 from training import callbacks as callbacks_module
 from training import optimizers, steps
 from training.batches import Data, Feed, as_data, check_labels, split_off
-from training.callbacks import History
+from training.callbacks import Callback, History, ProgbarLogger
 from training.fitting import Evaluation, Program, Run, signature
 from training.objective import Objective, resolve
 from training.progress import make_progress
 from training.state import TrainState
+from training.streams import Stream, StreamFeed, is_stream
 
 
 class Trainer:
@@ -169,24 +170,30 @@ class Trainer:
         class_weight: Mapping[int, float] | None = None,
         sample_weight: Any = None,
         initial_epoch: int = 0,
+        steps_per_epoch: int | None = None,
+        validation_steps: int | None = None,
         validation_batch_size: int | None = None,
         validation_freq: int | list[int] = 1,
     ) -> History:
         """Trains for some epochs.
 
         Args:
-            x: Inputs [N, ...], a list or dictionary of them, or a `Split` of `datasets.load`.
-            y: Labels [N, ...]; None for a `Split`.
-            batch_size: Examples in a step; 32 by default.
+            x: Inputs [N, ...], a list or dictionary of them, or a `Split` of `datasets.load`; or a stream of batches
+                (x, y) or (x, y, sample_weight): a loader, an iterator, or a function that makes one.
+            y: Labels [N, ...]; None for a `Split` and a stream.
+            batch_size: Examples in a step; 32 by default. A stream has its own.
             epochs: Number of the last epoch, counted from 1.
             verbose: 0 silent, 1 live, 2 a line per epoch, "auto" by the terminal.
             callbacks: Callbacks.
             validation_split: Fraction of the examples, the last ones, to validate on.
-            validation_data: (x, y), (x, y, sample_weight) or a `Split` to validate on.
-            shuffle: Whether each epoch has its own order.
+            validation_data: (x, y), (x, y, sample_weight), a `Split` or a stream to validate on.
+            shuffle: Whether each epoch has its own order; a stream has its own.
             class_weight: Factors of the losses by class.
             sample_weight: Factors of the losses [N].
             initial_epoch: Number of epochs that are done.
+            steps_per_epoch: Steps in an epoch; by default a pass through the data. The next epoch goes on where the
+                last one ended.
+            validation_steps: Steps of each validation; by default all.
             validation_batch_size: Examples in a step of validation; by default `batch_size`.
             validation_freq: Epochs from one validation to the next, or the numbers of the epochs, counted from 1.
 
@@ -205,25 +212,41 @@ class Trainer:
             raise ValueError(
                 "Training needs a loss, and the Trainer has none; write Trainer(model, loss='mse') or the like."
             )
-        data = _labelled(as_data(x, y, sample_weight, class_weight), "fit")
+        _check_steps("steps_per_epoch", steps_per_epoch)
+        _check_steps("validation_steps", validation_steps)
+        data = _given(x, y, sample_weight, class_weight, "fit", batch_size)
         validation = None if validation_data is None else _validation(validation_data)
         if validation is None and validation_split:
-            data, validation = split_off(data, validation_split)
-        self._build_for(data)
-        objective = self._objective(data)
+            data, validation = split_off(_in_memory(data), validation_split)
+        example = data.example if isinstance(data, Stream) else data
+        self._build_for(example)
+        objective = self._objective(example)
         batch_size = 32 if batch_size is None else batch_size
         feed = self._feed(data, batch_size)
         validate = None
         if validation is not None:
-            validate = self._evaluation(validation, validation_batch_size or batch_size)
-        progress = make_progress(verbose, epochs, feed.steps, feed.n, unit_of(data))
+            validate = self._evaluation(validation, validation_batch_size or batch_size, validation_steps)
+        if any(isinstance(callback, ProgbarLogger) for callback in called_back):
+            verbose = 1
+        progress = make_progress(verbose, epochs, steps_per_epoch or feed.steps, unit_of(example))
         self.history = History()
-        run = Run(self, feed, objective, [*called_back, self.history], progress, shuffle, validate, validation_freq)
-        run.set_params({"epochs": epochs, "steps": feed.steps, "verbose": verbose, "validation": validate is not None})
+        called_back = [*called_back, self.history]
+        run = Run(self, feed, objective, called_back, progress, shuffle, validate, validation_freq, steps_per_epoch)
+        run.set_params(
+            {
+                "epochs": epochs,
+                "steps": steps_per_epoch or feed.steps,
+                "verbose": verbose,
+                "validation": validate is not None,
+            }
+        )
         run(range(initial_epoch, epochs))
         return self.history
 
-    def _feed(self, data: Data, batch_size: int) -> Feed:
+    def _feed(self, data: Data | Stream, batch_size: int) -> Feed | StreamFeed:
+        if isinstance(data, Stream):
+            piece = self.steps_per_execution if isinstance(self.steps_per_execution, int) else None
+            return StreamFeed(data, self._objective, piece)
         limit = math.inf
         if jax.default_backend() != "cpu":
             memory = jax.local_devices()[0].memory_stats() or {}
@@ -232,11 +255,43 @@ class Trainer:
             batch_size = min(batch_size, len(data))
         return Feed(data, batch_size, limit)
 
-    def _train_program(self, feed: Feed, objective: Objective, length: int | None) -> Program:
-        key = ("train", objective, feed.data.scale, feed.padded, length)
+    def replace_trained(self, trained: Any) -> None:
+        """Puts other values into the place of the parameters that are trained."""
+        _, rest = steps.partition(self.state.params, self._rules.frozen)  # type: ignore[union-attr]
+        self.state = self.state.replace(params=steps.joined(trained, rest))  # type: ignore[union-attr]
+
+    def finish_averages(self) -> None:
+        """Puts the averages of the weights, if there are any, into the weights' place: the end of `fit`."""
+        trained, _ = steps.partition(self.state.params, self._rules.frozen)  # type: ignore[union-attr]
+        averaged = optimizers.ema_weights(self.state.opt_state, trained)  # type: ignore[union-attr]
+        if averaged is not trained:
+            # A copy, because the state is donated, and holds the average still.
+            self.replace_trained(jax.tree.map(jnp.copy, averaged))
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate of the next step; it can be set while a run goes on, and nothing is compiled anew."""
+        return float(optimizers.get_learning_rate(self._opt_state()))
+
+    @learning_rate.setter
+    def learning_rate(self, value: float) -> None:
+        opt_state = optimizers.set_learning_rate(self._opt_state(), value)
+        self.state = self.state.replace(opt_state=opt_state)  # type: ignore[union-attr]
+
+    def learning_rates(self) -> dict[str, float]:
+        """All learning rates by name, where optimizers differ by path; none where an optimizer does not tell."""
+        return optimizers.learning_rates(self._opt_state())
+
+    def _opt_state(self) -> Any:
+        if self.state is None:
+            raise ValueError("The optimizer has no state yet; call build(x) or fit first.")
+        return self.state.opt_state
+
+    def _train_program(self, feed: Any, objective: Objective, length: int | None, each: bool) -> Program:
+        key = ("train", objective, feed.data.scale, feed.padded, length, each)
         if key not in self._programs:
             step = steps.make_train_step(self.model, objective, self.optimizer, self._rules)  # type: ignore[arg-type]
-            program = steps.make_train_program(step, objective, feed.data.scale, feed.padded, length)
+            program = steps.make_train_program(step, objective, feed.data.scale, feed.padded, length, each)
             self._programs[key] = Program(program, donate=(0, 1))
         return self._programs[key]
 
@@ -249,15 +304,19 @@ class Trainer:
         batch_size: int | None = None,
         verbose: str | int = 0,
         sample_weight: Any = None,
+        steps: int | None = None,
+        callbacks: Any = None,
     ) -> dict[str, float]:
         """Computes loss and metrics over all examples.
 
         Args:
-            x: Inputs [N, ...] or a `Split`.
-            y: Labels [N, ...]; None for a `Split`.
-            batch_size: Examples in a step; 32 by default.
+            x: Inputs [N, ...], a `Split`, or a stream of batches.
+            y: Labels [N, ...]; None for a `Split` and a stream.
+            batch_size: Examples in a step; 32 by default. A stream has its own.
             verbose: 0 silent; 1, 2 or "auto" print the result.
             sample_weight: Factors of the losses [N].
+            steps: How many batches to evaluate; by default all.
+            callbacks: Callbacks, for their hooks `on_test_begin` and `on_test_end`.
 
         Returns:
             The values by name, `loss` first.
@@ -265,33 +324,55 @@ class Trainer:
         References:
             Keras, `keras.Model.evaluate`.
         """
-        data = _labelled(as_data(x, y, sample_weight), "evaluate")
-        self._build_for(data)
-        logs = self._evaluation(data, 32 if batch_size is None else batch_size)()
+        _check_steps("steps", steps)
+        data = _given(x, y, sample_weight, None, "evaluate", batch_size)
+        evaluation = self._evaluation(data, 32 if batch_size is None else batch_size, steps)
+        called_back = self._called_back(callbacks, "on_test_begin")
+        logs = evaluation()
+        for callback in called_back:
+            callback.on_test_end(logs)
         if verbose:
             from training.progress import show
 
             print(show(logs))
         return logs
 
-    def _evaluation(self, data: Data, batch_size: int) -> Evaluation:
+    def _called_back(self, given: Any, hook: str) -> list[Callback]:
+        """The callbacks of an evaluation or prediction, after their first hook."""
+        called_back = callbacks_module.check(given)
+        for callback in called_back:
+            callback.set_trainer(self)
+            getattr(callback, hook)({})
+        return called_back
+
+    def _evaluation(self, data: Data | Stream, batch_size: int, limit: int | None = None) -> Evaluation:
         """What evaluates on this data, which is on the device from now on."""
-        self._build_for(data)
-        objective, feed = self._objective(data), self._feed(data, batch_size)
-        key = ("eval", objective, data.scale, feed.padded)
+        example = data.example if isinstance(data, Stream) else data
+        self._build_for(example)
+        objective, feed = self._objective(example), self._feed(data, batch_size)
+        key = ("eval", objective, example.scale, feed.padded)
         if key not in self._programs:
             step = steps.make_eval_step(self.model, objective)
-            program = steps.make_eval_program(step, objective, data.scale, feed.padded)
+            program = steps.make_eval_program(step, objective, example.scale, feed.padded)
             self._programs[key] = Program(program, donate=(1,))
-        return Evaluation(self, objective, feed, self._programs[key])
+        return Evaluation(self, objective, feed, self._programs[key], limit)
 
-    def predict(self, x: Any, batch_size: int | None = None, verbose: str | int = 0) -> Any:
+    def predict(
+        self,
+        x: Any,
+        batch_size: int | None = None,
+        verbose: str | int = 0,
+        steps: int | None = None,
+        callbacks: Any = None,
+    ) -> Any:
         """Computes the outputs of all examples.
 
         Args:
-            x: Inputs [N, ...] or a `Split`.
-            batch_size: Examples in a step; 32 by default.
+            x: Inputs [N, ...], a `Split`, or a stream of batches.
+            batch_size: Examples in a step; 32 by default. A stream has its own.
             verbose: Accepted as in Keras; anything but 0 prints how many examples were computed.
+            steps: How many batches to compute; by default all.
+            callbacks: Callbacks, for their hooks `on_predict_begin` and `on_predict_end`.
 
         Returns:
             A numpy array [N, ...], or a tree of them for several outputs.
@@ -299,20 +380,33 @@ class Trainer:
         References:
             Keras, `keras.Model.predict`.
         """
-        data = as_data(x)
-        feed = Feed(Data(data.x, scale=data.scale), 32 if batch_size is None else batch_size, limit_bytes=0)
-        variables = self._build_for(data).variables
-        key = ("predict", data.scale)
+        _check_steps("steps", steps)
+        feed = _unlabelled_feed(x, batch_size)
+        self._build_for(feed.data)
+        called_back = self._called_back(callbacks, "on_predict_begin")
+        program = self._predict_program(feed.data.scale)
+        found, done = [], 0
+        for chunk in feed.chunks():
+            if steps is not None and done >= steps:
+                break
+            stop = chunk.steps if steps is None else min(chunk.steps, steps - done)
+            outputs = program(self.variables, chunk.data, chunk.order, jnp.int32(0), jnp.int32(stop))
+            rows = np.asarray(chunk.order)[:stop] >= 0
+            found.append(jax.tree.map(lambda a, rows=rows: np.asarray(a)[: len(rows)][rows], outputs))
+            done += stop
+        for callback in called_back:
+            callback.on_predict_end({})
+        predicted = jax.tree.map(lambda *parts: np.concatenate(parts), *found)
+        if verbose:
+            print(f"{len(jax.tree.leaves(predicted)[0])} examples predicted")
+        return predicted
+
+    def _predict_program(self, scale: float) -> Program:
+        key = ("predict", scale)
         if key not in self._programs:
             step = steps.make_predict_step(self.model)
-            self._programs[key] = Program(
-                lambda v, chunk, order: step(v, steps.batch_at(chunk, order, jnp.int32(0), data.scale, True))
-            )
-        program = self._programs[key]
-        found = [program(variables, chunk.data, chunk.order) for chunk in feed.chunks()]
-        if verbose:
-            print(f"{feed.n} examples predicted")
-        return jax.tree.map(lambda *parts: np.concatenate([np.asarray(p) for p in parts])[: feed.n], *found)
+            self._programs[key] = Program(steps.make_predict_program(step, scale))
+        return self._programs[key]
 
     def save(self, path: str | os.PathLike[str], architecture: bool = True) -> None:
         """Writes the model and its variables as one safetensors file; see `fm.load`."""
@@ -328,21 +422,57 @@ def _scaled(x: Any, scale: float) -> Any:
     return x if scale == 1 else jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, jnp.float32), x)
 
 
+def _given(
+    x: Any, y: Any, sample_weight: Any, class_weight: Any, method: str, batch_size: int | None = None
+) -> Data | Stream:
+    """What `fit` and `evaluate` were given: arrays, or a stream, with labels."""
+    if not is_stream(x):
+        return _labelled(as_data(x, y, sample_weight, class_weight), method)
+    for name, value in (("y", y), ("sample_weight", sample_weight), ("batch_size", batch_size)):
+        if value is not None:
+            raise ValueError(f"A stream brings its own {name}, but {method} got `{name}` as well; leave it out.")
+    stream = Stream(x, class_weight)
+    _labelled(stream.example, method)
+    return stream
+
+
+def _in_memory(data: Data | Stream) -> Data:
+    if isinstance(data, Stream):
+        raise ValueError("`validation_split` divides arrays, and a stream came; give `validation_data` instead.")
+    return data
+
+
 def _labelled(data: Data, method: str) -> Data:
     if data.y is None:
         raise ValueError(f"`{method}` needs labels, got none; write {method}(x, y), or give a Split of datasets.load.")
     return data
 
 
-def _validation(given: Any) -> Data:
+def _unlabelled_feed(x: Any, batch_size: int | None) -> Feed | StreamFeed:
+    """The inputs of `predict`; labels that come with them are left aside."""
+    if is_stream(x):
+        if batch_size is not None:
+            raise ValueError("A stream brings its own batch_size, but predict got `batch_size` as well; leave it out.")
+        return StreamFeed(Stream(x).without_labels())
+    data = as_data(x)
+    return Feed(Data(data.x, scale=data.scale), 32 if batch_size is None else batch_size, limit_bytes=0)
+
+
+def _check_steps(name: str, steps: int | None) -> None:
+    if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 1):
+        raise ValueError(f"`{name}` is a positive integer or None, got {steps!r}; leave it out to take all batches.")
+
+
+def _validation(given: Any) -> Data | Stream:
     if isinstance(given, tuple | list):
         if len(given) not in (2, 3):
             raise ValueError(
                 f"`validation_data` is (x, y), (x, y, sample_weight) or a Split, got {len(given)} entries; "
                 "give one of them."
             )
-        return _labelled(as_data(*given), "validation_data")
-    return _labelled(as_data(given), "validation_data")
+        x, y, weight = (*given, None)[:3]
+        return _given(x, y, weight, None, "validation_data")
+    return _given(given, None, None, None, "validation_data")
 
 
 def output_names(model: nn.Module, outputs: Any) -> list[str]:

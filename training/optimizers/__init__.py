@@ -40,6 +40,7 @@ from training.optimizers.names import get as get
 from training.optimizers.state import LossScaleState as LossScaleState
 from training.optimizers.state import ema_weights as ema_weights
 from training.optimizers.state import get_learning_rate as get_learning_rate
+from training.optimizers.state import learning_rates as learning_rates
 from training.optimizers.state import scale_loss as scale_loss
 from training.optimizers.state import set_learning_rate as set_learning_rate
 from training.optimizers.wrappers import LossScaleOptimizer as LossScaleOptimizer

@@ -62,6 +62,16 @@ def get_learning_rate(opt_state: Any) -> jax.Array:
     return rate.value if isinstance(rate, Scheduled) else rate
 
 
+def learning_rates(opt_state: Any) -> dict[str, float]:
+    """All learning rates by the names that logs give them: one, one for each pattern of `by_path`, or none."""
+    holders = [s for s in _find(opt_state, (OptimizerState, *_INJECTED)) if _has_rate(s)]
+    if len(holders) == 1:
+        return {"learning_rate": float(get_learning_rate(holders[0]))}
+    inner = getattr(opt_state, "inner_states", {})
+    named = {f"learning_rate_{name}": learning_rates(state) for name, state in inner.items()}
+    return {name: rates["learning_rate"] for name, rates in named.items() if "learning_rate" in rates}
+
+
 def set_learning_rate(opt_state: Any, value: Any) -> Any:
     """Returns the state with another learning rate; a compiled step takes it without being compiled again.
 

@@ -1,140 +1,14 @@
-"""What happens around training: early stopping, saving the best model, logs. Keras' names, arguments and decisions."""
+"""Callbacks that watch a value: they stop, save or slow down by whether it improves. Keras' decisions."""
 
-import csv
 import os
 import pathlib
 import warnings
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-Logs = dict[str, float]
-
-# Keras hooks that run once per batch. A compiled run of steps comes back to Python once per chunk, so these can't be
-# honoured; `on_chunk_end` takes their place.
-PER_BATCH = (
-    "on_batch_begin",
-    "on_batch_end",
-    "on_train_batch_begin",
-    "on_train_batch_end",
-    "on_test_batch_begin",
-    "on_test_batch_end",
-    "on_predict_batch_begin",
-    "on_predict_batch_end",
-)
-
-
-class Callback:
-    """Base of callbacks: override the hooks you need.
-
-    Attributes:
-        trainer: The trainer that runs; `trainer.stop_training = True` ends the run after the epoch.
-        params: `epochs`, `steps` (per epoch) and `verbose` of the run.
-
-    References:
-        Keras, `keras.callbacks.Callback`. Instead of per-batch hooks there is `on_chunk_end`.
-
-    Example:
-        >>> class Shout(Callback):
-        ...     def on_epoch_end(self, epoch, logs=None):
-        ...         print(f"epoch {epoch}: {logs['loss']:.1f}")
-        >>> Shout().on_epoch_end(0, {"loss": 0.5})
-        epoch 0: 0.5
-    """
-
-    trainer: Any = None
-    params: dict[str, Any] = {}
-
-    def set_trainer(self, trainer: Any) -> None:
-        self.trainer = trainer
-
-    def set_params(self, params: dict[str, Any]) -> None:
-        self.params = params
-
-    def on_train_begin(self, logs: Logs | None = None) -> None:
-        """Before the first epoch."""
-
-    def on_train_end(self, logs: Logs | None = None) -> None:
-        """After the last epoch."""
-
-    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
-        """Before an epoch, counted from 0."""
-
-    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        """After an epoch and its validation, with the epoch's means."""
-
-    def on_chunk_end(self, step: int, logs: Logs | None = None) -> None:
-        """After a chunk of steps; `step` steps of the epoch are done, `logs` holds the means up to here."""
-
-
-def check(callbacks: Sequence[Any] | Any | None) -> list[Callback]:
-    """Returns the callbacks as a list, or says which one can't be honoured.
-
-    Raises:
-        TypeError: If one is no callback, or overrides a hook that is never called.
-    """
-    given: list[Any] = [callbacks]
-    if callbacks is None or isinstance(callbacks, list | tuple):
-        given = list(callbacks or [])
-    for callback in given:
-        if isinstance(callback, type):
-            raise TypeError(f"A callback is an object, got the class {callback.__name__}; write {callback.__name__}().")
-        if not isinstance(callback, Callback):
-            raise TypeError(
-                f"A callback derives from training.callbacks.Callback, got {callback!r} of type "
-                f"{type(callback).__name__}; derive its class from it."
-            )
-        refused = [hook for hook in PER_BATCH if hasattr(callback, hook)]
-        if refused:
-            raise TypeError(
-                f"{type(callback).__name__} has the hook {refused[0]}, which is never called because many steps run "
-                "as one compiled program; use on_chunk_end."
-            )
-    return given
-
-
-class History(Callback):
-    """Records the logs of every epoch; `fit` returns one.
-
-    Attributes:
-        history: A list of values for each name in the logs.
-        epoch: The numbers of the epochs, from 0.
-        seconds: Seconds of each epoch, validation included, compilation left out.
-
-    References:
-        Keras, `keras.callbacks.History`.
-    """
-
-    def __init__(self) -> None:
-        self.history: dict[str, list[float]] = {}
-        self.epoch: list[int] = []
-        self.seconds: list[float] = []
-
-    def on_train_begin(self, logs: Logs | None = None) -> None:
-        self.history, self.epoch, self.seconds = {}, [], []
-
-    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        self.epoch.append(epoch)
-        for name, value in (logs or {}).items():
-            self.history.setdefault(name, []).append(value)
-
-    def to_json(self, path: str | os.PathLike[str]) -> None:
-        """Writes epochs, seconds and all values as JSON."""
-        import json
-
-        content = {"epoch": self.epoch, "seconds": self.seconds, "history": self.history}
-        pathlib.Path(path).write_text(json.dumps(content, indent=1) + "\n")
-
-    def to_csv(self, path: str | os.PathLike[str]) -> None:
-        """Writes a row per epoch as CSV."""
-        with open(path, "w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["epoch", "seconds", *self.history])
-            for i, (epoch, seconds) in enumerate(zip(self.epoch, self.seconds, strict=True)):
-                values = [column[i] if i < len(column) else "" for column in self.history.values()]
-                writer.writerow([epoch, f"{seconds:.4f}", *values])
+from training.callbacks.base import Callback, Logs
 
 
 class Monitor(Callback):
@@ -197,6 +71,8 @@ class EarlyStopping(Monitor):
         Keras, `keras.callbacks.EarlyStopping`.
     """
 
+    STATE = ("best", "best_epoch", "best_weights", "stopped_epoch", "wait")
+
     def __init__(
         self,
         monitor: str = "val_loss",
@@ -250,6 +126,71 @@ class EarlyStopping(Monitor):
             self.trainer.variables = self.best_weights
 
 
+class ReduceLROnPlateau(Monitor):
+    """Lowers the learning rate when a value has stopped improving.
+
+    new rate = max(rate * factor, min_lr)
+
+    Args:
+        monitor: Which value of the logs to watch.
+        factor: Factor of the learning rate, below 1.
+        patience: Epochs without improvement after which the rate is lowered.
+        verbose: 1 prints when it acts.
+        mode: "min", "max", or "auto": losses go down, metrics go where they say.
+        min_delta: Improvements of less than this do not count.
+        cooldown: Epochs after a change in which nothing is counted.
+        min_lr: The lowest rate.
+
+    Raises:
+        ValueError: If `factor` is not below 1.
+
+    References:
+        Keras, `keras.callbacks.ReduceLROnPlateau`.
+    """
+
+    STATE = ("best", "cooldown_counter", "wait")
+
+    def __init__(
+        self,
+        monitor: str = "val_loss",
+        factor: float = 0.1,
+        patience: int = 10,
+        verbose: int = 0,
+        mode: str = "auto",
+        min_delta: float = 1e-4,
+        cooldown: int = 0,
+        min_lr: float = 0.0,
+    ):
+        super().__init__(monitor, mode, None, min_delta)
+        if not 0 <= factor < 1:
+            raise ValueError(f"`factor` of ReduceLROnPlateau lies between 0 and 1, got {factor!r}; 0.1 is usual.")
+        self.factor, self.patience, self.verbose = factor, patience, verbose
+        self.cooldown, self.min_lr = cooldown, min_lr
+        self.cooldown_counter, self.wait = 0, 0
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        self.best, self.cooldown_counter, self.wait = None, 0, 0
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        logs = {} if logs is None else logs
+        logs["learning_rate"] = self.trainer.learning_rate
+        current = self.current(logs)
+        if current is None:
+            return
+        if self.cooldown_counter > 0:
+            self.cooldown_counter -= 1
+            self.wait = 0
+        if self.improves(current, self.best):
+            self.best, self.wait = current, 0
+        elif self.cooldown_counter <= 0:
+            self.wait += 1
+            if self.wait >= self.patience and self.trainer.learning_rate > np.float32(self.min_lr):
+                self.trainer.learning_rate = max(self.trainer.learning_rate * self.factor, self.min_lr)
+                self.cooldown_counter, self.wait = self.cooldown, 0
+                if self.verbose > 0:
+                    print(f"Epoch {epoch + 1}: the learning rate is lowered to {self.trainer.learning_rate:.6g}")
+
+
 class ModelCheckpoint(Monitor):
     """Saves the model after epochs, or only when a value has improved.
 
@@ -266,6 +207,8 @@ class ModelCheckpoint(Monitor):
     References:
         Keras, `keras.callbacks.ModelCheckpoint`.
     """
+
+    STATE = ("best", "_epoch", "_last_step", "_unsaved")
 
     def __init__(
         self,
@@ -326,81 +269,3 @@ class ModelCheckpoint(Monitor):
                 f"`filepath`={self.filepath!r} names {error}, which is not in the logs; there are 'epoch', "
                 f"{', '.join(map(repr, logs))}."
             ) from error
-
-
-class CSVLogger(Callback):
-    """Writes the logs of every epoch as a row of a CSV file, at once.
-
-    Args:
-        filename: The file.
-        separator: What stands between values.
-        append: Whether to go on in a file that is there.
-
-    References:
-        Keras, `keras.callbacks.CSVLogger`.
-    """
-
-    def __init__(self, filename: str | os.PathLike[str], separator: str = ",", append: bool = False):
-        self.filename, self.separator, self.append = os.fspath(filename), separator, append
-        self.keys: list[str] | None = None
-        self._header = True
-
-    def on_train_begin(self, logs: Logs | None = None) -> None:
-        self.keys = None
-        pathlib.Path(self.filename).parent.mkdir(parents=True, exist_ok=True)
-        self._header = not (self.append and os.path.exists(self.filename) and os.path.getsize(self.filename) > 0)
-        if not self.append:
-            open(self.filename, "w").close()
-
-    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        logs = logs or {}
-        if self.keys is None:
-            self.keys = sorted(logs)
-            # Validation may come later than the first epoch; its columns are there from the start.
-            val_keys = [f"val_{key}" for key in self.keys if not key.startswith("val_")]
-            if not any(key.startswith("val_") for key in self.keys) and self.params.get("validation"):
-                self.keys += val_keys
-        with open(self.filename, "a", newline="") as file:
-            writer = csv.writer(file, delimiter=self.separator)
-            if self._header:
-                writer.writerow(["epoch", *self.keys])
-                self._header = False
-            writer.writerow([epoch, *(logs.get(key, "NA") for key in self.keys)])
-
-
-class LambdaCallback(Callback):
-    """Makes a callback of functions.
-
-    Args:
-        on_epoch_begin: Called with (epoch, logs).
-        on_epoch_end: Called with (epoch, logs).
-        on_train_begin: Called with (logs).
-        on_train_end: Called with (logs).
-        on_chunk_end: Called with (step, logs).
-
-    References:
-        Keras, `keras.callbacks.LambdaCallback`.
-
-    Example:
-        >>> LambdaCallback(on_epoch_end=lambda epoch, logs: print(epoch)).on_epoch_end(3, {})
-        3
-    """
-
-    def __init__(
-        self,
-        on_epoch_begin: Callable[..., Any] | None = None,
-        on_epoch_end: Callable[..., Any] | None = None,
-        on_train_begin: Callable[..., Any] | None = None,
-        on_train_end: Callable[..., Any] | None = None,
-        on_chunk_end: Callable[..., Any] | None = None,
-    ):
-        hooks = {
-            "on_epoch_begin": on_epoch_begin,
-            "on_epoch_end": on_epoch_end,
-            "on_train_begin": on_train_begin,
-            "on_train_end": on_train_end,
-            "on_chunk_end": on_chunk_end,
-        }
-        for name, hook in hooks.items():
-            if hook is not None:
-                setattr(self, name, hook)

@@ -1,0 +1,227 @@
+"""The base of callbacks: which hooks there are, when they run, and what a checkpoint keeps of a callback."""
+
+import csv
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+Logs = dict[str, Any]
+
+# Keras' hooks of training that run once per batch; here once per chunk, for all its steps.
+PER_STEP = ("on_batch_begin", "on_batch_end", "on_train_batch_begin", "on_train_batch_end")
+# Hooks that can't be honoured: evaluation and prediction come back to Python at their end.
+NEVER = ("on_test_batch_begin", "on_test_batch_end", "on_predict_batch_begin", "on_predict_batch_end")
+
+
+class Callback:
+    """Base of callbacks: override the hooks you need.
+
+    Many steps run as one compiled program, a chunk, so `on_train_batch_begin` and `on_train_batch_end`, also under
+    their short names, run once per chunk: with the number of its first or last step, and at its end with an array for
+    each log, which has a value per step.
+
+    Attributes:
+        trainer: The trainer that runs; `trainer.stop_training = True` ends the run after the chunk.
+        params: `epochs`, `steps` (per epoch) and `verbose` of the run.
+
+    References:
+        Keras, `keras.callbacks.Callback`.
+
+    Example:
+        >>> class Shout(Callback):
+        ...     def on_epoch_end(self, epoch, logs=None):
+        ...         print(f"epoch {epoch}: {logs['loss']:.1f}")
+        >>> Shout().on_epoch_end(0, {"loss": 0.5})
+        epoch 0: 0.5
+    """
+
+    trainer: Any = None
+    params: dict[str, Any] = {}
+
+    # Attributes that decide what the callback does next: numbers, texts, lists and trees of arrays.
+    STATE: ClassVar[tuple[str, ...]] = ()
+
+    def set_trainer(self, trainer: Any) -> None:
+        self.trainer = trainer
+
+    def set_params(self, params: dict[str, Any]) -> None:
+        self.params = params
+
+    def get_state(self) -> dict[str, Any]:
+        """What a checkpoint keeps of this callback."""
+        return {name: getattr(self, name) for name in self.STATE}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes on from what a checkpoint kept; called after `on_train_begin`."""
+        for name, value in state.items():
+            setattr(self, name, value)
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        """Before the first epoch."""
+
+    def on_train_end(self, logs: Logs | None = None) -> None:
+        """After the last epoch."""
+
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+        """Before an epoch, counted from 0."""
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        """After an epoch and its validation, with the epoch's means."""
+
+    def on_chunk_end(self, step: int, logs: Logs | None = None) -> None:
+        """After a chunk of steps; `step` steps of the epoch are done, `logs` holds the means up to here."""
+
+    def on_train_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
+        """Before a chunk of steps, of which `batch` is the first, counted from 0 in the epoch."""
+        self.on_batch_begin(batch, logs)
+
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        """After a chunk of steps, of which `batch` is the last; `logs` has the means after each of its steps."""
+        self.on_batch_end(batch, logs)
+
+    def on_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
+        """Short for `on_train_batch_begin`."""
+
+    def on_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        """Short for `on_train_batch_end`."""
+
+    def on_test_begin(self, logs: Logs | None = None) -> None:
+        """Before an evaluation, also that of an epoch."""
+
+    def on_test_end(self, logs: Logs | None = None) -> None:
+        """After an evaluation, with its values."""
+
+    def on_predict_begin(self, logs: Logs | None = None) -> None:
+        """Before a prediction."""
+
+    def on_predict_end(self, logs: Logs | None = None) -> None:
+        """After a prediction."""
+
+
+def overrides(callback: Callback, *hooks: str) -> bool:
+    """Whether a callback does something at one of these hooks."""
+    return any(getattr(getattr(callback, hook), "__func__", None) is not getattr(Callback, hook) for hook in hooks)
+
+
+def check(callbacks: Sequence[Any] | Any | None) -> list[Callback]:
+    """Returns the callbacks as a list, or says which one can't be honoured.
+
+    Raises:
+        TypeError: If one is no callback, or overrides a hook that is never called.
+    """
+    given: list[Any] = [callbacks]
+    if callbacks is None or isinstance(callbacks, list | tuple):
+        given = list(callbacks or [])
+    for callback in given:
+        if isinstance(callback, type):
+            raise TypeError(f"A callback is an object, got the class {callback.__name__}; write {callback.__name__}().")
+        if not isinstance(callback, Callback):
+            raise TypeError(
+                f"A callback derives from training.callbacks.Callback, got {callback!r} of type "
+                f"{type(callback).__name__}; derive its class from it."
+            )
+        refused = [hook for hook in NEVER if hasattr(callback, hook)]
+        if refused:
+            raise TypeError(
+                f"{type(callback).__name__} has the hook {refused[0]}, which is never called because all its steps run "
+                f"as one compiled program; use {refused[0].split('_batch')[0]}_end."
+            )
+    return given
+
+
+class History(Callback):
+    """Records the logs of every epoch; `fit` returns one.
+
+    Attributes:
+        history: A list of values for each name in the logs.
+        epoch: The numbers of the epochs, from 0.
+        seconds: Seconds of each epoch, validation included, compilation left out.
+
+    References:
+        Keras, `keras.callbacks.History`.
+    """
+
+    STATE = ("history", "epoch", "seconds")
+
+    def __init__(self) -> None:
+        self.history: dict[str, list[float]] = {}
+        self.epoch: list[int] = []
+        self.seconds: list[float] = []
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        self.history, self.epoch, self.seconds = {}, [], []
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        self.epoch.append(epoch)
+        for name, value in (logs or {}).items():
+            self.history.setdefault(name, []).append(value)
+
+    def to_json(self, path: str | os.PathLike[str]) -> None:
+        """Writes epochs, seconds and all values as JSON."""
+        import json
+
+        content = {"epoch": self.epoch, "seconds": self.seconds, "history": self.history}
+        pathlib.Path(path).write_text(json.dumps(content, indent=1) + "\n")
+
+    def to_csv(self, path: str | os.PathLike[str]) -> None:
+        """Writes a row per epoch as CSV."""
+        with open(path, "w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["epoch", "seconds", *self.history])
+            for i, (epoch, seconds) in enumerate(zip(self.epoch, self.seconds, strict=True)):
+                values = [column[i] if i < len(column) else "" for column in self.history.values()]
+                writer.writerow([epoch, f"{seconds:.4f}", *values])
+
+
+class LambdaCallback(Callback):
+    """Makes a callback of functions.
+
+    Args:
+        on_epoch_begin: Called with (epoch, logs).
+        on_epoch_end: Called with (epoch, logs).
+        on_train_begin: Called with (logs).
+        on_train_end: Called with (logs).
+        on_train_batch_begin: Called with (batch, logs) before each chunk of steps.
+        on_train_batch_end: Called with (batch, logs) after each chunk of steps, with a value per step.
+        **hooks: Functions for other hooks, such as `on_chunk_end` with (step, logs).
+
+    Raises:
+        TypeError: If a name is no hook, or its function can't be called.
+
+    References:
+        Keras, `keras.callbacks.LambdaCallback`.
+
+    Example:
+        >>> LambdaCallback(on_epoch_end=lambda epoch, logs: print(epoch)).on_epoch_end(3, {})
+        3
+    """
+
+    def __init__(
+        self,
+        on_epoch_begin: Callable[..., Any] | None = None,
+        on_epoch_end: Callable[..., Any] | None = None,
+        on_train_begin: Callable[..., Any] | None = None,
+        on_train_end: Callable[..., Any] | None = None,
+        on_train_batch_begin: Callable[..., Any] | None = None,
+        on_train_batch_end: Callable[..., Any] | None = None,
+        **hooks: Callable[..., Any] | None,
+    ):
+        hooks |= {
+            "on_epoch_begin": on_epoch_begin,
+            "on_epoch_end": on_epoch_end,
+            "on_train_begin": on_train_begin,
+            "on_train_end": on_train_end,
+            "on_train_batch_begin": on_train_batch_begin,
+            "on_train_batch_end": on_train_batch_end,
+        }
+        known = [name for name in vars(Callback) if name.startswith("on_")]
+        for name, hook in hooks.items():
+            if hook is None:
+                continue
+            if name not in known or not callable(hook):
+                raise TypeError(
+                    f"LambdaCallback takes functions for the hooks {', '.join(known)}, got {name}={hook!r}; "
+                    "give a function for one of them."
+                )
+            setattr(self, name, hook)
