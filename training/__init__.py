@@ -6,6 +6,7 @@ from typing import Any
 MODULES = (
     "batches",
     "callbacks",
+    "checkpoints",
     "datasets",
     "losses",
     "metrics",
@@ -14,7 +15,7 @@ MODULES = (
     "schedules",
     "steps",
 )
-NAMES = {"Trainer": "trainer", "TrainState": "state"}
+NAMES = {"Checkpoints": "checkpoints", "Trainer": "trainer", "TrainState": "state"}
 
 __all__ = [*NAMES, *MODULES]
 

@@ -1,6 +1,9 @@
 """One call of `fit`: the epochs in their order, each a few chunks of compiled steps."""
 
+import contextlib
+import copy
 import math
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -12,6 +15,7 @@ import numpy as np
 
 from training.batches import Chunk, Feed
 from training.callbacks import PER_STEP, Callback, overrides
+from training.checkpoints import Checkpoints, packed, refilled, unpacked
 from training.interrupts import Interrupts
 from training.objective import Objective
 from training.progress import Progress
@@ -68,12 +72,12 @@ class Evaluation:
         self, trainer: Any, objective: Objective, feed: Feed | StreamFeed, program: Program, steps: int | None = None
     ):
         self.trainer, self.objective, self.feed, self.program = trainer, objective, feed, program
-        self.steps, self._passes = steps, 0
+        self.steps = steps
 
     def __call__(self, progress: Progress | None = None) -> dict[str, float]:
         """The values by name; compilation is told to the progress display."""
         totals, logs, done = self.objective.empty(), {}, 0
-        for chunk in self.feed.chunks(self._passes):
+        for chunk in self.feed.chunks():
             stop = chunk.steps if self.steps is None else min(chunk.steps, self.steps - done)
             args = (self.trainer.variables, totals, chunk.data, chunk.order, jnp.int32(0), jnp.int32(stop))
             if progress is not None and not self.program.is_compiled(*args):
@@ -88,7 +92,6 @@ class Evaluation:
                 "Evaluation found no batch in the stream, which was gone through before; "
                 "give a list, a loader, or a function that makes the iterator anew."
             )
-        self._passes += 1
         return floats(self.objective, logs)
 
 
@@ -129,8 +132,10 @@ class Walk:
         """The chunk with the next step, None at the end of the pass."""
         if self._chunks is None:
             self._chunks = self.feed.chunks(self.number, self.key_of(self.number), self.first)
-        if self._chunk is None or self.first >= self._chunk.first + self._chunk.steps:
+        while self._chunk is None or self.first >= self._chunk.first + self._chunk.steps:
             self._chunk = next(self._chunks, None)
+            if self._chunk is None:
+                return None
         return self._chunk
 
     def turn(self) -> None:
@@ -158,6 +163,7 @@ class Run:
         validate: What evaluates after an epoch, or None.
         validation_freq: Epochs from one validation to the next, or the numbers of the epochs, counted from 1.
         steps_per_epoch: Steps in an epoch; None for a pass through the data.
+        checkpoints: Where the run is saved, and from where it goes on.
     """
 
     def __init__(
@@ -171,17 +177,19 @@ class Run:
         validate: Evaluation | None,
         validation_freq: int | list[int],
         steps_per_epoch: int | None = None,
+        checkpoints: Checkpoints | None = None,
     ):
         self.trainer, self.feed, self.objective, self.callbacks = trainer, feed, objective, callbacks
         self.progress, self.shuffle = progress, shuffle
         self.validate, self.validation_freq = validate, validation_freq
-        self.steps_per_epoch = steps_per_epoch
-        self.interrupts = Interrupts()
+        self.steps_per_epoch, self.checkpoints = steps_per_epoch, checkpoints
+        self.interrupts = Interrupts(terminate=checkpoints is not None)
         self.steps_per_second = 0.0
         self.watches_chunks = any(overrides(c, "on_chunk_end") for c in callbacks)
         self.watches_steps = any(overrides(c, *PER_STEP) for c in callbacks)
         self.walk = Walk(feed, self.key_of)
-        self.epoch, self.step, self.totals = 0, 0, objective.empty()
+        self.epochs, self.epoch, self.step, self.totals = range(0), 0, 0, objective.empty()
+        self.logs: dict[str, float] = {}
 
     def key_of(self, number: int) -> jax.Array | None:
         """The key that shuffles a pass: a function of the seed and its number."""
@@ -204,38 +212,59 @@ class Run:
 
     def __call__(self, epochs: range) -> None:
         """Runs the epochs; the order at the end is Keras': averaged weights take their place, then `on_train_end`."""
-        self.trainer.stop_training = False
+        self.trainer.stop_training, self.epochs = False, epochs
         self.epoch, self.walk.number = epochs.start, epochs.start if self.steps_per_epoch is None else 0
-        logs: dict[str, float] = {}
         try:
-            with self.interrupts:
+            with self.interrupts, self.checkpoints or contextlib.nullcontext():
                 self.hook("on_train_begin", {})
-                for self.epoch in epochs:
-                    logs = self.run_epoch()
-                    if self.trainer.stop_training:
-                        break
+                if self.checkpoints is not None:
+                    restore(self, self.checkpoints)
+                with self.saved_if_it_fails():
+                    while self.epoch < epochs.stop and not self.trainer.stop_training:
+                        self.run_epoch()
                 if len(epochs):
                     self.trainer.finish_averages()
-                self.hook("on_train_end", logs)
+                self.hook("on_train_end", self.logs)
+                if self.checkpoints is not None and self.checkpoints.delete:
+                    self.checkpoints.clear()
         finally:
             self.walk.close()
             self.progress.close()
 
-    def run_epoch(self) -> dict[str, float]:
-        """Runs an epoch; a test pins the order of events.
+    @contextlib.contextmanager
+    def saved_if_it_fails(self) -> Iterator[None]:
+        """Saves the last whole state if a callback or the data fails; the error goes on."""
+        self.mark()
+        try:
+            yield
+        except Exception:
+            if self.checkpoints is not None and not _given_away(self.marked):
+                self.checkpoints.save(*self.marked)
+            raise
+
+    def mark(self) -> None:
+        """Notes what a checkpoint of this moment holds."""
+        if self.checkpoints is not None:
+            self.marked = snapshot(self)
+
+    def run_epoch(self) -> None:
+        """Runs an epoch, or the rest of one; a test pins the order of events.
 
         1. on_epoch_begin
         2. the examples are shuffled, by a key that is a function of seed and epoch
-        3. chunks of steps run, each between on_train_batch_begin and on_train_batch_end; then on_chunk_end
+        3. chunks of steps run, each between on_train_batch_begin and on_train_batch_end; then on_chunk_end, and a
+           checkpoint if one is due
         4. validation, if it is due, between on_test_begin and on_test_end
         5. on_epoch_end of the callbacks as given, the history last: it sees what they put into the logs
-        6. the progress line; then Ctrl-C, if it came, ends the run
+        6. the progress line and the checkpoint; then Ctrl-C, if it came, ends the run
         """
         start, compiled_before = time.perf_counter(), self.progress.compile_seconds
-        self.step, self.totals = 0, self.objective.empty()
-        self.hook("on_epoch_begin", self.epoch, {})
+        if not self.step:
+            self.totals = self.objective.empty()
+            self.hook("on_epoch_begin", self.epoch, {})
         self.progress.begin_epoch(self.epoch)
-        logs = self.train()
+        self.train()
+        logs = dict(self.logs)
         if self.validate is not None and _due(self.epoch, self.validation_freq):
             self.hook("on_test_begin", {})
             measured = self.validate(self.progress)
@@ -245,13 +274,30 @@ class Run:
         self.trainer.history.seconds.append(seconds)
         self.hook("on_epoch_end", self.epoch, logs)
         self.progress.end_epoch(logs)
-        self.interrupts.check()
-        return logs
+        self.epoch, self.step, self.logs, self.totals = self.epoch + 1, 0, logs, self.objective.empty()
+        self.mark()
+        if self.checkpoints is not None:
+            last = self.trainer.stop_training or self.epoch == self.epochs.stop
+            if last or self.checkpoints.every == "epoch" or self.checkpoints.due(int(self.trainer.state.step)):
+                self.save(logs.get(self.checkpoints.keep_best or ""))
+        self.leave_if_asked()
 
-    def train(self) -> dict[str, float]:
-        """The steps of one epoch."""
+    def save(self, value: float | None = None) -> None:
+        """Writes a checkpoint of what was marked, in the background."""
+        if self.checkpoints is not None:
+            self.checkpoints.save(*self.marked, value)
+
+    def leave_if_asked(self) -> None:
+        """Ends the run where Ctrl-C or a request to terminate came, after everything is saved."""
+        if self.interrupts.pending and self.checkpoints is not None:
+            self.save()
+            self.checkpoints.wait()
+            print(f"saved at epoch {self.epoch + 1}, step {self.step}, in {self.checkpoints.folder}", file=sys.stderr)
+        self.interrupts.check()
+
+    def train(self) -> None:
+        """The steps of one epoch, or the rest of them."""
         limit = math.inf if self.steps_per_epoch is None else self.steps_per_epoch
-        logs: dict[str, float] = {}
         chunk: Chunk | None = None
         while self.step < limit and not self.trainer.stop_training:
             chunk = self.walk.chunk()
@@ -261,9 +307,8 @@ class Run:
             if chunk is None:
                 break
             at = self.walk.first - chunk.first
-            logs = self.execute(
-                chunk, at, int(min(chunk.steps, at + self.at_once(chunk.steps), at + limit - self.step))
-            )
+            ends = (chunk.steps, at + self.at_once(chunk.steps), at + limit - self.step)
+            self.execute(chunk, at, int(min(ends)))
         if not self.step:
             raise ValueError(
                 f"Epoch {self.epoch + 1} found no batch, because the stream was gone through before; give "
@@ -273,7 +318,6 @@ class Run:
             self.ran_out(int(limit))
         if chunk is None or (self.feed.steps is not None and self.walk.first >= self.feed.steps):
             self.walk.turn()
-        return logs
 
     def ran_out(self, limit: int) -> None:
         warnings.warn(
@@ -293,7 +337,7 @@ class Run:
             return whole
         return max(1, min(whole, int(self.steps_per_second * CHUNK_SECONDS)))
 
-    def execute(self, chunk: Chunk, start: int, stop: int) -> dict[str, float]:
+    def execute(self, chunk: Chunk, start: int, stop: int) -> None:
         """Runs the steps from `start` to `stop` of a chunk on the device, and tells callbacks and display."""
         trainer, progress = self.trainer, self.progress
         whole = jax.default_backend() != "cpu" and stop - start == chunk.order.shape[0]
@@ -307,25 +351,106 @@ class Run:
             args = (trainer.state, *args[1:])
         began = time.perf_counter()
         trainer.state, self.totals, values, each = program(*args)
-        logs = floats(self.objective, values)
+        self.logs = floats(self.objective, values)
         seconds = time.perf_counter() - began
         self.steps_per_second = (stop - start) / seconds
         self.step, self.walk.first = self.step + stop - start, self.walk.first + stop - start
-        progress.chunk(self.step, int(chunk.sizes[start:stop].sum()), seconds, logs)
-        if not math.isfinite(logs["loss"]):
+        self.mark()
+        progress.chunk(self.step, int(chunk.sizes[start:stop].sum()), seconds, self.logs)
+        if not math.isfinite(self.logs["loss"]):
             warnings.warn(
-                f"The loss is {logs['loss']} after step {self.step} of the epoch; lower the learning rate, "
+                f"The loss is {self.logs['loss']} after step {self.step} of the epoch; lower the learning rate, "
                 "or clip the gradients.",
                 RuntimeWarning,
                 stacklevel=6,
             )
+        self.tell(each, stop - start)
+        if self.checkpoints is not None and self.checkpoints.due(int(trainer.state.step)):
+            self.mark()
+            self.save()
+        self.leave_if_asked()
+
+    def tell(self, each: dict[str, jax.Array], steps: int) -> None:
+        """Tells the callbacks of the end of a chunk."""
         if self.watches_steps:
-            of_each = {name: np.asarray(log)[: stop - start] for name, log in each.items()}
-            self.hook("on_train_batch_end", self.step - 1, {name: of_each[name] for name in logs})
+            of_each = {name: np.asarray(log)[:steps] for name, log in each.items()}
+            self.hook("on_train_batch_end", self.step - 1, {name: of_each[name] for name in self.logs})
         if self.watches_chunks:
-            self.hook("on_chunk_end", self.step, logs)
-        self.interrupts.check()
-        return logs
+            self.hook("on_chunk_end", self.step, dict(self.logs))
+
+
+def _given_away(tree: Any) -> bool:
+    """Whether arrays were donated to a program that has not given new ones back."""
+    return any(isinstance(x, jax.Array) and x.is_deleted() for x in jax.tree.leaves(tree))
+
+
+def snapshot(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a checkpoint of a run holds: a tree of arrays, and notes."""
+    arrays: dict[str, Any] = {}
+    states = [
+        {name: packed(value, f"{i}/{name}", arrays) for name, value in callback.get_state().items()}
+        for i, callback in enumerate(run.callbacks)
+    ]
+    notes = {
+        "position": run.position._asdict(),
+        "logs": run.logs,
+        "stop_training": run.trainer.stop_training,
+        "callbacks": [
+            {"class": type(callback).__name__, "state": copy.deepcopy(state)}
+            for callback, state in zip(run.callbacks, states, strict=True)
+        ],
+        "run": configuration(run),
+    }
+    return {"state": run.trainer.state, "totals": run.totals, "callbacks": arrays}, notes
+
+
+def configuration(run: Run) -> dict[str, Any]:
+    """What must be the same for a run to go on."""
+    feed = run.feed
+    return {
+        "seed": run.trainer.seed,
+        "batch_size": feed.batch_size,
+        "examples": feed.n,
+        "steps_per_epoch": run.steps_per_epoch,
+        "shuffle": run.shuffle,
+        "metrics": run.objective.log_names,
+    }
+
+
+def restore(run: Run, checkpoints: Checkpoints) -> None:
+    """Goes on from the newest intact checkpoint, if there is one.
+
+    Raises:
+        ValueError: If it is of another run.
+    """
+    found = checkpoints.newest()
+    if found is None:
+        return
+    arrays, notes = found
+    for name, value in configuration(run).items():
+        if notes["run"].get(name) != value:
+            raise ValueError(
+                f"The checkpoints in {checkpoints.folder} are of a run with {name}={notes['run'].get(name)!r}, got "
+                f"{value!r}; go on as it began, or choose another folder."
+            )
+    callbacks = {name: array for name, array in arrays.items() if name.startswith("callbacks/")}
+    rest = {name: array for name, array in arrays.items() if name not in callbacks}
+    try:
+        tree = refilled({"state": run.trainer.state, "totals": run.totals}, rest)
+    except ValueError as error:
+        raise ValueError(
+            f"In {checkpoints.folder} there is {error}; go on as it began, or choose another folder."
+        ) from error
+    run.trainer.state, run.totals = tree["state"], tree["totals"]
+    run.trainer.stop_training, run.logs = notes["stop_training"], notes["logs"]
+    position = Position(**notes["position"])
+    run.epoch, run.step, run.walk.number, run.walk.first = position
+    waiting = list(run.callbacks)
+    for i, noted in enumerate(notes["callbacks"]):
+        callback = next((c for c in waiting if type(c).__name__ == noted["class"]), None)
+        if callback is not None:
+            waiting.remove(callback)
+            callback.set_state({n: unpacked(v, f"callbacks/{i}/{n}", callbacks) for n, v in noted["state"].items()})
 
 
 def _due(epoch: int, freq: int | list[int]) -> bool:

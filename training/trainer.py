@@ -15,7 +15,8 @@ from flaxmodels.building import Container, Model
 from training import callbacks as callbacks_module
 from training import optimizers, steps
 from training.batches import Data, Feed, as_data, check_labels, split_off
-from training.callbacks import Callback, History, ProgbarLogger
+from training.callbacks import BackupAndRestore, Callback, History, ProgbarLogger
+from training.checkpoints import Checkpoints
 from training.fitting import Evaluation, Program, Run, signature
 from training.objective import Objective, resolve
 from training.progress import make_progress
@@ -174,6 +175,7 @@ class Trainer:
         validation_steps: int | None = None,
         validation_batch_size: int | None = None,
         validation_freq: int | list[int] = 1,
+        resume: str | os.PathLike[str] | Checkpoints | None = None,
     ) -> History:
         """Trains for some epochs.
 
@@ -196,6 +198,8 @@ class Trainer:
             validation_steps: Steps of each validation; by default all.
             validation_batch_size: Examples in a step of validation; by default `batch_size`.
             validation_freq: Epochs from one validation to the next, or the numbers of the epochs, counted from 1.
+            resume: A folder for checkpoints, or `Checkpoints`: the run goes on from the newest one there, also from
+                inside an epoch, and ends in the same bits as if it had never been interrupted.
 
         Returns:
             The history: `history.history["loss"]` has a value per epoch.
@@ -231,7 +235,18 @@ class Trainer:
         progress = make_progress(verbose, epochs, steps_per_epoch or feed.steps, unit_of(example))
         self.history = History()
         called_back = [*called_back, self.history]
-        run = Run(self, feed, objective, called_back, progress, shuffle, validate, validation_freq, steps_per_epoch)
+        run = Run(
+            self,
+            feed,
+            objective,
+            called_back,
+            progress,
+            shuffle,
+            validate,
+            validation_freq,
+            steps_per_epoch,
+            _checkpoints(resume, called_back),
+        )
         run.set_params(
             {
                 "epochs": epochs,
@@ -456,6 +471,18 @@ def _unlabelled_feed(x: Any, batch_size: int | None) -> Feed | StreamFeed:
         return StreamFeed(Stream(x).without_labels())
     data = as_data(x)
     return Feed(Data(data.x, scale=data.scale), 32 if batch_size is None else batch_size, limit_bytes=0)
+
+
+def _checkpoints(resume: Any, callbacks: list[Callback]) -> Checkpoints | None:
+    """Where a run is saved: what `resume` says, or a BackupAndRestore among the callbacks."""
+    backups = [callback.checkpoints for callback in callbacks if isinstance(callback, BackupAndRestore)]
+    if resume is not None:
+        backups.append(resume if isinstance(resume, Checkpoints) else Checkpoints(resume))
+    if len(backups) > 1:
+        raise ValueError(
+            f"A run is saved in one folder, got {len(backups)}; give `resume` or one BackupAndRestore, not both."
+        )
+    return backups[0] if backups else None
 
 
 def _check_steps(name: str, steps: int | None) -> None:

@@ -12,6 +12,7 @@ from training.callbacks.control import SwapEMAWeights as SwapEMAWeights
 from training.callbacks.control import TerminateOnNaN as TerminateOnNaN
 from training.callbacks.logs import CSVLogger as CSVLogger
 from training.callbacks.logs import ProgbarLogger as ProgbarLogger
+from training.callbacks.monitors import BackupAndRestore as BackupAndRestore
 from training.callbacks.monitors import EarlyStopping as EarlyStopping
 from training.callbacks.monitors import ModelCheckpoint as ModelCheckpoint
 from training.callbacks.monitors import Monitor as Monitor

@@ -3,6 +3,7 @@
 import csv
 import os
 import pathlib
+from typing import Any
 
 from training.callbacks.base import Callback, Logs
 
@@ -19,19 +20,22 @@ class CSVLogger(Callback):
         Keras, `keras.callbacks.CSVLogger`.
     """
 
-    STATE = ("keys",)
+    STATE = ("keys", "_size")
 
     def __init__(self, filename: str | os.PathLike[str], separator: str = ",", append: bool = False):
         self.filename, self.separator, self.append = os.fspath(filename), separator, append
         self.keys: list[str] | None = None
-        self._header = True
+        self._size: int | None = None  # of the file after the last row; None before the first
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        self.keys = None
+        self.keys, self._size = None, None
         pathlib.Path(self.filename).parent.mkdir(parents=True, exist_ok=True)
-        self._header = not (self.append and os.path.exists(self.filename) and os.path.getsize(self.filename) > 0)
-        if not self.append:
-            open(self.filename, "w").close()
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        super().set_state(state)
+        # Rows of epochs that run again are written again.
+        if self._size is not None and os.path.exists(self.filename):
+            os.truncate(self.filename, min(self._size, os.path.getsize(self.filename)))
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         logs = logs or {}
@@ -41,12 +45,13 @@ class CSVLogger(Callback):
             val_keys = [f"val_{key}" for key in self.keys if not key.startswith("val_")]
             if not any(key.startswith("val_") for key in self.keys) and self.params.get("validation"):
                 self.keys += val_keys
-        with open(self.filename, "a", newline="") as file:
+        goes_on = self.append or self._size is not None
+        with open(self.filename, "a" if goes_on else "w", newline="") as file:
             writer = csv.writer(file, delimiter=self.separator)
-            if self._header:
+            if not file.tell():
                 writer.writerow(["epoch", *self.keys])
-                self._header = False
             writer.writerow([epoch, *(logs.get(key, "NA") for key in self.keys)])
+            self._size = file.tell()
 
 
 class ProgbarLogger(Callback):

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from training.callbacks.base import Callback, Logs
+from training.checkpoints import Checkpoints
 
 
 class Monitor(Callback):
@@ -269,3 +270,36 @@ class ModelCheckpoint(Monitor):
                 f"`filepath`={self.filepath!r} names {error}, which is not in the logs; there are 'epoch', "
                 f"{', '.join(map(repr, logs))}."
             ) from error
+
+
+class BackupAndRestore(Callback):
+    """Saves the whole state of a run, and goes on from there when `fit` is called again after an interruption.
+
+    The same as `fit(..., resume=Checkpoints(backup_dir, ...))`, in Keras' words. Unlike Keras' own, it goes on inside
+    an epoch too, with optimizer, order of the data, history and callbacks as they were.
+
+    Args:
+        backup_dir: The folder.
+        save_freq: "epoch", or a number of steps.
+        double_checkpoint: Whether to keep the one before the newest too, in case that the newest is damaged.
+        delete_checkpoint: Whether to remove them when the run is complete.
+
+    Raises:
+        ValueError: If an argument is none of these.
+
+    References:
+        Keras, `keras.callbacks.BackupAndRestore`.
+    """
+
+    def __init__(
+        self,
+        backup_dir: str | os.PathLike[str],
+        save_freq: str | int = "epoch",
+        double_checkpoint: bool = False,
+        delete_checkpoint: bool = True,
+    ):
+        if not os.fspath(backup_dir):
+            raise ValueError("`backup_dir` of BackupAndRestore is a folder, got an empty text; name one.")
+        self.checkpoints = Checkpoints(
+            backup_dir, save_freq, keep=2 if double_checkpoint else 1, delete=delete_checkpoint
+        )

@@ -1,0 +1,326 @@
+"""Runs that end before their end and go on: the same bits, whatever ended them; damaged and foreign checkpoints."""
+
+import errno
+import itertools
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import types
+
+import jax
+import numpy as np
+import pytest
+from interrupted import X, Y, build, callbacks_of, fit, numbers
+
+from flaxmodels import Input, Sequential, layers
+from training import Checkpoints, Trainer, callbacks, optimizers
+
+HERE = pathlib.Path(__file__).parent
+
+
+class Broken(Exception):
+    """What ends a run in these tests."""
+
+
+class EndAt(callbacks.Callback):
+    """Ends the run after so many steps of it, between two chunks."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_chunk_end(self, step, logs=None):
+        if int(self.trainer.state.step) == self.step:
+            raise Broken
+
+
+def refuses(sentence, kind=ValueError):
+    return pytest.raises(kind, match=f"^{re.escape(sentence)}$")
+
+
+def assert_same(got, want):
+    assert got.keys() == want.keys()
+    for name in want:
+        np.testing.assert_array_equal(got[name], want[name], err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """What the run gives when nothing ends it, by the kind of its data."""
+    return {kind: numbers(*fit(kind)) for kind in ("arrays", "stream")}
+
+
+@pytest.mark.parametrize("kind", ["arrays", "stream"])
+@pytest.mark.parametrize("ends", [[1], [4, 5, 9], [13, 14]], ids=str)
+def test_a_run_that_errors_end_goes_on_in_the_same_bits(kind, ends, whole, tmp_path):
+    for step in ends:
+        with pytest.raises(Broken):
+            fit(kind, Checkpoints(tmp_path, every=2), [EndAt(step)])
+    assert_same(numbers(*fit(kind, Checkpoints(tmp_path, every=3))), whole[kind])
+    # Once more: everything is done, and nothing runs.
+    trainer, history = fit(kind, Checkpoints(tmp_path), [EndAt(0)])
+    assert_same(numbers(trainer, history), whole[kind])
+
+
+def test_chunks_of_any_length_end_in_the_same_bits(whole, tmp_path):
+    with pytest.raises(Broken):
+        fit("arrays", tmp_path, [EndAt(7)], steps_per_execution=3)
+    assert_same(numbers(*fit("arrays", tmp_path, steps_per_execution=2)), whole["arrays"])
+
+
+@pytest.mark.filterwarnings("ignore:The data ended")
+def test_epochs_that_are_parts_of_passes_go_on(tmp_path):
+    def run(resume=None, more=()):
+        trainer = build()
+        history = trainer.fit(
+            X, Y, batch_size=8, epochs=4, steps_per_epoch=3, verbose=0, callbacks=[*more], resume=resume
+        )
+        return numbers(trainer, history)
+
+    want = run()
+    with pytest.raises(Broken):
+        run(Checkpoints(tmp_path, every=1), [EndAt(5)])
+    assert_same(run(Checkpoints(tmp_path)), want)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_save_and_end_with_their_code(number, whole, tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, HERE / "interrupted.py", "arrays", tmp_path / "run", "slow"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "running\n"
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130}[number]
+    assert re.search(rf"saved at epoch \d, step \d, in {re.escape(str(tmp_path / 'run'))}\n", errors)
+    assert_same(numbers(*fit("arrays", tmp_path / "run")), whole["arrays"])
+
+
+def test_a_killed_process_goes_on_in_the_same_bits(whole, tmp_path):
+    for wait in (0, 3, 7):
+        command = [sys.executable, HERE / "interrupted.py", "arrays", tmp_path / "run", "slow"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            for _ in range(wait + 1):
+                process.stdout.readline()
+            process.kill()
+    assert_same(numbers(*fit("arrays", tmp_path / "run")), whole["arrays"])
+
+
+# ---------------------------------------------------------------- what is kept
+
+
+def test_newest_best_and_every_nth_are_kept(tmp_path):
+    values = iter([5.0, 1.0, 2.0, 4.0, 3.0, 6.0, 7.0])
+
+    class Set(callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            logs["val_loss"] = next(values)
+
+    folder = Checkpoints(tmp_path, keep=2, keep_best="val_loss", keep_every=4)
+    build().fit(X, Y, epochs=7, verbose=0, callbacks=[Set()], resume=folder)
+    assert sorted(int(p.name) for p in tmp_path.iterdir() if p.name.isdigit()) == [2, 4, 6, 7]
+
+
+def test_checkpoints_by_minutes(tmp_path, monkeypatch):
+    now = itertools.count(0, 40)
+    monkeypatch.setattr("training.checkpoints.time", types.SimpleNamespace(monotonic=lambda: float(next(now))))
+    folder = Checkpoints(tmp_path, every=1000, minutes=2, keep=100)
+    trainer = build(steps_per_execution=1)
+    trainer.fit(X, Y, batch_size=8, epochs=4, verbose=0, resume=folder)
+    count = len([p for p in tmp_path.iterdir() if p.name.isdigit()])
+    assert 0 < count < int(trainer.state.step)
+
+
+def test_backup_and_restore_goes_on_and_leaves_nothing(whole, tmp_path):
+    with pytest.raises(Broken):
+        fit("arrays", None, [callbacks.BackupAndRestore(tmp_path), EndAt(9)])
+    assert [p for p in tmp_path.iterdir() if p.name.isdigit()]
+    assert_same(numbers(*fit("arrays", None, [callbacks.BackupAndRestore(tmp_path)])), whole["arrays"])
+    assert not [p for p in tmp_path.iterdir() if p.name.isdigit()]
+
+
+def test_rows_of_a_log_are_not_written_twice(tmp_path):
+    log = tmp_path / "log.csv"
+    with pytest.raises(Broken):
+        fit("arrays", tmp_path / "run", [callbacks.CSVLogger(log), EndAt(9)])
+    with open(log, "a") as file:
+        file.write("2,rows,of an epoch,that was not,saved\n")
+    fit("arrays", tmp_path / "run", [callbacks.CSVLogger(log)])
+    epochs = [row.split(",")[0] for row in log.read_text().split()]
+    assert epochs == ["epoch", *map(str, range(len(epochs) - 1))]
+
+
+# ---------------------------------------------------------------- what goes wrong
+
+
+def saved(tmp_path, epochs=3):
+    """A folder of checkpoints of some epochs, and the trainer."""
+    trainer = build()
+    trainer.fit(X, Y, batch_size=8, epochs=epochs, verbose=0, resume=Checkpoints(tmp_path, keep=epochs))
+    return trainer
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path):
+    saved(tmp_path)
+    rng = np.random.default_rng(0)
+    newest = tmp_path / "3"
+    files = [p for p in newest.rglob("*") if p.is_file() and p.stat().st_size]
+    tried = 0
+    for path in files:
+        original = path.read_bytes()
+        for damage in ("truncated", "altered"):
+            content = bytearray(original)
+            if damage == "truncated":
+                content = content[: len(content) // 2]
+            else:
+                content[rng.integers(len(content))] ^= 0xFF
+            path.write_bytes(content)
+            trainer = build()
+            with pytest.warns() as told:
+                with Checkpoints(tmp_path) as folder:
+                    arrays, notes = folder.newest()
+                if notes["position"]["epoch"] == 3:
+                    # What was altered is not part of the content, which has its digest.
+                    assert not [w for w in told if "damaged" in str(w.message)]
+                    import warnings
+
+                    warnings.warn("unharmed", stacklevel=1)
+                else:
+                    tried += 1
+                    (message,) = [str(w.message) for w in told if "damaged" in str(w.message)]
+                    assert message.startswith(f"The checkpoint {newest} is damaged (")
+                    assert message.endswith("); the one before it is used.")
+                    assert notes["position"]["epoch"] == 2
+            path.write_bytes(original)
+            del trainer
+    assert tried > len(files) // 2
+
+
+@pytest.mark.filterwarnings("ignore:The checkpoint")
+def test_nothing_intact_is_an_error(tmp_path):
+    saved(tmp_path, epochs=1)
+    for path in (tmp_path / "1").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+    with refuses(f"None of the 1 checkpoints in {tmp_path} is intact; remove the folder to begin anew."):
+        build().fit(X, Y, batch_size=8, epochs=2, verbose=0, resume=tmp_path)
+
+
+def test_one_process_at_a_time(tmp_path):
+    with Checkpoints(tmp_path):
+        code = f"from training import Checkpoints\nwith Checkpoints({str(tmp_path)!r}): pass"
+        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=HERE.parent)
+    sentence = f"OSError: Another process runs in {tmp_path}; wait for its end, or choose another folder."
+    assert run.stderr.strip().splitlines()[-1] == sentence
+
+
+def test_a_folder_that_can_not_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with refuses(
+        f"Checkpoints can't be written to {tmp_path / 'file' / 'run'} (Not a directory); choose another folder.",
+        OSError,
+    ):
+        build().fit(X, Y, verbose=0, resume=tmp_path / "file" / "run")
+
+
+def test_a_full_disk_does_not_end_the_run(whole, tmp_path, monkeypatch):
+    import orbax.checkpoint as ocp
+
+    real, calls = ocp.CheckpointManager.save, []
+
+    def save(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(ocp.CheckpointManager, "save", save)
+    sentence = (
+        f"A checkpoint could not be written to {tmp_path} (No space left on device); the run goes on, and what was "
+        "saved before stays."
+    )
+    with pytest.warns(RuntimeWarning, match=f"^{re.escape(sentence)}$"):
+        assert_same(numbers(*fit("arrays", tmp_path)), whole["arrays"])
+    with Checkpoints(tmp_path) as folder:
+        assert folder.newest()[1]["position"]["epoch"] == len(calls)
+
+
+def test_a_folder_that_is_lost_does_not_end_the_run(whole, tmp_path):
+    import shutil
+
+    class Remove(callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 2:
+                shutil.rmtree(tmp_path / "run", ignore_errors=True)
+
+    with pytest.warns() as told:
+        assert_same(numbers(*fit("arrays", tmp_path / "run", [Remove()])), whole["arrays"])
+        import warnings
+
+        warnings.warn("at least this one", stacklevel=1)
+    assert all("could not be written" in str(w.message) or "at least" in str(w.message) for w in told)
+
+
+def test_a_state_that_is_not_finite_is_never_saved(tmp_path):
+    trainer = Trainer(Sequential([Input((3,)), layers.Dense(1)]), optimizers.SGD(1e30), "mse")
+    x, y = np.ones((8, 3), np.float32), np.ones((8, 1), np.float32)
+    with pytest.warns(RuntimeWarning) as told:
+        trainer.fit(x, y, batch_size=2, epochs=2, verbose=0, resume=tmp_path)
+    sentence = (
+        "The state holds numbers that are not finite, first in state/params/dense/bias, and is not saved; lower the "
+        "learning rate, or clip the gradients."
+    )
+    assert sentence in [str(w.message) for w in told]
+    assert not [p for p in tmp_path.iterdir() if p.name.isdigit()]
+
+
+def test_checkpoints_of_another_run_are_refused(tmp_path):
+    saved(tmp_path, epochs=1)
+    with refuses(
+        f"The checkpoints in {tmp_path} are of a run with batch_size=8, got 4; go on as it began, "
+        "or choose another folder."
+    ):
+        build().fit(X, Y, batch_size=4, epochs=2, verbose=0, resume=tmp_path)
+    other = Trainer(
+        Sequential([Input((5,)), layers.Dense(2, activation="softmax")]),
+        "adam",
+        "sparse_categorical_crossentropy",
+        seed=3,
+    )
+    other.metrics = build().metrics
+    with refuses(
+        f"In {tmp_path} there is a checkpoint of another model or optimizer, which differs in "
+        "state/batch_stats/batch_normalization/moving_mean; go on as it began, or choose another folder."
+    ):
+        other.fit(X, Y, batch_size=8, epochs=2, verbose=0, resume=tmp_path)
+
+
+MISTAKES = {
+    "every": ({"every": "day"}, "`every` of Checkpoints is 'epoch' or a number of steps, got 'day'; use one of them."),
+    "keep": ({"keep": 0}, "`keep` of Checkpoints is a positive integer, got 0; 2 is usual."),
+    "mode": ({"mode": "auto"}, "`mode` of Checkpoints is 'min' or 'max', got 'auto'; use one of them."),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes(mistake, tmp_path):
+    arguments, sentence = MISTAKES[mistake]
+    with refuses(sentence):
+        Checkpoints(tmp_path, **arguments)
+
+
+def test_one_folder_is_enough(tmp_path):
+    with refuses("A run is saved in one folder, got 2; give `resume` or one BackupAndRestore, not both."):
+        build().fit(X, Y, resume=tmp_path, callbacks=[callbacks.BackupAndRestore(tmp_path)])
+    with refuses("`backup_dir` of BackupAndRestore is a folder, got an empty text; name one."):
+        callbacks.BackupAndRestore("")
+
+
+def test_callbacks_of_the_helper_are_not_forgotten():
+    assert [type(c).__name__ for c in callbacks_of()] == ["EarlyStopping", "ReduceLROnPlateau"]
+    assert jax.tree.leaves(build().model.init(jax.random.key(0), X[:1]))

@@ -1,0 +1,318 @@
+"""Checkpoints of a run: all that decides how it goes on, written in the background, whole or not at all, verified."""
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import pathlib
+import time
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+FORMAT = 1
+
+
+class Checkpoints:
+    """A folder of checkpoints of one run, from which the run goes on after any end.
+
+    What is kept: parameters, statistics, optimizer, step, random key, the position in the data, the sums behind the
+    epoch's means, history and callbacks. Each checkpoint has a digest of its content, so that a damaged one is found,
+    named and passed over. A folder belongs to one process at a time.
+
+    Args:
+        folder: The folder; made if it is not there.
+        every: "epoch", or a number of steps: after each epoch, and after the chunk that completes so many steps.
+        minutes: Also after the chunk that ends so many minutes after the last checkpoint.
+        keep: How many of the newest are kept.
+        keep_best: Also the one of the epoch that is best by this value of the logs, such as "val_loss".
+        keep_every: Also every n-th.
+        mode: "min" or "max": which way is better for `keep_best`.
+        delete: Whether all go when the run is complete.
+
+    Raises:
+        ValueError: If an argument is none of these, or a checkpoint is of another run.
+        OSError: If the folder can't be written, or another process runs in it.
+
+    References:
+        orbax, `orbax.checkpoint.CheckpointManager`.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        every: str | int = "epoch",
+        minutes: float | None = None,
+        keep: int = 2,
+        keep_best: str | None = None,
+        keep_every: int | None = None,
+        mode: str = "min",
+        delete: bool = False,
+    ):
+        if every != "epoch" and (isinstance(every, bool) or not isinstance(every, int) or every < 1):
+            raise ValueError(f"`every` of Checkpoints is 'epoch' or a number of steps, got {every!r}; use one of them.")
+        if keep < 1:
+            raise ValueError(f"`keep` of Checkpoints is a positive integer, got {keep!r}; 2 is usual.")
+        if mode not in ("min", "max"):
+            raise ValueError(f"`mode` of Checkpoints is 'min' or 'max', got {mode!r}; use one of them.")
+        self.folder = pathlib.Path(folder).absolute()
+        self.every, self.minutes, self.delete = every, minutes, delete
+        self.keep, self.keep_best, self.keep_every, self.mode = keep, keep_best, keep_every, mode
+        self._manager: Any = None
+        self._lock: Any = None
+        self._last_step, self._last_time = 0, 0.0
+
+    # ------------------------------------------------------------ the folder
+
+    def __enter__(self) -> "Checkpoints":
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = open(self.folder / "lock", "a")
+        except OSError as error:
+            raise OSError(
+                f"Checkpoints can't be written to {self.folder} ({error.strerror}); choose another folder."
+            ) from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._lock.close()
+            raise OSError(
+                f"Another process runs in {self.folder}; wait for its end, or choose another folder."
+            ) from error
+        self._last_time = time.monotonic()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.wait()
+        if self._manager is not None:
+            self._manager.close()
+        self._manager = None
+        self._lock.close()
+
+    @property
+    def manager(self) -> Any:
+        """Orbax' own view of the folder."""
+        if self._manager is None:
+            import orbax.checkpoint as ocp
+
+            logging.getLogger("absl").setLevel(logging.CRITICAL)  # what fails is told in one sentence instead
+            policies = ocp.checkpoint_managers
+            kept: list[Any] = [policies.LatestN(self.keep)]
+            if self.keep_every:
+                kept.append(policies.EveryNSteps(self.keep_every))
+            if self.keep_best:
+                reverse = self.mode == "min"
+                kept.append(
+                    policies.BestN(get_metric_fn=_metric, reverse=reverse, n=1, keep_checkpoints_without_metrics=False)
+                )
+            options = ocp.CheckpointManagerOptions(
+                preservation_policy=policies.AnyPreservationPolicy(kept),
+                cleanup_tmp_directories=True,
+                create=True,
+            )
+            self._manager = ocp.CheckpointManager(self.folder, options=options, item_names=("arrays", "notes"))
+        return self._manager
+
+    # ------------------------------------------------------------ saving
+
+    def due(self, step: int) -> bool:
+        """Whether a checkpoint is to be written inside an epoch, after this step of the run."""
+        by_steps = self.every != "epoch" and step // int(self.every) > self._last_step // int(self.every)
+        return by_steps or (self.minutes is not None and time.monotonic() - self._last_time >= 60 * self.minutes)
+
+    def save(self, state: Any, notes: Mapping[str, Any], value: float | None = None) -> bool:
+        """Writes a checkpoint in the background; whether it was begun.
+
+        Args:
+            state: A pytree of arrays; a dictionary at the top.
+            notes: What JSON can say.
+            value: By which the best is chosen.
+        """
+        import orbax.checkpoint as ocp
+
+        arrays = {name: _host(leaf) for name, leaf in named(state).items()}
+        self._last_step, self._last_time = int(arrays["state/step"]), time.monotonic()
+        bad = [name for name, leaf in arrays.items() if name.startswith("state/") and not _finite(leaf)]
+        if bad:
+            warnings.warn(
+                f"The state holds numbers that are not finite, first in {bad[0]}, and is not saved; lower the learning "
+                "rate, or clip the gradients.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            return False
+        content = json.dumps({"format": FORMAT, **notes, "arrays": _described(arrays)}, default=_plain)
+        written = {
+            "arrays": ocp.args.PyTreeSave({name: leaf for name, leaf in arrays.items() if leaf.size}),
+            "notes": ocp.args.JsonSave({"content": content, "digest": _digest(content, arrays)}),
+        }
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            number = max(self.manager.all_steps(), default=0) + 1
+            metrics = None if value is None else {"value": float(value)}
+            self.manager.save(number, args=ocp.args.Composite(**written), metrics=metrics)
+        except Exception as error:
+            self._failed(error)
+            return False
+        return True
+
+    def wait(self) -> None:
+        """Waits until what was begun is written."""
+        try:
+            if self._manager is not None:
+                self._manager.wait_until_finished()
+        except Exception as error:
+            self._failed(error)
+
+    def _failed(self, error: Exception) -> None:
+        # Whatever the disk does, the run goes on: what was saved before is whole.
+        if self._manager is not None:
+            self._manager.close()
+        self._manager = None
+        warnings.warn(
+            f"A checkpoint could not be written to {self.folder} ({_first_line(error)}); the run goes on, and what was "
+            "saved before stays.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+    def clear(self) -> None:
+        """Removes all checkpoints."""
+        self.wait()
+        for number in self.manager.all_steps():
+            self.manager.delete(number)
+
+    # ------------------------------------------------------------ restoring
+
+    def newest(self) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
+        """The arrays and notes of the newest checkpoint that is intact, None if there is no checkpoint at all."""
+        numbers = sorted(self.manager.all_steps(), reverse=True)
+        for number in numbers:
+            try:
+                return self._read(number)
+            except Exception as error:
+                warnings.warn(
+                    f"The checkpoint {self.folder / str(number)} is damaged ({_first_line(error)}); "
+                    "the one before it is used.",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+        if numbers:
+            raise ValueError(
+                f"None of the {len(numbers)} checkpoints in {self.folder} is intact; remove the folder to begin anew."
+            )
+        return None
+
+    def _read(self, number: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        import orbax.checkpoint as ocp
+
+        notes = self.manager.restore(number, args=ocp.args.Composite(notes=ocp.args.JsonRestore()))["notes"]
+        content = json.loads(notes["content"])
+        described = content.pop("arrays")
+        kind = ocp.RestoreArgs(restore_type=np.ndarray)
+        restore = ocp.args.PyTreeRestore(restore_args={name: kind for name, _, shape in described if 0 not in shape})
+        arrays = self.manager.restore(number, args=ocp.args.Composite(arrays=restore))["arrays"]
+        arrays |= {name: np.zeros(shape, jnp.dtype(dtype)) for name, dtype, shape in described if 0 in shape}
+        if _digest(notes["content"], arrays) != notes["digest"]:
+            raise ValueError("its content is not what was written")
+        self._last_step = int(arrays["state/step"])
+        return arrays, content
+
+
+# ---------------------------------------------------------------- trees and digests
+
+
+def named(tree: Any) -> dict[str, Any]:
+    """The leaves of a tree by their '/'-joined paths."""
+    pairs = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in pairs}
+
+
+def refilled(tree: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+    """The tree with other arrays, by the paths of its leaves.
+
+    Raises:
+        ValueError: If the arrays are those of another tree.
+    """
+    leaves, wanted = named(tree), set(named(tree))
+    differing = sorted(wanted ^ set(arrays)) or [
+        name for name, leaf in leaves.items() if _host(leaf).shape != arrays[name].shape
+    ]
+    if differing:
+        raise ValueError(f"a checkpoint of another model or optimizer, which differs in {differing[0]}")
+
+    def like(name: str, leaf: Any) -> Any:
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(jnp.array(arrays[name]), impl=jax.random.key_impl(leaf))
+        return jnp.array(arrays[name], leaf.dtype)
+
+    return jax.tree.unflatten(jax.tree.structure(tree), [like(name, leaf) for name, leaf in leaves.items()])
+
+
+def packed(value: Any, name: str, arrays: dict[str, Any]) -> Any:
+    """A value as JSON can say it; dictionaries of arrays go to `arrays`, under the name."""
+    if (
+        isinstance(value, Mapping)
+        and jax.tree.leaves(value)
+        and all(hasattr(x, "dtype") for x in jax.tree.leaves(value))
+    ):
+        flat = traverse_util.flatten_dict(value, sep="/")
+        arrays[name] = flat
+        return {"arrays": sorted(flat)}
+    return {"value": value}
+
+
+def unpacked(note: Mapping[str, Any], name: str, arrays: Mapping[str, np.ndarray]) -> Any:
+    """The inverse of `packed`."""
+    if "arrays" in note:
+        flat = {path: arrays[f"{name}/{path}"] for path in note["arrays"]}
+        return traverse_util.unflatten_dict(flat, sep="/")
+    return jax.tree.map(_array, note["value"], is_leaf=lambda x: isinstance(x, dict) and set(x) == {"dtype", "data"})
+
+
+def _array(value: Any) -> Any:
+    return np.array(value["data"], value["dtype"]) if isinstance(value, dict) else value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic) or np.ndim(value) == 0:
+        return np.asarray(value).item()
+    return {"dtype": np.asarray(value).dtype.name, "data": np.asarray(value).tolist()}
+
+
+def _host(leaf: Any) -> np.ndarray:
+    """A copy on the host, which stays when the device's own array is donated."""
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.random.key_data(leaf)
+    return np.array(leaf, copy=True)
+
+
+def _finite(leaf: np.ndarray) -> bool:
+    return not jnp.issubdtype(leaf.dtype, jnp.floating) or bool(np.isfinite(leaf.astype(np.float32)).all())
+
+
+def _described(arrays: Mapping[str, np.ndarray]) -> list[Any]:
+    return [[name, leaf.dtype.name, list(leaf.shape)] for name, leaf in sorted(arrays.items())]
+
+
+def _digest(content: str, arrays: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256(content.encode())
+    for name, leaf in sorted(arrays.items()):
+        digest.update(f"{name} {leaf.dtype.name} {leaf.shape}".encode())
+        digest.update(np.ascontiguousarray(leaf).view(np.uint8).data if leaf.ndim else leaf.tobytes())
+    return digest.hexdigest()
+
+
+def _metric(metrics: Mapping[str, float]) -> float:
+    return float(metrics["value"])
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return (getattr(error, "strerror", None) or (text[0] if text else type(error).__name__))[:200]
