@@ -166,8 +166,8 @@ def _settle_factor(regularizer: Regularizer, name: str, default: float | None = 
 
 
 def _widened(x: jax.Array) -> jax.Array:
-    """x in float32 or wider."""
-    return x.astype(np.promote_types(x.dtype, np.float32))
+    """x in float32, or in float64 where it is."""
+    return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
 
 
 # --- names

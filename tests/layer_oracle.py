@@ -97,7 +97,7 @@ def of_ours(layer, weights, inputs, call, train, masks):
     return outputs, mask, new_weights, by_weights, by_args
 
 
-def assert_as_keras(name, config, inputs, call=None, train=None, masks=None, pair=None):
+def assert_as_keras(name, config, inputs, call=None, train=None, masks=None, pair=None, tolerance=2e-5, least=1.0):
     """Fails unless outputs, mask, statistics and all gradients are Keras'.
 
     Args:
@@ -108,6 +108,8 @@ def assert_as_keras(name, config, inputs, call=None, train=None, masks=None, pai
         train: Whether to compute as in training; None for layers that do not take it.
         masks: The inputs' masks, as they come from the layers before.
         pair: Our layer and Keras', instead of name and config.
+        tolerance: The largest difference, relative to the largest value of an array.
+        least: What counts as the largest value where all are smaller, such as sums that cancel.
     """
     import keras
 
@@ -126,14 +128,14 @@ def assert_as_keras(name, config, inputs, call=None, train=None, masks=None, pai
         assert len(want) == len(got), kind
         for i, (a, b) in enumerate(zip(want, got, strict=True)):
             if a is not None:
-                near(b, a, f"{name} {config}: {kind} {i}")
+                near(b, a, f"{name} {config}: {kind} {i}", tolerance, least)
 
 
-def near(got, want, message="", tolerance=2e-5):
-    """Within a tolerance of the largest value, or of 1."""
+def near(got, want, message="", tolerance=2e-5, least=1.0):
+    """Within a tolerance of the largest value, or of `least`."""
     got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
     assert got.shape == want.shape, message
-    atol = tolerance * max(1.0, np.abs(want).max(initial=0.0))
+    atol = tolerance * max(least, np.abs(want).max(initial=0.0))
     np.testing.assert_allclose(got, want, rtol=0, atol=atol, err_msg=message)
 
 

@@ -124,3 +124,19 @@ def test_errors_say_what_is_wrong_in_one_sentence(name):
     call, message = ERRORS[name]
     with pytest.raises(ValueError, match=f"^{re.escape(message)}(\n|$)"):
         call()
+
+
+def test_dropout_of_the_inputs_alone_differs_between_gates_too():
+    # Without activations and recurrence h = o i g, each gate 2 or 0: 8 where all three keep, an eighth of the time.
+    layer = layers.ConvLSTM1D(1, 1, activation=None, recurrent_activation=None, dropout=0.5, seed=3)
+    variables = layer.init(jax.random.key(0), np.ones((1, 1, 4, 1), np.float32))
+    params = jax.tree.map(jax.numpy.zeros_like, variables["params"])
+    params["kernel"] = jax.numpy.ones_like(params["kernel"])
+    h = layer.apply({"params": params}, np.ones((1, 1, 4000, 1), np.float32), train=True)
+    assert set(np.unique(h)) == {0, 8}
+    assert abs(np.mean(h == 8) - 1 / 8) < 0.03
+
+
+def test_there_is_no_implementation_to_choose():
+    with pytest.raises(TypeError, match="unexpected keyword argument 'implementation'"):
+        layers.ConvLSTM1D(1, 1, implementation=2)

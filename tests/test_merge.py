@@ -263,3 +263,9 @@ def test_axes_of_dot_are_checked_at_construction():
         "`axes` of Dot is an integer or a pair of integers, got (1, 2, 3); give one axis of each array, such as (1, 2)."
     ):
         layers.Dot(axes=[1, 2, 3])
+
+
+def test_masks_of_fewer_axes_count_for_whole_rows():
+    masks = [np.array([[True, False, False], [False, False, True]]), np.array([False, True])]
+    y, mask = layers.Add().bind({}).outputs_and_mask([np.ones((2, 3)), np.ones((2, 3))], mask=masks)
+    assert mask.tolist() == [[True, False, False], [True, True, True]]

@@ -100,6 +100,17 @@ def test_a_batch_of_padding_alone_leaves_the_averages():
         assert (value == variables["batch_stats"][name]).all()
 
 
+def test_a_mask_that_hides_all_moves_the_averages_as_in_keras():
+    layer, x = layers.BatchNormalization(momentum=0.75), numbers(0, 4, 3)
+    variables = started(layer, x)
+    _, new = trained(layer, variables, x, mask=jnp.zeros(4, bool))
+    for name, value in new["batch_stats"].items():
+        near(value, 0.75 * variables["batch_stats"][name])
+    for renorm in (False, True):
+        config = {"momentum": 0.75, "renorm": renorm}
+        assert_as_keras("BatchNormalization", config, x, {"mask": np.zeros(4, bool)}, train=True)
+
+
 def test_masked_statistics_by_a_loop():
     x, mask = numbers(0, 3, 4, 2), truths(1, 3, 4)
     layer = layers.BatchNormalization(momentum=0)

@@ -346,7 +346,7 @@ ERRORS = {
     ),
     "list": (
         lambda: layers.LSTM(3).init(jax.random.key(0), [draw(2, 3, 4), draw(2, 3), draw(2, 3)]),
-        "LSTM takes one array of inputs, got 3 in a list; give states as `initial_state`.",
+        "`inputs` of LSTM is an array of numbers, got a list of 3; give a NumPy or a JAX array.",
     ),
     "mask": (
         lambda: layers.LSTM(3).init(jax.random.key(0), draw(2, 3, 4), mask=np.ones((2, 4), bool)),

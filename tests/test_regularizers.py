@@ -92,6 +92,12 @@ def test_large_float16_does_not_overflow():
     assert float(regularizers.L2(1e-6)(jnp.full((10,), 1000.0, jnp.float16))) == pytest.approx(10.0)
 
 
+def test_integers_are_summed_in_float32():
+    penalty = regularizers.L1(0.5)(jnp.array([-3, 2]))
+    assert penalty.dtype == jnp.float32
+    assert float(penalty) == 2.5
+
+
 def test_by_hand():
     w = jnp.array([[3.0, -4.0], [0.0, 2.0]])
     assert float(regularizers.L1(0.5)(w)) == 4.5

@@ -404,10 +404,10 @@ class Unknown:
 )
 def test_values_that_only_code_describes(value, path):
     with raises(
-        f"A model file holds names, numbers and our own objects, but Dense.kernel_initializer is {value!r}, which only "
+        f"A model file holds names, numbers and our own objects, but Softmax.axis is {value!r}, which only "
         "code describes; use a name, or save with architecture=False and build the model in code."
     ):
-        fm.save(path, layers.Dense(2, kernel_initializer=value), {})
+        fm.save(path, layers.Softmax(axis=value), {})
 
 
 def test_arrays_in_arguments_have_a_limit(path, monkeypatch):

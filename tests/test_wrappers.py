@@ -62,6 +62,23 @@ def test_bidirectional_is_two_layers():
     assert not forward[~mask].any() and not backward[~mask].any()
 
 
+def test_directions_of_an_rnn_have_cells_of_their_own():
+    cells = {"one": lambda source: source.LSTMCell(3), "stack": lambda source: [source.GRUCell(2), source.LSTMCell(3)]}
+    for make in cells.values():
+        ours, theirs = (source.Bidirectional(source.RNN(make(source))) for source in (layers, keras.layers))
+        variables = ours.init(jax.random.key(0), draw(2, 4, 2))
+        there, back = (variables["params"][name] for name in ("forward_layer", "backward_layer"))
+        assert jax.tree.map(jnp.shape, there) == jax.tree.map(jnp.shape, back)
+        assert_as_keras(ours, theirs, draw(2, 4, 2))
+
+
+def test_each_direction_takes_as_many_states_as_it_has():
+    def make(source):
+        return source.Bidirectional(source.SimpleRNN(3), backward_layer=source.LSTM(3, go_backwards=True))
+
+    assert_as_keras(make(layers), make(keras.layers), draw(2, 4, 2), None, [draw(2, 3) for _ in range(3)])
+
+
 def test_bidirectional_layers_stack_with_masks():
     x = draw(2, 5, 3) * np.array([[1, 1, 1, 0, 0], [1, 1, 0, 0, 0]], "float32")[..., None]
     model = Sequential(
@@ -128,8 +145,8 @@ BIDIRECTIONAL_ERRORS = {
         lambda: layers.Bidirectional(layers.GRU(3)).init(
             jax.random.key(0), draw(2, 3, 4), initial_state=[draw(2, 3)] * 3
         ),
-        "Bidirectional takes `initial_state` as a list, the forward layer's and as many of the backward layer's, "
-        "got 3; give an even number of states.",
+        "Bidirectional takes `initial_state` as a list of 1 for the forward layer and 1 for the backward layer, "
+        "got 3; give as many states.",
     ),
     "distributed": (
         TypeError,

@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from flaxmodels import activations
+from flaxmodels.layers import checks
 from flaxmodels.layers.base import Layer, wide
+from flaxmodels.layers.checks import checked_axes
 
 
 class Activation(Layer):
@@ -71,9 +73,8 @@ class ReLU(Layer):
 
     def __post_init__(self) -> None:
         if self.max_value is not None:
-            _check_not_negative(self, "max_value", "None for no cap")
-        _check_not_negative(self, "negative_slope", "0 for none")
-        _check_not_negative(self, "threshold", "0 for none")
+            checks.check_not_negative(self, "max_value", fix="None for no cap")
+        checks.check_not_negative(self, "negative_slope", "threshold", fix="0 for none")
         super().__post_init__()
 
     @nn.compact
@@ -105,7 +106,7 @@ class LeakyReLU(Layer):
     SUPPORTS_MASKING: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        _check_not_negative(self, "negative_slope", "0 for none")
+        checks.check_not_negative(self, "negative_slope", fix="0 for none")
         super().__post_init__()
 
     @nn.compact
@@ -150,8 +151,8 @@ class PReLU(Layer):
     @nn.compact
     def compute(self, inputs: jax.Array) -> jax.Array:
         shared = self.shared_axes
-        axes = () if shared is None else (shared,) if isinstance(shared, int) else tuple(shared)
-        if any(not 1 <= axis < inputs.ndim for axis in axes):
+        axes = () if shared is None else tuple(shared) if isinstance(shared, list | tuple) else (shared,)
+        if not all(checks.is_integer(axis) and 1 <= axis < inputs.ndim for axis in axes):
             raise ValueError(
                 f"`shared_axes` of {self.label} are axes from 1 to {inputs.ndim - 1} of inputs of shape "
                 f"{inputs.shape}, got {axes}; leave out the batch, and count from the front."
@@ -198,7 +199,7 @@ class Softmax(Layer):
     numbers in it keep where they are above 0.5. Where all is masked, the outputs are 0.
 
     Raises:
-        ValueError: If the mask does not fit.
+        ValueError: If an axis is none of x's, or the mask does not fit.
 
     References:
         Keras, `keras.layers.Softmax`.
@@ -214,6 +215,7 @@ class Softmax(Layer):
 
     @nn.compact
     def compute(self, inputs: jax.Array, *, mask: jax.Array | None = None) -> jax.Array:
+        checked_axes(self, self.axis, inputs)
         inputs = self.cast(inputs)
         if mask is None:
             return activations.softmax(inputs, self.axis)
@@ -238,9 +240,3 @@ def masked_softmax(x: jax.Array, keep: jax.Array, axis: int | tuple[int, ...] = 
     # -1e9 and not -inf: its gradient is finite where nothing is kept.
     weights = activations.softmax(jnp.where(keep, x.astype(wide(x.dtype)), -1e9), axis)
     return jnp.where(keep, weights, 0).astype(x.dtype)
-
-
-def _check_not_negative(layer: Layer, name: str, none: str) -> None:
-    value = getattr(layer, name)
-    if value is None or value < 0:
-        raise ValueError(f"`{name}` of {layer.label} is a number from 0 on, got {value!r}; give {none}.")

@@ -9,6 +9,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from flaxmodels.layers import attention_masks as masks
+from flaxmodels.layers import checks
 from flaxmodels.layers.activation import masked_softmax
 from flaxmodels.layers.base import Layer, wide
 from flaxmodels.layers.core import EinsumDense
@@ -35,11 +37,16 @@ class ScoredAttention(Layer):
         train: bool = False,
     ) -> Any:
         query, value, *rest = (self.cast(x) for x in self._listed(inputs, "inputs", "[query, value, key]"))
+        self._check_shapes(query, value, rest[0] if rest else value)
         query_mask, value_mask, *_ = (None, None) if mask is None else self._listed(mask, "masks", "[query, value]")
+        for name, m, x in (("query mask", query_mask, query), ("value mask", value_mask, value)):
+            if m is not None:
+                checks.check_mask(self, m, (*x.shape[: m.ndim - 1], x.shape[-2]), name)
+        query_mask, value_mask = (None if m is None else m.astype(bool) for m in (query_mask, value_mask))
         scores = self.scores(query, rest[0] if rest else value)
-        keep = None if value_mask is None else _between(value_mask[..., None, :], scores.ndim)
+        keep = None if value_mask is None else masks.between(value_mask[..., None, :], scores.ndim)
         if use_causal_mask:
-            causal = jnp.expand_dims(causal_mask(*scores.shape[-2:]), tuple(range(scores.ndim - 2)))
+            causal = jnp.expand_dims(masks.causal(*scores.shape[-2:]), tuple(range(scores.ndim - 2)))
             keep = causal if keep is None else keep & causal
         logits = scores.astype(wide(scores.dtype))
         if keep is not None:
@@ -51,7 +58,7 @@ class ScoredAttention(Layer):
             weights = dropout(noise_key(self, settings.seed), weights, settings.dropout)
         outputs = weights @ value
         if query_mask is not None:
-            outputs = jnp.where(_between(query_mask[..., None], outputs.ndim), outputs, 0)
+            outputs = jnp.where(masks.between(query_mask[..., None], outputs.ndim), outputs, 0)
         return (outputs, weights) if return_attention_scores else outputs
 
     def outputs_and_mask(
@@ -64,6 +71,17 @@ class ScoredAttention(Layer):
     def compute_mask(self, inputs: Any, mask: Any) -> Any:
         """The query's mask."""
         return None if mask is None else mask[0]
+
+    @nn.nowrap
+    def _check_shapes(self, query: jax.Array, value: jax.Array, key: jax.Array) -> None:
+        same_rank = query.ndim == value.ndim == key.ndim > 2
+        agree = same_rank and query.shape[-1] == key.shape[-1] and value.shape[:-1] == key.shape[:-1]
+        if not agree or query.shape[:-2] != key.shape[:-2]:
+            raise ValueError(
+                f"{self.label} takes a query [B, T, F], a value [B, S, G] and a key [B, S, F], the value by default, "
+                f"got shapes {query.shape} for the query, {value.shape} for the value and {key.shape} for the key; "
+                "reshape them, or project them to the same size."
+            )
 
     @nn.nowrap
     def _listed(self, given: Any, what: str, names: str) -> list[Any]:
@@ -258,15 +276,18 @@ class ProjectedAttention(Layer):
             query_mask, value_mask, key_mask = (*mask, None)[:3]
         elif query_mask is None:
             query_mask = mask
-        hidden = [_by_query(query_mask, query.ndim, axes)]
-        hidden += [_by_key(m, query.ndim, axes) for m in (value_mask, key_mask)]
+        named = {"query mask": (query_mask, query), "value mask": (value_mask, value), "key mask": (key_mask, value)}
+        for name, (m, x) in named.items():
+            masks.check_positions(self, name, m, x)
+        hidden = [masks.by_query(query_mask, query.ndim, axes)]
+        hidden += [masks.by_key(m, query.ndim, axes) for m in (value_mask, key_mask)]
         hidden += self._by_pair(query, value, axes, attention_mask, use_causal_mask)
         layers = self.projections(self.features(query))
         dense = {name: layer.clone(parent=self, name=name) for name, layer in layers.items()}
         queries, keys = dense["query"](query), dense["key"](value if key is None else key)
         gate = dense["gate"](query) if "gate" in dense else None
         outputs, weights = self._attended(
-            queries, keys, dense["value"](value), _all(hidden), axes, return_attention_scores, train
+            queries, keys, dense["value"](value), masks.all_of(hidden), axes, return_attention_scores, train
         )
         outputs = dense["attention_output"](outputs if gate is None else outputs * gate)
         return (outputs, weights) if return_attention_scores else outputs
@@ -285,6 +306,11 @@ class ProjectedAttention(Layer):
     @nn.nowrap
     def _axes(self, query: jax.Array, value: Any, key: Any) -> tuple[int, ...]:
         """The axes that attention is over; checks that the arrays agree on the others."""
+        for name, x in (("value", value), ("key", key)):
+            if x is not None:
+                checks.check_array(self, name, x)
+        if query.ndim < 3:
+            self.check_rank(query, "B T F")
         if value is None:
             raise ValueError(f"{self.label} attends from a query to a value, got no value; call layer(query, value).")
         key = value if key is None else key
@@ -306,7 +332,9 @@ class ProjectedAttention(Layer):
         """Which keys each query may see: by `attention_mask`, by the order in time, by the distance."""
         rank = query.ndim + len(axes)
         window = getattr(self, "sliding_window", None)
-        masks = [None if attention_mask is None else _between(attention_mask.astype(bool), rank, 2 * len(axes))]
+        if attention_mask is not None:
+            masks.check_pairs(self, attention_mask, query, value, axes, self.heads()[0])
+        found = [None if attention_mask is None else masks.between(attention_mask.astype(bool), rank, 2 * len(axes))]
         if (causal or window) and len(axes) > 1:
             raise ValueError(
                 f"{self.label} has an order in time along one attention axis, got the axes {axes}; leave out "
@@ -314,10 +342,10 @@ class ProjectedAttention(Layer):
             )
         sizes = (query.shape[axes[0]], value.shape[axes[0]])
         if causal:
-            masks.append(_between(causal_mask(*sizes), rank))
+            found.append(masks.between(masks.causal(*sizes), rank))
         if window is not None:
-            masks.append(_between(jnp.abs(_distance(*sizes)) < window, rank))
-        return masks
+            found.append(masks.between(jnp.abs(masks.distance(*sizes)) < window, rank))
+        return found
 
     def _attended(
         self, queries: jax.Array, keys: jax.Array, values: jax.Array, keep: Any, axes: Any, scored: bool, train: bool
@@ -428,6 +456,12 @@ class MultiHeadAttention(ProjectedAttention):
     seed: int | None = None
 
     def __post_init__(self) -> None:
+        shape = self.output_shape if isinstance(self.output_shape, list | tuple) else (self.output_shape or 1,)
+        if not all(checks.is_integer(n) and n > 0 for n in shape):
+            raise ValueError(
+                f"`output_shape` of {self.label} is a positive integer, or a tuple of them, got {self.output_shape!r}; "
+                "give the output's sizes after the positions, or None for the query's."
+            )
         self.check_positive("num_heads", "key_dim", *(("value_dim",) if self.value_dim is not None else ()))
         super().__post_init__()
 
@@ -440,7 +474,9 @@ class MultiHeadAttention(ProjectedAttention):
         given = self.attention_axes
         if given is None:
             return tuple(range(1, query.ndim - 1))
-        axes = tuple(a + query.ndim if a < 0 else a for a in ((given,) if isinstance(given, int) else given))
+        listed = tuple(given) if isinstance(given, list | tuple) else (given,)
+        whole = all(map(checks.is_integer, listed))
+        axes = tuple(a + query.ndim if a < 0 else a for a in listed) if whole else ()
         if not axes or any(not 0 < a < query.ndim - 1 for a in axes) or len(set(axes)) < len(axes):
             raise ValueError(
                 f"`attention_axes` of {self.label} are axes between the batch and the features, each once, got {given} "
@@ -532,53 +568,6 @@ class GroupQueryAttention(ProjectedAttention):
     def attention_over(self, query: jax.Array) -> tuple[int, ...]:
         self.check_rank(query, "B T F")
         return (1,)
-
-
-def causal_mask(queries: int, keys: int) -> jax.Array:
-    """Which keys are no later than each query: [T, S]."""
-    return _distance(queries, keys) >= 0
-
-
-def _distance(queries: int, keys: int) -> jax.Array:
-    """How much later each query is than each key: [T, S]."""
-    return jnp.arange(queries)[:, None] - jnp.arange(keys)[None, :]
-
-
-def _between(mask: jax.Array, rank: int, last: int = 2) -> jax.Array:
-    """The mask with axes of size 1 before its `last` axes, up to the rank."""
-    at = max(mask.ndim - last, 0)
-    return jnp.expand_dims(mask, tuple(range(at, at + rank - mask.ndim)))
-
-
-def _by_query(mask: jax.Array | None, rank: int, axes: tuple[int, ...]) -> jax.Array | None:
-    """A mask of the query's positions, aligned with the scores [batch axes, heads, query axes, key axes]."""
-    if mask is None:
-        return None
-    mask = _by_position(mask, rank, axes)
-    return jnp.expand_dims(mask, tuple(range(mask.ndim, mask.ndim + len(axes))))
-
-
-def _by_key(mask: jax.Array | None, rank: int, axes: tuple[int, ...]) -> jax.Array | None:
-    """A mask of the keys' positions, aligned with the scores [batch axes, heads, query axes, key axes]."""
-    if mask is None:
-        return None
-    mask = _by_position(mask, rank, axes)
-    return _between(mask, mask.ndim + len(axes), len(axes))
-
-
-def _by_position(mask: jax.Array, rank: int, axes: tuple[int, ...]) -> jax.Array:
-    """A mask of positions [B, ...] as [batch axes, 1 for the heads, attention axes]."""
-    others = [i for i in range(rank - 1) if i not in axes]
-    mask = jnp.expand_dims(mask.astype(bool), tuple(range(mask.ndim, rank - 1)))
-    return jnp.expand_dims(mask.transpose(*others, *axes), len(others))
-
-
-def _all(masks: list[jax.Array | None]) -> jax.Array | None:
-    """Where all of the masks that are there are true."""
-    kept = None
-    for mask in masks:
-        kept = mask if kept is None else kept if mask is None else kept & mask
-    return kept
 
 
 def _equations(rank: int, axes: tuple[int, ...]) -> tuple[str, str]:

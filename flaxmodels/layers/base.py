@@ -5,13 +5,13 @@ import inspect
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
+import flax.errors
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from flaxmodels import initializers, regularizers
-from flaxmodels.layers import symbolic
+from flaxmodels.layers import checks, symbolic
 
 
 class Layer(nn.Module, kw_only=True):
@@ -46,6 +46,14 @@ class Layer(nn.Module, kw_only=True):
     # Whether a mask that comes in goes on to the next layer.
     SUPPORTS_MASKING: ClassVar[bool] = False
 
+    def __post_init__(self) -> None:
+        checks.check_fields(self)
+        for name in ("dtype", "param_dtype"):
+            checks.check_dtype(self, name)
+        if self.input_shape is not None:
+            symbolic.as_shape(self.input_shape)
+        super().__post_init__()
+
     def __call__(self, inputs: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Computes the outputs, or draws a node where a symbol is among the arguments.
 
@@ -69,6 +77,7 @@ class Layer(nn.Module, kw_only=True):
         self, inputs: Any, *args: Any, mask: Any = None, train: bool = False, **kwargs: Any
     ) -> tuple[Any, Any]:
         """Computes the outputs and the mask that belongs to them."""
+        checks.check_call(self, inputs, mask, train)
         for name, value in (("mask", mask), ("train", train)):
             if name in arguments(self):
                 kwargs[name] = value
@@ -99,11 +108,20 @@ class Layer(nn.Module, kw_only=True):
             dtype: What it is cast to for the computation; None for `compute_dtype`.
         """
         initializer: Any = initializers.get(self.argument(name, "initializer") or "glorot_uniform")
-        value = self.param(name, initializer, shape, jnp.dtype(self.param_dtype))
+        try:
+            value = self.param(name, initializer, shape, jnp.dtype(self.param_dtype))
+        except flax.errors.ScopeParamShapeError as error:
+            raise ValueError(
+                f"{self.label} takes inputs for which `{name}` has shape {self._shape_of(name)}, got some for which it "
+                f"has shape {shape}; give inputs of the size that the variables were made for, or make new ones."
+            ) from error
         regularizer = regularizers.get(self.argument(name, "regularizer"))
         if regularizer is not None and not self.is_initializing():
             self.sow("losses", name, regularizer(value), reduce_fn=lambda old, new: new, init_fn=lambda: 0.0)
         return self.cast(value) if dtype is None else value.astype(dtype)
+
+    def _shape_of(self, name: str) -> tuple[int, ...]:
+        return tuple(jnp.shape(nn.meta.unbox(self.get_variable("params", name))))
 
     @nn.nowrap
     def cast(self, array: jax.Array) -> jax.Array:
@@ -115,9 +133,10 @@ class Layer(nn.Module, kw_only=True):
         """The arrays, those of floating point in the computation's dtype, others as they are."""
 
         def cast(x: Any) -> Any:
-            return self.cast(x) if jnp.issubdtype(jnp.result_type(x), jnp.floating) else x
+            checks.check_array(self, "inputs", x)
+            return self.cast(x) if jnp.issubdtype(x.dtype, jnp.floating) else x
 
-        return jax.tree.map(cast, tree)
+        return jax.tree.map(cast, tree, is_leaf=lambda x: x is None)
 
     @property
     @nn.nowrap
@@ -151,6 +170,11 @@ class Layer(nn.Module, kw_only=True):
             return
         regularizer = regularizers.get(self.activity_regularizer)
         for output in jax.tree.leaves(outputs):
+            if not output.shape:
+                raise ValueError(
+                    f"{self.label} divides the loss on its outputs by the number of examples, got outputs of shape (); "
+                    "give inputs with an axis for the batch, or leave the regularizer out."
+                )
             rows = self.rows(output.shape[0])
             count: Any = output.shape[0]
             if rows is not None:
@@ -178,7 +202,7 @@ class Layer(nn.Module, kw_only=True):
         """Raises unless the named arguments are positive integers; called at construction."""
         for name in names:
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+            if not checks.is_integer(value) or value < 1:
                 raise ValueError(f"`{name}` of {self.label} is a positive integer, got {value!r}; give 1 or more.")
 
     @nn.nowrap

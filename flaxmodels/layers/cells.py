@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from flaxmodels import activations, initializers
+from flaxmodels.layers import checks
 from flaxmodels.layers.base import Layer
 from flaxmodels.layers.dense import add_bias
 from flaxmodels.layers.regularization import check_rate, dropout, noise_key
@@ -152,6 +153,8 @@ def state_from(layer: Layer, given: Any, zeros: Any) -> Any:
         return zeros
     wanted, treedef = jax.tree.flatten(zeros)
     came = jax.tree.leaves(given)
+    for state in came:
+        checks.check_array(layer, "states", state)
     if [jnp.shape(s) for s in came] != [s.shape for s in wanted]:
         raise ValueError(
             f"{layer.label} takes states of shapes {[s.shape for s in wanted]}, got {[jnp.shape(s) for s in came]}; "
@@ -268,7 +271,7 @@ class LSTMLike(Gated):
         """The argument that belongs to a weight; the bias begins with ones for the forget gate where that is asked."""
         found = super().argument(weight, kind)
         if (weight, kind) == ("bias", "initializer") and self.unit_forget_bias:  # type: ignore[attr-defined]
-            return forget_bias(initializers.get(found))
+            return forget_bias(initializers.get(found or "glorot_uniform"))
         return found
 
 

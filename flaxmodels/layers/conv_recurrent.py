@@ -65,6 +65,9 @@ class ConvLSTM(Sequenced, LSTMLike, Spatial):
     recurrent_regularizer: Any = None
     bias_regularizer: Any = None
 
+    # No argument here, as in Keras: each gate drops for itself.
+    implementation: ClassVar[Any] = 1  # type: ignore[misc]
+
     def __post_init__(self) -> None:
         for name in ("kernel_size", "strides", "dilation_rate"):
             self.set_sizes(name)

@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from flaxmodels import activations, initializers
+from flaxmodels.layers import checks, symbolic
 from flaxmodels.layers.base import Layer
 
 
@@ -59,13 +60,14 @@ class EinsumDense(Layer):
     WEIGHTS: ClassVar[tuple[str, ...]] = ("kernel", "bias")
 
     def __post_init__(self) -> None:
-        activations.get(self.activation)
+        checks.check_fields(self)
         _, _, _, _, outputs = self._parts()
         if self.bias_axes is not None and (not self.bias_axes or set(self.bias_axes) - set(outputs)):
             raise ValueError(
                 f"`bias_axes` of {self.label} are letters of the output {outputs!r}, got {self.bias_axes!r}; "
                 "choose among them, or give None for no bias."
             )
+        self._given_sizes()
         super().__post_init__()
 
     @nn.nowrap
@@ -112,12 +114,23 @@ class EinsumDense(Layer):
         return bool(front), bool(behind), inputs, kernel, outputs
 
     @nn.nowrap
+    def _given_sizes(self) -> tuple[int | None, ...]:
+        given = self.output_shape
+        sizes = tuple(given) if isinstance(given, list | tuple) else (given,)
+        if given is None or not all(n is None or (checks.is_integer(n) and n > 0) for n in sizes):
+            raise ValueError(
+                f"`output_shape` of {self.label} is a positive integer, or a tuple of them and None, got {given!r}; "
+                "give the output's sizes without the batch."
+            )
+        return sizes
+
+    @nn.nowrap
     def _sizes(self, shape: tuple[int, ...]) -> tuple[dict[str, int], int]:
         """The size of each letter, and how many axes the ellipsis stands for."""
         front, behind, inputs, kernel, outputs = self._parts()
         elided = len(shape) - len(inputs)
-        given = (self.output_shape,) if isinstance(self.output_shape, int) else tuple(self.output_shape)
-        wanted = given if front else (shape[0], *given)
+        given = self._given_sizes()
+        wanted = given if front else (*shape[:1], *given)
         sizes = dict(zip(inputs, shape[elided:] if front else shape, strict=False))
         differing = [
             letter
@@ -185,6 +198,12 @@ class Lambda(Layer):
     def __post_init__(self) -> None:
         if not callable(self.function):
             raise TypeError(f"`function` of {self.label} is a function of arrays, got {self.function!r}; give one.")
+        if self.arguments is not None and not isinstance(self.arguments, Mapping):
+            raise TypeError(
+                f"`arguments` of {self.label} is a dictionary of keyword arguments, got {self.arguments!r}; give one."
+            )
+        if not (self.output_shape is None or callable(self.output_shape)):
+            symbolic.as_shape(self.output_shape)
         super().__post_init__()
 
     @nn.compact
@@ -201,8 +220,7 @@ class Lambda(Layer):
         if callable(self.output_shape):
             wanted = tuple(self.output_shape(shape))
         else:
-            given = (self.output_shape,) if isinstance(self.output_shape, int) else tuple(self.output_shape)
-            wanted = (None, *given)
+            wanted = (None, *symbolic.as_shape(self.output_shape))
         came = jnp.shape(outputs)
         if len(wanted) != len(came) or any(n not in (None, m) for n, m in zip(wanted, came, strict=True)):
             raise ValueError(

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxmodels import initializers
+from flaxmodels.layers import checks
 from flaxmodels.layers.base import Layer
 
 
@@ -147,6 +148,15 @@ class ReversibleEmbedding(Lookup):
 
     WEIGHTS: ClassVar[tuple[str, ...]] = ("embedding", "reverse_embeddings")
 
+    def __post_init__(self) -> None:
+        checks.check_dtype(self, "reverse_dtype")
+        if self.logit_soft_cap is not None and not (checks.is_number(self.logit_soft_cap) and self.logit_soft_cap > 0):
+            raise ValueError(
+                f"`logit_soft_cap` of {self.label} is a positive number, got {self.logit_soft_cap!r}; "
+                "give None for no cap."
+            )
+        super().__post_init__()
+
     @nn.nowrap
     def argument(self, weight: str, kind: str) -> Any:
         """The argument that belongs to a weight; `reverse_embeddings` has the initializer alone, as in Keras."""
@@ -163,6 +173,11 @@ class ReversibleEmbedding(Lookup):
             kernel = self.add_weight("reverse_embeddings", (self.output_dim, self.input_dim))
         if not reverse:
             return self.look_up(embedding, inputs)
+        if inputs.ndim < 2 or inputs.shape[-1] != self.output_dim:
+            raise ValueError(
+                f"{self.label} turns vectors of `output_dim`={self.output_dim} numbers into scores, got inputs of "
+                f"shape {inputs.shape}; give inputs [B, ..., {self.output_dim}], or leave out `reverse`."
+            )
         dtype = self.compute_dtype if self.reverse_dtype is None else self.reverse_dtype
         scores = inputs.astype(dtype) @ kernel.astype(dtype)
         cap = self.logit_soft_cap

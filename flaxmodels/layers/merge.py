@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxmodels.layers import symbolic
-from flaxmodels.layers.base import Layer
+from flaxmodels.layers import checks, symbolic
+from flaxmodels.layers.base import Layer, wide
 
 Masks = list[jax.Array | None]
 
@@ -44,7 +44,8 @@ class Merge(Layer):
         if any(m is None for m in masks):
             return None
         rank = max(x.ndim for x in inputs)
-        return _any([_expanded(m, rank - x.ndim) for x, m in zip(inputs, masks, strict=True) if m is not None])
+        aligned = [_expanded(m, rank - x.ndim) for x, m in zip(inputs, masks, strict=True) if m is not None]
+        return _any([_trailing(m, max(m.ndim for m in aligned)) for m in aligned])
 
     def arrays(self, inputs: Any) -> list[jax.Array]:
         """The inputs as arrays of one dtype."""
@@ -54,6 +55,11 @@ class Merge(Layer):
             came = f"{count}" if count is not None else f"one of type {type(inputs).__name__}"
             raise ValueError(f"{self.label} merges a list of {wanted}, got {came}; give a list such as [a, b].")
         arrays = [jnp.asarray(x) for x in inputs]
+        if not all(x.ndim for x in arrays):
+            raise ValueError(
+                f"{self.label} merges arrays that begin with the batch, got shapes {[x.shape for x in arrays]}; "
+                "give each an axis for the batch."
+            )
         if any(jnp.issubdtype(x.dtype, jnp.floating) for x in arrays):
             return [self.cast(x) for x in arrays]
         dtype = np.result_type(*(x.dtype for x in arrays))
@@ -69,7 +75,10 @@ class Merge(Layer):
                 f"{self.label} takes a list of masks, one or None for each of its {len(inputs)} inputs, "
                 f"got {came}; give a list such as [mask, None]."
             )
-        return list(mask)
+        for i, (m, x) in enumerate(zip(mask, inputs, strict=True)):
+            if m is not None:
+                checks.check_mask(self, m, x.shape, f"mask of input {i}")
+        return [None if m is None else m.astype(bool) for m in mask]
 
     def check_sizes(self, inputs: Sequence[jax.Array], arrays: list[jax.Array]) -> None:
         """Raises unless the arrays, of one rank, have the same batch and equal sizes, or 1, elsewhere."""
@@ -338,7 +347,7 @@ class Dot(Merge):
             )
         a, b = a % x.ndim, b % y.ndim
         if self.normalize:
-            x, y = normalized(x, a), normalized(y, b)
+            x, y = (self.cast(normalized(z.astype(wide(z.dtype)), axis)) for z, axis in ((x, a), (y, b)))
         outputs = jax.lax.dot_general(x, y, (((a,), (b,)), ((0,), (0,))))
         return outputs[:, None] if outputs.ndim == 1 else outputs
 

@@ -1,5 +1,6 @@
 """Layers that normalize: by statistics of the batch, of each example, or of the weights."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -8,8 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxmodels import initializers
+from flaxmodels.layers import checks
 from flaxmodels.layers.base import Layer, wide
+from flaxmodels.layers.checks import checked_axes
 from flaxmodels.layers.merge import normalized
+from flaxmodels.layers.regularization import check_rate
 
 SMALL = 1e-7  # added to the number of what a mask keeps, as in Keras
 
@@ -87,11 +91,20 @@ class BatchNormalization(Layer):
     SUPPORTS_MASKING: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        self._check_clipping()
+        self._check_numbers()
         super().__post_init__()
 
-    def _check_clipping(self) -> None:
-        clipping = dict(self.renorm_clipping or {})
+    def _check_numbers(self) -> None:
+        checks.check_not_negative(self, "epsilon")
+        check_rate(self, "momentum")
+        check_rate(self, "renorm_momentum")
+        given = self.renorm_clipping
+        if given is not None and not (isinstance(given, Mapping) and all(map(checks.is_number, given.values()))):
+            raise ValueError(
+                f"`renorm_clipping` of {self.label} is a dictionary of numbers, got {given!r}; "
+                'give one such as {"rmax": 3.0}.'
+            )
+        clipping = dict(given or {})
         unknown = sorted(set(clipping) - {"rmin", "rmax", "dmax"})
         if unknown or (clipping and not self.renorm):
             raise ValueError(
@@ -111,25 +124,29 @@ class BatchNormalization(Layer):
                 f"The mask of {self.label} has one axis less than its inputs, got a mask of shape {mask.shape} for "
                 f"inputs of shape {inputs.shape}; expand the mask, or leave it out."
             )
+        if mask is not None:
+            checks.check_mask(self, mask, inputs.shape)
         x = inputs.astype(wide(inputs.dtype))
         shape = (x.shape[axis],)
         scale = self.add_weight("gamma", shape, x.dtype) if self.scale else None
         offset = self.add_weight("beta", shape, x.dtype) if self.center else None
         averages = self._averages(shape)
         if train and not self.frozen:
-            keep = self._keep(x, mask, axis)
+            rows = self.rows(x.shape[0]) if axis else None
+            keep = _kept(x, mask, rows)
             mean, variance = _moments(x, axis, keep)
             if self.renorm:
                 scale, offset = self._renormalizing(mean, variance, averages, scale, offset)
             if not self.is_initializing():
-                self._update(averages, mean, variance, keep)
+                self._update(averages, mean, variance, rows)
         else:
             mean, variance = (averages[name].value.astype(x.dtype) for name in ("moving_mean", "moving_variance"))
         return self.cast(_normalized(x, mean, variance, axis, self.epsilon, scale, offset))
 
     def _averages(self, shape: tuple[int, ...]) -> dict[str, nn.Variable]:
         """The moving averages by name, in float32 at least."""
-        means, variances = self.moving_mean_initializer, self.moving_variance_initializer
+        means = self.moving_mean_initializer or "glorot_uniform"
+        variances = self.moving_variance_initializer or "glorot_uniform"
         initial = {"moving_mean": means, "moving_variance": variances}
         if self.renorm:
             initial |= {"moving_stddev": variances, "renorm_mean": means, "renorm_stddev": variances}
@@ -140,15 +157,6 @@ class BatchNormalization(Layer):
             return jnp.sqrt(value) if name.endswith("stddev") else value
 
         return {name: self.variable("batch_stats", name, make, name) for name in initial}
-
-    def _keep(self, x: jax.Array, mask: jax.Array | None, axis: int) -> jax.Array | None:
-        """What the statistics are of, as truth values of x's rank; None for all."""
-        keep = None if mask is None else mask.astype(bool)[..., None]
-        rows = self.rows(x.shape[0]) if axis else None
-        if rows is not None:
-            rows = jnp.expand_dims(rows, tuple(range(1, x.ndim))).astype(bool)
-            keep = rows if keep is None else keep & rows
-        return keep
 
     def _renormalizing(
         self, mean: jax.Array, variance: jax.Array, averages: dict[str, nn.Variable], scale: Any, offset: Any
@@ -167,9 +175,9 @@ class BatchNormalization(Layer):
             r, d = r * scale, d * scale
         return r, d if offset is None else d + offset
 
-    def _update(self, averages: dict[str, nn.Variable], mean: jax.Array, variance: jax.Array, keep: Any) -> None:
-        # A batch of padding alone leaves the averages as they are.
-        some = True if keep is None else jnp.any(keep)
+    def _update(self, averages: dict[str, nn.Variable], mean: jax.Array, variance: jax.Array, rows: Any) -> None:
+        # A batch of padding alone leaves the averages as they are; one that a mask empties moves them, as in Keras.
+        some = True if rows is None else jnp.any(rows)
 
         def follow(name: str, value: jax.Array, momentum: float) -> jax.Array:
             old = averages[name].value
@@ -238,6 +246,10 @@ class LayerNormalization(Layer):
     WEIGHTS: ClassVar[tuple[str, ...]] = ("gamma", "beta")
     SUPPORTS_MASKING: ClassVar[bool] = True
 
+    def __post_init__(self) -> None:
+        checks.check_not_negative(self, "epsilon")
+        super().__post_init__()
+
     @nn.compact
     def compute(self, inputs: jax.Array) -> jax.Array:
         axes = checked_axes(self, self.axis, inputs)
@@ -304,6 +316,7 @@ class GroupNormalization(Layer):
     def __post_init__(self) -> None:
         if self.groups != -1:
             self.check_positive("groups")
+        checks.check_not_negative(self, "epsilon")
         super().__post_init__()
 
     @nn.compact
@@ -355,6 +368,10 @@ class RMSNormalization(Layer):
 
     scale_initializer: ClassVar[str] = "ones"
     WEIGHTS: ClassVar[tuple[str, ...]] = ("scale",)
+
+    def __post_init__(self) -> None:
+        checks.check_not_negative(self, "epsilon")
+        super().__post_init__()
 
     @nn.compact
     def compute(self, inputs: jax.Array) -> jax.Array:
@@ -489,21 +506,18 @@ class SpectralNormalization(Layer):
         return u, (v @ matrix @ u.T)[0, 0]
 
 
-def checked_axes(layer: Layer, axis: Any, x: jax.Array) -> tuple[int, ...]:
-    """The axes, sorted as given and counted from the front."""
-    given = (axis,) if isinstance(axis, int) else tuple(sorted(axis))
-    axes = tuple(a % x.ndim for a in given) if x.ndim else ()
-    if not axes or any(not -x.ndim <= a < x.ndim for a in given) or len(set(axes)) < len(axes):
-        raise ValueError(
-            f"`axis` of {layer.label} names axes of its inputs, each once, got {axis} for inputs of shape {x.shape}; "
-            f"give axes from {-x.ndim} to {x.ndim - 1}."
-        )
-    return axes
-
-
 def _aligned(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...]:
     """The shape with 1 for all sizes but those of the axes."""
     return tuple(n if axis in axes else 1 for axis, n in enumerate(shape))
+
+
+def _kept(x: jax.Array, mask: jax.Array | None, rows: jax.Array | None) -> jax.Array | None:
+    """What the statistics are of, as truth values of x's rank; None for all."""
+    keep = None if mask is None else mask.astype(bool)[..., None]
+    if rows is not None:
+        rows = jnp.expand_dims(rows, tuple(range(1, x.ndim))).astype(bool)
+        keep = rows if keep is None else keep & rows
+    return keep
 
 
 def _moments(x: jax.Array, axis: int, keep: jax.Array | None) -> tuple[jax.Array, jax.Array]:

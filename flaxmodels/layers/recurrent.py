@@ -48,8 +48,8 @@ class Recurrent(Layer):
     @nn.nowrap
     def check_sequence(self, inputs: Any) -> None:
         """Raises unless the inputs are one array with as many axes as the layer takes."""
-        check_single(self, inputs)
         self.check_rank(inputs, self.axes.replace("B ", "B T "))
+        check_time(self, inputs)
 
     def _time_first(self, inputs: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, jax.Array | None]:
         """The inputs and the mask with time in front, in the order of processing."""
@@ -100,11 +100,11 @@ class Recurrent(Layer):
         return (mask, *[None] * len(jax.tree.leaves(self.state_size))) if self.return_state else mask
 
 
-def check_single(layer: Layer, inputs: Any) -> None:
-    """Raises if the inputs are a list."""
-    if isinstance(inputs, list | tuple):
+def check_time(layer: Layer, inputs: Any) -> None:
+    """Raises unless there is a step."""
+    if not inputs.shape[1]:
         raise ValueError(
-            f"{layer.label} takes one array of inputs, got {len(inputs)} in a list; give states as `initial_state`."
+            f"{layer.label} takes inputs of at least 1 step, got shape {tuple(inputs.shape)}; leave empty inputs out."
         )
 
 
@@ -165,9 +165,9 @@ class RNN(Recurrent):
 
     def check_sequence(self, inputs: Any) -> None:
         """Raises unless the inputs are one array; what axes follow [B, T] is the cell's own."""
-        check_single(self, inputs)
         if inputs.ndim < 3:
             self.check_rank(inputs, "B T F")
+        check_time(self, inputs)
 
     def steps(self, shape: tuple[int, ...], train: bool) -> Steps:
         """The functions of the cell for inputs of which one step has this shape, [B, ...]."""

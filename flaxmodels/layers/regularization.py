@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from flaxmodels import regularizers
 from flaxmodels.layers.base import Layer
@@ -380,7 +381,8 @@ def noise_key(layer: Layer, seed: int | None) -> jax.Array:
 def check_rate(layer: Layer, name: str = "rate", below: bool = False) -> None:
     """Raises unless the argument is a number from 0 to 1, or `below` 1; called at construction."""
     rate = getattr(layer, name)
-    if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate <= 1 or (below and rate == 1):
+    is_number = isinstance(rate, int | float | np.number) and not isinstance(rate, bool)
+    if not is_number or not 0 <= rate <= 1 or (below and rate == 1):
         raise ValueError(
             f"`{name}` of {layer.label} is a number from 0 to {'below ' if below else ''}1, got {rate!r}; "
             "give 0 for none."

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxmodels.layers.base import Layer
-from flaxmodels.layers.spatial import Spatial, integers, is_integer
+from flaxmodels.layers.checks import is_integer
+from flaxmodels.layers.spatial import Spatial, integers
 
 
 class Flatten(Spatial):

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxmodels.layers.base import Layer
+from flaxmodels.layers.checks import is_integer
 
 AXES = {1: "T", 2: "H W", 3: "D H W"}
 
@@ -38,7 +39,7 @@ class Spatial(Layer):
     def set_choice(self, name: str, choices: tuple[str, ...]) -> None:
         """Makes of the argument one of the choices, whatever its case."""
         value = getattr(self, name)
-        choice = value.lower() if isinstance(value, str) else value
+        choice = value.lower() if isinstance(value, str) else None
         if choice not in choices:
             raise ValueError(
                 f"`{name}` of {self.label} is one of {', '.join(map(repr, choices))}, got {value!r}; use one of these."
@@ -102,11 +103,6 @@ class Spatial(Layer):
     def as_given(self, outputs: jax.Array) -> jax.Array:
         """Outputs whose channels are last, in the layout of the inputs."""
         return jnp.moveaxis(outputs, -1, 1) if self.channels_first else outputs
-
-
-def is_integer(value: Any) -> bool:
-    """Whether the value is a whole number, Python's or NumPy's; truth values are none."""
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def integers(value: Any, count: int, lowest: int) -> tuple[int, ...] | None:

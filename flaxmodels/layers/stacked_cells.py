@@ -40,6 +40,10 @@ class StackedRNNCells(Layer):
     cells: Any
 
     def __post_init__(self) -> None:
+        if not isinstance(self.cells, list | tuple):
+            raise TypeError(
+                f"`cells` of StackedRNNCells is a list of cells, got {self.cells!r}; give one such as [cell]."
+            )
         object.__setattr__(self, "cells", tuple(self.cells))
         if not self.cells:
             raise ValueError("`cells` of StackedRNNCells has at least one cell, got none; give a list of cells.")
@@ -76,6 +80,8 @@ class StackedRNNCells(Layer):
 
     def compute(self, inputs: jax.Array, states: Any = None, *, train: bool = False) -> tuple[jax.Array, Any]:
         """Takes one step: the output, and the states in the structure they came in."""
+        if inputs.ndim < 2:
+            self.check_rank(inputs, "B F")
         return one_step(self, self.steps(inputs.shape, train), inputs, states)
 
     @property

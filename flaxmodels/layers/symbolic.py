@@ -95,17 +95,18 @@ def Input(  # noqa: N802 - Keras' name
             "give `shape`, the shape of one example."
         )
     if batch_shape is None:
-        batch_shape = (batch_size, *_as_shape(shape))
+        batch_shape = (batch_size, *as_shape(shape))
     elif batch_size is not None:
         raise ValueError(
             f"Input takes the batch's size in `batch_shape` or as `batch_size`, got batch_shape={batch_shape!r} and "
             f"batch_size={batch_size!r}; leave `batch_size` out."
         )
-    return Symbol(_as_shape(batch_shape), jnp.dtype("float32" if dtype is None else dtype), name=name)
+    return Symbol(as_shape(batch_shape), jnp.dtype("float32" if dtype is None else dtype), name=name)
 
 
-def _as_shape(shape: Any) -> Shape:
-    sizes = (shape,) if isinstance(shape, int | np.integer) else tuple(shape)
+def as_shape(shape: Any) -> Shape:
+    """The sizes as a tuple of integers and None; raises where they are none."""
+    sizes = tuple(shape) if isinstance(shape, list | tuple | np.ndarray) else (shape,)
     for size in sizes:
         if size is not None and (not isinstance(size, int | np.integer) or isinstance(size, bool) or size < 1):
             raise ValueError(

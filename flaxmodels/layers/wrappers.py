@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from flaxmodels.layers import checks
 from flaxmodels.layers.base import Layer
 from flaxmodels.layers.recurrent import Recurrent
 
@@ -63,7 +64,7 @@ class Bidirectional(Layer):
                     f"`{name}` of Bidirectional is a recurrent layer, got {type(layer).__name__}; "
                     "give an LSTM, a GRU, a SimpleRNN or an RNN of a cell."
                 )
-        if self.merge_mode not in self.MERGES:
+        if not isinstance(self.merge_mode, str | None) or self.merge_mode not in self.MERGES:
             raise ValueError(
                 f"`merge_mode` of Bidirectional is 'concat', 'sum', 'ave', 'mul' or None, got {self.merge_mode!r}; "
                 "give one of these."
@@ -84,8 +85,9 @@ class Bidirectional(Layer):
         backward = self.backward_layer
         backward = self.layer.clone(go_backwards=True) if backward is None else backward
         self._check_fit(self.layer, backward)
-        object.__setattr__(self, "layer", self.layer.clone(name="forward_layer", **zeros))
-        object.__setattr__(self, "backward_layer", backward.clone(name="backward_layer", **zeros))
+        # Copies, so that the cell of an RNN is not one and the same in both.
+        object.__setattr__(self, "layer", self.layer.copy(parent=None, name="forward_layer", **zeros))
+        object.__setattr__(self, "backward_layer", backward.copy(parent=None, name="backward_layer", **zeros))
 
     @staticmethod
     def _check_fit(forward: Recurrent, backward: Recurrent) -> None:
@@ -128,14 +130,15 @@ class Bidirectional(Layer):
         """The states of the forward and of the backward layer."""
         if states is None:
             return None, None
-        if not isinstance(states, list | tuple) or len(states) % 2:
+        sizes = [layer.state_size for _, layer in self.children()]
+        first, second = (len(size) if isinstance(size, list | tuple) else 1 for size in sizes)
+        if not isinstance(states, list | tuple) or len(states) != first + second:
             raise ValueError(
-                f"{self.label} takes `initial_state` as a list, the forward layer's and as many of the "
-                f"backward layer's, got {len(states) if isinstance(states, list | tuple) else type(states).__name__}; "
-                "give an even number of states."
+                f"{self.label} takes `initial_state` as a list of {first} for the forward layer and {second} for the "
+                f"backward layer, got {len(states) if isinstance(states, list | tuple) else type(states).__name__}; "
+                "give as many states."
             )
-        half = len(states) // 2
-        return states[:half], states[half:]
+        return states[:first], states[first:]
 
     def compute_mask(self, inputs: Any, mask: Any) -> Any:
         """The inputs' mask for each output, if sequences are returned; the states have none."""
@@ -186,9 +189,10 @@ class TimeDistributed(Layer):
         return [("layer", self.layer)]
 
     def outputs_and_mask(
-        self, inputs: jax.Array, *args: Any, mask: jax.Array | None = None, train: bool = False, **kwargs: Any
+        self, inputs: jax.Array, *, mask: jax.Array | None = None, train: bool = False
     ) -> tuple[Any, Any]:
         """Computes the outputs and the mask that belongs to them."""
+        checks.check_call(self, inputs, mask, train)
         self._check(inputs, mask)
         if self.is_initializing():
             self.layer(inputs[:, 0], mask=None if mask is None else mask[:, 0], train=train)

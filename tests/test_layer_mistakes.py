@@ -1,0 +1,462 @@
+"""What layers say when they are made or called wrongly: the whole sentence of each error."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flaxmodels import Sequential, initializers, layers
+from flaxmodels.layers import merge
+
+
+def x(*shape, dtype=np.float32):
+    return np.ones(shape, dtype)
+
+
+def call(layer, *args, **kwargs):
+    """Calls a layer with fresh parameters; nothing is compiled, and arrays stay what they are."""
+    rngs = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
+    return jax.eval_shape(lambda: layer.init(rngs, *args, **kwargs))
+
+
+def refuses(function, sentence):
+    """Notes are left out of the comparison: JAX adds some where the error goes through a trace."""
+    with pytest.raises((TypeError, ValueError)) as caught:
+        function()
+    assert str(caught.value) == sentence
+
+
+AN_ARRAY = "give a NumPy or a JAX array."
+A_MASK = "give one such as jnp.any(x != 0, axis=-1), or None."
+A_POSITION = "give one truth value for each position."
+CALLED = [
+    # What is no array
+    (layers.Dense(2), (None,), {}, f"`inputs` of Dense is an array of numbers, got None; {AN_ARRAY}"),
+    (layers.Dense(2), (), {}, f"`inputs` of Dense is an array of numbers, got None; {AN_ARRAY}"),
+    (layers.Dense(2), ("x",), {}, f"`inputs` of Dense is an array of numbers, got 'x' of type str; {AN_ARRAY}"),
+    (layers.ReLU(), ([[1.0]],), {}, f"`inputs` of ReLU is an array of numbers, got a list of 1; {AN_ARRAY}"),
+    (layers.Identity(), (None,), {}, f"`inputs` of Identity is an array of numbers, got None; {AN_ARRAY}"),
+    (
+        layers.Lambda(abs),
+        ([1.0],),
+        {},
+        f"`inputs` of Lambda is an array of numbers, got 1.0 of type float; {AN_ARRAY}",
+    ),
+    (
+        layers.Embedding(3, 2),
+        (np.array([["a"]]),),
+        {},
+        f"`inputs` of Embedding is an array of numbers, got an array of shape (1, 1) and dtype <U1; {AN_ARRAY}",
+    ),
+    (layers.Add(), ([x(2), [1.0]],), {}, f"`inputs[1]` of Add is an array of numbers, got a list of 1; {AN_ARRAY}"),
+    (
+        layers.LSTM(2),
+        ([x(2, 3, 4), x(2, 2)],),
+        {},
+        f"`inputs` of LSTM is an array of numbers, got a list of 2; {AN_ARRAY}",
+    ),
+    (
+        layers.LSTM(2),
+        (x(2, 3, 4), [x(2, 2), "c"]),
+        {},
+        f"`states` of LSTM is an array of numbers, got 'c' of type str; {AN_ARRAY}",
+    ),
+    (
+        layers.TimeDistributed(layers.Dense(2)),
+        (None,),
+        {},
+        f"`inputs` of TimeDistributed is an array of numbers, got None; {AN_ARRAY}",
+    ),
+    (
+        layers.MultiHeadAttention(1, 2),
+        (x(2, 3, 4), "value"),
+        {},
+        f"`value` of MultiHeadAttention is an array of numbers, got 'value' of type str; {AN_ARRAY}",
+    ),
+    # Training flag
+    (
+        layers.Dropout(0.5),
+        (x(2, 3),),
+        {"train": "yes"},
+        "`train` of Dropout is True or False, got 'yes' of type str; "
+        'under jax.jit, fix it with functools.partial or static_argnames="train".',
+    ),
+    # Masks
+    (
+        layers.Dense(2),
+        (x(2, 3, 4),),
+        {"mask": [[True] * 3] * 2},
+        f"The mask of Dense is an array of truth values, got True of type bool; {A_MASK}",
+    ),
+    (
+        layers.Dense(2),
+        (x(2, 3, 4),),
+        {"mask": x(2, 4)},
+        "The mask of Dense has the leading sizes of (2, 3, 4), the shape of what it masks, got shape (2, 4); "
+        f"{A_POSITION}",
+    ),
+    (
+        layers.BatchNormalization(),
+        (x(2, 3, 4),),
+        {"mask": x(2, 4)},
+        "The mask of BatchNormalization has the leading sizes of (2, 3, 4), the shape of what it masks, got shape "
+        f"(2, 4); {A_POSITION}",
+    ),
+    (
+        layers.BatchNormalization(),
+        (x(2, 3, 4, 5),),
+        {"mask": x(2, 3)},
+        "The mask of BatchNormalization has one axis less than its inputs, got a mask of shape (2, 3) for inputs of "
+        "shape (2, 3, 4, 5); expand the mask, or leave it out.",
+    ),
+    (
+        layers.Minimum(),
+        ([x(2, 3), x(2, 4, 3)],),
+        {"mask": [None, x(2, 3)]},
+        "The mask of input 1 of Minimum has the leading sizes of (2, 4, 3), the shape of what it masks, got shape "
+        f"(2, 3); {A_POSITION}",
+    ),
+    (
+        layers.Attention(),
+        ([x(2, 3, 5), x(2, 4, 5)],),
+        {"mask": [None, x(2, 3)]},
+        "The value mask of Attention has the leading sizes of (2, 4), the shape of what it masks, got shape (2, 3); "
+        f"{A_POSITION}",
+    ),
+    (
+        layers.MultiHeadAttention(1, 2),
+        (x(2, 3, 4), x(2, 5, 4)),
+        {"value_mask": x(2, 3)},
+        "The value mask of MultiHeadAttention has the leading sizes of (2, 5), the shape of what it masks, got shape "
+        f"(2, 3); {A_POSITION}",
+    ),
+    (
+        layers.MultiHeadAttention(2, 2),
+        (x(2, 3, 4), x(2, 5, 4)),
+        {"attention_mask": x(2, 5, 3)},
+        "`attention_mask` of MultiHeadAttention has a truth value for each pair of positions, of shape (2, 3, 5), got "
+        "shape (2, 5, 3); give it that shape, or an axis for the heads before the pairs.",
+    ),
+    (
+        layers.Softmax(),
+        (x(2, 3),),
+        {"mask": x(2)},
+        "The mask of Softmax has the inputs' sizes or 1 on its axes, aligned at the end, got a mask of shape (2,) for "
+        "inputs of shape (2, 3); expand the mask's axes.",
+    ),
+    (
+        layers.Add(),
+        ([x(2, 3), x(2, 3)],),
+        {"mask": [x(2)]},
+        "Add takes a list of masks, one or None for each of its 2 inputs, got 1; give a list such as [mask, None].",
+    ),
+    (
+        layers.GlobalAveragePooling1D(),
+        (x(2, 4, 3),),
+        {"mask": x(2, 4, 3)},
+        "GlobalAveragePooling1D takes a mask with a value for each position, of shape (2, 4), got shape (2, 4, 3); "
+        "make the mask from inputs of shape (2, 4, 3).",
+    ),
+    # Shapes
+    (
+        layers.Masking(),
+        (x(2),),
+        {},
+        "Masking takes inputs of 3 axes [B, T, F], got shape (2,); add an axis, or use a layer for 1 axes.",
+    ),
+    (
+        layers.Masking((1.0, 2.0)),
+        (x(2, 3, 4),),
+        {},
+        "`mask_value` of Masking is a number, or one for each feature, got shape (2,) for inputs of shape (2, 3, 4); "
+        "give one number.",
+    ),
+    (
+        layers.StackedRNNCells([layers.GRUCell(2)]),
+        (x(2),),
+        {},
+        "StackedRNNCells takes inputs of 2 axes [B, F], got shape (2,); add an axis, or use a layer for 1 axes.",
+    ),
+    (
+        layers.GRU(2),
+        (x(2, 0, 3),),
+        {},
+        "GRU takes inputs of at least 1 step, got shape (2, 0, 3); leave empty inputs out.",
+    ),
+    (
+        layers.Add(),
+        ([x(2), x()],),
+        {},
+        "Add merges arrays that begin with the batch, got shapes [(2,), ()]; give each an axis for the batch.",
+    ),
+    (
+        layers.ReversibleEmbedding(5, 3),
+        (x(2, 4),),
+        {"reverse": True},
+        "ReversibleEmbedding turns vectors of `output_dim`=3 numbers into scores, got inputs of shape (2, 4); "
+        "give inputs [B, ..., 3], or leave out `reverse`.",
+    ),
+    (
+        layers.Attention(),
+        ([x(2, 3, 5), x(2, 4, 6)],),
+        {},
+        "Attention takes a query [B, T, F], a value [B, S, G] and a key [B, S, F], the value by default, got shapes "
+        "(2, 3, 5) for the query, (2, 4, 6) for the value and (2, 4, 6) for the key; reshape them, or project them to "
+        "the same size.",
+    ),
+    (
+        layers.MultiHeadAttention(1, 2),
+        (x(2, 3), x(2, 3)),
+        {},
+        "MultiHeadAttention takes inputs of 3 axes [B, T, F], got shape (2, 3); add an axis, or use a layer for 2 axes.",
+    ),
+    (
+        layers.Attention(),
+        ([x(2, 3, 4)],),
+        {},
+        "Attention takes a list of 2 or 3 inputs, got 1; give [query, value, key].",
+    ),
+    (
+        layers.MultiHeadAttention(1, 2),
+        (x(2, 3, 4),),
+        {},
+        "MultiHeadAttention attends from a query to a value, got no value; call layer(query, value).",
+    ),
+    (
+        layers.MultiHeadAttention(1, 2),
+        (x(2, 3, 4), x(2, 5, 6), x(2, 4, 4)),
+        {},
+        "MultiHeadAttention takes value and key of the same positions, and a query that differs from them on the "
+        "attention axes (1,) alone, got shapes (2, 3, 4) for the query, (2, 5, 6) for the value and (2, 4, 4) for the "
+        "key; reshape them.",
+    ),
+    (
+        layers.MultiHeadAttention(1, 2),
+        (x(2, 3, 4, 5), x(2, 3, 4, 5)),
+        {"use_causal_mask": True},
+        "MultiHeadAttention has an order in time along one attention axis, got the axes (1, 2); leave out "
+        "`use_causal_mask` and `sliding_window`, or give one attention axis.",
+    ),
+    (
+        layers.MultiHeadAttention(1, 2, flash_attention=True),
+        (x(2, 3, 4), x(2, 3, 4)),
+        {},
+        f"`flash_attention` of MultiHeadAttention works on a GPU, in bfloat16 or float16, along one axis and without "
+        f"returning scores, got {jax.default_backend()!r}, float32, 1 axes and `return_attention_scores`=False; leave "
+        "`flash_attention` out.",
+    ),
+    (
+        layers.MultiHeadAttention(1, 2, attention_axes=-1),
+        (x(2, 3, 4), x(2, 3, 4)),
+        {},
+        "`attention_axes` of MultiHeadAttention are axes between the batch and the features, each once, got -1 for a "
+        "query of shape (2, 3, 4); give axes from 1 to 1.",
+    ),
+    (
+        layers.MultiHeadAttention(1, 2, attention_axes=1.5),
+        (x(2, 3, 4), x(2, 3, 4)),
+        {},
+        "`attention_axes` of MultiHeadAttention are axes between the batch and the features, each once, got 1.5 for a "
+        "query of shape (2, 3, 4); give axes from 1 to 1.",
+    ),
+    (
+        layers.PReLU(shared_axes=(0, 1)),
+        (x(2, 3, 4),),
+        {},
+        "`shared_axes` of PReLU are axes from 1 to 2 of inputs of shape (2, 3, 4), got (0, 1); leave out the batch, "
+        "and count from the front.",
+    ),
+    (
+        layers.PReLU(shared_axes="1"),
+        (x(2, 3, 4),),
+        {},
+        "`shared_axes` of PReLU are axes from 1 to 2 of inputs of shape (2, 3, 4), got ('1',); leave out the batch, "
+        "and count from the front.",
+    ),
+    (
+        layers.Softmax(axis="last"),
+        (x(2, 3),),
+        {},
+        "`axis` of Softmax names axes of its inputs, each once, got last for inputs of shape (2, 3); "
+        "give axes from -2 to 1.",
+    ),
+    (
+        layers.LayerNormalization(axis=1.0),
+        (x(2, 3),),
+        {},
+        "`axis` of LayerNormalization names axes of its inputs, each once, got 1.0 for inputs of shape (2, 3); "
+        "give axes from -2 to 1.",
+    ),
+    (
+        layers.BatchNormalization(3),
+        (x(2, 3, 4),),
+        {},
+        "`axis` of BatchNormalization names axes of its inputs, each once, got 3 for inputs of shape (2, 3, 4); "
+        "give axes from -3 to 2.",
+    ),
+    (
+        layers.GroupNormalization(4),
+        (x(2, 6),),
+        {},
+        "`groups` of GroupNormalization divides the number of channels, which are not the batch's axis, got 4 for axis "
+        "-1 of shape (2, 6); give a divisor of 6, or another axis.",
+    ),
+    (
+        layers.Conv2D(4, 1, groups=2),
+        (x(1, 2, 2, 3),),
+        {},
+        "Conv2D takes inputs whose channels are a multiple of `groups`=2, got 3 channels; change `groups`.",
+    ),
+    (
+        layers.Conv2D(2, (1, 5)),
+        (x(1, 4, 4, 3),),
+        {},
+        "Conv2D with padding='valid' has a window of 5 positions on axis 2, got inputs of shape (1, 4, 4, 3); "
+        "make `kernel_size` smaller, or use padding='same'.",
+    ),
+    (
+        layers.Conv1DTranspose(2, 2, padding="same", output_padding=0),
+        (x(1, 1, 3),),
+        {},
+        "Conv1DTranspose with padding='same' and output_padding=(0,) leaves no output on axis 1 of inputs of shape "
+        "(1, 1, 3); give larger inputs, or output_padding=None.",
+    ),
+    (
+        layers.AdaptiveAveragePooling1D(2),
+        (x(1, 0, 2),),
+        {},
+        "AdaptiveAveragePooling1D takes inputs of at least 1 position on axis 1, got shape (1, 0, 2); leave empty "
+        "inputs out.",
+    ),
+    (
+        layers.EinsumDense("abc,cd->abd", (5, 4)),
+        (x(2, 3, 6),),
+        {},
+        "`output_shape` of EinsumDense has the sizes of the output's letters after the batch, agreeing with the inputs, "
+        "got (5, 4) for 'abc,cd->abd' and inputs of shape (2, 3, 6); give None where the input says.",
+    ),
+    (
+        layers.Lambda(jnp.sin, output_shape=4),
+        (x(2, 3),),
+        {},
+        "The outputs of Lambda have the shape that `output_shape` says, (None, 4), got (2, 3); correct it or leave it "
+        "out, the shape is found without it.",
+    ),
+    (
+        layers.Embedding(5, 2),
+        (np.array([[-1, 0]]),),
+        {},
+        "Embedding looks up integers from 0 to 4, got some from -1 to 0; give a larger `input_dim`, or map unknown "
+        "ones to a number of their own.",
+    ),
+    (
+        layers.Add(),
+        (x(2, 3),),
+        {},
+        "Add merges a list of at least 1 array, got one of type ndarray; give a list such as [a, b].",
+    ),
+    (
+        layers.Subtract(),
+        ([x(2, 3)],),
+        {},
+        "Subtract merges a list of exactly 2 arrays, got 1; give a list such as [a, b].",
+    ),
+    (
+        layers.Multiply(),
+        ([x(2, 3), x(2, 4)],),
+        {},
+        "Multiply merges arrays of the same batch whose other sizes are equal or 1, got shapes [(2, 3), (2, 4)]; "
+        "reshape them to agree on axis 1.",
+    ),
+    (
+        layers.Concatenate(),
+        ([x(2, 3), x(3, 3)],),
+        {},
+        "Concatenate joins arrays that differ on `axis`=-1 alone, got shapes [(2, 3), (3, 3)]; reshape them, or choose "
+        "another axis.",
+    ),
+    (
+        layers.Dot(1),
+        ([x(2, 3), x(2, 4)],),
+        {},
+        "Dot sums along axes of equal size, one of each array, in batches of equal size, got shapes (2, 3) and (2, 4) "
+        "with `axes`=1; reshape, or choose other axes than the batch.",
+    ),
+    (
+        layers.Dropout(0.5, (2, 2)),
+        (x(4, 2),),
+        {"train": True},
+        "`noise_shape` of Dropout has 1 or the inputs' size on each axis, got (2, 2) for inputs of shape (4, 2); "
+        "give None for the inputs' size and 1 for one choice along an axis.",
+    ),
+    (
+        layers.Flatten(),
+        (np.float32(1),),
+        {},
+        "Flatten takes inputs of at least 1 axis [B, ...], got shape (); add the axis of the batch.",
+    ),
+    (
+        layers.Reshape((3, 4)),
+        (x(2, 5),),
+        {},
+        "Reshape needs 12 values in each example for `target_shape`=(3, 4), got inputs of shape (2, 5); give a shape "
+        "that they fill.",
+    ),
+    (
+        layers.Cropping1D((1, 2)),
+        (x(2, 3, 1),),
+        {},
+        "Cropping1D leaves at least 1 position on each axis, got cropping=(1, 2) for inputs of shape (2, 3, 1); "
+        "crop less of axis 1.",
+    ),
+    # Kinds of layers that are none themselves
+    (merge.Merge(), ([x(2, 3)],), {}, "Merge does not say how it merges; use Add, Concatenate or another."),
+    (
+        merge.Extremum(),
+        ([x(2, 3), x(2, 3)],),
+        {},
+        "Extremum does not say what it chooses; use Maximum or Minimum.",
+    ),
+]
+
+
+@pytest.mark.parametrize("layer, args, kwargs, sentence", CALLED, ids=[case[3][:60] for case in CALLED])
+def test_a_wrong_call_is_told_in_a_sentence(layer, args, kwargs, sentence):
+    refuses(lambda: call(layer, *args, **kwargs), sentence)
+
+
+def test_inputs_of_another_size_than_the_variables_are_told_the_layer_by_its_place():
+    variables = {"params": {"dense": {"kernel": x(3, 2), "bias": x(2)}}}
+    refuses(
+        lambda: Sequential([layers.Dense(2)]).apply(variables, x(5, 4)),
+        "Dense 'dense' takes inputs for which `kernel` has shape (3, 2), got some for which it has shape (4, 2); "
+        "give inputs of the size that the variables were made for, or make new ones.",
+    )
+
+
+def test_a_loss_on_outputs_without_a_batch():
+    refuses(
+        lambda: layers.ActivityRegularization(0.1).apply({}, np.float32(1), mutable=["losses"]),
+        "ActivityRegularization divides the loss on its outputs by the number of examples, got outputs of shape (); "
+        "give inputs with an axis for the batch, or leave the regularizer out.",
+    )
+
+
+def test_a_traced_training_flag_is_told_how_to_be_fixed():
+    refuses(
+        lambda: jax.jit(lambda train: layers.ReLU().apply({}, x(2), train=train))(True),
+        "`train` of ReLU is True or False, got a value that is traced; "
+        'under jax.jit, fix it with functools.partial or static_argnames="train".',
+    )
+
+
+def test_what_looks_odd_and_is_right_passes():
+    call(layers.Dense(np.int64(3), use_bias=1), np.float32([[1.0]]))
+    call(layers.Dropout(np.float32(0.5)), x(2, 3), train=True)
+    call(layers.LeakyReLU(jnp.float32(0.5)), x(2, dtype=np.int32), train=np.bool_(True))
+    call(layers.LSTM(2, bias_initializer=None), x(2, 3, 4))
+    call(layers.BatchNormalization(moving_mean_initializer=None), x(2, 3))
+    call(layers.MultiHeadAttention(2, 2), x(2, 3, 4), x(2, 5, 4), attention_mask=x(3, 5))
+    call(layers.Add(), [x(2, 3), x(2, 3)], mask=[x(2, 3), x(2, dtype=np.int32)])
+    call(layers.Dense(3, kernel_initializer=initializers.Constant(np.ones((4, 3)))), x(2, 4))
+    assert layers.Attention().apply({}, [x(2, 3, 4), x(2, 5, 4)], mask=[x(2, 3), x(2, 5)]).shape == (2, 3, 4)
