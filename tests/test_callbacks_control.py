@@ -168,7 +168,7 @@ def test_lambda_callback_mistakes():
 
 @pytest.mark.filterwarnings("ignore:The loss is")
 def test_a_loss_that_is_not_finite_ends_the_run(capsys):
-    trainer = line(optimizer=optimizers.SGD(1e30), steps_per_execution=2)
+    trainer = line(optimizer=optimizers.SGD(1e30), steps_per_execution=2, nonfinite="ignore")
     history = trainer.fit(X, Y, batch_size=2, epochs=5, callbacks=[callbacks.TerminateOnNaN()], verbose=0)
     assert len(history.epoch) == 1
     assert re.match(r"Step \d: the loss is (nan|inf), training ends\n", capsys.readouterr().out)
@@ -177,7 +177,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(capsys):
     with pytest.raises(
         RuntimeError, match=r"^The loss is (nan|inf) at step \d of the epoch; lower the learning rate, or clip"
     ):
-        line(optimizer=optimizers.SGD(1e30)).fit(
+        line(optimizer=optimizers.SGD(1e30), nonfinite="ignore").fit(
             X, Y, batch_size=2, epochs=5, callbacks=[callbacks.TerminateOnNaN(raise_error=True), look], verbose=0
         )
     assert not ended

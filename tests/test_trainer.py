@@ -355,9 +355,3 @@ def test_validation_data_of_a_wrong_form():
         "`validation_data` is (x, y), (x, y, sample_weight) or a Split, got 1 entries; give one of them.",
     ):
         trainer().fit(X, ONE_HOT, validation_data=(X,))
-
-
-def test_a_loss_that_is_not_finite_is_told():
-    t = Trainer(Sequential([layers.Dense(1, input_shape=(4,))]), optimizers.SGD(1e30), "mse", steps_per_execution=7)
-    with pytest.warns(RuntimeWarning, match=r"^The loss is (nan|inf) after step 7 of the epoch; lower the "):
-        t.fit(X, X[:, :1], batch_size=8, epochs=1, verbose=0)

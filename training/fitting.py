@@ -13,12 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from training import steps
 from training.batches import Chunk, Feed
 from training.callbacks import PER_STEP, Callback, overrides
-from training.checkpoints import Checkpoints, packed, refilled, unpacked
+from training.checkpoints import Checkpoints, named, packed, refilled, unpacked
 from training.interrupts import Interrupts
 from training.objective import Objective
 from training.progress import Progress
+from training.state import Trouble
 from training.streams import StreamFeed
 
 # A chunk of steps takes about this long on a CPU, so that progress moves and Ctrl-C is heard.
@@ -262,6 +264,8 @@ class Run:
         if not self.step:
             self.totals = self.objective.empty()
             self.hook("on_epoch_begin", self.epoch, {})
+        if self.trainer.nonfinite == "restore":
+            self.begin_state = jax.tree.map(jnp.copy, self.trainer.state)
         self.progress.begin_epoch(self.epoch)
         self.train()
         logs = dict(self.logs)
@@ -357,23 +361,52 @@ class Run:
         self.step, self.walk.first = self.step + stop - start, self.walk.first + stop - start
         self.mark()
         progress.chunk(self.step, int(chunk.sizes[start:stop].sum()), seconds, self.logs)
-        if not math.isfinite(self.logs["loss"]):
-            warnings.warn(
-                f"The loss is {self.logs['loss']} after step {self.step} of the epoch; lower the learning rate, "
-                "or clip the gradients.",
-                RuntimeWarning,
-                stacklevel=6,
-            )
+        self.watch()
         self.tell(each, stop - start)
         if self.checkpoints is not None and self.checkpoints.due(int(trainer.state.step)):
             self.mark()
             self.save()
         self.leave_if_asked()
 
-    def tell(self, each: dict[str, jax.Array], steps: int) -> None:
+    def watch(self) -> None:
+        """Tells of numbers that are not finite, and ends the run if that is what was chosen."""
+        trainer = self.trainer
+        if trainer.nonfinite == "ignore":
+            if not math.isfinite(self.logs["loss"]):
+                self.warn(
+                    f"The loss is {self.logs['loss']} after step {self.step} of the epoch; lower the learning rate, "
+                    "or clip the gradients."
+                )
+            return
+        trouble = jax.device_get(trainer.state.trouble)
+        if not trouble.count:
+            return
+        names = list(named(steps.partition(trainer.state.params, trainer._rules.frozen)[0]))
+        where = f"the gradient of {names[trouble.parameter]}" if trouble.parameter >= 0 else "the loss"
+        rates = ", ".join(f"{rate:.6g}" for rate in trainer.learning_rates().values())
+        done = {
+            "skip": f"{int(trouble.count)} such steps were left out" if trouble.count > 1 else "the step was left out",
+            "stop": "the run ends with the state before it",
+            "restore": "the run ends with the state of the epoch's begin",
+        }[trainer.nonfinite]
+        self.warn(
+            f"Numbers are not finite at step {int(trouble.step)} of the run, first in {where}"
+            f"{f', with the learning rate {rates}' if rates else ''}; {done}; lower the learning rate, "
+            "or clip the gradients."
+        )
+        if trainer.nonfinite != "skip":
+            trainer.stop_training = True
+        if trainer.nonfinite == "restore":
+            trainer.state = self.begin_state
+        trainer.state = trainer.state.replace(trouble=Trouble.none())
+
+    def warn(self, sentence: str) -> None:
+        warnings.warn(sentence, RuntimeWarning, stacklevel=8)
+
+    def tell(self, each: dict[str, jax.Array], count: int) -> None:
         """Tells the callbacks of the end of a chunk."""
         if self.watches_steps:
-            of_each = {name: np.asarray(log)[:steps] for name, log in each.items()}
+            of_each = {name: np.asarray(log)[:count] for name, log in each.items()}
             self.hook("on_train_batch_end", self.step - 1, {name: of_each[name] for name in self.logs})
         if self.watches_chunks:
             self.hook("on_chunk_end", self.step, dict(self.logs))

@@ -26,8 +26,8 @@ from flaxmodels import constraints
 from flaxmodels.building import weights_of
 from flaxmodels.layers.base import Layer
 from training.objective import Objective
-from training.optimizers import scale_loss
-from training.state import TrainState
+from training.optimizers import scale_loss, scales_loss
+from training.state import TrainState, Trouble
 
 Path = tuple[str, ...]
 Totals = dict[str, Any]
@@ -83,6 +83,7 @@ def create_state(
         batch_stats=variables.get("batch_stats", {}),
         opt_state=jax.jit(optimizer.init)(trained),
         key=jax.random.fold_in(key, 1),
+        trouble=Trouble.none(),
     )
     return state, rules
 
@@ -156,7 +157,11 @@ def forward(
 
 
 def make_train_step(
-    model: nn.Module, objective: Objective, optimizer: optax.GradientTransformation, rules: Rules
+    model: nn.Module,
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    rules: Rules,
+    nonfinite: str = "ignore",
 ) -> Callable[[TrainState, Totals, Batch], tuple[TrainState, Totals]]:
     """Makes the function that does one step: (state, totals, batch) -> (state, totals).
 
@@ -166,7 +171,9 @@ def make_train_step(
          where the optimizer asks for it;
       3. the optimizer's update is added to the parameters;
       4. constraints are applied to the new parameters;
-      5. the loss and the metrics of the outputs of (2) are added to the totals.
+      5. the loss and the metrics of the outputs of (2) are added to the totals;
+      6. unless `nonfinite` is "ignore", a step whose loss or gradients are not finite changes nothing but
+         `state.trouble`, and, if it is "stop", neither does any step after it.
     """
     optimizer = optax.with_extra_args_support(optimizer)
 
@@ -184,11 +191,43 @@ def make_train_step(
         grads, (loss, own, out) = jax.grad(loss_of, has_aux=True)(trained)
         updates, opt_state = optimizer.update(grads, state.opt_state, trained, value=loss)
         params = constrained(joined(optax.apply_updates(trained, updates), rest), rules)
-        totals = objective.update(totals, loss, own, batch.y, out.values, batch.weight, out.masks, batch.valid)
-        state = state.replace(step=state.step + 1, params=params, batch_stats=out.batch_stats, opt_state=opt_state)
-        return state, totals
+        counted = objective.update(totals, loss, own, batch.y, out.values, batch.weight, out.masks, batch.valid)
+        new = state.replace(step=state.step + 1, params=params, batch_stats=out.batch_stats, opt_state=opt_state)
+        if nonfinite == "ignore":
+            return new, counted
+        return guarded(nonfinite, (state, totals), (new, counted), loss, grads)
 
     return step
+
+
+def guarded(
+    nonfinite: str, old: tuple[TrainState, Totals], new: tuple[TrainState, Totals], loss: jax.Array, grads: Any
+) -> tuple[TrainState, Totals]:
+    """Chooses between the state and totals before and after a step, by whether its numbers are finite."""
+    state, trouble = old[0], old[0].trouble
+    # An optimizer that scales the loss expects gradients that overflow, and leaves such steps out itself.
+    leaves = [] if scales_loss(state.opt_state) else jax.tree.leaves(grads)
+    bad = jnp.stack([~jnp.isfinite(loss), *(~jnp.all(jnp.isfinite(g)) for g in leaves)])
+    any_bad = jnp.any(bad)
+    first = jnp.where(jnp.any(bad[1:]), jnp.argmax(bad[1:]).astype(jnp.int32), -1) if leaves else jnp.int32(-1)
+    seen = trouble.count > 0
+    noted = Trouble(
+        jnp.where(any_bad & ~seen, state.step, trouble.step),
+        jnp.where(any_bad & ~seen, first, trouble.parameter),
+        trouble.count + any_bad.astype(jnp.int32),
+    )
+    stopped = seen if nonfinite == "stop" else jnp.zeros((), bool)
+    kept = ~any_bad & ~stopped
+
+    def choose(condition: jax.Array, a: Any, b: Any) -> Any:
+        return jax.tree.map(lambda x, y: jnp.where(condition, x, y), a, b)
+
+    parts = ("step", "params", "batch_stats", "opt_state")
+    chosen = choose(kept, *({part: getattr(s, part) for part in parts} for s in (new[0], state)))
+    if nonfinite == "skip":
+        chosen["step"] = new[0].step  # it still was a step, and the next one has its own randomness
+    told = kept if nonfinite == "skip" else ~stopped  # the loss that stops a run is part of the means
+    return state.replace(trouble=noted, **chosen), choose(told, new[1], old[1])
 
 
 def make_eval_step(model: nn.Module, objective: Objective) -> Callable[[dict[str, Any], Totals, Batch], Totals]:

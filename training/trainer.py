@@ -38,6 +38,9 @@ class Trainer:
         variables: Variables to start from, such as `fm.load` gives, instead of fresh ones.
         steps_per_execution: Steps between two returns to Python; "auto" takes about half a second's worth on a CPU and
             the whole epoch elsewhere. Results do not depend on it.
+        nonfinite: What happens at a step whose loss or gradients are not finite, found inside the compiled program.
+            "stop" leaves it out and ends the run, "restore" also goes back to the begin of the epoch, "skip" leaves it
+            out and goes on, "ignore" lets the numbers in, as Keras does.
 
     References:
         Keras, `keras.Model.compile`.
@@ -63,6 +66,7 @@ class Trainer:
         seed: int = 0,
         variables: Mapping[str, Any] | None = None,
         steps_per_execution: int | str = "auto",
+        nonfinite: str = "stop",
     ):
         if not isinstance(model, nn.Module):
             raise TypeError(
@@ -73,7 +77,11 @@ class Trainer:
             raise ValueError(
                 f"`steps_per_execution` is 'auto' or a positive integer, got {steps_per_execution!r}; use 'auto'."
             )
-        self.model, self.seed = model, seed
+        if nonfinite not in ("stop", "restore", "skip", "ignore"):
+            raise ValueError(
+                f"`nonfinite` is 'stop', 'restore', 'skip' or 'ignore', got {nonfinite!r}; use one of them."
+            )
+        self.model, self.seed, self.nonfinite = model, seed, nonfinite
         self.optimizer = optimizers.get(optimizer)
         self.loss, self.metrics = loss, metrics
         self.loss_weights, self.weighted_metrics = loss_weights, weighted_metrics
@@ -305,7 +313,8 @@ class Trainer:
     def _train_program(self, feed: Any, objective: Objective, length: int | None, each: bool) -> Program:
         key = ("train", objective, feed.data.scale, feed.padded, length, each)
         if key not in self._programs:
-            step = steps.make_train_step(self.model, objective, self.optimizer, self._rules)  # type: ignore[arg-type]
+            rules, nonfinite = self._rules, "stop" if self.nonfinite == "restore" else self.nonfinite
+            step = steps.make_train_step(self.model, objective, self.optimizer, rules, nonfinite)  # type: ignore[arg-type]
             program = steps.make_train_program(step, objective, feed.data.scale, feed.padded, length, each)
             self._programs[key] = Program(program, donate=(0, 1))
         return self._programs[key]

@@ -42,6 +42,7 @@ from training.optimizers.state import ema_weights as ema_weights
 from training.optimizers.state import get_learning_rate as get_learning_rate
 from training.optimizers.state import learning_rates as learning_rates
 from training.optimizers.state import scale_loss as scale_loss
+from training.optimizers.state import scales_loss as scales_loss
 from training.optimizers.state import set_learning_rate as set_learning_rate
 from training.optimizers.wrappers import LossScaleOptimizer as LossScaleOptimizer
 from training.optimizers.wrappers import by_path as by_path

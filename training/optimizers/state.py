@@ -159,6 +159,11 @@ def _present(averages: tuple[Any, ...], otherwise: Any) -> Any:
     return next((a for a in averages if not _is_masked(a)), otherwise)
 
 
+def scales_loss(opt_state: Any) -> bool:
+    """Whether the loss is scaled, and steps whose gradients overflow are left out, by the optimizer."""
+    return bool(_find(opt_state, (LossScaleState,)))
+
+
 def scale_loss(opt_state: Any, loss: jax.Array) -> jax.Array:
     """Returns the loss times the scale that the optimizer divides the gradients by; without one, the loss.
 

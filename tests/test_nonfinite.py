@@ -1,0 +1,131 @@
+"""Losses and gradients that are not finite: which step is left out, what the run does then, and what it says."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flaxmodels import Input, Sequential, layers
+from training import Trainer, optimizers
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(20, 3)).astype("float32")
+Y = RNG.normal(size=(20, 1)).astype("float32")
+BAD = 9.0  # a label that makes the loss infinite, or only its gradient
+
+
+def infinite(y_true, y_pred):
+    return jnp.mean((y_true - y_pred) ** 2, axis=-1) / (y_true[:, 0] != BAD).astype(jnp.float32)
+
+
+def infinite_slope(y_true, y_pred):
+    error = jnp.where(y_true == BAD, 0 * y_pred, (y_true - y_pred) ** 2 + 1)
+    return jnp.mean(jnp.sqrt(error), axis=-1)
+
+
+def spoiled(*rows):
+    y = Y.copy()
+    y[list(rows)] = BAD
+    return y
+
+
+def trainer(loss=infinite, optimizer=None, **arguments):
+    model = Sequential([Input((3,)), layers.Dense(2), layers.BatchNormalization(), layers.Dense(1)])
+    return Trainer(model, optimizer or optimizers.Adam(0.01), loss, **arguments)
+
+
+def fit(t, y, **arguments):
+    return t.fit(X, y, batch_size=4, shuffle=False, verbose=0, **{"epochs": 3} | arguments)
+
+
+def assert_same(a, b, rtol=0.0):
+    for x, y in zip(*(jax.tree.leaves((t.variables, t.state.opt_state)) for t in (a, b)), strict=True):
+        np.testing.assert_allclose(x, y, rtol=rtol, atol=rtol)
+
+
+def sentence(step, where, done):
+    return pytest.warns(
+        RuntimeWarning,
+        match="^"
+        + re.escape(
+            f"Numbers are not finite at step {step} of the run, first in {where}, with the learning rate 0.01; {done}; "
+            "lower the learning rate, or clip the gradients."
+        )
+        + "$",
+    )
+
+
+GRADIENT = "the gradient of batch_normalization/beta"
+
+
+@pytest.mark.parametrize("loss", [infinite, infinite_slope])
+@pytest.mark.parametrize("steps", [1, 2, "auto"])
+def test_stop_ends_the_run_with_the_state_before_the_step(loss, steps):
+    stopped, wanted = trainer(loss, steps_per_execution=steps), trainer(loss)
+    with sentence(3, GRADIENT, "the run ends with the state before it"):
+        history = fit(stopped, spoiled(13, 14, 18))
+    wanted.fit(X[:12], Y[:12], batch_size=4, shuffle=False, verbose=0)
+    assert_same(stopped, wanted)
+    assert int(stopped.state.step) == 3 and history.epoch == [0]
+    assert int(stopped.state.trouble.count) == 0  # the next fit starts without it
+    if loss is infinite:
+        assert not np.isfinite(history.history["loss"][0])
+
+
+def test_skip_leaves_the_step_out_and_goes_on():
+    skipping, wanted = trainer(nonfinite="skip"), trainer()
+    with sentence(2, GRADIENT, "2 such steps were left out"):
+        history = fit(skipping, spoiled(9, 17), epochs=1)
+    left = np.r_[0:8, 12:16]
+    want = wanted.fit(X[left], Y[left], batch_size=4, shuffle=False, verbose=0)
+    assert_same(skipping, wanted)
+    assert int(skipping.state.step) == 5  # steps that were left out have numbers, too
+    assert history.history["loss"][0] == pytest.approx(want.history["loss"][0], rel=1e-6)
+
+
+def test_restore_goes_back_to_the_epochs_begin():
+    class Spoil:
+        """The second pass has a bad label."""
+
+        def __call__(self, number):
+            y = spoiled(9) if number == 1 else Y
+            return ((X[i : i + 4], y[i : i + 4]) for i in range(0, 20, 4))
+
+    restored, wanted = (trainer(optimizer=optimizers.SGD(0.01), nonfinite=n) for n in ("restore", "stop"))
+    with sentence(7, GRADIENT, "the run ends with the state of the epoch's begin"):
+        restored.fit(Spoil(), epochs=3, verbose=0)
+    fit(wanted, Y, epochs=1)
+    assert_same(restored, wanted, 1e-6)  # a stream is a padded program, which rounds differently
+
+
+@pytest.mark.filterwarnings("ignore:The loss is")
+def test_ignore_lets_them_in():
+    t = trainer(nonfinite="ignore")
+    fit(t, spoiled(9), epochs=1)
+    assert np.isnan(t.variables["params"]["dense"]["kernel"]).all()
+    with pytest.warns(
+        RuntimeWarning, match=r"^The loss is nan after step 5 of the epoch; lower the learning rate, or clip"
+    ):
+        fit(t, Y, epochs=1)
+
+
+def test_nothing_changes_where_all_is_finite():
+    a, b = (trainer(optimizer=optimizers.SGD(0.01), nonfinite=n) for n in ("stop", "ignore"))
+    np.testing.assert_allclose(fit(a, Y).history["loss"], fit(b, Y).history["loss"], rtol=1e-6)
+    assert_same(a, b, 1e-6)
+
+
+def test_a_scaled_loss_may_overflow():
+    scaled = optimizers.LossScaleOptimizer(optimizers.Adam(0.01), initial_scale=1e38)
+    t = trainer("mse", scaled)
+    fit(t, Y, epochs=1)  # without a warning: warnings are errors here
+    assert np.isfinite(t.variables["params"]["dense"]["kernel"]).all() and not t.stop_training
+
+
+def test_other_choices_are_refused():
+    with pytest.raises(
+        ValueError, match=r"^`nonfinite` is 'stop', 'restore', 'skip' or 'ignore', got 'raise'; use one of"
+    ):
+        trainer(nonfinite="raise")
