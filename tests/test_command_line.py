@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -39,6 +40,7 @@ def finished(tmp_path_factory):
 def test_fit_leaves_model_history_and_picture(finished):
     folder, printed = finished
     assert sorted(p.name for p in folder.iterdir()) == [
+        "checkpoints",
         "curves.png",
         "history.csv",
         "history.json",
@@ -168,8 +170,35 @@ def test_interrupted_run_keeps_the_last_complete_epoch(tmp_path):
         process.kill()
     assert process.returncode == 130
     history = json.loads((folder / "history.json").read_text())
-    assert err == f"interrupted; the model of epoch {history['epoch'][-1] + 1} is in {folder}\n"
+    told, last = err.splitlines()
+    assert re.fullmatch(rf"saved at epoch \d+, step \d+, in {re.escape(str(folder))}/checkpoints", told)
+    assert last == f"interrupted; the model of epoch {history['epoch'][-1] + 1} is in {folder}"
     model, variables = fm.load(folder / "model.safetensors")
     x, _ = datasets.load("digits_sequence").test
     assert np.isfinite(model.apply(variables, x)).all()
     assert not [p for p in pathlib.Path(folder).iterdir() if p.name.startswith(".")]
+    # Repeated with an end in sight, the command goes on: earlier epochs are not run again.
+    command[command.index("100000")] = str(history["epoch"][-1] + 2)
+    done = subprocess.run([sys.executable, "-m", "training", *command], capture_output=True, text=True, check=True)
+    again = json.loads((folder / "history.json").read_text())
+    assert again["epoch"] == list(range(history["epoch"][-1] + 2))
+    assert again["history"]["loss"][: len(history["epoch"])] == history["history"]["loss"]
+    assert done.stdout.count("Epoch ") <= 2
+    command[command.index("units=8")] = "units=9"
+    other = subprocess.run([sys.executable, "-m", "training", *command], capture_output=True, text=True, check=False)
+    assert other.returncode == 2 and other.stderr == (
+        f"error: {folder} holds a run with options ['units=8'], got ['units=9']; choose another --out, or begin anew with "
+        "--no-resume.\n"
+    )
+    anew = subprocess.run(
+        [sys.executable, "-m", "training", *command, "--no-resume", "--epochs", "1"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "Epoch 1/1" in anew.stdout
+
+
+@pytest.fixture(autouse=True)
+def _a_cache_of_the_tests(monkeypatch):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(__file__).parent.parent / ".cache" / "jax"))

@@ -15,7 +15,7 @@ MODULES = (
     "schedules",
     "steps",
 )
-NAMES = {"Checkpoints": "checkpoints", "Trainer": "trainer", "TrainState": "state"}
+NAMES = {"compilation_cache": "cache", "Checkpoints": "checkpoints", "Trainer": "trainer", "TrainState": "state"}
 
 __all__ = [*NAMES, *MODULES]
 

@@ -17,7 +17,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-MODEL_FILE, RUN_FILE = "model.safetensors", "run.json"
+MODEL_FILE, RUN_FILE, CHECKPOINTS = "model.safetensors", "run.json", "checkpoints"
 
 
 @app.command()
@@ -33,11 +33,15 @@ def fit(
     seed: Annotated[int, typer.Option(help="Decides initialization, shuffling and dropout.")] = 0,
     raw_dir: Annotated[pathlib.Path | None, typer.Option(help="Folder with the dataset's original files.")] = None,
     out: Annotated[pathlib.Path | None, typer.Option(help="Folder of the run; by default runs/MODEL-DATASET.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on where the run in the folder stopped, or begin anew.")] = True,
 ) -> None:
-    """Train a model on a dataset; leave model, history and curves in a folder."""
+    """Train a model on a dataset; leave model, history and curves in a folder, or go on with what is there."""
     from training import datasets, report
+    from training.cache import compilation_cache
     from training.callbacks import ModelCheckpoint
     from training.trainer import Trainer
+
+    compilation_cache()
 
     _at_least_one(epochs=epochs, batch_size=batch_size)
     data = datasets.load(dataset, raw_dir=raw_dir)
@@ -54,12 +58,20 @@ def fit(
     trainer.model.summary()
     print(f"{dataset}: {len(data.train)} examples to train, {len(data.test)} to test")
     run = {"model": model, "options": option or [], "dataset": dataset, "scale": data.train.scale, "seed": seed}
-    (folder / RUN_FILE).write_text(json.dumps(run, indent=1) + "\n")
+    run |= {"optimizer": optimizer, "learning_rate": learning_rate, "loss": trainer.loss}
+    checkpoints = _checkpoints(folder, run, resume)
     # The model of the last complete epoch is on disk whenever the run is interrupted.
     saved = ModelCheckpoint(folder / MODEL_FILE)
     interrupted = False
     try:
-        trainer.fit(data.train, batch_size=batch_size, epochs=epochs, validation_data=data.test, callbacks=[saved])
+        trainer.fit(
+            data.train,
+            batch_size=batch_size,
+            epochs=epochs,
+            validation_data=data.test,
+            callbacks=[saved],
+            resume=checkpoints,
+        )
     except KeyboardInterrupt:
         interrupted = True
     history = trainer.history
@@ -73,6 +85,27 @@ def fit(
         raise typer.Exit(130)
     _tell(data, trainer, history)
     print(f"saved in {folder}/: {MODEL_FILE}, history.csv, history.json, curves.png")
+
+
+def _checkpoints(folder: pathlib.Path, run: dict[str, Any], resume: bool) -> Any:
+    """Where a run is saved, after a look whether what is there is the same run."""
+    import shutil
+
+    from training.checkpoints import Checkpoints
+
+    notes = folder / RUN_FILE
+    if not resume:
+        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    elif notes.is_file() and (folder / CHECKPOINTS).is_dir():
+        before = json.loads(notes.read_text())
+        for name, value in run.items():
+            if before.get(name) != value:
+                raise ValueError(
+                    f"{folder} holds a run with {name} {before.get(name)!r}, got {value!r}; "
+                    "choose another --out, or begin anew with --no-resume."
+                )
+    notes.write_text(json.dumps(run, indent=1) + "\n")
+    return Checkpoints(folder / CHECKPOINTS, minutes=5)
 
 
 def _tell(data: Any, trainer: Any, history: Any) -> None:
@@ -100,8 +133,10 @@ def evaluate(
     """Evaluate a trained model on the test part of a dataset."""
     from flaxmodels import saving
     from training import datasets
+    from training.cache import compilation_cache
     from training.trainer import Trainer
 
+    compilation_cache()
     _at_least_one(batch_size=batch_size)
     model, variables = saving.load(_model_file(run))
     data = datasets.load(dataset, raw_dir=raw_dir)
@@ -128,8 +163,10 @@ def predict(
 
     from flaxmodels import saving
     from training.batches import Data, as_data
+    from training.cache import compilation_cache
     from training.trainer import Trainer
 
+    compilation_cache()
     _at_least_one(batch_size=batch_size)
     model, variables = saving.load(_model_file(run))
     try:

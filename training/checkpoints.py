@@ -192,6 +192,8 @@ class Checkpoints:
 
     def newest(self) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
         """The arrays and notes of the newest checkpoint that is intact, None if there is no checkpoint at all."""
+        if not any(path.name.isdigit() for path in self.folder.iterdir()):
+            return None  # without the second that it takes to import orbax
         numbers = sorted(self.manager.all_steps(), reverse=True)
         for number in numbers:
             try:
