@@ -186,7 +186,9 @@ class Run:
         self.validate, self.validation_freq = validate, validation_freq
         self.steps_per_epoch, self.checkpoints = steps_per_epoch, checkpoints
         self.interrupts = Interrupts(terminate=checkpoints is not None)
-        self.steps_per_second = 0.0
+        # How fast this was in an earlier call says how long the first chunk may be.
+        self.speed_of = (objective, feed.batch_size, feed.n)
+        self.steps_per_second = trainer._speeds.get(self.speed_of, 0.0)
         self.watches_chunks = any(overrides(c, "on_chunk_end") for c in callbacks)
         self.watches_steps = any(overrides(c, *PER_STEP) for c in callbacks)
         self.walk = Walk(feed, self.key_of)
@@ -262,7 +264,6 @@ class Run:
         """
         start, compiled_before = time.perf_counter(), self.progress.compile_seconds
         if not self.step:
-            self.totals = self.objective.empty()
             self.hook("on_epoch_begin", self.epoch, {})
         if self.trainer.nonfinite == "restore":
             self.begin_state = jax.tree.map(jnp.copy, self.trainer.state)
@@ -357,7 +358,7 @@ class Run:
         trainer.state, self.totals, values, each = program(*args)
         self.logs = floats(self.objective, values)
         seconds = time.perf_counter() - began
-        self.steps_per_second = (stop - start) / seconds
+        self.steps_per_second = trainer._speeds[self.speed_of] = (stop - start) / seconds
         self.step, self.walk.first = self.step + stop - start, self.walk.first + stop - start
         self.mark()
         progress.chunk(self.step, int(chunk.sizes[start:stop].sum()), seconds, self.logs)

@@ -1,10 +1,12 @@
 """What is minimized and measured: losses, weights and metrics of each output, in one object of pure functions."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from training import losses, metrics
 from training.metrics.base import RunningSum
@@ -45,11 +47,7 @@ class Objective(NamedTuple):
 
     def empty(self) -> dict[str, Any]:
         """Totals before the first step: sums of losses times rows, rows, and the metrics' states."""
-        return {
-            "rows": RunningSum.zeros(),
-            "sums": {name: RunningSum.zeros() for name in self.loss_names},
-            "metrics": [m.metric.empty_for(*m.example) for m in self.measured],
-        }
+        return jax.tree.map(jnp.array, _empty(self))  # fresh arrays each time, because programs are given them
 
     def labels(self, y: Any) -> list[jax.Array]:
         """The labels of each output, class indices spread where the loss wants it."""
@@ -117,6 +115,17 @@ class Objective(NamedTuple):
         return means | {
             m.name: m.metric.compute(state) for m, state in zip(self.measured, totals["metrics"], strict=True)
         }
+
+
+@functools.lru_cache(maxsize=64)
+def _empty(objective: Objective) -> dict[str, Any]:
+    """The empty totals, on the host; finding the shapes of the metrics' states takes a while."""
+    totals = {
+        "rows": RunningSum.zeros(),
+        "sums": {name: RunningSum.zeros() for name in objective.loss_names},
+        "metrics": [m.metric.empty_for(*m.example) for m in objective.measured],
+    }
+    return jax.tree.map(np.asarray, totals)
 
 
 def resolve(

@@ -189,7 +189,9 @@ def make_train_step(
             return scale_loss(state.opt_state, loss), (loss, own, out)
 
         grads, (loss, own, out) = jax.grad(loss_of, has_aux=True)(trained)
-        updates, opt_state = optimizer.update(grads, state.opt_state, trained, value=loss)
+        # Line searches try the loss at other parameters.
+        tried = {"value": loss, "grad": grads, "value_fn": lambda params: loss_of(params)[1][0]}
+        updates, opt_state = optimizer.update(grads, state.opt_state, trained, **tried)
         params = constrained(joined(optax.apply_updates(trained, updates), rest), rules)
         counted = objective.update(totals, loss, own, batch.y, out.values, batch.weight, out.masks, batch.valid)
         new = state.replace(step=state.step + 1, params=params, batch_stats=out.batch_stats, opt_state=opt_state)

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -29,7 +29,7 @@ class Trainer:
 
     Args:
         model: A model of our layers, or any linen module.
-        optimizer: Name or optax transformation.
+        optimizer: Name, optax transformation, or function (grads, params) -> updates.
         loss: Name, loss or function (y_true, y_pred) -> [B]; a list or dictionary for several outputs.
         metrics: Names, metrics or functions; a list for one output, else by output.
         loss_weights: Factors of the outputs' losses.
@@ -41,6 +41,8 @@ class Trainer:
         nonfinite: What happens at a step whose loss or gradients are not finite, found inside the compiled program.
             "stop" leaves it out and ends the run, "restore" also goes back to the begin of the epoch, "skip" leaves it
             out and goes on, "ignore" lets the numbers in, as Keras does.
+        train_step: A function (model, objective, optimizer, rules, nonfinite) that makes a step of one's own,
+            (state, totals, batch) -> (state, totals); begin with that of `steps.make_train_step`.
 
     References:
         Keras, `keras.Model.compile`.
@@ -67,6 +69,7 @@ class Trainer:
         variables: Mapping[str, Any] | None = None,
         steps_per_execution: int | str = "auto",
         nonfinite: str = "stop",
+        train_step: Callable[..., Any] = steps.make_train_step,
     ):
         if not isinstance(model, nn.Module):
             raise TypeError(
@@ -81,7 +84,12 @@ class Trainer:
             raise ValueError(
                 f"`nonfinite` is 'stop', 'restore', 'skip' or 'ignore', got {nonfinite!r}; use one of them."
             )
-        self.model, self.seed, self.nonfinite = model, seed, nonfinite
+        if not callable(train_step):
+            raise TypeError(
+                "`train_step` is a function (model, objective, optimizer, rules, nonfinite) that makes a step, "
+                f"got {train_step!r}; give one like training.steps.make_train_step."
+            )
+        self.model, self.seed, self.nonfinite, self.train_step = model, seed, nonfinite, train_step
         self.optimizer = optimizers.get(optimizer)
         self.loss, self.metrics = loss, metrics
         self.loss_weights, self.weighted_metrics = loss_weights, weighted_metrics
@@ -93,6 +101,7 @@ class Trainer:
         self._start = variables
         self._objectives: dict[Any, tuple[Objective, list[Any]]] = {}
         self._programs: dict[Any, Program] = {}
+        self._speeds: dict[Any, float] = {}
 
     # ------------------------------------------------------------ state
 
@@ -314,7 +323,7 @@ class Trainer:
         key = ("train", objective, feed.data.scale, feed.padded, length, each)
         if key not in self._programs:
             rules, nonfinite = self._rules, "stop" if self.nonfinite == "restore" else self.nonfinite
-            step = steps.make_train_step(self.model, objective, self.optimizer, rules, nonfinite)  # type: ignore[arg-type]
+            step = self.train_step(self.model, objective, self.optimizer, rules, nonfinite)
             program = steps.make_train_program(step, objective, feed.data.scale, feed.padded, length, each)
             self._programs[key] = Program(program, donate=(0, 1))
         return self._programs[key]

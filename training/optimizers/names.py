@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from typing import Any
 
 import optax
 
@@ -10,24 +11,27 @@ from training.optimizers.adam import Adam, Adamax, AdamW, Lamb, Nadam, ScheduleF
 from training.optimizers.adaptive import Adadelta, Adafactor, Adagrad, Ftrl, RMSprop
 from training.optimizers.gradient import SGD, Lion, Muon
 
-# Those of optax that need nothing but gradients, parameters and a learning rate.
 _OPTAX = (
-    "adabelief adadelta adafactor adagrad adam adamax adamaxw adamw adan amsgrad fromage lamb lars lion "
-    "nadam nadamw novograd optimistic_adam_v2 optimistic_gradient_descent radam rmsprop rprop "
+    "adabelief adadelta adafactor adagrad adam adamax adamaxw adamw adan amsgrad fromage lamb lars lbfgs lion "
+    "nadam nadamw noisy_sgd novograd optimistic_adam_v2 optimistic_gradient_descent polyak_sgd radam rmsprop rprop "
     "sgd sign_sgd signum sm3 yogi"
 ).split()
-
+# Those that find the size of a step themselves, from the loss that the training step gives them.
+OPTAX_SEARCHING = ("optax.lbfgs", "optax.polyak_sgd")
 OPTAX_LEARNING_RATE = 1e-3
 
 
-def get(optimizer: str | optax.GradientTransformation) -> optax.GradientTransformation:
+def get(
+    optimizer: str | optax.GradientTransformation | Callable[[Any, Any], Any],
+) -> optax.GradientTransformation:
     """Returns the optimizer of that name with Keras' defaults, or the optax transformation itself.
 
     "optax.<name>" is optax's own with its defaults, and the learning rate 0.001 in the state, where
-    `set_learning_rate` finds it. Upper and lower case are the same, as in Keras.
+    `set_learning_rate` finds it; the noise of "optax.noisy_sgd" has the seed 0. Upper and lower case are the same,
+    as in Keras. A function (grads, params) -> updates is an optimizer without a state.
 
     Raises:
-        TypeError: If it is neither a name nor a transformation.
+        TypeError: If it is neither a name nor a transformation nor such a function.
         ValueError: If no optimizer has that name.
 
     Example:
@@ -37,13 +41,27 @@ def get(optimizer: str | optax.GradientTransformation) -> optax.GradientTransfor
     if isinstance(optimizer, optax.GradientTransformation):
         return optimizer
     if not isinstance(optimizer, str):
-        raise TypeError(f"An optimizer must be a name or an optax transformation, got {optimizer!r}.")
+        if callable(optimizer) and _required(optimizer) == 2:
+            return optax.stateless(optimizer)
+        raise TypeError(
+            "An optimizer must be a name, an optax transformation or a function (grads, params) -> updates, "
+            f"got {optimizer!r}."
+        )
     alternative = "Or 'optax.<name>', or pass an optax transformation."
     if not optimizer.startswith("optax."):
         return lookup("optimizer", optimizer.lower(), OPTIMIZERS, alternative)()
     factory = lookup("optimizer", optimizer, OPTAX, "Or pass an optax transformation.")
+    if optimizer in OPTAX_SEARCHING:
+        return factory()
     others = set(inspect.signature(factory).parameters) - {"learning_rate"}
-    return optax.inject_hyperparams(factory, static_args=others)(learning_rate=OPTAX_LEARNING_RATE)
+    arguments = {"key": 0} if "key" in others else {}
+    return optax.inject_hyperparams(factory, static_args=others)(learning_rate=OPTAX_LEARNING_RATE, **arguments)
+
+
+def _required(function: Callable[..., Any]) -> int:
+    """How many arguments a function needs: two for gradients and parameters, none for an optimizer not yet made."""
+    parameters = inspect.signature(function).parameters.values()
+    return sum(p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
 
 
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {

@@ -62,6 +62,8 @@ def LossScaleOptimizer(
             finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(g)) for g in leaves], bool))
             wide = jax.tree.map(widen, grads)
             unscaled = jax.tree.map(lambda g: g / state.scale.astype(g.dtype), wide)
+            if "grad" in extra:
+                extra["grad"] = unscaled
             # Both outcomes are computed and one is selected: steps are seldom skipped.
             updates, inner_state = inner.update(unscaled, state.inner_state, params, **extra)
             updates = jax.tree.map(lambda u: jnp.where(finite, u, jnp.zeros_like(u)), updates)
