@@ -506,7 +506,8 @@ INIT = {"a": jnp.ones(1), "b": {"c": jnp.ones(1)}}
         (
             lambda: optimizers.get(optimizers.Adam),
             TypeError,
-            f"An optimizer must be a name or an optax transformation, got {optimizers.Adam!r}.",
+            "An optimizer must be a name, an optax transformation or a function (grads, params) -> updates, "
+            f"got {optimizers.Adam!r}.",
         ),
     ],
 )

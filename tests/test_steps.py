@@ -171,6 +171,28 @@ def test_any_linen_module_and_any_optax_transformation_can_be_trained():
     assert set(state.batch_stats) == {"BatchNorm_0"}
 
 
+@jax.numpy_dtype_promotion("standard")
+def test_line_searches_get_the_loss_its_gradient_and_the_loss_elsewhere():
+    # Loss 2.5 and gradients 5, 3 as counted above: a Polyak step has the size 2.5 / (5^2 + 3^2).
+    x, y = jnp.array([[1.0], [2.0]]), jnp.zeros((2, 1))
+    state, objective, step = prepared(line(), optimizers.get("optax.polyak_sgd"), x, y)
+    state, _ = step(state, objective.empty(), Batch(x, y))
+    np.testing.assert_allclose(state.params["dense"]["kernel"][0, 0], 1 - 5 * 2.5 / 34, rtol=1e-6)
+    np.testing.assert_allclose(state.params["dense"]["bias"][0], -3 * 2.5 / 34, rtol=1e-6)
+    y = 2 * x + 3
+    found = []
+    for searching in (optax.lbfgs(), optimizers.LossScaleOptimizer("optax.lbfgs", initial_scale=8.0)):
+        state, objective, step = prepared(line(), searching, x, y)
+        step, kernels = jax.jit(step), []
+        for _ in range(8):
+            state, _ = step(state, objective.empty(), Batch(x, y))
+            kernels.append(float(state.params["dense"]["kernel"][0, 0]))
+        np.testing.assert_allclose(state.params["dense"]["bias"][0], 3.0, rtol=1e-4)
+        found.append(kernels)
+    assert found[0][-1] == pytest.approx(2.0, rel=1e-4)
+    np.testing.assert_allclose(found[1][:3], found[0][:3], rtol=1e-5)  # the search sees the gradient without its scale
+
+
 def test_given_variables_are_copied_not_consumed():
     x, y = jnp.ones((2, 1)), jnp.zeros((2, 1))
     model = line()

@@ -10,7 +10,7 @@ import pytest
 
 import flaxmodels as fm
 from flaxmodels import Input, Model, Sequential, layers
-from training import Trainer, callbacks, losses, metrics, optimizers
+from training import Trainer, callbacks, losses, metrics, optimizers, steps
 from training.datasets import Split
 
 RNG = np.random.default_rng(0)
@@ -232,6 +232,31 @@ def test_plain_linen_module_is_trained():
 
 
 # ---------------------------------------------------------------- the order of events
+
+
+def test_a_train_step_of_ones_own():
+    """Each step is the usual one, then half of every parameter is taken away."""
+
+    def make_step(model, objective, optimizer, rules, nonfinite):
+        usual = steps.make_train_step(model, objective, optimizer, rules, nonfinite)
+
+        def step(state, totals, batch):
+            state, totals = usual(state, totals, batch)
+            return state.replace(params=jax.tree.map(lambda p: p / 2, state.params)), totals
+
+        return step
+
+    plain, own = trainer(), trainer(train_step=make_step)
+    losses = [t.fit(X, ONE_HOT, batch_size=53, verbose=0).history["loss"] for t in (plain, own)]
+    assert losses[0] == losses[1]
+    for a, b in zip(*(jax.tree.leaves(t.variables) for t in (own, plain)), strict=True):
+        np.testing.assert_array_equal(a, b / 2)
+    with refuses(
+        TypeError,
+        "`train_step` is a function (model, objective, optimizer, rules, nonfinite) that makes a step, got 3; "
+        "give one like training.steps.make_train_step.",
+    ):
+        trainer(train_step=3)
 
 
 def test_order_of_events():

@@ -195,8 +195,12 @@ def _measured(
                     name = f"weighted_{stem}" if len(names) == 1 else f"{names[i]}_weighted_{stem}"
                 copies = sum(m.name == name or m.name.startswith(f"{name}_") for m in found)
                 name = f"{name}_{copies}" if name in taken else name
-                found.append(Measured(name, i, resolved, weighted, (labels[i], outputs[i])))
+                found.append(Measured(name, i, resolved, weighted, (_like(labels[i]), _like(outputs[i]))))
     return found
+
+
+def _like(array: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(array.shape, array.dtype)
 
 
 def _per_output(argument: str, given: Any, names: Sequence[str], several: bool = False) -> list[Any]:

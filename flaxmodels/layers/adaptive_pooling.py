@@ -14,7 +14,8 @@ from flaxmodels.layers.spatial import Spatial
 class AdaptivePooling(Spatial):
     """Splits each axis of n positions into m windows that together cover it, and reduces each to one number.
 
-    Window i covers the positions from floor(i * n / m) to, not including, ceil((i + 1) * n / m).
+    Window i covers the positions from floor(i * n / m) to, not including, ceil((i + 1) * n / m). Keras' JAX backend
+    rounds these in float32; for 7, 13, 14 or 15 outputs some of its windows are too large and give NaN, here none.
 
     Args:
         output_size: Number of outputs m; one integer for all axes, or one per axis.
