@@ -252,6 +252,9 @@ def test_a_full_disk_does_not_end_the_run(whole, tmp_path, monkeypatch):
         assert folder.newest()[1]["position"]["epoch"] == len(calls)
 
 
+# What orbax was writing there ends in its own threads.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_folder_that_is_lost_does_not_end_the_run(whole, tmp_path):
     import shutil
 
