@@ -52,6 +52,10 @@ class Stack(Sequence[Layer]):
         return stack
 
 
+def _kind(thing: Any) -> str:
+    return f"the class {thing.__name__}" if isinstance(thing, type) else f"a {type(thing).__name__}"
+
+
 def _as_layer(thing: Any) -> Layer:
     if isinstance(thing, nn.Module) and not isinstance(thing, Layer):
         return Linen(thing, name=thing.name)
@@ -238,6 +242,10 @@ class Sequential(Container):
     layers: Any = ()
 
     def __post_init__(self) -> None:
+        if isinstance(self.layers, nn.Module | Symbol) or callable(self.layers):
+            raise TypeError(
+                f"`layers` of Sequential is a list of layers, got {_kind(self.layers)}; write Sequential([...])."
+            )
         if not isinstance(self.layers, Stack):
             object.__setattr__(self, "layers", Stack().extended(self.layers or ()))
         super().__post_init__()

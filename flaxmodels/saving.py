@@ -328,6 +328,8 @@ def save(
 
 def _replace(path: pathlib.Path, content: bytes) -> None:
     """Writes beside the file, then renames: a reader sees the old file or the new one."""
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"The folder {path.parent} is not there to write {path.name} into; make it first.")
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         with open(temporary, "xb") as file:
@@ -410,8 +412,11 @@ def read_header(path: str | os.PathLike[str]) -> tuple[dict[str, str], dict[str,
     """Reads what a file says of itself, and the shapes of its arrays, without reading the arrays.
 
     Raises:
+        FileNotFoundError: If there is no file.
         ValueError: If the file is none of ours or is damaged.
     """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"There is no model file at {os.fspath(path)}; give the path that it was saved to.")
     size = os.path.getsize(path)
     with open(path, "rb") as file:
         start = file.read(8)

@@ -150,6 +150,10 @@ def _by_class(y: Any, class_weight: Mapping[int, float], whole: bool) -> np.ndar
         raise ValueError(
             f"`class_weight` needs one array of labels, got {len(jax.tree.leaves(y))}; use `sample_weight` instead."
         )
+    if not isinstance(class_weight, Mapping):
+        raise TypeError(
+            f"`class_weight` is a dictionary from classes to factors, got {class_weight!r}; write {{0: 1.0, 1: 2.0}}."
+        )
     labels = np.asarray(jax.tree.leaves(y)[0])
     if labels.ndim > 2:
         raise ValueError(
@@ -196,6 +200,13 @@ def check_labels(data: Data, objective: Objective, outputs: list[Any]) -> None:
         return
     y = jax.tree.leaves(data.y)
     for labels, loss, spread, output in zip(y, objective.losses, objective.one_hot, outputs, strict=False):
+        if type(loss).__name__ in ("BinaryCrossentropy", "BinaryFocalCrossentropy"):
+            low, high = float(np.min(labels)), float(np.max(labels))
+            if low < 0 or high > 1:
+                raise ValueError(
+                    f"{loss.name} takes labels from 0 to 1, got some from {low:g} to {high:g}; use "
+                    "sparse_categorical_crossentropy and a unit for each class, or map the labels to 0 and 1."
+                )
         if loss is not None and (loss.labels == "index" or spread):
             ignored = getattr(loss, "ignore_class", None)
             losses.check_labels(np.asarray(labels), output.shape[-1], ignore_class=ignored)

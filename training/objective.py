@@ -163,9 +163,18 @@ def resolve(
     labels = [
         jax.ShapeDtypeStruct((t.shape[0], c), jnp.float32) if c else t for t, c in zip(true, one_hot, strict=True)
     ]
-    factors = [1.0 if w is None else float(w) for w in _per_output("loss_weights", loss_weights, names)]
+    factors = [1.0 if w is None else _factor(w, names) for w in _per_output("loss_weights", loss_weights, names)]
     measured = [] if y is None else _measured(metric, weighted_metric, names, labels, outputs)
     return Objective(tuple(names), resolved, tuple(factors), tuple(measured), one_hot)
+
+
+def _factor(weight: Any, names: Sequence[str]) -> float:
+    if np.ndim(weight) or isinstance(weight, str):
+        raise ValueError(
+            f"`loss_weights` has one number for each of the outputs {list(names)}, got {weight!r}; "
+            "give numbers, as many as there are outputs."
+        )
+    return float(weight)
 
 
 def _loss(given: Any, true: Any, pred: Any) -> Any:

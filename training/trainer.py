@@ -12,8 +12,8 @@ import numpy as np
 
 from flaxmodels import saving
 from flaxmodels.building import Container, Model
+from training import advice, optimizers, steps
 from training import callbacks as callbacks_module
-from training import optimizers, steps
 from training.batches import Data, Feed, as_data, check_labels, split_off
 from training.callbacks import BackupAndRestore, Callback, History, ProgbarLogger
 from training.checkpoints import Checkpoints
@@ -157,6 +157,7 @@ class Trainer:
                 outputs,
                 data.num_classes,
             )
+            advice.warn(self.model, objective, jax.tree.leaves(outputs))
             if batch.y is not None:
                 jax.eval_shape(steps.make_eval_step(self.model, objective), variables, objective.empty(), batch)
             self._objectives[key] = objective, jax.tree.leaves(outputs)
@@ -233,6 +234,7 @@ class Trainer:
             raise ValueError(
                 "Training needs a loss, and the Trainer has none; write Trainer(model, loss='mse') or the like."
             )
+        _check_epochs(epochs, initial_epoch, validation_freq, shuffle)
         _check_steps("steps_per_epoch", steps_per_epoch)
         _check_steps("validation_steps", validation_steps)
         data = _given(x, y, sample_weight, class_weight, "fit", batch_size)
@@ -501,6 +503,25 @@ def _checkpoints(resume: Any, callbacks: list[Callback]) -> Checkpoints | None:
             f"A run is saved in one folder, got {len(backups)}; give `resume` or one BackupAndRestore, not both."
         )
     return backups[0] if backups else None
+
+
+def _check_epochs(epochs: Any, initial_epoch: Any, validation_freq: Any, shuffle: Any) -> None:
+    for name, value in (("epochs", epochs), ("initial_epoch", initial_epoch)):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
+            raise ValueError(f"`{name}` is a number of epochs, got {value!r}; give an integer from 0 on.")
+    if initial_epoch > epochs:
+        raise ValueError(
+            f"`epochs` is the number of the last epoch, got {epochs} with initial_epoch={initial_epoch}; "
+            "give a larger one."
+        )
+    numbers = validation_freq if isinstance(validation_freq, list | tuple | set) else [validation_freq]
+    if not all(isinstance(n, int | np.integer) and not isinstance(n, bool) and n > 0 for n in numbers):
+        raise ValueError(
+            f"`validation_freq` is a positive integer or a list of them, got {validation_freq!r}; "
+            "1 validates after each epoch."
+        )
+    if not isinstance(shuffle, bool | np.bool_):
+        raise ValueError(f"`shuffle` is True or False, got {shuffle!r}; give True for an order of each epoch's own.")
 
 
 def _check_steps(name: str, steps: int | None) -> None:

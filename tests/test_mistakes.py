@@ -1,0 +1,554 @@
+"""A hundred mistakes that people make, and the whole sentence that each of them gets; legal ones get one warning."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import flaxmodels as fm
+from flaxmodels import Input, Model, Sequential, interop, layers, models
+from training import Trainer, callbacks, datasets, losses, optimizers, schedules
+
+R = np.random.default_rng(0)
+X, Y = R.normal(size=(12, 4)).astype("float32"), R.integers(0, 3, 12).astype("int32")
+HOT, IM = np.eye(3, dtype="float32")[Y], R.random((6, 8, 8, 1)).astype("float32")
+nan = X.copy()
+nan[:, 2] = np.nan
+
+
+def mlp(act="softmax", out=3):
+    return Sequential([Input((4,)), layers.Dense(out, activation=act)])
+
+
+def tr(**arguments):
+    given = {"optimizer": "sgd", "loss": "categorical_crossentropy", "metrics": ["accuracy"]} | arguments
+    return Trainer(mlp(), **given)
+
+
+def fit(trainer, x=X, y=HOT, **arguments):
+    return trainer.fit(x, y, **{"verbose": 0} | arguments)
+
+
+# A sentence that ends in "..." goes on: with the names that there are, or as the command line's library has it.
+MISTAKES = {
+    "units str": (lambda: layers.Dense("10"), "`units` of Dense is a positive integer, got '10'; give 1 or more."),
+    "units 0": (lambda: layers.Dense(0), "`units` of Dense is a positive integer, got 0; give 1 or more."),
+    "activation typo": (
+        lambda: layers.Dense(2, activation="sofmax"),
+        "`activation` of Dense cannot be used: Unknown activation 'sofmax'. Did you mean 'softmax'? Known:...",
+    ),
+    "layer class": (
+        lambda: Sequential([layers.Dense]),
+        "Sequential takes layers, linen modules and Input(...), got <class 'flaxmodels.layers.dense.Dense'> of type type; make an object of a layer's class, such as layers.Dense(10).",
+    ),
+    "not a layer": (
+        lambda: Sequential([Input((4,)), "relu"]),
+        "Sequential takes layers, linen modules and Input(...), got 'relu' of type str; make an object of a layer's class, such as layers.Dense(10).",
+    ),
+    "no list": (
+        lambda: Sequential(layers.Dense(2), layers.Dense(3)),
+        "`layers` of Sequential is a list of layers, got a Dense; write Sequential([...]).",
+    ),
+    "same name": (
+        lambda: Sequential([layers.Dense(2, name="a"), layers.Dense(2, name="a")]),
+        "Layers of one model need names of their own, got 'a' 2 times; give each layer another `name`, or none.",
+    ),
+    "input after": (
+        lambda: Sequential([layers.Dense(2), Input((4,))]),
+        "Input(...) comes first in a Sequential, got it after 1 layers; move it to the front.",
+    ),
+    "input none": (
+        lambda: Input((None, "a")),
+        "The sizes of an input shape are positive integers or None, got 'a' in (None, 'a'); leave the batch out and give the shape of one example.",
+    ),
+    "model no outputs": (
+        lambda: Model(Input((4,)), None),
+        "The outputs of a Model are symbols, made by Input(...) and by calling layers on them, got none; write x = Input(shape), y = layer(x), Model(x, y).",
+    ),
+    "model forgot input": (
+        lambda: (lambda a, b: Model(a, layers.Add()([layers.Dense(2)(a), layers.Dense(2)(b)])))(
+            Input((4,)), Input((4,))
+        ),
+        "The outputs of a Model depend on its inputs alone, but <Symbol shape=(None, 4) dtype=float32 input None> is needed and not among them; add it to `inputs`.",
+    ),
+    "call layer on array": (
+        lambda: layers.Dense(2)(X),
+        "Dense computes with parameters from outside, but was called on an array by itself; use variables = layer.init(jax.random.key(0), x) and layer.apply(variables, x).",
+    ),
+    "conv on flat": (
+        lambda: Sequential([Input((28, 28)), layers.Conv2D(4, 3)]),
+        "Conv2D 'conv2d' takes inputs of 4 axes [B, H, W, C], got shape (61, 28, 28); add an axis, or use a layer for 3 axes.",
+    ),
+    "conv channels first by accident": (
+        lambda: Sequential([Input((3, 32, 32)), layers.Conv2D(4, (5, 5))]),
+        "Conv2D 'conv2d' with padding='valid' has a window of 5 positions on axis 1, got inputs of shape (61, 3, 32, 32); make `kernel_size` smaller, or use padding='same'.",
+    ),
+    "kernel too large": (
+        lambda: Sequential([Input((2, 2, 1)), layers.Conv2D(4, 3)]),
+        "Conv2D 'conv2d' with padding='valid' has a window of 3 positions on axis 1, got inputs of shape (61, 2, 2, 1); make `kernel_size` smaller, or use padding='same'.",
+    ),
+    "pool too large": (
+        lambda: Sequential([Input((2, 2, 1)), layers.MaxPooling2D(3)]),
+        "MaxPooling2D 'max_pooling2d' with padding='valid' has a window of 3 positions on axis 1, got inputs of shape (61, 2, 2, 1); make `pool_size` smaller, or use padding='same'.",
+    ),
+    "padding typo": (
+        lambda: layers.Conv2D(4, 3, padding="smae"),
+        "`padding` of Conv2D is one of 'valid', 'same', got 'smae'; use one of these.",
+    ),
+    "strides 0": (
+        lambda: layers.Conv2D(4, 3, strides=0),
+        "`strides` of Conv2D is an integer of at least 1, or a tuple of 2 of them, got 0; give 1 or more for each axis.",
+    ),
+    "groups": (
+        lambda: Sequential([Input((8, 8, 3)), layers.Conv2D(4, 3, groups=2)]),
+        "Conv2D 'conv2d' takes inputs whose channels are a multiple of `groups`=2, got 3 channels; change `groups`.",
+    ),
+    "lstm on 2d": (
+        lambda: Sequential([Input((4,)), layers.LSTM(3)]),
+        "LSTM 'lstm' takes inputs of 3 axes [B, T, F], got shape (61, 4); add an axis, or use a layer for 2 axes.",
+    ),
+    "stacked lstm without sequences": (
+        lambda: Sequential([Input((5, 4)), layers.LSTM(3), layers.LSTM(3)]),
+        "LSTM 'lstm_1' takes inputs of 3 axes [B, T, F], got shape (61, 3); add an axis, or use a layer for 2 axes.",
+    ),
+    "dropout rate": (
+        lambda: layers.Dropout(1.5),
+        "`rate` of Dropout is a number from 0 to 1, got 1.5; give 0 for none.",
+    ),
+    "dropout percent": (
+        lambda: layers.Dropout(50),
+        "`rate` of Dropout is a number from 0 to 1, got 50; give 0 for none.",
+    ),
+    "reshape": (
+        lambda: Sequential([Input((4,)), layers.Reshape((3, 2))]),
+        "Reshape 'reshape' needs 6 values in each example for `target_shape`=(3, 2), got inputs of shape (61, 4); give a shape that they fill.",
+    ),
+    "concat shapes": (
+        lambda: layers.Concatenate()([Input((4, 5)), Input((3, 5, 2))]),
+        "Concatenate joins arrays that differ on `axis`=-1 alone, got shapes [(61, 4, 5), (61, 3, 5, 2)]; reshape them, or choose another axis.",
+    ),
+    "add shapes": (
+        lambda: layers.Add()([Input((4,)), Input((3,))]),
+        "Add merges arrays of the same batch whose other sizes are equal or 1, got shapes [(61, 4), (61, 3)]; reshape them to agree on axis 1.",
+    ),
+    "add one": (
+        lambda: layers.Add()(Input((4,))),
+        "Add merges a list of at least 1 array, got one of type DynamicJaxprTracer; give a list such as [a, b].",
+    ),
+    "embedding range": (
+        lambda: (lambda e: e.init(jax.random.key(0), np.array([[5]])))(layers.Embedding(5, 2)),
+        "Embedding looks up integers from 0 to 4, got some from 5 to 5; give a larger `input_dim`, or map unknown ones to a number of their own.",
+    ),
+    "embedding floats shape": (
+        lambda: layers.Embedding(-1, 2),
+        "`input_dim` of Embedding is a positive integer, got -1; give 1 or more.",
+    ),
+    "merge mode": (
+        lambda: layers.Bidirectional(layers.LSTM(2), merge_mode="add"),
+        "`merge_mode` of Bidirectional is 'concat', 'sum', 'ave', 'mul' or None, got 'add'; give one of these.",
+    ),
+    "regularizer typo": (
+        lambda: layers.Dense(2, kernel_regularizer="l3"),
+        "`kernel_regularizer` of Dense cannot be used: Unknown regularizer 'l3'. Known:...",
+    ),
+    "initializer typo": (
+        lambda: layers.Dense(2, kernel_initializer="glorot"),
+        "`kernel_initializer` of Dense cannot be used: Unknown initializer 'glorot'. Did you mean 'glorot_normal'? Known:...",
+    ),
+    "constraint typo": (
+        lambda: layers.Dense(2, kernel_constraint="nonneg"),
+        "`kernel_constraint` of Dense cannot be used: Unknown constraint 'nonneg'. Did you mean 'non_neg'? Known:...",
+    ),
+    "mask shape": (
+        lambda: (lambda l: l.init(jax.random.key(0), np.ones((2, 5, 3), np.float32), mask=np.ones((2, 4), bool)))(
+            layers.LSTM(2)
+        ),
+        "LSTM takes a mask [B, T] of shape (2, 5), got (2, 4); give one truth value for each step of each example.",
+    ),
+    "model name": (lambda: models.get("resnet"), "Unknown model 'resnet'. Known:..."),
+    "simple_cnn small": (
+        lambda: models.simple_cnn((4, 4, 1), 10),
+        "Conv2D 'conv2d_1' with padding='valid' has a window of 3 positions on axis 1, got inputs of shape (61, 2, 2, 32); make `kernel_size` smaller, or use padding='same'.",
+    ),
+    "model class": (
+        lambda: Trainer(Sequential, loss="mse"),
+        "A Trainer trains a linen module, got <class 'flaxmodels.building.Sequential'> of type type; give a Sequential, a Model, or an nn.Module object.",
+    ),
+    "optimizer typo": (lambda: tr(optimizer="adm"), "Unknown optimizer 'adm'. Did you mean 'adam'? Known:..."),
+    "two optimizers": (
+        lambda: tr(optimizer=["adam", "sgd"]),
+        "An optimizer must be a name, an optax transformation or a function (grads, params) -> updates, got ['adam', 'sgd'].",
+    ),
+    "loss typo": (
+        lambda: fit(tr(loss="categorical_crossentrpy")),
+        "Unknown loss 'categorical_crossentrpy'. Did you mean 'categorical_crossentropy'? Known:...",
+    ),
+    "metric typo": (
+        lambda: fit(tr(metrics=["acc uracy"])),
+        "Unknown metric 'acc uracy'. Did you mean 'accuracy'? Known:...",
+    ),
+    "negative lr": (lambda: optimizers.Adam(-0.1), "`learning_rate` must be a number of at least 0, got -0.1."),
+    "lr string": (
+        lambda: optimizers.Adam("0.1"),
+        "`learning_rate` must be a number or a function of the step, got '0.1'; to give an array, call set_learning_rate(opt_state, array).",
+    ),
+    "two clips": (
+        lambda: optimizers.Adam(clipnorm=1.0, clipvalue=1.0),
+        "Only one of `clipnorm`, `clipvalue` and `global_clipnorm` may be given, got clipnorm=1.0, clipvalue=1.0.",
+    ),
+    "beta": (lambda: optimizers.Adam(beta_1=1.5), "`beta_1` must be a number of at least 0 and less than 1, got 1.5."),
+    "optax typo": (
+        lambda: tr(optimizer="optax.adm"),
+        "Unknown optimizer 'optax.adm'. Did you mean 'optax.adam'? Known:...",
+    ),
+    "loss weights": (
+        lambda: fit(tr(loss_weights=[1.0, 2.0])),
+        "`loss_weights` has one number for each of the outputs ['output'], got [1.0, 2.0]; give numbers, as many as there are outputs.",
+    ),
+    "steps per execution": (
+        lambda: tr(steps_per_execution=0),
+        "`steps_per_execution` is 'auto' or a positive integer, got 0; use 'auto'.",
+    ),
+    "loss missing": (
+        lambda: fit(tr(loss=None)),
+        "Training needs a loss, and the Trainer has none; write Trainer(model, loss='mse') or the like.",
+    ),
+    "nonfinite": (
+        lambda: tr(nonfinite="raise"),
+        "`nonfinite` is 'stop', 'restore', 'skip' or 'ignore', got 'raise'; use one of them.",
+    ),
+    "sparse loss with one-hot": (
+        lambda: fit(tr(loss="sparse_categorical_crossentropy")),
+        "sparse_categorical_crossentropy: y_true must hold one class index per row of y_pred, so its shape must be (2,); found (2, 3) and y_pred of shape (2, 3); use categorical_crossentropy for one-hot labels",
+    ),
+    "one-hot loss with indices": (
+        lambda: fit(tr(), y=Y),
+        "categorical_crossentropy: y_true and y_pred must have the same shape; found (2,) and (2, 3); reshape the labels, or use a sparse loss or metric for labels that are class indices",
+    ),
+    "labels out of range": (
+        lambda: fit(tr(loss="sparse_categorical_crossentropy"), y=Y + 1),
+        "labels must lie in 0..2 for 3 classes; found 3 at index 3 and 3 more; number the classes from 0, or give the last layer more units, or skip a label with ignore_class",
+    ),
+    "negative labels": (
+        lambda: fit(tr(loss="sparse_categorical_crossentropy"), y=Y - 1),
+        "labels must lie in 0..2 for 3 classes; found -1 at index 0 and 5 more; number the classes from 0, or give the last layer more units, or skip a label with ignore_class",
+    ),
+    "float labels": (
+        lambda: fit(tr(loss="sparse_categorical_crossentropy"), y=Y + 0.5),
+        "labels must lie in 0..2 for 3 classes; found 0.5 at index 0 and 11 more; number the classes from 0, or give the last layer more units, or skip a label with ignore_class",
+    ),
+    "y length": (
+        lambda: fit(tr(), y=HOT[:5]),
+        "All arrays have one row per example, got x (12, 4), y (5, 3); give them the same length.",
+    ),
+    "x wrong shape": (
+        lambda: fit(tr(), x=X[:, :3]),
+        "Sequential takes inputs of shape (None, 4), got (1, 3); reshape the data, or change the model's input shape.",
+    ),
+    "strings": (
+        lambda: fit(tr(), y=np.array(["a"] * 12)),
+        "`y` is an array of numbers, got dtype <U1; convert it, for example with np.asarray(values, dtype='float32').",
+    ),
+    "objects": (
+        lambda: fit(tr(), x=np.array([object()] * 12)),
+        "`x` is an array of numbers, got dtype object; convert it, for example with np.asarray(values, dtype='float32').",
+    ),
+    "ragged": (
+        lambda: fit(tr(), x=[[1.0, 2.0], [1.0]] * 6),
+        "`x` is an array of numbers, but lists of different lengths came; pad them to one length.",
+    ),
+    "nan column": (
+        lambda: fit(tr(), x=nan),
+        "`x` holds finite numbers, got nan at [0, 2] and 12 such values in all of 48; remove or fill them, for example with np.nan_to_num.",
+    ),
+    "empty": (lambda: fit(tr(), x=X[:0], y=HOT[:0]), "There are no examples: x has shape (0, 4); give at least one."),
+    "scalar": (
+        lambda: fit(tr(), x=3.0),
+        "`x` has one row per example, got the single number 3.0; give an array [N, ...].",
+    ),
+    "no labels": (
+        lambda: tr().fit(X),
+        "`fit` needs labels, got none; write fit(x, y), or give a Split of datasets.load.",
+    ),
+    "batch 0": (lambda: fit(tr(), batch_size=0), "`batch_size` is a positive integer, got 0; 32 is a usual choice."),
+    "batch float": (
+        lambda: fit(tr(), batch_size=2.5),
+        "`batch_size` is a positive integer, got 2.5; 32 is a usual choice.",
+    ),
+    "epochs negative": (
+        lambda: fit(tr(), epochs=-1),
+        "`epochs` is a number of epochs, got -1; give an integer from 0 on.",
+    ),
+    "epochs float": (
+        lambda: fit(tr(), epochs=1.5),
+        "`epochs` is a number of epochs, got 1.5; give an integer from 0 on.",
+    ),
+    "epochs str": (
+        lambda: fit(tr(), epochs="3"),
+        "`epochs` is a number of epochs, got '3'; give an integer from 0 on.",
+    ),
+    "initial epoch": (
+        lambda: fit(tr(), epochs=2, initial_epoch=5),
+        "`epochs` is the number of the last epoch, got 2 with initial_epoch=5; give a larger one.",
+    ),
+    "verbose": (
+        lambda: fit(tr(), verbose="loud"),
+        "`verbose` is 'auto', 0 (silent), 1 (live) or 2 (a line per epoch), got 'loud'; use 'auto'.",
+    ),
+    "validation_split": (
+        lambda: fit(tr(), validation_split=1.5),
+        "`validation_split` lies between 0 and 1, got 1.5; 0.2 takes the last fifth.",
+    ),
+    "validation data x": (
+        lambda: fit(tr(), validation_data=X),
+        "`validation_data` needs labels, got none; write validation_data(x, y), or give a Split of datasets.load.",
+    ),
+    "validation data len": (
+        lambda: fit(tr(), validation_data=(X,)),
+        "`validation_data` is (x, y), (x, y, sample_weight) or a Split, got 1 entries; give one of them.",
+    ),
+    "validation other classes": (
+        lambda: fit(tr(), validation_data=(X, HOT[:, :2])),
+        "categorical_crossentropy: y_true and y_pred must have the same shape; found (2, 2) and (2, 3); reshape the labels, or use a sparse loss or metric for labels that are class indices",
+    ),
+    "validation_freq": (
+        lambda: fit(tr(), validation_data=(X, HOT), validation_freq=0),
+        "`validation_freq` is a positive integer or a list of them, got 0; 1 validates after each epoch.",
+    ),
+    "class_weight key": (
+        lambda: fit(tr(), class_weight={5: 1.0}),
+        "`class_weight` goes by the classes of the labels, which are 0 to 2, got the key 5; remove it.",
+    ),
+    "class_weight list": (
+        lambda: fit(tr(), class_weight=[1, 2, 3]),
+        "`class_weight` is a dictionary from classes to factors, got [1, 2, 3]; write {0: 1.0, 1: 2.0}.",
+    ),
+    "class_weight str": (
+        lambda: fit(tr(), class_weight="balanced"),
+        "`class_weight` is a dictionary from classes to factors, got 'balanced'; write {0: 1.0, 1: 2.0}.",
+    ),
+    "class and sample weight": (
+        lambda: fit(tr(), class_weight={0: 1.0}, sample_weight=np.ones(12)),
+        "Examples are weighted by `class_weight` or by `sample_weight`, got both; multiply them into one.",
+    ),
+    "sample_weight length": (
+        lambda: fit(tr(), sample_weight=np.ones(5)),
+        "All arrays have one row per example, got x (12, 4), y (12, 3), sample_weight (5,); give them the same length.",
+    ),
+    "callback class": (
+        lambda: fit(tr(), callbacks=[callbacks.EarlyStopping]),
+        "A callback is an object, got the class EarlyStopping; write EarlyStopping().",
+    ),
+    "early stopping mode": (
+        lambda: callbacks.EarlyStopping(mode="up"),
+        "`mode` of EarlyStopping is 'auto', 'min' or 'max', got 'up'; use one of them.",
+    ),
+    "shuffle": (
+        lambda: fit(tr(), shuffle="batch"),
+        "`shuffle` is True or False, got 'batch'; give True for an order of each epoch's own.",
+    ),
+    "steps_per_epoch": (
+        lambda: fit(tr(), steps_per_epoch=0),
+        "`steps_per_epoch` is a positive integer or None, got 0; leave it out to take all batches.",
+    ),
+    "generator of x": (
+        lambda: tr().fit(iter([X]), verbose=0),
+        "`fit` needs labels, got none; write fit(x, y), or give a Split of datasets.load.",
+    ),
+    "generator empty": (
+        lambda: tr().fit(iter([]), verbose=0),
+        "`x` is a stream that gave no batch; give at least one.",
+    ),
+    "y with stream": (
+        lambda: tr().fit(iter([(X, HOT)]), HOT, verbose=0),
+        "A stream brings its own y, but fit got `y` as well; leave it out.",
+    ),
+    "mse with mismatched": (
+        lambda: fit(Trainer(mlp(None, 2), "sgd", "mse"), y=X[:, :3]),
+        "mean_squared_error: y_true and y_pred must have the same shape; found (2, 3) and (2, 2); reshape the labels, or use a sparse loss or metric for labels that are class indices",
+    ),
+    "binary with 3": (
+        lambda: fit(Trainer(mlp("sigmoid", 1), "sgd", "binary_crossentropy"), y=Y),
+        "binary_crossentropy takes labels from 0 to 1, got some from 0 to 2; use sparse_categorical_crossentropy and a unit for each class, or map the labels to 0 and 1.",
+    ),
+    "grayscale without channel": (
+        lambda: fit(
+            Trainer(
+                Sequential([Input((8, 8, 1)), layers.Flatten(), layers.Dense(3, activation="softmax")]),
+                "sgd",
+                "sparse_categorical_crossentropy",
+            ),
+            x=IM[..., 0],
+            y=np.array([0, 1, 2, 0, 1, 2]),
+        ),
+        "Sequential takes inputs of shape (None, 8, 8, 1), got (1, 8, 8); reshape the data, or change the model's input shape.",
+    ),
+    "predict other shape": (
+        lambda: (lambda t: (fit(t), t.predict(X[:, :2])))(tr()),
+        "Sequential takes inputs of shape (None, 4), got (32, 2); reshape the data, or change the model's input shape.",
+    ),
+    "evaluate unlabelled": (
+        lambda: (lambda t: (fit(t), t.evaluate(X)))(tr()),
+        "`evaluate` needs labels, got none; write evaluate(x, y), or give a Split of datasets.load.",
+    ),
+    "variables before": (
+        lambda: tr().variables,
+        "The model has no parameters yet; call fit, evaluate, predict or build first.",
+    ),
+    "lr before": (lambda: tr().learning_rate, "The optimizer has no state yet; call build(x) or fit first."),
+    "lr negative set": (
+        lambda: (lambda t: (fit(t), setattr(t, "learning_rate", -1.0)))(tr()),
+        "`learning_rate` must be a number of at least 0, got -1.0.",
+    ),
+    "lr of schedule": (
+        lambda: (lambda t: (fit(t), setattr(t, "learning_rate", 1.0)))(
+            tr(optimizer=optimizers.SGD(schedules.ExponentialDecay(0.1, 10, 0.9)))
+        ),
+        "The learning rate of this optimizer is a schedule and cannot be set; make the optimizer with a number instead.",
+    ),
+    "variables of other model": (
+        lambda: fit(
+            tr(variables={"params": {"dense": {"kernel": np.ones((3, 3), np.float32), "bias": np.ones(3, np.float32)}}})
+        ),
+        "Dense 'dense' takes inputs for which `kernel` has shape (3, 3), got some for which it has shape (4, 3); give inputs of the size that the variables were made for, or make new ones.",
+    ),
+    "two inputs one given": (
+        lambda: (lambda a, b: Trainer(Model([a, b], layers.Add()([a, b])), "sgd", "mse").fit(X, X, verbose=0))(
+            Input((4,)), Input((4,))
+        ),
+        "Model takes inputs in the structure ['(None, 4)', '(None, 4)'], got ['(1, 4)']; give them as the model's inputs were given, or in a dictionary by the inputs' names.",
+    ),
+    "keras weights count": (
+        lambda: interop.set_keras_weights(mlp(), mlp().init(jax.random.key(0), X), [np.ones((4, 3))]),
+        "Sequential has 2 weights [dense/kernel (4, 3), dense/bias (3,)], got 1 of shapes [(4, 3)]; give them in the order of Keras' get_weights().",
+    ),
+    "keras weights shape": (
+        lambda: interop.set_keras_weights(mlp(), mlp().init(jax.random.key(0), X), [np.ones((3, 4)), np.ones(3)]),
+        "Weights of Sequential must have its shapes, but dense/kernel (4, 3) got (3, 4); give them in the order of Keras' get_weights().",
+    ),
+    "dataset typo": (lambda: datasets.load("mnits"), "Unknown dataset 'mnits'. Did you mean 'mnist'? Known:..."),
+}
+
+WARNINGS = {
+    "softmax from_logits": (
+        lambda: fit(tr(loss=losses.CategoricalCrossentropy(from_logits=True))),
+        "categorical_crossentropy has from_logits=True, which takes scores, but the model ends in 'softmax'; drop one of the two.",
+    ),
+    "metric on logits": (
+        lambda: fit(Trainer(mlp(None), "sgd", losses.CategoricalCrossentropy(from_logits=True), ["auc"])),
+        "The metric 'auc' takes probabilities, but the model ends in 'linear'; end it in 'sigmoid'.",
+    ),
+    "probabilities needed": (
+        lambda: fit(Trainer(mlp(None), "sgd", "categorical_crossentropy")),
+        "categorical_crossentropy takes probabilities, but the model ends in 'linear'; end it in 'softmax' or 'sigmoid', or use the loss with from_logits=True.",
+    ),
+    "relu output with crossentropy": (
+        lambda: fit(Trainer(mlp("relu"), "sgd", "categorical_crossentropy")),
+        "categorical_crossentropy takes probabilities, but the model ends in 'relu'; end it in 'softmax' or 'sigmoid', or use the loss with from_logits=True.",
+    ),
+    "single softmax": (
+        lambda: fit(Trainer(mlp("softmax", 1), "sgd", "binary_crossentropy"), y=(Y > 0).astype("float32")),
+        "The softmax of one unit is always 1, and the model ends in it; end it in 'sigmoid'.",
+    ),
+}
+
+FILES = {
+    "no such file": (lambda p: fm.load(p / "m"), "There is no model file at {}/m; give the path that it was saved to."),
+    "a folder": (lambda p: fm.load(p), "There is no model file at {}; give the path that it was saved to."),
+    "a text": (
+        lambda p: ((p / "m").write_text("hello"), fm.load(p / "m")),
+        "{}/m is no model file: its header should have 2 to 16777216 bytes within the file's 5, got 0; "
+        "save the model again.",
+    ),
+    "a cut file": (
+        lambda p: (fm.save(p / "m", *started()), cut(p / "m"), fm.load(p / "m")),
+        "{}/m is no model file: its header should have 2 to 16777216 bytes within the file's 5, got 0; "
+        "save the model again.",
+    ),
+    "no such folder": (
+        lambda p: fm.save(p / "no" / "m", *started()),
+        "The folder {}/no is not there to write m into; make it first.",
+    ),
+    "before training": (
+        lambda p: tr().save(p / "m"),
+        "The model has no parameters yet; call fit, evaluate, predict or build first.",
+    ),
+    "a Lambda": (
+        lambda p: fm.save(p / "m", Sequential([Input((4,)), layers.Lambda(jnp.tanh)]), {}),
+        "A model file names the layers of flaxmodels, but only code describes what Lambda does; save with "
+        "architecture=False, build the model in code, and read its variables with fm.load_weights.",
+    ),
+    "checkpoints in a file": (
+        lambda p: ((p / "f").write_text(""), fit(tr(), resume=p / "f" / "run")),
+        "Checkpoints can't be written to {}/f/run (Not a directory); choose another folder.",
+    ),
+}
+
+COMMANDS = {
+    "fit": "Missing argument...",
+    "fit simple_cnn digits --epochs many": "Invalid value for '--epochs':...",
+    "fit simple_cnn digits --epocs 3": "No such option: --epocs...",
+    "fit simple_cnn digits --epochs 0": "--epochs is a positive integer, got 0; give 1 or more.",
+    "fit simple_cnn digits --optimizer adm": "Unknown optimizer 'adm'. Did you mean 'adam'? Known:...",
+    "fit simple_cnn digits --learning-rate -1": "`learning_rate` must be a number of at least 0, got -1.0.",
+    "fit rnn_classifier digits_sequence --option cell=grru": "Unknown cell 'grru'. Did you mean 'gru'? Known:...",
+    "train simple_cnn digits": "No such command 'train'.",
+    "evaluate nowhere digits": "There is no model at nowhere; give the folder that `fit` wrote, or a model file.",
+}
+
+
+def started():
+    model = mlp()
+    return model, model.init(jax.random.key(0), X)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:5])
+
+
+def matches(sentence):
+    """Notes, ours and JAX', stand on lines of their own."""
+    return re.escape(sentence.removesuffix("...")) + (".*" if sentence.endswith("...") else "(\n|$)")
+
+
+@pytest.mark.spread
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_get_one_sentence(mistake):
+    function, sentence = MISTAKES[mistake]
+    with pytest.raises((ValueError, TypeError), match="^" + matches(sentence)):
+        function()
+
+
+@pytest.mark.filterwarnings("ignore:Numbers are not finite")
+@pytest.mark.parametrize("mistake", WARNINGS)
+def test_what_is_legal_and_surely_wrong_gets_one_warning(mistake):
+    function, sentence = WARNINGS[mistake]
+    with pytest.warns(match="^" + matches(sentence)):
+        function()
+
+
+@pytest.mark.spread
+@pytest.mark.parametrize("mistake", FILES)
+def test_mistakes_with_files(mistake, tmp_path):
+    function, sentence = FILES[mistake]
+    with pytest.raises((ValueError, OSError), match="^" + matches(sentence.replace("{}", str(tmp_path)))):
+        function(tmp_path)
+
+
+@pytest.mark.spread
+@pytest.mark.parametrize("command", COMMANDS)
+def test_mistakes_at_the_command_line(command, capsys, monkeypatch, tmp_path):
+    from training.__main__ import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["flaxmodels", *command.split()])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert re.match("^error: " + matches(COMMANDS[command]), capsys.readouterr().err.rstrip())
+
+
+def test_there_are_more_than_a_hundred():
+    assert len(MISTAKES) + len(WARNINGS) + len(FILES) + len(COMMANDS) > 100

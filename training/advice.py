@@ -1,0 +1,78 @@
+"""What is legal and almost surely wrong: losses and metrics that do not go with what the last layer gives."""
+
+import warnings
+from typing import Any
+
+import jax
+
+from flaxmodels import activations
+from flaxmodels.building import Sequential
+from flaxmodels.graph import Graph
+from training.objective import Objective
+
+PROBABILITIES = ("softmax", "sigmoid", "hard_sigmoid")
+CROSSENTROPIES = (
+    "BinaryCrossentropy",
+    "BinaryFocalCrossentropy",
+    "CategoricalCrossentropy",
+    "CategoricalFocalCrossentropy",
+    "SparseCategoricalCrossentropy",
+)
+
+
+def last_layers(model: Any) -> list[Any]:
+    """The layers that make the outputs of a model of ours; none where that can't be told."""
+    if isinstance(model, Sequential):
+        return last_layers(model.layers[-1]) if len(model.layers) else []
+    graph = getattr(model, "graph", None)
+    if isinstance(graph, Graph):
+        made = [symbol.node for symbol in jax.tree.leaves(graph.outputs)]
+        return [layer for node in made for layer in (last_layers(node.layer) if node else [None])]
+    return [model]
+
+
+def activation_of(layer: Any) -> str | None:
+    """The name of the function that a layer ends in; "linear" if there is none, None if that can't be told."""
+    kind = type(layer).__name__
+    if kind == "Softmax":
+        return "softmax"
+    if kind not in ("Dense", "EinsumDense", "Activation", "Conv1D", "Conv2D", "Conv3D"):
+        return None
+    function = activations.get(layer.activation)
+    return next((name for name, known in activations.ACTIVATIONS.items() if known is function), None)
+
+
+def warn(model: Any, objective: Objective, outputs: list[Any]) -> None:
+    """Warns, in one sentence each, of what will most likely not learn or not be measured as it was meant."""
+    layers = last_layers(model)
+    if len(layers) != len(outputs):
+        return
+    ends = [activation_of(layer) for layer in layers]
+    for loss, end, output in zip(objective.losses, ends, outputs, strict=True):
+        if loss is None or end is None:
+            continue
+        scores = getattr(loss, "from_logits", None)
+        if scores and end in PROBABILITIES:
+            _tell(
+                f"{loss.name} has from_logits=True, which takes scores, but the model ends in {end!r}; "
+                "drop one of the two."
+            )
+        elif not scores and type(loss).__name__ in CROSSENTROPIES and end not in PROBABILITIES:
+            _tell(
+                f"{loss.name} takes probabilities, but the model ends in {end!r}; end it in 'softmax' or 'sigmoid', "
+                "or use the loss with from_logits=True."
+            )
+        if end == "softmax" and output.shape[-1] == 1:
+            _tell("The softmax of one unit is always 1, and the model ends in it; end it in 'sigmoid'.")
+    for measured in objective.measured:
+        end = ends[measured.output]
+        metric = measured.metric
+        cuts = hasattr(metric, "thresholds") or hasattr(metric, "num_thresholds")
+        if end not in (None, *PROBABILITIES) and cuts and not getattr(metric, "from_logits", False):
+            _tell(
+                f"The metric {measured.name!r} takes probabilities, but the model ends in {end!r}; end it in 'sigmoid'."
+            )
+
+
+def _tell(sentence: str) -> None:
+    warnings.warn(sentence, UserWarning, stacklevel=6)
