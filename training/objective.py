@@ -120,12 +120,13 @@ class Objective(NamedTuple):
 @functools.lru_cache(maxsize=64)
 def _empty(objective: Objective) -> dict[str, Any]:
     """The empty totals, on the host; finding the shapes of the metrics' states takes a while."""
-    totals = {
-        "rows": RunningSum.zeros(),
-        "sums": {name: RunningSum.zeros() for name in objective.loss_names},
-        "metrics": [m.metric.empty_for(*m.example) for m in objective.measured],
-    }
-    return jax.tree.map(np.asarray, totals)
+    with jax.ensure_compile_time_eval():  # also where a loop of one's own is being traced
+        totals = {
+            "rows": RunningSum.zeros(),
+            "sums": {name: RunningSum.zeros() for name in objective.loss_names},
+            "metrics": [m.metric.empty_for(*m.example) for m in objective.measured],
+        }
+        return jax.tree.map(np.asarray, totals)
 
 
 def resolve(
