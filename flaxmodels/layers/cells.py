@@ -25,7 +25,7 @@ class Steps(NamedTuple):
     Attributes:
         project: What the inputs alone contribute, of one step [B, ...] or of all at once [T, B, ...].
         step: One step, from projected inputs and a state to the output and the next state.
-        run: All steps: takes projected inputs [T, B, ...], a state, a mask [T, B] or None and whether to unroll;
+        run: All steps: takes inputs [T, B, ...], a state, a mask [T, B] or None and whether to unroll;
             gives the outputs [T, B, ...] and the last state. A masked step keeps the state and repeats the output.
         zeros: The state to begin with.
         shape: The shape of one step's output.
@@ -47,7 +47,7 @@ def steps_from(
         project: As in `Steps`.
         advance: The next state, of one step's projected inputs and the state before.
         zeros: As in `Steps`.
-        own: A recurrence for this cell alone, of (xs, state, mask); taken unless unrolled or in float64.
+        own: A recurrence for this cell alone, of inputs, state and mask; taken unless unrolled or in float64.
     """
 
     def step(x: jax.Array, state: Any) -> tuple[jax.Array, Any]:
@@ -55,8 +55,8 @@ def steps_from(
         return state.h, state
 
     def run(xs: jax.Array, state: Any, mask: jax.Array | None, unroll: bool) -> tuple[jax.Array, Any]:
-        if own is None or unroll or xs.dtype == jnp.float64:
-            return recurrence.scan(advance, xs, state, mask, unroll)
+        if own is None or unroll or zeros.h.dtype == jnp.float64:
+            return recurrence.scan(advance, project(xs), state, mask, unroll)
         return own(xs, state, mask)
 
     return Steps(project, step, run, zeros, zeros.h.shape)
@@ -174,11 +174,19 @@ def one_step(layer: Layer, steps: Steps, inputs: jax.Array, states: Any) -> tupl
 def product(x: jax.Array, kernel: jax.Array, masks: Sequence[jax.Array] = ()) -> jax.Array:
     """x @ kernel; with a dropout mask x times it, with several each its own block of the kernel's columns."""
     if not masks:
-        # On CPU, the gradient of a product with more axes transposes whole arrays of x's size.
-        return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
+        return recurrence.product(x, kernel)
     blocks = zip(masks, jnp.split(kernel, len(masks), axis=-1), strict=True)
     new_axes = tuple(range(x.ndim - masks[0].ndim))
     return jnp.concatenate([(x * jnp.expand_dims(mask, new_axes)) @ block for mask, block in blocks], axis=-1)
+
+
+def contribution(
+    x: jax.Array, kernel: jax.Array, bias: jax.Array | None, masks: Sequence[jax.Array]
+) -> recurrence.Inputs:
+    """What the inputs of all steps [T, B, F] contribute, in the form that a recurrence of its own takes."""
+    if len(masks) > 1:
+        return recurrence.Inputs(product(x, kernel, masks), None, bias)
+    return recurrence.Inputs(x * masks[0][None] if masks else x, kernel, bias)
 
 
 class SimpleRNNCell(Cell):
@@ -241,7 +249,8 @@ class SimpleRNNCell(Cell):
             return Hidden(activation(x + product(state.h, recurrent_kernel, recurrent_masks)))
 
         def own(xs: jax.Array, state: Hidden, mask: jax.Array | None) -> tuple[jax.Array, Hidden]:
-            return recurrence.simple(xs, recurrent_kernel, state, mask)
+            inputs = contribution(self.cast(xs), kernel, bias, masks)
+            return recurrence.simple(inputs, recurrent_kernel, state, mask)
 
         return steps_from(project, advance, zeros, own if self.is_standard(recurrent_masks) else None)
 
@@ -345,7 +354,8 @@ class LSTMCell(LSTMLike):
             return LSTMState(gate(o) * activation(c), c)
 
         def own(xs: jax.Array, state: LSTMState, mask: jax.Array | None) -> tuple[jax.Array, LSTMState]:
-            return recurrence.lstm(xs, recurrent_kernel, state, mask)
+            inputs = contribution(self.cast(xs), kernel, bias, masks)
+            return recurrence.lstm(inputs, recurrent_kernel, state, mask)
 
         return steps_from(project, advance, zeros, own if self.is_standard(recurrent_masks) else None)
 
@@ -448,8 +458,9 @@ class GRUCell(Gated):
             return steps_from(project, before, zeros)
 
         def own(xs: jax.Array, state: Hidden, mask: jax.Array | None) -> tuple[jax.Array, Hidden]:
-            b = jnp.zeros(3 * units, xs.dtype) if recurrent_bias is None else recurrent_bias
-            return recurrence.gru(xs, recurrent_kernel, b, state, mask)
+            b = jnp.zeros(3 * units, kernel.dtype) if recurrent_bias is None else recurrent_bias
+            inputs = contribution(self.cast(xs), kernel, bias, masks)
+            return recurrence.gru(inputs, recurrent_kernel, b, state, mask)
 
         return steps_from(project, after, zeros, own if self.is_standard(recurrent_masks) else None)
 

@@ -140,7 +140,7 @@ class ConvLSTM(Sequenced, LSTMLike, Spatial):
             return self.as_given(state.h), LSTMState(*map(self.as_given, state))
 
         def run(xs: jax.Array, state: LSTMState, mask: Any, unroll: bool) -> tuple[jax.Array, LSTMState]:
-            hs, state = recurrence.scan(advance, xs, LSTMState(*map(self.channels_last, state)), mask, unroll)
+            hs, state = recurrence.scan(advance, project(xs), LSTMState(*map(self.channels_last, state)), mask, unroll)
             return jax.vmap(self.as_given)(hs), LSTMState(*map(self.as_given, state))
 
         first = self.as_given(zeros)

@@ -37,7 +37,7 @@ class Recurrent(Layer):
         steps = self.steps(xs.shape[1:], train)
         memory = self._memory(steps.zeros)
         state = state_from(self, initial_state, steps.zeros if memory is None else memory[0])
-        hs, state = steps.run(steps.project(xs), state, mask, self.unroll)
+        hs, state = steps.run(xs, state, mask, self.unroll)
         if memory is not None:
             memory[1](state)
         outputs = self._outputs(hs, mask)

@@ -71,8 +71,8 @@ class StackedRNNCells(Layer):
         def run(xs: jax.Array, states: Sequence[Any], mask: Any, unroll: bool) -> tuple[jax.Array, list[Any]]:
             # A masked step keeps every state, so one cell after the other may go through all of time.
             last = []
-            for i, (part, state) in enumerate(zip(parts, states, strict=True)):
-                xs, state = part.run(part.project(xs) if i else xs, state, mask, unroll)
+            for part, state in zip(parts, states, strict=True):
+                xs, state = part.run(xs, state, mask, unroll)
                 last.append(state)
             return xs, last
 

@@ -22,6 +22,17 @@ class LSTMState(NamedTuple):
     c: jax.Array
 
 
+class Inputs(NamedTuple):
+    """What inputs contribute to a recurrence, x @ kernel + bias; without a kernel x is the product already.
+
+    Taking all three, a recurrence adds the bias where it reads the product: arrays of all steps are gone through once.
+    """
+
+    x: jax.Array
+    kernel: jax.Array | None = None
+    bias: jax.Array | None = None
+
+
 def scan(
     step: Step, xs: jax.Array, state: Any, mask: jax.Array | None = None, unroll: bool = False
 ) -> tuple[jax.Array, Any]:
@@ -65,49 +76,50 @@ def expand(mask: jax.Array, like: jax.Array) -> jax.Array:
 
 
 @jax.custom_vjp
-def lstm(xs: jax.Array, kernel: jax.Array, state: LSTMState, mask: jax.Array | None) -> tuple[jax.Array, LSTMState]:
+def lstm(inputs: Inputs, kernel: jax.Array, state: LSTMState, mask: jax.Array | None) -> tuple[jax.Array, LSTMState]:
     """An LSTM through time, with tanh and sigmoid.
 
     i, f, g, o = split(x + h @ kernel), c' = sigmoid(f) c + sigmoid(i) tanh(g), h' = sigmoid(o) tanh(c')
 
     Args:
-        xs: What inputs and bias contribute to the gates.
+        inputs: What inputs and bias contribute to the gates, the x above.
         kernel: The recurrent kernel.
         state: The state before the first step.
         mask: Which steps count, or None for all.
 
-    Shapes: xs [T, B, 4 units], kernel [units, 4 units], state [B, units] each, mask [T, B] -> h after each step
-        [T, B, units], and the last state.
+    Shapes: inputs [T, B, 4 units] or [T, B, F], [F, 4 units], [4 units]; kernel [units, 4 units], state [B, units]
+        each, mask [T, B] -> h after each step [T, B, units], and the last state.
 
     Example:
         >>> zeros = jnp.zeros((2, 3))
-        >>> hs, last = lstm(jnp.ones((5, 2, 12)), jnp.ones((3, 12)), LSTMState(zeros, zeros), None)
+        >>> hs, last = lstm(Inputs(jnp.ones((5, 2, 12))), jnp.ones((3, 12)), LSTMState(zeros, zeros), None)
         >>> hs.shape, last.c.shape
         ((5, 2, 3), (2, 3))
     """
-    return _lstm_forward(xs, kernel, state, mask)[0]
+    return _lstm_forward(inputs, kernel, state, mask)[0]
 
 
-def _lstm_forward(xs: jax.Array, kernel: jax.Array, state: LSTMState, mask: jax.Array | None) -> Any:
+def _lstm_forward(inputs: Inputs, kernel: jax.Array, state: LSTMState, mask: jax.Array | None) -> Any:
     # tanh(x) = 2 sigmoid(2 x) - 1, so that one sigmoid serves all gates: g's columns are doubled before the loop.
     double = jnp.repeat(jnp.array([1, 1, 2, 1], kernel.dtype), kernel.shape[0])
     doubled = kernel * double[None]
+    xs, bias = _contributed(inputs, double)
 
-    def body(state: LSTMState, inputs: Any) -> Any:
-        x, keep = inputs
-        gates = jax.nn.sigmoid(_wide(x) + _dot(state.h, doubled))
+    def body(state: LSTMState, given: Any) -> Any:
+        x, keep = given
+        gates = jax.nn.sigmoid(_wide(x) + bias + _dot(state.h, doubled))
         i, f, g, o = jnp.split(gates, 4, axis=-1)
         c = f * _wide(state.c) + i * (2 * g - 1)
         new = LSTMState((o * (2 * jax.nn.sigmoid(2 * c) - 1)).astype(xs.dtype), c.astype(xs.dtype))
         new = _kept(keep, new, state)
         return new, (new, gates.astype(xs.dtype))
 
-    last, (states, gates) = jax.lax.scan(body, state, (xs * double[None, None], mask))
-    return (states.h, last), (states, gates, kernel, state, mask)
+    last, (states, gates) = jax.lax.scan(body, state, (xs, mask))
+    return (states.h, last), (inputs, states, gates, kernel, state, mask)
 
 
 def _lstm_backward(residuals: Any, cotangents: Any) -> Any:
-    states, gates, kernel, first, mask = residuals
+    inputs, states, gates, kernel, first, mask = residuals
     d_hs, (dh, dc) = cotangents
     i, f, g, o = jnp.split(_wide(gates), 4, axis=-1)
     g, tanh_c = 2 * g - 1, jnp.tanh(_wide(states.c))
@@ -116,9 +128,9 @@ def _lstm_backward(residuals: Any, cotangents: Any) -> Any:
     factors = (o * (1 - tanh_c**2), g * i * (1 - i), c_before * f * (1 - f), i * (1 - g**2), tanh_c * o * (1 - o))
     factors, f, transposed = _masked(factors, mask, 0), _masked(f, mask, 1), kernel.T
 
-    def body(carry: Any, inputs: Any) -> Any:
+    def body(carry: Any, given: Any) -> Any:
         dh, dc = carry
-        d_h, (to_c, to_i, to_f, to_g, to_o), f, keep = inputs
+        d_h, (to_c, to_i, to_f, to_g, to_o), f, keep = given
         dh = dh + _wide(d_h)
         dc = dc + dh * to_c
         dz = jnp.concatenate([dc * to_i, dc * to_f, dc * to_g, dh * to_o], axis=-1)
@@ -126,7 +138,7 @@ def _lstm_backward(residuals: Any, cotangents: Any) -> Any:
 
     (dh, dc), dz = jax.lax.scan(body, (_wide(dh), _wide(dc)), (d_hs, factors, f, mask), reverse=True)
     d_state = LSTMState(dh.astype(d_hs.dtype), dc.astype(d_hs.dtype))
-    return dz, _kernel_gradient(states.h, first.h, dz), d_state, None
+    return _input_gradients(inputs, dz), _kernel_gradient(states.h, first.h, dz), d_state, None
 
 
 lstm.defvjp(_lstm_forward, _lstm_backward)
@@ -134,7 +146,7 @@ lstm.defvjp(_lstm_forward, _lstm_backward)
 
 @jax.custom_vjp
 def gru(
-    xs: jax.Array, kernel: jax.Array, bias: jax.Array, state: Hidden, mask: jax.Array | None
+    inputs: Inputs, kernel: jax.Array, bias: jax.Array, state: Hidden, mask: jax.Array | None
 ) -> tuple[jax.Array, Hidden]:
     """A GRU through time, with tanh and sigmoid, the reset gate after the product.
 
@@ -142,29 +154,30 @@ def gru(
     z = sigmoid(z + a), r = sigmoid(r + b), g = tanh(g + r d), h' = z h + (1 - z) g
 
     Args:
-        xs: What inputs and their bias contribute.
+        inputs: What inputs and their bias contribute, the x above.
         kernel: The recurrent kernel.
         bias: The recurrent bias.
         state: The state before the first step.
         mask: Which steps count, or None for all.
 
-    Shapes: xs [T, B, 3 units], kernel [units, 3 units], bias [3 units], state [B, units], mask [T, B] -> h after each
-        step [T, B, units], and the last state.
+    Shapes: inputs [T, B, 3 units] or [T, B, F], [F, 3 units], [3 units]; kernel [units, 3 units], bias [3 units],
+        state [B, units], mask [T, B] -> h after each step [T, B, units], and the last state.
 
     Example:
-        >>> hs, last = gru(jnp.ones((5, 2, 9)), jnp.ones((3, 9)), jnp.ones(9), Hidden(jnp.zeros((2, 3))), None)
+        >>> hs, last = gru(Inputs(jnp.ones((5, 2, 9))), jnp.ones((3, 9)), jnp.ones(9), Hidden(jnp.zeros((2, 3))), None)
         >>> hs.shape, last.h.shape
         ((5, 2, 3), (2, 3))
     """
-    return _gru_forward(xs, kernel, bias, state, mask)[0]
+    return _gru_forward(inputs, kernel, bias, state, mask)[0]
 
 
-def _gru_forward(xs: jax.Array, kernel: jax.Array, bias: jax.Array, state: Hidden, mask: jax.Array | None) -> Any:
+def _gru_forward(inputs: Inputs, kernel: jax.Array, bias: jax.Array, state: Hidden, mask: jax.Array | None) -> Any:
     units = kernel.shape[0]
+    xs, input_bias = _contributed(inputs)
 
-    def body(state: Hidden, inputs: Any) -> Any:
-        x, keep = inputs
-        x, inner = _wide(x), _dot(state.h, kernel) + _wide(bias)[None]
+    def body(state: Hidden, given: Any) -> Any:
+        x, keep = given
+        x, inner = _wide(x) + input_bias, _dot(state.h, kernel) + _wide(bias)[None]
         gates = jax.nn.sigmoid(x[:, : 2 * units] + inner[:, : 2 * units])
         z, r = jnp.split(gates, 2, axis=-1)
         d = inner[:, 2 * units :]
@@ -173,11 +186,11 @@ def _gru_forward(xs: jax.Array, kernel: jax.Array, bias: jax.Array, state: Hidde
         return new, (new.h, (z.astype(xs.dtype), r.astype(xs.dtype), g.astype(xs.dtype), d.astype(xs.dtype)))
 
     last, (hs, parts) = jax.lax.scan(body, state, (xs, mask))
-    return (hs, last), (hs, parts, kernel, state, mask)
+    return (hs, last), (inputs, hs, parts, kernel, state, mask)
 
 
 def _gru_backward(residuals: Any, cotangents: Any) -> Any:
-    hs, parts, kernel, first, mask = residuals
+    inputs, hs, parts, kernel, first, mask = residuals
     d_hs, (dh,) = cotangents
     z, r, g, d = map(_wide, parts)
     to_g = (1 - z) * (1 - g**2)
@@ -185,8 +198,8 @@ def _gru_backward(residuals: Any, cotangents: Any) -> Any:
     factors = ((_before(hs, first.h) - g) * z * (1 - z), to_g * d * r * (1 - r), to_g * r, to_g)
     (to_z, to_r, to_d, to_g), z, transposed = _masked(factors, mask, 0), _masked(z, mask, 1), kernel.T
 
-    def body(dh: jax.Array, inputs: Any) -> Any:
-        d_h, to_z, to_r, to_d, z = inputs
+    def body(dh: jax.Array, given: Any) -> Any:
+        d_h, to_z, to_r, to_d, z = given
         dh = dh + _wide(d_h)
         inner = jnp.concatenate([dh * to_z, dh * to_r, dh * to_d], axis=-1)
         return dh * z + _dot(inner, transposed), dh
@@ -195,57 +208,88 @@ def _gru_backward(residuals: Any, cotangents: Any) -> Any:
     d_inner = jnp.concatenate([dhs * to_z, dhs * to_r, dhs * to_d], axis=-1).astype(d_hs.dtype)
     d_xs = jnp.concatenate([dhs * to_z, dhs * to_r, dhs * to_g], axis=-1).astype(d_hs.dtype)
     d_bias = jnp.sum(d_inner, axis=(0, 1))
-    return d_xs, _kernel_gradient(hs, first.h, d_inner), d_bias, Hidden(dh.astype(d_hs.dtype)), None
+    d_kernel = _kernel_gradient(hs, first.h, d_inner)
+    return _input_gradients(inputs, d_xs), d_kernel, d_bias, Hidden(dh.astype(d_hs.dtype)), None
 
 
 gru.defvjp(_gru_forward, _gru_backward)
 
 
 @jax.custom_vjp
-def simple(xs: jax.Array, kernel: jax.Array, state: Hidden, mask: jax.Array | None) -> tuple[jax.Array, Hidden]:
+def simple(inputs: Inputs, kernel: jax.Array, state: Hidden, mask: jax.Array | None) -> tuple[jax.Array, Hidden]:
     """The simplest recurrence through time: h' = tanh(x + h @ kernel).
 
     Args:
-        xs: What inputs and bias contribute.
+        inputs: What inputs and bias contribute, the x above.
         kernel: The recurrent kernel.
         state: The state before the first step.
         mask: Which steps count, or None for all.
 
-    Shapes: xs [T, B, units], kernel [units, units], state [B, units], mask [T, B] -> h after each step
-        [T, B, units], and the last state.
+    Shapes: inputs [T, B, units] or [T, B, F], [F, units], [units]; kernel [units, units], state [B, units],
+        mask [T, B] -> h after each step [T, B, units], and the last state.
 
     Example:
-        >>> hs, last = simple(jnp.ones((5, 2, 3)), jnp.ones((3, 3)), Hidden(jnp.zeros((2, 3))), None)
+        >>> hs, last = simple(Inputs(jnp.ones((5, 2, 3))), jnp.ones((3, 3)), Hidden(jnp.zeros((2, 3))), None)
         >>> hs.shape, last.h.shape
         ((5, 2, 3), (2, 3))
     """
-    return _simple_forward(xs, kernel, state, mask)[0]
+    return _simple_forward(inputs, kernel, state, mask)[0]
 
 
-def _simple_forward(xs: jax.Array, kernel: jax.Array, state: Hidden, mask: jax.Array | None) -> Any:
+def _simple_forward(inputs: Inputs, kernel: jax.Array, state: Hidden, mask: jax.Array | None) -> Any:
+    xs, bias = _contributed(inputs)
+
     def advance(x: jax.Array, state: Hidden) -> Hidden:
-        return Hidden(jnp.tanh(_wide(x) + _dot(state.h, kernel)).astype(xs.dtype))
+        return Hidden(jnp.tanh(_wide(x) + bias + _dot(state.h, kernel)).astype(xs.dtype))
 
     hs, last = scan(advance, xs, state, mask)
-    return (hs, last), (hs, kernel, state, mask)
+    return (hs, last), (inputs, hs, kernel, state, mask)
 
 
 def _simple_backward(residuals: Any, cotangents: Any) -> Any:
-    hs, kernel, first, mask = residuals
+    inputs, hs, kernel, first, mask = residuals
     d_hs, (dh,) = cotangents
     slope, transposed = _masked(1 - _wide(hs) ** 2, mask, 0), kernel.T
 
-    def body(dh: jax.Array, inputs: Any) -> Any:
-        d_h, slope, keep = inputs
+    def body(dh: jax.Array, given: Any) -> Any:
+        d_h, slope, keep = given
         dh = dh + _wide(d_h)
         dz = dh * slope
         return _passed(keep, dh, _dot(dz, transposed)), dz.astype(d_hs.dtype)
 
     dh, dz = jax.lax.scan(body, _wide(dh), (d_hs, slope, mask), reverse=True)
-    return dz, _kernel_gradient(hs, first.h, dz), Hidden(dh.astype(d_hs.dtype)), None
+    return _input_gradients(inputs, dz), _kernel_gradient(hs, first.h, dz), Hidden(dh.astype(d_hs.dtype)), None
 
 
 simple.defvjp(_simple_forward, _simple_backward)
+
+
+def _contributed(inputs: Inputs, scale: jax.Array | None = None) -> tuple[jax.Array, Any]:
+    """The products of all steps, and the bias that is still to be added, both with their columns scaled."""
+    x, kernel, bias = inputs
+    if kernel is not None:
+        x = product(x, kernel if scale is None else kernel * scale[None])
+    elif scale is not None:
+        x = x * scale[None, None]
+    if bias is None:
+        return x, 0.0
+    return x, (_wide(bias) if scale is None else _wide(bias) * _wide(scale))[None]
+
+
+def _input_gradients(inputs: Inputs, dz: jax.Array) -> Inputs:
+    """The gradients by x, kernel and bias, of that by what they contribute."""
+    x, kernel, bias = inputs
+    d_bias = None if bias is None else jnp.sum(_wide(dz), axis=(0, 1)).astype(bias.dtype)
+    if kernel is None:
+        return Inputs(dz, None, d_bias)
+    d_kernel = _dot(x.reshape(-1, x.shape[-1]).T, dz.reshape(-1, dz.shape[-1])).astype(kernel.dtype)
+    return Inputs(product(dz, kernel.T), d_kernel, d_bias)
+
+
+def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """x @ kernel for x [..., F]."""
+    # On CPU, the gradient of a product with more axes transposes whole arrays of x's size.
+    return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 def _wide(x: jax.Array) -> jax.Array:
