@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= 2
 
-.PHONY: train test test-all conformance lint format clean
+.PHONY: train test test-all conformance bench lint format clean
 
 train: .venv/core
 	$(BIN)/python -m training fit simple_cnn digits --epochs 12 --out runs/digits
@@ -15,6 +15,10 @@ test-all: .venv/tools
 
 conformance: .venv/tools
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q --all tests/test_recorded.py
+
+bench: .venv/tools
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"
+	$(BIN)/python benchmarks/throughput.py --short
 
 lint: .venv/tools
 	$(BIN)/ruff check .

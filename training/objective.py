@@ -65,7 +65,7 @@ class Objective(NamedTuple):
             self.losses,
             self.loss_weights,
             self.labels(y),
-            ordered(y_pred, self.names),
+            _wide(ordered(y_pred, self.names)),
             _weights(weight, self.names),
             _masks(masks, self.names, valid),
             self.names,
@@ -89,7 +89,7 @@ class Objective(NamedTuple):
         valid: jax.Array | None,
     ) -> dict[str, Any]:
         """Adds a batch to the totals. A batch's loss counts once per row, as in Keras."""
-        true, pred = self.labels(y), ordered(y_pred, self.names)
+        true, pred = self.labels(y), _wide(ordered(y_pred, self.names))
         weights, masks = _weights(weight, self.names), _masks(masks, self.names, valid)
         rows = jnp.sum(valid, dtype=jnp.float32) if valid is not None else jnp.float32(pred[0].shape[0])
         values = {"loss": loss, **own}
@@ -207,6 +207,11 @@ def _measured(
                 name = f"{name}_{copies}" if name in taken else name
                 found.append(Measured(name, i, resolved, weighted, (_like(labels[i]), _like(outputs[i]))))
     return found
+
+
+def _wide(outputs: list[jax.Array]) -> list[jax.Array]:
+    """Outputs in half precision as float32, in which losses and metrics are computed."""
+    return [y.astype(jnp.float32) if y.dtype in (jnp.bfloat16, jnp.float16) else y for y in outputs]
 
 
 def _like(array: Any) -> jax.ShapeDtypeStruct:

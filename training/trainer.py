@@ -12,6 +12,7 @@ import numpy as np
 
 from flaxmodels import saving
 from flaxmodels.building import Container, Model
+from flaxmodels.layers.base import Layer
 from training import advice, optimizers, steps
 from training import callbacks as callbacks_module
 from training.batches import Data, Feed, as_data, check_labels, split_off
@@ -41,6 +42,8 @@ class Trainer:
         nonfinite: What happens at a step whose loss or gradients are not finite, found inside the compiled program.
             "stop" leaves it out and ends the run, "restore" also goes back to the begin of the epoch, "skip" leaves it
             out and goes on, "ignore" lets the numbers in, as Keras does.
+        precision: "mixed_bfloat16" or "mixed_float16" has the model compute in half precision, with parameters, losses,
+            metrics and statistics in float32; the latter also scales the loss. None leaves the model as it is.
         train_step: A function (model, objective, optimizer, rules, nonfinite) that makes a step of one's own,
             (state, totals, batch) -> (state, totals); begin with that of `steps.make_train_step`.
 
@@ -69,6 +72,7 @@ class Trainer:
         variables: Mapping[str, Any] | None = None,
         steps_per_execution: int | str = "auto",
         nonfinite: str = "stop",
+        precision: str | None = None,
         train_step: Callable[..., Any] = steps.make_train_step,
     ):
         if not isinstance(model, nn.Module):
@@ -91,6 +95,10 @@ class Trainer:
             )
         self.model, self.seed, self.nonfinite, self.train_step = model, seed, nonfinite, train_step
         self.optimizer = optimizers.get(optimizer)
+        if precision is not None:
+            self.model = _in_precision(model, precision)
+            if precision == "mixed_float16":
+                self.optimizer = optimizers.LossScaleOptimizer(self.optimizer)
         self.loss, self.metrics = loss, metrics
         self.loss_weights, self.weighted_metrics = loss_weights, weighted_metrics
         self.steps_per_execution = steps_per_execution
@@ -503,6 +511,19 @@ def _checkpoints(resume: Any, callbacks: list[Callback]) -> Checkpoints | None:
             f"A run is saved in one folder, got {len(backups)}; give `resume` or one BackupAndRestore, not both."
         )
     return backups[0] if backups else None
+
+
+def _in_precision(model: nn.Module, precision: str) -> nn.Module:
+    """The model with another dtype of computation."""
+    if precision not in ("mixed_bfloat16", "mixed_float16"):
+        raise ValueError(
+            f"`precision` is 'mixed_bfloat16', 'mixed_float16' or None, got {precision!r}; use one of them."
+        )
+    if not hasattr(model, "dtype"):
+        raise TypeError(
+            f"`precision` sets the `dtype` of a model, and {type(model).__name__} has none; give it to its layers."
+        )
+    return model.clone(dtype=precision if isinstance(model, Layer) else precision.removeprefix("mixed_"))
 
 
 def _check_epochs(epochs: Any, initial_epoch: Any, validation_freq: Any, shuffle: Any) -> None:
