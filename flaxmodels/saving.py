@@ -17,6 +17,7 @@ import numpy as np
 from flax import traverse_util
 
 from flaxmodels import activations, constraints, initializers, regularizers
+from flaxmodels.bounds import bounded
 from flaxmodels.building import Container, Linen, Model, Sequential
 from flaxmodels.layers import symbolic
 from flaxmodels.layers.base import Layer
@@ -369,8 +370,9 @@ def _built(path: Any, config: Any) -> tuple[Layer, dict[str, tuple[int, ...]] | 
         calls = _unfolded(config)
         if calls > MAX_CALLS:
             raise ValueError(f"it calls {calls} layers, allowed are {MAX_CALLS}")
-        model = from_config(config)
-        return model, _expected(model)
+        with nn.intercept_methods(bounded):
+            model = from_config(config)
+            return model, _expected(model)
     except Exception as error:  # whatever a layer makes of arguments that nobody checked
         raise ValueError(f"{path} describes no model that can be built: {_reason(error)}.") from error
 

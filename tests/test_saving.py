@@ -3,6 +3,7 @@
 import inspect
 import json
 import os
+import pathlib
 import re
 import stat
 
@@ -421,3 +422,17 @@ def test_arrays_in_arguments_have_a_limit(path, monkeypatch):
         str(caught.value),
     )
     assert not path.exists()
+
+
+# ---------------------------------------------------------------- files of earlier versions
+
+
+def test_a_file_of_format_1_is_read_by_every_later_version():
+    """Written once and never again; beside it what the model gave then."""
+    folder = pathlib.Path(__file__).parent / "golden"
+    model, variables = fm.load(folder / "format1.safetensors")
+    images = np.linspace(-1, 1, 72, dtype="float32").reshape(2, 6, 6, 1)
+    words = np.array([[1, 2, 3, 0, 0], [6, 5, 4, 3, 2]], np.int32)
+    outputs = model.apply(variables, [images, words])
+    np.testing.assert_allclose(outputs, np.load(folder / "format1-outputs.npy"), rtol=1e-5)
+    assert model.name == "golden" and model.layers[-1].name == "head"

@@ -1,0 +1,210 @@
+"""The arrays of an HDF5 file that nobody vouches for.
+
+HDF5's library can crash, run on or fill the memory where a file is broken, so it never reads one in the caller's
+process: `read` starts this file as a program of its own, with limits on its memory, its time and the files it can open.
+"""
+
+import json
+import os
+import struct
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+import numpy as np
+
+MAX_OBJECTS = 100_000
+MAX_DEPTH = 200
+MAX_ANSWER_BYTES = 64 * 2**20  # names and shapes, without the arrays
+SECONDS = 20
+BYTES_PER_SECOND = 16 * 2**20
+MEMORY = 512 * 2**20
+# What Keras puts beside a model's weights: not read, so it need not fit.
+SKIPPED = ("optimizer",)
+
+
+class Refused(Exception):
+    """Why a file is not read: what follows its name in the sentence."""
+
+
+def read(path: Any, file: BinaryIO, size: int) -> dict[str, np.ndarray]:
+    """Reads all arrays but those of an optimizer.
+
+    Args:
+        path: What errors call the file.
+        file: The open file; only its descriptor is used.
+        size: Its size in bytes, which the arrays cannot exceed.
+
+    Returns:
+        The arrays by their paths, such as "layers/dense/vars/0".
+
+    Raises:
+        ValueError: If the file is damaged or holds anything that Keras does not write.
+    """
+    seconds = SECONDS + size / BYTES_PER_SECOND
+    with tempfile.TemporaryFile() as answer:
+        try:
+            # -P: nothing is imported from beside this file.
+            command = [sys.executable, "-P", __file__]
+            done = subprocess.run(command, stdin=file, stdout=answer, stderr=subprocess.DEVNULL, timeout=seconds)
+        except subprocess.TimeoutExpired as error:
+            raise ValueError(
+                f"{path} is damaged: HDF5 needs more than {seconds:.0f} s for it; save it again."
+            ) from error
+        if done.returncode:
+            raise ValueError(f"{path} is damaged: HDF5 failed on it with code {done.returncode}; save it again.")
+        answer.seek(0)
+        return dict(_arrays(path, answer, size))
+
+
+def _arrays(path: Any, answer: BinaryIO, size: int) -> Iterator[tuple[str, np.ndarray]]:
+    length = struct.unpack("<Q", answer.read(8).rjust(8, b"\xff"))[0]
+    if length > MAX_ANSWER_BYTES:
+        raise ValueError(f"{path} names more than {MAX_ANSWER_BYTES} bytes of arrays; save fewer in one file.")
+    found = json.loads(answer.read(length))
+    if "refused" in found:
+        raise ValueError(f"{path} {found['refused']}; save it again with Keras' save or save_weights.")
+    for name, (kind, shape) in found["arrays"].items():
+        # Keras writes bfloat16 as two opaque bytes.
+        array = np.fromfile(answer, np.dtype(kind.replace("V2", "u2")), int(np.prod(shape, dtype=object))).reshape(
+            shape
+        )
+        if kind.endswith("V2"):
+            import ml_dtypes
+
+            array = array.view(ml_dtypes.bfloat16)
+        yield name, array
+
+
+# ---------------------------------------------------------------- the program
+
+
+def main() -> None:
+    """Reads the HDF5 file that is the standard input, writes names and shapes as JSON, then the arrays."""
+    import h5py
+
+    size = os.fstat(0).st_size
+    output = os.fdopen(1, "wb", closefd=False)
+    source = os.fdopen(0, "rb", closefd=False)
+    try:
+        _limit(size)
+        with h5py.File(source, "r") as file:
+            datasets = list(_checked(h5py, file.id, size))
+            arrays = {name: [dtype.str, shape] for name, _, dtype, shape in datasets}
+            _write(output, {"arrays": arrays})
+            for _, dataset, dtype, shape in datasets:
+                array = np.empty(shape, dtype)
+                dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, array, dataset.get_type())
+                output.write(array.tobytes())
+            output.flush()
+    except Refused as error:
+        _write(output, {"refused": str(error)})
+    except Exception as error:  # h5py has one for each kind of damage
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200].rstrip(".")
+        _write(output, {"refused": f"is damaged: {reason}"})
+    output.flush()
+    os._exit(0)  # what is left of a broken file is not taken down in order
+
+
+def _write(output: BinaryIO, answer: dict[str, Any]) -> None:
+    output.seek(0)
+    output.truncate()
+    text = json.dumps(answer).encode()
+    output.write(struct.pack("<Q", len(text)) + text)
+
+
+def _limit(size: int) -> None:
+    """Takes from this process what reading one file does not need."""
+    try:
+        import resource
+    except ImportError:  # not on every system
+        return
+    for kind, most in (
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_NOFILE, 3),  # the three standard ones: no other file can be opened
+        (resource.RLIMIT_FSIZE, size + MAX_ANSWER_BYTES),
+        (resource.RLIMIT_CPU, int(SECONDS + size / BYTES_PER_SECOND) + 1),
+        (resource.RLIMIT_DATA, _used() + MEMORY + size),
+    ):
+        hard = resource.getrlimit(kind)[1]
+        resource.setrlimit(kind, (most if hard == resource.RLIM_INFINITY else min(most, hard),) * 2)
+
+
+def _used() -> int:
+    """The memory of this process that counts as data, where the system tells."""
+    try:
+        with open("/proc/self/status") as file:
+            lines = [line.split() for line in file if line.startswith("VmData")]
+    except OSError:
+        lines = []
+    return int(lines[0][1]) * 1024 if lines else 2**32
+
+
+def _checked(h5py: Any, root: Any, size: int) -> Iterator[tuple[str, Any, np.dtype, tuple[int, ...]]]:
+    """All datasets but those skipped, none of them read yet, after everything in the file was checked."""
+    h5o, seen, total = h5py.h5o, set(), 0
+    open_groups: list[tuple[tuple[str, ...], Any]] = [((), h5o.open(root, b"/"))]
+    while open_groups:
+        path, group = open_groups.pop()
+        for key in group:
+            where = (*path, key.decode())
+            name = "/".join(where)[:200]
+            _check_link(h5py, group, key, name)
+            if where[0] in SKIPPED:
+                continue
+            thing = h5o.open(group, key)
+            address = h5o.get_info(thing).addr
+            if address in seen:
+                raise Refused(f"has two names for one object, the second is {name!r}")
+            seen.add(address)
+            if len(seen) > MAX_OBJECTS or len(where) > MAX_DEPTH:
+                raise Refused(f"holds more than {MAX_OBJECTS} objects, or some {MAX_DEPTH} groups deep")
+            if isinstance(thing, h5py.h5g.GroupID):
+                open_groups.append((where, thing))
+                continue
+            dtype, shape = _check_dataset(h5py, thing, name)
+            total += int(np.prod(shape, dtype=object)) * dtype.itemsize
+            if total > size:
+                raise Refused(f"declares arrays of more than its own {size} bytes, up to {name!r}")
+            yield "/".join(where), thing, dtype, shape
+
+
+def _check_link(h5py: Any, group: Any, key: bytes, name: str) -> None:
+    kind = group.links.get_info(key).type
+    if kind != h5py.h5l.TYPE_HARD:
+        words = {h5py.h5l.TYPE_SOFT: "a soft", h5py.h5l.TYPE_EXTERNAL: "an external"}
+        raise Refused(f"leads elsewhere: {name!r} is {words.get(kind, 'an unknown')} link")
+
+
+def _check_dataset(h5py: Any, dataset: Any, name: str) -> tuple[np.dtype, tuple[int, ...]]:
+    """The dtype and shape of a dataset that is numbers in one piece inside the file."""
+    if not isinstance(dataset, h5py.h5d.DatasetID):
+        raise Refused(f"holds something else than arrays at {name!r}")
+    settings = dataset.get_create_plist()
+    layout = settings.get_layout()
+    if layout == h5py.h5d.VIRTUAL:
+        raise Refused(f"leads elsewhere: {name!r} is a virtual dataset")
+    if settings.get_external_count():
+        raise Refused(f"leads elsewhere: the data of {name!r} is in another file")
+    if layout == h5py.h5d.CHUNKED or settings.get_nfilters():
+        raise Refused(f"holds {name!r} in chunks or compressed, where an array is in one piece")
+    kind = dataset.get_type()
+    classes = {h5py.h5t.INTEGER: (1, 2, 4, 8), h5py.h5t.FLOAT: (2, 4, 8), h5py.h5t.OPAQUE: (2,)}
+    if kind.get_size() not in classes.get(kind.get_class(), ()):
+        raise Refused(f"holds something else than numbers at {name!r}")
+    space = dataset.get_space()
+    if space.get_simple_extent_type() not in (h5py.h5s.SCALAR, h5py.h5s.SIMPLE):
+        raise Refused(f"holds no array at {name!r}")
+    shape, dtype = tuple(map(int, dataset.shape)), np.dtype(dataset.dtype)
+    bytes_needed = int(np.prod(shape, dtype=object)) * dtype.itemsize
+    if dataset.get_storage_size() != bytes_needed:
+        raise Refused(
+            f"has {dataset.get_storage_size()} bytes for {name!r} of shape {shape}, which needs {bytes_needed}"
+        )
+    return dtype, shape
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,398 @@
+"""Files of Keras 3, read and written without Keras: `.keras` for models, `.weights.h5` for weights.
+
+A reader trusts nothing: a `.keras` file has three members of bounded size, its architecture is read by our own names
+(see `keras_config`), and its arrays are read by a process of its own (see `hdf5`).
+"""
+
+import collections
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import pathlib
+import stat
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import Any, BinaryIO
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from flaxmodels import bounds, layers, saving
+from flaxmodels.building import Container, Model
+from flaxmodels.graph import snake_case
+from flaxmodels.interop import hdf5, keras_config
+from flaxmodels.layers import symbolic
+from flaxmodels.layers.base import Layer
+from flaxmodels.layers.linen import Linen
+
+CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
+MAX_READ = 2**20  # bytes at once, so also of a zip file's table of members
+MAX_CONFIG = 16 * 2**20
+MAX_PARTS = 250_000
+MAX_STRING = 10_000
+MAX_EXPANSION = 4  # of a member that was compressed; Keras compresses none
+KERAS_VERSION = "3.15.1"  # whose format is written
+
+# Where Keras keeps a layer's own weights, if not in the layer itself.
+OWN_PATHS = {name: "cell" for name in ("SimpleRNN", "GRU", "LSTM", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D")}
+# Keras' attributes for the layers inside a layer, where they are not called as the scope is.
+ATTRIBUTES = {
+    "MultiHeadAttention": {
+        "query": "query_dense",
+        "key": "key_dense",
+        "gate": "_gate_dense",
+        "value": "value_dense",
+        "attention_output": "output_dense",
+    },
+    "GroupQueryAttention": {
+        name: f"_{attribute}_dense"
+        for name, attribute in (*((n, n) for n in ("query", "key", "gate", "value")), ("attention_output", "output"))
+    },
+}
+# Classes that have another name in Keras' own code.
+CLASSES = {"GroupQueryAttention": "GroupedQueryAttention", "Model": "Functional"}
+
+Path = tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """A group of an HDF5 file: its path, Keras' name of the layer, and for each array the path in the variables."""
+
+    path: str
+    name: str
+    arrays: list[Path]
+
+
+# ---------------------------------------------------------------- reading
+
+
+def load_keras(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Any]]:
+    """Reads a model that Keras saved, or `save_keras`.
+
+    Args:
+        path: A `.keras` file.
+
+    Returns:
+        The model and its variables: `model.apply(variables, x)` gives what `predict` gives in Keras.
+
+    Raises:
+        ValueError: If the file is damaged, holds code, or names layers that are not ours.
+
+    Example:
+        >>> import tempfile
+        >>> from flaxmodels import Input, Sequential
+        >>> model = Sequential([Input((3,)), layers.Dense(2)])
+        >>> variables = model.init(jax.random.key(0), jnp.ones((1, 3)))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_keras(f"{folder}/model.keras", model, variables)
+        ...     _, again = load_keras(f"{folder}/model.keras")
+        >>> bool((again["params"]["dense"]["kernel"] == variables["params"]["dense"]["kernel"]).all())
+        True
+    """
+    with _members(path) as (archive, members):
+        model, expected = _built(path, _parsed(path, _text(path, archive, members[CONFIG])))
+        with tempfile.TemporaryFile() as file:
+            size = _unpack(path, archive, members[WEIGHTS], file)
+            found = hdf5.read(path, file, size)
+    return model, _fitted(path, model, expected, found)
+
+
+def load_keras_weights(path: str | os.PathLike[str], model: Layer, variables: Mapping[str, Any]) -> dict[str, Any]:
+    """Reads the weights of a model from a `.weights.h5` file that Keras wrote, or `save_keras_weights`.
+
+    Args:
+        path: A `.weights.h5` file.
+        model: The model, as it was in Keras.
+        variables: Its variables, or their shapes, as `model.init` makes them.
+
+    Returns:
+        Variables of the same structure.
+
+    Raises:
+        ValueError: If the file is damaged, or names or shapes differ; all differences are listed.
+    """
+    with open(path, "rb") as file:
+        found = hdf5.read(path, file, os.fstat(file.fileno()).st_size)
+    return _fitted(path, model, traverse_util.flatten_dict(dict(variables)), found)
+
+
+def _fitted(path: Any, model: Layer, expected: Mapping[Path, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+    """The arrays of a file as variables, if they are those that the model has."""
+    places = {f"{group.path}/{i}": where for group in groups(model, expected) for i, where in enumerate(group.arrays)}
+    ours = {"/".join(places[name]) if name in places else name: array.shape for name, array in found.items()}
+    saving._check_shapes(path, {"/".join(where): tuple(expected[where].shape) for where in places.values()}, ours)
+    result = {where: _not_in_keras(where, like) for where, like in expected.items() if where not in places.values()}
+    for name, where in places.items():
+        result[where] = jnp.asarray(found[name].astype(expected[where].dtype))
+    return traverse_util.unflatten_dict(result)
+
+
+def _not_in_keras(where: Path, like: Any) -> Any:
+    """Statistics that Keras does not save: it divides a kernel by sigma when it trains, so 1 is left."""
+    return jnp.full(like.shape, 1 if where[-1] == "sigma" else 0, like.dtype)
+
+
+def _built(path: Any, config: Any) -> tuple[Layer, dict[Path, Any]]:
+    """The model of a description that nobody vouches for, and its variables as shapes and dtypes."""
+    try:
+        described = keras_config.from_keras(config)
+        calls = saving._unfolded(described)
+        if calls > saving.MAX_CALLS:
+            raise ValueError(f"it calls {calls} layers, allowed are {saving.MAX_CALLS}")
+        with nn.intercept_methods(bounds.bounded):
+            model = saving.from_config(described)
+            return model, shapes_of(model)
+    except Exception as error:  # whatever a layer makes of arguments that nobody checked
+        raise ValueError(f"{path} describes no model that can be built: {saving._reason(error)}.") from error
+
+
+def shapes_of(model: Layer) -> dict[Path, Any]:
+    """The variables that a model with a known input has, as shapes and dtypes."""
+    symbols = model.symbols()[0] if isinstance(model, Container) else None
+    if symbols is None:
+        raise ValueError(
+            "A Keras file holds a model whose input is known; put Input(shape) in front, or use the weights alone"
+        )
+    rngs = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
+    variables, _ = symbolic.evaluate(lambda examples: model.init(rngs, examples), symbols)
+    return traverse_util.flatten_dict(variables)
+
+
+def _parsed(path: Any, text: str) -> Any:
+    """A value of JSON, after its size, its depth and its strings were checked."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        twice = [key for key, count in collections.Counter(key for key, _ in pairs).items() if count > 1]
+        if twice:
+            raise ValueError(f"{twice[0][:80]!r} comes twice in one object")
+        return dict(pairs)
+
+    def constant(word: str) -> float:
+        if word == "NaN":
+            raise ValueError("NaN is no argument of a layer")
+        return float(word)
+
+    parts = sum(map(text.count, "[{,"))
+    if parts > MAX_PARTS:
+        raise ValueError(f"{path} describes {parts} parts, allowed are {MAX_PARTS}; it was not written by Keras.")
+    try:
+        value = json.loads(text, object_pairs_hook=unique, parse_constant=constant)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{path} is damaged: its {CONFIG} is no JSON ({saving._reason(error)}); save it again."
+        ) from error
+    depth, level = 0, [value]
+    while level:
+        depth += 1
+        strings = [item for item in level if isinstance(item, str)]
+        if depth > saving.MAX_DEPTH or any(len(string) > MAX_STRING for string in strings):
+            raise ValueError(
+                f"{path} nests more than {saving.MAX_DEPTH} levels deep or has strings of more than {MAX_STRING} "
+                "characters; it was not written by Keras."
+            )
+        level = [inner for item in level if isinstance(item, list | dict) for inner in (
+            (*item, *item.values()) if isinstance(item, dict) else item)]  # fmt: skip
+    return value
+
+
+# ---------------------------------------------------------------- the members of a zip file
+
+
+class _Bounded(io.BufferedReader):
+    """A file that is never read in pieces of more than MAX_READ bytes, whatever sizes it declares."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is None or size < 0:
+            size = MAX_READ + 1 if os.fstat(self.fileno()).st_size - self.tell() > MAX_READ else MAX_READ
+        if size > MAX_READ:
+            raise zipfile.BadZipFile(f"it asks for {size} bytes at once, allowed are {MAX_READ}")
+        return super().read(size)
+
+
+@contextlib.contextmanager
+def _members(path: Any) -> Iterator[tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]]:
+    """An open `.keras` file and its members by name, each of them a plain file of a size that it can have."""
+    with _Bounded(io.FileIO(os.fspath(path))) as file:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                yield archive, _checked(path, archive)
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, UnicodeError) as error:
+            raise ValueError(f"{path} is no Keras file, or damaged: {saving._reason(error)}; save it again.") from error
+
+
+def _checked(path: Any, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    found: dict[str, zipfile.ZipInfo] = {}
+    for member in archive.infolist():
+        name = member.filename
+        mode = stat.S_IFMT(member.external_attr >> 16)
+        if name not in (CONFIG, METADATA, WEIGHTS) or name in found or mode not in (0, stat.S_IFREG):
+            known = name in (CONFIG, METADATA, WEIGHTS)
+            what = "too" if not known else "twice" if name in found else "as something else than a file"
+            raise ValueError(
+                f"{path} holds {CONFIG}, {METADATA} and {WEIGHTS} as a Keras file of our layers does, but "
+                f"{name[:80]!r} {what}; save it again with Keras."
+            )
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or member.flag_bits & 1:
+            raise ValueError(f"{path} has {name!r} encrypted or in a rare compression; save it again with Keras.")
+        limit = MAX_EXPANSION * member.compress_size + MAX_READ
+        limit = min(limit, MAX_CONFIG) if name != WEIGHTS else limit
+        if member.file_size > limit:
+            raise ValueError(
+                f"{path} declares {member.file_size} bytes for {name!r}, of which {member.compress_size} are stored, "
+                f"and allowed are {limit}; save it again with Keras, which compresses nothing."
+            )
+        found[name] = member
+    missing = [name for name in (CONFIG, WEIGHTS) if name not in found]
+    if missing:
+        raise ValueError(f"{path} is no Keras file: it has no {' and no '.join(missing)}; save it again with Keras.")
+    return found
+
+
+def _text(path: Any, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> str:
+    file = io.BytesIO()
+    _unpack(path, archive, member, file)
+    return file.getvalue().decode()
+
+
+def _unpack(path: Any, archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: BinaryIO) -> int:
+    """Copies a member in pieces, up to the size that it declares; returns that size."""
+    size = 0
+    with archive.open(member) as source:
+        while piece := source.read(MAX_READ // 2):
+            size += len(piece)
+            target.write(piece)
+    target.flush()
+    if size != member.file_size:
+        raise ValueError(
+            f"{path} is damaged: {member.filename!r} has {size} bytes of {member.file_size}; save it again."
+        )
+    target.seek(0)
+    return size
+
+
+# ---------------------------------------------------------------- writing
+
+
+def save_keras(path: str | os.PathLike[str], model: Layer, variables: Mapping[str, Any]) -> None:
+    """Writes a model as Keras saves it, whole or not at all: `keras.models.load_model` reads it.
+
+    Args:
+        path: A path that ends in ".keras".
+        model: A Sequential or Model whose input is known.
+        variables: Its variables.
+
+    Raises:
+        ValueError: If Keras has no such layer, only code describes one, or the variables are not the model's.
+    """
+    path = _with_ending(path, ".keras")
+    expected = shapes_of(model)
+    flat = traverse_util.flatten_dict(dict(variables))
+    _check_complete(expected, flat)
+    content = io.BytesIO()
+    metadata = {"keras_version": KERAS_VERSION, "date_saved": ""}
+    with zipfile.ZipFile(content, "w") as archive:
+        for name, value in ((METADATA, metadata), (CONFIG, keras_config.to_keras(model))):
+            archive.writestr(zipfile.ZipInfo(name), json.dumps(value))
+        archive.writestr(zipfile.ZipInfo(WEIGHTS), _weights(model, flat))
+    saving._replace(path, content.getvalue())
+
+
+def save_keras_weights(path: str | os.PathLike[str], model: Layer, variables: Mapping[str, Any]) -> None:
+    """Writes weights as Keras' `model.save_weights` does, whole or not at all; `model.load_weights` reads them.
+
+    Args:
+        path: A path that ends in ".weights.h5".
+        model: The model.
+        variables: Its variables.
+
+    Raises:
+        ValueError: If the path ends otherwise, or the model holds a module that Keras cannot have.
+    """
+    saving._replace(_with_ending(path, ".weights.h5"), _weights(model, traverse_util.flatten_dict(dict(variables))))
+
+
+def _with_ending(path: str | os.PathLike[str], ending: str) -> pathlib.Path:
+    if not os.fspath(path).endswith(ending):
+        raise ValueError(f"Keras reads files whose names end in {ending!r}, got {os.fspath(path)!r}; add the ending.")
+    return pathlib.Path(path)
+
+
+def _check_complete(expected: Mapping[Path, Any], given: Mapping[Path, Any]) -> None:
+    """Raises unless the variables are those of the model; the states of stateful layers depend on the batch."""
+    shapes = [{"/".join(k): tuple(v.shape) for k, v in tree.items() if not k[-1].startswith("state_")}
+              for tree in (expected, given)]  # fmt: skip
+    saving._check_shapes("`variables`", *shapes)
+
+
+def groups(
+    module: Layer, variables: Mapping[Path, Any], path: str = "", scope: Path = (), name: str = ""
+) -> list[Group]:
+    """What Keras' `save_weights` writes for a module, in its order.
+
+    Args:
+        module: A layer or model.
+        variables: Its variables, or their shapes, flat.
+        path: The module's path in the file.
+        scope: The module's scope in the variables.
+        name: The module's name in Keras.
+    """
+    if isinstance(module, Linen):
+        raise ValueError(
+            f"Keras knows its own layers, and {type(module.module).__name__} is a linen module; "
+            "save with flaxmodels.save."
+        )
+    kind = type(module).__name__
+    inner = "/".join(filter(None, [path, OWN_PATHS.get(kind, "")]))
+    own = tuple(module.WEIGHTS[:2]) if isinstance(module, layers.SpectralNormalization) else module.WEIGHTS
+    found = [Group("/".join(filter(None, [inner, "vars"])), name, _present(variables, scope, own))]
+    used: collections.Counter[str] = collections.Counter()
+    for child_name, child in module.children():
+        attribute = ATTRIBUTES.get(kind, {}).get(child_name, child_name)
+        if isinstance(module, Container | layers.StackedRNNCells):
+            attribute = f"{'layers' if isinstance(module, Container) else 'cells'}/{_unique(child, used)}"
+        found += groups(child, variables, "/".join(filter(None, [path, attribute])), (*scope, child_name), child_name)
+    if isinstance(module, layers.SpectralNormalization):  # its layer has the same scope, and in Keras the kernel twice
+        found += groups(module.layer, variables, f"{path}/layer", scope, module.layer.name or "")
+    return found
+
+
+def _present(variables: Mapping[Path, Any], scope: Path, names: tuple[str, ...]) -> list[Path]:
+    places = [(kind, *scope, name) for name in names for kind in ("params", "batch_stats")]
+    return [place for place in places if place in variables]
+
+
+def _unique(layer: Layer, used: collections.Counter[str]) -> str:
+    """Keras calls the layers of a list by their classes, numbered from the second on."""
+    kind = "Model" if isinstance(layer, Model) else type(layer).__name__
+    stem = snake_case(CLASSES.get(kind, kind))
+    used[stem] += 1
+    return stem if used[stem] == 1 else f"{stem}_{used[stem] - 1}"
+
+
+def _weights(model: Layer, variables: Mapping[Path, Any]) -> bytes:
+    """The content of a `.weights.h5` file."""
+    import h5py
+
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
+        for group in groups(model, variables, name=model.name or ""):
+            target = file.create_group(group.path)
+            target.attrs["name"] = group.name
+            for i, where in enumerate(group.arrays):
+                array = np.asarray(variables[where])
+                sigma = variables.get((("batch_stats"), *where[1:-1], "sigma"))
+                if where[0] == "params" and sigma is not None and where[-1] in layers.SpectralNormalization.KERNELS:
+                    array = (array / np.asarray(sigma)).astype(array.dtype)  # as Keras has it after training
+                if array.dtype == jnp.bfloat16:
+                    target.create_dataset(str(i), data=array.view("V2")).attrs["dtype"] = "bfloat16"
+                else:
+                    target[str(i)] = array
+    return content.getvalue()

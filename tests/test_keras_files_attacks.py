@@ -1,0 +1,566 @@
+"""Keras files that somebody tampered with: each is refused with one sentence, before it costs memory, time or another file."""
+
+import copy
+import io
+import json
+import re
+import stat
+import time
+import tracemalloc
+import zipfile
+
+import h5py
+import jax
+import numpy as np
+import pytest
+
+from flaxmodels import Input, Sequential, interop, layers, load
+from flaxmodels.interop import hdf5, keras_files
+
+KEY = jax.random.key(0)
+CONFIG, METADATA, WEIGHTS = keras_files.CONFIG, keras_files.METADATA, keras_files.WEIGHTS
+MANY = 2**20
+
+
+def raises(sentence):
+    return pytest.raises(ValueError, match=f"^{re.escape(sentence)}$")
+
+
+@pytest.fixture(scope="module")
+def valid(tmp_path_factory):
+    """The members of a valid file."""
+    path = tmp_path_factory.mktemp("valid") / "model.keras"
+    model = Sequential([Input((3,)), layers.Dense(2, activation="relu", name="dense")], name="sequential")
+    interop.save_keras(path, model, model.init(KEY, np.ones((1, 3), np.float32)))
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "model.keras"
+
+
+def write(path, members, compression=zipfile.ZIP_STORED):
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, content in members.items() if isinstance(members, dict) else members:
+            archive.writestr(name, content)
+
+
+def refused(path, sentence):
+    """Refused by this sentence, in bounded time and memory."""
+    begin = time.monotonic()
+    tracemalloc.start()
+    try:
+        with raises(sentence.replace("PATH", str(path))):
+            interop.load_keras(path)
+        assert tracemalloc.get_traced_memory()[1] < 3 * path.stat().st_size + 64 * MANY
+    finally:
+        tracemalloc.stop()
+    assert time.monotonic() - begin < 20
+
+
+# ---------------------------------------------------------------- zip members
+
+
+HOLDS = f"PATH holds {CONFIG}, {METADATA} and {WEIGHTS} as a Keras file of our layers does, but"
+
+
+@pytest.mark.parametrize(
+    "name", ["/etc/passwd", "../../evil.json", "assets/vocabulary.txt", "config.json/", "CONFIG.JSON"]
+)
+def test_other_members(valid, path, name):
+    write(path, {**valid, name: b"x"})
+    refused(path, f"{HOLDS} {name!r} too; save it again with Keras.")
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_members_twice(valid, path):
+    write(path, [*valid.items(), (CONFIG, b"{}")])
+    refused(path, f"{HOLDS} {CONFIG!r} twice; save it again with Keras.")
+
+
+def test_members_that_are_links(valid, path):
+    link = zipfile.ZipInfo(WEIGHTS)
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    write(path, [(CONFIG, valid[CONFIG]), (link, b"/etc/passwd")])
+    refused(path, f"{HOLDS} {WEIGHTS!r} as something else than a file; save it again with Keras.")
+
+
+def test_missing_members(valid, path):
+    write(path, {METADATA: b"{}"})
+    refused(path, f"PATH is no Keras file: it has no {CONFIG} and no {WEIGHTS}; save it again with Keras.")
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_rare_compressions(valid, path, compression):
+    write(path, valid, compression)
+    refused(path, f"PATH has {METADATA!r} encrypted or in a rare compression; save it again with Keras.")
+
+
+@pytest.mark.parametrize("name", [CONFIG, WEIGHTS])
+def test_bombs(valid, path, name):
+    write(path, {**valid, name: bytes(200 * MANY)}, zipfile.ZIP_DEFLATED)
+    with zipfile.ZipFile(path) as archive:
+        stored = archive.getinfo(name).compress_size
+    limit = min(4 * stored + MANY, keras_files.MAX_CONFIG if name == CONFIG else 2**60)
+    refused(
+        path,
+        f"PATH declares {200 * MANY} bytes for {name!r}, of which {stored} are stored, and allowed are {limit}; save it "
+        "again with Keras, which compresses nothing.",
+    )
+
+
+def test_more_bytes_than_declared(valid, path):
+    """The table says 100 bytes where the compressed data hold 200 million."""
+    write(path, {**valid, CONFIG: bytes(200 * MANY)}, zipfile.ZIP_DEFLATED)
+    declared, content = (200 * MANY).to_bytes(4, "little"), path.read_bytes()
+    assert content.count(declared) == 2
+    path.write_bytes(content.replace(declared, (100).to_bytes(4, "little")))
+    refused(path, f"PATH is no Keras file, or damaged: Bad CRC-32 for file {CONFIG!r}; save it again.")
+
+
+def test_table_of_many_members(path):
+    write(path, {f"{i:040}": b"" for i in range(15_000)})
+    size = 15_000 * (46 + 40)
+    with pytest.raises(ValueError, match=rf"^{re.escape(str(path))} is no Keras file, or damaged: it asks for {size} bytes at once, allowed are 1048576; save it again\.$"):  # fmt: skip
+        interop.load_keras(path)
+
+
+def test_compressed_by_a_user(valid, path):
+    write(path, valid, zipfile.ZIP_DEFLATED)
+    model, variables = interop.load_keras(path)
+    assert model.apply(variables, np.ones((1, 3), np.float32)).shape == (1, 2)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.9, 0.999])
+def test_truncated(valid, path, share):
+    write(path, valid)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    refused(path, "PATH is no Keras file, or damaged: File is not a zip file; save it again.")
+
+
+# ---------------------------------------------------------------- architecture
+
+
+def changed(valid, change):
+    config = json.loads(valid[CONFIG])
+    change(config)
+    return {**valid, CONFIG: json.dumps(config)}
+
+
+def dense(config):
+    return config["config"]["layers"][1]
+
+
+def arguments(**given):
+    return lambda config: dense(config)["config"].update(given)
+
+
+def entries(**given):
+    return lambda config: dense(config).update(given)
+
+
+def function(name, module="builtins", registered=None):
+    return {"module": module, "class_name": "function", "config": name, "registered_name": registered}
+
+
+def foreign(name, module, registered=None):
+    return (
+        f"it names {name!r} of {module!r}, registered as {str(registered)!r}, but only layers and functions of Keras itself "
+        "are read; build such a model in code"
+    )
+
+
+CODE = {"class_name": "__lambda__", "config": {"value": ["4wEAAAAAAAAA", None, None]}}
+SUPPORTED = ", ".join(repr(name) for name in sorted(keras_files.keras_config.LAYERS))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (entries(class_name="Lambda", config={"name": "l", "function": CODE}),
+         "it has a Lambda layer, which is code, and no code of a file is run; use a layer by its name"),
+        (arguments(activation=CODE), "it holds the code of a lambda, and no code of a file is run; name a function of Keras'"),
+        (arguments(kernel_initializer=CODE), "it holds the code of a lambda, and no code of a file is run; name a function of Keras'"),
+        (entries(class_name="Frobnicate"), f"Unknown layer in a Keras file 'Frobnicate'. Known: {SUPPORTED}"),
+        (entries(module="os"), foreign("Dense", "os")),
+        (entries(module="keras.src.utils.python_utils"), foreign("Dense", "keras.src.utils.python_utils")),
+        (entries(registered_name="evil>Dense"), foreign("Dense", "keras.layers", "evil>Dense")),
+        (entries(module=None), foreign("Dense", "None")),
+        (arguments(activation=function("system", "os")), foreign("system", "os")),
+        (arguments(activation=function("relu", registered="evil>relu")), foreign("relu", "builtins", "evil>relu")),
+        (arguments(kernel_initializer=function("load_model", "keras.saving")), foreign("load_model", "keras.saving")),
+        (arguments(kernel_initializer=function("relu")),
+         "`kernel_initializer` of Dense 'dense' cannot be used: Unknown initializer 'relu'. Known"),
+        (arguments(activation="os.system"), "`activation` of Dense 'dense' cannot be used: Unknown activation 'os.system'. "),
+        (arguments(units=-3), "`units` of Dense 'dense' is a positive integer, got -3; give 1 or more"),
+        (arguments(units=0), "`units` of Dense 'dense' is a positive integer, got 0; give 1 or more"),
+        (arguments(units=2.5), "`units` of Dense 'dense' is"),
+        (arguments(units=float("inf")), "`units` of Dense 'dense' is"),
+        (arguments(units="2"), "`units` of Dense 'dense' is"),
+        (arguments(name="a/b"), "The name of a layer is a string without '/', got 'a/b' for Dense; "),
+        (arguments(name=7), "it describes each part with a str 'name', got "),
+        (arguments(weights=[1]), "Dense in a model file has the unknown arguments ['weights']; known are "),
+        (arguments(quantization_config={"class_name": "Int8QuantizationConfig", "module": "keras.quantizers", "config": {}}),
+         foreign("Int8QuantizationConfig", "keras.quantizers")),
+        (arguments(dtype="object"), "it names an unknown dtype, 'object'"),
+        (arguments(dtype={"class_name": "QuantizedDTypePolicy", "module": "keras", "config": {}}),
+         "it computes in 'QuantizedDTypePolicy', which is no policy of one dtype"),
+        (arguments(activation={"class_name": "Dense", "module": "keras.layers", "config": {}}), ""),
+        (entries(shared_object_id="x"), "one Dense is in two models, and here its weights would be two; "),
+        (lambda c: (dense(c).update(shared_object_id=5), c["config"]["layers"].append(copy.deepcopy(dense(c)))),
+         "one Dense is in two models, and here its weights would be two; share it by calling it twice in one model"),
+        (entries(module=["keras.layers"]), "it names 'Dense' of \"['keras.layers']\", registered as 'None', but only "),
+        (lambda c: c["config"]["layers"].append(copy.deepcopy(dense(c))), "Layers of one model need names of their own, got 'dense' 2 times; "),
+        (lambda c: c["config"]["layers"].pop(0), "A Keras file holds a model whose input is known; put Input(shape) in front"),
+        (lambda c: c["config"]["layers"][0]["config"].update(batch_shape=[None, -3]), "The sizes of an input shape are positive integers or None"),
+        (lambda c: c["config"]["layers"][0]["config"].update(sparse=True), "it has an input that is sparse, and inputs are dense arrays here; make it dense"),
+        (lambda c: c.update(class_name="Functional", module="keras.src.models.functional"), "it describes each part with a str 'name', got "),
+        (lambda c: c.update(class_name=["Sequential"]), "it describes each part with a str 'class_name', got "),
+        (lambda c: c["config"].update(layers={}), "it describes each part with a list 'layers', got "),
+    ],
+)  # fmt: skip
+@pytest.mark.spread
+def test_architectures(valid, path, change, reason):
+    write(path, changed(valid, change))
+    with pytest.raises(
+        ValueError, match=rf"^{re.escape(f'{path} describes no model that can be built: {reason}')}.*\.$"
+    ):
+        interop.load_keras(path)
+
+
+def big(kind, shape, **config):
+    layer = {"module": "keras.layers", "class_name": kind, "registered_name": None, "config": {"name": "big", **config}}
+
+    def change(described):
+        described["config"]["layers"][0]["config"]["batch_shape"] = [None, *shape]
+        described["config"]["layers"][1] = layer
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (big("LSTM", (10**6, 1), units=1, unroll=True),
+         "LSTM 'big' in a file unrolls up to 4096 steps, got 1000000"),
+        (big("AdaptiveAveragePooling1D", (8, 1), output_size=10**10),
+         "`output_size` of AdaptiveAveragePooling1D 'big' in a file is up to 4096, got (10000000000,)"),
+        (big("MaxPooling1D", (8, 1), pool_size=10**9, padding="same"),
+         "`pool_size` of MaxPooling1D 'big' in a file is up to 65536, got (1000000000,)"),
+        (big("AveragePooling2D", (10**5, 10**5, 1), pool_size=2, padding="same"),
+         "AveragePooling2D 'big' in a file has up to 16777216 places, got inputs of sizes [100000, 100000, 1]"),
+        (big("Conv2D", (8, 8, 1), filters=1, kernel_size=10**5, padding="same"),
+         "`kernel_size` of Conv2D 'big' in a file is up to 65536, got (100000, 100000)"),
+    ],
+    ids=lambda value: "" if callable(value) else value.split("`")[-1].split(" in a")[0],
+)  # fmt: skip
+@pytest.mark.spread
+def test_drawing_is_bounded(valid, path, change, reason):
+    write(path, changed(valid, change))
+    refused(path, f"PATH describes no model that can be built: {reason}.")
+
+
+def test_large_layers_are_within_bounds(valid, path):
+    """A wide unrolled layer is read: it fails for want of its weights only."""
+    write(path, changed(valid, big("LSTM", (3, 5000), units=5000, unroll=True)))
+    with pytest.raises(ValueError, match=r"do not fit the model: params/big/bias is missing; "):
+        interop.load_keras(path)
+
+
+def test_drawing_is_bounded_in_our_own_files(tmp_path):
+    """A description of 300 bytes that would take gigabytes."""
+    path = tmp_path / "model.safetensors"
+    layer = {"class": "AdaptiveAveragePooling1D", "config": {"output_size": 10**10}, "name": "big"}
+    source = {"shape": [None, 8, 1], "dtype": "float32", "name": None}
+    model = {"class": "Sequential", "config": {}, "input": source, "layers": [layer]}
+    header = json.dumps({"__metadata__": {"flaxmodels": "1", "model": json.dumps(model)}}).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    sentence = (
+        f"{path} describes no model that can be built: `output_size` of AdaptiveAveragePooling1D 'big' in a file is up to 4096, "
+        "got (10000000000,)."
+    )
+    with raises(sentence):
+        load(path)
+
+
+def test_sizes_are_compared_before_they_are_made(valid, path):
+    write(path, changed(valid, arguments(units=10**30)))
+    refused(
+        path,
+        f"The arrays in PATH do not fit the model: params/dense/bias has shape (2,), expected ({10**30},); "
+        f"params/dense/kernel has shape (3, 2), expected (3, {10**30}).",
+    )
+
+
+def test_vocabularies_are_not_made(valid, path):
+    """Shapes are compared before there is an array."""
+    write(path, changed(valid, big("Embedding", (3,), input_dim=10**9, output_dim=10**4)))
+    refused(
+        path,
+        "The arrays in PATH do not fit the model: params/big/embedding is missing; layers/dense/vars/0 is not expected; "
+        "layers/dense/vars/1 is not expected.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", f"PATH is damaged: its {CONFIG} is no JSON (Expecting value: line 1 column 1 (char 0)); save it again."),
+        ("[" * 100_000, f"PATH is damaged: its {CONFIG} is no JSON (maximum recursion depth exceeded while decoding a JSON array from a unicode string); save it again."),
+        ('{"a":' * 100 + "1" + "}" * 100, "PATH nests more than 64 levels deep or has strings of more than 10000 characters; it was not written by Keras."),
+        ("[" * 300_000, "PATH describes 300000 parts, allowed are 250000; it was not written by Keras."),
+        (json.dumps({"class_name": "x" * 20_000}), "PATH nests more than 64 levels deep or has strings of more than 10000 characters; it was not written by Keras."),
+        (json.dumps({"x" * 20_000: 1}), "PATH nests more than 64 levels deep or has strings of more than 10000 characters; it was not written by Keras."),
+        ('{"a": 1, "a": 2}', f"PATH is damaged: its {CONFIG} is no JSON ('a' comes twice in one object); save it again."),
+        ('{"a": NaN}', f"PATH is damaged: its {CONFIG} is no JSON (NaN is no argument of a layer); save it again."),
+        ("1" * 5000, f"PATH is damaged: its {CONFIG} is no JSON (Exceeds the limit (4300 digits) for integer string conversion: value has 5000 digits; use sys.set_int_max_str_digits() to increase the limit); save it again."),
+        ("null", "PATH describes no model that can be built: it describes each part with a str 'class_name', got 'None'."),
+    ],
+    ids=["empty", "deep", "deeper", "parts", "string", "key", "twice", "nan", "digits", "null"],
+)  # fmt: skip
+@pytest.mark.spread
+def test_json(valid, path, text, sentence):
+    write(path, {**valid, CONFIG: text})
+    refused(path, sentence)
+
+
+def test_not_utf8(valid, path):
+    write(path, {**valid, CONFIG: b"\xff\xfe"})
+    refused(
+        path,
+        "PATH is no Keras file, or damaged: 'utf-8' codec can't decode byte 0xff in position 0: invalid start byte; save it again.",
+    )
+
+
+# ---------------------------------------------------------------- graphs
+
+
+def graph(path, change):
+    """A model of two inputs, its file changed."""
+    import flaxmodels as fm
+
+    a, b = Input((3,), name="a"), Input((3,), name="b")
+    first = layers.Dense(3, name="first")
+    model = fm.Model([a, b], layers.Add(name="sum")([first(a), layers.Dense(3, name="second")(first(b))]))
+    interop.save_keras(path, model, model.init(KEY, [np.ones((1, 3), np.float32)] * 2))
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    config = json.loads(members[CONFIG])
+    change({layer["name"]: layer for layer in config["config"]["layers"]}, config["config"])
+    write(path, {**members, CONFIG: json.dumps(config)})
+
+
+def history(layer, call=0):
+    return layer["inbound_nodes"][call]["args"][0]["config"]["keras_history"]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda named, c: history(named["first"], 1).__setitem__(0, "second"), "its graph goes in circles at "),
+        (lambda named, c: history(named["second"]).__setitem__(0, "nowhere"), "it takes from call 1 of 'nowhere', which is not there"),
+        (lambda named, c: history(named["second"]).__setitem__(1, 99), "it takes from call 99 of 'first', which is not there"),
+        (lambda named, c: history(named["second"]).__setitem__(1, -1), "it takes from call -1 of 'first', which is not there"),
+        (lambda named, c: history(named["second"]).__setitem__(2, 99), "A model file refers to '[1, 99]', which is not there"),
+        (lambda named, c: history(named["second"]).__setitem__(2, -1), "it takes from call 1 of 'first', which is not there"),
+        (lambda named, c: history(named["second"]).append(1), "its tensors come from [layer, call, output], got "),
+        (lambda named, c: c.update(output_layers=[["sum", 0.5, 0]]), "it takes from call 0.5 of 'sum', which is not there"),
+        (lambda named, c: c.update(output_layers=None), "its inputs and outputs are [layer, call, output], got 'None'"),
+        (lambda named, c: c["layers"].append(named["first"]), "two layers have the name 'first'; give each its own"),
+        (lambda named, c: named["first"].update(inbound_nodes=[[["a", 0, 0, {}]]]), "it describes each part with a list 'args', got "),
+        (lambda named, c: c.update(input_layers=[["a", 0, 0]]), "The outputs of a Model depend on its inputs alone, but "),
+    ],
+)  # fmt: skip
+@pytest.mark.spread
+def test_graphs(path, change, reason):
+    graph(path, change)
+    with pytest.raises(
+        ValueError, match=rf"^{re.escape(f'{path} describes no model that can be built: {reason}')}.*\.$"
+    ):
+        interop.load_keras(path)
+
+
+# ---------------------------------------------------------------- arrays
+
+
+AGAIN = "; save it again with Keras' save or save_weights."
+
+
+def h5(change):
+    """A valid file of weights, changed."""
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
+        group = file.create_group("layers/dense/vars")
+        group["0"], group["1"] = np.ones((3, 2), np.float32), np.zeros(2, np.float32)
+        change(file, group)
+    return content.getvalue()
+
+
+def external(file, group):
+    del group["0"]
+    group.create_dataset("0", (3, 2), np.float32, external=[("/etc/passwd", 0, 24)])
+
+
+def virtual(file, group):
+    del group["0"]
+    layout = h5py.VirtualLayout((3, 2), np.float32)
+    layout[:] = h5py.VirtualSource("/etc/passwd", "x", (3, 2))
+    group.create_virtual_dataset("0", layout)
+
+
+def replaced(**arguments):
+    def change(file, group):
+        del group["0"]
+        group.create_dataset("0", **arguments)
+
+    return change
+
+
+def late(file, group):
+    """A declared shape with no bytes behind it."""
+    del group["0"]
+    space, settings = h5py.h5s.create_simple((2**40,)), h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    settings.set_alloc_time(h5py.h5d.ALLOC_TIME_LATE)
+    h5py.h5d.create(group.id, b"0", h5py.h5t.NATIVE_FLOAT, space, settings)
+
+
+def link(target, name="0"):
+    def change(file, group):
+        where = group if name == "0" else file
+        if name in where:
+            del where[name]
+        where[name] = target
+
+    return change
+
+
+def circle(file, group):
+    group["again"] = file["layers"]
+
+
+def deep(file, group):
+    file.create_group("/".join(["d"] * 250))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (external, "leads elsewhere: the data of 'layers/dense/vars/0' is in another file"),
+        (virtual, "leads elsewhere: 'layers/dense/vars/0' is a virtual dataset"),
+        (link(h5py.ExternalLink("/etc/passwd", "/x")), "leads elsewhere: 'layers/dense/vars/0' is an external link"),
+        (link(h5py.SoftLink("/layers/dense/vars/1")), "leads elsewhere: 'layers/dense/vars/0' is a soft link"),
+        (link(h5py.ExternalLink("/etc/passwd", "/x"), "optimizer"), "leads elsewhere: 'optimizer' is an external link"),
+        (circle, "has two names for one object, the second is 'layers/dense/vars/again'"),
+        (lambda file, group: group.__setitem__("2", group["1"]), "has two names for one object, the second is 'layers/dense/vars/2'"),
+        (replaced(shape=(3, 2), dtype=np.float32, chunks=(1, 2)), "holds 'layers/dense/vars/0' in chunks or compressed, where an array is in one piece"),
+        (replaced(shape=(2**40,), dtype=np.float32, chunks=(2**20,), compression="gzip"), "holds 'layers/dense/vars/0' in chunks or compressed, where an array is in one piece"),
+        (late, f"has 0 bytes for 'layers/dense/vars/0' of shape ({2**40},), which needs {2**42}"),
+        (replaced(data=b"text"), "holds something else than numbers at 'layers/dense/vars/0'"),
+        (replaced(data=h5py.Empty("f")), "holds no array at 'layers/dense/vars/0'"),
+        (replaced(shape=(3, 2), dtype=h5py.vlen_dtype(np.float32)), "holds something else than numbers at 'layers/dense/vars/0'"),
+        (lambda file, group: group.__setitem__("t", np.dtype("f4")), "holds something else than arrays at 'layers/dense/vars/t'"),
+        (deep, "holds more than 100000 objects, or some 200 groups deep"),
+    ],
+)  # fmt: skip
+@pytest.mark.spread
+def test_arrays(valid, path, tmp_path, change, reason):
+    content = h5(change)
+    write(path, {**valid, WEIGHTS: content})
+    refused(path, f"PATH {reason}{AGAIN}")
+    alone = tmp_path / "m.weights.h5"
+    alone.write_bytes(content)
+    model = Sequential([Input((3,)), layers.Dense(2)])
+    with raises(f"{alone} {reason}{AGAIN}"):
+        interop.load_keras_weights(alone, model, model.init(KEY, np.ones((1, 3), np.float32)))
+
+
+def test_an_optimizer_is_not_read(valid, path):
+    write(path, {**valid, WEIGHTS: h5(lambda file, group: file.create_dataset("optimizer/vars/0", data=b"anything"))})
+    interop.load_keras(path)
+
+
+def test_all_differences_are_listed(valid, path):
+    def change(file, group):
+        del group["1"]
+        group["7"] = np.ones(3, np.float32)
+        file["more/vars/0"] = np.ones(1, np.float32)
+        del group["0"]
+        group["0"] = np.ones((2, 3), np.float32)
+
+    write(path, {**valid, WEIGHTS: h5(change)})
+    refused(
+        path,
+        "The arrays in PATH do not fit the model: params/dense/bias is missing; layers/dense/vars/7 is not expected; "
+        "more/vars/0 is not expected; params/dense/kernel has shape (2, 3), expected (3, 2).",
+    )
+
+
+@pytest.mark.parametrize("size", [0, 100, 1000, -1])
+def test_truncated_arrays(valid, path, size):
+    write(path, {**valid, WEIGHTS: valid[WEIGHTS][:size]})
+    with pytest.raises(ValueError, match=rf"^{re.escape(str(path))} is damaged: .*{re.escape(AGAIN)}$"):
+        interop.load_keras(path)
+
+
+def program(tmp_path, monkeypatch, text):
+    """The program that reads arrays, replaced by another one."""
+    script = tmp_path / "program.py"
+    script.write_text(text)
+    monkeypatch.setattr(hdf5, "__file__", str(script))
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "PATH is damaged: HDF5 failed on it with code -11; save it again."),
+        ("while True: pass", "PATH is damaged: HDF5 needs more than 1 s for it; save it again."),
+        ("x = bytearray(2**60)", "PATH is damaged: HDF5 failed on it with code 1; save it again."),
+        ("print('\\xff' * 20)", "PATH names more than 67108864 bytes of arrays; save fewer in one file."),
+    ],
+    ids=["crash", "endless", "memory", "nonsense"],
+)  # fmt: skip
+@pytest.mark.spread
+def test_crashes_stay_outside(valid, path, tmp_path, monkeypatch, text, sentence):
+    monkeypatch.setattr(hdf5, "SECONDS", 1)
+    program(tmp_path, monkeypatch, text)
+    write(path, valid)
+    refused(path, sentence)
+
+
+def test_the_program_opens_no_other_file(valid, tmp_path):
+    """After its limits are set, nothing can be opened, and memory ends."""
+    import subprocess
+    import sys
+
+    code = (
+        "from flaxmodels.interop import hdf5; hdf5._limit(0)\n"
+        "try: open('/etc/passwd')\nexcept OSError as e: print(e.errno)\n"
+        "try: bytearray(2**30)\nexcept MemoryError: print('full')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.split() == ["24", "full"], done.stderr
+
+
+# ---------------------------------------------------------------- writing
+
+
+def test_refused_at_writing(tmp_path):
+    model = Sequential([Input((3,)), layers.Lambda(jax.numpy.abs)])
+    with raises(
+        "A Keras file names Keras' own layers, and Lambda is none of them; replace it, or save with flaxmodels.save."
+    ):
+        interop.save_keras(tmp_path / "m.keras", model, {})
+    assert not list(tmp_path.iterdir())
+    with raises(f"Keras reads files whose names end in '.keras', got '{tmp_path}/m.h5'; add the ending."):
+        interop.save_keras(tmp_path / "m.h5", model, {})
+    with raises(f"Keras reads files whose names end in '.weights.h5', got '{tmp_path}/m.h5'; add the ending."):
+        interop.save_keras_weights(tmp_path / "m.h5", model, {})
+    with raises("A Keras file holds a model whose input is known; put Input(shape) in front, or use the weights alone"):
+        interop.save_keras(tmp_path / "m.keras", Sequential([layers.Dense(2)]), {})
+    with raises(
+        "The arrays in `variables` do not fit the model: params/dense/bias is missing; params/dense/kernel is missing."
+    ):
+        interop.save_keras(tmp_path / "m.keras", Sequential([Input((3,)), layers.Dense(2)]), {})
