@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
-LONGEST_TABLE = 6  # cases; of a longer table every sixth is run
+LONGEST_TABLE, STRIDE = 6, 12  # cases; of a longer table every twelfth is run
 REAL_DATA = ROOT.parent / "shared" / "data"
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -47,18 +47,24 @@ def pytest_make_parametrize_id(val):
 
 
 def pytest_addoption(parser):
-    parser.addoption("--all", action="store_true", help="run every case; else a spread: each sixth of a long table")
+    parser.addoption("--all", action="store_true", help="run every case; else a spread: each twelfth of a long table")
+
+
+def pytest_configure(config):
+    """Most of the time goes into compiling; programs that are run once need not be fast. All cases are compiled as for users."""
+    if not config.getoption("--all"):
+        jax.config.update("jax_disable_most_optimizations", True)
 
 
 def pytest_collection_modifyitems(config, items):
-    """Of a test over a long table, every sixth case is run unless all are asked for: minutes instead of half an hour."""
+    """Of a test over a long table, every twelfth case is run unless all are asked for: minutes instead of half an hour."""
     if config.getoption("--all"):
         return
     tables = collections.Counter(item.nodeid.split("[")[0] for item in items)
     seen, kept, left_out = collections.Counter(), [], []
     for item in items:
         table = item.nodeid.split("[")[0]
-        taken = tables[table] <= LONGEST_TABLE or seen[table] % LONGEST_TABLE == 0 or item.get_closest_marker("spread")
+        taken = tables[table] <= LONGEST_TABLE or seen[table] % STRIDE == 0 or item.get_closest_marker("spread")
         (kept if taken else left_out).append(item)
         seen[table] += 1
     config.hook.pytest_deselected(items=left_out)
