@@ -267,3 +267,47 @@ def test_tensorboard_mistakes(tmp_path):
     board = callbacks.TensorBoard(tmp_path, embeddings_freq=1, embeddings_metadata={"words": ["a"]})
     with refuses("`embeddings_metadata` of TensorBoard goes by the layers [], got 'words'; use one of these names."):
         line().fit(X, Y, callbacks=[board], verbose=0)
+
+
+# ---------------------------------------------------------------- going on
+
+
+@pytest.mark.parametrize("ends", [[0], [2], [1, 3], [4, 4]], ids=str)
+def test_backup_and_restore_goes_on_at_the_epoch_where_keras_does(ends, tmp_path):
+    """Runs of 5 epochs, each but the last ended by an error at the begin of an epoch."""
+    keras = pytest.importorskip("keras")
+
+    class Ended(Exception):
+        pass
+
+    def epochs_of_runs(fit, library, folder):
+        found = []
+        for end in [*ends, None]:
+            began = []
+
+            def note(epoch, logs, began=began, end=end):
+                began.append(epoch)
+                if epoch == end:
+                    raise Ended
+
+            called = [library.LambdaCallback(on_epoch_begin=note), library.BackupAndRestore(folder)]
+            if end is None:
+                fit(called)
+            else:
+                with pytest.raises(Ended):
+                    fit(called)
+            found.append(began)
+        return found
+
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        theirs = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+        theirs.compile("sgd", "mse")
+        wanted = epochs_of_runs(
+            lambda called: theirs.fit(X, Y, epochs=5, verbose=0, callbacks=called),
+            keras.callbacks,
+            str(tmp_path / "theirs"),
+        )
+    got = epochs_of_runs(
+        lambda called: line().fit(X, Y, epochs=5, verbose=0, callbacks=called), callbacks, tmp_path / "ours"
+    )
+    assert got == wanted
