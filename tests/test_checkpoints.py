@@ -19,6 +19,8 @@ from flaxmodels import Input, Sequential, layers
 from training import Checkpoints, Trainer, callbacks, optimizers
 
 HERE = pathlib.Path(__file__).parent
+# A process must compile as this one does to end in the same bits.
+SAME = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": str(int(jax.config.values["jax_disable_most_optimizations"]))}
 
 
 class Broken(Exception):
@@ -92,6 +94,7 @@ def test_signals_save_and_end_with_their_code(number, whole, tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        env=SAME,
     )
     assert process.stdout.readline() == "running\n"
     process.send_signal(number)
@@ -104,7 +107,7 @@ def test_signals_save_and_end_with_their_code(number, whole, tmp_path):
 def test_a_killed_process_goes_on_in_the_same_bits(whole, tmp_path):
     for wait in (0, 3, 7):
         command = [sys.executable, HERE / "interrupted.py", "arrays", tmp_path / "run", "slow"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=SAME) as process:
             for _ in range(wait + 1):
                 process.stdout.readline()
             process.kill()
