@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
-LONGEST_TABLE, STRIDE = 6, 16  # cases; of a longer table every sixteenth is run
+LONGEST_TABLE, STRIDE = 6, 20  # cases; of a longer table every twentieth is run
 REAL_DATA = ROOT.parent / "shared" / "data"
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -47,7 +47,7 @@ def pytest_make_parametrize_id(val):
 
 
 def pytest_addoption(parser):
-    parser.addoption("--all", action="store_true", help="run every case; else a spread: each sixteenth of a long table")
+    parser.addoption("--all", action="store_true", help="run every case; else a spread: each twentieth of a long table")
 
 
 def pytest_configure(config):
@@ -57,7 +57,7 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Of a test over a long table, every sixteenth case is run unless all are asked for: minutes instead of half an hour."""
+    """Of a test over a long table, every twentieth case is run unless all are asked for: minutes instead of half an hour."""
     if config.getoption("--all"):
         return
     tables = collections.Counter(item.nodeid.split("[")[0] for item in items)
