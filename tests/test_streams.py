@@ -223,6 +223,8 @@ def test_what_a_stream_brings_itself_is_not_given_twice():
             line().fit(batches(), verbose=0, **arguments)
     with refuses("A stream brings its own batch_size, but predict got `batch_size` as well; leave it out."):
         line().predict(batches(), batch_size=3)
+    with refuses("A stream brings its own batch_size, but fit got `validation_batch_size` as well; leave it out."):
+        line().fit(X, Y, validation_data=batches, validation_batch_size=3, verbose=0)
     with refuses("`validation_split` divides arrays, and a stream came; give `validation_data` instead."):
         line().fit(batches(), validation_split=0.5, verbose=0)
     for name in ("steps_per_epoch", "validation_steps"):

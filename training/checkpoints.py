@@ -126,6 +126,16 @@ class Checkpoints:
         by_steps = self.every != "epoch" and step // int(self.every) > self._last_step // int(self.every)
         return by_steps or (self.minutes is not None and time.monotonic() - self._last_time >= 60 * self.minutes)
 
+    def value_of(self, logs: Mapping[str, float]) -> float | None:
+        """The value of an epoch's logs by which the best checkpoint is chosen."""
+        if self.keep_best is not None and self.keep_best not in logs:
+            warnings.warn(
+                f"Checkpoints keeps the best by {self.keep_best!r}, which is not in the logs; there are "
+                f"{', '.join(map(repr, logs))}.",
+                stacklevel=2,
+            )
+        return logs.get(self.keep_best or "")
+
     def save(self, state: Any, notes: Mapping[str, Any], value: float | None = None) -> bool:
         """Writes a checkpoint in the background; whether it was begun.
 

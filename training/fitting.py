@@ -119,14 +119,14 @@ class Walk:
     Args:
         feed: The data.
         key_of: From the number of a pass to the key that shuffles it, or None.
-        number: Number of the first pass.
-        first: Steps of it that are done already.
+
+    Attributes:
+        number: Number of the pass.
+        first: Steps of it that are done.
     """
 
-    def __init__(
-        self, feed: Feed | StreamFeed, key_of: Callable[[int], jax.Array | None], number: int = 0, first: int = 0
-    ):
-        self.feed, self.key_of, self.number, self.first = feed, key_of, number, first
+    def __init__(self, feed: Feed | StreamFeed, key_of: Callable[[int], jax.Array | None]):
+        self.feed, self.key_of, self.number, self.first = feed, key_of, 0, 0
         self._chunks: Iterator[Chunk] | None = None
         self._chunk: Chunk | None = None
 
@@ -284,7 +284,7 @@ class Run:
         if self.checkpoints is not None:
             last = self.trainer.stop_training or self.epoch == self.epochs.stop
             if last or self.checkpoints.every == "epoch" or self.checkpoints.due(int(self.trainer.state.step)):
-                self.save(logs.get(self.checkpoints.keep_best or ""))
+                self.save(self.checkpoints.value_of(logs))
         self.leave_if_asked()
 
     def save(self, value: float | None = None) -> None:

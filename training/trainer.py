@@ -255,6 +255,10 @@ class Trainer:
         batch_size = 32 if batch_size is None else batch_size
         feed = self._feed(data, batch_size)
         validate = None
+        if isinstance(validation, Stream) and validation_batch_size is not None:
+            raise ValueError(
+                "A stream brings its own batch_size, but fit got `validation_batch_size` as well; leave it out."
+            )
         if validation is not None:
             validate = self._evaluation(validation, validation_batch_size or batch_size, validation_steps)
         if any(isinstance(callback, ProgbarLogger) for callback in called_back):
