@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from flaxmodels import Input, Sequential, interop, layers, load
-from flaxmodels.interop import hdf5, keras_files
+from flaxmodels.interop import keras_files
 
 KEY = jax.random.key(0)
 CONFIG, METADATA, WEIGHTS = keras_files.CONFIG, keras_files.METADATA, keras_files.WEIGHTS
@@ -462,7 +462,7 @@ def deep(file, group):
         (replaced(data=h5py.Empty("f")), "holds no array at 'layers/dense/vars/0'"),
         (replaced(shape=(3, 2), dtype=h5py.vlen_dtype(np.float32)), "holds something else than numbers at 'layers/dense/vars/0'"),
         (lambda file, group: group.__setitem__("t", np.dtype("f4")), "holds something else than arrays at 'layers/dense/vars/t'"),
-        (deep, "holds more than 100000 objects, or some 200 groups deep"),
+        (deep, "holds groups more than 200 deep"),
     ],
 )  # fmt: skip
 @pytest.mark.spread
@@ -503,45 +503,6 @@ def test_truncated_arrays(valid, path, size):
     write(path, {**valid, WEIGHTS: valid[WEIGHTS][:size]})
     with pytest.raises(ValueError, match=rf"^{re.escape(str(path))} is damaged: .*{re.escape(AGAIN)}$"):
         interop.load_keras(path)
-
-
-def program(tmp_path, monkeypatch, text):
-    """The program that reads arrays, replaced by another one."""
-    script = tmp_path / "program.py"
-    script.write_text(text)
-    monkeypatch.setattr(hdf5, "__file__", str(script))
-
-
-@pytest.mark.parametrize(
-    ("text", "sentence"),
-    [
-        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "PATH is damaged: HDF5 failed on it with code -11; save it again."),
-        ("while True: pass", "PATH is damaged: HDF5 needs more than 1 s for it; save it again."),
-        ("x = bytearray(2**60)", "PATH is damaged: HDF5 failed on it with code 1; save it again."),
-        ("print('\\xff' * 20)", "PATH names more than 67108864 bytes of arrays; save fewer in one file."),
-    ],
-    ids=["crash", "endless", "memory", "nonsense"],
-)  # fmt: skip
-@pytest.mark.spread
-def test_crashes_stay_outside(valid, path, tmp_path, monkeypatch, text, sentence):
-    monkeypatch.setattr(hdf5, "SECONDS", 1)
-    program(tmp_path, monkeypatch, text)
-    write(path, valid)
-    refused(path, sentence)
-
-
-def test_the_program_opens_no_other_file(valid, tmp_path):
-    """After its limits are set, nothing can be opened, and memory ends."""
-    import subprocess
-    import sys
-
-    code = (
-        "from flaxmodels.interop import hdf5; hdf5._limit(0)\n"
-        "try: open('/etc/passwd')\nexcept OSError as e: print(e.errno)\n"
-        "try: bytearray(2**30)\nexcept MemoryError: print('full')\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.split() == ["24", "full"], done.stderr
 
 
 # ---------------------------------------------------------------- writing
