@@ -28,10 +28,16 @@ CHUNK_SECONDS = 0.5
 
 
 class Program:
-    """A jitted function that tells compilation from running."""
+    """A jitted function that tells compilation from running.
 
-    def __init__(self, function: Any, donate: tuple[int, ...] = ()):
-        self._jitted = jax.jit(function, donate_argnums=donate)
+    Args:
+        function: A pure function of arrays.
+        donate: Which arguments may be overwritten.
+        deterministic: Whether to compile without operations whose rounding depends on the order of threads.
+    """
+
+    def __init__(self, function: Any, donate: tuple[int, ...] = (), deterministic: bool = False):
+        self._jitted = jax.jit(function, donate_argnums=donate, compiler_options=compiler_options(deterministic))
         self._compiled: dict[Any, Any] = {}
 
     def compile(self, *args: Any) -> float:
@@ -49,6 +55,12 @@ class Program:
     def __call__(self, *args: Any) -> Any:
         self.compile(*args)
         return self._compiled[signature(args)](*args)
+
+
+def compiler_options(deterministic: bool) -> dict[str, Any] | None:
+    """What XLA is told; a CPU computes the same bits each time as it is."""
+    # It implies deterministic scatters, sorts and convolutions, and no choice of algorithms by their measured time.
+    return {"xla_gpu_deterministic_ops": True} if deterministic and jax.default_backend() == "gpu" else None
 
 
 def signature(args: Any) -> Any:

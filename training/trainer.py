@@ -42,6 +42,8 @@ class Trainer:
         nonfinite: What happens at a step whose loss or gradients are not finite, found inside the compiled program.
             "stop" leaves it out and ends the run, "restore" also goes back to the begin of the epoch, "skip" leaves it
             out and goes on, "ignore" lets the numbers in, as Keras does.
+        deterministic: Whether a GPU gives the same bits in every run of the same seed, which costs some speed; a CPU
+            always does.
         precision: "mixed_bfloat16" or "mixed_float16" has the model compute in half precision, with parameters, losses,
             metrics and statistics in float32; the latter also scales the loss. None leaves the model as it is.
         train_step: A function (model, objective, optimizer, rules, nonfinite) that makes a step of one's own,
@@ -72,6 +74,7 @@ class Trainer:
         variables: Mapping[str, Any] | None = None,
         steps_per_execution: int | str = "auto",
         nonfinite: str = "stop",
+        deterministic: bool = False,
         precision: str | None = None,
         train_step: Callable[..., Any] = steps.make_train_step,
     ):
@@ -88,6 +91,8 @@ class Trainer:
             raise ValueError(
                 f"`nonfinite` is 'stop', 'restore', 'skip' or 'ignore', got {nonfinite!r}; use one of them."
             )
+        if not isinstance(deterministic, bool):
+            raise TypeError(f"`deterministic` is True or False, got {deterministic!r}; give True for the same bits.")
         if not callable(train_step):
             raise TypeError(
                 "`train_step` is a function (model, objective, optimizer, rules, nonfinite) that makes a step, "
@@ -101,7 +106,7 @@ class Trainer:
                 self.optimizer = optimizers.LossScaleOptimizer(self.optimizer)
         self.loss, self.metrics = loss, metrics
         self.loss_weights, self.weighted_metrics = loss_weights, weighted_metrics
-        self.steps_per_execution = steps_per_execution
+        self.steps_per_execution, self.deterministic = steps_per_execution, deterministic
         self.stop_training = False
         self.state: TrainState | None = None
         self.history = History()
@@ -339,7 +344,7 @@ class Trainer:
             rules, nonfinite = self._rules, "stop" if self.nonfinite == "restore" else self.nonfinite
             step = self.train_step(self.model, objective, self.optimizer, rules, nonfinite)
             program = steps.make_train_program(step, objective, feed.data.scale, feed.padded, length, each)
-            self._programs[key] = Program(program, donate=(0, 1))
+            self._programs[key] = Program(program, (0, 1), self.deterministic)
         return self._programs[key]
 
     # ------------------------------------------------------------ evaluate and predict
@@ -401,7 +406,7 @@ class Trainer:
         if key not in self._programs:
             step = steps.make_eval_step(self.model, objective)
             program = steps.make_eval_program(step, objective, example.scale, feed.padded)
-            self._programs[key] = Program(program, donate=(1,))
+            self._programs[key] = Program(program, (1,), self.deterministic)
         return Evaluation(self, objective, feed, self._programs[key], limit)
 
     def predict(
@@ -452,7 +457,7 @@ class Trainer:
         key = ("predict", scale)
         if key not in self._programs:
             step = steps.make_predict_step(self.model)
-            self._programs[key] = Program(steps.make_predict_program(step, scale))
+            self._programs[key] = Program(steps.make_predict_program(step, scale), deterministic=self.deterministic)
         return self._programs[key]
 
     def save(self, path: str | os.PathLike[str], architecture: bool = True) -> None:
