@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from spatial_oracle import loop_conv, loop_depthwise, loop_transpose
 
-from flaxmodels.ops import convolution, pooling
+from flaxmodels.ops import convolution, native, pooling
 
 UNIT = {"strides": (1, 1), "padding": "valid", "dilation": (1, 1)}
 
@@ -17,6 +17,15 @@ UNIT = {"strides": (1, 1), "padding": "valid", "dilation": (1, 1)}
 def block_bytes(request, monkeypatch):
     monkeypatch.setattr(convolution, "BLOCK_BYTES", request.param)
     return request.param
+
+
+@pytest.fixture
+def no_kernels(monkeypatch):
+    """As where there is no C compiler."""
+    monkeypatch.setattr(native, "available", lambda: False)
+
+
+needs_kernels = pytest.mark.skipif(not native.available(), reason="needs a C compiler for the kernels")
 
 
 def normal(rng, *shape):
@@ -111,6 +120,63 @@ def test_conv_transpose_with_output_padding_is_keras(seed):
         same([op(x, kernel, dilation=tuple(dilation), **options)], [want], tolerance=1e-5)
 
 
+# --- the kernels in C, which take float32
+
+
+@needs_kernels
+@pytest.mark.parametrize("seed", range(12))
+def test_kernels_are_the_loop_in_float64_and_its_gradients(seed):
+    rng = np.random.default_rng(seed)
+    axes = 1 + seed % 3
+    sizes, window, geometry = random_geometry(rng, axes, ["valid", "same"] + ["causal"] * (axes == 1))
+    # Whole and partial tiles of rows and columns; batches of less and more examples than there are parts.
+    batch, channels, features = (int(rng.integers(1, high)) for high in (40, 20, 40))
+    x, kernel = (rng.standard_normal(s) for s in ((batch, *sizes, channels), (*window, channels, features)))
+    compare_with_float64(convolution.conv, convolution.reference, x, kernel, **geometry)
+    if geometry["padding"] != "causal":
+        spread = np.swapaxes(kernel, -1, -2)
+        geometry["output_padding"] = None
+        compare_with_float64(convolution.conv_transpose, convolution.reference_transpose, x, spread, **geometry)
+
+
+@needs_kernels
+def test_kernels_with_a_gradient_too_large_for_a_copy_per_part():
+    rng = np.random.default_rng(0)
+    x, kernel = rng.standard_normal((3, 4, 5, 90)), rng.standard_normal((3, 3, 90, 100))
+    assert kernel.size > 1 << 16  # LARGE_KERNEL in convolution.c
+    compare_with_float64(convolution.conv, convolution.reference, x, kernel, **UNIT)
+
+
+def compare_with_float64(op, reference, x, kernel, **options):
+    """Outputs and gradients of the kernel in float32 beside the reference in float64, and that it was the kernel."""
+    narrow = [jnp.asarray(a, jnp.float32) for a in (x, kernel)]
+    got = with_gradients(op, *narrow, **options)
+    assert native.prefix() in jax.jit(lambda *a: op(*a, **options)).lower(*narrow).as_text()
+    with jax.enable_x64(True):
+        want = [np.asarray(w) for w in with_gradients(reference, jnp.asarray(x), jnp.asarray(kernel), **options)]
+    for g, w in zip(got, want, strict=True):
+        assert g.shape == w.shape and g.dtype == jnp.float32
+        np.testing.assert_allclose(g, w, rtol=0, atol=2e-6 * max(1.0, abs(w).max()))
+
+
+@needs_kernels
+def test_kernels_give_the_same_bits_for_any_split_of_the_work():
+    """Parts of the work are summed in order, whichever thread does them first."""
+    rng = np.random.default_rng(0)
+    x, kernel = normal(rng, 33, 9, 9, 5).astype(jnp.float32), normal(rng, 3, 3, 5, 7).astype(jnp.float32)
+    first = with_gradients(convolution.conv, x, kernel, **UNIT)
+    for _ in range(20):
+        for g, w in zip(with_gradients(convolution.conv, x, kernel, **UNIT), first, strict=True):
+            np.testing.assert_array_equal(g, w)
+
+
+@needs_kernels
+def test_kernels_keep_to_values_that_are_not_finite():
+    x = jnp.ones((1, 4, 4, 1)).at[0, 3, 3, 0].set(jnp.nan).at[0, 0, 0, 0].set(jnp.inf)
+    y = convolution.conv(x, jnp.ones((2, 2, 1, 17)), **UNIT)
+    assert jnp.isnan(y[0, 2, 2]).all() and jnp.isinf(y[0, 0, 0]).all() and (y[0, 1, 1] == 4).all()
+
+
 def test_gradients_are_those_of_a_loop():
     """y is linear in x and in the kernel, so its derivatives are the loop's outputs for one number at a time."""
     rng = np.random.default_rng(0)
@@ -173,9 +239,10 @@ def test_vmap_over_inputs_and_kernels():
             same([g[i] for g in got], one, tolerance=1e-4)
 
 
-def test_forward_mode_and_second_derivatives(block_bytes):
+@pytest.mark.parametrize("x64", [True, False])
+def test_forward_mode_and_second_derivatives(block_bytes, x64):
     rng = np.random.default_rng(0)
-    with jax.enable_x64(True):
+    with jax.enable_x64(x64):
         at = normal(rng, 2, 4, 4, 2), normal(rng, 3, 3, 2, 2)
         along = normal(rng, 2, 4, 4, 2), normal(rng, 3, 3, 2, 2)
 
@@ -184,7 +251,8 @@ def test_forward_mode_and_second_derivatives(block_bytes):
             return jax.jit(lambda at, along: jax.jvp(gradient, (at,), (along,)))(at, along)
 
         got, want = twice(convolution.conv), twice(convolution.reference)
-        same(jax.tree.leaves(got), jax.tree.leaves(want), tolerance=1e-9)
+        scale = max(abs(np.asarray(w)).max() for w in jax.tree.leaves(want))
+        same(jax.tree.leaves(got), jax.tree.leaves(want), tolerance=1e-9 if x64 else 1e-6 * scale)
 
 
 def test_eager_is_jitted_and_shapes_need_no_data():
@@ -194,6 +262,13 @@ def test_eager_is_jitted_and_shapes_need_no_data():
     same([eager], with_gradients(convolution.conv, x, kernel, **UNIT)[:1], tolerance=1e-6)
     shape = jax.eval_shape(lambda x: convolution.conv(x, kernel, **UNIT), jax.ShapeDtypeStruct(x.shape, x.dtype))
     assert shape.shape == eager.shape and shape.dtype == eager.dtype
+
+
+@needs_kernels
+def test_kernels_evaluate_outside_of_compiled_programs():
+    geometry = convolution.Geometry((5,), (2,), (1,), (1,))
+    x, kernel = jnp.arange(1.0, 6.0).reshape(1, 5, 1), jnp.asarray([1.0, 10.0]).reshape(2, 1, 1)
+    assert convolution.conv_p.bind(x, kernel, geometry=geometry).ravel().tolist() == [21, 32, 43, 54]
 
 
 def test_no_examples_and_no_outputs():
@@ -239,7 +314,10 @@ def scanned_step(kernels, x):
     return jax.lax.scan(step, kernels, None, length=3)[0]
 
 
-def test_a_training_loop_has_convolutions_on_gpu_and_none_on_cpu():
+@pytest.mark.parametrize("kernels_in_c", [True, False])
+def test_a_training_loop_has_convolutions_on_gpu_and_none_on_cpu(kernels_in_c, monkeypatch):
+    if not kernels_in_c:
+        monkeypatch.setattr(native, "available", lambda: False)
     kernels = [jnp.ones(shape) for shape in ((3, 3, 1, 4), (3, 3, 2, 4), (3, 3, 4, 1), (3, 3, 2, 4))]
     traced = jax.jit(scanned_step).trace(kernels, jnp.ones((8, 10, 10, 1)))
     on_cpu = traced.lower(lowering_platforms=("cpu",))
@@ -249,7 +327,7 @@ def test_a_training_loop_has_convolutions_on_gpu_and_none_on_cpu():
     assert "stablehlo.convolution" in on_gpu and "select_and_scatter" not in on_gpu
 
 
-def test_a_window_of_too_many_taps_is_left_to_xla():
+def test_a_window_of_too_many_taps_is_left_to_xla(no_kernels):
     x, kernel = jnp.ones((1, 200, 1)), jnp.ones((convolution.LONGEST_WINDOW + 1, 1, 1))
     one = {"strides": (1,), "padding": "valid", "dilation": (1,)}
     assert "convolution" in jax.jit(lambda x: convolution.conv(x, kernel, **one)).lower(x).as_text()

@@ -1,13 +1,14 @@
-"""Convolutions, channels last: XLA's own, and on CPU patches times a matrix.
+"""Convolutions, channels last: XLA's own, and on CPU kernels in C or patches times a matrix.
 
 On CPU XLA computes the gradients of a convolution inside a loop with naive code, up to a hundred times slower than
-the arithmetic allows, and training is a loop (`lax.scan` over steps). A matrix product is fast there. So on CPU the
-inputs under each tap of the kernel are laid side by side (shifted slices, concatenated) and multiplied by the kernel,
-a block of examples at a time. `benchmarks/ops.py` measures both.
+the arithmetic allows, and training is a loop (`lax.scan` over steps). A matrix product is fast there. `convolution.c`
+computes it without making its left matrix. Where there is no C compiler, or for what it does not do, the inputs under
+each tap of the kernel are laid side by side (shifted slices, concatenated) and multiplied by the kernel, a block of
+examples at a time. `benchmarks/ops.py` measures all of them.
 
-No function here has a gradient of its own: slices, concatenations and products differentiate into the same again, so
-forward mode, second derivatives and `vmap` (over kernels too) work, and what is not asked for, such as the gradient
-by the data, is not computed.
+All of it is bilinear and says so: slices, concatenations and products differentiate into the same again, and so do the
+three kernels. So forward mode, second derivatives and `vmap` (over kernels too) work, and what is not asked for, such
+as the gradient by the data, is not computed.
 
 Shapes: B batch, S one to three spatial axes, K as many kernel sizes, C channels, F features.
 """
@@ -15,15 +16,18 @@ Shapes: B batch, S one to three spatial axes, K as many kernel sizes, C channels
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial, reduce
+from functools import cache, partial, reduce
 from operator import add
-from typing import TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
 
 from flaxmodels.names import lookup
+from flaxmodels.ops import native
 
 Ints: TypeAlias = Sequence[int]
 Pairs: TypeAlias = Sequence[tuple[int, int]]
@@ -74,9 +78,14 @@ def conv(
             product = jnp.einsum("rtgc,tcgf->rgf", rows, columns)
         return product.reshape(*patches.shape[:-1], kernel.shape[-1])
 
+    def compiled(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        x = _pad(x, pads)
+        return conv_p.bind(x, kernel, geometry=Geometry(x.shape[1:-1], window, tuple(strides), tuple(dilation)))
+
     xla = partial(reference, strides=strides, padding=pads, dilation=dilation, groups=groups)
     places = _places(x.shape[1:-1], window, strides, pads, dilation)
-    return _choose(block, xla, x, kernel, numbers=math.prod((*places, *window, x.shape[-1])))
+    numbers = math.prod((*places, *window, x.shape[-1]))
+    return _choose(block, xla, compiled if groups == 1 else None, x, kernel, numbers)
 
 
 def depthwise_conv(
@@ -103,7 +112,7 @@ def depthwise_conv(
 
     xla = partial(reference_depthwise, strides=strides, padding=pads, dilation=dilation)
     places = _places(x.shape[1:-1], window, strides, pads, dilation)
-    return _choose(block, xla, x, kernel, numbers=math.prod((*places, *window, channels, multiplier)))
+    return _choose(block, xla, None, x, kernel, numbers=math.prod((*places, *window, channels, multiplier)))
 
 
 def conv_transpose(
@@ -153,7 +162,13 @@ def conv_transpose(
         spread = jax.linear_transpose(gather, jax.eval_shape(xla, x, kernel))
         return spread(patches.reshape(*x.shape[:-1], -1))[0]
 
-    return _choose(block, xla, x, kernel, numbers=math.prod((*x.shape[1:-1], *window, features)))
+    def compiled(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        sizes = jax.eval_shape(xla, x, kernel).shape[1:-1]
+        whole = tuple(n + low + high for n, (low, high) in zip(sizes, pads, strict=True))
+        geometry = Geometry(whole, tuple(window), tuple(strides), tuple(dilation))
+        return _pad(data_p.bind(x, kernel, geometry=geometry), [(-low, -high) for low, high in pads])
+
+    return _choose(block, xla, compiled, x, kernel, numbers=math.prod((*x.shape[1:-1], *window, features)))
 
 
 # --- XLA's own convolution: the reference of each, and the implementation everywhere but on CPU
@@ -209,28 +224,40 @@ def _layout(x: jax.Array) -> tuple[str, str, str]:
     return f"N{axes}C", f"{axes}IO", f"N{axes}C"
 
 
-# --- which of the two
+# --- which of the three
 
 
-def _choose(block: Op, xla: Op, x: jax.Array, kernel: jax.Array, numbers: int) -> jax.Array:
-    """The rule: on CPU `block` over blocks of examples, elsewhere and for what patches cannot do `xla`.
+def _choose(block: Op, xla: Op, compiled: Op | None, x: jax.Array, kernel: jax.Array, numbers: int) -> jax.Array:
+    """The rule: on CPU the kernel in C, else `block` over blocks of examples; elsewhere, and for the rest, `xla`.
 
-    Measured on CPU with gradients in a loop, patches were 5 to 130 times faster for all kinds and sizes tried; outside
-    of loops 0.6 to 90 times; forward only XLA's is sometimes faster (by 2 for 7 x 7 windows over 3 channels), which
-    is not worth a gradient rule of its own. They cannot: no outputs, and windows of very many taps.
+    Measured on CPU with gradients in a loop, patches were 5 to 130 times faster than XLA's for all kinds and sizes
+    tried, and the kernel in C 1.5 to 3 times faster than patches. They cannot: no outputs, windows of very many taps
+    (patches), and anything but real floats of up to 32 bits (the kernel).
 
     Args:
         block: The convolution as patches times a matrix.
         xla: The same as XLA's own.
+        compiled: The same by the kernel in C, or None where it has none.
         x: The inputs.
         kernel: The kernel.
         numbers: How many numbers the patches of one example have.
     """
     out = jax.eval_shape(xla, x, kernel)
-    if out.size == 0 or x.size == 0 or max(kernel.shape[:-2]) > LONGEST_WINDOW:
+    if out.size == 0 or x.size == 0:
         return xla(x, kernel)
-    cpu = partial(_in_blocks, block, numbers)
+    if compiled and jnp.issubdtype(x.dtype, jnp.floating) and x.dtype.itemsize <= 4 and native.available():
+        cpu = partial(_in_float32, compiled)
+    elif max(kernel.shape[:-2]) <= LONGEST_WINDOW:
+        cpu = partial(_in_blocks, block, numbers)
+    else:
+        return xla(x, kernel)
     return lax.platform_dependent(x, kernel, cpu=cpu, default=xla)
+
+
+@partial(jax.checkpoint, prevent_cse=False, static_argnums=0)
+def _in_float32(compiled: Op, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Applies the kernel in C; as in `_in_blocks`, x and the kernel are the only residuals, padding is made again."""
+    return compiled(x.astype(jnp.float32), kernel.astype(jnp.float32)).astype(x.dtype)
 
 
 def _in_blocks(block: Op, numbers: int, x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -257,6 +284,106 @@ def _in_blocks(block: Op, numbers: int, x: jax.Array, kernel: jax.Array) -> jax.
         return parts.reshape(count * size, *parts.shape[2:])[: x.shape[0]]
 
     return all_blocks(x, kernel)
+
+
+# --- the kernels in C, as operations that JAX can differentiate and map
+#
+# Each of x, the kernel and y is a bilinear function of the other two; the gradients of any of the three operations are
+# the other two.
+
+
+class Geometry(NamedTuple):
+    """What a window does on an image without padding."""
+
+    sizes: tuple[int, ...]
+    window: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilation: tuple[int, ...]
+
+    def numbers(self, channels: int, features: int) -> list[int]:
+        """What `convolution.c` is told: three axes, the first of size 1 where there are fewer."""
+        return [n for each in self for n in (1,) * (3 - len(each)) + each] + [channels, features]
+
+    def places(self) -> list[int]:
+        return _places(self.sizes, self.window, self.strides, [(0, 0)] * len(self.window), self.dilation)
+
+
+def _conv_shape(x: Any, kernel: Any, geometry: Geometry) -> tuple[int, ...]:
+    return (x.shape[0], *geometry.places(), kernel.shape[-1])
+
+
+def _data_shape(dy: Any, kernel: Any, geometry: Geometry) -> tuple[int, ...]:
+    return (dy.shape[0], *geometry.sizes, kernel.shape[-2])
+
+
+def _kernel_shape(x: Any, dy: Any, geometry: Geometry) -> tuple[int, ...]:
+    return (*geometry.window, x.shape[-1], dy.shape[-1])
+
+
+def _operation(
+    function: str, shape: Callable[..., tuple[int, ...]], ends: Callable[[Any, Any], list[int]]
+) -> Primitive:
+    """An operation of two arrays that one kernel computes.
+
+    Args:
+        function: The kernel's name.
+        shape: The shape of what it returns.
+        ends: The numbers of channels and of features.
+    """
+    operation = Primitive(function)
+
+    def lowered(a: jax.Array, b: jax.Array, *, geometry: Geometry) -> jax.Array:
+        out = jax.ShapeDtypeStruct(shape(a, b, geometry), jnp.float32)
+        return native.call(function, out, a, b, numbers=geometry.numbers(*ends(a, b)))
+
+    @cache
+    def program(geometry: Geometry) -> Callable:
+        return jax.jit(partial(operation.bind, geometry=geometry))
+
+    operation.def_impl(lambda a, b, *, geometry: program(geometry)(a, b))
+    operation.def_abstract_eval(lambda a, b, *, geometry: jax.core.ShapedArray(shape(a, b, geometry), a.dtype))
+    mlir.register_lowering(operation, mlir.lower_fun(lowered, multiple_results=False), platform="cpu")
+    batching.primitive_batchers[operation] = partial(_mapped, operation)
+    return operation
+
+
+def _mapped(operation: Primitive, operands: Any, axes: Any, *, geometry: Geometry) -> tuple[jax.Array, int]:
+    """Under `vmap`: as a larger batch where the kernel is the same for all, else one after the other."""
+    a, b = operands
+    if operation is not kernel_p and axes[1] is None:
+        a = jnp.moveaxis(a, axes[0], 0)
+        out = operation.bind(a.reshape(-1, *a.shape[2:]), b, geometry=geometry)
+        return out.reshape(*a.shape[:2], *out.shape[1:]), 0
+    mapped = [jnp.moveaxis(x, axis, 0) for x, axis in zip(operands, axes, strict=True) if axis is not None]
+
+    def one(parts: list[jax.Array]) -> jax.Array:
+        rest = iter(parts)
+        both = [x if axis is None else next(rest) for x, axis in zip(operands, axes, strict=True)]
+        return operation.bind(*both, geometry=geometry)
+
+    return lax.map(one, mapped), 0
+
+
+conv_p = _operation("conv", _conv_shape, lambda x, kernel: [x.shape[-1], kernel.shape[-1]])
+data_p = _operation("conv_data", _data_shape, lambda dy, kernel: [kernel.shape[-2], dy.shape[-1]])
+kernel_p = _operation("conv_kernel", _kernel_shape, lambda x, dy: [x.shape[-1], dy.shape[-1]])
+
+# The gradients by the first and by the second operand, each given the other one.
+ad.defbilinear(
+    conv_p,
+    lambda dy, x, kernel, geometry: data_p.bind(dy, kernel, geometry=geometry),
+    lambda dy, x, kernel, geometry: kernel_p.bind(x, dy, geometry=geometry),
+)
+ad.defbilinear(
+    data_p,
+    lambda dx, dy, kernel, geometry: conv_p.bind(dx, kernel, geometry=geometry),
+    lambda dx, dy, kernel, geometry: kernel_p.bind(dx, dy, geometry=geometry),
+)
+ad.defbilinear(
+    kernel_p,
+    lambda dk, x, dy, geometry: data_p.bind(dy, dk, geometry=geometry),
+    lambda dk, x, dy, geometry: conv_p.bind(x, dk, geometry=geometry),
+)
 
 
 # --- windows

@@ -1,0 +1,187 @@
+// What all kernels for a CPU share: threads, tiles of a matrix product, and what XLA's foreign function interface wants.
+//
+// Tiles of ROWS rows times COLS columns are summed in registers. The right matrix is laid out in panels of COLS columns,
+// so that it is read in order. The left one need not be made: a row of it is wherever its segments lie.
+
+#pragma once
+
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "xla/ffi/api/c_api.h"
+
+enum { LANES = 8, ROWS = 6, COLS = 2 * LANES, BLOCK = 128 };
+
+typedef float Vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
+#define INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 16")
+
+static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+INLINE Vec load(const float *p) { return *(const Vec *)p; }
+INLINE void store(float *p, Vec v) { *(Vec *)p = v; }
+
+// ---------------------------------------------------------------- threads of XLA's own pool
+
+typedef void Work(void *arguments, int64_t unit);
+
+typedef struct {
+  Work *work;
+  void *arguments;
+  int64_t units;
+  atomic_int_least64_t next, done, holders;
+} Job;
+
+static void take_units(Job *job) {
+  int64_t unit;
+  while ((unit = atomic_fetch_add(&job->next, 1)) < job->units) {
+    job->work(job->arguments, unit);
+    atomic_fetch_add(&job->done, 1);
+  }
+}
+
+static void let_go(Job *job) {
+  if (atomic_fetch_sub(&job->holders, 1) == 1) free(job);
+}
+
+static void task(void *job) {
+  take_units(job);
+  let_go(job);
+}
+
+// Does all units, with the help of what threads are free; the caller works too, so a busy pool cannot block it.
+static int in_parallel(XLA_FFI_CallFrame *frame, Work *work, void *arguments, int64_t units) {
+  int64_t threads = 1;
+  XLA_FFI_ThreadPool_NumThreads_Args asked = {sizeof asked, NULL, frame->ctx, &threads};
+  XLA_FFI_Error *none = frame->api->XLA_FFI_ThreadPool_NumThreads(&asked);
+  if (none) {
+    XLA_FFI_Error_Destroy_Args gone = {sizeof gone, NULL, none};
+    frame->api->XLA_FFI_Error_Destroy(&gone);
+    threads = 1;
+  }
+  Job *job = malloc(sizeof *job);
+  if (!job) return 0;
+  int64_t helpers = least(threads, units) - 1;
+  *job = (Job){work, arguments, units, 0, 0, 1};
+  for (int64_t i = 0; i < helpers; i++) {
+    atomic_fetch_add(&job->holders, 1);
+    XLA_FFI_ThreadPool_Schedule_Args one = {sizeof one, NULL, frame->ctx, task, job};
+    XLA_FFI_Error *refused = frame->api->XLA_FFI_ThreadPool_Schedule(&one);
+    if (refused) {
+      XLA_FFI_Error_Destroy_Args gone = {sizeof gone, NULL, refused};
+      frame->api->XLA_FFI_Error_Destroy(&gone);
+      let_go(job);
+    }
+  }
+  take_units(job);
+  for (int64_t spins = 0; atomic_load(&job->done) < units; spins++)
+    if (spins > 4000) sched_yield();
+  let_go(job);
+  return 1;
+}
+
+// ---------------------------------------------------------------- tiles of a matrix product
+
+// sums[i] = the row behind a[i], segment by segment, times a panel.
+INLINE void tile(int rows, const float *const *a, const float *panel, const int64_t *segment, int64_t segments,
+                 int64_t length, Vec sums[ROWS][2]) {
+  UNROLL for (int i = 0; i < rows; i++) sums[i][0] = sums[i][1] = (Vec){0};
+  for (int64_t s = 0; s < segments; s++) {
+    const float *p[ROWS];
+    UNROLL for (int i = 0; i < rows; i++) p[i] = a[i] + segment[s];
+    for (int64_t k = 0; k < length; k++, panel += COLS) {
+      Vec left = load(panel), right = load(panel + LANES);
+      UNROLL for (int i = 0; i < rows; i++) {
+        sums[i][0] += p[i][k] * left;
+        sums[i][1] += p[i][k] * right;
+      }
+    }
+  }
+}
+
+// sums[i] += over n places, the i-th value behind the place times the place's row of the block.
+INLINE void outer_tile(int rows, const float *x, const int64_t *place, const float *block, int64_t n,
+                       Vec sums[ROWS][2]) {
+  for (int64_t k = 0; k < n; k++, block += COLS) {
+    const float *a = x + place[k];
+    Vec left = load(block), right = load(block + LANES);
+    UNROLL for (int i = 0; i < rows; i++) {
+      sums[i][0] += a[i] * left;
+      sums[i][1] += a[i] * right;
+    }
+  }
+}
+
+static void tile_of(int rows, const float *const *a, const float *panel, const int64_t *segment, int64_t segments,
+                    int64_t length, Vec sums[ROWS][2]) {
+  switch (rows) {
+    case 1: tile(1, a, panel, segment, segments, length, sums); break;
+    case 2: tile(2, a, panel, segment, segments, length, sums); break;
+    case 3: tile(3, a, panel, segment, segments, length, sums); break;
+    case 4: tile(4, a, panel, segment, segments, length, sums); break;
+    case 5: tile(5, a, panel, segment, segments, length, sums); break;
+    default: tile(6, a, panel, segment, segments, length, sums);
+  }
+}
+
+static void outer_tile_of(int rows, const float *x, const int64_t *place, const float *block, int64_t n,
+                          Vec sums[ROWS][2]) {
+  switch (rows) {
+    case 1: outer_tile(1, x, place, block, n, sums); break;
+    case 2: outer_tile(2, x, place, block, n, sums); break;
+    case 3: outer_tile(3, x, place, block, n, sums); break;
+    case 4: outer_tile(4, x, place, block, n, sums); break;
+    case 5: outer_tile(5, x, place, block, n, sums); break;
+    default: outer_tile(6, x, place, block, n, sums);
+  }
+}
+
+INLINE void store_row(float *to, const Vec *sums, int64_t columns) {
+  if (columns == COLS) {
+    store(to, sums[0]);
+    store(to + LANES, sums[1]);
+  } else {
+    memcpy(to, sums, columns * sizeof(float));
+  }
+}
+
+INLINE void add_row(float *to, const Vec *sums, int64_t columns) {
+  if (columns == COLS) {
+    store(to, load(to) + sums[0]);
+    store(to + LANES, load(to + LANES) + sums[1]);
+  } else {
+    const float *from = (const float *)sums;
+    for (int64_t j = 0; j < columns; j++) to[j] += from[j];
+  }
+}
+
+// Columns j, j + 1, ... of a matrix whose entry (k, j) is at k * down + j * across, as a panel; zeros behind.
+static void pack_panel(float *panel, const float *matrix, int64_t depth, int64_t columns, int64_t down,
+                       int64_t across) {
+  for (int64_t k = 0; k < depth; k++)
+    for (int64_t j = 0; j < COLS; j++) panel[k * COLS + j] = j < columns ? matrix[k * down + j * across] : 0;
+}
+
+// ---------------------------------------------------------------- what XLA calls
+
+static XLA_FFI_Error *failed(XLA_FFI_CallFrame *frame, const char *message) {
+  XLA_FFI_Error_Create_Args error = {sizeof error, NULL, message, XLA_FFI_Error_Code_RESOURCE_EXHAUSTED};
+  return frame->api->XLA_FFI_Error_Create(&error);
+}
+
+static int told_version(XLA_FFI_CallFrame *frame) {
+  XLA_FFI_Extension_Base *extension = frame->extension_start;
+  if (!extension || extension->type != XLA_FFI_Extension_Metadata) return 0;
+  XLA_FFI_Metadata *metadata = ((XLA_FFI_Metadata_Extension *)extension)->metadata;
+  metadata->api_version.major_version = XLA_FFI_API_MAJOR;
+  metadata->api_version.minor_version = XLA_FFI_API_MINOR;
+  return 1;
+}
+
+static XLA_FFI_Buffer *argument(XLA_FFI_CallFrame *frame, int i) { return frame->args.args[i]; }
+static XLA_FFI_Buffer *result(XLA_FFI_CallFrame *frame, int i) { return frame->rets.rets[i]; }
+static const int64_t *numbers(XLA_FFI_CallFrame *frame) { return ((XLA_FFI_Array *)frame->attrs.attrs[0])->data; }

@@ -1,0 +1,143 @@
+"""Kernels in C for a CPU: built when they are first needed, kept among the user's caches, called by XLA.
+
+XLA's own code for a convolution or a recurrence on a CPU goes through memory where a kernel of our own keeps to
+registers and caches (`benchmarks/README.md` says by how much). Nothing depends on the kernels: without a C compiler,
+or with FLAXMODELS_NATIVE=0, the same functions are computed by XLA alone, to rounding.
+
+What is built is named by the hash of all that decides it: sources, compiler, processor and the version of jaxlib.
+"""
+
+import ctypes
+import functools
+import hashlib
+import os
+import pathlib
+import platform
+import shutil
+import stat
+import subprocess
+import tempfile
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+SWITCH = "FLAXMODELS_NATIVE"
+SOURCES = ("convolution.c", "native.h")
+FLAGS = ("-std=gnu11", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
+# Whatever this processor can do; the first that the compiler takes.
+TUNINGS = (("-march=native",), ("-mcpu=native",), ())
+FUNCTIONS = ("conv", "conv_data", "conv_kernel")
+BUILD_SECONDS = 120
+
+
+def available() -> bool:
+    """Whether the kernels can be called; builds and loads them at the first call.
+
+    Example:
+        >>> available() in (True, False)
+        True
+    """
+    return prefix() is not None
+
+
+def call(function: str, out: Any, *operands: jax.Array, numbers: Sequence[int]) -> Any:
+    """Calls a kernel on a CPU.
+
+    Args:
+        function: Its name, one of `FUNCTIONS`.
+        out: Shape and dtype of what it returns, or several of them.
+        operands: Arrays of float32.
+        numbers: What else it is told.
+    """
+    return jax.ffi.ffi_call(f"{prefix()}_{function}", out)(*operands, numbers=np.asarray(numbers, np.int64))
+
+
+@functools.cache
+def prefix() -> str | None:
+    """How the names begin by which XLA knows the kernels, or None where there are none."""
+    if os.environ.get(SWITCH, "1") == "0":
+        return None
+    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if compiler is None or platform.system() not in ("Linux", "Darwin"):
+        return None
+    try:
+        name = _name(compiler)
+        library = ctypes.CDLL(str(_built(compiler, name)))
+        handlers = [getattr(library, f"flaxmodels_{function}") for function in FUNCTIONS]
+    except (OSError, AttributeError, subprocess.SubprocessError) as error:
+        told = (getattr(error, "stderr", None) or str(error)).strip()[-300:]
+        warnings.warn(
+            f"The kernels for this processor can't be built or loaded, so XLA computes all, slower ({told}); "
+            f"mend the C compiler {compiler!r}, or set {SWITCH}=0 to do without.",
+            stacklevel=2,
+        )
+        return None
+    for function, handler in zip(FUNCTIONS, handlers, strict=True):
+        jax.ffi.register_ffi_target(f"{name}_{function}", jax.ffi.pycapsule(handler), platform="cpu")
+    return name
+
+
+def _name(compiler: str) -> str:
+    """A name for what these sources, this compiler and this processor give."""
+    import jaxlib
+
+    parts = [(_here() / source).read_bytes() for source in SOURCES]
+    parts += [part.encode() for part in (*FLAGS, compiler, _processor(), jaxlib.__version__)]
+    return f"flaxmodels_{hashlib.sha256(bytes(1).join(parts)).hexdigest()[:16]}"
+
+
+def _processor() -> str:
+    """What decides which instructions there are."""
+    info = pathlib.Path("/proc/cpuinfo")
+    if not info.exists():
+        return f"{platform.machine()} {platform.processor()}"
+    told = [line for line in info.read_text().splitlines() if line.startswith(("model name", "flags", "Features"))]
+    return "\n".join(sorted(set(told)))
+
+
+def _built(compiler: str, name: str) -> pathlib.Path:
+    """The library, from the caches or built anew."""
+    caches = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+    folder = caches / "flaxmodels" / "native"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError:
+        folder = pathlib.Path(tempfile.mkdtemp(prefix="flaxmodels-"))
+    if not _ours(folder):
+        folder = pathlib.Path(tempfile.mkdtemp(prefix="flaxmodels-"))
+    path = folder / f"{name}.so"
+    if path.exists() and _ours(path):
+        return path
+    # Built aside and renamed, so that no process loads a part of it.
+    with tempfile.TemporaryDirectory(dir=folder) as aside:
+        made = pathlib.Path(aside) / path.name
+        _compile(compiler, made)
+        os.replace(made, path)
+    return path
+
+
+def _ours(path: pathlib.Path) -> bool:
+    """Whether nobody else can have written there: code is loaded from it."""
+    found = path.stat()
+    return (
+        found.st_uid == os.getuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and os.access(path, os.W_OK)
+    )
+
+
+def _compile(compiler: str, to: pathlib.Path) -> None:
+    sources = [str(_here() / source) for source in SOURCES if source.endswith(".c")]
+    for tuning in TUNINGS:
+        command = [compiler, *FLAGS, *tuning, f"-I{jax.ffi.include_dir()}", *sources, "-o", str(to)]
+        try:
+            subprocess.run(command, check=True, capture_output=True, text=True, timeout=BUILD_SECONDS)
+            return
+        except subprocess.CalledProcessError:
+            if tuning == TUNINGS[-1]:
+                raise
+
+
+def _here() -> pathlib.Path:
+    return pathlib.Path(__file__).parent
