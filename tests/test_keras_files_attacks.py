@@ -120,6 +120,15 @@ def test_more_bytes_than_declared(valid, path):
     refused(path, f"PATH is no Keras file, or damaged: Bad CRC-32 for file {CONFIG!r}; save it again.")
 
 
+def test_members_before_the_begin(valid, path):
+    """The first bytes are gone, and with them a member that the table still names."""
+    write(path, valid)
+    with zipfile.ZipFile(path) as archive:
+        gone = archive.getinfo(CONFIG).header_offset + 5
+    path.write_bytes(path.read_bytes()[gone:])
+    refused(path, "PATH is no Keras file, or damaged: it has a part 5 bytes before its begin; save it again.")
+
+
 def test_table_of_many_members(path):
     write(path, {f"{i:040}": b"" for i in range(15_000)})
     size = 15_000 * (46 + 40)

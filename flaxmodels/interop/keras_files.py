@@ -207,7 +207,12 @@ def _parsed(path: Any, text: str) -> Any:
 
 
 class _Bounded(io.BufferedReader):
-    """A file that is never read in pieces of more than MAX_READ bytes, whatever sizes it declares."""
+    """A file that is never read from before its begin, or in pieces of more than MAX_READ bytes, whatever it says."""
+
+    def seek(self, place: int, whence: int = os.SEEK_SET, /) -> int:
+        if whence == os.SEEK_SET and place < 0:
+            raise zipfile.BadZipFile(f"it has a part {-place} bytes before its begin")
+        return super().seek(place, whence)
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is None or size < 0:
