@@ -143,6 +143,12 @@ def test_digits_are_all_of_scikit_learn_split_evenly():
     assert data.info.class_names == tuple("0123456789") and data.info.input_shape == (8, 8, 1)
 
 
+def test_digits_by_scikit_learn_where_its_file_is_not(monkeypatch):
+    data = datasets.load("digits")
+    monkeypatch.setattr(datasets.importlib.util, "find_spec", lambda name: None)
+    assert pairs(*datasets.load("digits").train[:]) == pairs(*data.train[:])
+
+
 def test_digits_split_is_fixed():
     data = datasets.load("digits")
     assert (

@@ -1,7 +1,23 @@
 """Trains linen modules: whole epochs as one compiled program, with Keras' words for losses, metrics and optimizers."""
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from training import batches as batches
+    from training import callbacks as callbacks
+    from training import checkpoints as checkpoints
+    from training import datasets as datasets
+    from training import losses as losses
+    from training import metrics as metrics
+    from training import objective as objective
+    from training import optimizers as optimizers
+    from training import schedules as schedules
+    from training import steps as steps
+    from training.cache import compilation_cache as compilation_cache
+    from training.checkpoints import Checkpoints as Checkpoints
+    from training.state import TrainState as TrainState
+    from training.trainer import Trainer as Trainer
 
 MODULES = (
     "batches",
@@ -30,4 +46,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted({*globals(), *__all__})

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import gzip
 import hashlib
+import importlib.util
 import logging
 import os
 import shutil
@@ -208,9 +209,7 @@ def digits() -> Dataset:
     numbers never change), and every fifth is for test, so the classes' shares agree to within one image. Both
     splits keep the original order. The same writers are in both: on unseen ones expect a lower accuracy.
     """
-    from sklearn.datasets import load_digits
-
-    images, labels = load_digits(return_X_y=True)
+    images, labels = _digits()
     x, y = images.reshape(-1, 8, 8, 1).astype(np.uint8), labels.astype(np.int32)
     shuffled = np.random.RandomState(0).permutation(len(y))
     is_test = np.zeros(len(y), bool)
@@ -231,6 +230,21 @@ def digits() -> Dataset:
         Split(x[is_test], y[is_test], scale=1 / 16, num_classes=10),
         info,
     )
+
+
+def _digits() -> tuple[np.ndarray, np.ndarray]:
+    """Rows of 64 grey levels and their classes; read from scikit-learn's file, because importing it takes a second."""
+    found = importlib.util.find_spec("sklearn")
+    for folder in (found.submodule_search_locations or []) if found else []:
+        file = Path(folder, "datasets", "data", "digits.csv.gz")
+        if file.is_file():
+            with gzip.open(file, "rt") as lines:
+                table = np.loadtxt(lines, np.uint8, delimiter=",")
+            return table[:, :-1], table[:, -1]
+    from sklearn.datasets import load_digits  # wherever another version has them
+
+    images, labels = load_digits(return_X_y=True)
+    return images, labels
 
 
 def digits_sequence() -> Dataset:
