@@ -53,8 +53,11 @@ class Program:
         return signature(args) in self._compiled
 
     def __call__(self, *args: Any) -> Any:
-        self.compile(*args)
-        return self._compiled[signature(args)](*args)
+        compiled = self._compiled.get(signature(args))
+        if compiled is None:
+            self.compile(*args)
+            compiled = self._compiled[signature(args)]
+        return compiled(*args)
 
 
 def compiler_options(deterministic: bool) -> dict[str, Any] | None:
@@ -66,9 +69,14 @@ def compiler_options(deterministic: bool) -> dict[str, Any] | None:
 def signature(args: Any) -> Any:
     """What decides whether a compiled program fits arguments: their structure, shapes and dtypes."""
     leaves, structure = jax.tree.flatten(args)
-    return structure, tuple(
-        (np.shape(leaf), jnp.result_type(leaf), getattr(leaf, "weak_type", False)) for leaf in leaves
-    )
+    return structure, tuple(_kind(leaf) for leaf in leaves)
+
+
+def _kind(leaf: Any) -> Any:
+    # Asked of every array before every chunk, so an array is asked itself; `result_type` takes ten times as long.
+    if not hasattr(leaf, "dtype"):
+        return np.shape(leaf), jnp.result_type(leaf), True
+    return leaf.shape, leaf.dtype, getattr(leaf, "weak_type", False)
 
 
 class Evaluation:
@@ -93,7 +101,7 @@ class Evaluation:
         totals, logs, done = self.objective.empty(), {}, 0
         for chunk in self.feed.chunks():
             stop = chunk.steps if self.steps is None else min(chunk.steps, self.steps - done)
-            args = (self.trainer.variables, totals, chunk.data, chunk.order, jnp.int32(0), jnp.int32(stop))
+            args = (self.trainer.variables, totals, chunk.data, chunk.order, np.int32(0), np.int32(stop))
             if progress is not None and not self.program.is_compiled(*args):
                 progress.compiling("validation")
                 progress.compiled("validation", self.program.compile(*args))
@@ -164,6 +172,11 @@ class Walk:
         self._chunks = self._chunk = None
 
 
+@jax.jit
+def _key_of_pass(key: jax.Array, number: jax.Array) -> jax.Array:
+    return jax.random.fold_in(jax.random.fold_in(key, 2), number)
+
+
 class Run:
     """One call of `fit`.
 
@@ -203,6 +216,7 @@ class Run:
         self.steps_per_second = trainer._speeds.get(self.speed_of, 0.0)
         self.watches_chunks = any(overrides(c, "on_chunk_end") for c in callbacks)
         self.watches_steps = any(overrides(c, *PER_STEP) for c in callbacks)
+        self.key = jax.random.key(trainer.seed)
         self.walk = Walk(feed, self.key_of)
         self.epochs, self.epoch, self.step, self.totals = range(0), 0, 0, objective.empty()
         self.logs: dict[str, float] = {}
@@ -211,7 +225,7 @@ class Run:
         """The key that shuffles a pass: a function of the seed and its number."""
         if not self.shuffle:
             return None
-        return jax.random.fold_in(jax.random.fold_in(jax.random.key(self.trainer.seed), 2), number)
+        return _key_of_pass(self.key, np.uint32(number))
 
     @property
     def position(self) -> Position:
@@ -359,7 +373,7 @@ class Run:
         trainer, progress = self.trainer, self.progress
         whole = jax.default_backend() != "cpu" and stop - start == chunk.order.shape[0]
         program = trainer._train_program(self.feed, self.objective, chunk.steps if whole else None, self.watches_steps)
-        args = (trainer.state, self.totals, chunk.data, chunk.order, jnp.int32(start), jnp.int32(stop))
+        args = (trainer.state, self.totals, chunk.data, chunk.order, np.int32(start), np.int32(stop))
         if not program.is_compiled(*args):
             progress.compiling("training")
             progress.compiled("training", program.compile(*args))

@@ -1,7 +1,7 @@
 """What is minimized and measured: losses, weights and metrics of each output, in one object of pure functions."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -47,7 +47,7 @@ class Objective(NamedTuple):
 
     def empty(self) -> dict[str, Any]:
         """Totals before the first step: sums of losses times rows, rows, and the metrics' states."""
-        return jax.tree.map(jnp.array, _empty(self))  # fresh arrays each time, because programs are given them
+        return _empty(self)()  # fresh arrays each time, because programs are given them
 
     def labels(self, y: Any) -> list[jax.Array]:
         """The labels of each output, class indices spread where the loss wants it."""
@@ -118,15 +118,17 @@ class Objective(NamedTuple):
 
 
 @functools.lru_cache(maxsize=64)
-def _empty(objective: Objective) -> dict[str, Any]:
-    """The empty totals, on the host; finding the shapes of the metrics' states takes a while."""
-    with jax.ensure_compile_time_eval():  # also where a loop of one's own is being traced
-        totals = {
+def _empty(objective: Objective) -> Callable[[], dict[str, Any]]:
+    """Makes the empty totals. A program, because finding the shapes of the metrics' states takes a while."""
+
+    def totals() -> dict[str, Any]:
+        return {
             "rows": RunningSum.zeros(),
             "sums": {name: RunningSum.zeros() for name in objective.loss_names},
             "metrics": [m.metric.empty_for(*m.example) for m in objective.measured],
         }
-        return jax.tree.map(np.asarray, totals)
+
+    return jax.jit(totals)
 
 
 def resolve(

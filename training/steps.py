@@ -12,12 +12,14 @@ Everything here is a pure function of arrays: `Trainer` calls it, and so can a l
 """
 
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import traverse_util
 from jax import lax
@@ -32,6 +34,7 @@ from training.state import TrainState, Trouble
 Path = tuple[str, ...]
 Totals = dict[str, Any]
 NO_STEP = jnp.iinfo(jnp.int32).max
+FEW = 4_000_000  # numbers in a state
 
 
 class Batch(NamedTuple):
@@ -69,23 +72,36 @@ def create_state(
         seed: Seed of parameters, shuffling and dropout.
         variables: Variables to start from instead of fresh ones.
     """
-    key = jax.random.key(seed)
     rules = read_rules(model, x)
-    if variables is None:
-        zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), x)
-        variables = jax.jit(model.init)({"params": jax.random.fold_in(key, 0), "dropout": key}, zeros)
-    variables = jax.tree.map(jnp.copy, dict(variables))  # the state is donated; what came stays the caller's
-    params = variables.get("params", {})
-    trained, _ = partition(params, rules.frozen)
-    state = TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=params,
-        batch_stats=variables.get("batch_stats", {}),
-        opt_state=jax.jit(optimizer.init)(trained),
-        key=jax.random.fold_in(key, 1),
-        trouble=Trouble.none(),
-    )
-    return state, rules
+
+    def begin(key: jax.Array, x: Any, variables: Any) -> TrainState:
+        if variables is None:
+            variables = model.init({"params": jax.random.fold_in(key, 0), "dropout": key}, x)
+        variables = jax.tree.map(jnp.copy, variables)  # the state is donated; what came stays the caller's
+        params = variables.get("params", {})
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            batch_stats=variables.get("batch_stats", {}),
+            opt_state=optimizer.init(partition(params, rules.frozen)[0]),
+            key=jax.random.fold_in(key, 1),
+            trouble=Trouble.none(),
+        )
+
+    key = jax.random.key(seed)
+    zeros = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), x) if variables is None else None
+    args = (key, zeros, None if variables is None else dict(variables))
+    if isinstance(key, jax.core.Tracer):  # part of a larger program
+        return begin(*args), rules
+    # One program: a process waits for its compilation before the first step, and for many small ones longer.
+    traced = jax.jit(begin).trace(*args)
+    return traced.lower().compile(_options(traced.out_info))(*args), rules
+
+
+def _options(state: Any) -> dict[str, Any] | None:
+    """What runs once is not optimized: that takes seconds for random numbers, and drawing a few of them no time."""
+    few = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state)) < FEW
+    return {"xla_backend_optimization_level": 0} if few and jax.default_backend() == "cpu" else None
 
 
 def read_rules(model: nn.Module, x: Any) -> Rules:

@@ -442,7 +442,7 @@ class Trainer:
             if steps is not None and done >= steps:
                 break
             stop = chunk.steps if steps is None else min(chunk.steps, steps - done)
-            outputs = program(self.variables, chunk.data, chunk.order, jnp.int32(0), jnp.int32(stop))
+            outputs = program(self.variables, chunk.data, chunk.order, np.int32(0), np.int32(stop))
             rows = np.asarray(chunk.order)[:stop] >= 0
             found.append(jax.tree.map(lambda a, rows=rows: np.asarray(a)[: len(rows)][rows], outputs))
             done += stop
