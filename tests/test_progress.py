@@ -67,3 +67,29 @@ def test_lines_that_stay(kind, capsys):
         "Epoch 1/2  0.8s  200 images/s  loss 1.5000  val_loss 1.0000",
         "Epoch 2/2  0.8s  200 images/s  loss 1.5000  val_loss 1.0000",
     ]
+
+
+def test_live_display_draws_rarely_and_loses_no_line(capsys, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("training.progress.time.perf_counter", lambda: clock[0])
+    progress, drawn = Live(100, 1, "images"), set()
+    for epoch in range(100):
+        progress.begin_epoch(epoch)
+        clock[0] += 0.015
+        progress.chunk(1, 10, 0.015, {"loss": 1.0})
+        progress.end_epoch({"loss": 1.0})
+        drawn.add(progress._drawn)
+    progress.close()
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert [line.split()[1] for line in lines if " images/s" in line] == [f"{i + 1}/100" for i in range(100)]
+    assert len(drawn) == 1 + 100 // 7  # every 0.105 s
+
+
+def test_a_run_that_is_over_at_once_has_its_lines_only(capsys):
+    progress = Live(1, 1, "images")
+    progress.begin_epoch(0)
+    progress.chunk(1, 10, 0.01, {"loss": 1.0})
+    progress.end_epoch({"loss": 1.0})
+    assert progress._bar is None
+    progress.close()
+    assert capsys.readouterr().out == "Epoch 1/1  0.0s  1,000 images/s  loss 1.0000\n"

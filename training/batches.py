@@ -1,5 +1,6 @@
 """From what a user gives (arrays, a `Split`, weights) to checked data on the device, in batches of one shape."""
 
+import functools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -253,9 +254,14 @@ class Feed:
             max(1, min(self.steps, int(limit_bytes // (3 * per_step)))) if self.resident is None else self.steps
         )
 
+    @functools.cached_property
+    def _in_order(self) -> jax.Array:
+        rows = np.arange(self.steps * self.batch_size, dtype=np.int32).reshape(self.steps, self.batch_size)
+        return jax.device_put(np.where(rows < self.n, rows, np.int32(-1)))  # as `make_order`, with nothing compiled
+
     def chunks(self, number: int = 0, key: jax.Array | None = None, first: int = 0) -> Iterator[Chunk]:
         """The steps of a pass through the data, shuffled if there is a key, from the chunk that has the `first` on."""
-        order = _order(key, self.n, self.batch_size)
+        order = self._in_order if key is None else _shuffled(key, self.n, self.batch_size)
         sizes = np.full(self.steps, self.batch_size, np.int32)
         sizes[-1] = self.n - (self.steps - 1) * self.batch_size
         if self.resident is not None:
@@ -283,4 +289,4 @@ class Feed:
         return Chunk(jax.device_put(batch), jnp.asarray(order, jnp.int32), steps, start, chunk_sizes)
 
 
-_order = jax.jit(make_order, static_argnums=(1, 2))
+_shuffled = jax.jit(make_order, static_argnums=(1, 2))

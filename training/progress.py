@@ -6,6 +6,8 @@ from typing import Any
 
 Logs = dict[str, float]
 
+DRAW_SECONDS = 0.1
+
 
 def make_progress(verbose: str | int, epochs: int, steps: int | None, unit: str) -> "Progress":
     """Chooses the display: 0 silent, 1 live, 2 a line per epoch; "auto" is live on a terminal, else lines.
@@ -100,37 +102,26 @@ class Lines(Progress):
 
 
 class Live(Progress):
-    """A bar that moves while the epoch runs, and a line that stays for each epoch."""
+    """A bar that moves while the epoch runs, and a line that stays for each epoch.
+
+    To draw takes milliseconds, and Python does nothing else meanwhile. So a run that is over in a blink gets its lines
+    only, the bar moves at most ten times a second, and what short epochs say is written together, in order.
+    """
 
     def __init__(self, *args: Any):
         super().__init__(*args)
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn
-
-        self._console = Console(highlight=False)
-        columns = [
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[text]}"),
-        ]
-        self._bar: Any = Progress(*columns, console=self._console, transient=True)
+        self._bar: Any = None
         self._task: Any = None
-        self._begin = time.perf_counter()
-
-    def begin_epoch(self, epoch: int) -> None:
-        super().begin_epoch(epoch)
-        if self._task is None:
-            self._bar.start()
-            self._task = self._bar.add_task("", total=self.steps, text="")
-        self._bar.update(self._task, completed=0, description=f"Epoch {epoch + 1}/{self.epochs}", text="")
+        self._lines: list[str] = []
+        self._drawn = time.perf_counter()
 
     def compiling(self, what: str) -> None:
-        self._bar.update(self._task, text=f"compiling {what}")
-        self._bar.refresh()
+        self._draw(f"compiling {what}", at_once=True)
 
     def compiled(self, what: str, seconds: float) -> None:
         super().compiled(what, seconds)
-        self._bar.console.print(f"{what} compiled in {duration(seconds)}")
+        self._lines.append(f"{what} compiled in {duration(seconds)}")
+        self._draw("", at_once=True)
 
     def chunk(self, step: int, examples: int, seconds: float, logs: Logs) -> None:
         super().chunk(step, examples, seconds, logs)
@@ -138,11 +129,44 @@ class Live(Progress):
         if self.steps:
             left = (self.epochs - self._epoch) * self.steps - step
             parts.append(f"{duration(left * self.train_seconds / step)} left")
-        text = "  ".join([*parts, show(logs)])
-        self._bar.update(self._task, completed=step, text=text)
+        self._draw("  ".join([*parts, show(logs)]))
 
     def end_epoch(self, logs: Logs) -> None:
-        self._bar.console.print(self.line(logs))
+        self._lines.append(self.line(logs))
+        self._draw("")
 
     def close(self) -> None:
-        self._bar.stop()
+        self._write_lines()
+        if self._bar is not None:
+            self._bar.stop()
+
+    def _draw(self, text: str, at_once: bool = False) -> None:
+        """Writes the lines that wait, and the bar below them with a text, unless that was done just now."""
+        if not at_once and time.perf_counter() - self._drawn < DRAW_SECONDS:
+            return
+        if self._bar is None:
+            self._start()
+        self._write_lines()
+        self._bar.update(self._task, completed=self._step, description=f"Epoch {self._epoch + 1}/{self.epochs}")
+        self._bar.update(self._task, text=text)
+        self._bar.refresh()
+        self._drawn = time.perf_counter()
+
+    def _write_lines(self) -> None:
+        if not self._lines:
+            return
+        text, self._lines = "\n".join(self._lines), []
+        if self._bar is None:
+            print(text, flush=True)
+        else:
+            self._bar.console.print(text)
+
+    def _start(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        columns = [TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[text]}")]
+        # Without its own thread, which would take turns with the one that starts the next chunk.
+        self._bar = Progress(*columns, console=Console(highlight=False), transient=True, auto_refresh=False)
+        self._bar.start()
+        self._task = self._bar.add_task("", total=self.steps, text="")
