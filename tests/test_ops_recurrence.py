@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from recurrence_oracle import MASKS, STEPS, with_gradients
 
-from flaxmodels.ops import recurrence
+from flaxmodels.ops import native, recurrence
 from flaxmodels.ops.recurrence import Hidden, Inputs, LSTMState
 
 
@@ -75,6 +75,49 @@ def test_values_and_all_gradients_are_those_of_the_scan(kind, seed, dtype, toler
             assert got.dtype == want.dtype == dtype
             scale = max(1.0, float(jnp.abs(want).max()))
             np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance * scale)
+
+
+# Steps, batch, features, units: whole and partial tiles and vectors, more rows than threads have, one of each.
+SIZES = [(1, 1, 1, 1), (5, 7, 3, 8), (3, 14, 9, 16), (4, 25, 17, 20), (2, 5, 33, 37)]
+
+
+@pytest.mark.skipif(not native.available(), reason="needs a C compiler for the kernels")
+@pytest.mark.parametrize("kernel_of_inputs", [True, False])
+@pytest.mark.parametrize("sizes", SIZES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_kernels_in_c_are_the_reference_in_float64(kind, sizes, kernel_of_inputs):
+    own, reference, gates = KINDS[kind]
+    (t, b, f, u), rng = sizes, np.random.default_rng(sum(sizes))
+    width, state = gates * u, LSTMState if kind == "LSTM" else Hidden
+    inputs = Inputs(rng.normal(size=(t, b, f)), rng.normal(size=(f, width)) / np.sqrt(f), rng.normal(size=width))
+    if not kernel_of_inputs:
+        inputs = Inputs(rng.normal(size=(t, b, width)))
+    weights = [rng.normal(size=(u, width)) / np.sqrt(u)] + [rng.normal(size=width)] * (kind == "GRU")
+    arrays = [inputs, *weights, state(*[rng.normal(size=(b, u)) for _ in state._fields])]
+    mask = None if t == 4 else jnp.asarray(rng.random((t, b)) < 0.7)
+    narrow = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), arrays)
+    assert native.prefix() in jax.jit(lambda a: own(*a, mask)).lower(narrow).as_text()
+    got = with_gradients(lambda _, a: own(*a, mask), {}, narrow)
+    alone = jax.jit(lambda a: own(*a, mask))(narrow)
+    with jax.enable_x64(True):
+        arrays = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), arrays)
+        want = jax.tree.map(np.asarray, with_gradients(lambda _, a: reference(*a, mask), {}, arrays))
+    for g, w in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        assert g.shape == w.shape and g.dtype == jnp.float32
+        np.testing.assert_allclose(g, w, rtol=0, atol=2e-6 * max(1.0, abs(w).max()))
+    for g, w in zip(jax.tree.leaves(alone), jax.tree.leaves(want[0]), strict=True):
+        np.testing.assert_allclose(g, w, rtol=0, atol=1e-6)
+
+
+@pytest.mark.skipif(not native.available(), reason="needs a C compiler for the kernels")
+def test_kernels_in_c_saturate_and_keep_nan_to_its_row():
+    x = jnp.asarray([[[3e38], [-3e38], [jnp.nan], [jnp.inf], [-jnp.inf], [1e-6]]], jnp.float32)
+    zeros = jnp.zeros((6, 2), jnp.float32)
+    hs, _ = recurrence.simple(Inputs(jnp.repeat(x, 2, axis=2)), jnp.eye(2), Hidden(zeros), None)
+    np.testing.assert_array_equal(hs[0, :, 0], np.array([1, -1, np.nan, 1, -1, 1e-6], np.float32))
+    hs, last = recurrence.lstm(Inputs(jnp.repeat(x, 8, axis=2)), jnp.zeros((2, 8)), LSTMState(zeros, zeros), None)
+    want = [np.tanh(1), 0, np.nan, np.tanh(1), 0, 0.5 * np.tanh(0.5 * 1e-6)]
+    np.testing.assert_allclose(hs[0, :, 0], np.array(want, np.float32), rtol=1e-5, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -22,6 +22,13 @@ typedef float Vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias))
 
 static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+// Memory that begins with a line of the cache, as panels should, all zero; NULL if there is none.
+static float *zeros(int64_t n) {
+  size_t bytes = ceil_div(n, COLS) * COLS * sizeof(float);
+  float *p = aligned_alloc(64, bytes ? bytes : 64);
+  return p ? memset(p, 0, bytes) : NULL;
+}
+
 INLINE Vec load(const float *p) { return *(const Vec *)p; }
 INLINE void store(float *p, Vec v) { *(Vec *)p = v; }
 
@@ -53,27 +60,32 @@ static void task(void *job) {
   let_go(job);
 }
 
-// Does all units, with the help of what threads are free; the caller works too, so a busy pool cannot block it.
-static int in_parallel(XLA_FFI_CallFrame *frame, Work *work, void *arguments, int64_t units) {
+static void forget(XLA_FFI_CallFrame *frame, XLA_FFI_Error *error) {
+  XLA_FFI_Error_Destroy_Args gone = {sizeof gone, NULL, error};
+  frame->api->XLA_FFI_Error_Destroy(&gone);
+}
+
+static int64_t threads_of(XLA_FFI_CallFrame *frame) {
   int64_t threads = 1;
   XLA_FFI_ThreadPool_NumThreads_Args asked = {sizeof asked, NULL, frame->ctx, &threads};
   XLA_FFI_Error *none = frame->api->XLA_FFI_ThreadPool_NumThreads(&asked);
-  if (none) {
-    XLA_FFI_Error_Destroy_Args gone = {sizeof gone, NULL, none};
-    frame->api->XLA_FFI_Error_Destroy(&gone);
-    threads = 1;
-  }
+  if (!none) return threads;
+  forget(frame, none);
+  return 1;
+}
+
+// Does all units, with the help of what threads are free; the caller works too, so a busy pool cannot block it.
+static int in_parallel(XLA_FFI_CallFrame *frame, Work *work, void *arguments, int64_t units) {
   Job *job = malloc(sizeof *job);
   if (!job) return 0;
-  int64_t helpers = least(threads, units) - 1;
+  int64_t helpers = least(threads_of(frame), units) - 1;
   *job = (Job){work, arguments, units, 0, 0, 1};
   for (int64_t i = 0; i < helpers; i++) {
     atomic_fetch_add(&job->holders, 1);
     XLA_FFI_ThreadPool_Schedule_Args one = {sizeof one, NULL, frame->ctx, task, job};
     XLA_FFI_Error *refused = frame->api->XLA_FFI_ThreadPool_Schedule(&one);
     if (refused) {
-      XLA_FFI_Error_Destroy_Args gone = {sizeof gone, NULL, refused};
-      frame->api->XLA_FFI_Error_Destroy(&gone);
+      forget(frame, refused);
       let_go(job);
     }
   }

@@ -25,11 +25,11 @@ import jax
 import numpy as np
 
 SWITCH = "FLAXMODELS_NATIVE"
-SOURCES = ("convolution.c", "native.h")
+SOURCES = ("convolution.c", "native.h", "recurrence.c")
 FLAGS = ("-std=gnu11", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
 # Whatever this processor can do; the first that the compiler takes.
 TUNINGS = (("-march=native",), ("-mcpu=native",), ())
-FUNCTIONS = ("conv", "conv_data", "conv_kernel")
+FUNCTIONS = ("conv", "conv_data", "conv_kernel", "recurrence", "recurrence_back")
 BUILD_SECONDS = 120
 
 
@@ -52,7 +52,8 @@ def call(function: str, out: Any, *operands: jax.Array, numbers: Sequence[int]) 
         operands: Arrays of float32.
         numbers: What else it is told.
     """
-    return jax.ffi.ffi_call(f"{prefix()}_{function}", out)(*operands, numbers=np.asarray(numbers, np.int64))
+    kernel = jax.ffi.ffi_call(f"{prefix()}_{function}", out, vmap_method="sequential")
+    return kernel(*operands, numbers=np.asarray(numbers, np.int64))
 
 
 @functools.cache

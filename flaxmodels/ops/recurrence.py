@@ -1,10 +1,18 @@
-"""Recurrences: `scan` takes any step through time; LSTM, GRU and the simplest one have gradients of their own."""
+"""Recurrences: `scan` takes any step through time; LSTM, GRU and the simplest one have gradients of their own.
+
+These three go through time, and back, by kernels in C on a CPU where there are (`recurrence_cpu.py`, in float32), else
+by a scan. Both keep the same for the way back, so either can follow on either.
+"""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
+
+from flaxmodels.ops import recurrence_cpu
 
 Step = Callable[[Any, Any], Any]
 
@@ -96,34 +104,71 @@ def lstm(inputs: Inputs, kernel: jax.Array, state: LSTMState, mask: jax.Array | 
         >>> hs.shape, last.c.shape
         ((5, 2, 3), (2, 3))
     """
-    return _lstm_forward(inputs, kernel, state, mask)[0]
+    hs, last, _ = _lstm_steps(inputs, kernel, state, mask, keep=False)
+    return hs, last
 
 
-def _lstm_forward(inputs: Inputs, kernel: jax.Array, state: LSTMState, mask: jax.Array | None) -> Any:
+def _lstm_steps(inputs: Inputs, kernel: jax.Array, state: LSTMState, mask: jax.Array | None, keep: bool) -> Any:
+    """h after each step, the last state and, for the way back, c after each step and the gates of each, or nothing."""
+
+    def compiled(inputs: Inputs, kernel: jax.Array, state: LSTMState, mask: jax.Array | None) -> Any:
+        hs, cs, gates = recurrence_cpu.forward(recurrence_cpu.LSTM, *inputs, kernel, None, *state, mask, keep)
+        return hs, LSTMState(hs[-1], cs[-1] if keep else cs), (cs, gates) if keep else ()
+
+    return _chosen(compiled, partial(_lstm_scan, keep=keep), inputs, kernel, state, mask)
+
+
+def _lstm_scan(inputs: Inputs, kernel: jax.Array, state: LSTMState, mask: jax.Array | None, keep: bool) -> Any:
     # tanh(x) = 2 sigmoid(2 x) - 1, so that one sigmoid serves all gates: g's columns are doubled before the loop.
     double = jnp.repeat(jnp.array([1, 1, 2, 1], kernel.dtype), kernel.shape[0])
     doubled = kernel * double[None]
     xs, bias = _contributed(inputs, double)
+    double = _wide(double)[None]
 
     def body(state: LSTMState, given: Any) -> Any:
-        x, keep = given
+        x, counts = given
         gates = jax.nn.sigmoid(_wide(x) + bias + _dot(state.h, doubled))
         i, f, g, o = jnp.split(gates, 4, axis=-1)
         c = f * _wide(state.c) + i * (2 * g - 1)
         new = LSTMState((o * (2 * jax.nn.sigmoid(2 * c) - 1)).astype(xs.dtype), c.astype(xs.dtype))
-        new = _kept(keep, new, state)
-        return new, (new, gates.astype(xs.dtype))
+        new = _kept(counts, new, state)
+        return new, (new.h, (new.c, (gates * double - (double - 1)).astype(xs.dtype)) if keep else ())
 
-    last, (states, gates) = jax.lax.scan(body, state, (xs, mask))
-    return (states.h, last), (inputs, states, gates, kernel, state, mask)
+    last, (hs, kept) = jax.lax.scan(body, state, (xs, mask))
+    return hs, last, kept
+
+
+def _lstm_forward(inputs: Inputs, kernel: jax.Array, state: LSTMState, mask: jax.Array | None) -> Any:
+    hs, last, kept = _lstm_steps(inputs, kernel, state, mask, keep=True)
+    return (hs, last), (inputs, hs, kept, kernel, state, mask)
 
 
 def _lstm_backward(residuals: Any, cotangents: Any) -> Any:
-    inputs, states, gates, kernel, first, mask = residuals
+    inputs, hs, (cs, gates), kernel, first, mask = residuals
     d_hs, (dh, dc) = cotangents
+
+    def compiled(*residuals: Any) -> Any:
+        hs, cs, gates, kernel, first, mask, d_hs, dh, dc = residuals
+        dz, _, dh, dc = recurrence_cpu.backward(recurrence_cpu.LSTM, gates, hs, cs, *first, d_hs, dh, dc, kernel, mask)
+        return dz, LSTMState(dh, dc)
+
+    dz, d_state = _chosen(compiled, _lstm_scan_back, hs, cs, gates, kernel, first, mask, d_hs, dh, dc)
+    return _input_gradients(inputs, dz), _kernel_gradient(hs, first.h, dz), d_state, None
+
+
+def _lstm_scan_back(
+    hs: jax.Array,
+    cs: jax.Array,
+    gates: jax.Array,
+    kernel: jax.Array,
+    first: LSTMState,
+    mask: jax.Array | None,
+    d_hs: jax.Array,
+    dh: jax.Array,
+    dc: jax.Array,
+) -> tuple[jax.Array, LSTMState]:
     i, f, g, o = jnp.split(_wide(gates), 4, axis=-1)
-    g, tanh_c = 2 * g - 1, jnp.tanh(_wide(states.c))
-    c_before = _before(states.c, first.c)
+    tanh_c, c_before = jnp.tanh(_wide(cs)), _before(cs, first.c)
     # dc gains dh times the first factor; dc times the next three and dh times the last are the gates' gradients.
     factors = (o * (1 - tanh_c**2), g * i * (1 - i), c_before * f * (1 - f), i * (1 - g**2), tanh_c * o * (1 - o))
     factors, f, transposed = _masked(factors, mask, 0), _masked(f, mask, 1), kernel.T
@@ -137,8 +182,7 @@ def _lstm_backward(residuals: Any, cotangents: Any) -> Any:
         return (_passed(keep, dh, _dot(dz, transposed)), dc * f), dz.astype(d_hs.dtype)
 
     (dh, dc), dz = jax.lax.scan(body, (_wide(dh), _wide(dc)), (d_hs, factors, f, mask), reverse=True)
-    d_state = LSTMState(dh.astype(d_hs.dtype), dc.astype(d_hs.dtype))
-    return _input_gradients(inputs, dz), _kernel_gradient(states.h, first.h, dz), d_state, None
+    return dz, LSTMState(dh.astype(d_hs.dtype), dc.astype(d_hs.dtype))
 
 
 lstm.defvjp(_lstm_forward, _lstm_backward)
@@ -168,31 +212,72 @@ def gru(
         >>> hs.shape, last.h.shape
         ((5, 2, 3), (2, 3))
     """
-    return _gru_forward(inputs, kernel, bias, state, mask)[0]
+    hs, last, _ = _gru_steps(inputs, kernel, bias, state, mask, keep=False)
+    return hs, last
 
 
-def _gru_forward(inputs: Inputs, kernel: jax.Array, bias: jax.Array, state: Hidden, mask: jax.Array | None) -> Any:
+def _gru_steps(
+    inputs: Inputs, kernel: jax.Array, bias: jax.Array, state: Hidden, mask: jax.Array | None, keep: bool
+) -> Any:
+    """h after each step, the last state and, for the way back, z, r, g and d of each step side by side, or nothing."""
+
+    def compiled(inputs: Inputs, kernel: jax.Array, bias: jax.Array, state: Hidden, mask: jax.Array | None) -> Any:
+        hs, _, parts = recurrence_cpu.forward(recurrence_cpu.GRU, *inputs, kernel, bias, state.h, None, mask, keep)
+        return hs, Hidden(hs[-1]), parts if keep else ()
+
+    return _chosen(compiled, partial(_gru_scan, keep=keep), inputs, kernel, bias, state, mask)
+
+
+def _gru_scan(
+    inputs: Inputs, kernel: jax.Array, bias: jax.Array, state: Hidden, mask: jax.Array | None, keep: bool
+) -> Any:
     units = kernel.shape[0]
     xs, input_bias = _contributed(inputs)
 
     def body(state: Hidden, given: Any) -> Any:
-        x, keep = given
+        x, counts = given
         x, inner = _wide(x) + input_bias, _dot(state.h, kernel) + _wide(bias)[None]
         gates = jax.nn.sigmoid(x[:, : 2 * units] + inner[:, : 2 * units])
         z, r = jnp.split(gates, 2, axis=-1)
         d = inner[:, 2 * units :]
         g = jnp.tanh(x[:, 2 * units :] + r * d)
-        new = _kept(keep, Hidden((z * _wide(state.h) + (1 - z) * g).astype(xs.dtype)), state)
-        return new, (new.h, (z.astype(xs.dtype), r.astype(xs.dtype), g.astype(xs.dtype), d.astype(xs.dtype)))
+        new = _kept(counts, Hidden((z * _wide(state.h) + (1 - z) * g).astype(xs.dtype)), state)
+        return new, (new.h, jnp.concatenate([gates, g, d], axis=-1).astype(xs.dtype) if keep else ())
 
     last, (hs, parts) = jax.lax.scan(body, state, (xs, mask))
+    return hs, last, parts
+
+
+def _gru_forward(inputs: Inputs, kernel: jax.Array, bias: jax.Array, state: Hidden, mask: jax.Array | None) -> Any:
+    hs, last, parts = _gru_steps(inputs, kernel, bias, state, mask, keep=True)
     return (hs, last), (inputs, hs, parts, kernel, state, mask)
 
 
 def _gru_backward(residuals: Any, cotangents: Any) -> Any:
     inputs, hs, parts, kernel, first, mask = residuals
     d_hs, (dh,) = cotangents
-    z, r, g, d = map(_wide, parts)
+
+    def compiled(*residuals: Any) -> Any:
+        hs, parts, kernel, first, mask, d_hs, dh = residuals
+        return recurrence_cpu.backward(
+            recurrence_cpu.GRU, parts, hs, None, first.h, None, d_hs, dh, None, kernel, mask
+        )[:3]
+
+    d_inner, d_xs, dh = _chosen(compiled, _gru_scan_back, hs, parts, kernel, first, mask, d_hs, dh)
+    d_bias, d_kernel = jnp.sum(d_inner, axis=(0, 1)), _kernel_gradient(hs, first.h, d_inner)
+    return _input_gradients(inputs, d_xs), d_kernel, d_bias, Hidden(dh), None
+
+
+def _gru_scan_back(
+    hs: jax.Array,
+    parts: jax.Array,
+    kernel: jax.Array,
+    first: Hidden,
+    mask: jax.Array | None,
+    d_hs: jax.Array,
+    dh: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    z, r, g, d = jnp.split(_wide(parts), 4, axis=-1)
     to_g = (1 - z) * (1 - g**2)
     # All gradients of a step are dh times these.
     factors = ((_before(hs, first.h) - g) * z * (1 - z), to_g * d * r * (1 - r), to_g * r, to_g)
@@ -207,9 +292,7 @@ def _gru_backward(residuals: Any, cotangents: Any) -> Any:
     dh, dhs = jax.lax.scan(body, _wide(dh), (d_hs, to_z, to_r, to_d, z), reverse=True)
     d_inner = jnp.concatenate([dhs * to_z, dhs * to_r, dhs * to_d], axis=-1).astype(d_hs.dtype)
     d_xs = jnp.concatenate([dhs * to_z, dhs * to_r, dhs * to_g], axis=-1).astype(d_hs.dtype)
-    d_bias = jnp.sum(d_inner, axis=(0, 1))
-    d_kernel = _kernel_gradient(hs, first.h, d_inner)
-    return _input_gradients(inputs, d_xs), d_kernel, d_bias, Hidden(dh.astype(d_hs.dtype)), None
+    return d_inner, d_xs, dh.astype(d_hs.dtype)
 
 
 gru.defvjp(_gru_forward, _gru_backward)
@@ -233,22 +316,44 @@ def simple(inputs: Inputs, kernel: jax.Array, state: Hidden, mask: jax.Array | N
         >>> hs.shape, last.h.shape
         ((5, 2, 3), (2, 3))
     """
-    return _simple_forward(inputs, kernel, state, mask)[0]
+
+    def compiled(inputs: Inputs, kernel: jax.Array, state: Hidden, mask: jax.Array | None) -> Any:
+        hs, _, _ = recurrence_cpu.forward(recurrence_cpu.SIMPLE, *inputs, kernel, None, state.h, None, mask, False)
+        return hs, Hidden(hs[-1])
+
+    def scanned(inputs: Inputs, kernel: jax.Array, state: Hidden, mask: jax.Array | None) -> Any:
+        xs, bias = _contributed(inputs)
+        return scan(
+            lambda x, s: Hidden(jnp.tanh(_wide(x) + bias + _dot(s.h, kernel)).astype(xs.dtype)), xs, state, mask
+        )
+
+    return _chosen(compiled, scanned, inputs, kernel, state, mask)
 
 
 def _simple_forward(inputs: Inputs, kernel: jax.Array, state: Hidden, mask: jax.Array | None) -> Any:
-    xs, bias = _contributed(inputs)
-
-    def advance(x: jax.Array, state: Hidden) -> Hidden:
-        return Hidden(jnp.tanh(_wide(x) + bias + _dot(state.h, kernel)).astype(xs.dtype))
-
-    hs, last = scan(advance, xs, state, mask)
+    hs, last = simple(inputs, kernel, state, mask)
     return (hs, last), (inputs, hs, kernel, state, mask)
 
 
 def _simple_backward(residuals: Any, cotangents: Any) -> Any:
     inputs, hs, kernel, first, mask = residuals
     d_hs, (dh,) = cotangents
+
+    def compiled(*residuals: Any) -> Any:
+        hs, kernel, first, mask, d_hs, dh = residuals
+        nothing = jnp.zeros(0, jnp.float32)
+        dz, _, dh, _ = recurrence_cpu.backward(
+            recurrence_cpu.SIMPLE, nothing, hs, None, first.h, None, d_hs, dh, None, kernel, mask
+        )
+        return dz, dh
+
+    dz, dh = _chosen(compiled, _simple_scan_back, hs, kernel, first, mask, d_hs, dh)
+    return _input_gradients(inputs, dz), _kernel_gradient(hs, first.h, dz), Hidden(dh), None
+
+
+def _simple_scan_back(
+    hs: jax.Array, kernel: jax.Array, first: Hidden, mask: jax.Array | None, d_hs: jax.Array, dh: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     slope, transposed = _masked(1 - _wide(hs) ** 2, mask, 0), kernel.T
 
     def body(dh: jax.Array, given: Any) -> Any:
@@ -258,10 +363,23 @@ def _simple_backward(residuals: Any, cotangents: Any) -> Any:
         return _passed(keep, dh, _dot(dz, transposed)), dz.astype(d_hs.dtype)
 
     dh, dz = jax.lax.scan(body, _wide(dh), (d_hs, slope, mask), reverse=True)
-    return _input_gradients(inputs, dz), _kernel_gradient(hs, first.h, dz), Hidden(dh.astype(d_hs.dtype)), None
+    return dz, dh.astype(d_hs.dtype)
 
 
 simple.defvjp(_simple_forward, _simple_backward)
+
+
+def _chosen(compiled: Callable[..., Any], scanned: Callable[..., Any], *arguments: Any) -> Any:
+    """The rule: on a CPU the kernels in C where they take these arrays; else, and elsewhere, a scan.
+
+    Either is the way there or the way back. Who differentiates that again differentiates the scan.
+    """
+    arrays = [a for a in jax.tree.leaves(arguments) if a.dtype != bool]
+    if not recurrence_cpu.suits(*arrays):
+        return scanned(*arguments)
+    kernel = jax.custom_jvp(compiled)
+    kernel.defjvp(lambda primals, tangents: jax.jvp(scanned, primals, tangents))
+    return lax.platform_dependent(*arguments, cpu=kernel, default=scanned)
 
 
 def _contributed(inputs: Inputs, scale: jax.Array | None = None) -> tuple[jax.Array, Any]:
