@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from flaxmodels import Input, Sequential, layers
-from training import Trainer, optimizers
+from training import Trainer, optimizers, steps
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(20, 3)).astype("float32")
@@ -72,6 +72,17 @@ def test_stop_ends_the_run_with_the_state_before_the_step(loss, steps):
     assert int(stopped.state.trouble.count) == 0  # the next fit starts without it
     if loss is infinite:
         assert not np.isfinite(history.history["loss"][0])
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (3, 4), (3, 1), (1, 300), (2, 3, 4, 5), (0, 4), (4, 0)], ids=str)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
+def test_one_number_anywhere_is_found(shape, dtype):
+    finite, size = jax.jit(steps._finite), int(np.prod(shape))
+    highest = jnp.full(shape, jnp.finfo(dtype).max, dtype)  # a sum of which is not finite
+    assert finite(highest) and finite(-highest)
+    for place in {0, size // 2, size - 1} if size else ():
+        for bad in (np.nan, np.inf, -np.inf):
+            assert not finite(highest.reshape(-1).at[place].set(bad).reshape(shape))
 
 
 def test_skip_leaves_the_step_out_and_goes_on():
