@@ -149,7 +149,9 @@ def _lstm_backward(residuals: Any, cotangents: Any) -> Any:
 
     def compiled(*residuals: Any) -> Any:
         hs, cs, gates, kernel, first, mask, d_hs, dh, dc = residuals
-        dz, _, dh, dc = recurrence_cpu.backward(recurrence_cpu.LSTM, gates, hs, cs, *first, d_hs, dh, dc, kernel, mask)
+        dz, _, dh, dc = recurrence_cpu.backward(
+            recurrence_cpu.LSTM, gates, hs, cs, first.h, first.c, d_hs, dh, dc, kernel, mask
+        )
         return dz, LSTMState(dh, dc)
 
     dz, d_state = _chosen(compiled, _lstm_scan_back, hs, cs, gates, kernel, first, mask, d_hs, dh, dc)
