@@ -1,6 +1,7 @@
 """Pooling against loops and XLA's own: values, gradients at ties, infinities and NaN, transformations."""
 
 import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from spatial_oracle import loop_pool
 
-from flaxmodels.ops import pooling
+from flaxmodels.ops import native, pooling
 
 
 def reference_avg_pool(x, window, strides, padding):
@@ -71,6 +72,33 @@ def test_is_the_loop_and_its_gradient_is_xlas(name, sizes, window, strides, padd
         for g, w in zip(got, with_gradient(reference, x, window, strides, padding), strict=True):
             assert g.shape == w.shape and g.dtype == w.dtype
             np.testing.assert_allclose(g, w, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.skipif(not native.available(), reason="needs a C compiler for the kernels")
+@pytest.mark.parametrize("channels", [8, 19])
+@pytest.mark.parametrize("sizes, window, strides, padding", CASES)
+def test_the_kernel_in_c_is_the_loop_and_its_gradient_is_xlas(sizes, window, strides, padding, channels):
+    values = np.random.default_rng(0).integers(-2, 3, (3, *sizes, channels))
+    x, geometry = jnp.asarray(values, jnp.float32), (window, strides, padding)
+    assert native.prefix() in jax.jit(lambda x: pooling.max_pool(x, *geometry)).lower(x).as_text()
+    got = with_gradient(pooling.max_pool, x, *geometry)
+    np.testing.assert_array_equal(got[0], loop_pool(x, *geometry, np.max))
+    for g, w in zip(got, with_gradient(pooling.reference_max_pool, x, *geometry), strict=True):
+        assert g.shape == w.shape and g.dtype == w.dtype
+        np.testing.assert_array_equal(g, w)
+
+
+@pytest.mark.skipif(not native.available(), reason="needs a C compiler for the kernels")
+def test_the_kernel_in_c_under_transformations_and_with_nan():
+    x = jnp.asarray(np.random.default_rng(0).permutation(3 * 2 * 5 * 4 * 8).reshape(3, 2, 5, 4, 8) / 100, jnp.float32)
+    op, reference = (lambda x, f=f: jnp.sum(f(x, (2, 2), (2, 1), "same") ** 3) for f in REDUCTIONS["max"][:2])
+    same = partial(np.testing.assert_allclose, rtol=1e-5)
+    same(jax.vmap(jax.grad(op))(x), jnp.stack([jax.grad(reference)(part) for part in x]))
+    same(*(jax.jvp(jax.grad(f), (x[0],), (x[1],))[1] for f in (op, reference)))
+    same(*(jnp.stack(jax.jvp(f, (x[0],), (x[1],))) for f in (op, reference)))
+    holed = x[0].at[0, 1, 1].set(jnp.nan)
+    y = pooling.max_pool(holed, (2, 2), (2, 2), "valid")
+    assert jnp.isnan(y[0, 0, 0]).all() and jnp.isnan(y).sum() == 8
 
 
 def test_the_first_of_equal_maxima_gets_the_gradient():

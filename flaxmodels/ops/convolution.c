@@ -34,16 +34,9 @@ static int plan(Conv *c, const int64_t *g, int64_t batch) {
   c->place = malloc((c->places + c->segments) * sizeof(int64_t));
   if (!c->place) return 0;
   c->segment = c->place + c->places;
-  int64_t n = 0;
-  for (int64_t i = 0; i < out[0]; i++)
-    for (int64_t j = 0; j < out[1]; j++)
-      for (int64_t k = 0; k < out[2]; k++)
-        c->place[n++] = ((i * stride[0] * size[1] + j * stride[1]) * size[2] + k * stride[2]) * channels;
-  n = 0;
-  for (int64_t i = 0; i < window[0]; i++)
-    for (int64_t j = 0; j < window[1]; j++)
-      for (int64_t k = 0; k < across; k++)
-        c->segment[n++] = ((i * dilation[0] * size[1] + j * dilation[1]) * size[2] + k * dilation[2]) * channels;
+  const int64_t taps[3] = {window[0], window[1], across};
+  grid(c->place, out, stride, size, channels);
+  grid(c->segment, taps, dilation, size, channels);
   return 1;
 }
 

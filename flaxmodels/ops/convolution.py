@@ -16,18 +16,19 @@ Shapes: B batch, S one to three spatial axes, K as many kernel sizes, C channels
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache, partial, reduce
+from functools import partial, reduce
 from operator import add
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
+from jax.interpreters import ad
 
 from flaxmodels.names import lookup
 from flaxmodels.ops import native
+from flaxmodels.ops.native import Geometry
 
 Ints: TypeAlias = Sequence[int]
 Pairs: TypeAlias = Sequence[tuple[int, int]]
@@ -292,22 +293,6 @@ def _in_blocks(block: Op, numbers: int, x: jax.Array, kernel: jax.Array) -> jax.
 # the other two.
 
 
-class Geometry(NamedTuple):
-    """What a window does on an image without padding."""
-
-    sizes: tuple[int, ...]
-    window: tuple[int, ...]
-    strides: tuple[int, ...]
-    dilation: tuple[int, ...]
-
-    def numbers(self, channels: int, features: int) -> list[int]:
-        """What `convolution.c` is told: three axes, the first of size 1 where there are fewer."""
-        return [n for each in self for n in (1,) * (3 - len(each)) + each] + [channels, features]
-
-    def places(self) -> list[int]:
-        return _places(self.sizes, self.window, self.strides, [(0, 0)] * len(self.window), self.dilation)
-
-
 def _conv_shape(x: Any, kernel: Any, geometry: Geometry) -> tuple[int, ...]:
     return (x.shape[0], *geometry.places(), kernel.shape[-1])
 
@@ -320,39 +305,11 @@ def _kernel_shape(x: Any, dy: Any, geometry: Geometry) -> tuple[int, ...]:
     return (*geometry.window, x.shape[-1], dy.shape[-1])
 
 
-def _operation(
-    function: str, shape: Callable[..., tuple[int, ...]], ends: Callable[[Any, Any], list[int]]
-) -> Primitive:
-    """An operation of two arrays that one kernel computes.
-
-    Args:
-        function: The kernel's name.
-        shape: The shape of what it returns.
-        ends: The numbers of channels and of features.
-    """
-    operation = Primitive(function)
-
-    def lowered(a: jax.Array, b: jax.Array, *, geometry: Geometry) -> jax.Array:
-        out = jax.ShapeDtypeStruct(shape(a, b, geometry), jnp.float32)
-        return native.call(function, out, a, b, numbers=geometry.numbers(*ends(a, b)))
-
-    @cache
-    def program(geometry: Geometry) -> Callable:
-        return jax.jit(partial(operation.bind, geometry=geometry))
-
-    operation.def_impl(lambda a, b, *, geometry: program(geometry)(a, b))
-    operation.def_abstract_eval(lambda a, b, *, geometry: jax.core.ShapedArray(shape(a, b, geometry), a.dtype))
-    mlir.register_lowering(operation, mlir.lower_fun(lowered, multiple_results=False), platform="cpu")
-    batching.primitive_batchers[operation] = partial(_mapped, operation)
-    return operation
-
-
 def _mapped(operation: Primitive, operands: Any, axes: Any, *, geometry: Geometry) -> tuple[jax.Array, int]:
     """Under `vmap`: as a larger batch where the kernel is the same for all, else one after the other."""
-    a, b = operands
     if operation is not kernel_p and axes[1] is None:
-        a = jnp.moveaxis(a, axes[0], 0)
-        out = operation.bind(a.reshape(-1, *a.shape[2:]), b, geometry=geometry)
+        a = jnp.moveaxis(operands[0], axes[0], 0)
+        out = operation.bind(a.reshape(-1, *a.shape[2:]), operands[1], geometry=geometry)
         return out.reshape(*a.shape[:2], *out.shape[1:]), 0
     mapped = [jnp.moveaxis(x, axis, 0) for x, axis in zip(operands, axes, strict=True) if axis is not None]
 
@@ -364,9 +321,9 @@ def _mapped(operation: Primitive, operands: Any, axes: Any, *, geometry: Geometr
     return lax.map(one, mapped), 0
 
 
-conv_p = _operation("conv", _conv_shape, lambda x, kernel: [x.shape[-1], kernel.shape[-1]])
-data_p = _operation("conv_data", _data_shape, lambda dy, kernel: [kernel.shape[-2], dy.shape[-1]])
-kernel_p = _operation("conv_kernel", _kernel_shape, lambda x, dy: [x.shape[-1], dy.shape[-1]])
+conv_p = native.operation("conv", _conv_shape, lambda x, kernel: [x.shape[-1], kernel.shape[-1]], _mapped)
+data_p = native.operation("conv_data", _data_shape, lambda dy, kernel: [kernel.shape[-2], dy.shape[-1]], _mapped)
+kernel_p = native.operation("conv_kernel", _kernel_shape, lambda x, dy: [x.shape[-1], dy.shape[-1]], _mapped)
 
 # The gradients by the first and by the second operand, each given the other one.
 ad.defbilinear(

@@ -32,6 +32,34 @@ static float *zeros(int64_t n) {
 INLINE Vec load(const float *p) { return *(const Vec *)p; }
 INLINE void store(float *p, Vec v) { *(Vec *)p = v; }
 
+// Where a grid's points lie in an image [size 0, size 1, size 2, channels]: `count` of them along each axis, `step` apart.
+static void grid(int64_t *to, const int64_t *count, const int64_t *step, const int64_t *size, int64_t channels) {
+  for (int64_t i = 0; i < count[0]; i++)
+    for (int64_t j = 0; j < count[1]; j++)
+      for (int64_t k = 0; k < count[2]; k++)
+        *to++ = ((i * step[0] * size[1] + j * step[1]) * size[2] + k * step[2]) * channels;
+}
+
+// ---------------------------------------------------------------- parts of vectors
+
+typedef int32_t Bits __attribute__((vector_size(4 * LANES)));
+
+INLINE Vec load_some(const float *p, int64_t n) {
+  if (n >= LANES) return load(p);
+  Vec v = {0};
+  memcpy(&v, p, n * sizeof(float));
+  return v;
+}
+
+INLINE void store_some(float *p, Vec v, int64_t n) {
+  if (n >= LANES)
+    store(p, v);
+  else
+    memcpy(p, &v, n * sizeof(float));
+}
+
+INLINE Vec choose(Bits where, Vec a, Vec b) { return (Vec)(((Bits)a & where) | ((Bits)b & ~where)); }
+
 // ---------------------------------------------------------------- threads of XLA's own pool
 
 typedef void Work(void *arguments, int64_t unit);

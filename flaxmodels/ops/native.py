@@ -18,19 +18,27 @@ import stat
 import subprocess
 import tempfile
 import warnings
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import Primitive
+from jax.interpreters import batching, mlir
 
 SWITCH = "FLAXMODELS_NATIVE"
-SOURCES = ("convolution.c", "native.h", "recurrence.c")
+SOURCES = ("convolution.c", "native.h", "pooling.c", "recurrence.c")
 FLAGS = ("-std=gnu11", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
 # Whatever this processor can do; the first that the compiler takes.
 TUNINGS = (("-march=native",), ("-mcpu=native",), ())
-FUNCTIONS = ("conv", "conv_data", "conv_kernel", "recurrence", "recurrence_back")
+FUNCTIONS = (
+    *("conv", "conv_data", "conv_kernel"),
+    *("pool_select", "pool_scatter"),
+    *("recurrence", "recurrence_back"),
+)
 BUILD_SECONDS = 120
+LANES = 8  # numbers in a vector of the kernels
 
 
 def available() -> bool:
@@ -54,6 +62,71 @@ def call(function: str, out: Any, *operands: jax.Array, numbers: Sequence[int]) 
     """
     kernel = jax.ffi.ffi_call(f"{prefix()}_{function}", out, vmap_method="sequential")
     return kernel(*operands, numbers=np.asarray(numbers, np.int64))
+
+
+class Geometry(NamedTuple):
+    """What a window does on an image without padding."""
+
+    sizes: tuple[int, ...]
+    window: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilation: tuple[int, ...]
+
+    def numbers(self, channels: int, features: int) -> list[int]:
+        """What the kernels are told: three axes, the first of size 1 where there are fewer."""
+        return [n for each in self for n in (1,) * (3 - len(each)) + each] + [channels, features]
+
+    def places(self) -> tuple[int, ...]:
+        """How many places the window has along each axis."""
+        each = zip(*self, strict=True)
+        return tuple((n - (taps - 1) * apart - 1) // step + 1 for n, taps, step, apart in each)
+
+
+def operation(
+    function: str,
+    shape: Callable[..., tuple[int, ...]],
+    ends: Callable[..., list[int]],
+    mapped: Callable[..., tuple[jax.Array, int]],
+) -> Primitive:
+    """An operation on arrays, over windows of a `geometry`, that one kernel computes; derivatives come in addition.
+
+    Args:
+        function: The kernel's name.
+        shape: The shape of what it returns, from the operands and the geometry.
+        ends: The numbers of channels and of features, from the operands.
+        mapped: What it is under `vmap`: (operation, operands, axes, geometry=...) -> outputs, axis.
+    """
+    made = Primitive(function)
+
+    def lowered(*operands: jax.Array, geometry: Geometry) -> jax.Array:
+        out = jax.ShapeDtypeStruct(shape(*operands, geometry), np.float32)
+        return call(function, out, *operands, numbers=geometry.numbers(*ends(*operands)))
+
+    @functools.cache
+    def program(geometry: Geometry) -> Callable:
+        return jax.jit(functools.partial(made.bind, geometry=geometry))
+
+    def abstract(*operands: Any, geometry: Geometry) -> jax.core.ShapedArray:
+        return jax.core.ShapedArray(shape(*operands, geometry), np.dtype(np.float32))
+
+    made.def_impl(lambda *operands, geometry: program(geometry)(*operands))
+    made.def_abstract_eval(abstract)
+    mlir.register_lowering(made, mlir.lower_fun(lowered, multiple_results=False), platform="cpu")
+    batching.primitive_batchers[made] = functools.partial(mapped, made)
+    return made
+
+
+def as_one_batch(
+    made: Primitive, operands: Sequence[jax.Array], axes: Sequence[int | None], *, geometry: Geometry
+) -> tuple[jax.Array, int]:
+    """Under `vmap`, for operands that all have a batch: a larger one."""
+    size = next(a.shape[axis] for a, axis in zip(operands, axes, strict=True) if axis is not None)
+    fronts = [
+        jnp.broadcast_to(a[None], (size, *a.shape)) if axis is None else jnp.moveaxis(a, axis, 0)
+        for a, axis in zip(operands, axes, strict=True)
+    ]
+    out = made.bind(*(a.reshape(-1, *a.shape[2:]) for a in fronts), geometry=geometry)
+    return out.reshape(size, -1, *out.shape[1:]), 0
 
 
 @functools.cache

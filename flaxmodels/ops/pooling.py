@@ -1,5 +1,8 @@
 """Pooling over windows, channels last: what lies under each tap of a window is a slice, and slices are reduced.
 
+On a CPU a kernel in C (`pooling.c`) finds a maximum in one pass over the inputs, and another one passes gradients back.
+What follows is for sums, for elsewhere, for where there are none, and for fewer channels than a vector has.
+
 XLA differentiates its own window maximum by `select_and_scatter`, which is slow on CPU and has no deterministic form
 on GPU. A maximum kept while going over the taps ("take this one if it is larger") differentiates by itself, and sends
 the gradient where XLA does: to the first of equal maxima in row-major order.
@@ -13,15 +16,18 @@ Shapes: B batch, S one to three spatial axes, C channels.
 
 import math
 from collections.abc import Callable
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.interpreters import ad
 
-from flaxmodels.ops.convolution import Ints, padding_pairs, views, views_along
+from flaxmodels.ops import native
+from flaxmodels.ops.convolution import Ints, Pairs, padding_pairs, views, views_along
+from flaxmodels.ops.native import Geometry
 
 # Taps reduced in one piece, if windows do not overlap.
 TAPS_AT_ONCE = 9
@@ -49,7 +55,16 @@ def max_pool(x: jax.Array, window: Ints, strides: Ints, padding: str) -> jax.Arr
         >>> max_pool(jnp.arange(6.0).reshape(1, 6, 1), (2,), (2,), "valid").ravel().tolist()
         [1.0, 3.0, 5.0]
     """
-    return _pool(_larger, lax.max, _lowest(x), x, window, strides, padding)
+    sliced = partial(_pool, _larger, lax.max, _lowest(x), window=window, strides=strides, padding=padding)
+    # The rule: on a CPU the kernel in C for float32, whole vectors of channels and some outputs, else slices.
+    ones = (1,) * len(window)
+    pads = padding_pairs(x.shape[1:-1], window, strides, padding, ones)
+    sizes = tuple(n + low + high for n, (low, high) in zip(x.shape[1:-1], pads, strict=True))
+    geometry = Geometry(sizes, tuple(window), tuple(strides), ones)
+    fits = x.dtype == jnp.float32 and x.shape[-1] >= native.LANES and x.size and min(geometry.places()) > 0
+    if not fits or not native.available():
+        return sliced(x)
+    return lax.platform_dependent(x, cpu=partial(_max_by_kernel, pads, geometry), default=sliced)
 
 
 def sum_pool(x: jax.Array, window: Ints, strides: Ints, padding: str) -> jax.Array:
@@ -146,3 +161,34 @@ def _larger(best: jax.Array, x: jax.Array) -> jax.Array:
 
 def _lowest(x: jax.Array) -> Any:
     return -jnp.inf if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).min
+
+
+# --- the kernels in C, as operations that JAX can differentiate and map
+#
+# To select where x is largest is linear in the values; its transpose scatters, and the other way round.
+
+
+@partial(jax.checkpoint, prevent_cse=False, static_argnums=(0, 1))
+def _max_by_kernel(pads: Pairs, geometry: Geometry, x: jax.Array) -> jax.Array:
+    x = lax.pad(x, jnp.asarray(-jnp.inf, x.dtype), [(0, 0, 0), *((low, high, 0) for low, high in pads), (0, 0, 0)])
+    return select_p.bind(lax.stop_gradient(x), x, geometry=geometry)
+
+
+def _selected(x: Any, values: Any, geometry: Geometry) -> tuple[int, ...]:
+    return (x.shape[0], *geometry.places(), x.shape[-1])
+
+
+def _channels(x: jax.Array, _: jax.Array) -> list[int]:
+    return [x.shape[-1], 0]
+
+
+select_p = native.operation("pool_select", _selected, _channels, native.as_one_batch)
+scatter_p = native.operation("pool_scatter", lambda x, dy, geometry: x.shape, _channels, native.as_one_batch)
+
+for there, back in ((select_p, scatter_p), (scatter_p, select_p)):
+    # Where x is largest does not change with a little of x.
+    ad.defjvp(there, None, lambda tangent, x, _, *, geometry, there=there: there.bind(x, tangent, geometry=geometry))
+    ad.primitive_transposes[there] = lambda given, x, _, *, geometry, back=back: (
+        None,
+        back.bind(x, given, geometry=geometry),
+    )

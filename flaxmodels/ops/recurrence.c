@@ -31,25 +31,7 @@ typedef struct {
   int64_t room;
 } Recurrence;
 
-// ---------------------------------------------------------------- vectors that end where a gate ends
-
-typedef int32_t Bits __attribute__((vector_size(4 * LANES)));
-
-INLINE Vec load_some(const float *p, int64_t n) {
-  if (n >= LANES) return load(p);
-  Vec v = {0};
-  memcpy(&v, p, n * sizeof(float));
-  return v;
-}
-
-INLINE void store_some(float *p, Vec v, int64_t n) {
-  if (n >= LANES)
-    store(p, v);
-  else
-    memcpy(p, &v, n * sizeof(float));
-}
-
-INLINE Vec choose(Bits where, Vec a, Vec b) { return (Vec)(((Bits)a & where) | ((Bits)b & ~where)); }
+// ---------------------------------------------------------------- functions of vectors
 
 INLINE Vec clamp(Vec x, float most) {
   const Vec high = (Vec){0} + most, low = (Vec){0} - most;
