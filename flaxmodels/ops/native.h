@@ -199,11 +199,14 @@ INLINE void add_row(float *to, const Vec *sums, int64_t columns) {
   }
 }
 
-// Columns j, j + 1, ... of a matrix whose entry (k, j) is at k * down + j * across, as a panel; zeros behind.
+// Some columns of a matrix whose entry (k, j) is at k * down + j * across, as a panel; zeros behind.
 static void pack_panel(float *panel, const float *matrix, int64_t depth, int64_t columns, int64_t down,
                        int64_t across) {
-  for (int64_t k = 0; k < depth; k++)
-    for (int64_t j = 0; j < COLS; j++) panel[k * COLS + j] = j < columns ? matrix[k * down + j * across] : 0;
+  // By blocks, so that neither the panel nor a matrix that lies the other way is gone through with long steps.
+  for (int64_t from = 0; from < depth; from += BLOCK)
+    for (int64_t j = 0; j < COLS; j++)
+      for (int64_t k = from; k < least(from + BLOCK, depth); k++)
+        panel[k * COLS + j] = j < columns ? matrix[k * down + j * across] : 0;
 }
 
 // ---------------------------------------------------------------- what XLA calls

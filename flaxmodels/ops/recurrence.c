@@ -80,24 +80,24 @@ static void product(const float *a, int64_t stride, int64_t rows, int64_t depth,
                     float *z) {
   const int64_t zero = 0;
   for (int64_t column = 0; column < columns; column += COLS)
-    for (int64_t row = 0; row < rows; row += ROWS) {
+    for (int64_t row = 0, n; row < rows; row += n) {
       const float *each[ROWS];
       Vec sums[ROWS][2];
-      int n = (int)least(ROWS, rows - row);
+      n = ceil_div(rows - row, ceil_div(rows - row, ROWS));  // 32 rows are 6 6 5 5 5 5: tiles of few rows wait for sums
       for (int i = 0; i < n; i++) each[i] = a + (row + i) * stride;
-      tile_of(n, each, panels + column * depth, &zero, 1, depth, sums);
+      tile_of((int)n, each, panels + column * depth, &zero, 1, depth, sums);
       for (int i = 0; i < n; i++) store_row(z + (row + i) * columns + column, sums[i], COLS);
     }
 }
 
-// Rows from `from` on of panels with `depth` rows: a kernel [rows, G U], each gate's columns padded.
-static void pack_gates(const Recurrence *r, const float *kernel, int64_t rows, float *panels, int64_t depth,
-                       int64_t from) {
-  for (int64_t column = 0; column < r->columns; column++) {
-    int64_t gate = column / r->wide, j = column % r->wide;
-    float *to = panels + column / COLS * COLS * depth + from * COLS + column % COLS;
-    int there = gate < r->gates && j < r->units;
-    for (int64_t k = 0; k < rows; k++) to[k * COLS] = there ? kernel[k * r->gates * r->units + gate * r->units + j] : 0;
+// Rows from `from` on of one panel: of a kernel [rows, G U], with each gate's columns padded to whole vectors.
+static void pack_gates(const Recurrence *r, const float *kernel, int64_t rows, float *panel, int64_t from,
+                       int64_t column) {
+  for (int64_t half = 0; half < COLS; half += LANES) {
+    int64_t gate = (column + half) / r->wide, j = (column + half) % r->wide;
+    if (gate >= r->gates) continue;  // the memory is zero
+    for (int64_t k = 0; k < rows; k++)
+      store(panel + (from + k) * COLS + half, load_some(kernel + (k * r->gates + gate) * r->units + j, r->units - j));
   }
 }
 
@@ -295,40 +295,38 @@ static Recurrence told(XLA_FFI_CallFrame *frame, const XLA_FFI_Buffer *sequence,
   return r;
 }
 
-// Does the work with memory for the panels and then for each part, all of it zero at first.
+// Packs panels, then does the work, with memory for the panels and for each part, all of it zero at first.
 static XLA_FFI_Error *run(XLA_FFI_CallFrame *frame, Recurrence *r, int64_t panels, Work *pack, Work *work) {
   r->room = ceil_div(r->room, COLS) * COLS;
   r->panels = zeros(panels + r->parts * r->room);
   if (!r->panels) return failed(frame, "no memory for a recurrence");
   r->scratch = r->panels + panels;
-  pack(r, 0);
-  int done = in_parallel(frame, work, r, r->parts);
+  int64_t ahead = r->kind == GRU ? 0 : r->features;
+  r->input_panels = r->panels + r->columns * (ahead + r->units);
+  r->bias = r->input_panels + r->columns * r->features, r->inner_bias = r->bias + r->columns;
+  int done = in_parallel(frame, pack, r, r->columns / COLS) && in_parallel(frame, work, r, r->parts);
   free(r->panels);
   return done ? NULL : failed(frame, "no memory for a recurrence");
 }
 
 static void pack_forward(void *arguments, int64_t unit) {
-  Recurrence *r = arguments;
-  int64_t ahead = r->kind == GRU ? 0 : r->features, depth = ahead + r->units;
-  (void)unit;
-  r->input_panels = r->panels + r->columns * depth;
-  r->bias = r->input_panels + r->columns * r->features, r->inner_bias = r->bias + r->columns;
-  pack_gates(r, r->kernel, r->features, ahead ? r->panels : r->input_panels, ahead ? depth : r->features, 0);
-  pack_gates(r, r->recurrent, r->units, r->panels, depth, ahead);
-  for (int64_t gate = 0; gate < r->gates; gate++) {
-    memcpy(r->bias + gate * r->wide, r->given_bias + gate * r->units, r->units * sizeof(float));
-    if (r->kind == GRU)
-      memcpy(r->inner_bias + gate * r->wide, r->given_inner + gate * r->units, r->units * sizeof(float));
+  const Recurrence *r = arguments;
+  int64_t ahead = r->kind == GRU ? 0 : r->features, depth = ahead + r->units, column = unit * COLS;
+  pack_gates(r, r->kernel, r->features, ahead ? r->panels + column * depth : r->input_panels + column * r->features, 0,
+             column);
+  pack_gates(r, r->recurrent, r->units, r->panels + column * depth, ahead, column);
+  for (int64_t half = 0; half < COLS; half += LANES) {
+    int64_t gate = (column + half) / r->wide, j = (column + half) % r->wide, from = gate * r->units + j;
+    if (gate >= r->gates) continue;
+    store(r->bias + column + half, load_some(r->given_bias + from, r->units - j));
+    if (r->kind == GRU) store(r->inner_bias + column + half, load_some(r->given_inner + from, r->units - j));
   }
 }
 
 static void pack_backward(void *arguments, int64_t unit) {
-  Recurrence *r = arguments;
-  int64_t depth = r->gates * r->units;
-  (void)unit;
-  for (int64_t column = 0; column < r->columns; column += COLS)
-    pack_panel(r->panels + column * depth, r->recurrent + column * depth, depth, least(COLS, r->units - column), 1,
-               depth);
+  const Recurrence *r = arguments;
+  int64_t depth = r->gates * r->units, column = unit * COLS;
+  pack_panel(r->panels + column * depth, r->recurrent + column * depth, depth, least(COLS, r->units - column), 1, depth);
 }
 
 // hs, cs, factors of x, kernel, bias, recurrent kernel, its bias, h, c, mask.
