@@ -133,6 +133,9 @@ def test_kernels_are_the_loop_in_float64_and_its_gradients(seed):
     batch, channels, features = (int(rng.integers(1, high)) for high in (40, 20, 40))
     x, kernel = (rng.standard_normal(s) for s in ((batch, *sizes, channels), (*window, channels, features)))
     compare_with_float64(convolution.conv, convolution.reference, x, kernel, **geometry)
+    groups = 2 + seed % 3
+    parted = rng.standard_normal((batch, *sizes, 3 * groups)), rng.standard_normal((*window, 3, 5 * groups))
+    compare_with_float64(convolution.conv, convolution.reference, *parted, **geometry, groups=groups)
     if geometry["padding"] != "causal":
         spread = np.swapaxes(kernel, -1, -2)
         geometry["output_padding"] = None
@@ -142,9 +145,9 @@ def test_kernels_are_the_loop_in_float64_and_its_gradients(seed):
 @needs_kernels
 def test_kernels_with_a_gradient_too_large_for_a_copy_per_part():
     rng = np.random.default_rng(0)
-    x, kernel = rng.standard_normal((3, 4, 5, 90)), rng.standard_normal((3, 3, 90, 100))
+    x, kernel = rng.standard_normal((3, 4, 5, 180)), rng.standard_normal((3, 3, 90, 100))
     assert kernel.size > 1 << 16  # LARGE_KERNEL in convolution.c
-    compare_with_float64(convolution.conv, convolution.reference, x, kernel, **UNIT)
+    compare_with_float64(convolution.conv, convolution.reference, x, kernel, **UNIT, groups=2)
 
 
 def compare_with_float64(op, reference, x, kernel, **options):
@@ -314,14 +317,15 @@ def scanned_step(kernels, x):
     return jax.lax.scan(step, kernels, None, length=3)[0]
 
 
-@pytest.mark.parametrize("kernels_in_c", [True, False])
+@pytest.mark.parametrize("kernels_in_c", [pytest.param(True, marks=needs_kernels), False])
 def test_a_training_loop_has_convolutions_on_gpu_and_none_on_cpu(kernels_in_c, monkeypatch):
     if not kernels_in_c:
         monkeypatch.setattr(native, "available", lambda: False)
     kernels = [jnp.ones(shape) for shape in ((3, 3, 1, 4), (3, 3, 2, 4), (3, 3, 4, 1), (3, 3, 2, 4))]
-    traced = jax.jit(scanned_step).trace(kernels, jnp.ones((8, 10, 10, 1)))
+    traced = jax.jit(lambda *a: scanned_step(*a)).trace(kernels, jnp.ones((8, 10, 10, 1)))  # traced anew each time
     on_cpu = traced.lower(lowering_platforms=("cpu",))
-    assert "convolution" not in on_cpu.as_text() and "dot_general" in on_cpu.as_text()
+    assert "convolution" not in on_cpu.as_text()
+    assert (f"{native.prefix()}_conv_data" if kernels_in_c else "dot_general") in on_cpu.as_text()
     assert not re.search(r" (convolution|select-and-scatter)\(", on_cpu.compile().as_text())
     on_gpu = traced.lower(lowering_platforms=("cuda",)).as_text()
     assert "stablehlo.convolution" in on_gpu and "select_and_scatter" not in on_gpu

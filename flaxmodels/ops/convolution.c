@@ -12,25 +12,26 @@ enum { MOST_PARTS = 16, LARGE_KERNEL = 1 << 16 };
 
 // ---------------------------------------------------------------- convolutions
 
+// Of `groups` groups of channels and features, `depth` and `features` are those of one; a row of y has all features.
 typedef struct {
-  int64_t batch, image, places, segments, length, depth, features;
+  int64_t batch, image, places, segments, length, depth, features, groups, row;
   int64_t *place, *segment;
   const float *x, *kernel, *dy;
   float *out, *packed;
   int64_t parts;
 } Conv;
 
-// What the attribute holds: sizes of the image, window, strides, dilation [3 each], channels, features.
+// What the attribute holds: sizes of the image, window, strides, dilation [3 each], channels, features, groups.
 static int plan(Conv *c, const int64_t *g, int64_t batch) {
   const int64_t *size = g, *window = g + 3, *stride = g + 6, *dilation = g + 9, channels = g[12];
-  int64_t out[3], wide = dilation[2] == 1;
+  int64_t out[3], groups = g[14], wide = dilation[2] == 1 && groups == 1;
   for (int i = 0; i < 3; i++) out[i] = (size[i] - (window[i] - 1) * dilation[i] - 1) / stride[i] + 1;
   int64_t across = wide ? 1 : window[2];
   *c = (Conv){.batch = batch, .image = size[0] * size[1] * size[2] * channels, .places = out[0] * out[1] * out[2]};
   c->segments = window[0] * window[1] * across;
-  c->length = (wide ? window[2] : 1) * channels;
+  c->length = (wide ? window[2] : 1) * channels / groups;
   c->depth = c->segments * c->length;
-  c->features = g[13];
+  c->groups = groups, c->row = g[13], c->features = g[13] / groups;
   c->place = malloc((c->places + c->segments) * sizeof(int64_t));
   if (!c->place) return 0;
   c->segment = c->place + c->places;
@@ -43,74 +44,87 @@ static int plan(Conv *c, const int64_t *g, int64_t batch) {
 // Images of one unit: enough units that no thread waits long, but few for small images.
 static int64_t first_of(const Conv *c, int64_t part) { return c->batch * part / c->parts; }
 
+// One panel of features at some places of all images in a row.
+static void forward_panel(const Conv *c, const float *x, const float *panel, float *out, int64_t from, int64_t to,
+                          int64_t columns) {
+  const float *image = x + from / c->places * c->image;
+  int64_t place = from % c->places;
+  for (int64_t at = from; at < to; at += ROWS) {
+    const float *rows[ROWS];
+    Vec sums[ROWS][2];
+    int n = (int)least(ROWS, to - at);
+    for (int i = 0; i < n; i++) {
+      rows[i] = image + c->place[place];
+      if (++place == c->places) place = 0, image += c->image;
+    }
+    tile_of(n, rows, panel, c->segment, c->segments, c->length, sums);
+    for (int i = 0; i < n; i++) store_row(out + (at + i) * c->row, sums[i], columns);
+  }
+}
+
 static void forward_unit(void *arguments, int64_t unit) {
   const Conv *c = arguments;
-  int64_t panels = ceil_div(c->features, COLS);
+  int64_t panels = ceil_div(c->features, COLS), channels = c->depth / c->segments;
   int64_t first = first_of(c, unit) * c->places, last = first_of(c, unit + 1) * c->places;
   // A few hundred places at a time: what they see stays in the second cache for all panels.
-  for (int64_t from = first; from < last; from += 4 * BLOCK) {
-    int64_t to = least(from + 4 * BLOCK, last);
-    for (int64_t panel = 0; panel < panels; panel++) {
-      int64_t columns = least(COLS, c->features - panel * COLS);
-      for (int64_t at = from; at < to; at += ROWS) {
-        const float *rows[ROWS];
-        Vec sums[ROWS][2];
-        int n = (int)least(ROWS, to - at);
-        for (int i = 0; i < n; i++)
-          rows[i] = c->x + (at + i) / c->places * c->image + c->place[(at + i) % c->places];
-        tile_of(n, rows, c->packed + panel * c->depth * COLS, c->segment, c->segments, c->length, sums);
-        for (int i = 0; i < n; i++) store_row(c->out + (at + i) * c->features + panel * COLS, sums[i], columns);
-      }
-    }
+  for (int64_t from = first; from < last; from += 4 * BLOCK)
+    for (int64_t group = 0; group < c->groups; group++)
+      for (int64_t panel = 0; panel < panels; panel++)
+        forward_panel(c, c->x + group * channels, c->packed + (group * panels + panel) * c->depth * COLS,
+                      c->out + group * c->features + panel * COLS, from, least(from + 4 * BLOCK, last),
+                      least(COLS, c->features - panel * COLS));
+}
+
+// What some places of one image give to one panel of columns of one segment.
+static void data_panel(const Conv *c, const float *dy, const float *panel, float *out, int64_t from, int64_t to,
+                       int64_t columns) {
+  const int64_t zero = 0;
+  for (int64_t at = from; at < to; at += ROWS) {
+    const float *rows[ROWS];
+    Vec sums[ROWS][2];
+    int n = (int)least(ROWS, to - at);
+    for (int i = 0; i < n; i++) rows[i] = dy + (at + i) * c->row;
+    tile_of(n, rows, panel, &zero, 1, c->features, sums);
+    for (int i = 0; i < n; i++) add_row(out + c->place[at + i], sums[i], columns);
   }
 }
 
 static void data_unit(void *arguments, int64_t unit) {
   const Conv *c = arguments;
-  const int64_t zero = 0, panels = ceil_div(c->length, COLS);
+  const int64_t panels = ceil_div(c->length, COLS), each = c->segments * panels;
   for (int64_t image = first_of(c, unit); image < first_of(c, unit + 1); image++) {
     float *out = c->out + image * c->image;
-    const float *dy = c->dy + image * c->places * c->features;
+    const float *dy = c->dy + image * c->places * c->row;
     memset(out, 0, c->image * sizeof(float));
     for (int64_t from = 0; from < c->places; from += BLOCK)
-      for (int64_t panel = 0; panel < c->segments * panels; panel++) {
-        int64_t behind = panel % panels * COLS, columns = least(COLS, c->length - behind);
-        float *window = out + c->segment[panel / panels] + behind;
-        for (int64_t at = from, to = least(from + BLOCK, c->places); at < to; at += ROWS) {
-          const float *rows[ROWS];
-          Vec sums[ROWS][2];
-          int n = (int)least(ROWS, to - at);
-          for (int i = 0; i < n; i++) rows[i] = dy + (at + i) * c->features;
-          tile_of(n, rows, c->packed + panel * c->features * COLS, &zero, 1, c->features, sums);
-          for (int i = 0; i < n; i++) add_row(window + c->place[at + i], sums[i], columns);
-        }
+      for (int64_t panel = 0; panel < c->groups * each; panel++) {
+        int64_t group = panel / each, segment = panel % each / panels, behind = panel % panels * COLS;
+        data_panel(c, dy + group * c->features, c->packed + panel * c->features * COLS,
+                   out + group * c->length + c->segment[segment] + behind, from, least(from + BLOCK, c->places),
+                   least(COLS, c->length - behind));
       }
   }
 }
 
-// One panel of features of one segment of the kernel's gradient, from some images; `out` has rows of `stride`.
-static void kernel_panel(const Conv *c, int64_t image, int64_t last, int64_t segment, int64_t panel, float *out,
-                         int64_t stride, int64_t columns) {
+// One panel of features of one segment of one group of the kernel's gradient, from some images; `out` has whole rows.
+static void kernel_panel(const Conv *c, int64_t image, int64_t last, int64_t segment, int64_t panel, float *out) {
+  int64_t panels = ceil_div(c->features, COLS), group = panel / panels, behind = panel % panels * COLS;
+  int64_t column = group * c->features + behind, columns = least(COLS, c->features - behind);
   float block[BLOCK * COLS] __attribute__((aligned(64)));
+  out += segment * c->length * c->row + column;
   for (; image < last; image++) {
-    const float *x = c->x + image * c->image + c->segment[segment];
-    const float *dy = c->dy + image * c->places * c->features + panel * COLS;
+    const float *x = c->x + image * c->image + (c->groups > 1 ? group * c->length : 0) + c->segment[segment];
+    const float *dy = c->dy + image * c->places * c->row + column;
     for (int64_t at = 0; at < c->places; at += BLOCK) {
       int64_t n = least(BLOCK, c->places - at);
-      for (int64_t k = 0; k < n; k++) {
-        const float *row = dy + (at + k) * c->features;
-        if (columns == COLS) {
-          store(block + k * COLS, load(row));
-          store(block + k * COLS + LANES, load(row + LANES));
-        } else {
-          for (int64_t j = 0; j < COLS; j++) block[k * COLS + j] = j < columns ? row[j] : 0;
-        }
-      }
+      for (int64_t k = 0; k < n; k++)
+        for (int64_t j = 0; j < COLS; j += LANES)
+          store(block + k * COLS + j, j < columns ? load_some(dy + (at + k) * c->row + j, columns - j) : (Vec){0});
       for (int64_t m = 0; m < c->length; m += ROWS) {
         Vec sums[ROWS][2] = {0};
         int rows = (int)least(ROWS, c->length - m);
         outer_tile_of(rows, x + m, c->place + at, block, n, sums);
-        for (int i = 0; i < rows; i++) add_row(out + (m + i) * stride, sums[i], columns);
+        for (int i = 0; i < rows; i++) add_row(out + (m + i) * c->row, sums[i], columns);
       }
     }
   }
@@ -119,23 +133,17 @@ static void kernel_panel(const Conv *c, int64_t image, int64_t last, int64_t seg
 // Small kernels: each unit sums some images into a kernel of its own, and they are added in order afterwards.
 static void kernel_unit(void *arguments, int64_t unit) {
   const Conv *c = arguments;
-  float *own = c->packed + unit * c->depth * c->features;
-  memset(own, 0, c->depth * c->features * sizeof(float));
+  float *own = c->packed + unit * c->depth * c->row;
+  memset(own, 0, c->depth * c->row * sizeof(float));
   for (int64_t image = first_of(c, unit); image < first_of(c, unit + 1); image++)
-    for (int64_t panel = 0; panel < ceil_div(c->features, COLS); panel++)
-      for (int64_t s = 0; s < c->segments; s++)
-        kernel_panel(c, image, image + 1, s, panel, own + s * c->length * c->features + panel * COLS, c->features,
-                     least(COLS, c->features - panel * COLS));
+    for (int64_t panel = 0; panel < c->groups * ceil_div(c->features, COLS); panel++)
+      for (int64_t s = 0; s < c->segments; s++) kernel_panel(c, image, image + 1, s, panel, own);
 }
 
-// Large kernels: each unit has a part of the kernel to itself.
+// Large kernels: each unit has a part of the kernel to itself; the memory is zero.
 static void large_kernel_unit(void *arguments, int64_t unit) {
   const Conv *c = arguments;
-  int64_t segment = unit % c->segments, panel = unit / c->segments;
-  float *out = c->out + segment * c->length * c->features + panel * COLS;
-  int64_t columns = least(COLS, c->features - panel * COLS);
-  for (int64_t m = 0; m < c->length; m++) memset(out + m * c->features, 0, columns * sizeof(float));
-  kernel_panel(c, 0, c->batch, segment, panel, out, c->features, columns);
+  kernel_panel(c, 0, c->batch, unit % c->segments, unit / c->segments, c->out);
 }
 
 // ---------------------------------------------------------------- what XLA calls
@@ -152,13 +160,15 @@ XLA_FFI_Error *flaxmodels_conv(XLA_FFI_CallFrame *frame) {
   if (!plan(&c, numbers(frame), argument(frame, 0)->dims[0])) return failed(frame, "no memory for a convolution");
   int64_t panels = ceil_div(c.features, COLS);
   c.x = argument(frame, 0)->data, c.kernel = argument(frame, 1)->data, c.out = result(frame, 0)->data;
-  c.packed = aligned_alloc(64, panels * c.depth * COLS * sizeof(float));
+  c.packed = zeros(c.groups * panels * c.depth * COLS);
   c.parts = least(c.batch, 2 * MOST_PARTS);
   int done = c.packed != NULL;
   if (done) {
-    for (int64_t p = 0; p < panels; p++)
-      pack_panel(c.packed + p * c.depth * COLS, c.kernel + p * COLS, c.depth, least(COLS, c.features - p * COLS),
-                 c.features, 1);
+    for (int64_t p = 0; p < c.groups * panels; p++) {
+      int64_t behind = p % panels * COLS;
+      pack_panel(c.packed + p * c.depth * COLS, c.kernel + p / panels * c.features + behind, c.depth,
+                 least(COLS, c.features - behind), c.row, 1);
+    }
     done = in_parallel(frame, forward_unit, &c, c.parts);
   }
   release(&c);
@@ -172,14 +182,15 @@ XLA_FFI_Error *flaxmodels_conv_data(XLA_FFI_CallFrame *frame) {
   if (!plan(&c, numbers(frame), argument(frame, 0)->dims[0])) return failed(frame, "no memory for a convolution");
   int64_t panels = ceil_div(c.length, COLS);
   c.dy = argument(frame, 0)->data, c.kernel = argument(frame, 1)->data, c.out = result(frame, 0)->data;
-  c.packed = aligned_alloc(64, c.segments * panels * c.features * COLS * sizeof(float));
+  c.packed = zeros(c.groups * c.segments * panels * c.features * COLS);
   c.parts = least(c.batch, 2 * MOST_PARTS);
   int done = c.packed != NULL;
   if (done) {
-    for (int64_t p = 0; p < c.segments * panels; p++) {
-      int64_t behind = p % panels * COLS;
-      pack_panel(c.packed + p * c.features * COLS, c.kernel + (p / panels * c.length + behind) * c.features,
-                 c.features, least(COLS, c.length - behind), 1, c.features);
+    int64_t each = c.segments * panels;
+    for (int64_t p = 0; p < c.groups * each; p++) {
+      int64_t behind = p % panels * COLS, row = p % each / panels * c.length + behind;
+      pack_panel(c.packed + p * c.features * COLS, c.kernel + row * c.row + p / each * c.features, c.features,
+                 least(COLS, c.length - behind), 1, c.row);
     }
     done = in_parallel(frame, data_unit, &c, c.parts);
   }
@@ -192,11 +203,12 @@ XLA_FFI_Error *flaxmodels_conv_kernel(XLA_FFI_CallFrame *frame) {
   if (told_version(frame)) return NULL;
   Conv c;
   if (!plan(&c, numbers(frame), argument(frame, 0)->dims[0])) return failed(frame, "no memory for a convolution");
-  int64_t size = c.depth * c.features;
+  int64_t size = c.depth * c.row;
   c.x = argument(frame, 0)->data, c.dy = argument(frame, 1)->data, c.out = result(frame, 0)->data;
   int done;
   if (size > LARGE_KERNEL) {
-    done = in_parallel(frame, large_kernel_unit, &c, c.segments * ceil_div(c.features, COLS));
+    memset(c.out, 0, size * sizeof(float));
+    done = in_parallel(frame, large_kernel_unit, &c, c.segments * c.groups * ceil_div(c.features, COLS));
   } else {
     c.parts = least(c.batch, MOST_PARTS);
     c.packed = malloc(c.parts * size * sizeof(float));

@@ -81,12 +81,12 @@ def conv(
 
     def compiled(x: jax.Array, kernel: jax.Array) -> jax.Array:
         x = _pad(x, pads)
-        return conv_p.bind(x, kernel, geometry=Geometry(x.shape[1:-1], window, tuple(strides), tuple(dilation)))
+        return conv_p.bind(x, kernel, geometry=Geometry(x.shape[1:-1], window, tuple(strides), tuple(dilation), groups))
 
     xla = partial(reference, strides=strides, padding=pads, dilation=dilation, groups=groups)
     places = _places(x.shape[1:-1], window, strides, pads, dilation)
     numbers = math.prod((*places, *window, x.shape[-1]))
-    return _choose(block, xla, compiled if groups == 1 else None, x, kernel, numbers)
+    return _choose(block, xla, compiled, x, kernel, numbers)
 
 
 def depthwise_conv(
@@ -298,11 +298,11 @@ def _conv_shape(x: Any, kernel: Any, geometry: Geometry) -> tuple[int, ...]:
 
 
 def _data_shape(dy: Any, kernel: Any, geometry: Geometry) -> tuple[int, ...]:
-    return (dy.shape[0], *geometry.sizes, kernel.shape[-2])
+    return (dy.shape[0], *geometry.sizes, kernel.shape[-2] * geometry.groups)
 
 
 def _kernel_shape(x: Any, dy: Any, geometry: Geometry) -> tuple[int, ...]:
-    return (*geometry.window, x.shape[-1], dy.shape[-1])
+    return (*geometry.window, x.shape[-1] // geometry.groups, dy.shape[-1])
 
 
 def _mapped(operation: Primitive, operands: Any, axes: Any, *, geometry: Geometry) -> tuple[jax.Array, int]:
@@ -321,9 +321,17 @@ def _mapped(operation: Primitive, operands: Any, axes: Any, *, geometry: Geometr
     return lax.map(one, mapped), 0
 
 
-conv_p = native.operation("conv", _conv_shape, lambda x, kernel: [x.shape[-1], kernel.shape[-1]], _mapped)
-data_p = native.operation("conv_data", _data_shape, lambda dy, kernel: [kernel.shape[-2], dy.shape[-1]], _mapped)
-kernel_p = native.operation("conv_kernel", _kernel_shape, lambda x, dy: [x.shape[-1], dy.shape[-1]], _mapped)
+def _conv_ends(x: Any, kernel: Any, geometry: Geometry) -> list[int]:
+    return [x.shape[-1], kernel.shape[-1]]
+
+
+def _data_ends(dy: Any, kernel: Any, geometry: Geometry) -> list[int]:
+    return [kernel.shape[-2] * geometry.groups, dy.shape[-1]]
+
+
+conv_p = native.operation("conv", _conv_shape, _conv_ends, _mapped)
+data_p = native.operation("conv_data", _data_shape, _data_ends, _mapped)
+kernel_p = native.operation("conv_kernel", _kernel_shape, _conv_ends, _mapped)
 
 # The gradients by the first and by the second operand, each given the other one.
 ad.defbilinear(

@@ -71,14 +71,16 @@ class Geometry(NamedTuple):
     window: tuple[int, ...]
     strides: tuple[int, ...]
     dilation: tuple[int, ...]
+    groups: int = 1
 
     def numbers(self, channels: int, features: int) -> list[int]:
         """What the kernels are told: three axes, the first of size 1 where there are fewer."""
-        return [n for each in self for n in (1,) * (3 - len(each)) + each] + [channels, features]
+        axes = [n for each in self[:4] for n in (1,) * (3 - len(each)) + each]
+        return [*axes, channels, features, self.groups]
 
     def places(self) -> tuple[int, ...]:
         """How many places the window has along each axis."""
-        each = zip(*self, strict=True)
+        each = zip(*self[:4], strict=True)
         return tuple((n - (taps - 1) * apart - 1) // step + 1 for n, taps, step, apart in each)
 
 
@@ -93,14 +95,14 @@ def operation(
     Args:
         function: The kernel's name.
         shape: The shape of what it returns, from the operands and the geometry.
-        ends: The numbers of channels and of features, from the operands.
+        ends: The numbers of channels and of features, from the operands and the geometry.
         mapped: What it is under `vmap`: (operation, operands, axes, geometry=...) -> outputs, axis.
     """
     made = Primitive(function)
 
     def lowered(*operands: jax.Array, geometry: Geometry) -> jax.Array:
         out = jax.ShapeDtypeStruct(shape(*operands, geometry), np.float32)
-        return call(function, out, *operands, numbers=geometry.numbers(*ends(*operands)))
+        return call(function, out, *operands, numbers=geometry.numbers(*ends(*operands, geometry)))
 
     @functools.cache
     def program(geometry: Geometry) -> Callable:

@@ -178,7 +178,7 @@ def _selected(x: Any, values: Any, geometry: Geometry) -> tuple[int, ...]:
     return (x.shape[0], *geometry.places(), x.shape[-1])
 
 
-def _channels(x: jax.Array, _: jax.Array) -> list[int]:
+def _channels(x: jax.Array, _: jax.Array, geometry: Geometry) -> list[int]:
     return [x.shape[-1], 0]
 
 
