@@ -1,4 +1,4 @@
-"""What all benchmarks share: the name of the machine and the versions, results as CSV, interleaved timing."""
+"""What all benchmarks share: the machine's name and peak, versions, results as CSV and tables, interleaved timing."""
 
 import csv
 import importlib.metadata
@@ -34,6 +34,29 @@ def versions(*packages: str) -> str:
     return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
 
 
+def surroundings(*packages: str) -> str:
+    """What a reader needs beside every number: device, threads, versions, and how busy the machine was before."""
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    load = f", load {os.getloadavg()[0]:.1f} before" if hasattr(os, "getloadavg") else ""
+    return f"{device()}, {threads} threads, python {platform.python_version()}, {versions(*packages)}{load}"
+
+
+def matrix_peak(size: int = 2048, rounds: int = 7) -> float:
+    """GFLOP/s of the best of some products of two float32 matrices: what this machine can do at all, just now."""
+    import jax
+    import jax.numpy as jnp
+
+    a = jnp.ones((size, size), jnp.float32)
+    product = jax.jit(lambda a: a @ a)
+    product(a).block_until_ready()
+    times = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        product(a).block_until_ready()
+        times.append(time.perf_counter() - start)
+    return 2 * size**3 / min(times) / 1e9
+
+
 def results_file(question: str, ending: str = "csv") -> pathlib.Path:
     """The file of a question's results, named by device and version."""
     where = re.sub(r"[^A-Za-z0-9]+", "-", f"{device()} jax {importlib.metadata.version('jax')}").strip("-")
@@ -57,6 +80,54 @@ def merge_rows(path: pathlib.Path, rows: Sequence[Mapping[str, Any]], by: str) -
         with open(path, newline="") as file:
             old = [row for row in csv.DictReader(file) if row[by] not in new]
     write_rows(path, sorted([*old, *rows], key=lambda row: str(row[by])))
+
+
+def read_rows(path: pathlib.Path) -> list[dict[str, str]]:
+    """The rows of a CSV."""
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def markdown(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> str:
+    """Rows as a table for a README, with all columns or some."""
+    columns = columns or list(rows[0])
+    lines = [columns, ["---"] * len(columns), *([_shown(row.get(c, "")) for c in columns] for row in rows)]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def beside(
+    rows: Sequence[Mapping[str, Any]], case: str, competitor: str, value: str, first: str = "ours"
+) -> list[dict[str, str]]:
+    """A row per case and a column per competitor, with how many times as fast the first one is in brackets.
+
+    Args:
+        rows: A row for each competitor in each case.
+        case: The column that names a case.
+        competitor: The column that names a competitor.
+        value: The column that is shown; more is better.
+        first: The competitor that the others are compared with.
+    """
+    names = list(dict.fromkeys(row[competitor] for row in rows))
+    names = [first, *(name for name in names if name != first)]
+    table = []
+    for this in dict.fromkeys(row[case] for row in rows):
+        found = {row[competitor]: float(row[value]) for row in rows if row[case] == this}
+        line = {case: this}
+        for name in names:
+            times = (
+                f" ({found[first] / found[name]:.2f}x)" if name in found and name != first and first in found else ""
+            )
+            line[name] = f"{_shown(found[name])}{times}" if name in found else ""
+        table.append(line)
+    return table
+
+
+def _shown(value: Any) -> str:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return str(value)
+    return f"{number:,.0f}" if abs(number) >= 100 else f"{number:.3g}"
 
 
 def interleaved(competitors: Mapping[str, Callable[[], Any]], rounds: int = 7) -> dict[str, list[float]]:

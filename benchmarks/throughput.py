@@ -1,10 +1,17 @@
-"""How many examples a second do we train, evaluate and predict, beside Keras and PyTorch?
+"""How many examples a second do we train, evaluate and predict, beside Keras, PyTorch and loops written by hand?
 
-    python benchmarks/throughput.py [--cases cnn lstm gru] [--task train] [--rounds 5] [--short]
+    python benchmarks/throughput.py [--cases cnn middle] [--tasks train predict] [--peers ours torch] [--rounds 5]
+    python benchmarks/throughput.py --cases grid --together --peers ours keras-jax torch --rounds 3
+    python benchmarks/throughput.py --short
+    python benchmarks/throughput.py --table            # of the results that are there, for the README
 
 Each competitor is a process of its own (competitors.py); they take turns run by run, so that all see the same machine.
-A run is one `fit` over 640 images or 256 sequences that the competitor holds in memory, compilation left out. Written
-are the median, the spread (highest by lowest), processor seconds and the peak of memory.
+A run is one pass over some batches that the competitor holds in memory. Written are: the median of the runs, their
+spread (highest by lowest), processor seconds, what was spent before (to set up, and compilation: how much longer the
+first run took), the peak of memory, GFLOP/s by a count of the products that the model needs, and which share of the
+machine's own best product of two matrices that is, measured before and after. With --together a competitor's process
+does one case after the other, which saves the seconds of its start, but then has no peak of memory per case.
+Keras on TensorFlow is left out: TensorFlow is never installed for this project.
 """
 
 import argparse
@@ -16,82 +23,127 @@ import sys
 import measure
 
 HERE = pathlib.Path(__file__).parent
-PEERS = ["ours", "ours, own scan", "keras-jax", "keras-torch", "torch"]
+ALL = [
+    "ours", "scan by hand", "steps by hand", "flax, scan", "flax, steps", "keras-jax", "keras-jax, best",
+    "keras-torch", "torch", "torch, channels last", "torch, compiled",
+]  # fmt: skip
+FEW = ["ours", "scan by hand", "keras-jax", "keras-torch", "torch"]
 IMAGES = {"n": 640, "batch": 128}
 SEQUENCES = {"n": 256, "batch": 64, "t": 128, "units": 128}
 
+
+def grid(kind):
+    """Sequences of all lengths and sizes, in numbers that keep a run near a second."""
+    for t, n in ((32, 1024), (128, 256), (512, 64)):
+        for units, part in ((64, 1), (128, 1), (512, 4)):
+            for mask in (False, True):
+                yield kind, SEQUENCES | {"t": t, "units": units, "mask": mask, "n": max(64, n // part)}
+
+
 CASES = {
     "cnn": [("simple_cnn", IMAGES), ("functional_cnn", IMAGES)],
-    **{
-        kind: [
-            *((kind, SEQUENCES | {"t": t, "units": units}) for t in (32, 128, 512) for units in (64, 128, 512)),
-            *((kind, SEQUENCES | {"t": t, "mask": True}) for t in (32, 128)),
-        ]
-        for kind in ("lstm", "gru", "simple_rnn")
-    },
+    "middle": [(kind, SEQUENCES | more) for kind in ("lstm", "gru") for more in ({}, {"mask": True})],
     "forms": [(f"{kind}-{form}", SEQUENCES) for kind in ("lstm", "gru") for form in ("bidirectional", "stacked")],
     "short": [("functional_cnn", IMAGES), ("lstm", SEQUENCES | {"t": 32})],
-    "middle": [(kind, SEQUENCES | more) for kind in ("lstm", "gru") for more in ({}, {"mask": True})],
+    **{kind: list(grid(kind)) for kind in ("lstm", "gru", "simple_rnn")},
+    "grid": [*grid("lstm"), *grid("gru")],
 }
 
 
 class Worker:
     """A competitor's process, which works when it is told to."""
 
-    def __init__(self, name, model, task, options):
-        command = [sys.executable, str(HERE / "competitors.py"), name, model, task, json.dumps(options)]
+    def __init__(self, name):
+        command = [sys.executable, str(HERE / "competitors.py"), name]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
-        self.setup = self.answer()
 
-    def answer(self):
-        line = self.process.stdout.readline()
+    def ask(self, **asked):
+        """Sends a request, waits, and gives the answer."""
+        try:
+            self.process.stdin.write(json.dumps(asked) + "\n")
+            self.process.stdin.flush()
+            line = self.process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
         if not line:
             raise RuntimeError(self.process.stderr.read()[-2000:])
         return json.loads(line)
-
-    def run(self):
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
-        return self.answer()
 
     def close(self):
         self.process.stdin.close()
         self.process.wait()
 
 
-def compare(model, task, options, peers, rounds):
-    """A row for each competitor; they are set up one after the other and then take turns."""
-    workers = {}
+def compare(model, task, options, peers, rounds, kept=None):
+    """A row for each competitor; they are set up one after the other and then take turns.
+
+    Args:
+        model: A model of competitors.py.
+        task: "train", "evaluate" or "predict".
+        options: Sizes.
+        peers: Names of competitors.
+        rounds: Counted runs of each.
+        kept: Processes by name that go on with the next case; None for new ones.
+    """
+    workers, setups = {} if kept is None else kept, {}
     for name in peers:
+        if name == "torch, channels last" and "t" in options:
+            continue  # sequences have no channels to put last
         try:
-            workers[name] = Worker(name, model, task, options)
+            workers.setdefault(name, None)
+            workers[name] = workers[name] or Worker(name)
+            setups[name] = workers[name].ask(model=model, task=task, options=options)
         except RuntimeError as error:
+            workers[name] = None
             print(f"{name} can't take part: {error}", file=sys.stderr)
-    answers = {name: [] for name in workers}
+    answers = {name: [] for name in setups}
     for _ in range(rounds):
-        for name, worker in workers.items():
-            answers[name].append(worker.run())
-    for worker in workers.values():
-        worker.close()
-    rows = []
-    for name, found in answers.items():
-        seconds = [answer["seconds"] for answer in found]
-        rows.append(
-            {
-                "case": described(model, options),
-                "task": task,
-                "competitor": name,
-                "examples_per_second": round(options["n"] / measure.median(seconds), 1),
-                "seconds": round(measure.median(seconds), 4),
-                "spread": round(max(seconds) / min(seconds), 2),
-                "cpu_seconds": round(measure.median([answer["cpu"] for answer in found]), 4),
-                "peak_mib": round(found[-1]["peak_mib"]),
-                "build_and_first_seconds": round(sum(workers[name].setup.values()), 2),
-            }
-        )
-    return rows
+        for name in setups:
+            answers[name].append(workers[name].ask())
+    if kept is None:
+        for name in setups:
+            workers[name].close()
+    return [row_of(model, task, options, name, setups[name], answers[name], kept is not None) for name in setups]
+
+
+def row_of(model, task, options, name, setup, found, together):
+    seconds = measure.median([answer["seconds"] for answer in found])
+    return {
+        "id": f"{described(model, options)}, {task}, {name}",
+        "case": described(model, options),
+        "task": task,
+        "competitor": name,
+        "examples_per_second": round(options["n"] / seconds, 1),
+        "seconds": round(seconds, 4),
+        "spread": round(max(answer["seconds"] for answer in found) / min(answer["seconds"] for answer in found), 2),
+        "cpu_seconds": round(measure.median([answer["cpu"] for answer in found]), 4),
+        "build_seconds": round(setup["build"], 2),
+        "compile_seconds": round(max(0.0, setup["first"] - setup["second"]), 2),
+        "peak_mib": "" if together else round(found[-1]["peak_mib"]),
+        "gflops": round(options["n"] * flops(model, options, task) / seconds / 1e9, 1),
+    }
+
+
+def flops(model, options, task):
+    """Operations in the products that an example needs, an addition and a multiplication counted as two.
+
+    To train takes three times the forward pass: a product for the gradient of the kernel and one for that of the
+    inputs, which the first layer has no use for.
+    """
+    if model == "simple_cnn":
+        layers = [26 * 26 * 9 * 32, 24 * 24 * 9 * 32 * 64, 9216 * 128, 128 * 10]
+    elif model == "functional_cnn":
+        layers = [26 * 26 * 9 * 32, 11 * 11 * 9 * 32 * 64, 1600 * 128, 128 * 10]
+    else:
+        kind, *form = model.split("-")
+        t, units, gates = options["t"], options["units"], {"lstm": 4, "gru": 3, "simple_rnn": 1}[kind]
+        ways = 2 if "bidirectional" in form else 1
+        first, recurrent = ways * t * 9 * gates * units, ways * t * units * gates * units
+        layers = [first, recurrent, *([2 * recurrent] if "stacked" in form else []), ways * units * 10]
+    forward = 2 * sum(layers)
+    return 3 * forward - 2 * layers[0] if task == "train" else forward
 
 
 def described(model, options):
@@ -101,57 +153,92 @@ def described(model, options):
 
 
 def shown(rows):
-    ours = next(row["seconds"] for row in rows if row["competitor"] == "ours")
+    first = next((row for row in rows if row["competitor"] == "ours"), rows[0])
     lines = [f"{rows[0]['case']}, {rows[0]['task']}"]
     for row in rows:
         lines.append(
-            f"  {row['competitor']:28} {row['examples_per_second']:>10,.0f}/s  we are {row['seconds'] / ours:5.2f} "
-            f"times as fast  (spread {row['spread']:.2f}, {row['peak_mib']} MiB)"
+            f"  {row['competitor']:22} {row['examples_per_second']:>10,.0f}/s  {first['competitor']} is "
+            f"{row['seconds'] / first['seconds']:5.2f} times as fast  {row['gflops']:6.1f} GFLOP/s  (spread "
+            f"{row['spread']:.2f}, compiled in {row['compile_seconds']:.1f} s, {row['peak_mib'] or '?'} MiB)"
         )
     return "\n".join(lines)
 
 
 def chart(rows, path):
-    """A bar for each competitor in each case, as a share of ours."""
+    """A panel for each case, a bar for each competitor."""
+    import matplotlib
+
+    matplotlib.use("agg")
     import matplotlib.pyplot as plt
 
-    cases = list(dict.fromkeys(f"{row['case']}, {row['task']}" for row in rows))
-    names = list(dict.fromkeys(row["competitor"] for row in rows))
-    figure, axes = plt.subplots(figsize=(9, 1 + 0.9 * len(cases)))
-    for i, case in enumerate(cases):
-        found = {r["competitor"]: float(r["examples_per_second"]) for r in rows if f"{r['case']}, {r['task']}" == case}
-        for j, name in enumerate(names):
-            if name in found:
-                share = found[name] / found["ours"]
-                axes.barh(
-                    i + 0.8 * j / len(names), share, 0.8 / len(names), color=f"C{j}", label=name if not i else None
-                )
-    axes.set_yticks([i + 0.35 for i in range(len(cases))], cases)
-    axes.invert_yaxis()
-    axes.set_xlabel("examples per second, ours = 1")
-    axes.legend(loc="lower right")
-    figure.tight_layout()
+    cases = list(dict.fromkeys((row["case"], row["task"]) for row in rows))
+    across = min(3, len(cases))
+    down = -(-len(cases) // across)
+    most = max(sum((row["case"], row["task"]) == case for row in rows) for case in cases)
+    size = (4.4 * across, (0.9 + 0.24 * most) * down)
+    figure, panels = plt.subplots(down, across, figsize=size, squeeze=False, layout="constrained")
+    for panel in panels.flat[len(cases) :]:
+        panel.axis("off")
+    for panel, case in zip(panels.flat, cases, strict=False):
+        found = sorted(
+            (float(row["examples_per_second"]), row["competitor"]) for row in rows if (row["case"], row["task"]) == case
+        )
+        values, names = zip(*found, strict=True)
+        panel.barh(names, values, color=["C1" if name == "ours" else "0.7" for name in names])
+        for i, value in enumerate(values):
+            panel.text(value, i, f" {value:,.0f}", va="center", fontsize=7)
+        panel.set_title(", ".join(case), fontsize=9)
+        panel.set_xlim(0, 1.25 * max(values))
+        panel.tick_params(labelsize=7)
+        panel.spines[["top", "right"]].set_visible(False)
+    figure.supxlabel("examples per second", fontsize=8)
     figure.savefig(path, dpi=120)
+
+
+def tables(rows):
+    """The results as they stand in the README: a table for each task."""
+    for task in dict.fromkeys(row["task"] for row in rows):
+        print(f"\n{task}: examples per second; in brackets how many times as fast we are\n")
+        these = [row for row in rows if row["task"] == task]
+        print(measure.markdown(measure.beside(these, "case", "competitor", "examples_per_second")))
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cases", nargs="+", default=["cnn", "middle"], choices=list(CASES))
-    parser.add_argument("--task", default="train", choices=["train", "evaluate", "predict"])
-    parser.add_argument("--peers", nargs="+", default=PEERS)
+    parser.add_argument("--tasks", nargs="+", default=["train"], choices=["train", "evaluate", "predict"])
+    parser.add_argument("--peers", nargs="+", choices=ALL, help="by default a few, or all of them with --all-peers")
+    parser.add_argument("--all-peers", action="store_true")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--together", action="store_true", help="one process per competitor for all cases")
     parser.add_argument("--short", action="store_true", help="two cases, three rounds")
+    parser.add_argument("--table", action="store_true", help="only print the results that are there as tables")
     arguments = parser.parse_args()
-    print(f"{measure.device()}; {measure.versions('jax', 'flax', 'optax', 'keras', 'torch')}")
-    rows = []
+    results = measure.results_file("throughput")
+    if arguments.table:
+        tables(measure.read_rows(results))
+        return
+    print(measure.surroundings("jax", "flax", "optax", "keras", "torch"))
+    before = measure.matrix_peak()
+    rows, kept = [], {} if arguments.together else None
     groups, rounds = (["short"], 3) if arguments.short else (arguments.cases, arguments.rounds)
-    for group in groups:
-        for model, options in CASES[group]:
-            found = compare(model, arguments.task, options, arguments.peers, rounds)
+    peers = ALL if arguments.all_peers else arguments.peers or FEW
+    for task in arguments.tasks:
+        for model, options in (case for group in groups for case in CASES[group]):
+            found = compare(model, task, options, peers, rounds, kept)
             print(shown(found), flush=True)
-            rows += [{"id": f"{r['case']}, {r['task']}, {r['competitor']}", **r} for r in found]
-            measure.merge_rows(measure.results_file("throughput"), rows, by="id")
-    chart(rows, measure.results_file(f"throughput-{arguments.task}-{'-'.join(groups)}", "png"))
+            rows += found
+    for worker in filter(None, (kept or {}).values()):
+        worker.close()
+    peak = max(before, measure.matrix_peak())
+    print(f"the machine's own product of two matrices: {before:.1f} GFLOP/s before, {peak:.1f} at best")
+    rows = [row | {"share_of_peak": round(row["gflops"] / peak, 3), "peak_gflops": round(peak, 1)} for row in rows]
+    if not arguments.short:
+        measure.merge_rows(results, rows, by="id")
+    name = f"throughput-{'-'.join(arguments.tasks)}-{'-'.join(groups)}"
+    chart(rows, measure.results_file(name, "png"))
+    tables(rows)
+    print(f"\n{measure.results_file(name, 'png')}")
 
 
 if __name__ == "__main__":
