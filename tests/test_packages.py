@@ -97,3 +97,19 @@ def test_unknown_name_is_one_sentence_with_all_known_ones(name):
     with pytest.raises(AttributeError) as caught:
         package.Sequentail  # noqa: B018
     assert str(caught.value) == sentence
+
+
+def test_memory_is_kept_where_the_c_library_can_be_told(monkeypatch):
+    from training import cache
+
+    told = []
+
+    class Library:
+        def mallopt(self, parameter, value):
+            told.append((parameter, value))
+            return 1
+
+    monkeypatch.setattr(cache.ctypes, "CDLL", lambda name: Library())
+    assert cache.keep_memory() and told == [(-4, 0), (-1, 2**31 - 1)]
+    monkeypatch.setattr(cache.ctypes, "CDLL", lambda name: object())
+    assert not cache.keep_memory()

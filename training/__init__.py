@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from training import schedules as schedules
     from training import steps as steps
     from training.cache import compilation_cache as compilation_cache
+    from training.cache import keep_memory as keep_memory
     from training.checkpoints import Checkpoints as Checkpoints
     from training.state import TrainState as TrainState
     from training.trainer import Trainer as Trainer
@@ -31,7 +32,13 @@ MODULES = (
     "schedules",
     "steps",
 )
-NAMES = {"compilation_cache": "cache", "Checkpoints": "checkpoints", "Trainer": "trainer", "TrainState": "state"}
+NAMES = {
+    "compilation_cache": "cache",
+    "keep_memory": "cache",
+    "Checkpoints": "checkpoints",
+    "Trainer": "trainer",
+    "TrainState": "state",
+}
 
 __all__ = [*NAMES, *MODULES]
 

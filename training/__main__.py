@@ -37,11 +37,12 @@ def fit(
 ) -> None:
     """Train a model on a dataset; leave model, history and curves in a folder, or go on with what is there."""
     from training import datasets, report
-    from training.cache import compilation_cache
+    from training.cache import compilation_cache, keep_memory
     from training.callbacks import ModelCheckpoint
     from training.trainer import Trainer
 
     compilation_cache()
+    keep_memory()
 
     _at_least_one(epochs=epochs, batch_size=batch_size)
     data = datasets.load(dataset, raw_dir=raw_dir)
@@ -133,10 +134,11 @@ def evaluate(
     """Evaluate a trained model on the test part of a dataset."""
     from flaxmodels import saving
     from training import datasets
-    from training.cache import compilation_cache
+    from training.cache import compilation_cache, keep_memory
     from training.trainer import Trainer
 
     compilation_cache()
+    keep_memory()
     _at_least_one(batch_size=batch_size)
     model, variables = saving.load(_model_file(run))
     data = datasets.load(dataset, raw_dir=raw_dir)
@@ -163,10 +165,11 @@ def predict(
 
     from flaxmodels import saving
     from training.batches import Data, as_data
-    from training.cache import compilation_cache
+    from training.cache import compilation_cache, keep_memory
     from training.trainer import Trainer
 
     compilation_cache()
+    keep_memory()
     _at_least_one(batch_size=batch_size)
     model, variables = saving.load(_model_file(run))
     try:
