@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import json
 import math
 import sys
 import time
@@ -13,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flaxmodels import saving
 from training import steps
 from training.batches import Chunk, Feed
 from training.callbacks import PER_STEP, Callback, overrides
@@ -220,6 +222,8 @@ class Run:
         self.walk = Walk(feed, self.key_of)
         self.epochs, self.epoch, self.step, self.totals = range(0), 0, 0, objective.empty()
         self.logs: dict[str, float] = {}
+        self.begin_state: Any = None  # that of the epoch, where a run may go back to it
+        self.configuration = configuration(self) if checkpoints is not None else {}
 
     def key_of(self, number: int) -> jax.Array | None:
         """The key that shuffles a pass: a function of the seed and its number."""
@@ -291,7 +295,7 @@ class Run:
         start, compiled_before = time.perf_counter(), self.progress.compile_seconds
         if not self.step:
             self.hook("on_epoch_begin", self.epoch, {})
-        if self.trainer.nonfinite == "restore":
+        if self.trainer.nonfinite == "restore" and not (self.step and self.begin_state):
             self.begin_state = jax.tree.map(jnp.copy, self.trainer.state)
         self.progress.begin_epoch(self.epoch)
         self.train()
@@ -459,9 +463,11 @@ def snapshot(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
             {"class": type(callback).__name__, "state": copy.deepcopy(state)}
             for callback, state in zip(run.callbacks, states, strict=True)
         ],
-        "run": configuration(run),
+        "run": run.configuration,
+        "data": run.feed.state_at(run.walk.first) if isinstance(run.feed, StreamFeed) else None,
     }
-    return {"state": run.trainer.state, "totals": run.totals, "callbacks": arrays}, notes
+    begin = {"begin": run.begin_state} if run.step and run.begin_state else {}
+    return {"state": run.trainer.state, "totals": run.totals, "callbacks": arrays} | begin, notes
 
 
 def configuration(run: Run) -> dict[str, Any]:
@@ -474,7 +480,17 @@ def configuration(run: Run) -> dict[str, Any]:
         "steps_per_epoch": run.steps_per_epoch,
         "shuffle": run.shuffle,
         "metrics": run.objective.log_names,
+        "losses": [getattr(loss, "name", None) for loss in run.objective.losses],
+        "model": described(run.trainer.model),
     }
+
+
+def described(model: Any) -> Any:
+    """The model as JSON says it, or only its class where code alone describes it."""
+    try:
+        return json.loads(json.dumps(saving.to_config(model)))
+    except ValueError:
+        return type(model).__name__
 
 
 def restore(run: Run, checkpoints: Checkpoints) -> None:
@@ -487,24 +503,32 @@ def restore(run: Run, checkpoints: Checkpoints) -> None:
     if found is None:
         return
     arrays, notes = found
-    for name, value in configuration(run).items():
-        if notes["run"].get(name) != value:
+    for name, value in run.configuration.items():
+        if name != "model" and notes["run"].get(name) != value:
             raise ValueError(
                 f"The checkpoints in {checkpoints.folder} are of a run with {name}={notes['run'].get(name)!r}, got "
                 f"{value!r}; go on as it began, or choose another folder."
             )
     callbacks = {name: array for name, array in arrays.items() if name.startswith("callbacks/")}
     rest = {name: array for name, array in arrays.items() if name not in callbacks}
+    begin = {"begin": run.trainer.state} if any(name.startswith("begin/") for name in rest) else {}
     try:
-        tree = refilled({"state": run.trainer.state, "totals": run.totals}, rest)
+        tree = refilled({"state": run.trainer.state, "totals": run.totals} | begin, rest)
     except ValueError as error:
         raise ValueError(
             f"In {checkpoints.folder} there is {error}; go on as it began, or choose another folder."
         ) from error
-    run.trainer.state, run.totals = tree["state"], tree["totals"]
+    if notes["run"].get("model") != run.configuration["model"]:
+        raise ValueError(
+            f"The checkpoints in {checkpoints.folder} are of a model whose layers have other arguments; go on as it "
+            "began, or choose another folder."
+        )
+    run.trainer.state, run.totals, run.begin_state = tree["state"], tree["totals"], tree.get("begin")
     run.trainer.stop_training, run.logs = notes["stop_training"], notes["logs"]
     position = Position(**notes["position"])
     run.epoch, run.step, run.walk.number, run.walk.first = position
+    if notes["data"] is not None and isinstance(run.feed, StreamFeed):
+        run.feed.go_on(run.walk.number, run.walk.first, notes["data"])
     waiting = list(run.callbacks)
     for i, noted in enumerate(notes["callbacks"]):
         callback = next((c for c in waiting if type(c).__name__ == noted["class"]), None)

@@ -1,5 +1,6 @@
 """Data that comes batch by batch: generators, loaders and functions that make them, checked and cut into chunks."""
 
+import base64
 import inspect
 import itertools
 from collections.abc import Callable, Iterator, Mapping
@@ -30,7 +31,8 @@ class Stream:
 
     Args:
         source: An iterator, which is gone through once; an iterable, gone through anew in each pass; or a function
-            that returns one of these, called with the number of the pass if it takes an argument.
+            that returns one of these, called with the number of the pass if it takes an argument. An iterator with
+            `get_state` and `set_state`, as grain's have, goes on after an interruption without being read again.
         class_weight: Factors of the losses by class.
         name: What an error calls it.
 
@@ -46,6 +48,7 @@ class Stream:
         self.restarts = callable(source) or not hasattr(source, "__next__")
         self.steps = len(source) if hasattr(source, "__len__") else None
         self._opened, self._started = self._open(0), False
+        self._reader = self._opened
         first = next(self._opened, None)
         if first is None:
             raise ValueError(f"`{name}` is a stream that gave no batch; give at least one.")
@@ -59,18 +62,30 @@ class Stream:
             source = source(number) if _takes_argument(source) else source()
         return iter(source)
 
-    def batches(self, number: int, first: int = 0) -> Iterator[Data]:
-        """The batches of a pass from the `first` one on, checked."""
-        if not self._started:
+    def batches(self, number: int, first: int = 0, state: Any = None) -> Iterator[Data]:
+        """The batches of a pass from the `first` one on, checked; with what `state` gave before it, none is skipped."""
+        if state is not None:
+            opened = self._reader = self._open(number)
+            self._reader.set_state(_restored(state))  # type: ignore[attr-defined]
+            self._started = True
+        elif not self._started:
             # What was looked at to see the first batch is the first pass of an iterator, and else a waste.
             opened = self._opened if number == 0 or not self.restarts else self._open(number)
+            self._reader = opened if opened is not self._opened else self._reader
             self._started = True
         elif self.restarts:
-            opened = self._open(number)
+            opened = self._reader = self._open(number)
         else:
             return
-        for i, batch in enumerate(itertools.islice(opened, first, None), first):
+        for i, batch in enumerate(opened if state is not None else itertools.islice(opened, first, None), first):
             yield self._batch(batch, i)
+
+    def state(self) -> Any:
+        """Where the iterator stands, as JSON can say it; None if it does not tell."""
+        if not (hasattr(self._reader, "get_state") and hasattr(self._reader, "set_state")):
+            return None
+        state = self._reader.get_state()
+        return {"bytes": base64.b64encode(state).decode()} if isinstance(state, bytes) else {"value": state}
 
     def without_labels(self) -> "Stream":
         """The same batches for a prediction, which takes no labels."""
@@ -104,6 +119,10 @@ class Stream:
                 f"got {len(data)} in batch {i}; make the first batch as large as any."
             )
         return data
+
+
+def _restored(state: Any) -> Any:
+    return base64.b64decode(state["bytes"]) if "bytes" in state else state["value"]
 
 
 def _listed(data: Data) -> str:
@@ -140,22 +159,39 @@ class StreamFeed:
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(self.data.batch()))
         piece = piece or int(min(PIECE_STEPS, max(1, PIECE_BYTES // max(size, 1))))
         self.piece = min(piece, self.steps) if self.steps else piece
+        self._states: dict[int, Any] = {}  # the stream's, after so many steps of the pass
+        self._resumed: tuple[int, int, Any] | None = None
+
+    def state_at(self, first: int) -> Any:
+        """Where the stream stood after the `first` steps of the pass; None if it does not tell."""
+        return self._states.get(first)
+
+    def go_on(self, number: int, first: int, state: Any) -> None:
+        """Has pass `number` begin with its step `first`, where the stream stood so."""
+        self._resumed, self._states = (number, first, state), {first: state}
 
     def chunks(self, number: int = 0, key: jax.Array | None = None, first: int = 0) -> Iterator[Chunk]:
         """The steps of a pass from the `first` on; a stream has its own order, and `key` is not asked."""
-        batches = self.stream.batches(number, first)
+        resumed, self._resumed = self._resumed, None
+        state = resumed[2] if resumed is not None and resumed[:2] == (number, first) else None
+        self._states = {first: state}
+        batches = self.stream.batches(number, first, state)
         with ThreadPoolExecutor(1, thread_name_prefix="stream") as pool:
-            ahead: Future[list[Data]] = pool.submit(self._read, batches)
+            ahead: Future[list[tuple[Data, Any]]] = pool.submit(self._read, batches)
             while read := ahead.result():
                 ahead = pool.submit(self._read, batches)
-                yield self._piece(read, first)
+                self._states = {first: self._states.get(first)}
+                self._states |= {first + i: state for i, (_, state) in enumerate(read, 1)}
+                yield self._piece([data for data, _ in read], first)
                 first += len(read)
 
-    def _read(self, batches: Iterator[Data]) -> list[Data]:
-        read = list(itertools.islice(batches, self.piece))
-        for data in read:
+    def _read(self, batches: Iterator[Data]) -> list[tuple[Data, Any]]:
+        """Some batches, each with where the stream stands after it."""
+        read = []
+        for data in itertools.islice(batches, self.piece):
             if self.check is not None:
                 self.check(data)
+            read.append((data, self.stream.state()))
         return read
 
     def _piece(self, read: list[Data], first: int) -> Chunk:

@@ -4,6 +4,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from training import optimizers
@@ -97,9 +99,14 @@ class SwapEMAWeights(Callback):
         Keras, `keras.callbacks.SwapEMAWeights`.
     """
 
+    STATE = ("_weights",)
+
     def __init__(self, swap_on_epoch: bool = False):
         self.swap_on_epoch = swap_on_epoch
         self._weights: Any = None
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self._weights = jax.tree.map(jnp.array, state["_weights"])
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         self._weights = None

@@ -1,0 +1,192 @@
+"""What a checkpoint keeps besides the state of the model: pipelines, callbacks, the begin of the epoch, the model's words."""
+
+import itertools
+import re
+
+import jax
+import numpy as np
+import pytest
+
+from flaxmodels import Input, Sequential, layers
+from training import Checkpoints, Trainer, callbacks, optimizers
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(12, 3)).astype("float32")
+Y = RNG.normal(size=(12, 1)).astype("float32")
+
+
+class Broken(Exception):
+    """What ends a run in these tests."""
+
+
+class EndAt(callbacks.Callback):
+    """Ends the run after so many steps of it."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_chunk_end(self, step, logs=None):
+        if int(self.trainer.state.step) == self.step:
+            raise Broken
+
+
+def line(activation=None, loss="mse", optimizer="adam", **arguments):
+    model = Sequential([Input((3,)), layers.Dense(2, activation=activation), layers.Dropout(0.2), layers.Dense(1)])
+    return Trainer(model, optimizer, loss, steps_per_execution=1, **arguments)
+
+
+def assert_same(a, b):
+    for x, y in zip(*(jax.tree.leaves((t.variables, t.state.opt_state)) for t in (a, b)), strict=True):
+        np.testing.assert_array_equal(x, y)
+    assert a.history.history == b.history.history
+
+
+class Pipeline:
+    """An endless iterator that tells where it stands, as those of grain do, and what of it was read."""
+
+    def __init__(self, as_bytes):
+        self.at, self.as_bytes, self.read = 0, as_bytes, []
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        rows = (np.arange(4) + 5 * self.at) % 12
+        self.read.append(self.at)
+        self.at += 1
+        return X[rows], Y[rows]
+
+    def get_state(self):
+        return str(self.at).encode() if self.as_bytes else {"at": self.at}
+
+    def set_state(self, state):
+        self.at = int(state) if self.as_bytes else state["at"]
+
+
+@pytest.mark.parametrize("as_bytes", [False, True])
+def test_a_pipeline_goes_on_where_it_stood(as_bytes, tmp_path):
+    def fit(pipeline, resume=None, more=()):
+        trainer = line()
+        trainer.fit(pipeline, steps_per_epoch=4, epochs=3, verbose=0, callbacks=[*more], resume=resume)
+        return trainer
+
+    whole = fit(Pipeline(as_bytes))
+    for step in (3, 6):
+        with pytest.raises(Broken):
+            fit(Pipeline(as_bytes), Checkpoints(tmp_path, every=1), [EndAt(step)])
+    again = Pipeline(as_bytes)
+    assert_same(fit(again, tmp_path), whole)
+    assert again.read[:2] == [0, 6]  # the first batch says what all look like; then nothing is read twice
+
+
+def test_a_source_that_fails_ends_the_run_by_its_own_error_after_the_state_is_saved(tmp_path):
+    def source(number, bad=()):
+        for i in range(3):
+            if (number, i) in bad:
+                raise Broken("disk on fire")
+            yield X[4 * i : 4 * i + 4], Y[4 * i : 4 * i + 4]
+
+    whole, again = line(), line()
+    whole.fit(source, epochs=3, verbose=0)
+    with pytest.raises(Broken, match="^disk on fire$"):
+        line().fit(lambda number: source(number, {(1, 2)}), epochs=3, verbose=0, resume=tmp_path)
+    with Checkpoints(tmp_path) as folder:
+        assert folder.newest()[1]["position"] == {"epoch": 1, "step": 2, "number": 1, "first": 2}
+    again.fit(source, epochs=3, verbose=0, resume=tmp_path)
+    assert_same(again, whole)
+
+
+def test_a_validation_that_fails_is_done_again(tmp_path):
+    class Fails(callbacks.Callback):
+        def on_test_begin(self, logs=None):
+            if int(self.trainer.state.step) == 6:
+                raise Broken
+
+    def fit(resume=None, more=()):
+        trainer = line()
+        trainer.fit(X, Y, batch_size=4, epochs=3, verbose=0, validation_data=(X, Y), callbacks=[*more], resume=resume)
+        return trainer
+
+    with pytest.raises(Broken):
+        fit(tmp_path, [Fails()])
+    assert_same(fit(tmp_path), fit())
+
+
+def test_averages_in_the_place_of_the_weights_are_kept_apart(tmp_path):
+    """A checkpoint of an epoch's end, where the averages stand for the callbacks that come after."""
+
+    def fit(resume=None, more=()):
+        trainer = line(optimizer=optimizers.Adam(0.1, use_ema=True))
+        swap = callbacks.SwapEMAWeights(swap_on_epoch=True)
+        trainer.fit(X, Y, batch_size=4, epochs=3, verbose=0, callbacks=[swap, *more], resume=resume)
+        return trainer
+
+    with pytest.raises(Broken):
+        fit(Checkpoints(tmp_path, every="epoch"), [EndAtBegin(1)])
+    assert_same(fit(tmp_path), fit())
+
+
+class EndAtBegin(callbacks.Callback):
+    """Ends the run at the begin of an epoch, before anything else of it."""
+
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == self.epoch:
+            raise Broken
+
+
+def infinite(y_true, y_pred):
+    return jax.numpy.mean((y_true - y_pred) ** 2, axis=-1) / (y_true[:, 0] != 9).astype("float32")
+
+
+@pytest.mark.filterwarnings("ignore:Numbers are not finite")
+def test_the_epochs_begin_is_kept_where_a_run_may_go_back_to_it(tmp_path):
+    def source(number):
+        for i in range(3):
+            yield X[4 * i : 4 * i + 4], np.full((4, 1), 9, "float32") if (number, i) == (1, 2) else Y[4 * i : 4 * i + 4]
+
+    def fit(resume=None, more=()):
+        trainer = line(loss=infinite, nonfinite="restore")
+        trainer.fit(source, epochs=3, verbose=0, callbacks=[*more], resume=resume)
+        return trainer
+
+    whole = fit()
+    with pytest.raises(Broken):
+        fit(tmp_path, [EndAt(5)])
+    again = fit(tmp_path)
+    assert int(again.state.step) == int(whole.state.step) == 3
+    for x, y in zip(*(jax.tree.leaves(t.variables) for t in (again, whole)), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_a_model_of_other_arguments_is_refused(tmp_path):
+    line().fit(X, Y, batch_size=4, verbose=0, resume=tmp_path)
+    sentence = (
+        f"The checkpoints in {tmp_path} are of a model whose layers have other arguments; go on as it began, or choose "
+        "another folder."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+        line(activation="tanh").fit(X, Y, batch_size=4, epochs=2, verbose=0, resume=tmp_path)
+    sentence = (
+        f"The checkpoints in {tmp_path} are of a run with losses=['mean_squared_error'], got ['mean_absolute_error']; go "
+        "on as it began, or choose another folder."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+        line(loss="mae").fit(X, Y, batch_size=4, epochs=2, verbose=0, resume=tmp_path)
+
+
+def test_a_stream_that_does_not_tell_is_read_again(tmp_path):
+    with pytest.raises(Broken):
+        line().fit(endless(), steps_per_epoch=2, epochs=3, verbose=0, callbacks=[EndAt(3)], resume=tmp_path)
+    whole, again = line(), line()
+    whole.fit(endless(), steps_per_epoch=2, epochs=3, verbose=0)
+    again.fit(endless(), steps_per_epoch=2, epochs=3, verbose=0, resume=tmp_path)
+    assert_same(again, whole)
+
+
+def endless():
+    for i in itertools.count():
+        rows = (np.arange(4) + 5 * i) % 12
+        yield X[rows], Y[rows]
