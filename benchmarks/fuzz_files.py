@@ -288,7 +288,10 @@ def work(connection, folder):
     forked.usual = forked.most
     connection.send("ready")
     while True:
-        path, stem = connection.recv()
+        try:
+            path, stem = connection.recv()
+        except EOFError:  # there are no more files
+            return
         before, began = fresh_peak(), time.process_time()
         forked.cpu, forked.most = 0.0, 0
         try:
