@@ -331,6 +331,8 @@ def _replace(path: pathlib.Path, content: bytes) -> None:
     """Writes beside the file, then renames: a reader sees the old file or the new one."""
     if not path.parent.is_dir():
         raise FileNotFoundError(f"The folder {path.parent} is not there to write {path.name} into; make it first.")
+    if path.is_dir():
+        raise IsADirectoryError(f"A model is saved in a file, and {path} is a folder; add the file's name.")
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         with open(temporary, "xb") as file:
@@ -417,8 +419,7 @@ def read_header(path: str | os.PathLike[str]) -> tuple[dict[str, str], dict[str,
         FileNotFoundError: If there is no file.
         ValueError: If the file is none of ours or is damaged.
     """
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"There is no model file at {os.fspath(path)}; give the path that it was saved to.")
+    _check_is_file(path)
     size = os.path.getsize(path)
     with open(path, "rb") as file:
         start = file.read(8)
@@ -439,6 +440,12 @@ def read_header(path: str | os.PathLike[str]) -> tuple[dict[str, str], dict[str,
             f"{path} has format {ours['flaxmodels']!r}, this version reads {FORMAT!r}; install a newer version."
         )
     return ours, {name: _shape(path, name, entry) for name, entry in header.items()}
+
+
+def _check_is_file(path: Any) -> None:
+    """Raises unless there is a plain file: to open a pipe would wait for whoever writes into it."""
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"There is no model file at {os.fspath(path)}; give the path that it was saved to.")
 
 
 def _shape(path: Any, name: str, entry: Any) -> tuple[int, ...]:

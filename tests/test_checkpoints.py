@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 import types
 import warnings
 
@@ -99,7 +100,9 @@ def test_signals_save_and_end_with_their_code(number, whole, tmp_path):
     )
     assert process.stdout.readline() == "running\n"
     process.send_signal(number)
+    begin = time.monotonic()
     _, errors = process.communicate(timeout=60)
+    assert time.monotonic() - begin < 10
     assert process.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130}[number]
     assert re.search(rf"saved at epoch \d, step \d, in {re.escape(str(tmp_path / 'run'))}\n", errors)
     assert_same(numbers(*fit("arrays", tmp_path / "run")), whole["arrays"])
@@ -236,6 +239,28 @@ def test_a_folder_that_can_not_be_made(tmp_path):
         OSError,
     ):
         build().fit(X, Y, verbose=0, resume=tmp_path / "file" / "run")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_is_read_only(tmp_path):
+    (tmp_path / "run").mkdir(mode=0o500)
+    with refuses(
+        f"Checkpoints can't be written to {tmp_path / 'run'} (Permission denied); choose another folder.", OSError
+    ):
+        build().fit(X, Y, verbose=0, resume=tmp_path / "run")
+
+
+def test_a_system_that_refuses_to_write(tmp_path, monkeypatch):
+    """As a read-only disk does, also to root."""
+
+    def refuse(*args, **kwargs):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr("training.checkpoints.open", refuse, raising=False)
+    with refuses(
+        f"Checkpoints can't be written to {tmp_path} (Read-only file system); choose another folder.", OSError
+    ):
+        build().fit(X, Y, verbose=0, resume=tmp_path)
 
 
 def test_a_full_disk_does_not_end_the_run(whole, tmp_path, monkeypatch):

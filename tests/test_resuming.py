@@ -96,6 +96,17 @@ def test_a_source_that_fails_ends_the_run_by_its_own_error_after_the_state_is_sa
     assert_same(again, whole)
 
 
+def test_a_callback_that_leaves_the_program_leaves_the_state(tmp_path):
+    class Leave(callbacks.Callback):
+        def on_chunk_end(self, step, logs=None):
+            raise SystemExit(3)
+
+    with pytest.raises(SystemExit, match="^3$"):
+        line().fit(X, Y, batch_size=4, verbose=0, callbacks=[Leave()], resume=tmp_path)
+    with Checkpoints(tmp_path) as folder:
+        assert folder.newest()[1]["position"]["step"] == 1
+
+
 def test_a_validation_that_fails_is_done_again(tmp_path):
     class Fails(callbacks.Callback):
         def on_test_begin(self, logs=None):

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import os
 import re
 import struct
 import tracemalloc
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 import flaxmodels as fm
-from flaxmodels import Input, Model, Sequential, initializers, layers, regularizers, saving
+from flaxmodels import Input, Model, Sequential, initializers, interop, layers, regularizers, saving
 
 KEY = jax.random.key(0)
 
@@ -414,3 +415,53 @@ def test_mutations_either_load_or_are_refused(path):
             assert str(error).startswith((str(path), f"The arrays in {path}")), error
             assert len(str(error).splitlines()) == 1
     assert 0 < loaded < 100
+
+
+# ---------------------------------------------------------------- what is no file
+
+
+def test_nobody_waits_for_a_pipe(tmp_path):
+    """To open one would wait until somebody writes into it."""
+    model, variables = small()
+    for name, read in {
+        "m.safetensors": fm.load,
+        "m.keras": interop.load_keras,
+        "m.weights.h5": lambda path: interop.load_keras_weights(path, model, variables),
+    }.items():
+        os.mkfifo(tmp_path / name)
+        for path in (tmp_path / name, tmp_path, tmp_path / f"no {name}"):
+            sentence = f"There is no model file at {path}; give the path that it was saved to."
+            with pytest.raises(FileNotFoundError, match=f"^{re.escape(sentence)}$"):
+                read(path)
+
+
+def test_a_folder_is_not_written_over(tmp_path):
+    model, variables = small()
+    for name, save in {
+        "m.safetensors": fm.save,
+        "m.keras": interop.save_keras,
+        "m.weights.h5": interop.save_keras_weights,
+    }.items():
+        path = tmp_path / name
+        path.mkdir()
+        sentence = f"A model is saved in a file, and {path} is a folder; add the file's name."
+        with pytest.raises(IsADirectoryError, match=f"^{re.escape(sentence)}$"):
+            save(path, model, variables)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_file_of_holes_costs_nothing(path, tmp_path):
+    """A terabyte that takes no place on the disk."""
+    for name, read in {"m.safetensors": fm.load, "m.keras": interop.load_keras}.items():
+        with open(tmp_path / name, "wb") as file:
+            file.write(struct.pack("<Q", 100))
+            file.truncate(2**40)
+        tracemalloc.start()
+        try:
+            with pytest.raises(
+                ValueError, match="is damaged: its header is no JSON|is no Keras file, or damaged: File"
+            ):
+                read(tmp_path / name)
+            assert tracemalloc.get_traced_memory()[1] < 2**24
+        finally:
+            tracemalloc.stop()

@@ -271,8 +271,10 @@ class Run:
         self.mark()
         try:
             yield
-        except Exception:
-            if self.checkpoints is not None and not _given_away(self.marked):
+        except (Exception, SystemExit) as error:
+            # What was asked to terminate has saved its state where it left.
+            done = isinstance(error, SystemExit) and self.interrupts.pending
+            if self.checkpoints is not None and not done and not _given_away(self.marked):
                 self.checkpoints.save(*self.marked)
             raise
 

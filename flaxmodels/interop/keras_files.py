@@ -84,6 +84,7 @@ def load_keras(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Any]]:
         The model and its variables: `model.apply(variables, x)` gives what `predict` gives in Keras.
 
     Raises:
+        FileNotFoundError: If there is no file.
         ValueError: If the file is damaged, holds code, or names layers that are not ours.
 
     Example:
@@ -117,8 +118,10 @@ def load_keras_weights(path: str | os.PathLike[str], model: Layer, variables: Ma
         Variables of the same structure.
 
     Raises:
+        FileNotFoundError: If there is no file.
         ValueError: If the file is damaged, or names or shapes differ; all differences are listed.
     """
+    saving._check_is_file(path)
     with open(path, "rb") as file:
         found = hdf5.read(path, file, os.fstat(file.fileno()).st_size)
     return _fitted(path, model, traverse_util.flatten_dict(dict(variables)), found)
@@ -225,6 +228,7 @@ class _Bounded(io.BufferedReader):
 @contextlib.contextmanager
 def _members(path: Any) -> Iterator[tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]]:
     """An open `.keras` file and its members by name, each of them a plain file of a size that it can have."""
+    saving._check_is_file(path)
     with _Bounded(io.FileIO(os.fspath(path))) as file:
         try:
             with zipfile.ZipFile(file) as archive:
