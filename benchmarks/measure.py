@@ -64,10 +64,10 @@ def results_file(question: str, ending: str = "csv") -> pathlib.Path:
 
 
 def write_rows(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes rows as CSV, a column per key of the first."""
+    """Writes rows as CSV, a column per key that occurs."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
+        writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
         writer.writeheader()
         writer.writerows(rows)
 
