@@ -60,8 +60,8 @@ VALUES = (
 # ---------------------------------------------------------------- valid files
 
 
-def valid_files(folder):
-    """Files of every format, of a stack, a graph and a recurrent model."""
+def valid_files(folder, keras=True):
+    """Files of every format, of a stack, a graph and a recurrent model; with `keras` also as Keras writes them."""
     import jax
 
     import flaxmodels as fm
@@ -101,7 +101,7 @@ def valid_files(folder):
             path = folder / f"{name}{ending}"
             (save or interop.save_keras_weights)(path, model, variables)
             files.append(path)
-    return [*files, *rewritten_by_keras(folder)]
+    return [*files, *(rewritten_by_keras(folder) if keras else ())]
 
 
 def rewritten_by_keras(folder):
@@ -227,9 +227,9 @@ class Forked:
 
     DEVNULL, TimeoutExpired = subprocess.DEVNULL, subprocess.TimeoutExpired
 
-    def __init__(self):
+    def __init__(self, program):
         self.ours, theirs = socket.socketpair()
-        command = [sys.executable, __file__, "--serve", str(theirs.fileno())]
+        command = [sys.executable, __file__, "--serve", str(theirs.fileno()), program]
         self.server = subprocess.Popen(command, pass_fds=[theirs.fileno()])
         theirs.close()
         self.cpu, self.usual, self.most = 0.0, 0, 0
@@ -242,13 +242,13 @@ class Forked:
         return subprocess.CompletedProcess(command, code)
 
 
-def serve(number):
+def serve(number, program):
     """The process that forks: each message brings the file to read and the file for the answer."""
+    import runpy
+
     import h5py  # noqa: F401 - what the forks need is there before them
 
-    from flaxmodels.interop import hdf5
-
-    connection = socket.socket(fileno=number)
+    connection, run = socket.socket(fileno=int(number)), runpy.run_path(program)["main"]
     while True:
         message, files, _, _ = socket.recv_fds(connection, 1, 2)
         if not message:
@@ -259,7 +259,7 @@ def serve(number):
             for target, file in enumerate(files):
                 os.dup2(file, target)
             os.closerange(3, 256)
-            hdf5.main()
+            run()
         for file in files:
             os.close(file)
         _, status, used = os.wait4(child, 0)
@@ -271,20 +271,15 @@ def serve(number):
 def work(connection, folder):
     """Reads the files whose paths come, and answers what became of each, with its memory and seconds."""
     import flaxmodels as fm
-    from flaxmodels import interop
     from flaxmodels.interop import hdf5
 
-    hdf5.subprocess = forked = Forked()
+    hdf5.subprocess = forked = Forked(hdf5.__file__)
     models = {path.stem: fm.load(path) for path in folder.glob("*.safetensors")}
 
-    def read(path, stem):
-        if path.name.endswith(".weights.h5"):
-            interop.load_keras_weights(path, *models[stem])
-        else:
-            (interop.load_keras if path.suffix == ".keras" else fm.load)(path)
-
     for path in folder.iterdir():
-        read(path, path.name.split(".")[0])  # what is made once, such as compiled programs, is not a file's cost
+        read(
+            path, path.name.split(".")[0], models
+        )  # what is made once, such as compiled programs, is not a file's cost
     forked.usual = forked.most
     connection.send("ready")
     while True:
@@ -294,19 +289,35 @@ def work(connection, folder):
             return
         before, began = fresh_peak(), time.process_time()
         forked.cpu, forked.most = 0.0, 0
-        try:
-            read(path, stem)
-            outcome = "read"
-        except (ValueError, TypeError, OSError) as error:
-            text = str(error)
-            outcome = "refused" if text.endswith(".") and "\n" not in text else f"no sentence: {text!r}"[:300]
-        except BaseException as error:
-            outcome = f"{type(error).__name__}: {str(error)!r}"[:300]
+        outcome = outcome_of(lambda path=path, stem=stem: read(path, stem, models))
         grown = peak() - before + max(0, forked.most - forked.usual)
         if grown > 3 * path.stat().st_size + ALLOWED:
             outcome = f"memory: {grown / 2**20:.0f} MiB"
         seconds = time.process_time() - began + forked.cpu
         connection.send(("slow" if seconds > SECONDS else outcome, grown, seconds))
+
+
+def read(path, stem, models):
+    """Reads a file; weights alone into the model of that name."""
+    import flaxmodels as fm
+    from flaxmodels import interop
+
+    if path.name.endswith(".weights.h5"):
+        interop.load_keras_weights(path, *models[stem])
+    else:
+        (interop.load_keras if path.suffix == ".keras" else fm.load)(path)
+
+
+def outcome_of(function):
+    """Whether a file is read or refused, as a word; all else as a sentence."""
+    try:
+        function()
+    except (ValueError, TypeError, OSError) as error:
+        text = str(error)
+        return "refused" if text.endswith(".") and "\n" not in text else f"no sentence: {text!r}"[:300]
+    except BaseException as error:
+        return f"{type(error).__name__}: {str(error)!r}"[:300]
+    return "read"
 
 
 def fresh_peak():
@@ -392,10 +403,10 @@ def main():
     parser.add_argument("files", type=int, nargs="?", default=20_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve is not None:
-        return serve(arguments.serve)
+        return serve(*arguments.serve)
     kept = pathlib.Path("runs/fuzz")
     counts, failures, most, slowest = collections.Counter(), [], 0, 0.0
     with tempfile.TemporaryDirectory() as valid_folder, tempfile.TemporaryDirectory() as folder:
