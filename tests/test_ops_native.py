@@ -70,6 +70,13 @@ def test_a_compiler_that_fails_is_told_of_in_one_sentence(tmp_path):
 
 
 @needs_kernels
+def test_without_a_folder_for_caches(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert probe(tmp_path / "file", TMPDIR=str(tmp_path)) == "True"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]  # nothing is left behind
+
+
+@needs_kernels
 def test_a_folder_that_others_may_write_to_is_not_used(tmp_path):
     folder = tmp_path / "flaxmodels" / "native"
     folder.mkdir(parents=True)

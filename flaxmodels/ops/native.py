@@ -7,6 +7,7 @@ or with FLAXMODELS_NATIVE=0, the same functions are computed by XLA alone, to ro
 What is built is named by the hash of all that decides it: sources, compiler, processor and the version of jaxlib.
 """
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -140,8 +141,9 @@ def prefix() -> str | None:
     if compiler is None or platform.system() not in ("Linux", "Darwin"):
         return None
     try:
-        name = _name(compiler)
-        library = ctypes.CDLL(str(_built(compiler, name)))
+        name, kept = _name(compiler), _caches()
+        with contextlib.nullcontext(kept) if kept else tempfile.TemporaryDirectory() as folder:
+            library = ctypes.CDLL(str(_built(compiler, pathlib.Path(folder) / f"{name}.so")))
         handlers = [getattr(library, f"flaxmodels_{function}") for function in FUNCTIONS]
     except (OSError, AttributeError, subprocess.SubprocessError) as error:
         told = (getattr(error, "stderr", None) or str(error)).strip()[-300:]
@@ -174,21 +176,23 @@ def _processor() -> str:
     return "\n".join(sorted(set(told)))
 
 
-def _built(compiler: str, name: str) -> pathlib.Path:
-    """The library, from the caches or built anew."""
-    caches = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
-    folder = caches / "flaxmodels" / "native"
+def _caches() -> pathlib.Path | None:
+    """The folder for libraries among the user's caches, if there is one that only the user can write to."""
     try:
+        caches = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+        folder = caches / "flaxmodels" / "native"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError:
-        folder = pathlib.Path(tempfile.mkdtemp(prefix="flaxmodels-"))
-    if not _ours(folder):
-        folder = pathlib.Path(tempfile.mkdtemp(prefix="flaxmodels-"))
-    path = folder / f"{name}.so"
+    except (OSError, RuntimeError):  # no home, or none to write to
+        return None
+    return folder if _ours(folder) else None
+
+
+def _built(compiler: str, path: pathlib.Path) -> pathlib.Path:
+    """The library at a path, built anew unless it is there."""
     if path.exists() and _ours(path):
         return path
     # Built aside and renamed, so that no process loads a part of it.
-    with tempfile.TemporaryDirectory(dir=folder) as aside:
+    with tempfile.TemporaryDirectory(dir=path.parent) as aside:
         made = pathlib.Path(aside) / path.name
         _compile(compiler, made)
         os.replace(made, path)
