@@ -32,6 +32,20 @@ def test_dropout_keeps_the_mean_and_drops_the_rate():
     assert y.mean() == pytest.approx(1, abs=0.01)
 
 
+@pytest.mark.parametrize("rate", [0.1, 0.25, 0.5, 1e-5, 1 - 1e-5])
+@pytest.mark.parametrize("shape", [(500, 400), (400, 501)])
+def test_dropout_chooses_each_element_by_itself(rate, shape):
+    y = np.asarray(layers.Dropout(rate).apply({}, jnp.ones(shape), train=True, rngs={"dropout": jax.random.key(3)}))
+    dropped = y == 0
+    n = dropped.size
+    # Within five standard deviations of what independent choices give: altogether, and of pairs of an element with its
+    # neighbour, with the one below and with the one half a row away, which may come of the same random word.
+    assert abs(dropped.sum() - n * rate) <= 5 * np.sqrt(n * rate * (1 - rate)) + 1
+    pairs = rate**2
+    for shifted in (np.roll(dropped, 1, 1), np.roll(dropped, 1, 0), np.roll(dropped, shape[1] // 2, 1)):
+        assert abs((dropped & shifted).sum() - n * pairs) <= 5 * np.sqrt(n * pairs) + 1
+
+
 def test_dropout_at_the_ends():
     x = numbers(0, 3, 4)
     assert (trained(layers.Dropout(0), x) == x).all()

@@ -10,6 +10,7 @@ from flaxmodels import activations
 from flaxmodels.layers.dense import add_bias
 from flaxmodels.layers.spatial import Spatial
 from flaxmodels.ops import convolution
+from flaxmodels.ops.biased_convolution import conv_bias
 
 
 class Convolution(Spatial):
@@ -44,6 +45,11 @@ class Convolution(Spatial):
         """Outputs with channels last, after bias, layout and activation."""
         if self.use_bias:
             outputs = add_bias(outputs, self.add_weight("bias", outputs.shape[-1:]))
+        return self.activated(outputs)
+
+    @nn.nowrap
+    def activated(self, outputs: jax.Array) -> jax.Array:
+        """Outputs with channels last, after layout and activation."""
         # The layout comes before the activation: one like softmax works on the last axis that the user sees.
         return activations.get(self.activation)(self.as_given(outputs))
 
@@ -132,7 +138,12 @@ class Conv(Convolution):
                 "channels; change `groups`."
             )
         kernel = self.add_weight("kernel", (*self.kernel_size, channels // self.groups, self.filters))
-        return self.finished(convolution.conv(x, kernel, **self.geometry, groups=self.groups))
+        if not self.use_bias:
+            return self.activated(convolution.conv(x, kernel, **self.geometry, groups=self.groups))
+        bias = self.add_weight("bias", (self.filters,))
+        relu = activations.get(self.activation) is activations.relu
+        outputs = conv_bias(x, kernel, bias, **self.geometry, groups=self.groups, relu=relu)
+        return self.as_given(outputs) if relu else self.activated(outputs)
 
 
 class Conv1D(Conv):

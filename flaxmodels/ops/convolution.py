@@ -80,7 +80,7 @@ def conv(
         return product.reshape(*patches.shape[:-1], kernel.shape[-1])
 
     def compiled(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        x = _pad(x, pads)
+        x = pad(x, pads)
         return conv_p.bind(x, kernel, geometry=Geometry(x.shape[1:-1], window, tuple(strides), tuple(dilation), groups))
 
     xla = partial(reference, strides=strides, padding=pads, dilation=dilation, groups=groups)
@@ -107,7 +107,7 @@ def depthwise_conv(
     # The matrix of one channel is a column or few: multiplying and adding tap by tap is faster than products of them.
     def block(x: jax.Array, kernel: jax.Array) -> jax.Array:
         taps = kernel.reshape(-1, *(1,) * (x.ndim - 1), channels, multiplier)
-        shifted = views(_pad(x, pads), window, strides, dilation)
+        shifted = views(pad(x, pads), window, strides, dilation)
         total = reduce(add, (view[..., None] * tap for view, tap in zip(shifted, taps, strict=True)))
         return total.reshape(*total.shape[:-2], channels * multiplier)
 
@@ -167,7 +167,7 @@ def conv_transpose(
         sizes = jax.eval_shape(xla, x, kernel).shape[1:-1]
         whole = tuple(n + low + high for n, (low, high) in zip(sizes, pads, strict=True))
         geometry = Geometry(whole, tuple(window), tuple(strides), tuple(dilation))
-        return _pad(data_p.bind(x, kernel, geometry=geometry), [(-low, -high) for low, high in pads])
+        return pad(data_p.bind(x, kernel, geometry=geometry), [(-low, -high) for low, high in pads])
 
     return _choose(block, xla, compiled, x, kernel, numbers=math.prod((*x.shape[1:-1], *window, features)))
 
@@ -280,7 +280,7 @@ def _in_blocks(block: Op, numbers: int, x: jax.Array, kernel: jax.Array) -> jax.
         kernel = kernel.astype(wide)
         if count == 1:
             return one(x, kernel)
-        padded = _pad(x, [], behind=count * size - x.shape[0])
+        padded = pad(x, [], behind=count * size - x.shape[0])
         parts = lax.map(lambda part: one(part, kernel), padded.reshape(count, size, *x.shape[1:]))
         return parts.reshape(count * size, *parts.shape[2:])[: x.shape[0]]
 
@@ -371,7 +371,7 @@ def views_along(x: jax.Array, axis: int, taps: int, stride: int, dilation: int) 
 
 def _patches(x: jax.Array, window: Ints, strides: Ints, pads: Pairs, dilation: Ints) -> jax.Array:
     """[B, *S, C] -> [B, *S', taps * C]: under each output what its window sees."""
-    x = _pad(x, pads)
+    x = pad(x, pads)
     if math.prod(window) <= TAPS_AT_ONCE:
         return jnp.concatenate(list(views(x, window, strides, dilation)), axis=-1)
     # The last axis first, so that the taps come out in row-major order.
@@ -380,7 +380,8 @@ def _patches(x: jax.Array, window: Ints, strides: Ints, pads: Pairs, dilation: I
     return x
 
 
-def _pad(x: jax.Array, pads: Pairs, behind: int = 0) -> jax.Array:
+def pad(x: jax.Array, pads: Pairs, behind: int = 0) -> jax.Array:
+    """Puts zeros (in front, behind) around each spatial axis, as many examples of zeros behind; cuts where negative."""
     config = [(0, behind, 0), *((low, high, 0) for low, high in pads)]
     config += [(0, 0, 0)] * (x.ndim - len(config))
     return lax.pad(x, jnp.zeros((), x.dtype), config)

@@ -74,10 +74,10 @@ class Geometry(NamedTuple):
     dilation: tuple[int, ...]
     groups: int = 1
 
-    def numbers(self, channels: int, features: int) -> list[int]:
+    def numbers(self, channels: int, features: int, relu: bool = False) -> list[int]:
         """What the kernels are told: three axes, the first of size 1 where there are fewer."""
         axes = [n for each in self[:4] for n in (1,) * (3 - len(each)) + each]
-        return [*axes, channels, features, self.groups]
+        return [*axes, channels, features, self.groups, relu]
 
     def places(self) -> tuple[int, ...]:
         """How many places the window has along each axis."""
@@ -103,7 +103,8 @@ def operation(
 
     def lowered(*operands: jax.Array, geometry: Geometry) -> jax.Array:
         out = jax.ShapeDtypeStruct(shape(*operands, geometry), np.float32)
-        return call(function, out, *operands, numbers=geometry.numbers(*ends(*operands, geometry)))
+        channels, features = ends(*operands, geometry)
+        return call(function, out, *operands, numbers=geometry.numbers(channels, features))
 
     @functools.cache
     def program(geometry: Geometry) -> Callable:

@@ -6,7 +6,7 @@
 #include "native.h"
 
 typedef struct {
-  int64_t batch, image, places, taps, channels;
+  int64_t batch, image, places, taps, channels, apart;
   int64_t *place, *tap;
   const float *x, *values, *dy;
   float *out;
@@ -16,8 +16,12 @@ typedef struct {
 static int plan(Pool *p, XLA_FFI_CallFrame *frame) {
   const int64_t *size = numbers(frame), *window = size + 3, *stride = size + 6, *dilation = size + 9;
   int64_t out[3];
-  for (int i = 0; i < 3; i++) out[i] = (size[i] - (window[i] - 1) * dilation[i] - 1) / stride[i] + 1;
-  *p = (Pool){.batch = argument(frame, 0)->dims[0], .channels = size[12], .out = result(frame, 0)->data};
+  int64_t apart = 1;
+  for (int i = 0; i < 3; i++) {
+    out[i] = (size[i] - (window[i] - 1) * dilation[i] - 1) / stride[i] + 1;
+    apart &= stride[i] > (window[i] - 1) * dilation[i];
+  }
+  *p = (Pool){.batch = argument(frame, 0)->dims[0], .channels = size[12], .apart = apart, .out = result(frame, 0)->data};
   p->image = size[0] * size[1] * size[2] * p->channels;
   p->places = out[0] * out[1] * out[2], p->taps = window[0] * window[1] * window[2];
   p->place = malloc((p->places + p->taps) * sizeof(int64_t));
@@ -75,7 +79,9 @@ static void select_unit(void *arguments, int64_t unit) {
 
 static void scatter_unit(void *arguments, int64_t unit) {
   const Pool *p = arguments;
-  memset(p->out + unit * p->image, 0, p->image * sizeof(float));
+  // Windows side by side write each value once, and often all there are.
+  if (!p->apart || p->places * p->taps * p->channels < p->image)
+    memset(p->out + unit * p->image, 0, p->image * sizeof(float));
   for (int64_t at = 0; at < p->places; at++)
     for (int64_t c = 0; c < p->channels; c += LANES) {
       int64_t to = unit * p->image + p->place[at] + c, n = p->channels - c;
@@ -83,7 +89,9 @@ static void scatter_unit(void *arguments, int64_t unit) {
       Vec dy = load_some(p->dy + (unit * p->places + at) * p->channels + c, n);
       for (int32_t k = 0; k < p->taps; k++) {
         float *tap = p->out + to + p->tap[k];
-        store_some(tap, load_some(tap, n) + choose(where == k, dy, (Vec){0}), n);
+        Vec given = choose(where == k, dy, (Vec){0});
+        if (!p->apart) given += load_some(tap, n);
+        store_some(tap, given, n);
       }
     }
 }
