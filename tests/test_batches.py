@@ -142,3 +142,13 @@ def test_streamed_pieces_have_one_shape():
     feed = Feed(as_data(X, Y), 2, limit_bytes=3 * 2 * 12 * 2)
     shapes = {jax.tree.map(np.shape, chunk.data) for chunk in feed.chunks()}
     assert len(shapes) == 1
+
+
+@pytest.mark.parametrize(("n", "pieces"), [(5, [1, 1, 1]), (17, [8, 1]), (200, [64, 36])])
+def test_pieces_of_few_shapes_for_data_of_any_length(n, pieces):
+    data = as_data(np.zeros((n, 3), np.float32), np.arange(n))
+    feed = Feed(data, 2, limit_bytes=1e9, whole=False)
+    assert feed.resident is None and [chunk.steps for chunk in feed.chunks()] == pieces
+    assert {len(chunk.order) for chunk in feed.chunks()} == {pieces[0]}
+    assert sum(rows_of(feed), []) == list(range(n))
+    assert [chunk.steps for chunk in Feed(data, 2, limit_bytes=0, whole=False).chunks()] == [1] * -(-n // 2)

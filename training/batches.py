@@ -238,21 +238,25 @@ class Feed:
         data: The examples.
         batch_size: Examples in a step.
         limit_bytes: Data above this size is streamed.
+        whole: Whether smaller data may be brought whole; else it comes in pieces of 1, 8, 64 ... steps, so that data
+            of any length needs few shapes to be compiled.
     """
 
-    def __init__(self, data: Data, batch_size: int, limit_bytes: float = math.inf):
+    def __init__(self, data: Data, batch_size: int, limit_bytes: float = math.inf, whole: bool = True):
         if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer) or batch_size < 1:
             raise ValueError(f"`batch_size` is a positive integer, got {batch_size!r}; 32 is a usual choice.")
         self.data, self.batch_size, self.n = data, int(batch_size), len(data)
         self.steps = -(-self.n // self.batch_size)
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(data.batch()))
-        self.resident = jax.device_put(data.batch()) if size <= limit_bytes else None
+        self.resident = jax.device_put(data.batch()) if whole and size <= limit_bytes else None
         # Whether a program must expect rows that are padding; pieces of a stream are filled up with them.
         self.padded = self.n % self.batch_size != 0 or self.resident is None
-        per_step = max(1, size // self.steps)
-        self.piece = (
-            max(1, min(self.steps, int(limit_bytes // (3 * per_step)))) if self.resident is None else self.steps
-        )
+        self.piece = self.steps
+        if self.resident is None:
+            per_step = max(1, size // self.steps)
+            self.piece = max(1, min(self.steps, int(limit_bytes // (3 * per_step))))
+        if not whole:
+            self.piece = 8 ** ((self.piece.bit_length() - 1) // 3)
 
     @functools.cached_property
     def _in_order(self) -> jax.Array:

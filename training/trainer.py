@@ -24,6 +24,9 @@ from training.progress import make_progress
 from training.state import TrainState
 from training.streams import Stream, StreamFeed, is_stream
 
+# What of the inputs `predict` holds on the device at a time: a piece in use, one on its way, one to let go.
+PREDICTED_BYTES = 3 * 2**24
+
 
 class Trainer:
     """Trains, evaluates and runs a model: Keras' `compile`, `fit`, `evaluate` and `predict` for any linen module.
@@ -437,15 +440,17 @@ class Trainer:
         self._build_for(feed.data)
         called_back = self._called_back(callbacks, "on_predict_begin")
         program = self._predict_program(feed.data.scale)
-        found, done = [], 0
+        found, computing, done = [], None, 0
         for chunk in feed.chunks():
             if steps is not None and done >= steps:
                 break
             stop = chunk.steps if steps is None else min(chunk.steps, steps - done)
             outputs = program(self.variables, chunk.data, chunk.order, np.int32(0), np.int32(stop))
-            rows = np.asarray(chunk.order)[:stop] >= 0
-            found.append(jax.tree.map(lambda a, rows=rows: np.asarray(a)[: len(rows)][rows], outputs))
+            # One chunk behind, so that the device has the next one to work on meanwhile.
+            found += _fetched(computing)
+            computing = outputs, np.asarray(chunk.order)[:stop] >= 0
             done += stop
+        found += _fetched(computing)
         for callback in called_back:
             callback.on_predict_end({})
         predicted = jax.tree.map(lambda *parts: np.concatenate(parts), *found)
@@ -507,7 +512,16 @@ def _unlabelled_feed(x: Any, batch_size: int | None) -> Feed | StreamFeed:
             raise ValueError("A stream brings its own batch_size, but predict got `batch_size` as well; leave it out.")
         return StreamFeed(Stream(x).without_labels())
     data = as_data(x)
-    return Feed(Data(data.x, scale=data.scale), 32 if batch_size is None else batch_size, limit_bytes=0)
+    size = 32 if batch_size is None else batch_size
+    return Feed(Data(data.x, scale=data.scale), size, limit_bytes=PREDICTED_BYTES, whole=False)
+
+
+def _fetched(computed: tuple[Any, np.ndarray] | None) -> list[Any]:
+    """The outputs of a chunk on the host, without rows that are padding; none if there is no chunk."""
+    if computed is None:
+        return []
+    outputs, rows = computed
+    return [jax.tree.map(lambda a: np.asarray(a)[: len(rows)][rows], outputs)]
 
 
 def _checkpoints(resume: Any, callbacks: list[Callback]) -> Checkpoints | None:
