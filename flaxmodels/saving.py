@@ -190,7 +190,7 @@ def _classes() -> dict[str, type]:
 
     return {
         name: value
-        for name, value in vars(layers).items()
+        for name, value in ((name, getattr(layers, name)) for name in layers.__all__)
         if isinstance(value, type) and issubclass(value, Layer) and name not in ("Layer", "Lambda")
     }
 

@@ -296,8 +296,8 @@ def test_every_class_is_known():
     """A class that is in the table of layers is one of Keras, and no class of Keras' that we have is missing."""
     for name, cls in keras_config.LAYERS.items():
         assert isinstance(getattr(keras.layers, name), type), name
-        assert name in vars(layers) and vars(layers)[name] is cls
-    assert {name for name in vars(layers) if isinstance(vars(layers)[name], type)} - set(keras_config.LAYERS) == (
+        assert name in layers.__all__ and getattr(layers, name) is cls
+    assert {name for name in layers.__all__ if isinstance(getattr(layers, name), type)} - set(keras_config.LAYERS) == (
         keras_config.NOT_IN_KERAS
     )
     assert {type(row.layer()).__name__ for row in ROWS if known_to_keras(row)} == {

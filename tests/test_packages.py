@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from flaxmodels import layers
+
 # Modules that take long to import, and that nobody needs who only imports the packages.
 HEAVY = [
     "absl.testing", "array_record", "grain", "h5py", "jax", "flax", "optax", "numpy", "matplotlib", "orbax", "PIL", "rich",
@@ -73,6 +75,21 @@ def test_every_way_to_ask_gives_the_same(name):
     everything = {}
     exec(f"from {name} import *", everything)
     assert set(package.__all__) <= set(everything)
+
+
+def test_layers_are_those_that_type_checkers_see():
+    tree = ast.parse(pathlib.Path(layers.__file__).with_suffix(".pyi").read_text())
+    seen = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+    wanted = [(node.module, alias.name) for node in seen for alias in node.names if alias.asname == alias.name]
+    got = [(f"flaxmodels.layers.{module}", name) for module, names in layers.MODULES.items() for name in names.split()]
+    assert sorted(got) == sorted(wanted) and sorted(layers.__all__) == sorted(name for _, name in got)
+    assert set(layers.__all__) <= set(dir(layers))
+    for module, name in got:
+        assert getattr(layers, name) is getattr(importlib.import_module(module), name)
+    sentence = "module 'flaxmodels.layers' has no attribute 'Dence'; dir(flaxmodels.layers) lists them."
+    with pytest.raises(AttributeError) as caught:
+        layers.Dence  # noqa: B018
+    assert str(caught.value) == sentence
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ OBJECTS = {"initializers": initializers, "regularizers": regularizers, "constrai
 NOT_IN_KERAS = {"Layer", "Lambda", *(f"{name}SumPooling{rank}D" for name in ("", "Global") for rank in (1, 2, 3))}
 LAYERS: dict[str, Any] = {
     name: value
-    for name, value in vars(layers).items()
+    for name, value in ((name, getattr(layers, name)) for name in layers.__all__)
     if isinstance(value, type) and issubclass(value, Layer) and name not in NOT_IN_KERAS
 }
 FUNCTIONAL = ("Functional", "Model")

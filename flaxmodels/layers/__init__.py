@@ -1,131 +1,59 @@
 """Keras' layers as linen modules."""
 
-from flaxmodels.layers.activation import ELU as ELU
-from flaxmodels.layers.activation import Activation as Activation
-from flaxmodels.layers.activation import LeakyReLU as LeakyReLU
-from flaxmodels.layers.activation import PReLU as PReLU
-from flaxmodels.layers.activation import ReLU as ReLU
-from flaxmodels.layers.activation import Softmax as Softmax
-from flaxmodels.layers.adaptive_pooling import AdaptiveAveragePooling1D as AdaptiveAveragePooling1D
-from flaxmodels.layers.adaptive_pooling import AdaptiveAveragePooling2D as AdaptiveAveragePooling2D
-from flaxmodels.layers.adaptive_pooling import AdaptiveAveragePooling3D as AdaptiveAveragePooling3D
-from flaxmodels.layers.adaptive_pooling import AdaptiveMaxPooling1D as AdaptiveMaxPooling1D
-from flaxmodels.layers.adaptive_pooling import AdaptiveMaxPooling2D as AdaptiveMaxPooling2D
-from flaxmodels.layers.adaptive_pooling import AdaptiveMaxPooling3D as AdaptiveMaxPooling3D
-from flaxmodels.layers.attention import AdditiveAttention as AdditiveAttention
-from flaxmodels.layers.attention import Attention as Attention
-from flaxmodels.layers.attention import GroupQueryAttention as GroupQueryAttention
-from flaxmodels.layers.attention import MultiHeadAttention as MultiHeadAttention
-from flaxmodels.layers.base import Layer as Layer
-from flaxmodels.layers.cells import GRUCell as GRUCell
-from flaxmodels.layers.cells import LSTMCell as LSTMCell
-from flaxmodels.layers.cells import SimpleRNNCell as SimpleRNNCell
-from flaxmodels.layers.conv import Conv1D as Conv1D
-from flaxmodels.layers.conv import Conv1DTranspose as Conv1DTranspose
-from flaxmodels.layers.conv import Conv2D as Conv2D
-from flaxmodels.layers.conv import Conv2DTranspose as Conv2DTranspose
-from flaxmodels.layers.conv import Conv3D as Conv3D
-from flaxmodels.layers.conv import Conv3DTranspose as Conv3DTranspose
-from flaxmodels.layers.conv import Convolution1D as Convolution1D
-from flaxmodels.layers.conv import Convolution1DTranspose as Convolution1DTranspose
-from flaxmodels.layers.conv import Convolution2D as Convolution2D
-from flaxmodels.layers.conv import Convolution2DTranspose as Convolution2DTranspose
-from flaxmodels.layers.conv import Convolution3D as Convolution3D
-from flaxmodels.layers.conv import Convolution3DTranspose as Convolution3DTranspose
-from flaxmodels.layers.conv_recurrent import ConvLSTM1D as ConvLSTM1D
-from flaxmodels.layers.conv_recurrent import ConvLSTM2D as ConvLSTM2D
-from flaxmodels.layers.conv_recurrent import ConvLSTM3D as ConvLSTM3D
-from flaxmodels.layers.core import EinsumDense as EinsumDense
-from flaxmodels.layers.core import Identity as Identity
-from flaxmodels.layers.core import Lambda as Lambda
-from flaxmodels.layers.dense import Dense as Dense
-from flaxmodels.layers.embedding import Embedding as Embedding
-from flaxmodels.layers.embedding import ReversibleEmbedding as ReversibleEmbedding
-from flaxmodels.layers.masking import Masking as Masking
-from flaxmodels.layers.merge import Add as Add
-from flaxmodels.layers.merge import Average as Average
-from flaxmodels.layers.merge import Concatenate as Concatenate
-from flaxmodels.layers.merge import Dot as Dot
-from flaxmodels.layers.merge import Maximum as Maximum
-from flaxmodels.layers.merge import Minimum as Minimum
-from flaxmodels.layers.merge import Multiply as Multiply
-from flaxmodels.layers.merge import Subtract as Subtract
-from flaxmodels.layers.merge import add as add
-from flaxmodels.layers.merge import average as average
-from flaxmodels.layers.merge import concatenate as concatenate
-from flaxmodels.layers.merge import dot as dot
-from flaxmodels.layers.merge import maximum as maximum
-from flaxmodels.layers.merge import minimum as minimum
-from flaxmodels.layers.merge import multiply as multiply
-from flaxmodels.layers.merge import subtract as subtract
-from flaxmodels.layers.normalization import BatchNormalization as BatchNormalization
-from flaxmodels.layers.normalization import GroupNormalization as GroupNormalization
-from flaxmodels.layers.normalization import LayerNormalization as LayerNormalization
-from flaxmodels.layers.normalization import RMSNormalization as RMSNormalization
-from flaxmodels.layers.normalization import SpectralNormalization as SpectralNormalization
-from flaxmodels.layers.normalization import UnitNormalization as UnitNormalization
-from flaxmodels.layers.pooling import AveragePooling1D as AveragePooling1D
-from flaxmodels.layers.pooling import AveragePooling2D as AveragePooling2D
-from flaxmodels.layers.pooling import AveragePooling3D as AveragePooling3D
-from flaxmodels.layers.pooling import AvgPool1D as AvgPool1D
-from flaxmodels.layers.pooling import AvgPool2D as AvgPool2D
-from flaxmodels.layers.pooling import AvgPool3D as AvgPool3D
-from flaxmodels.layers.pooling import GlobalAveragePooling1D as GlobalAveragePooling1D
-from flaxmodels.layers.pooling import GlobalAveragePooling2D as GlobalAveragePooling2D
-from flaxmodels.layers.pooling import GlobalAveragePooling3D as GlobalAveragePooling3D
-from flaxmodels.layers.pooling import GlobalAvgPool1D as GlobalAvgPool1D
-from flaxmodels.layers.pooling import GlobalAvgPool2D as GlobalAvgPool2D
-from flaxmodels.layers.pooling import GlobalAvgPool3D as GlobalAvgPool3D
-from flaxmodels.layers.pooling import GlobalMaxPool1D as GlobalMaxPool1D
-from flaxmodels.layers.pooling import GlobalMaxPool2D as GlobalMaxPool2D
-from flaxmodels.layers.pooling import GlobalMaxPool3D as GlobalMaxPool3D
-from flaxmodels.layers.pooling import GlobalMaxPooling1D as GlobalMaxPooling1D
-from flaxmodels.layers.pooling import GlobalMaxPooling2D as GlobalMaxPooling2D
-from flaxmodels.layers.pooling import GlobalMaxPooling3D as GlobalMaxPooling3D
-from flaxmodels.layers.pooling import GlobalSumPooling1D as GlobalSumPooling1D
-from flaxmodels.layers.pooling import GlobalSumPooling2D as GlobalSumPooling2D
-from flaxmodels.layers.pooling import GlobalSumPooling3D as GlobalSumPooling3D
-from flaxmodels.layers.pooling import MaxPool1D as MaxPool1D
-from flaxmodels.layers.pooling import MaxPool2D as MaxPool2D
-from flaxmodels.layers.pooling import MaxPool3D as MaxPool3D
-from flaxmodels.layers.pooling import MaxPooling1D as MaxPooling1D
-from flaxmodels.layers.pooling import MaxPooling2D as MaxPooling2D
-from flaxmodels.layers.pooling import MaxPooling3D as MaxPooling3D
-from flaxmodels.layers.pooling import SumPooling1D as SumPooling1D
-from flaxmodels.layers.pooling import SumPooling2D as SumPooling2D
-from flaxmodels.layers.pooling import SumPooling3D as SumPooling3D
-from flaxmodels.layers.recurrent import GRU as GRU
-from flaxmodels.layers.recurrent import LSTM as LSTM
-from flaxmodels.layers.recurrent import RNN as RNN
-from flaxmodels.layers.recurrent import SimpleRNN as SimpleRNN
-from flaxmodels.layers.regularization import ActivityRegularization as ActivityRegularization
-from flaxmodels.layers.regularization import AlphaDropout as AlphaDropout
-from flaxmodels.layers.regularization import Dropout as Dropout
-from flaxmodels.layers.regularization import GaussianDropout as GaussianDropout
-from flaxmodels.layers.regularization import GaussianNoise as GaussianNoise
-from flaxmodels.layers.regularization import SpatialDropout1D as SpatialDropout1D
-from flaxmodels.layers.regularization import SpatialDropout2D as SpatialDropout2D
-from flaxmodels.layers.regularization import SpatialDropout3D as SpatialDropout3D
-from flaxmodels.layers.reshape import Cropping1D as Cropping1D
-from flaxmodels.layers.reshape import Cropping2D as Cropping2D
-from flaxmodels.layers.reshape import Cropping3D as Cropping3D
-from flaxmodels.layers.reshape import Flatten as Flatten
-from flaxmodels.layers.reshape import Permute as Permute
-from flaxmodels.layers.reshape import RepeatVector as RepeatVector
-from flaxmodels.layers.reshape import Reshape as Reshape
-from flaxmodels.layers.reshape import UpSampling1D as UpSampling1D
-from flaxmodels.layers.reshape import UpSampling2D as UpSampling2D
-from flaxmodels.layers.reshape import UpSampling3D as UpSampling3D
-from flaxmodels.layers.reshape import ZeroPadding1D as ZeroPadding1D
-from flaxmodels.layers.reshape import ZeroPadding2D as ZeroPadding2D
-from flaxmodels.layers.reshape import ZeroPadding3D as ZeroPadding3D
-from flaxmodels.layers.separable_conv import DepthwiseConv1D as DepthwiseConv1D
-from flaxmodels.layers.separable_conv import DepthwiseConv2D as DepthwiseConv2D
-from flaxmodels.layers.separable_conv import SeparableConv1D as SeparableConv1D
-from flaxmodels.layers.separable_conv import SeparableConv2D as SeparableConv2D
-from flaxmodels.layers.separable_conv import SeparableConvolution1D as SeparableConvolution1D
-from flaxmodels.layers.separable_conv import SeparableConvolution2D as SeparableConvolution2D
-from flaxmodels.layers.stacked_cells import StackedRNNCells as StackedRNNCells
-from flaxmodels.layers.symbolic import Input as Input
-from flaxmodels.layers.wrappers import Bidirectional as Bidirectional
-from flaxmodels.layers.wrappers import TimeDistributed as TimeDistributed
+import importlib
+from typing import Any
+
+# Which module has which names; what type checkers see stands in `__init__.pyi`.
+MODULES = {
+    "activation": "ELU Activation LeakyReLU PReLU ReLU Softmax",
+    "adaptive_pooling": "AdaptiveAveragePooling1D AdaptiveAveragePooling2D AdaptiveAveragePooling3D "
+    "AdaptiveMaxPooling1D AdaptiveMaxPooling2D AdaptiveMaxPooling3D",
+    "attention": "AdditiveAttention Attention GroupQueryAttention MultiHeadAttention",
+    "base": "Layer",
+    "cells": "GRUCell LSTMCell SimpleRNNCell",
+    "conv": "Conv1D Conv1DTranspose Conv2D Conv2DTranspose Conv3D Conv3DTranspose Convolution1D "
+    "Convolution1DTranspose Convolution2D Convolution2DTranspose Convolution3D Convolution3DTranspose",
+    "conv_recurrent": "ConvLSTM1D ConvLSTM2D ConvLSTM3D",
+    "core": "EinsumDense Identity Lambda",
+    "dense": "Dense",
+    "embedding": "Embedding ReversibleEmbedding",
+    "masking": "Masking",
+    "merge": "Add Average Concatenate Dot Maximum Minimum Multiply Subtract add average concatenate dot maximum "
+    "minimum multiply subtract",
+    "normalization": "BatchNormalization GroupNormalization LayerNormalization RMSNormalization SpectralNormalization "
+    "UnitNormalization",
+    "pooling": "AveragePooling1D AveragePooling2D AveragePooling3D AvgPool1D AvgPool2D AvgPool3D "
+    "GlobalAveragePooling1D GlobalAveragePooling2D GlobalAveragePooling3D GlobalAvgPool1D "
+    "GlobalAvgPool2D GlobalAvgPool3D GlobalMaxPool1D GlobalMaxPool2D GlobalMaxPool3D GlobalMaxPooling1D "
+    "GlobalMaxPooling2D GlobalMaxPooling3D GlobalSumPooling1D GlobalSumPooling2D GlobalSumPooling3D "
+    "MaxPool1D MaxPool2D MaxPool3D MaxPooling1D MaxPooling2D MaxPooling3D SumPooling1D SumPooling2D "
+    "SumPooling3D",
+    "recurrent": "GRU LSTM RNN SimpleRNN",
+    "regularization": "ActivityRegularization AlphaDropout Dropout GaussianDropout GaussianNoise SpatialDropout1D "
+    "SpatialDropout2D SpatialDropout3D",
+    "reshape": "Cropping1D Cropping2D Cropping3D Flatten Permute RepeatVector Reshape UpSampling1D UpSampling2D "
+    "UpSampling3D ZeroPadding1D ZeroPadding2D ZeroPadding3D",
+    "separable_conv": "DepthwiseConv1D DepthwiseConv2D SeparableConv1D SeparableConv2D SeparableConvolution1D "
+    "SeparableConvolution2D",
+    "stacked_cells": "StackedRNNCells",
+    "symbolic": "Input",
+    "wrappers": "Bidirectional TimeDistributed",
+}
+_MODULE_OF = {name: module for module, names in MODULES.items() for name in names.split()}
+
+__all__ = list(_MODULE_OF)
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a layer when it is asked for, because making all of these classes takes a third of a second."""
+    if name not in _MODULE_OF:
+        raise AttributeError(
+            f"module 'flaxmodels.layers' has no attribute {name!r}; dir(flaxmodels.layers) lists them."
+        )
+    value = getattr(importlib.import_module(f"flaxmodels.layers.{_MODULE_OF[name]}"), name)
+    globals()[name] = value  # asked for once only
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
