@@ -1,6 +1,7 @@
 """Losses and gradients that are not finite: which step is left out, what the run does then, and what it says."""
 
 import re
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import pytest
 
 from flaxmodels import Input, Sequential, layers
 from training import Trainer, optimizers, steps
+from training.callbacks import Callback
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(20, 3)).astype("float32")
@@ -86,7 +88,7 @@ def test_one_number_anywhere_is_found(shape, dtype):
 
 
 def test_skip_leaves_the_step_out_and_goes_on():
-    skipping, wanted = trainer(nonfinite="skip"), trainer()
+    skipping, wanted = trainer(nonfinite="skip"), trainer(nonfinite="skip")
     with sentence(2, GRADIENT, "2 such steps were left out"):
         history = fit(skipping, spoiled(9, 17), epochs=1)
     left = np.r_[0:8, 12:16]
@@ -140,3 +142,17 @@ def test_other_choices_are_refused():
         ValueError, match=r"^`nonfinite` is 'stop', 'restore', 'skip' or 'ignore', got 'raise'; use one of"
     ):
         trainer(nonfinite="raise")
+
+
+def test_hooks_of_steps_see_the_bad_step_last_and_none_after_it():
+    class Watch(Callback):
+        seen: ClassVar[list] = []
+
+        def on_train_batch_end(self, batch, logs):
+            self.seen.append((batch, [float(log) for log in logs["loss"]]))
+
+    t = trainer(steps_per_execution=4)
+    with sentence(2, GRADIENT, "the run ends with the state before it"):
+        fit(t, spoiled(9, 13), callbacks=[Watch()])
+    ((batch, losses),) = Watch.seen
+    assert batch == 2 and np.isfinite(losses[:2]).all() and len(losses) == 3 and not np.isfinite(losses[2])

@@ -387,7 +387,7 @@ class Run:
             self.hook("on_train_batch_begin", self.step, {})
             args = (trainer.state, *args[1:])
         began = time.perf_counter()
-        trainer.state, self.totals, values, each = program(*args)
+        (trainer.state, self.totals, values, each), stop = self.computed(program, args)
         self.logs = floats(self.objective, values)
         seconds = time.perf_counter() - began
         self.steps_per_second = trainer._speeds[self.speed_of] = (stop - start) / seconds
@@ -400,6 +400,17 @@ class Run:
             self.mark()
             self.save()
         self.leave_if_asked()
+
+    def computed(self, program: Program, args: tuple[Any, ...]) -> tuple[tuple[Any, ...], int]:
+        """What the program gives, and up to which step: not beyond one whose numbers are not finite."""
+        *begin, start, stop = args
+        out = program(*args)
+        if not self.trainer._goes_back or not int(out[0].trouble.count):
+            return out, int(stop)
+        # The same bits again: the state before that step, and what its loss makes of the logs.
+        bad = int(start) + int(out[0].trouble.step) - int(begin[0].step)
+        before, told = (program(*begin, start, np.int32(end)) for end in (bad, bad + 1))
+        return (before[0].replace(trouble=told[0].trouble), *told[1:]), bad + 1
 
     def watch(self) -> None:
         """Tells of numbers that are not finite, and ends the run if that is what was chosen."""

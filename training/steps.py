@@ -188,8 +188,9 @@ def make_train_step(
       3. the optimizer's update is added to the parameters;
       4. constraints are applied to the new parameters;
       5. the loss and the metrics of the outputs of (2) are added to the totals;
-      6. unless `nonfinite` is "ignore", a step whose loss or gradients are not finite changes nothing but
-         `state.trouble`, and, if it is "stop", neither does any step after it.
+      6. unless `nonfinite` is "ignore", a step whose loss or gradients are not finite is noted in `state.trouble`; if
+         it is "skip", the step changes nothing else, and if it is "stop", neither does any step after it. With "note"
+         all goes on.
     """
     optimizer = optax.with_extra_args_support(optimizer)
 
@@ -221,7 +222,7 @@ def make_train_step(
 def guarded(
     nonfinite: str, old: tuple[TrainState, Totals], new: tuple[TrainState, Totals], loss: jax.Array, grads: Any
 ) -> tuple[TrainState, Totals]:
-    """Chooses between the state and totals before and after a step, by whether its numbers are finite."""
+    """Notes whether a step's numbers are finite, and chooses between the state and totals before and after it."""
     state, trouble = old[0], old[0].trouble
     # An optimizer that scales the loss expects gradients that overflow, and leaves such steps out itself.
     leaves = [] if scales_loss(state.opt_state) else jax.tree.leaves(grads)
@@ -234,6 +235,8 @@ def guarded(
         jnp.where(any_bad & ~seen, first, trouble.parameter),
         trouble.count + any_bad.astype(jnp.int32),
     )
+    if nonfinite == "note":
+        return new[0].replace(trouble=noted), new[1]
     stopped = seen if nonfinite == "stop" else jnp.zeros((), bool)
     kept = ~any_bad & ~stopped
 

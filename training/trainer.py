@@ -341,13 +341,22 @@ class Trainer:
             raise ValueError("The optimizer has no state yet; call build(x) or fit first.")
         return self.state.opt_state
 
+    @property
+    def _goes_back(self) -> bool:
+        """Whether a run stops by going back to the begin of a chunk of steps, instead of choosing states in each step.
+
+        On a CPU that choice is passes through memory, and one program does any number of the steps again.
+        """
+        ours = self.train_step is steps.make_train_step
+        return ours and self.nonfinite in ("stop", "restore") and jax.default_backend() == "cpu"
+
     def _train_program(self, feed: Any, objective: Objective, length: int | None, each: bool) -> Program:
         key = ("train", objective, feed.data.scale, feed.padded, length, each)
         if key not in self._programs:
-            rules, nonfinite = self._rules, "stop" if self.nonfinite == "restore" else self.nonfinite
-            step = self.train_step(self.model, objective, self.optimizer, rules, nonfinite)
+            nonfinite = "note" if self._goes_back else "stop" if self.nonfinite == "restore" else self.nonfinite
+            step = self.train_step(self.model, objective, self.optimizer, self._rules, nonfinite)
             program = steps.make_train_program(step, objective, feed.data.scale, feed.padded, length, each)
-            self._programs[key] = Program(program, (0, 1), self.deterministic)
+            self._programs[key] = Program(program, () if self._goes_back else (0, 1), self.deterministic)
         return self._programs[key]
 
     # ------------------------------------------------------------ evaluate and predict
