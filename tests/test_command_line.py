@@ -1,6 +1,7 @@
 """The command line: what it leaves, what it prints, how it refuses and how it is interrupted."""
 
 import json
+import os
 import pathlib
 import re
 import signal
@@ -126,6 +127,36 @@ def test_a_file_that_is_no_array(finished, capsys, monkeypatch, tmp_path):
     assert code == 2
     assert err.startswith(f"error: {tmp_path}/x.npy is no .npy file of numbers (")
     assert err.count("\n") == 1
+
+
+def test_a_device_that_is_asked_for_or_absent(capsys, monkeypatch, tmp_path):
+    command = ["fit", "rnn_forecaster", "airline", "--epochs", "1", "--option", "units=4", "--device", "cpu"]
+    assert run(capsys, monkeypatch, *command, "--out", tmp_path / "run")[0] == 0
+    code, _, err = run(capsys, monkeypatch, "predict", tmp_path / "run", tmp_path / "x.npy", "--device", "tpu")
+    assert (code, err) == (2, "error: Unknown device 'tpu'. Did you mean 'gpu'? Known: 'cpu', 'gpu'.\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "training", *command],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"JAX_PLATFORMS": "abacus"},
+        cwd=tmp_path,
+    )
+    assert (done.returncode, done.stderr) == (0, "")  # what the command says goes before what the environment says
+    done = subprocess.run(
+        [sys.executable, "-m", "training", *command[:-2]],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"JAX_PLATFORMS": "abacus"},
+        cwd=tmp_path,
+    )
+    assert done.returncode == 2
+    assert re.fullmatch(
+        r"error: JAX_PLATFORMS names the devices to use, got 'abacus', and JAX can't use them \(Unable to initialize "
+        r"backend 'abacus': .*\); name others, or unset it.\n",
+        done.stderr,
+    )
 
 
 def test_help_imports_nothing_heavy():

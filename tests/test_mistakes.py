@@ -494,6 +494,9 @@ COMMANDS = {
     "fit simple_cnn digits --optimizer adm": "Unknown optimizer 'adm'. Did you mean 'adam'? Known:...",
     "fit simple_cnn digits --learning-rate -1": "`learning_rate` must be a number of at least 0, got -1.0.",
     "fit rnn_classifier digits_sequence --option cell=grru": "Unknown cell 'grru'. Did you mean 'gru'? Known:...",
+    "fit simple_cnn digits --device gpu": "--device gpu needs a GPU that JAX finds, got only 'cpu'; install jax[cuda13] "
+    "where there is one, or use --device cpu.",
+    "fit simple_cnn digits --device gpus": "Unknown device 'gpus'. Did you mean 'gpu'? Known: 'cpu', 'gpu'.",
     "train simple_cnn digits": "No such command 'train'.",
     "evaluate nowhere digits": "There is no model at nowhere; give the folder that `fit` wrote, or a model file.",
 }
@@ -544,6 +547,7 @@ def test_mistakes_at_the_command_line(command, capsys, monkeypatch, tmp_path):
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["flaxmodels", *command.split()])
+    monkeypatch.setattr("jax.default_backend", lambda: "cpu")  # as on a machine without a GPU
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 2

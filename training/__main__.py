@@ -17,6 +17,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+DEVICES = ("cpu", "gpu")
 MODEL_FILE, RUN_FILE, CHECKPOINTS = "model.safetensors", "run.json", "checkpoints"
 
 
@@ -34,6 +35,7 @@ def fit(
     raw_dir: Annotated[pathlib.Path | None, typer.Option(help="Folder with the dataset's original files.")] = None,
     out: Annotated[pathlib.Path | None, typer.Option(help="Folder of the run; by default runs/MODEL-DATASET.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on where the run in the folder stopped, or begin anew.")] = True,
+    device: Annotated[str | None, typer.Option(help="cpu or gpu; by default the GPU if there is one.")] = None,
 ) -> None:
     """Train a model on a dataset; leave model, history and curves in a folder, or go on with what is there."""
     from training import datasets, report
@@ -41,6 +43,7 @@ def fit(
     from training.callbacks import ModelCheckpoint
     from training.trainer import Trainer
 
+    _use(device)
     compilation_cache()
     keep_memory()
 
@@ -130,6 +133,7 @@ def evaluate(
     loss: Annotated[str | None, typer.Option(help="Name of a loss; by default what suits the dataset.")] = None,
     batch_size: Annotated[int, typer.Option(help="Examples in a step.")] = 128,
     raw_dir: Annotated[pathlib.Path | None, typer.Option(help="Folder with the dataset's original files.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or gpu; by default the GPU if there is one.")] = None,
 ) -> None:
     """Evaluate a trained model on the test part of a dataset."""
     from flaxmodels import saving
@@ -137,6 +141,7 @@ def evaluate(
     from training.cache import compilation_cache, keep_memory
     from training.trainer import Trainer
 
+    _use(device)
     compilation_cache()
     keep_memory()
     _at_least_one(batch_size=batch_size)
@@ -159,6 +164,7 @@ def predict(
     file: Annotated[pathlib.Path, typer.Argument(help="A .npy file of inputs [N, ...].")],
     out: Annotated[pathlib.Path | None, typer.Option(help="Where to; by default FILE.predictions.npy.")] = None,
     batch_size: Annotated[int, typer.Option(help="Examples in a step.")] = 128,
+    device: Annotated[str | None, typer.Option(help="cpu or gpu; by default the GPU if there is one.")] = None,
 ) -> None:
     """Compute a trained model's outputs for the inputs in a .npy file."""
     import numpy as np
@@ -168,6 +174,7 @@ def predict(
     from training.cache import compilation_cache, keep_memory
     from training.trainer import Trainer
 
+    _use(device)
     compilation_cache()
     keep_memory()
     _at_least_one(batch_size=batch_size)
@@ -253,6 +260,31 @@ def _model_file(run: pathlib.Path) -> pathlib.Path:
     if not path.is_file():
         raise ValueError(f"There is no model at {path}; give the folder that `fit` wrote, or a model file.")
     return path
+
+
+def _use(device: str | None) -> None:
+    """Has everything run on this kind of device; without a choice, JAX takes a GPU if it finds one."""
+    import jax
+
+    from flaxmodels.names import lookup
+
+    if device is not None:
+        lookup("device", device, dict.fromkeys(DEVICES))
+    if device == "cpu":
+        jax.config.update("jax_platforms", "cpu")
+    try:
+        found = jax.default_backend()
+    except (RuntimeError, AssertionError) as error:  # the latter where JAX has no code for the device
+        reason = (str(error).splitlines() or ["it has no code for them"])[0]
+        raise ValueError(
+            f"JAX_PLATFORMS names the devices to use, got {jax.config.values['jax_platforms']!r}, and JAX can't use them "
+            f"({reason}); name others, or unset it."
+        ) from error
+    if device == "gpu" and found != "gpu":
+        raise ValueError(
+            f"--device gpu needs a GPU that JAX finds, got only {found!r}; install jax[cuda13] where there is one, or "
+            "use --device cpu."
+        )
 
 
 def _at_least_one(**values: int) -> None:
