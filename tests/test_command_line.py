@@ -130,33 +130,23 @@ def test_a_file_that_is_no_array(finished, capsys, monkeypatch, tmp_path):
 
 
 def test_a_device_that_is_asked_for_or_absent(capsys, monkeypatch, tmp_path):
-    command = ["fit", "rnn_forecaster", "airline", "--epochs", "1", "--option", "units=4", "--device", "cpu"]
-    assert run(capsys, monkeypatch, *command, "--out", tmp_path / "run")[0] == 0
-    code, _, err = run(capsys, monkeypatch, "predict", tmp_path / "run", tmp_path / "x.npy", "--device", "tpu")
-    assert (code, err) == (2, "error: Unknown device 'tpu'. Did you mean 'gpu'? Known: 'cpu', 'gpu'.\n")
-    done = subprocess.run(
-        [sys.executable, "-m", "training", *command],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"JAX_PLATFORMS": "abacus"},
-        cwd=tmp_path,
-    )
-    assert (done.returncode, done.stderr) == (0, "")  # what the command says goes before what the environment says
-    done = subprocess.run(
-        [sys.executable, "-m", "training", *command[:-2]],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"JAX_PLATFORMS": "abacus"},
-        cwd=tmp_path,
-    )
-    assert done.returncode == 2
-    assert re.fullmatch(
-        r"error: JAX_PLATFORMS names the devices to use, got 'abacus', and JAX can't use them \(Unable to initialize "
-        r"backend 'abacus': .*\); name others, or unset it.\n",
-        done.stderr,
-    )
+    monkeypatch.chdir(tmp_path)
+    command = ["evaluate", "nowhere", "digits"]
+    missing = "error: There is no model at nowhere; give the folder that `fit` wrote, or a model file.\n"
+    assert run(capsys, monkeypatch, *command, "--device", "cpu") == (2, "", missing)
+    sentence = "error: Unknown device 'tpu'. Did you mean 'gpu'? Known: 'cpu', 'gpu'.\n"
+    assert run(capsys, monkeypatch, *command, "--device", "tpu") == (2, "", sentence)
+    absent = {"capture_output": True, "text": True, "env": os.environ | {"JAX_PLATFORMS": "abacus"}, "check": False}
+    for more, error in (
+        (["--device", "cpu"], re.escape(missing)),  # what the command says goes before what the environment says
+        (
+            [],
+            r"error: JAX_PLATFORMS names the devices to use, got 'abacus', and JAX can't use them \(Unable to "
+            r"initialize backend 'abacus': .*\); name others, or unset it.\n",
+        ),
+    ):
+        done = subprocess.run([sys.executable, "-m", "training", *command, *more], **absent)
+        assert done.returncode == 2 and re.fullmatch(error, done.stderr)
 
 
 def test_help_imports_nothing_heavy():
