@@ -1,13 +1,14 @@
 """One safetensors file per model: the architecture as JSON in its header, the arrays behind it. No code, no pickle."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
 import re
 import secrets
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -317,7 +318,7 @@ def save(
     if architecture:
         header["model"] = json.dumps(to_config(model))  # type: ignore[arg-type]
     flat = {"/".join(key): jnp.asarray(value) for key, value in traverse_util.flatten_dict(dict(variables)).items()}
-    content = safetensors.flax.save(flat, metadata=header)
+    content = _with_digest(safetensors.flax.save(flat, metadata=header))
     length = struct.unpack("<Q", content[:8])[0]
     if length > MAX_HEADER_BYTES:
         raise ValueError(
@@ -325,6 +326,34 @@ def save(
             "`variables`, not to the arguments of layers."
         )
     _replace(pathlib.Path(path), content)
+
+
+def _with_digest(content: bytes) -> bytes:
+    """A safetensors file whose metadata also say the digest of everything else in it."""
+    length = struct.unpack("<Q", content[:8])[0]
+    header, data = json.loads(content[8 : 8 + length]), memoryview(content)[8 + length :]
+    header["__metadata__"]["digest"] = _digest(header, [data])
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # arrays are aligned
+    return b"".join((struct.pack("<Q", len(text)), text, data))
+
+
+def _digest(header: Mapping[str, Any], data: Iterable[bytes | memoryview]) -> str:
+    metadata = {name: text for name, text in header["__metadata__"].items() if name != "digest"}
+    digest = hashlib.sha256(json.dumps({**header, "__metadata__": metadata}, sort_keys=True).encode())
+    for part in data:
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _check_digest(path: str | os.PathLike[str]) -> None:
+    """Raises if a file says the digest of its content, and it is another; those of the first version say none."""
+    with open(path, "rb") as file:
+        length = struct.unpack("<Q", file.read(8))[0]
+        header = _json(path, file.read(length).decode(errors="replace"))
+        written = header["__metadata__"].get("digest")
+        if written is not None and written != _digest(header, iter(lambda: file.read(2**20), b"")):
+            raise ValueError(f"{path} is damaged: its content is not what was written; save the model again.")
 
 
 def _replace(path: pathlib.Path, content: bytes) -> None:
@@ -501,6 +530,8 @@ def _arrays(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     try:
         flat = safetensors.flax.load_file(os.fspath(path))
-        return traverse_util.unflatten_dict({tuple(name.split("/")): value for name, value in flat.items()})
+        variables = traverse_util.unflatten_dict({tuple(name.split("/")): value for name, value in flat.items()})
     except Exception as error:  # safetensors has an exception of its own for some kinds of damage, not for all
         raise ValueError(f"{path} is damaged: {_reason(error)}; save the model again.") from error
+    _check_digest(path)  # now that the file is known to be no longer than its arrays
+    return variables

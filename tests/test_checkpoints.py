@@ -5,6 +5,7 @@ import itertools
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -122,15 +123,10 @@ def test_a_killed_process_goes_on_in_the_same_bits(whole, tmp_path):
 
 
 def test_newest_best_and_every_nth_are_kept(tmp_path):
-    values = iter([5.0, 1.0, 2.0, 4.0, 3.0, 6.0, 7.0])
-
-    class Set(callbacks.Callback):
-        def on_epoch_end(self, epoch, logs=None):
-            logs["val_loss"] = next(values)
-
+    values = 5.0, 1.0, 2.0, 4.0, 3.0, 6.0, 7.0
     folder = Checkpoints(tmp_path, keep=2, keep_best="val_loss", keep_every=4)
-    build().fit(X, Y, epochs=7, verbose=0, callbacks=[Set()], resume=folder)
-    assert sorted(int(p.name) for p in tmp_path.iterdir() if p.name.isdigit()) == [2, 4, 6, 7]
+    build().fit(X, Y, epochs=7, verbose=0, callbacks=[Set(*values)], resume=folder)
+    assert folders(tmp_path) == [2, 4, 6, 7]
 
 
 def test_a_best_by_what_is_not_there_is_told(tmp_path):
@@ -178,40 +174,110 @@ def saved(tmp_path, epochs=3):
     return trainer
 
 
+def damages(content, rng):
+    """Ways in which a file may be damaged: its new content, or None where it is lost."""
+    yield from (None, b"", content[: rng.integers(len(content))], content + b"\0")
+    for _ in range(3):
+        altered = bytearray(content)
+        altered[rng.integers(len(content))] ^= 1 << rng.integers(8)
+        yield bytes(altered)
+
+
+def told_by(tmp_path, **arguments):
+    """The newest intact checkpoint, and what was told of others."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        with Checkpoints(tmp_path, **arguments) as folder:
+            found = folder.newest()
+    return *found, [str(w.message) for w in told]
+
+
 # Reads that orbax gives up end later, when its event loop is closed.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path):
+def test_any_damage_leaves_the_same_bits_or_is_named_and_the_one_before_is_used(tmp_path):
     saved(tmp_path)
-    rng = np.random.default_rng(0)
-    newest = tmp_path / "3"
-    files = [p for p in newest.rglob("*") if p.is_file() and p.stat().st_size]
-    tried = 0
-    for path in files:
+    rng, newest = np.random.default_rng(0), tmp_path / "3"
+    whole = {3: told_by(tmp_path)[0]}
+    shutil.move(newest, tmp_path / "aside")
+    whole[2] = told_by(tmp_path)[0]
+    shutil.move(tmp_path / "aside", newest)
+    named = 0
+    for path in sorted(p for p in newest.rglob("*") if p.is_file()):
         original = path.read_bytes()
-        for damage in ("truncated", "altered"):
-            content = bytearray(original)
-            if damage == "truncated":
-                content = content[: len(content) // 2]
-            else:
-                content[rng.integers(len(content))] ^= 0xFF
-            path.write_bytes(content)
-            trainer = build()
-            with warnings.catch_warnings(record=True) as told:
-                warnings.simplefilter("always")
-                with Checkpoints(tmp_path) as folder:
-                    arrays, notes = folder.newest()
-                if notes["position"]["epoch"] == 3:
-                    # What was altered is not part of the content, which has its digest.
-                    assert not [w for w in told if "damaged" in str(w.message)]
-                else:
-                    tried += 1
-                    (message,) = [str(w.message) for w in told if "damaged" in str(w.message)]
-                    assert message.startswith(f"The checkpoint {newest} is damaged (")
-                    assert message.endswith("); the one before it is used.")
-                    assert notes["position"]["epoch"] == 2
+        for content in damages(original, rng):
+            path.unlink() if content is None else path.write_bytes(content)
+            arrays, notes, told = told_by(tmp_path)
+            epoch = notes["position"]["epoch"]
+            assert_same(arrays, whole[epoch])
+            assert len(told) == {3: 0, 2: 1}[epoch]
+            for sentence in told:
+                named += 1
+                assert re.fullmatch(
+                    rf"The checkpoint {re.escape(str(newest))} is damaged \(.+\); the one before it is used\.", sentence
+                )
             path.write_bytes(original)
-            del trainer
-    assert tried > len(files) // 4
+    assert named > 20
+    for part in ("notes", "arrays"):
+        shutil.move(newest / part, tmp_path / "aside")
+        arrays, _, (_,) = told_by(tmp_path)
+        assert_same(arrays, whole[2])
+        shutil.move(tmp_path / "aside", newest / part)
+
+
+def altered(path):
+    """Changes one byte of each file that holds arrays."""
+    for file in (path / "arrays" / "d").iterdir():
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+
+
+class Set(callbacks.Callback):
+    """Gives each epoch its value."""
+
+    def __init__(self, *values):
+        self.values = values
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs["val_loss"] = self.values[epoch]
+
+
+def folders(tmp_path):
+    return sorted(int(p.name) for p in tmp_path.iterdir() if p.name.isdigit())
+
+
+def go_on(tmp_path, epochs, *values, **arguments):
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        folder = Checkpoints(tmp_path, keep_best="val_loss", **{"keep": 1} | arguments)
+        build().fit(X, Y, batch_size=8, epochs=epochs, verbose=0, callbacks=[Set(*values)], resume=folder)
+    return [str(w.message) for w in told]
+
+
+def test_the_best_is_kept_by_the_next_process_too(tmp_path):
+    values = 5.0, 1.0, 3.0, 2.0, float("nan"), 4.0, 0.5
+    assert not go_on(tmp_path, 3, *values)
+    assert folders(tmp_path) == [2, 3]
+    assert not go_on(tmp_path, 6, *values)
+    assert folders(tmp_path) == [2, 6]
+    assert not go_on(tmp_path, 7, *values)
+    assert folders(tmp_path) == [7]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_damaged_one_is_not_the_best_and_does_not_count(tmp_path):
+    values = 5.0, 1.0, 3.0, 2.0, 4.0
+    go_on(tmp_path, 4, *values, keep=3)
+    assert folders(tmp_path) == [2, 3, 4]
+    altered(tmp_path / "2")
+    altered(tmp_path / "4")
+    newest, best = go_on(tmp_path, 4, *values, keep=2)
+    assert re.fullmatch(rf"The checkpoint {tmp_path}/4 is damaged \(.+\); the one before it is used\.", newest)
+    assert re.fullmatch(rf"The checkpoint {tmp_path}/2 is damaged \(.+\); the next best is kept\.", best)
+    assert folders(tmp_path) == [3, 4, 5]  # two that are intact, the fourth epoch anew in the fifth
+    (tmp_path / "3" / "notes" / "metadata").write_text("{}")
+    (sentence,) = go_on(tmp_path, 5, *values, keep=1)
+    assert re.fullmatch(rf"The checkpoint {tmp_path}/3 is damaged \(.+\); it is not looked at for the best\.", sentence)
 
 
 @pytest.mark.filterwarnings("ignore:The checkpoint")
@@ -289,8 +355,6 @@ def test_a_full_disk_does_not_end_the_run(whole, tmp_path, monkeypatch):
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_folder_that_is_lost_does_not_end_the_run(whole, tmp_path):
-    import shutil
-
     class Remove(callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
             if epoch == 2:

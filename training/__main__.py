@@ -276,9 +276,10 @@ def _use(device: str | None) -> None:
         found = jax.default_backend()
     except (RuntimeError, AssertionError) as error:  # the latter where JAX has no code for the device
         reason = (str(error).splitlines() or ["it has no code for them"])[0]
+        named = jax.config.values["jax_platforms"]
         raise ValueError(
-            f"JAX_PLATFORMS names the devices to use, got {jax.config.values['jax_platforms']!r}, and JAX can't use them "
-            f"({reason}); name others, or unset it."
+            f"JAX_PLATFORMS names the devices to use, got {named!r}, and JAX can't use them ({reason}); "
+            "name others, or unset it."
         ) from error
     if device == "gpu" and found != "gpu":
         raise ValueError(

@@ -4,11 +4,12 @@ import fcntl
 import hashlib
 import json
 import logging
+import math
 import os
 import pathlib
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -67,6 +68,10 @@ class Checkpoints:
         self._manager: Any = None
         self._lock: Any = None
         self._last_step, self._last_time = 0, 0.0
+        # Of the checkpoints in the folder: by which value the best is chosen, and what came of reading them.
+        self._values: dict[int, float | None] = {}
+        self._damaged: set[int] = set()
+        self._verified: set[int] = set()
 
     # ------------------------------------------------------------ the folder
 
@@ -86,6 +91,8 @@ class Checkpoints:
                 f"Another process runs in {self.folder}; wait for its end, or choose another folder."
             ) from error
         self._last_time = time.monotonic()
+        for known in (self._values, self._damaged, self._verified):
+            known.clear()
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -102,17 +109,8 @@ class Checkpoints:
             import orbax.checkpoint as ocp
 
             logging.getLogger("absl").setLevel(logging.CRITICAL)  # what fails is told in one sentence instead
-            policies = ocp.checkpoint_managers
-            kept: list[Any] = [policies.LatestN(self.keep)]
-            if self.keep_every:
-                kept.append(policies.EveryNSteps(self.keep_every))
-            if self.keep_best:
-                reverse = self.mode == "min"
-                kept.append(
-                    policies.BestN(get_metric_fn=_metric, reverse=reverse, n=1, keep_checkpoints_without_metrics=False)
-                )
             options = ocp.CheckpointManagerOptions(
-                preservation_policy=policies.AnyPreservationPolicy(kept),
+                preservation_policy=_Kept(self),
                 cleanup_tmp_directories=True,
                 create=True,
             )
@@ -157,16 +155,20 @@ class Checkpoints:
                 stacklevel=2,
             )
             return False
-        content = json.dumps({"format": FORMAT, **notes, "arrays": _described(arrays)}, default=_plain)
+        value = None if value is None else float(value)
+        content = json.dumps({"format": FORMAT, **notes, "value": value, "arrays": _described(arrays)}, default=_plain)
         written = {
             "arrays": ocp.args.PyTreeSave({name: leaf for name, leaf in arrays.items() if leaf.size}),
-            "notes": ocp.args.JsonSave({"content": content, "digest": _digest(content, arrays)}),
+            "notes": ocp.args.JsonSave(
+                {"content": content, "digest": _digest(content, arrays), "digest_of_content": _digest(content, {})}
+            ),
         }
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             number = max(self.manager.all_steps(), default=0) + 1
-            metrics = None if value is None else {"value": float(value)}
-            self.manager.save(number, args=ocp.args.Composite(**written), metrics=metrics)
+            self._values[number] = value
+            self._damaged.discard(number)
+            self.manager.save(number, args=ocp.args.Composite(**written))
         except Exception as error:
             self._failed(error)
             return False
@@ -205,27 +207,79 @@ class Checkpoints:
         if not any(path.name.isdigit() for path in self.folder.iterdir()):
             return None  # without the second that it takes to import orbax
         numbers = sorted(self.manager.all_steps(), reverse=True)
+        found = self._first_intact(numbers, "the one before it is used")
+        if numbers and found is None:
+            raise ValueError(
+                f"None of the {len(numbers)} checkpoints in {self.folder} is intact; remove the folder to begin anew."
+            )
+        if found is not None:
+            self._last_step = int(found[0]["state/step"])
+        if self.keep_best:
+            self._find_best(numbers)
+        return found
+
+    def _first_intact(self, numbers: list[int], otherwise: str) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
+        """The first of these checkpoints that is intact; each before it is told."""
         for number in numbers:
             try:
                 return self._read(number)
             except Exception as error:
-                warnings.warn(
-                    f"The checkpoint {self.folder / str(number)} is damaged ({_first_line(error)}); "
-                    "the one before it is used.",
-                    RuntimeWarning,
-                    stacklevel=2,
-                )
-        if numbers:
-            raise ValueError(
-                f"None of the {len(numbers)} checkpoints in {self.folder} is intact; remove the folder to begin anew."
-            )
+                self._pass_over(number, error, otherwise)
         return None
+
+    def _pass_over(self, number: int, error: Exception, otherwise: str) -> None:
+        self._damaged.add(number)
+        warnings.warn(
+            f"The checkpoint {self.folder / str(number)} is damaged ({_first_line(error)}); {otherwise}.",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+
+    def _find_best(self, numbers: list[int]) -> None:
+        """Looks which is the best of those that an earlier process kept, and that it is intact."""
+        for number in numbers:
+            if number not in self._damaged:
+                try:
+                    self._values[number] = self._notes(number)[1].get("value")
+                except Exception as error:
+                    self._pass_over(number, error, "it is not looked at for the best")
+        while (best := self._best(numbers)) is not None and best not in self._verified:
+            self._first_intact([best], "the next best is kept")
+
+    def _best(self, numbers: list[int]) -> int | None:
+        """The one of these checkpoints that is best, as far as is known."""
+        known = {
+            number: value
+            for number in numbers
+            if number not in self._damaged and (value := self._values.get(number)) is not None and math.isfinite(value)
+        }
+        chosen = min if self.mode == "min" else max
+        return chosen(known, key=known.__getitem__) if known else None
+
+    def _kept(self, numbers: list[int]) -> set[int]:
+        """Which of these checkpoints stay, of which damaged ones do not count: newest, best, every n-th."""
+        intact = [number for number in sorted(numbers) if number not in self._damaged]
+        oldest = intact[-self.keep :][:1]
+        kept = {number for number in numbers if oldest and number >= oldest[0]}
+        if self.keep_every:
+            kept |= {number for number in intact if number % self.keep_every == 0}
+        best = self._best(intact) if self.keep_best else None
+        return kept if best is None else kept | {best}
+
+    def _notes(self, number: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What is noted in a checkpoint: as it was written, and its content, which has a digest of its own."""
+        import orbax.checkpoint as ocp
+
+        notes = self.manager.restore(number, args=ocp.args.Composite(notes=ocp.args.JsonRestore()))["notes"]
+        digest = _digest(notes["content"], {})
+        if notes.get("digest_of_content", digest) != digest:
+            raise ValueError("its notes are not what was written")
+        return notes, json.loads(notes["content"])
 
     def _read(self, number: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         import orbax.checkpoint as ocp
 
-        notes = self.manager.restore(number, args=ocp.args.Composite(notes=ocp.args.JsonRestore()))["notes"]
-        content = json.loads(notes["content"])
+        notes, content = self._notes(number)
         described = content.pop("arrays")
         kind = ocp.RestoreArgs(restore_type=np.ndarray)
         restore = ocp.args.PyTreeRestore(restore_args={name: kind for name, _, shape in described if 0 not in shape})
@@ -233,8 +287,19 @@ class Checkpoints:
         arrays |= {name: np.zeros(shape, jnp.dtype(dtype)) for name, dtype, shape in described if 0 in shape}
         if _digest(notes["content"], arrays) != notes["digest"]:
             raise ValueError("its content is not what was written")
-        self._last_step = int(arrays["state/step"])
+        self._verified.add(number)
         return arrays, content
+
+
+class _Kept:
+    """Tells orbax which checkpoints stay."""
+
+    def __init__(self, checkpoints: Checkpoints):
+        self.checkpoints = checkpoints
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        kept = self.checkpoints._kept([info.step for info in checkpoints])
+        return [info.step in kept for info in checkpoints]
 
 
 # ---------------------------------------------------------------- trees and digests
@@ -319,10 +384,6 @@ def _digest(content: str, arrays: Mapping[str, np.ndarray]) -> str:
         digest.update(f"{name} {leaf.dtype.name} {leaf.shape}".encode())
         digest.update(np.ascontiguousarray(leaf).view(np.uint8).data if leaf.ndim else leaf.tobytes())
     return digest.hexdigest()
-
-
-def _metric(metrics: Mapping[str, float]) -> float:
-    return float(metrics["value"])
 
 
 def _first_line(error: Exception) -> str:
