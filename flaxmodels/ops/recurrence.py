@@ -1,7 +1,10 @@
 """Recurrences: `scan` takes any step through time; LSTM, GRU and the simplest one have gradients of their own.
 
-These three go through time, and back, by kernels in C on a CPU where there are (`recurrence_cpu.py`, in float32), else
-by a scan. Both keep the same for the way back, so either can follow on either.
+These three go through time, and back, by kernels in C on a CPU where there are (`recurrence_cpu.py`, in float32), by a
+fused kernel on an NVIDIA GPU (`recurrence_gpu.py`), else by a scan. All keep the same for the way back, so any can
+follow on any. cuDNN, which an LSTM may go by on a GPU, keeps what it likes and does both ways (`recurrence_cudnn.py`).
+
+Which of them is taken is decided by `_chosen`, which asks `recurrence_choice.py` about a GPU.
 """
 
 from collections.abc import Callable
@@ -12,7 +15,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from flaxmodels.ops import recurrence_cpu
+from flaxmodels.ops import recurrence_cpu, recurrence_gpu
+from flaxmodels.ops.recurrence_choice import asked, on_gpu, once
 
 Step = Callable[[Any, Any], Any]
 
@@ -83,7 +87,6 @@ def expand(mask: jax.Array, like: jax.Array) -> jax.Array:
 # Sums run in float32 at least. `scan` with the step as written in a cell is the reference for each.
 
 
-@jax.custom_vjp
 def lstm(inputs: Inputs, kernel: jax.Array, state: LSTMState, mask: jax.Array | None) -> tuple[jax.Array, LSTMState]:
     """An LSTM through time, with tanh and sigmoid.
 
@@ -104,6 +107,18 @@ def lstm(inputs: Inputs, kernel: jax.Array, state: LSTMState, mask: jax.Array | 
         >>> hs.shape, last.c.shape
         ((5, 2, 3), (2, 3))
     """
+    steps, batch, _ = inputs.x.shape
+    # cuDNN multiplies the inputs by their kernel itself.
+    if inputs.kernel is not None and on_gpu("LSTM", kernel, steps * batch) == "cudnn":
+        from flaxmodels.ops import recurrence_cudnn
+
+        hs, h, c = recurrence_cudnn.lstm(inputs.x, inputs.kernel, inputs.bias, kernel, state.h, state.c, mask)
+        return hs, LSTMState(h, c)
+    return _lstm(inputs, kernel, state, mask)
+
+
+@jax.custom_vjp
+def _lstm(inputs: Inputs, kernel: jax.Array, state: LSTMState, mask: jax.Array | None) -> tuple[jax.Array, LSTMState]:
     hs, last, _ = _lstm_steps(inputs, kernel, state, mask, keep=False)
     return hs, last
 
@@ -115,7 +130,13 @@ def _lstm_steps(inputs: Inputs, kernel: jax.Array, state: LSTMState, mask: jax.A
         hs, cs, gates = recurrence_cpu.forward(recurrence_cpu.LSTM, *inputs, kernel, None, *state, mask, keep)
         return hs, LSTMState(hs[-1], cs[-1] if keep else cs), (cs, gates) if keep else ()
 
-    return _chosen(compiled, partial(_lstm_scan, keep=keep), inputs, kernel, state, mask)
+    def fused(inputs: Inputs, kernel: jax.Array, state: LSTMState, mask: jax.Array | None) -> Any:
+        xs, bias = _contributed(inputs)
+        hs, c, *kept = recurrence_gpu.lstm_forward(xs, bias, kernel, *state, mask, keep)
+        return hs, LSTMState(hs[-1], c), tuple(kept)
+
+    ways = Ways(compiled, fused, partial(_lstm_scan, keep=keep))
+    return _chosen("LSTM", ways, kernel, inputs, kernel, state, mask)
 
 
 def _lstm_scan(inputs: Inputs, kernel: jax.Array, state: LSTMState, mask: jax.Array | None, keep: bool) -> Any:
@@ -154,7 +175,13 @@ def _lstm_backward(residuals: Any, cotangents: Any) -> Any:
         )
         return dz, LSTMState(dh, dc)
 
-    dz, d_state = _chosen(compiled, _lstm_scan_back, hs, cs, gates, kernel, first, mask, d_hs, dh, dc)
+    def fused(*residuals: Any) -> Any:
+        hs, cs, gates, kernel, first, mask, d_hs, dh, dc = residuals
+        dz, dh, dc = recurrence_gpu.lstm_backward(cs, gates, kernel, first.c, mask, d_hs, dh, dc)
+        return dz, LSTMState(dh, dc)
+
+    ways = Ways(compiled, fused, _lstm_scan_back)
+    dz, d_state = _chosen("LSTM", ways, kernel, hs, cs, gates, kernel, first, mask, d_hs, dh, dc)
     return _input_gradients(inputs, dz), _kernel_gradient(hs, first.h, dz), d_state, None
 
 
@@ -187,7 +214,7 @@ def _lstm_scan_back(
     return dz, LSTMState(dh.astype(d_hs.dtype), dc.astype(d_hs.dtype))
 
 
-lstm.defvjp(_lstm_forward, _lstm_backward)
+_lstm.defvjp(_lstm_forward, _lstm_backward)
 
 
 @jax.custom_vjp
@@ -227,7 +254,13 @@ def _gru_steps(
         hs, _, parts = recurrence_cpu.forward(recurrence_cpu.GRU, *inputs, kernel, bias, state.h, None, mask, keep)
         return hs, Hidden(hs[-1]), parts if keep else ()
 
-    return _chosen(compiled, partial(_gru_scan, keep=keep), inputs, kernel, bias, state, mask)
+    def fused(inputs: Inputs, kernel: jax.Array, bias: jax.Array, state: Hidden, mask: jax.Array | None) -> Any:
+        xs, input_bias = _contributed(inputs)
+        hs, *parts = recurrence_gpu.gru_forward(xs, input_bias, kernel, bias, state.h, mask, keep)
+        return hs, Hidden(hs[-1]), parts[0] if keep else ()
+
+    ways = Ways(compiled, fused, partial(_gru_scan, keep=keep))
+    return _chosen("GRU", ways, kernel, inputs, kernel, bias, state, mask)
 
 
 def _gru_scan(
@@ -265,7 +298,12 @@ def _gru_backward(residuals: Any, cotangents: Any) -> Any:
             recurrence_cpu.GRU, parts, hs, None, first.h, None, d_hs, dh, None, kernel, mask
         )[:3]
 
-    d_inner, d_xs, dh = _chosen(compiled, _gru_scan_back, hs, parts, kernel, first, mask, d_hs, dh)
+    def fused(*residuals: Any) -> Any:
+        hs, parts, kernel, first, mask, d_hs, dh = residuals
+        return recurrence_gpu.gru_backward(hs, parts, kernel, first.h, mask, d_hs, dh)
+
+    ways = Ways(compiled, fused, _gru_scan_back)
+    d_inner, d_xs, dh = _chosen("GRU", ways, kernel, hs, parts, kernel, first, mask, d_hs, dh)
     d_bias, d_kernel = jnp.sum(d_inner, axis=(0, 1)), _kernel_gradient(hs, first.h, d_inner)
     return _input_gradients(inputs, d_xs), d_kernel, d_bias, Hidden(dh), None
 
@@ -329,7 +367,7 @@ def simple(inputs: Inputs, kernel: jax.Array, state: Hidden, mask: jax.Array | N
             lambda x, s: Hidden(jnp.tanh(_wide(x) + bias + _dot(s.h, kernel)).astype(xs.dtype)), xs, state, mask
         )
 
-    return _chosen(compiled, scanned, inputs, kernel, state, mask)
+    return _chosen("SimpleRNN", Ways(compiled, None, scanned), kernel, inputs, kernel, state, mask)
 
 
 def _simple_forward(inputs: Inputs, kernel: jax.Array, state: Hidden, mask: jax.Array | None) -> Any:
@@ -349,7 +387,8 @@ def _simple_backward(residuals: Any, cotangents: Any) -> Any:
         )
         return dz, dh
 
-    dz, dh = _chosen(compiled, _simple_scan_back, hs, kernel, first, mask, d_hs, dh)
+    ways = Ways(compiled, None, _simple_scan_back)
+    dz, dh = _chosen("SimpleRNN", ways, kernel, hs, kernel, first, mask, d_hs, dh)
     return _input_gradients(inputs, dz), _kernel_gradient(hs, first.h, dz), Hidden(dh), None
 
 
@@ -371,17 +410,31 @@ def _simple_scan_back(
 simple.defvjp(_simple_forward, _simple_backward)
 
 
-def _chosen(compiled: Callable[..., Any], scanned: Callable[..., Any], *arguments: Any) -> Any:
-    """The rule: on a CPU the kernels in C where they take these arrays; else, and elsewhere, a scan.
+class Ways(NamedTuple):
+    """One way through time, there or back: by kernels in C, by the fused kernel of a GPU, by a scan."""
+
+    compiled: Callable[..., Any]
+    fused: Callable[..., Any] | None
+    scanned: Callable[..., Any]
+
+
+def _chosen(kind: str, ways: Ways, kernel: jax.Array, *arguments: Any) -> Any:
+    """The rule: on a CPU the kernels in C where they take these arrays, on a GPU what `on_gpu` says; else a scan.
 
     Either is the way there or the way back. Who differentiates that again differentiates the scan.
+    The platform is found where a program is lowered, so one with several devices has the right way on each; a way
+    that no device of this process goes is not even traced.
     """
+    found = {}
+    steps, batch = jax.tree.leaves(arguments)[0].shape[:2]
     arrays = [a for a in jax.tree.leaves(arguments) if a.dtype != bool]
-    if not recurrence_cpu.suits(*arrays):
-        return scanned(*arguments)
-    kernel = jax.custom_jvp(compiled)
-    kernel.defjvp(lambda primals, tangents: jax.jvp(scanned, primals, tangents))
-    return lax.platform_dependent(*arguments, cpu=kernel, default=scanned)
+    if asked() != "scan" and recurrence_cpu.suits(*arrays):
+        found["cpu"] = once(ways.compiled, ways.scanned)
+    if ways.fused is not None and on_gpu(kind, kernel, steps * batch, whole=False) == "fused":
+        found["cuda"] = once(ways.fused, ways.scanned)
+    if not found:
+        return ways.scanned(*arguments)
+    return lax.platform_dependent(*arguments, **found, default=ways.scanned)
 
 
 def _contributed(inputs: Inputs, scale: jax.Array | None = None) -> tuple[jax.Array, Any]:
