@@ -369,6 +369,12 @@ def _replace(path: pathlib.Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise type(error)(
+            f"The model can't be written to {path} ({error.strerror or error}), and what was there is as before; "
+            "make room, or choose another place."
+        ) from error
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

@@ -10,7 +10,7 @@ import pytest
 
 from flaxmodels import Input, Sequential, layers
 from training import Trainer, optimizers, steps
-from training.callbacks import Callback
+from training.callbacks import Callback, EarlyStopping, ModelCheckpoint
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(20, 3)).astype("float32")
@@ -156,3 +156,27 @@ def test_hooks_of_steps_see_the_bad_step_last_and_none_after_it():
         fit(t, spoiled(9, 13), callbacks=[Watch()])
     ((batch, losses),) = Watch.seen
     assert batch == 2 and np.isfinite(losses[:2]).all() and len(losses) == 3 and not np.isfinite(losses[2])
+
+
+@pytest.mark.filterwarnings("ignore:The loss is")
+def test_a_model_that_is_not_finite_is_not_saved_over_a_good_one(tmp_path):
+    path, t = tmp_path / "m", trainer(nonfinite="ignore")
+    fit(t, Y, epochs=1, callbacks=[ModelCheckpoint(path)])
+    before = path.read_bytes()
+    sentence = (
+        "The model of epoch 1 holds numbers that are not finite, first in batch_stats/batch_normalization/moving_mean, "
+        f"and is not saved to {path}; lower the learning rate, or clip the gradients."
+    )
+    with pytest.warns(RuntimeWarning, match=f"^{re.escape(sentence)}$"):
+        fit(t, spoiled(9), epochs=1, callbacks=[ModelCheckpoint(path)])
+    assert path.read_bytes() == before
+
+
+def test_a_value_that_is_no_number_is_never_the_best():
+    class Values(Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            logs["val_loss"] = [np.nan, 3.0, np.nan, 2.0, np.nan][epoch]
+
+    best = EarlyStopping(patience=9, restore_best_weights=True)
+    fit(trainer(), Y, epochs=5, callbacks=[Values(), best])
+    assert (best.best, best.best_epoch) == (2.0, 3)

@@ -2,6 +2,8 @@
 
 import itertools
 import re
+import signal
+from typing import ClassVar
 
 import jax
 import numpy as np
@@ -120,6 +122,33 @@ def test_a_validation_that_fails_is_done_again(tmp_path):
 
     with pytest.raises(Broken):
         fit(tmp_path, [Fails()])
+    assert_same(fit(tmp_path), fit())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_long_validation_is_not_waited_for(number, tmp_path):
+    class Signals(callbacks.Callback):
+        seen: ClassVar[list] = []
+
+        def on_test_begin(self, logs=None):
+            self.seen.append("begin")
+            signal.raise_signal(number)
+
+        def on_test_end(self, logs=None):
+            self.seen.append("end")
+
+    def fit(resume=None, more=()):
+        trainer = line()
+        trainer.fit(X, Y, batch_size=4, epochs=2, verbose=0, validation_data=(X, Y), callbacks=[*more], resume=resume)
+        return trainer
+
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(SystemExit if number == signal.SIGTERM else KeyboardInterrupt):
+            fit(tmp_path, [Signals()])
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    assert Signals.seen == ["begin"]
     assert_same(fit(tmp_path), fit())
 
 

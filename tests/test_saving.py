@@ -340,7 +340,11 @@ def test_a_failing_write_leaves_the_old_file(path, monkeypatch, failing, error):
         raise error
 
     monkeypatch.setattr(os, failing, fail)
-    with pytest.raises(type(error)):
+    sentence = (
+        f"The model can't be written to {path} (disk full), and what was there is as before; make room, or choose "
+        "another place."
+    )
+    with pytest.raises(type(error), match=f"^{re.escape(sentence)}$" if isinstance(error, OSError) else None):
         fm.save(path, model, jax.tree.map(lambda x: x + 1, variables))
     assert path.read_bytes() == before
     assert os.listdir(path.parent) == [path.name]

@@ -98,18 +98,32 @@ def _checkpoints(folder: pathlib.Path, run: dict[str, Any], resume: bool) -> Any
     from training.checkpoints import Checkpoints
 
     notes = folder / RUN_FILE
-    if not resume:
-        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-    elif notes.is_file() and (folder / CHECKPOINTS).is_dir():
-        before = json.loads(notes.read_text())
-        for name, value in run.items():
+    goes_on = resume and notes.is_file() and (folder / CHECKPOINTS).is_dir()
+    checkpoints = Checkpoints(folder / CHECKPOINTS, minutes=5)
+    with checkpoints:  # nothing is touched while another process runs here
+        before = _run_in(notes) if goes_on else {}
+        for name, value in run.items() if goes_on else ():
             if before.get(name) != value:
                 raise ValueError(
                     f"{folder} holds a run with {name} {before.get(name)!r}, got {value!r}; "
                     "choose another --out, or begin anew with --no-resume."
                 )
-    notes.write_text(json.dumps(run, indent=1) + "\n")
-    return Checkpoints(folder / CHECKPOINTS, minutes=5)
+        for path in [] if resume else (folder / CHECKPOINTS).iterdir():
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+        notes.write_text(json.dumps(run, indent=1) + "\n")
+    return checkpoints
+
+
+def _run_in(notes: pathlib.Path) -> dict[str, Any]:
+    """What a folder says of its run."""
+    try:
+        before = json.loads(notes.read_text())
+    except ValueError:
+        before = None
+    if not isinstance(before, dict):
+        raise ValueError(f"{notes} is damaged; begin anew with --no-resume, or choose another --out.")
+    return before
 
 
 def _tell(data: Any, trainer: Any, history: Any) -> None:
@@ -187,7 +201,7 @@ def predict(
     notes = run / RUN_FILE
     if inputs.dtype == np.uint8 and notes.is_file():
         # Stored images are bytes; the run knows by which factor it trained on them.
-        data = Data(data.x, scale=float(json.loads(notes.read_text()).get("scale", 1.0)))
+        data = Data(data.x, scale=float(_run_in(notes).get("scale", 1.0)))
     outputs = Trainer(model, variables=variables).predict(data, batch_size=batch_size)
     target = out or file.with_suffix(".predictions.npy")
     np.save(target, outputs)
@@ -303,7 +317,10 @@ def main() -> None:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     except (ValueError, TypeError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sentence = str(error)
+        if isinstance(error, OSError) and error.errno and error.filename:
+            sentence = f"{error.filename} can't be read or written ({error.strerror}); choose another place."
+        print(f"error: {' '.join(sentence.split())}", file=sys.stderr)
         sys.exit(2)
     except Exception as error:
         # Typer's own errors of usage know their exit code and how to show themselves.

@@ -146,10 +146,10 @@ class Checkpoints:
 
         arrays = {name: _host(leaf) for name, leaf in named(state).items()}
         self._last_step, self._last_time = int(arrays["state/step"]), time.monotonic()
-        bad = [name for name, leaf in arrays.items() if name.startswith("state/") and not _finite(leaf)]
-        if bad:
+        bad = not_finite({name: leaf for name, leaf in arrays.items() if name.startswith("state/")})
+        if bad is not None:
             warnings.warn(
-                f"The state holds numbers that are not finite, first in {bad[0]}, and is not saved; lower the learning "
+                f"The state holds numbers that are not finite, first in {bad}, and is not saved; lower the learning "
                 "rate, or clip the gradients.",
                 RuntimeWarning,
                 stacklevel=2,
@@ -309,6 +309,11 @@ def named(tree: Any) -> dict[str, Any]:
     """The leaves of a tree by their '/'-joined paths."""
     pairs = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in pairs}
+
+
+def not_finite(tree: Any) -> str | None:
+    """The path of the first leaf with a number that is not finite, None if there is none."""
+    return next((name for name, leaf in named(tree).items() if not _finite(_host(leaf))), None)
 
 
 def refilled(tree: Any, arrays: Mapping[str, np.ndarray]) -> Any:

@@ -97,9 +97,16 @@ class Evaluation:
     ):
         self.trainer, self.objective, self.feed, self.program = trainer, objective, feed, program
         self.steps = steps
+        self.steps_per_second = 0.0
 
-    def __call__(self, progress: Progress | None = None) -> dict[str, float]:
-        """The values by name; compilation is told to the progress display."""
+    def at_once(self, left: int, between: Callable[[], None] | None) -> int:
+        """Steps until `between` is called, which only a CPU takes long enough for."""
+        if between is None or jax.default_backend() != "cpu":
+            return left
+        return max(1, min(left, int(self.steps_per_second * CHUNK_SECONDS)))
+
+    def __call__(self, progress: Progress | None = None, between: Callable[[], None] | None = None) -> dict[str, float]:
+        """The values by name; compilation is told to the display, and `between` is called every half second."""
         totals, logs, done = self.objective.empty(), {}, 0
         for chunk in self.feed.chunks():
             stop = chunk.steps if self.steps is None else min(chunk.steps, self.steps - done)
@@ -107,7 +114,15 @@ class Evaluation:
             if progress is not None and not self.program.is_compiled(*args):
                 progress.compiling("validation")
                 progress.compiled("validation", self.program.compile(*args))
-            totals, logs = self.program(*args)
+            at = 0
+            while at < stop:
+                began, end = time.perf_counter(), at + self.at_once(stop - at, between)
+                totals, logs = self.program(args[0], totals, *args[2:4], np.int32(at), np.int32(end))
+                if between is not None:
+                    jax.block_until_ready(logs)
+                    self.steps_per_second = (end - at) / (time.perf_counter() - began)
+                    between()
+                at = end
             done += stop
             if done == self.steps:
                 break
@@ -304,7 +319,7 @@ class Run:
         logs = dict(self.logs)
         if self.validate is not None and _due(self.epoch, self.validation_freq):
             self.hook("on_test_begin", {})
-            measured = self.validate(self.progress)
+            measured = self.validate(self.progress, self.leave_if_asked)
             self.hook("on_test_end", measured)
             logs |= {f"val_{name}": value for name, value in measured.items()}
         seconds = time.perf_counter() - start - (self.progress.compile_seconds - compiled_before)

@@ -1,5 +1,6 @@
 """Callbacks that watch a value: they stop, save or slow down by whether it improves. Keras' decisions."""
 
+import math
 import os
 import pathlib
 import warnings
@@ -9,7 +10,7 @@ import jax
 import numpy as np
 
 from training.callbacks.base import Callback, Logs
-from training.checkpoints import Checkpoints
+from training.checkpoints import Checkpoints, not_finite
 
 
 class Monitor(Callback):
@@ -39,7 +40,9 @@ class Monitor(Callback):
         return direction == "up"
 
     def improves(self, value: float, on: float | None) -> bool:
-        if on is None:
+        if math.isnan(value):
+            return False
+        if on is None or math.isnan(on):
             return True
         return value - self.min_delta > on if self.upward() else value + self.min_delta < on
 
@@ -251,6 +254,15 @@ class ModelCheckpoint(Monitor):
 
     def _save(self, epoch: int, logs: Logs | None) -> None:
         path = self._path(epoch, logs or {})
+        bad = not_finite(self.trainer.variables)
+        if bad is not None:
+            warnings.warn(
+                f"The model of epoch {epoch + 1} holds numbers that are not finite, first in {bad}, and is not saved "
+                f"to {path}; lower the learning rate, or clip the gradients.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            return
         if self.save_best_only:
             current = self.current(logs)
             if current is not None:
