@@ -136,6 +136,8 @@ def test_kernels_are_the_loop_in_float64_and_its_gradients(seed):
     groups = 2 + seed % 3
     parted = rng.standard_normal((batch, *sizes, 3 * groups)), rng.standard_normal((*window, 3, 5 * groups))
     compare_with_float64(convolution.conv, convolution.reference, *parted, **geometry, groups=groups)
+    each = x, rng.standard_normal((*window, channels, 1 + seed % 3))
+    compare_with_float64(convolution.depthwise_conv, convolution.reference_depthwise, *each, **geometry)
     if geometry["padding"] != "causal":
         spread = np.swapaxes(kernel, -1, -2)
         geometry["output_padding"] = None
@@ -171,6 +173,24 @@ def test_kernels_give_the_same_bits_for_any_split_of_the_work():
     for _ in range(20):
         for g, w in zip(with_gradients(convolution.conv, x, kernel, **UNIT), first, strict=True):
             np.testing.assert_array_equal(g, w)
+
+
+@needs_kernels
+def test_derivatives_and_batches_of_depthwise_kernels_are_kernels():
+    rng = np.random.default_rng(1)
+    x, kernel = normal(rng, 2, 6, 5, 9).astype(jnp.float32), normal(rng, 3, 2, 9, 2).astype(jnp.float32)
+
+    def derivatives(op):
+        gradient = jax.grad(lambda of: (op(*of, **UNIT) ** 3).sum())
+        hessian = jax.jvp(gradient, ((x, kernel),), ((x + 1, kernel - 1),))[1]
+        inputs, kernels = jnp.stack([x, -x]), jnp.stack([kernel, kernel + 1])
+        mapped = [
+            jax.vmap(lambda *of: gradient(of), axes)(*several)
+            for axes, several in (((0, None), (inputs, kernel)), ((None, 0), (x, kernels)), ((0, 0), (inputs, kernels)))
+        ]
+        return jax.tree.leaves((hessian, mapped))
+
+    same(derivatives(convolution.depthwise_conv), derivatives(convolution.reference_depthwise), tolerance=1e-3)
 
 
 @needs_kernels

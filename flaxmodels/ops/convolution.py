@@ -111,9 +111,14 @@ def depthwise_conv(
         total = reduce(add, (view[..., None] * tap for view, tap in zip(shifted, taps, strict=True)))
         return total.reshape(*total.shape[:-2], channels * multiplier)
 
+    def compiled(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        x = jnp.repeat(pad(x, pads), multiplier, axis=-1)
+        geometry = Geometry(x.shape[1:-1], tuple(window), tuple(strides), tuple(dilation))
+        return depthwise_p.bind(x, kernel.reshape(*window, -1), geometry=geometry)
+
     xla = partial(reference_depthwise, strides=strides, padding=pads, dilation=dilation)
     places = _places(x.shape[1:-1], window, strides, pads, dilation)
-    return _choose(block, xla, None, x, kernel, numbers=math.prod((*places, *window, channels, multiplier)))
+    return _choose(block, xla, compiled, x, kernel, numbers=math.prod((*places, *window, channels, multiplier)))
 
 
 def conv_transpose(
@@ -228,7 +233,7 @@ def _layout(x: jax.Array) -> tuple[str, str, str]:
 # --- which of the three
 
 
-def _choose(block: Op, xla: Op, compiled: Op | None, x: jax.Array, kernel: jax.Array, numbers: int) -> jax.Array:
+def _choose(block: Op, xla: Op, compiled: Op, x: jax.Array, kernel: jax.Array, numbers: int) -> jax.Array:
     """The rule: on CPU the kernel in C, else `block` over blocks of examples; elsewhere, and for the rest, `xla`.
 
     Measured on CPU with gradients in a loop, patches were 5 to 130 times faster than XLA's for all kinds and sizes
@@ -238,7 +243,7 @@ def _choose(block: Op, xla: Op, compiled: Op | None, x: jax.Array, kernel: jax.A
     Args:
         block: The convolution as patches times a matrix.
         xla: The same as XLA's own.
-        compiled: The same by the kernel in C, or None where it has none.
+        compiled: The same by the kernel in C.
         x: The inputs.
         kernel: The kernel.
         numbers: How many numbers the patches of one example have.
@@ -246,7 +251,7 @@ def _choose(block: Op, xla: Op, compiled: Op | None, x: jax.Array, kernel: jax.A
     out = jax.eval_shape(xla, x, kernel)
     if out.size == 0 or x.size == 0:
         return xla(x, kernel)
-    if compiled and jnp.issubdtype(x.dtype, jnp.floating) and x.dtype.itemsize <= 4 and native.available():
+    if jnp.issubdtype(x.dtype, jnp.floating) and x.dtype.itemsize <= 4 and native.available():
         cpu = partial(_in_float32, compiled)
     elif max(kernel.shape[:-2]) <= LONGEST_WINDOW:
         cpu = partial(_in_blocks, block, numbers)
@@ -307,7 +312,7 @@ def _kernel_shape(x: Any, dy: Any, geometry: Geometry) -> tuple[int, ...]:
 
 def _mapped(operation: Primitive, operands: Any, axes: Any, *, geometry: Geometry) -> tuple[jax.Array, int]:
     """Under `vmap`: as a larger batch where the kernel is the same for all, else one after the other."""
-    if operation is not kernel_p and axes[1] is None:
+    if operation not in (kernel_p, depthwise_kernel_p) and axes[1] is None:
         a = jnp.moveaxis(operands[0], axes[0], 0)
         out = operation.bind(a.reshape(-1, *a.shape[2:]), operands[1], geometry=geometry)
         return out.reshape(*a.shape[:2], *out.shape[1:]), 0
@@ -333,22 +338,44 @@ conv_p = native.operation("conv", _conv_shape, _conv_ends, _mapped)
 data_p = native.operation("conv_data", _data_shape, _data_ends, _mapped)
 kernel_p = native.operation("conv_kernel", _kernel_shape, _conv_ends, _mapped)
 
+
+def _depthwise_shape(x: Any, kernel: Any, geometry: Geometry) -> tuple[int, ...]:
+    return (x.shape[0], *geometry.places(), x.shape[-1])
+
+
+def _depthwise_data_shape(dy: Any, kernel: Any, geometry: Geometry) -> tuple[int, ...]:
+    return (dy.shape[0], *geometry.sizes, dy.shape[-1])
+
+
+def _depthwise_kernel_shape(x: Any, dy: Any, geometry: Geometry) -> tuple[int, ...]:
+    return (*geometry.window, x.shape[-1])
+
+
+def _depthwise_ends(x: Any, _: Any, geometry: Geometry) -> list[int]:
+    return [x.shape[-1], x.shape[-1]]
+
+
+depthwise_p = native.operation("depthwise", _depthwise_shape, _depthwise_ends, _mapped)
+depthwise_data_p = native.operation("depthwise_data", _depthwise_data_shape, _depthwise_ends, _mapped)
+depthwise_kernel_p = native.operation("depthwise_kernel", _depthwise_kernel_shape, _depthwise_ends, _mapped)
+
 # The gradients by the first and by the second operand, each given the other one.
-ad.defbilinear(
-    conv_p,
-    lambda dy, x, kernel, geometry: data_p.bind(dy, kernel, geometry=geometry),
-    lambda dy, x, kernel, geometry: kernel_p.bind(x, dy, geometry=geometry),
-)
-ad.defbilinear(
-    data_p,
-    lambda dx, dy, kernel, geometry: conv_p.bind(dx, kernel, geometry=geometry),
-    lambda dx, dy, kernel, geometry: kernel_p.bind(dx, dy, geometry=geometry),
-)
-ad.defbilinear(
-    kernel_p,
-    lambda dk, x, dy, geometry: data_p.bind(dy, dk, geometry=geometry),
-    lambda dk, x, dy, geometry: conv_p.bind(x, dk, geometry=geometry),
-)
+for there, data, weight in ((conv_p, data_p, kernel_p), (depthwise_p, depthwise_data_p, depthwise_kernel_p)):
+    ad.defbilinear(
+        there,
+        lambda dy, x, kernel, geometry, data=data: data.bind(dy, kernel, geometry=geometry),
+        lambda dy, x, kernel, geometry, weight=weight: weight.bind(x, dy, geometry=geometry),
+    )
+    ad.defbilinear(
+        data,
+        lambda dx, dy, kernel, geometry, there=there: there.bind(dx, kernel, geometry=geometry),
+        lambda dx, dy, kernel, geometry, weight=weight: weight.bind(dx, dy, geometry=geometry),
+    )
+    ad.defbilinear(
+        weight,
+        lambda dk, x, dy, geometry, data=data: data.bind(dy, dk, geometry=geometry),
+        lambda dk, x, dy, geometry, there=there: there.bind(x, dk, geometry=geometry),
+    )
 
 
 # --- windows

@@ -40,6 +40,31 @@ static void grid(int64_t *to, const int64_t *count, const int64_t *step, const i
         *to++ = ((i * step[0] * size[1] + j * step[1]) * size[2] + k * step[2]) * channels;
 }
 
+// What a window sees that takes each channel by itself: places are outputs' positions, taps those of the window.
+typedef struct {
+  int64_t batch, image, places, taps, channels, apart;
+  int64_t *place, *tap;
+} Windows;
+
+// From what the attribute holds: sizes of the image, window, strides, dilation [3 each], channels; 0 without memory.
+static int windows(Windows *w, const int64_t *size, int64_t batch) {
+  const int64_t *window = size + 3, *stride = size + 6, *dilation = size + 9;
+  int64_t out[3], apart = 1;
+  for (int i = 0; i < 3; i++) {
+    out[i] = (size[i] - (window[i] - 1) * dilation[i] - 1) / stride[i] + 1;
+    apart &= stride[i] > (window[i] - 1) * dilation[i];
+  }
+  *w = (Windows){.batch = batch, .channels = size[12], .apart = apart};
+  w->image = size[0] * size[1] * size[2] * w->channels;
+  w->places = out[0] * out[1] * out[2], w->taps = window[0] * window[1] * window[2];
+  w->place = malloc((w->places + w->taps) * sizeof(int64_t));
+  if (!w->place) return 0;
+  w->tap = w->place + w->places;
+  grid(w->place, out, stride, size, w->channels);
+  grid(w->tap, window, dilation, size, w->channels);
+  return 1;
+}
+
 // ---------------------------------------------------------------- parts of vectors
 
 typedef int32_t Bits __attribute__((vector_size(4 * LANES)));

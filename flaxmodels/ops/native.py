@@ -29,12 +29,13 @@ from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 
 SWITCH = "FLAXMODELS_NATIVE"
-SOURCES = ("convolution.c", "native.h", "pooling.c", "recurrence.c")
+SOURCES = ("convolution.c", "depthwise.c", "native.h", "pooling.c", "recurrence.c")
 FLAGS = ("-std=gnu11", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
 # Whatever this processor can do; the first that the compiler takes.
 TUNINGS = (("-march=native",), ("-mcpu=native",), ())
 FUNCTIONS = (
     *("conv", "conv_data", "conv_kernel"),
+    *("depthwise", "depthwise_data", "depthwise_kernel"),
     *("pool_select", "pool_scatter"),
     *("recurrence", "recurrence_back"),
 )

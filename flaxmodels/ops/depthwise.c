@@ -1,0 +1,102 @@
+// Convolutions of each channel with a kernel of its own, for a CPU, channels last: vectors of channels under the taps.
+
+#include "native.h"
+
+enum { MOST_PARTS = 16 };
+
+typedef struct {
+  Windows w;
+  const float *x, *kernel, *dy;
+  float *out, *packed;
+  int64_t parts;
+} Depthwise;
+
+static void forward_unit(void *arguments, int64_t unit) {
+  const Depthwise *d = arguments;
+  const Windows *w = &d->w;
+  for (int64_t at = 0; at < w->places; at++)
+    for (int64_t c = 0; c < w->channels; c += LANES) {
+      const float *x = d->x + unit * w->image + w->place[at] + c;
+      int64_t n = w->channels - c;
+      Vec sum = {0};
+      for (int64_t k = 0; k < w->taps; k++)
+        sum += load_some(x + w->tap[k], n) * load_some(d->kernel + k * w->channels + c, n);
+      store_some(d->out + (unit * w->places + at) * w->channels + c, sum, n);
+    }
+}
+
+static void data_unit(void *arguments, int64_t unit) {
+  const Depthwise *d = arguments;
+  const Windows *w = &d->w;
+  memset(d->out + unit * w->image, 0, w->image * sizeof(float));
+  for (int64_t at = 0; at < w->places; at++)
+    for (int64_t c = 0; c < w->channels; c += LANES) {
+      float *out = d->out + unit * w->image + w->place[at] + c;
+      int64_t n = w->channels - c;
+      Vec dy = load_some(d->dy + (unit * w->places + at) * w->channels + c, n);
+      for (int64_t k = 0; k < w->taps; k++) {
+        float *to = out + w->tap[k];
+        store_some(to, load_some(to, n) + dy * load_some(d->kernel + k * w->channels + c, n), n);
+      }
+    }
+}
+
+// Each unit sums some images into a kernel of its own; they are added in order afterwards.
+static void kernel_unit(void *arguments, int64_t unit) {
+  const Depthwise *d = arguments;
+  const Windows *w = &d->w;
+  float *own = d->packed + unit * w->taps * w->channels;
+  memset(own, 0, w->taps * w->channels * sizeof(float));
+  for (int64_t image = w->batch * unit / d->parts; image < w->batch * (unit + 1) / d->parts; image++)
+    for (int64_t at = 0; at < w->places; at++)
+      for (int64_t c = 0; c < w->channels; c += LANES) {
+        const float *x = d->x + image * w->image + w->place[at] + c;
+        int64_t n = w->channels - c;
+        Vec dy = load_some(d->dy + (image * w->places + at) * w->channels + c, n);
+        for (int64_t k = 0; k < w->taps; k++) {
+          float *to = own + k * w->channels + c;
+          store_some(to, load_some(to, n) + dy * load_some(x + w->tap[k], n), n);
+        }
+      }
+}
+
+// ---------------------------------------------------------------- what XLA calls
+
+static XLA_FFI_Error *done(XLA_FFI_CallFrame *frame, Depthwise *d, int fine) {
+  free(d->w.place);
+  free(d->packed);
+  return fine ? NULL : failed(frame, "no memory for a depthwise convolution");
+}
+
+// y [B, places, C] of x [B, image] and kernel [taps, C].
+XLA_FFI_Error *flaxmodels_depthwise(XLA_FFI_CallFrame *frame) {
+  if (told_version(frame)) return NULL;
+  Depthwise d = {.x = argument(frame, 0)->data, .kernel = argument(frame, 1)->data, .out = result(frame, 0)->data};
+  int fine = windows(&d.w, numbers(frame), argument(frame, 0)->dims[0]);
+  return done(frame, &d, fine && in_parallel(frame, forward_unit, &d, d.w.batch));
+}
+
+// dx [B, image] of dy [B, places, C] and kernel [taps, C].
+XLA_FFI_Error *flaxmodels_depthwise_data(XLA_FFI_CallFrame *frame) {
+  if (told_version(frame)) return NULL;
+  Depthwise d = {.dy = argument(frame, 0)->data, .kernel = argument(frame, 1)->data, .out = result(frame, 0)->data};
+  int fine = windows(&d.w, numbers(frame), argument(frame, 0)->dims[0]);
+  return done(frame, &d, fine && in_parallel(frame, data_unit, &d, d.w.batch));
+}
+
+// The kernel's gradient [taps, C] of x [B, image] and dy [B, places, C].
+XLA_FFI_Error *flaxmodels_depthwise_kernel(XLA_FFI_CallFrame *frame) {
+  if (told_version(frame)) return NULL;
+  Depthwise d = {.x = argument(frame, 0)->data, .dy = argument(frame, 1)->data, .out = result(frame, 0)->data};
+  int fine = windows(&d.w, numbers(frame), argument(frame, 0)->dims[0]);
+  int64_t size = fine ? d.w.taps * d.w.channels : 0;
+  if (fine) {
+    d.parts = least(d.w.batch, MOST_PARTS);
+    d.packed = malloc(d.parts * size * sizeof(float));
+    fine = d.packed && in_parallel(frame, kernel_unit, &d, d.parts);
+  }
+  if (fine) memset(d.out, 0, size * sizeof(float));
+  for (int64_t part = 0; fine && part < d.parts; part++)
+    for (int64_t i = 0; i < size; i++) d.out[i] += d.packed[part * size + i];
+  return done(frame, &d, fine);
+}
