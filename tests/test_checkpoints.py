@@ -1,10 +1,12 @@
 """Runs that end before their end and go on: the same bits, whatever ended them; damaged and foreign checkpoints."""
 
 import errno
+import gc
 import itertools
 import os
 import pathlib
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -349,6 +351,38 @@ def test_a_full_disk_does_not_end_the_run(whole, tmp_path, monkeypatch):
         assert_same(numbers(*fit("arrays", tmp_path)), whole["arrays"])
     with Checkpoints(tmp_path) as folder:
         assert folder.newest()[1]["position"]["epoch"] == len(calls)
+
+
+# What orbax was writing there ends in its own threads.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_disk_that_takes_no_more_is_told_once_and_left_clean(whole, tmp_path, caplog):
+    """As a full disk, for a while: files may have no more than 64 bytes."""
+    folder, (soft, hard) = Checkpoints(tmp_path), resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    class Full(callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 1:
+                folder.wait()
+                resource.setrlimit(resource.RLIMIT_FSIZE, (64, hard))
+
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 2:
+                folder.wait()
+                resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+                assert folders(tmp_path) == [1] and not list(tmp_path.glob("*tmp*"))
+
+    try:
+        with pytest.warns(RuntimeWarning) as told:
+            assert_same(numbers(*fit("arrays", folder, [Full()])), whole["arrays"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    sentence = (
+        f"A checkpoint could not be written to {tmp_path} (File too large); the run goes on, and what was saved before "
+        "stays."
+    )
+    assert [str(w.message) for w in told if w.category is RuntimeWarning] == [sentence]
+    gc.collect()
+    assert not caplog.records
 
 
 # What orbax was writing there ends in its own threads.

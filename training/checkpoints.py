@@ -1,5 +1,7 @@
 """Checkpoints of a run: all that decides how it goes on, written in the background, whole or not at all, verified."""
 
+import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -7,6 +9,7 @@ import logging
 import math
 import os
 import pathlib
+import shutil
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -108,7 +111,9 @@ class Checkpoints:
         if self._manager is None:
             import orbax.checkpoint as ocp
 
-            logging.getLogger("absl").setLevel(logging.CRITICAL)  # what fails is told in one sentence instead
+            # What fails is told in one sentence instead, and once.
+            logging.getLogger("absl").setLevel(logging.CRITICAL)
+            logging.getLogger("asyncio").addFilter(_not_of_orbax)
             options = ocp.CheckpointManagerOptions(
                 preservation_policy=_Kept(self),
                 cleanup_tmp_directories=True,
@@ -184,9 +189,12 @@ class Checkpoints:
 
     def _failed(self, error: Exception) -> None:
         # Whatever the disk does, the run goes on: what was saved before is whole.
-        if self._manager is not None:
-            self._manager.close()
-        self._manager = None
+        manager, self._manager = self._manager, None
+        if manager is not None:
+            with contextlib.suppress(Exception):  # it says again what failed
+                manager.close()
+        for unfinished in self.folder.glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(unfinished, ignore_errors=True)  # on a full disk it stands in the way of the next
         warnings.warn(
             f"A checkpoint could not be written to {self.folder} ({_first_line(error)}); the run goes on, and what was "
             "saved before stays.",
@@ -391,6 +399,17 @@ def _digest(content: str, arrays: Mapping[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
+def _not_of_orbax(record: logging.LogRecord) -> bool:
+    """Whether a record tells of anything else than a write that orbax gave up together with another one."""
+    return "orbax-checkpoint-tmp" not in str(record.exc_info and record.exc_info[1])
+
+
+REASONS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
+
+
 def _first_line(error: Exception) -> str:
+    for reason in map(os.strerror, REASONS):
+        if reason in str(error):  # somewhere behind a page of names
+            return reason
     text = str(error).strip().splitlines()
     return (getattr(error, "strerror", None) or (text[0] if text else type(error).__name__))[:200]
