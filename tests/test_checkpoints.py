@@ -1,5 +1,6 @@
 """Runs that end before their end and go on: the same bits, whatever ended them; damaged and foreign checkpoints."""
 
+import contextlib
 import errno
 import gc
 import itertools
@@ -11,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import types
 import warnings
@@ -309,13 +311,24 @@ def test_a_folder_that_can_not_be_made(tmp_path):
         build().fit(X, Y, verbose=0, resume=tmp_path / "file" / "run")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_is_read_only(tmp_path):
-    (tmp_path / "run").mkdir(mode=0o500)
-    with refuses(
-        f"Checkpoints can't be written to {tmp_path / 'run'} (Permission denied); choose another folder.", OSError
-    ):
-        build().fit(X, Y, verbose=0, resume=tmp_path / "run")
+@contextlib.contextmanager
+def as_nobody():
+    """Root may write everywhere; so for a while it is somebody else."""
+    user = os.geteuid()
+    try:
+        if user == 0:
+            os.seteuid(65534)
+        yield
+    finally:
+        os.seteuid(user)
+
+
+def test_a_folder_that_is_read_only():
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o555)
+        sentence = f"Checkpoints can't be written to {folder} (Permission denied); choose another folder."
+        with as_nobody(), refuses(sentence, OSError), Checkpoints(folder):
+            pass
 
 
 def test_a_system_that_refuses_to_write(tmp_path, monkeypatch):
