@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= 2
 
-.PHONY: train test test-all conformance bench lint format clean
+.PHONY: train test test-all conformance bench gpu lint format clean
 
 train: .venv/core
 	$(BIN)/python -m training fit simple_cnn digits --epochs 12 --out runs/digits
@@ -19,6 +19,10 @@ conformance: .venv/tools
 bench: .venv/tools
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"
 	$(BIN)/python benchmarks/throughput.py --short
+
+gpu: .venv/tools
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench,cuda]"
+	$(BIN)/python benchmarks/gpu.py $(GPU)
 
 lint: .venv/tools
 	$(BIN)/ruff check .

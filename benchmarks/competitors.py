@@ -19,7 +19,7 @@ CLASSES = 10
 
 
 def sizes(options):
-    return {"n": 640, "batch": 128, "t": 128, "features": 9, "units": 128, "mask": False} | options
+    return {"n": 640, "batch": 128, "t": 128, "features": 9, "units": 128, "mask": False, "epochs": 1} | options
 
 
 def examples(model, o):
@@ -86,7 +86,7 @@ def ours(model, task, o):
         return lambda: trainer.predict(x, batch_size=o["batch"])
     if task == "evaluate":
         return lambda: trainer.evaluate(x, y, batch_size=o["batch"])
-    return lambda: trainer.fit(x, y, batch_size=o["batch"], verbose=0)
+    return lambda: trainer.fit(x, y, batch_size=o["batch"], epochs=o["epochs"], verbose=0)
 
 
 def loops(model, task, o, scanned):
@@ -141,9 +141,10 @@ def by_hand(task, scanned, o, x, y, carry, step, logs=lambda totals: totals):
 
     def run():
         now = (held[0][0], jax.tree.map(jnp.array, empty))
-        if scanned:
-            now = whole(now, x, y)
-        else:
+        for _ in range(o["epochs"]):
+            if scanned:
+                now = whole(now, x, y)
+                continue
             for i in range(count):
                 now = one(now, x[i], y[i])
         held[0] = now
@@ -254,7 +255,7 @@ def in_keras(model, task, o, backend, per_execution=1):
             return lambda: net.predict(x, batch_size=o["batch"], verbose=0)
         if task == "evaluate":
             return lambda: net.evaluate(x, y, batch_size=o["batch"], verbose=0)
-        return lambda: net.fit(x, y, batch_size=o["batch"], verbose=0)
+        return lambda: net.fit(x, y, batch_size=o["batch"], epochs=o["epochs"], verbose=0)
 
     if per_execution != "best":
         return made(per_execution)
@@ -314,36 +315,127 @@ def in_torch(model, task, o, compiled=False, channels_last=False):
     net = torch_network(model, o)
     if x.ndim == 4:
         x = x.transpose(0, 3, 1, 2)
-    x, y = torch.from_numpy(x.copy()), torch.from_numpy(y).long()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.set_float32_matmul_precision("high")  # as JAX multiplies on a GPU by default; a CPU has nothing faster
+    x, y, net = torch.from_numpy(x.copy()).to(device), torch.from_numpy(y).long().to(device), net.to(device)
     if channels_last:
         net, x = net.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
     if compiled:
-        net = torch.compile(net)
-    adam, loss_of = torch.optim.Adam(net.parameters(), lr=1e-3), nn.CrossEntropyLoss()
+        # On a GPU by CUDA graphs.
+        net = torch.compile(net, mode="reduce-overhead" if device.type == "cuda" else None)
+    adam = torch.optim.Adam(net.parameters(), lr=1e-3, fused=device.type == "cuda" or None)
+    loss_of = nn.CrossEntropyLoss()
 
     def outputs(at):
         part = slice(at, at + o["batch"])
         return net(x[part]) if lengths is None else net(x[part], torch.from_numpy(lengths[part]))
 
+    def step(at, predicted):
+        labels, found = y[at : at + o["batch"]], outputs(at)
+        if task == "predict":
+            predicted.append(found.softmax(-1).cpu().numpy())
+            return 0, 0
+        loss = loss_of(found, labels)
+        if task == "train":
+            adam.zero_grad()
+            loss.backward()
+            adam.step()
+        # Fetched at the end, so that a GPU is never waited for.
+        return loss.detach(), (found.argmax(1) == labels).sum()
+
     def run():
         net.train(task == "train")
-        total = hits = 0
+        total, hits, predicted = torch.zeros((), device=device), torch.zeros((), device=device), []
         with torch.set_grad_enabled(task == "train"):
-            predicted = []
-            for at in range(0, o["n"], o["batch"]):
-                labels, found = y[at : at + o["batch"]], outputs(at)
-                if task == "predict":
-                    predicted.append(found.softmax(-1).numpy())
-                    continue
-                loss = loss_of(found, labels)
-                if task == "train":
-                    adam.zero_grad()
-                    loss.backward()
-                    adam.step()
-                total += loss.item()
-                hits += (found.argmax(1) == labels).sum().item()
+            for _ in range(o["epochs"] if task == "train" else 1):
+                for at in range(0, o["n"], o["batch"]):
+                    loss, right = step(at, predicted)
+                    total, hits = total + loss, hits + right
+        return total.item(), hits.item()
 
     return run
+
+
+# ---------------------------------------------------------------- a recurrent layer alone, forward or with gradients
+
+REPEATS = 10  # of a call, before the device is waited for
+
+
+def ours_alone(model, task, o, name):
+    """Our layer by one implementation, "auto" for what the rule takes."""
+    import jax
+    import jax.numpy as jnp
+
+    from flaxmodels import layers
+    from flaxmodels.ops import recurrence_choice
+
+    x, _, lengths = examples(model, o)
+    dtype = o.get("dtype", "float32")
+    x = jnp.asarray(x, dtype)
+    mask = None if lengths is None else jnp.arange(o["t"])[None] < jnp.asarray(lengths)[:, None]
+    layer = {"lstm": layers.LSTM, "gru": layers.GRU}[model](o["units"], return_sequences=True, dtype=dtype)
+    variables = layer.init(jax.random.key(0), x)
+    weights = jnp.asarray(np.random.default_rng(1).normal(size=(*x.shape[:2], o["units"])), dtype)
+
+    def loss(variables, x):
+        return jnp.sum((layer.apply(variables, x, mask=mask) * weights).astype(jnp.float32))
+
+    if task == "forward":
+        call = jax.jit(lambda variables, x: layer.apply(variables, x, mask=mask))
+    else:
+        call = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
+
+    def run():
+        with recurrence_choice.using(name):
+            for _ in range(REPEATS):
+                found = call(variables, x)
+            jax.block_until_ready(found)
+
+    return run
+
+
+def torch_alone(model, task, o):
+    """torch.nn.LSTM or torch.nn.GRU; masked examples are packed."""
+    import torch
+    from torch import nn
+
+    x, _, lengths = examples(model, o)
+    dtype = getattr(torch, o.get("dtype", "float32"))
+    cuda = torch.cuda.is_available()
+    device = torch.device("cuda" if cuda else "cpu")
+    # As JAX does by default on such a device.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    kind = {"lstm": nn.LSTM, "gru": nn.GRU}[model]
+    layer = kind(o["features"], o["units"], batch_first=True).to(device, dtype)
+    x = torch.from_numpy(x).to(device, dtype).requires_grad_(task != "forward")
+    weights = torch.randn((*x.shape[:2], o["units"]), device=device, dtype=dtype)
+    if lengths is not None:
+        lengths = torch.from_numpy(lengths)
+        weights = pack(weights, lengths).data
+
+    def call():
+        found = layer(x if lengths is None else pack(x, lengths))[0]
+        if task == "forward":
+            return
+        layer.zero_grad(set_to_none=True)
+        x.grad = None
+        ((found if lengths is None else found.data) * weights).float().sum().backward()
+
+    def run():
+        with torch.set_grad_enabled(task != "forward"):
+            for _ in range(REPEATS):
+                call()
+        if cuda:
+            torch.cuda.synchronize()
+
+    return run
+
+
+def pack(values, lengths):
+    """Right-padded examples as PyTorch's recurrent layers take them."""
+    from torch.nn.utils.rnn import pack_padded_sequence
+
+    return pack_padded_sequence(values, lengths, batch_first=True, enforce_sorted=False)
 
 
 COMPETITORS = {
@@ -358,6 +450,11 @@ COMPETITORS = {
     "torch": in_torch,
     "torch, channels last": lambda *args: in_torch(*args, channels_last=True),
     "torch, compiled": lambda *args: in_torch(*args, compiled=True),
+    "layer": lambda *args: ours_alone(*args, "auto"),
+    "layer, scan": lambda *args: ours_alone(*args, "scan"),
+    "layer, fused": lambda *args: ours_alone(*args, "fused"),
+    "layer, cudnn": lambda *args: ours_alone(*args, "cudnn"),
+    "torch.nn": torch_alone,
 }
 
 

@@ -30,8 +30,15 @@ def device() -> str:
 
 
 def versions(*packages: str) -> str:
-    """Versions as "jax 0.10.2, flax 0.12.8"."""
-    return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
+    """Versions as "jax 0.10.2, flax 0.12.8"; of a package that is not installed "no keras"."""
+
+    def version(name: str) -> str:
+        try:
+            return f"{name} {importlib.metadata.version(name)}"
+        except importlib.metadata.PackageNotFoundError:
+            return f"no {name}"
+
+    return ", ".join(map(version, packages))
 
 
 def surroundings(*packages: str) -> str:

@@ -21,6 +21,7 @@ import subprocess
 import sys
 
 import measure
+from competitors import REPEATS
 
 HERE = pathlib.Path(__file__).parent
 ALL = [
@@ -110,19 +111,20 @@ def compare(model, task, options, peers, rounds, kept=None):
 
 def row_of(model, task, options, name, setup, found, together):
     seconds = measure.median([answer["seconds"] for answer in found])
+    count = options["n"] * options.get("epochs", 1) * (REPEATS if task in ("forward", "gradient") else 1)
     return {
         "id": f"{described(model, options)}, {task}, {name}",
         "case": described(model, options),
         "task": task,
         "competitor": name,
-        "examples_per_second": round(options["n"] / seconds, 1),
+        "examples_per_second": round(count / seconds, 1),
         "seconds": round(seconds, 4),
         "spread": round(max(answer["seconds"] for answer in found) / min(answer["seconds"] for answer in found), 2),
         "cpu_seconds": round(measure.median([answer["cpu"] for answer in found]), 4),
         "build_seconds": round(setup["build"], 2),
         "compile_seconds": round(max(0.0, setup["first"] - setup["second"]), 2),
         "peak_mib": "" if together else round(found[-1]["peak_mib"]),
-        "gflops": round(options["n"] * flops(model, options, task) / seconds / 1e9, 1),
+        "gflops": round(count * flops(model, options, task) / seconds / 1e9, 1),
     }
 
 
@@ -143,13 +145,14 @@ def flops(model, options, task):
         first, recurrent = ways * t * 9 * gates * units, ways * t * units * gates * units
         layers = [first, recurrent, *([2 * recurrent] if "stacked" in form else []), ways * units * 10]
     forward = 2 * sum(layers)
-    return 3 * forward - 2 * layers[0] if task == "train" else forward
+    return 3 * forward - 2 * layers[0] if task in ("train", "gradient") else forward
 
 
 def described(model, options):
     if "t" not in options:
         return model
-    return f"{model} T {options['t']} units {options['units']}{' masked' if options.get('mask') else ''}"
+    dtype = f" {options['dtype']}" if "dtype" in options else ""
+    return f"{model} T {options['t']} units {options['units']}{dtype}{' masked' if options.get('mask') else ''}"
 
 
 def shown(rows):
