@@ -450,6 +450,13 @@ def test_checkpoints_of_another_run_are_refused(tmp_path):
 MISTAKES = {
     "every": ({"every": "day"}, "`every` of Checkpoints is 'epoch' or a number of steps, got 'day'; use one of them."),
     "keep": ({"keep": 0}, "`keep` of Checkpoints is a positive integer, got 0; 2 is usual."),
+    "keep 1.5": ({"keep": 1.5}, "`keep` of Checkpoints is a positive integer, got 1.5; 2 is usual."),
+    "keep_every": (
+        {"keep_every": 0},
+        "`keep_every` of Checkpoints is a positive integer or None, got 0; 10 keeps every tenth.",
+    ),
+    "minutes": ({"minutes": -1}, "`minutes` of Checkpoints is a positive number or None, got -1; 5 is usual."),
+    "minutes str": ({"minutes": "5"}, "`minutes` of Checkpoints is a positive number or None, got '5'; 5 is usual."),
     "mode": ({"mode": "auto"}, "`mode` of Checkpoints is 'min' or 'max', got 'auto'; use one of them."),
 }
 
@@ -459,6 +466,14 @@ def test_mistakes(mistake, tmp_path):
     arguments, sentence = MISTAKES[mistake]
     with refuses(sentence):
         Checkpoints(tmp_path, **arguments)
+
+
+def test_a_folder_is_a_path(tmp_path):
+    for given in ("", 5, True):
+        with refuses(f"A run is saved in a folder, got {given!r}; give its path."):
+            build().fit(X, Y, verbose=0, resume=given)
+    with refuses("`keep_best` of Checkpoints names a value of the logs, got 5; 'val_loss' is usual.", TypeError):
+        Checkpoints(tmp_path, keep_best=5)
 
 
 def test_one_folder_is_enough(tmp_path):

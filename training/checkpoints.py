@@ -59,10 +59,22 @@ class Checkpoints:
         mode: str = "min",
         delete: bool = False,
     ):
-        if every != "epoch" and (isinstance(every, bool) or not isinstance(every, int) or every < 1):
+        if every != "epoch" and not _counts(every):
             raise ValueError(f"`every` of Checkpoints is 'epoch' or a number of steps, got {every!r}; use one of them.")
-        if keep < 1:
+        if not _counts(keep):
             raise ValueError(f"`keep` of Checkpoints is a positive integer, got {keep!r}; 2 is usual.")
+        if keep_every is not None and not _counts(keep_every):
+            raise ValueError(
+                f"`keep_every` of Checkpoints is a positive integer or None, got {keep_every!r}; 10 keeps every tenth."
+            )
+        if minutes is not None and (isinstance(minutes, bool | str) or not minutes > 0):
+            raise ValueError(f"`minutes` of Checkpoints is a positive number or None, got {minutes!r}; 5 is usual.")
+        if keep_best is not None and not isinstance(keep_best, str):
+            raise TypeError(
+                f"`keep_best` of Checkpoints names a value of the logs, got {keep_best!r}; 'val_loss' is usual."
+            )
+        if isinstance(folder, bool) or not isinstance(folder, str | os.PathLike) or not os.fspath(folder):
+            raise ValueError(f"A run is saved in a folder, got {folder!r}; give its path.")
         if mode not in ("min", "max"):
             raise ValueError(f"`mode` of Checkpoints is 'min' or 'max', got {mode!r}; use one of them.")
         self.folder = pathlib.Path(folder).absolute()
@@ -397,6 +409,10 @@ def _digest(content: str, arrays: Mapping[str, np.ndarray]) -> str:
         digest.update(f"{name} {leaf.dtype.name} {leaf.shape}".encode())
         digest.update(np.ascontiguousarray(leaf).view(np.uint8).data if leaf.ndim else leaf.tobytes())
     return digest.hexdigest()
+
+
+def _counts(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= 1)
 
 
 def _not_of_orbax(record: logging.LogRecord) -> bool:
