@@ -10,6 +10,7 @@ Shapes: T steps, B batch, U units, G gates: 4 of an LSTM, 3 of a GRU.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -208,6 +209,9 @@ def gru_backward(
 
 
 # --- the kernels: `given` and `made` name references to arrays in the GPU's memory, of the rows of one program
+#
+# Which thread has which element is the compiler's choice, for a load and for a store. So between two barriers a place
+# that is read is only overwritten by a value that is computed from what was read there.
 
 
 def _lstm_steps(cut: "_Cut", given: Any, made: Any) -> None:
@@ -248,6 +252,11 @@ def _lstm_steps_back(cut: "_Cut", given: Any, made: Any) -> None:
         made["dh"][:, unit] = _wide(given["dh"][:, unit])
         made["dc"][:, unit] = _wide(given["dc"][:, unit])
 
+    def passing_by(unit: Any, counts: jax.Array | None) -> jax.Array:
+        """What of dh passes a step by; what goes through it is added."""
+        nothing = jnp.zeros((cut.each.rows, cut.each.units), cut.dtype_of(made["dh"]))
+        return nothing if counts is None else _kept(counts, nothing, made["dh"][:, unit])
+
     def step(back: Any) -> None:
         t = cut.steps - 1 - back
         counts = cut.counts(given, t)
@@ -263,12 +272,16 @@ def _lstm_steps_back(cut: "_Cut", given: Any, made: Any) -> None:
             for gate, value in zip(columns, dz, strict=True):
                 made["dz"][t, :, gate] = _kept(counts, value, jnp.zeros_like(value)).astype(cut.dtype_of(made["dz"]))
             made["dc"][:, unit] = _kept(counts, dc * f, dc_after)
-            # What passes a step by; what goes through it is added below.
-            made["dh"][:, unit] = jnp.zeros_like(dh) if counts is None else _kept(counts, jnp.zeros_like(dh), dh)
+            if counts is not None:
+                made["dh"][:, unit] = dh
 
         cut.each_tile(tile)
         cut.barrier()
-        cut.each_tile(lambda j: cut.pass_back(made["dh"], lambda part: made["dz"][t, :, part], given["w"], j))
+        cut.each_tile(
+            lambda j: cut.pass_back(
+                made["dh"], partial(passing_by, counts=counts), lambda part: made["dz"][t, :, part], given["w"], j
+            )
+        )
         cut.barrier()
 
     cut.each_tile(lambda j: begin(cut.columns(j, 1)[0]))
@@ -329,7 +342,11 @@ def _gru_steps_back(cut: "_Cut", given: Any, made: Any) -> None:
 
         cut.each_tile(tile)
         cut.barrier()
-        cut.each_tile(lambda j: cut.pass_back(made["dh"], lambda part: made["inner"][t, :, part], given["w"], j))
+        cut.each_tile(
+            lambda j: cut.pass_back(
+                made["dh"], lambda unit: made["dh"][:, unit], lambda part: made["inner"][t, :, part], given["w"], j
+            )
+        )
         cut.barrier()
 
     cut.each_tile(lambda j: begin(cut.columns(j, 1)[0]))
@@ -493,8 +510,8 @@ class _Cut:
 
         return jax.lax.fori_loop(np.int32(0), np.int32(self.wide // depth), deeper, sums)
 
-    def pass_back(self, dh: Any, dz: Callable, w: Any, j: Any) -> None:
-        """dh += dz @ w, for a tile of units; w is the kernel transposed."""
+    def pass_back(self, dh: Any, by: Callable, dz: Callable, w: Any, j: Any) -> None:
+        """dh = by + dz @ w, for a tile of units; w is the kernel transposed."""
         from jax.experimental import pallas as pl
 
         unit, depth = self.columns(j, 1)[0], self.each.depth
@@ -504,7 +521,7 @@ class _Cut:
             return total + self.dot(dz(part).astype(self.dtype_of(w)), w[part, unit])
 
         count = np.int32(self.count * self.wide // depth)
-        dh[:, unit] = jax.lax.fori_loop(np.int32(0), count, deeper, dh[:, unit])
+        dh[:, unit] = jax.lax.fori_loop(np.int32(0), count, deeper, by(unit))
 
     def dot(self, a: jax.Array, b: jax.Array) -> jax.Array:
         return jnp.dot(a, b, precision=self.precision, preferred_element_type=_wide_dtype(a))
