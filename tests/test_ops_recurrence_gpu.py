@@ -252,6 +252,16 @@ def test_an_lstm_by_cudnn_does_not_look_at_steps_that_do_not_count(stand_in):
     assert all(jnp.isfinite(g).all() for g in jax.tree.leaves(grads))
 
 
+def test_a_layer_that_asks_for_cudnn_has_it(stand_in, monkeypatch, getkey):
+    asked, x = [], jax.random.normal(getkey(), (2, 3, 2))
+    way = recurrence_cudnn._forward
+    monkeypatch.setattr(recurrence_cudnn, "_forward", lambda *a: asked.append(1) or way(*a))
+    variables = layers.LSTM(2).init(getkey(), x)
+    plain, by_cudnn = (jax.jit(layers.LSTM(2, use_cudnn=how).apply)(variables, x) for how in ("auto", True))
+    assert asked
+    assert_close(by_cudnn, plain, 1e-6)
+
+
 def test_where_cudnn_is_not_the_same_program_takes_the_scan(stand_in, monkeypatch):
     arrays, mask = draw("LSTM", (3, 4, 2, 3), jnp.float32, np.random.default_rng(0))
     monkeypatch.setattr(recurrence_cudnn, "_platform", "cuda")

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flaxmodels.layers.base import Layer
 from flaxmodels.layers.cells import GRUCell, LSTMCell, SimpleRNNCell, Steps, state_from
 from flaxmodels.layers.stacked_cells import StackedRNNCells, check_cell, initial_states, steps_of
+from flaxmodels.ops import recurrence_choice
 from flaxmodels.ops.recurrence import expand
 
 
@@ -232,6 +233,9 @@ class SimpleRNN(Sequenced, SimpleRNNCell):
 class Fused(Sequenced, kw_only=True):
     """A recurrent layer of which the platform may have an implementation of its own."""
 
+    if TYPE_CHECKING:
+        units: int
+
     use_cudnn: bool | Literal["auto"] = "auto"
 
     def __post_init__(self) -> None:
@@ -243,12 +247,21 @@ class Fused(Sequenced, kw_only=True):
 
     def steps(self, shape: tuple[int, ...], train: bool) -> Steps:
         """The functions of the cell for inputs of which one step has this shape, [B, F]."""
-        if self.use_cudnn is True:
+        steps = super().steps(shape, train)
+        if self.use_cudnn is not True:
+            return steps
+        kind = "LSTM" if isinstance(self, LSTMCell) else "GRU"
+        if recurrence_choice.refusal("cudnn", kind, self.units, steps.zeros.h.dtype, forced=True):
             raise ValueError(
                 f"{self.label} has no implementation by cuDNN on the backend {jax.default_backend()!r}, "
                 "got use_cudnn=True; leave it at 'auto' to have the fastest there is."
             )
-        return super().steps(shape, train)
+
+        def run(*arguments: Any) -> tuple[jax.Array, Any]:
+            with recurrence_choice.using("cudnn"):
+                return steps.run(*arguments)
+
+        return steps._replace(run=run)
 
 
 class LSTM(Fused, LSTMCell):
