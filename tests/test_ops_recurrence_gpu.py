@@ -1,6 +1,8 @@
 """Kernels for a GPU: by Pallas' interpreter and by a stand-in for cuDNN anywhere, on the device where there is one."""
 
 import re
+import subprocess
+import sys
 import warnings
 
 import jax
@@ -391,6 +393,21 @@ def test_cudnn_without_a_gpu_is_an_error_in_a_sentence():
             match=r"^LSTM can't be taken through time by 'cudnn', which needs an NVIDIA GPU of compute capability 8\.0, got 'cpu'; use 'auto'\.$",
         ):
             on_gpu("LSTM", jnp.zeros((4, 16)), 1)
+
+
+WITHOUT = """
+import sys, jax, jax.numpy as jnp
+from flaxmodels import layers
+for kind in (layers.LSTM, layers.GRU):
+    jax.eval_shape(kind(3).init, jax.random.key(0), jnp.ones((2, 3, 2)))
+print([name for name in ("jax.experimental.pallas", "jax.experimental.rnn") if name in sys.modules])
+"""
+
+
+@pytest.mark.skipif(jax.default_backend() == "gpu", reason="says what is not loaded without a GPU")
+def test_without_a_gpu_nothing_is_loaded_that_is_for_one():
+    done = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True, check=False)
+    assert done.stdout == "[]\n", done.stderr
 
 
 # --- on a device
