@@ -91,20 +91,7 @@ class Checkpoints:
     # ------------------------------------------------------------ the folder
 
     def __enter__(self) -> "Checkpoints":
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.folder / "lock", "a")
-        except OSError as error:
-            raise OSError(
-                f"Checkpoints can't be written to {self.folder} ({error.strerror}); choose another folder."
-            ) from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._lock.close()
-            raise OSError(
-                f"Another process runs in {self.folder}; wait for its end, or choose another folder."
-            ) from error
+        self._take()
         self._last_time = time.monotonic()
         for known in (self._values, self._damaged, self._verified):
             known.clear()
@@ -116,6 +103,31 @@ class Checkpoints:
             self._manager.close()
         self._manager = None
         self._lock.close()
+
+    def _take(self) -> None:
+        """Makes the folder this process' own."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = open(self.folder / "lock", "a")
+        except OSError as error:
+            raise OSError(
+                f"Checkpoints can't be written to {self.folder} ({error.strerror}); choose another folder."
+            ) from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.close()
+            raise OSError(
+                f"Another process runs in {self.folder}; wait for its end, or choose another folder."
+            ) from error
+        self._lock = lock
+
+    def _is_taken(self) -> bool:
+        """Whether the folder is still the one that was taken; it may have been lost meanwhile."""
+        try:
+            return os.path.samestat(os.fstat(self._lock.fileno()), os.stat(self.folder / "lock"))
+        except (OSError, ValueError):  # the latter where it was closed
+            return False
 
     @property
     def manager(self) -> Any:
@@ -181,7 +193,9 @@ class Checkpoints:
             ),
         }
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            if not self._is_taken():
+                self._lock.close()
+                self._take()
             number = max(self.manager.all_steps(), default=0) + 1
             self._values[number] = value
             self._damaged.discard(number)
@@ -205,7 +219,7 @@ class Checkpoints:
         if manager is not None:
             with contextlib.suppress(Exception):  # it says again what failed
                 manager.close()
-        for unfinished in self.folder.glob("*.orbax-checkpoint-tmp*"):
+        for unfinished in self.folder.glob("*.orbax-checkpoint-tmp*") if self._is_taken() else ():
             shutil.rmtree(unfinished, ignore_errors=True)  # on a full disk it stands in the way of the next
         warnings.warn(
             f"A checkpoint could not be written to {self.folder} ({_first_line(error)}); the run goes on, and what was "
