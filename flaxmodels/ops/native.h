@@ -241,8 +241,9 @@ static XLA_FFI_Error *failed(XLA_FFI_CallFrame *frame, const char *message) {
   return frame->api->XLA_FFI_Error_Create(&error);
 }
 
+// The type of an extension has another name since jax 0.11.
 static int told_version(XLA_FFI_CallFrame *frame) {
-  XLA_FFI_Extension_Base *extension = frame->extension_start;
+  __typeof__(frame->extension_start) extension = frame->extension_start;
   if (!extension || extension->type != XLA_FFI_Extension_Metadata) return 0;
   XLA_FFI_Metadata *metadata = ((XLA_FFI_Metadata_Extension *)extension)->metadata;
   metadata->api_version.major_version = XLA_FFI_API_MAJOR;
