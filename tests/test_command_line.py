@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import pytest
 import flaxmodels as fm
 from training import __main__ as command_line
 from training import datasets
+
+COMMAND = ["fit", "rnn_classifier", "digits_sequence", "--option", "units=8"]
 
 
 def run(capsys, monkeypatch, *args):
@@ -147,6 +150,40 @@ def test_a_device_that_is_asked_for_or_absent(capsys, monkeypatch, tmp_path):
     ):
         done = subprocess.run([sys.executable, "-m", "training", *command, *more], **absent)
         assert done.returncode == 2 and re.fullmatch(error, done.stderr)
+
+
+@pytest.mark.filterwarnings("default::RuntimeWarning")
+def test_a_damaged_checkpoint_is_told_in_one_line(finished, capsys, monkeypatch, tmp_path):
+    folder = shutil.copytree(finished[0], tmp_path / "run")
+    for file in (folder / "checkpoints" / "2" / "arrays" / "d").iterdir():
+        file.write_bytes(b"")
+    code, out, err = run(capsys, monkeypatch, *COMMAND, "--epochs", "2", "--out", folder)
+    assert code == 0 and out.count("Epoch ") == 1
+    assert re.fullmatch(
+        rf"warning: The checkpoint {folder}/checkpoints/2 is damaged \(.+\); the run goes on from {folder}/checkpoints/1\.\n",
+        err,
+    )
+
+
+def test_a_run_that_is_asked_to_terminate_leaves_its_history(tmp_path):
+    folder = tmp_path / "run"
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "training", *COMMAND, "--epochs", "100000", "--out", str(folder)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        for line in process.stdout:
+            if line.startswith("Epoch 2/"):
+                break
+        process.terminate()
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 143
+    history = json.loads((folder / "history.json").read_text())
+    assert err.splitlines()[-1] == f"interrupted; the model of epoch {history['epoch'][-1] + 1} is in {folder}"
 
 
 def test_help_imports_nothing_heavy():

@@ -66,7 +66,7 @@ def fit(
     checkpoints = _checkpoints(folder, run, resume)
     # The model of the last complete epoch is on disk whenever the run is interrupted.
     saved = ModelCheckpoint(folder / MODEL_FILE)
-    interrupted = False
+    ended: BaseException | None = None
     try:
         trainer.fit(
             data.train,
@@ -76,17 +76,17 @@ def fit(
             callbacks=[saved],
             resume=checkpoints,
         )
-    except KeyboardInterrupt:
-        interrupted = True
+    except (KeyboardInterrupt, SystemExit) as end:
+        ended = end
     history = trainer.history
     if history.epoch:
         report.write(folder, history, f"{model} on {dataset}")
-    if interrupted:
+    if ended is not None:
         done = (
             f"the model of epoch {history.epoch[-1] + 1} is in {folder}" if history.epoch else "no epoch was complete"
         )
         print(f"interrupted; {done}", file=sys.stderr)
-        raise typer.Exit(130)
+        raise typer.Exit(130) if isinstance(ended, KeyboardInterrupt) else ended
     _tell(data, trainer, history)
     print(f"saved in {folder}/: {MODEL_FILE}, history.csv, history.json, curves.png")
 
@@ -111,7 +111,10 @@ def _checkpoints(folder: pathlib.Path, run: dict[str, Any], resume: bool) -> Any
         for path in [] if resume else (folder / CHECKPOINTS).iterdir():
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
-        notes.write_text(json.dumps(run, indent=1) + "\n")
+        # Whole or not at all, as a process may be killed at any moment.
+        written = notes.with_name(f".{RUN_FILE}")
+        written.write_text(json.dumps(run, indent=1) + "\n")
+        written.replace(notes)
     return checkpoints
 
 
@@ -308,8 +311,15 @@ def _at_least_one(**values: int) -> None:
             raise ValueError(f"--{name.replace('_', '-')} is a positive integer, got {value}; give 1 or more.")
 
 
+def _warn(message: Any, *where: Any, **more: Any) -> None:
+    print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
+
+
 def main() -> None:
-    """Runs the command line; a mistake of the user is one line and exit code 2."""
+    """Runs the command line; a mistake of the user is one line and exit code 2, a warning one line."""
+    import warnings
+
+    warnings.showwarning = _warn
     try:
         code = app(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)

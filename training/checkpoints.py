@@ -9,7 +9,9 @@ import logging
 import math
 import os
 import pathlib
+import re
 import shutil
+import sys
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -87,22 +89,30 @@ class Checkpoints:
         self._values: dict[int, float | None] = {}
         self._damaged: set[int] = set()
         self._verified: set[int] = set()
+        self._number = 0  # the last that was tried
+        self._told = sys.unraisablehook
+        self._unraisable = self._tell_unraisable  # the one object of it
 
     # ------------------------------------------------------------ the folder
 
     def __enter__(self) -> "Checkpoints":
         self._take()
-        self._last_time = time.monotonic()
+        self._last_time, self._number = time.monotonic(), 0
         for known in (self._values, self._damaged, self._verified):
             known.clear()
         return self
 
     def __exit__(self, *error: Any) -> None:
         self.wait()
-        if self._manager is not None:
-            self._manager.close()
-        self._manager = None
+        self._close()
         self._lock.close()
+        if sys.unraisablehook is self._unraisable:
+            sys.unraisablehook = self._told
+
+    def _tell_unraisable(self, unraisable: Any) -> None:
+        # What orbax was doing beside what failed ends later, in threads that print a traceback each.
+        if str(unraisable.exc_value) != "Event loop is closed":
+            self._told(unraisable)
 
     def _take(self) -> None:
         """Makes the folder this process' own."""
@@ -135,6 +145,8 @@ class Checkpoints:
         if self._manager is None:
             import orbax.checkpoint as ocp
 
+            if sys.unraisablehook is not self._unraisable:
+                self._told, sys.unraisablehook = sys.unraisablehook, self._unraisable
             # What fails is told in one sentence instead, and once.
             logging.getLogger("absl").setLevel(logging.CRITICAL)
             logging.getLogger("asyncio").addFilter(_not_of_orbax)
@@ -192,18 +204,24 @@ class Checkpoints:
                 {"content": content, "digest": _digest(content, arrays), "digest_of_content": _digest(content, {})}
             ),
         }
-        try:
-            if not self._is_taken():
-                self._lock.close()
-                self._take()
-            number = max(self.manager.all_steps(), default=0) + 1
-            self._values[number] = value
-            self._damaged.discard(number)
-            self.manager.save(number, args=ocp.args.Composite(**written))
-        except Exception as error:
-            self._failed(error)
-            return False
-        return True
+        self.wait()  # so that what is told of the one before does not end this one
+        for last in (False, True):
+            try:
+                if not self._is_taken():
+                    self._lock.close()
+                    self._take()
+                number = max([self._number, *self.manager.all_steps()]) + 1
+                self._values[number], self._number = value, number
+                self._damaged.discard(number)
+                self.manager.save(number, args=ocp.args.Composite(**written))
+                return True
+            except Exception as error:
+                # What is left of a write that failed is removed, while the last threads of that write end.
+                if last or getattr(error, "errno", None) not in (errno.ENOTEMPTY, errno.EEXIST):
+                    self._failed(error)
+                    return False
+                self._close()
+        return False
 
     def wait(self) -> None:
         """Waits until what was begun is written."""
@@ -215,10 +233,7 @@ class Checkpoints:
 
     def _failed(self, error: Exception) -> None:
         # Whatever the disk does, the run goes on: what was saved before is whole.
-        manager, self._manager = self._manager, None
-        if manager is not None:
-            with contextlib.suppress(Exception):  # it says again what failed
-                manager.close()
+        self._close()
         for unfinished in self.folder.glob("*.orbax-checkpoint-tmp*") if self._is_taken() else ():
             shutil.rmtree(unfinished, ignore_errors=True)  # on a full disk it stands in the way of the next
         warnings.warn(
@@ -227,6 +242,12 @@ class Checkpoints:
             RuntimeWarning,
             stacklevel=3,
         )
+
+    def _close(self) -> None:
+        manager, self._manager = self._manager, None
+        if manager is not None:
+            with contextlib.suppress(Exception):  # it says again what failed
+                manager.close()
 
     def clear(self) -> None:
         """Removes all checkpoints."""
@@ -241,25 +262,26 @@ class Checkpoints:
         if not any(path.name.isdigit() for path in self.folder.iterdir()):
             return None  # without the second that it takes to import orbax
         numbers = sorted(self.manager.all_steps(), reverse=True)
-        found = self._first_intact(numbers, "the one before it is used")
-        if numbers and found is None:
+        reasons: dict[int, Exception] = {}
+        for number in numbers:
+            try:
+                found = self._read(number)
+                break
+            except Exception as error:
+                reasons[number] = error
+        else:
+            if not numbers:
+                return None
             raise ValueError(
-                f"None of the {len(numbers)} checkpoints in {self.folder} is intact; remove the folder to begin anew."
+                f"None of the {len(numbers)} checkpoints in {self.folder} is intact "
+                f"({_first_line(reasons[numbers[0]])}); remove the folder to begin anew."
             )
-        if found is not None:
-            self._last_step = int(found[0]["state/step"])
+        for damaged, error in reasons.items():
+            self._pass_over(damaged, error, f"the run goes on from {self.folder / str(number)}")
+        self._last_step = int(found[0]["state/step"])
         if self.keep_best:
             self._find_best(numbers)
         return found
-
-    def _first_intact(self, numbers: list[int], otherwise: str) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
-        """The first of these checkpoints that is intact; each before it is told."""
-        for number in numbers:
-            try:
-                return self._read(number)
-            except Exception as error:
-                self._pass_over(number, error, otherwise)
-        return None
 
     def _pass_over(self, number: int, error: Exception, otherwise: str) -> None:
         self._damaged.add(number)
@@ -278,7 +300,10 @@ class Checkpoints:
                 except Exception as error:
                     self._pass_over(number, error, "it is not looked at for the best")
         while (best := self._best(numbers)) is not None and best not in self._verified:
-            self._first_intact([best], "the next best is kept")
+            try:
+                self._read(best)
+            except Exception as error:
+                self._pass_over(best, error, "the next best is kept")
 
     def _best(self, numbers: list[int]) -> int | None:
         """The one of these checkpoints that is best, as far as is known."""
@@ -441,5 +466,9 @@ def _first_line(error: Exception) -> str:
     for reason in map(os.strerror, REASONS):
         if reason in str(error):  # somewhere behind a page of names
             return reason
-    text = str(error).strip().splitlines()
-    return (getattr(error, "strerror", None) or (text[0] if text else type(error).__name__))[:200]
+    text = getattr(error, "strerror", None) or (str(error).strip().splitlines() or [type(error).__name__])[0]
+    if status := re.match(r"([A-Z_]+): ", text):  # of tensorstore: what it did, in what, with what; the cause is last
+        text = re.split(r" \[(?:tensorstore_spec|os_error_code|source locations)=", text)[0].rsplit(": ", 1)[-1]
+        if status[1] == "NOT_FOUND":
+            text = os.strerror(errno.ENOENT)
+    return text[:200].rstrip(".")
