@@ -294,3 +294,9 @@ class Feed:
 
 
 _shuffled = jax.jit(make_order, static_argnums=(1, 2))
+
+
+def unit_of(data: Data) -> str:
+    """What an example is called in rates: images, sequences, or just examples."""
+    leaves = jax.tree.leaves(data.x)
+    return {4: "images", 3: "sequences"}.get(leaves[0].ndim, "examples") if len(leaves) == 1 else "examples"

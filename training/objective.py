@@ -4,10 +4,12 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flaxmodels.building import Container, Model
 from training import losses, metrics
 from training.metrics.base import RunningSum
 
@@ -280,3 +282,17 @@ def _masks(masks: Any, names: Sequence[str], valid: jax.Array | None) -> list[An
         return mask & jnp.expand_dims(valid, tuple(range(1, mask.ndim)))
 
     return [both(mask) for mask in found]
+
+
+def output_names(model: nn.Module, outputs: Any) -> list[str]:
+    """What a model's outputs are called: keys of a dictionary, the layers of a graph, else output_0, output_1."""
+    n = len(jax.tree.leaves(outputs))
+    if isinstance(outputs, Mapping):
+        return sorted(outputs)
+    if isinstance(model, Model) and isinstance(model, Container):
+        names = [
+            model.graph.names.get(id(s.node.layer)) if s.node else s.name for s in jax.tree.leaves(model.graph.outputs)
+        ]
+        if all(names) and len(set(names)) == n:
+            return [str(name) for name in names]
+    return ["output"] if n == 1 else [f"output_{i}" for i in range(n)]

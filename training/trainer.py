@@ -11,15 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxmodels import saving
-from flaxmodels.building import Container, Model
 from flaxmodels.layers.base import Layer
 from training import advice, optimizers, steps
 from training import callbacks as callbacks_module
-from training.batches import Data, Feed, as_data, check_labels, split_off
+from training.batches import Data, Feed, as_data, check_labels, split_off, unit_of
 from training.callbacks import BackupAndRestore, Callback, History, ProgbarLogger
 from training.checkpoints import Checkpoints
 from training.fitting import Evaluation, Program, Run, signature
-from training.objective import Objective, resolve
+from training.objective import Objective, output_names, resolve
 from training.progress import make_progress
 from training.state import TrainState
 from training.streams import Stream, StreamFeed, is_stream
@@ -592,23 +591,3 @@ def _validation(given: Any) -> Data | Stream:
         x, y, weight = (*given, None)[:3]
         return _given(x, y, weight, None, "validation_data")
     return _given(given, None, None, None, "validation_data")
-
-
-def output_names(model: nn.Module, outputs: Any) -> list[str]:
-    """What a model's outputs are called: keys of a dictionary, the layers of a graph, else output_0, output_1."""
-    n = len(jax.tree.leaves(outputs))
-    if isinstance(outputs, Mapping):
-        return sorted(outputs)
-    if isinstance(model, Model) and isinstance(model, Container):
-        names = [
-            model.graph.names.get(id(s.node.layer)) if s.node else s.name for s in jax.tree.leaves(model.graph.outputs)
-        ]
-        if all(names) and len(set(names)) == n:
-            return [str(name) for name in names]
-    return ["output"] if n == 1 else [f"output_{i}" for i in range(n)]
-
-
-def unit_of(data: Data) -> str:
-    """What an example is called in rates: images, sequences, or just examples."""
-    leaves = jax.tree.leaves(data.x)
-    return {4: "images", 3: "sequences"}.get(leaves[0].ndim, "examples") if len(leaves) == 1 else "examples"
