@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from flaxmodels import activations, constraints, initializers, regularizers
+from flaxmodels import activations, constraints, initializers, layers, regularizers
 from flaxmodels.bounds import bounded
 from flaxmodels.building import Container, Linen, Model, Sequential
 from flaxmodels.layers import symbolic
@@ -50,7 +50,7 @@ def to_config(model: Layer) -> dict[str, Any]:
         return _with_name(model, _sequential_config(model))
     if type(model) is Model:
         return _with_name(model, _graph_config(model))
-    if _classes().get(type(model).__name__) is not type(model):
+    if not _is_named(type(model)):
         inner = model.module if isinstance(model, Linen) else model
         raise ValueError(
             f"A model file names the layers of flaxmodels, but only code describes what {type(inner).__name__} does; "
@@ -186,14 +186,14 @@ def from_config(config: Any) -> Layer:
     return _construct(cls, _entry(config, "config", dict), name=name)
 
 
-def _classes() -> dict[str, type]:
-    from flaxmodels import layers
+def _is_named(cls: type) -> bool:
+    """Whether a class is one of `_classes`, of which the others need not be imported."""
+    name = cls.__name__
+    return name in layers.__all__ and name not in ("Layer", "Lambda") and getattr(layers, name) is cls
 
-    return {
-        name: value
-        for name, value in ((name, getattr(layers, name)) for name in layers.__all__)
-        if isinstance(value, type) and issubclass(value, Layer) and name not in ("Layer", "Lambda")
-    }
+
+def _classes() -> dict[str, type]:
+    return {name: cls for name, cls in layers.classes().items() if name != "Lambda"}
 
 
 def _entry(config: Any, key: str, kind: type) -> Any:

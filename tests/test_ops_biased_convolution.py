@@ -180,3 +180,21 @@ def test_elsewhere_it_is_what_xla_makes_of_it(platform):
     lowered = gradients.trace(*single(arrays(*CASES[0][:2]))).lower(lowering_platforms=(platform,)).as_text()
     kernels = native.available() and platform == "cpu"
     assert ("flaxmodels_" in lowered) == kernels and ("stablehlo.convolution" in lowered) == (not kernels)
+
+
+@pytest.mark.skipif(not native.available(), reason="needs a C compiler for the kernels")
+def test_outside_of_a_program_it_is_compiled_once():
+    ours, _ = both(CASES[0], True)
+    operands = single(arrays(*CASES[0][:2]))
+    both_ways = lambda: (ours(*operands), jax.grad(lambda *of: ours(*of).sum(), argnums=(0, 1, 2))(*operands))  # noqa: E731
+    both_ways()
+    compiled = []
+    listen = lambda name, seconds, **_: compiled.append(name) if "backend_compile" in name else None  # noqa: E731
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        both_ways()
+        assert compiled == []
+        jax.jit(lambda x: x + 1)(operands[0])  # a new program, so compiling is seen
+        assert compiled
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)

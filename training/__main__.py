@@ -39,13 +39,10 @@ def fit(
 ) -> None:
     """Train a model on a dataset; leave model, history and curves in a folder, or go on with what is there."""
     from training import datasets, report
-    from training.cache import compilation_cache, keep_memory
     from training.callbacks import ModelCheckpoint
     from training.trainer import Trainer
 
     _use(device)
-    compilation_cache()
-    keep_memory()
 
     _at_least_one(epochs=epochs, batch_size=batch_size)
     data = datasets.load(dataset, raw_dir=raw_dir)
@@ -155,12 +152,9 @@ def evaluate(
     """Evaluate a trained model on the test part of a dataset."""
     from flaxmodels import saving
     from training import datasets
-    from training.cache import compilation_cache, keep_memory
     from training.trainer import Trainer
 
     _use(device)
-    compilation_cache()
-    keep_memory()
     _at_least_one(batch_size=batch_size)
     model, variables = saving.load(_model_file(run))
     data = datasets.load(dataset, raw_dir=raw_dir)
@@ -188,12 +182,9 @@ def predict(
 
     from flaxmodels import saving
     from training.batches import Data, as_data
-    from training.cache import compilation_cache, keep_memory
     from training.trainer import Trainer
 
     _use(device)
-    compilation_cache()
-    keep_memory()
     _at_least_one(batch_size=batch_size)
     model, variables = saving.load(_model_file(run))
     try:
@@ -280,10 +271,11 @@ def _model_file(run: pathlib.Path) -> pathlib.Path:
 
 
 def _use(device: str | None) -> None:
-    """Has everything run on this kind of device; without a choice, JAX takes a GPU if it finds one."""
+    """Has everything run on this kind of device, by default a GPU if there is one; keeps programs and memory."""
     import jax
 
     from flaxmodels.names import lookup
+    from training.cache import compilation_cache, keep_memory
 
     if device is not None:
         lookup("device", device, dict.fromkeys(DEVICES))
@@ -303,6 +295,8 @@ def _use(device: str | None) -> None:
             f"--device gpu needs a GPU that JAX finds, got only {found!r}; install jax[cuda13] where there is one, or "
             "use --device cpu."
         )
+    compilation_cache()
+    keep_memory()
 
 
 def _at_least_one(**values: int) -> None:

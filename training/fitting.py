@@ -100,10 +100,8 @@ class Evaluation:
         self.steps_per_second = 0.0
 
     def at_once(self, left: int, between: Callable[[], None] | None) -> int:
-        """Steps until `between` is called, which only a CPU takes long enough for."""
-        if between is None or jax.default_backend() != "cpu":
-            return left
-        return max(1, min(left, int(self.steps_per_second * CHUNK_SECONDS)))
+        """Steps until `between` is called."""
+        return left if between is None else soon_done(left, self.steps_per_second)
 
     def __call__(self, progress: Progress | None = None, between: Callable[[], None] | None = None) -> dict[str, float]:
         """The values by name; compilation is told to the display, and `between` is called every half second."""
@@ -132,6 +130,11 @@ class Evaluation:
                 "give a list, a loader, or a function that makes the iterator anew."
             )
         return floats(self.objective, logs)
+
+
+def soon_done(left: int, per_second: float) -> int:
+    """Steps of half a second on a CPU, at this speed; all that are left elsewhere, which takes no time."""
+    return left if jax.default_backend() != "cpu" else max(1, min(left, int(per_second * CHUNK_SECONDS)))
 
 
 class Position(NamedTuple):
@@ -385,9 +388,7 @@ class Run:
         """Steps in the next chunk."""
         if self.trainer.steps_per_execution != "auto":
             return int(self.trainer.steps_per_execution)
-        if jax.default_backend() != "cpu":
-            return whole
-        return max(1, min(whole, int(self.steps_per_second * CHUNK_SECONDS)))
+        return soon_done(whole, self.steps_per_second)
 
     def execute(self, chunk: Chunk, start: int, stop: int) -> None:
         """Runs the steps from `start` to `stop` of a chunk on the device, and tells callbacks and display."""

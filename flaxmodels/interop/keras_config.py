@@ -23,11 +23,7 @@ from flaxmodels.names import lookup
 OBJECTS = {"initializers": initializers, "regularizers": regularizers, "constraints": constraints}
 # Sums over windows are ours alone; what a Lambda does is code.
 NOT_IN_KERAS = {"Layer", "Lambda", *(f"{name}SumPooling{rank}D" for name in ("", "Global") for rank in (1, 2, 3))}
-LAYERS: dict[str, Any] = {
-    name: value
-    for name, value in ((name, getattr(layers, name)) for name in layers.__all__)
-    if isinstance(value, type) and issubclass(value, Layer) and name not in NOT_IN_KERAS
-}
+LAYERS: dict[str, Any] = {name: cls for name, cls in layers.classes().items() if name not in NOT_IN_KERAS}
 FUNCTIONAL = ("Functional", "Model")
 # Modules that stand beside the names of Keras' own classes and functions; they are compared, never imported.
 MODULES = {

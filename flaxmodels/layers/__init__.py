@@ -1,5 +1,6 @@
 """Keras' layers as linen modules."""
 
+import functools
 import importlib
 from typing import Any
 
@@ -53,6 +54,19 @@ def __getattr__(name: str) -> Any:
     value = getattr(importlib.import_module(f"flaxmodels.layers.{_MODULE_OF[name]}"), name)
     globals()[name] = value  # asked for once only
     return value
+
+
+@functools.cache
+def classes() -> dict[str, type]:
+    """All classes of layers by name, `Layer` itself left out; imports every module of them.
+
+    Example:
+        >>> "Dense" in classes(), "Input" in classes()
+        (True, False)
+    """
+    base = __getattr__("Layer")
+    found = {name: __getattr__(name) for name in __all__}
+    return {name: cls for name, cls in found.items() if isinstance(cls, type) and issubclass(cls, base) and cls != base}
 
 
 def __dir__() -> list[str]:

@@ -129,3 +129,5 @@ from flaxmodels.layers.wrappers import Bidirectional as Bidirectional
 from flaxmodels.layers.wrappers import TimeDistributed as TimeDistributed
 
 __all__: list[str]
+
+def classes() -> dict[str, type[Layer]]: ...

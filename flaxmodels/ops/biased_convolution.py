@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
+from jax.interpreters import ad
 
 from flaxmodels.ops import native
 from flaxmodels.ops.convolution import Ints, Pairs, conv, pad, padding_pairs
@@ -118,31 +118,23 @@ def _compiled_gradients(
     return [found[i] for i in given]
 
 
-def _operation(name: str, function: Any, compiled: Any = None, several: bool = False) -> Primitive:
-    """An operation that is `function`, on a CPU `compiled`."""
-    made = Primitive(name)
-    made.multiple_results = several
+def _operation(function: Any, several: bool = False, **lowered: Any) -> Primitive:
+    """An operation that is `function` but where another one is named for a platform."""
 
-    def shapes(*operands: Any, **params: Any) -> Any:
-        out = jax.eval_shape(partial(function, **params), *operands)
-        return jax.tree.map(lambda a: jax.core.ShapedArray(a.shape, a.dtype), out)
+    def out(*operands: Any, **static: Any) -> Any:
+        return jax.eval_shape(partial(function, **static), *operands)
 
-    def mapped(operands: Any, axes: Any, **params: Any) -> Any:
-        out = jax.vmap(partial(function, **params), in_axes=tuple(axes))(*operands)
-        return out, jax.tree.map(lambda _: 0, out)
+    def mapped(made: Primitive, operands: Any, axes: Any, **static: Any) -> Any:
+        found = jax.vmap(partial(function, **static), in_axes=tuple(axes))(*operands)
+        return found, jax.tree.map(lambda _: 0, found)
 
-    made.def_impl(lambda *operands, **params: jax.jit(partial(made.bind, **params))(*operands))
-    made.def_abstract_eval(shapes)
-    mlir.register_lowering(made, mlir.lower_fun(function, multiple_results=several))
-    if compiled:
-        mlir.register_lowering(made, mlir.lower_fun(compiled, multiple_results=several), platform="cpu")
-    batching.primitive_batchers[made] = mapped
-    return made
+    name = f"conv_bias_{function.__name__.strip('_')}"
+    return native.primitive(name, out, mapped, several, default=function, **lowered)
 
 
-biased_p = _operation("conv_bias", plain, _compiled)
-tangent_p = _operation("conv_bias_tangent", _tangent)
-gradients_p = _operation("conv_bias_gradients", _gradients, _compiled_gradients, several=True)
+biased_p = _operation(plain, cpu=_compiled)
+tangent_p = _operation(_tangent)
+gradients_p = _operation(_gradients, several=True, cpu=_compiled_gradients)
 
 
 def _differentiate(primals: Any, tangents: Any, *, form: Form) -> Any:

@@ -10,7 +10,7 @@
 
 #include "native.h"
 
-enum { MOST_PARTS = 16, LARGE_KERNEL = 1 << 16 };
+enum { LARGE_KERNEL = 1 << 16 };
 
 // ---------------------------------------------------------------- convolutions
 
@@ -29,7 +29,7 @@ typedef struct {
 static int plan(Conv *c, const int64_t *g, int64_t batch) {
   const int64_t *size = g, *window = g + 3, *stride = g + 6, *dilation = g + 9, channels = g[12];
   int64_t out[3], groups = g[14], wide = dilation[2] == 1 && groups == 1;
-  for (int i = 0; i < 3; i++) out[i] = (size[i] - (window[i] - 1) * dilation[i] - 1) / stride[i] + 1;
+  places_along(out, size);
   int64_t across = wide ? 1 : window[2];
   *c = (Conv){.batch = batch, .image = size[0] * size[1] * size[2] * channels, .places = out[0] * out[1] * out[2]};
   c->segments = window[0] * window[1] * across;
@@ -181,11 +181,12 @@ static void kernel_panel(const Conv *c, int64_t image, int64_t last, int64_t seg
 // Small kernels: each unit sums some images into a kernel of its own, and they are added in order afterwards.
 static void kernel_unit(void *arguments, int64_t unit) {
   const Conv *c = arguments;
-  float *own = c->packed + unit * (c->depth + 1) * c->row, *d_bias = own + c->depth * c->row;
+  float *own = c->packed + unit * (c->depth + 1) * c->row;
+  float *d_bias = c->d_bias ? own + c->depth * c->row : NULL;
   memset(own, 0, (c->depth + 1) * c->row * sizeof(float));
   for (int64_t image = first_of(c, unit); image < first_of(c, unit + 1); image++)
     for (int64_t panel = 0; panel < c->groups * ceil_div(c->features, COLS); panel++)
-      for (int64_t s = 0; s < c->segments; s++) kernel_panel(c, image, image + 1, s, panel, own, c->d_bias ? d_bias : NULL);
+      for (int64_t s = 0; s < c->segments; s++) kernel_panel(c, image, image + 1, s, panel, own, d_bias);
 }
 
 // Large kernels: each unit has a part of the kernel to itself; the memory is zero.
@@ -254,8 +255,8 @@ XLA_FFI_Error *flaxmodels_conv_data(XLA_FFI_CallFrame *frame) {
   return done ? NULL : failed(frame, "no memory for a convolution");
 }
 
-// The gradients by kernel [depth, F] and, if asked for, by bias [F], of x [B, image], dy [B, places, F] and, where outputs
-// were rectified, y [B, places, F].
+// The gradients by kernel [depth, F] and, if asked for, by bias [F], of x [B, image], dy [B, places, F] and, where
+// outputs were rectified, y [B, places, F].
 XLA_FFI_Error *flaxmodels_conv_kernel(XLA_FFI_CallFrame *frame) {
   if (told_version(frame)) return NULL;
   Conv c;
@@ -263,20 +264,17 @@ XLA_FFI_Error *flaxmodels_conv_kernel(XLA_FFI_CallFrame *frame) {
   int64_t size = c.depth * c.row;
   c.x = argument(frame, 0)->data, c.dy = argument(frame, 1)->data, c.y = if_given(frame, 2);
   c.out = result(frame, 0)->data, c.d_bias = frame->rets.size > 1 ? result(frame, 1)->data : NULL;
-  memset(c.out, 0, size * sizeof(float));
-  if (c.d_bias) memset(c.d_bias, 0, c.row * sizeof(float));
   int done;
   if (size > LARGE_KERNEL) {
+    memset(c.out, 0, size * sizeof(float));
+    if (c.d_bias) memset(c.d_bias, 0, c.row * sizeof(float));
     done = in_parallel(frame, large_kernel_unit, &c, c.segments * c.groups * ceil_div(c.features, COLS));
   } else {
     c.parts = least(c.batch, MOST_PARTS);
     c.packed = malloc(c.parts * (size + c.row) * sizeof(float));
     done = c.packed && in_parallel(frame, kernel_unit, &c, c.parts);
-    for (int64_t part = 0; done && part < c.parts; part++) {
-      const float *own = c.packed + part * (size + c.row);
-      for (int64_t i = 0; i < size; i++) c.out[i] += own[i];
-      for (int64_t i = 0; c.d_bias && i < c.row; i++) c.d_bias[i] += own[size + i];
-    }
+    if (done) add_parts(c.out, c.packed, c.parts, size + c.row, size);
+    if (done && c.d_bias) add_parts(c.d_bias, c.packed + size, c.parts, size + c.row, c.row);
   }
   release(&c);
   return done ? NULL : failed(frame, "no memory for a convolution");

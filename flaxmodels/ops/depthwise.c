@@ -2,8 +2,6 @@
 
 #include "native.h"
 
-enum { MOST_PARTS = 16 };
-
 typedef struct {
   Windows w;
   const float *x, *kernel, *dy;
@@ -95,8 +93,6 @@ XLA_FFI_Error *flaxmodels_depthwise_kernel(XLA_FFI_CallFrame *frame) {
     d.packed = malloc(d.parts * size * sizeof(float));
     fine = d.packed && in_parallel(frame, kernel_unit, &d, d.parts);
   }
-  if (fine) memset(d.out, 0, size * sizeof(float));
-  for (int64_t part = 0; fine && part < d.parts; part++)
-    for (int64_t i = 0; i < size; i++) d.out[i] += d.packed[part * size + i];
+  if (fine) add_parts(d.out, d.packed, d.parts, size, size);
   return done(frame, &d, fine);
 }

@@ -40,6 +40,12 @@ static void grid(int64_t *to, const int64_t *count, const int64_t *step, const i
         *to++ = ((i * step[0] * size[1] + j * step[1]) * size[2] + k * step[2]) * channels;
 }
 
+// How many places a window has along each axis, from what the attribute holds: see `windows`.
+static void places_along(int64_t *out, const int64_t *size) {
+  const int64_t *window = size + 3, *stride = size + 6, *dilation = size + 9;
+  for (int i = 0; i < 3; i++) out[i] = (size[i] - (window[i] - 1) * dilation[i] - 1) / stride[i] + 1;
+}
+
 // What a window sees that takes each channel by itself: places are outputs' positions, taps those of the window.
 typedef struct {
   int64_t batch, image, places, taps, channels, apart;
@@ -50,10 +56,8 @@ typedef struct {
 static int windows(Windows *w, const int64_t *size, int64_t batch) {
   const int64_t *window = size + 3, *stride = size + 6, *dilation = size + 9;
   int64_t out[3], apart = 1;
-  for (int i = 0; i < 3; i++) {
-    out[i] = (size[i] - (window[i] - 1) * dilation[i] - 1) / stride[i] + 1;
-    apart &= stride[i] > (window[i] - 1) * dilation[i];
-  }
+  places_along(out, size);
+  for (int i = 0; i < 3; i++) apart &= stride[i] > (window[i] - 1) * dilation[i];
   *w = (Windows){.batch = batch, .channels = size[12], .apart = apart};
   w->image = size[0] * size[1] * size[2] * w->channels;
   w->places = out[0] * out[1] * out[2], w->taps = window[0] * window[1] * window[2];
@@ -147,6 +151,16 @@ static int in_parallel(XLA_FFI_CallFrame *frame, Work *work, void *arguments, in
     if (spins > 4000) sched_yield();
   let_go(job);
   return 1;
+}
+
+// Units that sum into memory of their own, one behind the other, are no more than these.
+enum { MOST_PARTS = 16 };
+
+// What they found, added in order, so that the sum is the same whichever thread did which unit.
+static void add_parts(float *to, const float *parts, int64_t count, int64_t apart, int64_t size) {
+  memset(to, 0, size * sizeof(float));
+  for (int64_t part = 0; part < count; part++)
+    for (int64_t i = 0; i < size; i++) to[i] += parts[part * apart + i];
 }
 
 // ---------------------------------------------------------------- tiles of a matrix product

@@ -100,23 +100,50 @@ def operation(
         ends: The numbers of channels and of features, from the operands and the geometry.
         mapped: What it is under `vmap`: (operation, operands, axes, geometry=...) -> outputs, axis.
     """
-    made = Primitive(function)
 
-    def lowered(*operands: jax.Array, geometry: Geometry) -> jax.Array:
-        out = jax.ShapeDtypeStruct(shape(*operands, geometry), np.float32)
+    def out(*operands: Any, geometry: Geometry) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape(*operands, geometry), np.float32)
+
+    def called(*operands: jax.Array, geometry: Geometry) -> jax.Array:
         channels, features = ends(*operands, geometry)
-        return call(function, out, *operands, numbers=geometry.numbers(channels, features))
+        numbers = geometry.numbers(channels, features)
+        return call(function, out(*operands, geometry=geometry), *operands, numbers=numbers)
 
+    return primitive(function, out, mapped, cpu=called)
+
+
+def primitive(
+    name: str,
+    out: Callable[..., Any],
+    mapped: Callable[..., Any],
+    several: bool = False,
+    **lowered: Callable[..., Any],
+) -> Primitive:
+    """An operation on arrays that a program names; other arguments are part of the program.
+
+    Args:
+        name: Its name.
+        out: Shape and dtype of what it returns, or several of them, from the operands.
+        mapped: What it is under `vmap`: (operation, operands, axes) -> outputs, axes.
+        several: Whether it returns a list.
+        lowered: What computes it on each platform, "default" where none else is named.
+    """
+    made = Primitive(name)
+    made.multiple_results = several
+
+    # Outside of a program it is a program of its own, compiled once.
     @functools.cache
-    def program(geometry: Geometry) -> Callable:
-        return jax.jit(functools.partial(made.bind, geometry=geometry))
+    def program(**static: Any) -> Callable:
+        return jax.jit(functools.partial(made.bind, **static))
 
-    def abstract(*operands: Any, geometry: Geometry) -> jax.core.ShapedArray:
-        return jax.core.ShapedArray(shape(*operands, geometry), np.dtype(np.float32))
+    def abstract(*operands: Any, **static: Any) -> Any:
+        return jax.tree.map(lambda a: jax.core.ShapedArray(a.shape, a.dtype), out(*operands, **static))
 
-    made.def_impl(lambda *operands, geometry: program(geometry)(*operands))
+    made.def_impl(lambda *operands, **static: program(**static)(*operands))
     made.def_abstract_eval(abstract)
-    mlir.register_lowering(made, mlir.lower_fun(lowered, multiple_results=False), platform="cpu")
+    for where, function in lowered.items():
+        rule = mlir.lower_fun(function, multiple_results=several)
+        mlir.register_lowering(made, rule, platform=None if where == "default" else where)
     batching.primitive_batchers[made] = functools.partial(mapped, made)
     return made
 

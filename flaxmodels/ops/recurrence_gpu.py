@@ -242,9 +242,7 @@ def _lstm_steps(cut: "_Cut", given: Any, made: Any) -> None:
         cut.each_tile(tile)
         cut.barrier()
 
-    cut.each_tile(lambda j: begin(cut.columns(j, 1)[0]))
-    cut.barrier()
-    cut.each_step(step)
+    cut.run(begin, step)
 
 
 def _lstm_steps_back(cut: "_Cut", given: Any, made: Any) -> None:
@@ -284,9 +282,7 @@ def _lstm_steps_back(cut: "_Cut", given: Any, made: Any) -> None:
         )
         cut.barrier()
 
-    cut.each_tile(lambda j: begin(cut.columns(j, 1)[0]))
-    cut.barrier()
-    cut.each_step(step)
+    cut.run(begin, step)
 
 
 def _gru_steps(cut: "_Cut", given: Any, made: Any) -> None:
@@ -314,9 +310,7 @@ def _gru_steps(cut: "_Cut", given: Any, made: Any) -> None:
         cut.each_tile(tile)
         cut.barrier()
 
-    cut.each_tile(lambda j: begin(cut.columns(j, 1)[0]))
-    cut.barrier()
-    cut.each_step(step)
+    cut.run(begin, step)
 
 
 def _gru_steps_back(cut: "_Cut", given: Any, made: Any) -> None:
@@ -349,9 +343,7 @@ def _gru_steps_back(cut: "_Cut", given: Any, made: Any) -> None:
         )
         cut.barrier()
 
-    cut.each_tile(lambda j: begin(cut.columns(j, 1)[0]))
-    cut.barrier()
-    cut.each_step(step)
+    cut.run(begin, step)
 
 
 def _odd(t: Any) -> Any:
@@ -470,8 +462,11 @@ class _Cut:
 
     # inside a kernel
 
-    def each_step(self, do: Callable[[Any], None]) -> None:
-        jax.lax.fori_loop(np.int32(0), np.int32(self.steps), lambda t, _: do(t), None)
+    def run(self, begin: Callable[[Any], None], step: Callable[[Any], None]) -> None:
+        """Does `begin` for the units of each tile, then each step."""
+        self.each_tile(lambda j: begin(self.columns(j, 1)[0]))
+        self.barrier()
+        jax.lax.fori_loop(np.int32(0), np.int32(self.steps), lambda t, _: step(t), None)
 
     def each_tile(self, do: Callable[[Any], None]) -> None:
         """Does it for each tile of units, one after the other."""
