@@ -13,7 +13,7 @@ from flaxmodels.ops.biased_convolution import conv_bias
 from flaxmodels.ops.convolution import reference
 
 # Shapes of x and kernel, strides, padding, dilation, groups: vectors of features that are full and not, one panel and
-# several, one place and more than a block of them, kernels small and large.
+# several, one place and more than a block of them, kernels small and large, patches.
 CASES = [
     ((2, 7, 6, 3), (3, 3, 3, 5), (1, 1), "valid", (1, 1), 1),
     ((3, 9, 9, 4), (3, 2, 4, 32), (2, 1), "same", (1, 1), 1),
@@ -22,6 +22,7 @@ CASES = [
     ((2, 6, 6, 6), (3, 3, 2, 9), (1, 1), ((1, 0), (0, 2)), (1, 1), 3),
     ((5, 20, 15, 8), (2, 2, 8, 24), (1, 1), "valid", (1, 1), 1),
     ((2, 3, 3, 64), (3, 3, 64, 128), (1, 1), "valid", (1, 1), 1),
+    ((9, 9, 10, 32), (3, 3, 32, 40), (1, 1), "same", (1, 1), 1),
 ]
 FORMS = list(itertools.product(CASES, (True, False)))
 

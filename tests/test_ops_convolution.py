@@ -152,6 +152,35 @@ def test_kernels_with_a_gradient_too_large_for_a_copy_per_part():
     compare_with_float64(convolution.conv, convolution.reference, x, kernel, **UNIT, groups=2)
 
 
+# By winograd.c: images, channels and features; odd and even sizes, panels full and not, kernels of few and many numbers.
+PATCHES = [
+    ((20, 8, 8), 32, 32), ((7, 13, 16), 40, 72), ((8, 11, 11), 136, 32), ((1, 30, 26), 32, 256), ((4, 14, 15), 128, 136),
+]  # fmt: skip
+
+
+@needs_kernels
+@pytest.mark.parametrize(("images", "channels", "features"), PATCHES)
+def test_windows_of_three_by_three_by_patches(images, channels, features):
+    rng = np.random.default_rng(0)
+    x, kernel = rng.standard_normal((*images, channels)), rng.standard_normal((3, 3, channels, features))
+    compare_with_float64(convolution.conv, convolution.reference, x, kernel, **UNIT)
+    compare_with_float64(convolution.conv, convolution.reference, x, kernel, **UNIT | {"padding": "same"})
+
+
+@needs_kernels
+def test_patches_give_the_same_bits_again_and_keep_what_is_not_finite():
+    rng = np.random.default_rng(0)
+    x, kernel = normal(rng, 20, 8, 8, 32).astype(jnp.float32), normal(rng, 3, 3, 32, 40).astype(jnp.float32)
+    first = with_gradients(convolution.conv, x, kernel, **UNIT)
+    for _ in range(5):
+        for g, w in zip(with_gradients(convolution.conv, x, kernel, **UNIT), first, strict=True):
+            np.testing.assert_array_equal(g, w)
+    y = convolution.conv(x.at[3, 3, 3].set(jnp.inf), kernel, **UNIT)
+    finite = jnp.isfinite(y).all(-1)
+    assert not finite[3, 1:4, 1:4].any() and finite.sum() == finite.size - 9
+    assert jnp.isnan(y).any()  # of patches: plain sums would have been infinite
+
+
 def compare_with_float64(op, reference, x, kernel, **options):
     """Outputs and gradients of the kernel in float32 beside the reference in float64, and that it was the kernel."""
     narrow = [jnp.asarray(a, jnp.float32) for a in (x, kernel)]

@@ -8,21 +8,11 @@
 // Names: a place is an output's position, as the offset of its window in the image; a segment is a run of values of the
 // window that lie side by side, as its offset in the window; depth is the number of values in a window.
 
-#include "native.h"
+#include "convolution.h"
 
 enum { LARGE_KERNEL = 1 << 16 };
 
 // ---------------------------------------------------------------- convolutions
-
-// Of `groups` groups of channels and features, `depth` and `features` are those of one; a row of y has all features.
-typedef struct {
-  int64_t batch, image, places, segments, length, depth, features, groups, row, relu;
-  int64_t *place, *segment;
-  // `bias` is NULL where there is none, `y` where gradients pass everywhere, `d_bias` where nobody asks for it.
-  const float *x, *kernel, *bias, *dy, *y;
-  float *out, *d_bias, *packed, *gated;
-  int64_t parts;
-} Conv;
 
 // What the attribute holds: sizes of the image, window, strides, dilation [3 each], channels, features, groups, whether
 // outputs are rectified.
@@ -32,6 +22,8 @@ static int plan(Conv *c, const int64_t *g, int64_t batch) {
   places_along(out, size);
   int64_t across = wide ? 1 : window[2];
   *c = (Conv){.batch = batch, .image = size[0] * size[1] * size[2] * channels, .places = out[0] * out[1] * out[2]};
+  c->channels = channels;
+  for (int i = 0; i < 2; i++) c->size[i] = size[i + 1], c->along[i] = out[i + 1];
   c->segments = window[0] * window[1] * across;
   c->length = (wide ? window[2] : 1) * channels / groups;
   c->depth = c->segments * c->length;
@@ -39,17 +31,12 @@ static int plan(Conv *c, const int64_t *g, int64_t batch) {
   c->place = malloc((c->places + c->segments) * sizeof(int64_t));
   if (!c->place) return 0;
   c->segment = c->place + c->places;
+  c->winograd = winograd_suits(c, g);
   const int64_t taps[3] = {window[0], window[1], across};
   grid(c->place, out, stride, size, channels);
   grid(c->segment, taps, dilation, size, channels);
   return 1;
 }
-
-// Images of one unit: enough units that no thread waits long, but few for small images.
-static int64_t first_of(const Conv *c, int64_t part) { return c->batch * part / c->parts; }
-
-// max(v, 0), and NaN stays.
-INLINE Vec rectified(Vec v) { return choose((v > 0) | (v != v), v, (Vec){0}); }
 
 // One panel of features, from one of them on, at some places of all images in a row.
 static void forward_panel(const Conv *c, const float *x, const float *panel, int64_t feature, int64_t from, int64_t to,
@@ -90,9 +77,6 @@ static void forward_unit(void *arguments, int64_t unit) {
                       group * c->features + panel * COLS, from, least(from + 4 * BLOCK, last),
                       least(COLS, c->features - panel * COLS));
 }
-
-// Gradients where they pass the rectifier: where its output is above zero.
-INLINE Vec passed(Vec dy, Vec y) { return choose(y > 0, dy, (Vec){0}); }
 
 // What some places of one image give to one panel of columns of one segment.
 static void data_panel(const Conv *c, const float *dy, const float *panel, float *out, int64_t from, int64_t to,
@@ -195,12 +179,54 @@ static void large_kernel_unit(void *arguments, int64_t unit) {
   kernel_panel(c, 0, c->batch, unit % c->segments, unit / c->segments, c->out, c->d_bias);
 }
 
+// ---------------------------------------------------------------- kernels in panels, and units
+
+static int forward(XLA_FFI_CallFrame *frame, Conv *c) {
+  int64_t panels = ceil_div(c->features, COLS);
+  c->packed = zeros(c->groups * panels * c->depth * COLS);
+  for (int64_t p = 0; c->packed && p < c->groups * panels; p++) {
+    int64_t behind = p % panels * COLS;
+    pack_panel(c->packed + p * c->depth * COLS, c->kernel + p / panels * c->features + behind, c->depth,
+               least(COLS, c->features - behind), c->row, 1);
+  }
+  return c->packed && in_parallel(frame, forward_unit, c, c->parts);
+}
+
+static int data(XLA_FFI_CallFrame *frame, Conv *c) {
+  int64_t panels = ceil_div(c->length, COLS), each = c->segments * panels;
+  c->packed = zeros(c->groups * each * c->features * COLS);
+  c->gated = c->y ? malloc(c->parts * BLOCK * c->row * sizeof(float)) : NULL;
+  if (!c->packed || (c->y && !c->gated)) return 0;
+  for (int64_t p = 0; p < c->groups * each; p++) {
+    int64_t behind = p % panels * COLS, row = p % each / panels * c->length + behind;
+    pack_panel(c->packed + p * c->features * COLS, c->kernel + row * c->row + p / each * c->features, c->features,
+               least(COLS, c->length - behind), 1, c->row);
+  }
+  return in_parallel(frame, data_unit, c, c->parts);
+}
+
+static int large_kernel_gradient(XLA_FFI_CallFrame *frame, Conv *c) {
+  memset(c->out, 0, c->depth * c->row * sizeof(float));
+  if (c->d_bias) memset(c->d_bias, 0, c->row * sizeof(float));
+  return in_parallel(frame, large_kernel_unit, c, c->segments * c->groups * ceil_div(c->features, COLS));
+}
+
+static int kernel_gradient(XLA_FFI_CallFrame *frame, Conv *c) {
+  int64_t size = c->depth * c->row, own = size + c->row;
+  c->packed = malloc(c->parts * own * sizeof(float));
+  if (!c->packed || !in_parallel(frame, kernel_unit, c, c->parts)) return 0;
+  add_parts(c->out, c->packed, c->parts, own, size);
+  if (c->d_bias) add_parts(c->d_bias, c->packed + size, c->parts, own, c->row);
+  return 1;
+}
+
 // ---------------------------------------------------------------- what XLA calls
 
-static void release(Conv *c) {
+static XLA_FFI_Error *ended(XLA_FFI_CallFrame *frame, Conv *c, int done) {
   free(c->place);
   free(c->packed);
   free(c->gated);
+  return done ? NULL : failed(frame, "no memory for a convolution");
 }
 
 static const float *if_given(XLA_FFI_CallFrame *frame, int i) {
@@ -212,22 +238,10 @@ XLA_FFI_Error *flaxmodels_conv(XLA_FFI_CallFrame *frame) {
   if (told_version(frame)) return NULL;
   Conv c;
   if (!plan(&c, numbers(frame), argument(frame, 0)->dims[0])) return failed(frame, "no memory for a convolution");
-  int64_t panels = ceil_div(c.features, COLS);
   c.x = argument(frame, 0)->data, c.kernel = argument(frame, 1)->data, c.out = result(frame, 0)->data;
   c.bias = if_given(frame, 2);
-  c.packed = zeros(c.groups * panels * c.depth * COLS);
   c.parts = least(c.batch, 2 * MOST_PARTS);
-  int done = c.packed != NULL;
-  if (done) {
-    for (int64_t p = 0; p < c.groups * panels; p++) {
-      int64_t behind = p % panels * COLS;
-      pack_panel(c.packed + p * c.depth * COLS, c.kernel + p / panels * c.features + behind, c.depth,
-                 least(COLS, c.features - behind), c.row, 1);
-    }
-    done = in_parallel(frame, forward_unit, &c, c.parts);
-  }
-  release(&c);
-  return done ? NULL : failed(frame, "no memory for a convolution");
+  return ended(frame, &c, c.winograd ? winograd(frame, &c) : forward(frame, &c));
 }
 
 // dx [B, image] of dy [B, places, F], kernel [depth, F] and, where outputs were rectified, y [B, places, F].
@@ -235,24 +249,10 @@ XLA_FFI_Error *flaxmodels_conv_data(XLA_FFI_CallFrame *frame) {
   if (told_version(frame)) return NULL;
   Conv c;
   if (!plan(&c, numbers(frame), argument(frame, 0)->dims[0])) return failed(frame, "no memory for a convolution");
-  int64_t panels = ceil_div(c.length, COLS);
   c.dy = argument(frame, 0)->data, c.kernel = argument(frame, 1)->data, c.out = result(frame, 0)->data;
-  c.packed = zeros(c.groups * c.segments * panels * c.features * COLS);
-  c.parts = least(c.batch, 2 * MOST_PARTS);
   c.y = if_given(frame, 2);
-  c.gated = c.y ? malloc(c.parts * BLOCK * c.row * sizeof(float)) : NULL;
-  int done = c.packed && (c.gated || !c.y);
-  if (done) {
-    int64_t each = c.segments * panels;
-    for (int64_t p = 0; p < c.groups * each; p++) {
-      int64_t behind = p % panels * COLS, row = p % each / panels * c.length + behind;
-      pack_panel(c.packed + p * c.features * COLS, c.kernel + row * c.row + p / each * c.features, c.features,
-                 least(COLS, c.length - behind), 1, c.row);
-    }
-    done = in_parallel(frame, data_unit, &c, c.parts);
-  }
-  release(&c);
-  return done ? NULL : failed(frame, "no memory for a convolution");
+  c.parts = least(c.batch, 2 * MOST_PARTS);
+  return ended(frame, &c, c.winograd ? winograd_data(frame, &c) : data(frame, &c));
 }
 
 // The gradients by kernel [depth, F] and, if asked for, by bias [F], of x [B, image], dy [B, places, F] and, where
@@ -261,21 +261,10 @@ XLA_FFI_Error *flaxmodels_conv_kernel(XLA_FFI_CallFrame *frame) {
   if (told_version(frame)) return NULL;
   Conv c;
   if (!plan(&c, numbers(frame), argument(frame, 0)->dims[0])) return failed(frame, "no memory for a convolution");
-  int64_t size = c.depth * c.row;
   c.x = argument(frame, 0)->data, c.dy = argument(frame, 1)->data, c.y = if_given(frame, 2);
   c.out = result(frame, 0)->data, c.d_bias = frame->rets.size > 1 ? result(frame, 1)->data : NULL;
-  int done;
-  if (size > LARGE_KERNEL) {
-    memset(c.out, 0, size * sizeof(float));
-    if (c.d_bias) memset(c.d_bias, 0, c.row * sizeof(float));
-    done = in_parallel(frame, large_kernel_unit, &c, c.segments * c.groups * ceil_div(c.features, COLS));
-  } else {
-    c.parts = least(c.batch, MOST_PARTS);
-    c.packed = malloc(c.parts * (size + c.row) * sizeof(float));
-    done = c.packed && in_parallel(frame, kernel_unit, &c, c.parts);
-    if (done) add_parts(c.out, c.packed, c.parts, size + c.row, size);
-    if (done && c.d_bias) add_parts(c.d_bias, c.packed + size, c.parts, size + c.row, c.row);
-  }
-  release(&c);
-  return done ? NULL : failed(frame, "no memory for a convolution");
+  c.parts = least(c.batch, MOST_PARTS);
+  if (c.winograd && winograd_kernel_suits(&c)) return ended(frame, &c, winograd_kernel(frame, &c));
+  int large = c.depth * c.row > LARGE_KERNEL;
+  return ended(frame, &c, large ? large_kernel_gradient(frame, &c) : kernel_gradient(frame, &c));
 }

@@ -29,7 +29,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 
 SWITCH = "FLAXMODELS_NATIVE"
-SOURCES = ("convolution.c", "depthwise.c", "native.h", "pooling.c", "recurrence.c")
+SOURCES = ("convolution.c", "convolution.h", "depthwise.c", "native.h", "pooling.c", "recurrence.c", "winograd.c")
 FLAGS = ("-std=gnu11", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
 # Whatever this processor can do; the first that the compiler takes.
 TUNINGS = (("-march=native",), ("-mcpu=native",), ())
