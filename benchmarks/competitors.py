@@ -447,6 +447,7 @@ COMPETITORS = {
     "keras-jax": lambda *args: in_keras(*args, "jax"),
     "keras-jax, best": lambda *args: in_keras(*args, "jax", "best"),
     "keras-torch": lambda *args: in_keras(*args, "torch"),
+    "keras-tensorflow": lambda *args: in_keras(*args, "tensorflow"),
     "torch": in_torch,
     "torch, channels last": lambda *args: in_torch(*args, channels_last=True),
     "torch, compiled": lambda *args: in_torch(*args, compiled=True),

@@ -11,7 +11,8 @@ spread (highest by lowest), processor seconds, what was spent before (to set up,
 first run took), the peak of memory, GFLOP/s by a count of the products that the model needs, and which share of the
 machine's own best product of two matrices that is, measured before and after. With --together a competitor's process
 does one case after the other, which saves the seconds of its start, but then has no peak of memory per case.
-Keras on TensorFlow is left out: TensorFlow is never installed for this project.
+Keras on TensorFlow takes part where --tensorflow names the Python of an environment of its own, with keras and
+tensorflow: nothing of this project imports TensorFlow, nor installs it.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from competitors import REPEATS
 HERE = pathlib.Path(__file__).parent
 ALL = [
     "ours", "scan by hand", "steps by hand", "flax, scan", "flax, steps", "keras-jax", "keras-jax, best",
-    "keras-torch", "torch", "torch, channels last", "torch, compiled",
+    "keras-torch", "keras-tensorflow", "torch", "torch, channels last", "torch, compiled",
 ]  # fmt: skip
 FEW = ["ours", "scan by hand", "keras-jax", "keras-torch", "torch"]
 IMAGES = {"n": 640, "batch": 128}
@@ -54,8 +55,10 @@ CASES = {
 class Worker:
     """A competitor's process, which works when it is told to."""
 
+    pythons = {}  # by the name of a competitor that is not of this environment
+
     def __init__(self, name):
-        command = [sys.executable, str(HERE / "competitors.py"), name]
+        command = [self.pythons.get(name, sys.executable), str(HERE / "competitors.py"), name]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
@@ -77,6 +80,11 @@ class Worker:
         self.process.wait()
 
 
+def more_for(task, options):
+    """Options with eight times as many examples where they only go forward, so that a run is no shorter."""
+    return options if task == "train" else options | {"n": 8 * options["n"]}
+
+
 def compare(model, task, options, peers, rounds, kept=None):
     """A row for each competitor; they are set up one after the other and then take turns.
 
@@ -92,6 +100,8 @@ def compare(model, task, options, peers, rounds, kept=None):
     for name in peers:
         if name == "torch, channels last" and "t" in options:
             continue  # sequences have no channels to put last
+        if name == "keras-tensorflow" and name not in Worker.pythons:
+            continue
         try:
             workers.setdefault(name, None)
             workers[name] = workers[name] or Worker(name)
@@ -212,11 +222,14 @@ def main():
     parser.add_argument("--tasks", nargs="+", default=["train"], choices=["train", "evaluate", "predict"])
     parser.add_argument("--peers", nargs="+", choices=ALL, help="by default a few, or all of them with --all-peers")
     parser.add_argument("--all-peers", action="store_true")
+    parser.add_argument("--tensorflow", metavar="PYTHON", help="of an environment with keras and tensorflow")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--together", action="store_true", help="one process per competitor for all cases")
     parser.add_argument("--short", action="store_true", help="two cases, three rounds")
     parser.add_argument("--table", action="store_true", help="only print the results that are there as tables")
     arguments = parser.parse_args()
+    if arguments.tensorflow:
+        Worker.pythons["keras-tensorflow"] = arguments.tensorflow
     results = measure.results_file("throughput")
     if arguments.table:
         tables(measure.read_rows(results))
@@ -225,10 +238,10 @@ def main():
     before = measure.matrix_peak()
     rows, kept = [], {} if arguments.together else None
     groups, rounds = (["short"], 3) if arguments.short else (arguments.cases, arguments.rounds)
-    peers = ALL if arguments.all_peers else arguments.peers or FEW
+    peers = ALL if arguments.all_peers else arguments.peers or [*FEW, *Worker.pythons]
     for task in arguments.tasks:
         for model, options in (case for group in groups for case in CASES[group]):
-            found = compare(model, task, options, peers, rounds, kept)
+            found = compare(model, task, more_for(task, options), peers, rounds, kept)
             print(shown(found), flush=True)
             rows += found
     for worker in filter(None, (kept or {}).values()):

@@ -144,11 +144,11 @@ def test_streamed_pieces_have_one_shape():
     assert len(shapes) == 1
 
 
-@pytest.mark.parametrize(("n", "pieces"), [(5, [1, 1, 1]), (17, [8, 1]), (200, [64, 36])])
-def test_pieces_of_few_shapes_for_data_of_any_length(n, pieces):
+@pytest.mark.parametrize(("n", "pieces", "length"), [(2, [1], 1), (5, [3], 8), (17, [8, 1], 8), (200, [64, 36], 64)])
+def test_pieces_of_few_shapes_for_data_of_any_length(n, pieces, length):
     data = as_data(np.zeros((n, 3), np.float32), np.arange(n))
     feed = Feed(data, 2, limit_bytes=1e9, whole=False)
     assert feed.resident is None and [chunk.steps for chunk in feed.chunks()] == pieces
-    assert {len(chunk.order) for chunk in feed.chunks()} == {pieces[0]}
+    assert {len(chunk.order) for chunk in feed.chunks()} == {length}
     assert sum(rows_of(feed), []) == list(range(n))
     assert [chunk.steps for chunk in Feed(data, 2, limit_bytes=0, whole=False).chunks()] == [1] * -(-n // 2)

@@ -239,7 +239,7 @@ class Feed:
         batch_size: Examples in a step.
         limit_bytes: Data above this size is streamed.
         whole: Whether smaller data may be brought whole; else it comes in pieces of 1, 8, 64 ... steps, so that data
-            of any length needs few shapes to be compiled.
+            of any length needs few shapes to be compiled. Two to seven steps are a piece of 8 that is not full.
     """
 
     def __init__(self, data: Data, batch_size: int, limit_bytes: float = math.inf, whole: bool = True):
@@ -254,7 +254,8 @@ class Feed:
         self.piece = self.steps
         if self.resident is None:
             per_step = max(1, size // self.steps)
-            self.piece = max(1, min(self.steps, int(limit_bytes // (3 * per_step))))
+            most = self.steps if whole or self.steps == 1 else max(8, self.steps)
+            self.piece = int(max(1, min(most, limit_bytes // (3 * per_step))))
         if not whole:
             self.piece = 8 ** ((self.piece.bit_length() - 1) // 3)
 

@@ -13,9 +13,10 @@
 
 enum { SIDE = 4, POINTS = SIDE * SIDE, PATCHES = 24, VALUES = 1 << 16 };
 
-// Points of some patches: by point, patch and channel, and by point, panel, patch and column.
-static _Thread_local float there[VALUES] __attribute__((aligned(64)));
-static _Thread_local float back[VALUES] __attribute__((aligned(64)));
+// Points of some patches: by point, patch and channel, and by point, panel, patch and column. A point begins a line
+// behind the one before: a power of two apart, all of them would share some lines of the cache.
+static _Thread_local float there[VALUES + POINTS * COLS] __attribute__((aligned(64)));
+static _Thread_local float back[VALUES + POINTS * COLS] __attribute__((aligned(64)));
 static _Thread_local float found[POINTS * PATCHES * COLS] __attribute__((aligned(64)));
 
 static int64_t patches(const Conv *c) { return ceil_div(c->along[0], 2) * ceil_div(c->along[1], 2); }
@@ -75,6 +76,9 @@ INLINE void kernel_points_back(Vec *v, int64_t s) {
 
 // ---------------------------------------------------------------- patches
 
+// How far the values of a point are from those of the next.
+static int64_t apart(int64_t block, int64_t values) { return block * values + COLS; }
+
 // Where a patch begins: image, row, column; how many of its outputs there are, and of its values two more.
 typedef struct {
   int64_t image, row, column;
@@ -97,19 +101,19 @@ static void lay_out(const Conv *c, Patch *to, int64_t first, int64_t n) {
 // Value (i, j) of a patch where it has one.
 #define IF_INSIDE(i, j, more) if ((i) < p->down + (more) && (j) < p->across + (more))
 
-// The points of a patch of the image, `apart` from one another.
-INLINE void read_image(const Conv *c, const Patch *p, int64_t channel, float *to, int64_t apart) {
+// The points of a patch of the image, the next one `next` behind.
+INLINE void read_image(const Conv *c, const Patch *p, int64_t channel, float *to, int64_t next) {
   const float *x = c->x + p->image * c->image + (p->row * c->size[1] + p->column) * c->channels + channel;
   Vec v[POINTS] = {0};
   UNROLL for (int i = 0; i < SIDE; i++)
     UNROLL for (int j = 0; j < SIDE; j++)
       IF_INSIDE(i, j, 2) v[SIDE * i + j] = load(x + (i * c->size[1] + j) * c->channels);
   BOTH_WAYS(image_points, v, SIDE, SIDE);
-  UNROLL for (int i = 0; i < POINTS; i++) store(to + i * apart, v[i]);
+  UNROLL for (int i = 0; i < POINTS; i++) store(to + i * next, v[i]);
 }
 
 // The points of the gradients by a patch's outputs, and what they add up to.
-INLINE Vec read_gradients(const Conv *c, const Patch *p, int64_t feature, float *to, int64_t apart) {
+INLINE Vec read_gradients(const Conv *c, const Patch *p, int64_t feature, float *to, int64_t next) {
   int64_t first = (p->image * c->places + p->row * c->along[1] + p->column) * c->row + feature;
   Vec v[POINTS] = {0}, total = {0};
   UNROLL for (int i = 0; i < 2; i++)
@@ -120,7 +124,7 @@ INLINE Vec read_gradients(const Conv *c, const Patch *p, int64_t feature, float 
       total += v[SIDE * i + j] = dy;
     }
   BOTH_WAYS(points_of_outputs, v, 2, SIDE);
-  UNROLL for (int i = 0; i < POINTS; i++) store(to + i * apart, v[i]);
+  UNROLL for (int i = 0; i < POINTS; i++) store(to + i * next, v[i]);
   return total;
 }
 
@@ -157,7 +161,7 @@ INLINE void add_to_image(const Conv *c, const Patch *p, int64_t channel, const f
 static void read_images(const Conv *c, const Patch *p, int64_t n, int64_t block) {
   for (int64_t i = 0; i < n; i++)
     for (int64_t k = 0; k < c->channels; k += LANES)
-      read_image(c, p + i, k, there + i * c->channels + k, block * c->channels);
+      read_image(c, p + i, k, there + i * c->channels + k, apart(block, c->channels));
 }
 
 // ---------------------------------------------------------------- products at each point
@@ -179,7 +183,7 @@ static void product(const float *a, const float *panel, int64_t depth, float *to
 static void products(const float *panel, int64_t depth, int64_t block, int64_t n) {
   for (int64_t point = 0; point < POINTS; point++)
     for (int64_t i = 0; i < n; i += ROWS)
-      product(there + (point * block + i) * depth, panel + point * depth * COLS, depth,
+      product(there + point * apart(block, depth) + i * depth, panel + point * depth * COLS, depth,
               found + (point * block + i) * COLS);
 }
 
@@ -210,7 +214,7 @@ static void data_unit(void *arguments, int64_t unit) {
     lay_out(c, p, from, n);
     for (int64_t i = 0; i < n; i++)
       for (int64_t k = 0; k < depth; k += LANES)
-        read_gradients(c, p + i, k, there + i * depth + k, block * depth);
+        read_gradients(c, p + i, k, there + i * depth + k, apart(block, depth));
     for (int64_t channel = 0; channel < c->channels; channel += COLS) {
       products(c->packed + channel * POINTS * depth, depth, block, n);
       for (int64_t i = 0; i < n; i++)
@@ -264,11 +268,11 @@ static void kernel_unit(void *arguments, int64_t unit) {
     for (int64_t i = 0; i < n; i++)
       for (int64_t j = 0; j < c->row; j += LANES) {
         float *to = back + (j / COLS * block + i) * COLS + j % COLS;
-        store(d_bias + j, load(d_bias + j) + read_gradients(c, p + i, j, to, row * block));
+        store(d_bias + j, load(d_bias + j) + read_gradients(c, p + i, j, to, apart(block, row)));
       }
     for (int64_t point = 0; point < POINTS; point++)
       for (int64_t j = 0; j < row; j += COLS)
-        add_products(c, there + point * block * channels, place, back + (point * row + j) * block, n,
+        add_products(c, there + point * apart(block, channels), place, back + point * apart(block, row) + j * block, n,
                      own + point * channels * row + j);
   }
 }
