@@ -2,8 +2,8 @@
 //
 // Of a patch of 4 x 4 values, which four windows see, sums and differences are taken: 16 points. So are points taken of
 // the kernel. At each point a matrix product over channels follows, and sums and differences of its 16 results are the
-// patch's 2 x 2 outputs. Gradients are the same backwards. Only additions and halves come in, so errors are those of plain
-// sums. What is not finite reaches the outputs whose windows see it, but where it is infinite they may be NaN.
+// patch's 2 x 2 outputs. Gradients are the same backwards. Only additions and halves come in, so errors are those of
+// plain sums. What is not finite reaches the outputs whose windows see it, but of what is infinite they may be NaN.
 //
 // Some patches at a time go all the way, in memory of the thread, which stays in its second cache.
 //
@@ -21,8 +21,8 @@ static _Thread_local float found[POINTS * PATCHES * COLS] __attribute__((aligned
 
 static int64_t patches(const Conv *c) { return ceil_div(c->along[0], 2) * ceil_div(c->along[1], 2); }
 
-// The rule, measured. Below 32 channels or features the sums cost what the products save; above 256 too few patches fit.
-// Patches that reach beyond the image are in vain, as are the kernel's points for few places.
+// The rule, measured. Below 32 channels or features the sums cost what the products save; above 256 too few patches
+// fit. Patches that reach beyond the image are in vain, as are the kernel's points for few places.
 int winograd_suits(const Conv *c, const int64_t *g) {
   const int64_t *window = g + 3, *stride = g + 6, *dilation = g + 9;
   int plane = g[0] == 1 && window[0] == 1 && window[1] == 3 && window[2] == 3 && c->groups == 1;
@@ -68,8 +68,8 @@ INLINE void kernel_points_back(Vec *v, int64_t s) {
 }
 
 // Along rows in `down` columns, then along columns in `across` rows of what is found.
-#define BOTH_WAYS(function, v, down, across)                                       \
-  do {                                                                             \
+#define BOTH_WAYS(function, v, down, across)                                             \
+  do {                                                                                   \
     UNROLL for (int column = 0; column < (down); column++) function((v) + column, SIDE); \
     UNROLL for (int row = 0; row < (across); row++) function((v) + SIDE * row, 1);       \
   } while (0)
@@ -241,7 +241,8 @@ INLINE void add_product(int rows, const float *x, const int64_t *place, const fl
 }
 
 // All rows of one panel at one point, in tiles of about the same size.
-static void add_products(const Conv *c, const float *x, const int64_t *place, const float *panel, int64_t n, float *to) {
+static void add_products(const Conv *c, const float *x, const int64_t *place, const float *panel, int64_t n,
+                         float *to) {
   int64_t row = wide(c);
   for (int64_t m = 0, rows; m < c->channels; m += rows, x += rows, to += rows * row) {
     rows = ceil_div(c->channels - m, ceil_div(c->channels - m, ROWS));
