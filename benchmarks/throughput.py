@@ -25,12 +25,14 @@ import measure
 from competitors import REPEATS
 
 HERE = pathlib.Path(__file__).parent
+MOST_PANELS = 12  # of a chart
 ALL = [
     "ours", "scan by hand", "steps by hand", "flax, scan", "flax, steps", "keras-jax", "keras-jax, best",
     "keras-torch", "keras-tensorflow", "torch", "torch, channels last", "torch, compiled",
 ]  # fmt: skip
 FEW = ["ours", "scan by hand", "keras-jax", "keras-torch", "torch"]
 IMAGES = {"n": 640, "batch": 128}
+SMALLER = IMAGES | {"n": 2560}  # of a model that is done sooner
 SEQUENCES = {"n": 256, "batch": 64, "t": 128, "units": 128}
 
 
@@ -43,7 +45,7 @@ def grid(kind):
 
 
 CASES = {
-    "cnn": [("simple_cnn", IMAGES), ("functional_cnn", IMAGES)],
+    "cnn": [("simple_cnn", IMAGES), ("functional_cnn", SMALLER)],
     "middle": [(kind, SEQUENCES | more) for kind in ("lstm", "gru") for more in ({}, {"mask": True})],
     "forms": [(f"{kind}-{form}", SEQUENCES) for kind in ("lstm", "gru") for form in ("bidirectional", "stacked")],
     "short": [("functional_cnn", IMAGES), ("lstm", SEQUENCES | {"t": 32})],
@@ -81,8 +83,8 @@ class Worker:
 
 
 def more_for(task, options):
-    """Options with eight times as many examples where they only go forward, so that a run is no shorter."""
-    return options if task == "train" else options | {"n": 8 * options["n"]}
+    """Options with more examples where they only go forward, so that a run is no shorter."""
+    return options if task == "train" else options | {"n": max(5120, options["n"])}
 
 
 def compare(model, task, options, peers, rounds, kept=None):
@@ -178,13 +180,16 @@ def shown(rows):
 
 
 def chart(rows, path):
-    """A panel for each case, a bar for each competitor."""
+    """A panel for each case, a bar for each competitor; of many cases how many times as fast we are."""
     import matplotlib
 
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
 
     cases = list(dict.fromkeys((row["case"], row["task"]) for row in rows))
+    if len(cases) > MOST_PANELS:
+        ratios(rows, path)
+        return
     across = min(3, len(cases))
     down = -(-len(cases) // across)
     most = max(sum((row["case"], row["task"]) == case for row in rows) for case in cases)
@@ -206,6 +211,30 @@ def chart(rows, path):
         panel.spines[["top", "right"]].set_visible(False)
     figure.supxlabel("examples per second", fontsize=8)
     figure.savefig(path, dpi=120)
+
+
+def ratios(rows, path):
+    """A line for each case, a point for each competitor: how many times as fast the first one is."""
+    import matplotlib.pyplot as plt
+
+    first, *others = dict.fromkeys(row["competitor"] for row in rows)
+    cases = list(dict.fromkeys(row["case"] for row in rows))
+    speed = {(row["case"], row["competitor"]): float(row["examples_per_second"]) for row in rows}
+    figure, panel = plt.subplots(figsize=(8, 0.16 * len(cases) + 1), layout="constrained")
+    for i, name in enumerate(others):
+        found = [(speed[case, first] / speed[case, name], case) for case in cases if (case, name) in speed]
+        panel.plot(*zip(*found, strict=True), "o", markersize=4, color=f"C{i}", label=f"beside {name}")
+    panel.axvline(1, color="0.5", linewidth=1)
+    panel.set_xscale("log")
+    ticks = [1, 2, 5, 10, 20, 50]
+    panel.set_xticks(ticks, [f"{tick} times" for tick in ticks])
+    panel.minorticks_off()
+    panel.grid(axis="x", color="0.9")
+    panel.invert_yaxis()
+    panel.tick_params(labelsize=7)
+    panel.legend(fontsize=8)
+    panel.set_title(f"how many times as fast: {first}", fontsize=9)
+    figure.savefig(path, dpi=110)
 
 
 def tables(rows):
