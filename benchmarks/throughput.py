@@ -1,7 +1,7 @@
 """How many examples a second do we train, evaluate and predict, beside Keras, PyTorch and loops written by hand?
 
     python benchmarks/throughput.py [--cases cnn middle] [--tasks train predict] [--peers ours torch] [--rounds 5]
-    python benchmarks/throughput.py --cases grid --together --peers ours keras-jax torch --rounds 3
+    python benchmarks/throughput.py --cases grid simple_rnn --together --peers ours keras-jax torch --rounds 3
     python benchmarks/throughput.py --short
     python benchmarks/throughput.py --table            # of the results that are there, for the README
 
@@ -28,7 +28,7 @@ HERE = pathlib.Path(__file__).parent
 MOST_PANELS = 12  # of a chart
 ALL = [
     "ours", "scan by hand", "steps by hand", "flax, scan", "flax, steps", "keras-jax", "keras-jax, best",
-    "keras-torch", "keras-tensorflow", "torch", "torch, channels last", "torch, compiled",
+    "keras-torch", "torch", "torch, channels last", "torch, compiled",
 ]  # fmt: skip
 FEW = ["ours", "scan by hand", "keras-jax", "keras-torch", "torch"]
 IMAGES = {"n": 640, "batch": 128}
@@ -102,8 +102,6 @@ def compare(model, task, options, peers, rounds, kept=None):
     for name in peers:
         if name == "torch, channels last" and "t" in options:
             continue  # sequences have no channels to put last
-        if name == "keras-tensorflow" and name not in Worker.pythons:
-            continue
         try:
             workers.setdefault(name, None)
             workers[name] = workers[name] or Worker(name)
@@ -218,8 +216,8 @@ def ratios(rows, path):
     import matplotlib.pyplot as plt
 
     first, *others = dict.fromkeys(row["competitor"] for row in rows)
-    cases = list(dict.fromkeys(row["case"] for row in rows))
-    speed = {(row["case"], row["competitor"]): float(row["examples_per_second"]) for row in rows}
+    cases = list(dict.fromkeys(f"{row['case']}, {row['task']}" for row in rows))
+    speed = {(f"{row['case']}, {row['task']}", row["competitor"]): float(row["examples_per_second"]) for row in rows}
     figure, panel = plt.subplots(figsize=(8, 0.16 * len(cases) + 1), layout="constrained")
     for i, name in enumerate(others):
         found = [(speed[case, first] / speed[case, name], case) for case in cases if (case, name) in speed]
@@ -251,14 +249,12 @@ def main():
     parser.add_argument("--tasks", nargs="+", default=["train"], choices=["train", "evaluate", "predict"])
     parser.add_argument("--peers", nargs="+", choices=ALL, help="by default a few, or all of them with --all-peers")
     parser.add_argument("--all-peers", action="store_true")
-    parser.add_argument("--tensorflow", metavar="PYTHON", help="of an environment with keras and tensorflow")
+    parser.add_argument("--tensorflow", metavar="PYTHON", help="Keras on TensorFlow takes part, by this Python")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--together", action="store_true", help="one process per competitor for all cases")
     parser.add_argument("--short", action="store_true", help="two cases, three rounds")
     parser.add_argument("--table", action="store_true", help="only print the results that are there as tables")
     arguments = parser.parse_args()
-    if arguments.tensorflow:
-        Worker.pythons["keras-tensorflow"] = arguments.tensorflow
     results = measure.results_file("throughput")
     if arguments.table:
         tables(measure.read_rows(results))
@@ -267,7 +263,10 @@ def main():
     before = measure.matrix_peak()
     rows, kept = [], {} if arguments.together else None
     groups, rounds = (["short"], 3) if arguments.short else (arguments.cases, arguments.rounds)
-    peers = ALL if arguments.all_peers else arguments.peers or [*FEW, *Worker.pythons]
+    peers = ALL if arguments.all_peers else arguments.peers or FEW
+    if arguments.tensorflow:
+        Worker.pythons["keras-tensorflow"] = arguments.tensorflow
+        peers = [*peers, "keras-tensorflow"]
     for task in arguments.tasks:
         for model, options in (case for group in groups for case in CASES[group]):
             found = compare(model, task, more_for(task, options), peers, rounds, kept)

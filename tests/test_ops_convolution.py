@@ -171,14 +171,18 @@ def test_windows_of_three_by_three_by_patches(images, channels, features):
 def test_patches_give_the_same_bits_again_and_keep_what_is_not_finite():
     rng = np.random.default_rng(0)
     x, kernel = normal(rng, 20, 8, 8, 32).astype(jnp.float32), normal(rng, 3, 3, 32, 40).astype(jnp.float32)
-    first = with_gradients(convolution.conv, x, kernel, **UNIT)
-    for _ in range(5):
-        for g, w in zip(with_gradients(convolution.conv, x, kernel, **UNIT), first, strict=True):
-            np.testing.assert_array_equal(g, w)
+    same_bits_again(x, kernel, times=5)
     y = convolution.conv(x.at[3, 3, 3].set(jnp.inf), kernel, **UNIT)
     finite = jnp.isfinite(y).all(-1)
     assert not finite[3, 1:4, 1:4].any() and finite.sum() == finite.size - 9
     assert jnp.isnan(y).any()  # of patches: plain sums would have been infinite
+
+
+def same_bits_again(x, kernel, times):
+    first = with_gradients(convolution.conv, x, kernel, **UNIT)
+    for _ in range(times):
+        for g, w in zip(with_gradients(convolution.conv, x, kernel, **UNIT), first, strict=True):
+            np.testing.assert_array_equal(g, w)
 
 
 def compare_with_float64(op, reference, x, kernel, **options):
@@ -198,10 +202,7 @@ def test_kernels_give_the_same_bits_for_any_split_of_the_work():
     """Parts of the work are summed in order, whichever thread does them first."""
     rng = np.random.default_rng(0)
     x, kernel = normal(rng, 33, 9, 9, 5).astype(jnp.float32), normal(rng, 3, 3, 5, 7).astype(jnp.float32)
-    first = with_gradients(convolution.conv, x, kernel, **UNIT)
-    for _ in range(20):
-        for g, w in zip(with_gradients(convolution.conv, x, kernel, **UNIT), first, strict=True):
-            np.testing.assert_array_equal(g, w)
+    same_bits_again(x, kernel, times=20)
 
 
 @needs_kernels
