@@ -1,4 +1,4 @@
-"""A convolution with bias and rectifier in one against single operations in float64: values and derivatives."""
+"""A convolution with bias, rectifier and pooling in one against single operations in float64: values and derivatives."""
 
 import itertools
 
@@ -11,6 +11,7 @@ from flaxmodels import layers
 from flaxmodels.ops import native
 from flaxmodels.ops.biased_convolution import conv_bias
 from flaxmodels.ops.convolution import reference
+from flaxmodels.ops.pooling import reference_max_pool
 
 # Shapes of x and kernel, strides, padding, dilation, groups: vectors of features that are full and not, one panel and
 # several, one place and more than a block of them, kernels small and large, patches.
@@ -24,7 +25,7 @@ CASES = [
     ((2, 3, 3, 64), (3, 3, 64, 128), (1, 1), "valid", (1, 1), 1),
     ((9, 9, 10, 32), (3, 3, 32, 40), (1, 1), "same", (1, 1), 1),
 ]
-FORMS = list(itertools.product(CASES, (True, False)))
+FORMS = list(itertools.product(CASES, (True, False), (True, False)))
 
 
 def arrays(x, kernel, dtype=np.float32, seed=0):
@@ -35,16 +36,18 @@ def arrays(x, kernel, dtype=np.float32, seed=0):
     ]
 
 
-def both(case, relu):
+def both(case, relu, pooled=False):
     _, _, strides, padding, dilation, groups = case
     options = {"strides": strides, "padding": padding, "dilation": dilation, "groups": groups}
 
     def plain(x, kernel, bias):
         y = reference(x, kernel, **options)
         y = y + jnp.expand_dims(bias, range(y.ndim - 1))
-        return jnp.where(y > 0, y, 0) if relu else y
+        y = jnp.where(y > 0, y, 0) if relu else y
+        twos = (2,) * (y.ndim - 2)
+        return reference_max_pool(y, twos, twos, "valid") if pooled else y
 
-    return lambda *operands: conv_bias(*operands, **options, relu=relu), plain
+    return lambda *operands: conv_bias(*operands, **options, relu=relu, pooled=pooled), plain
 
 
 def in_float64(function, *operands):
@@ -62,9 +65,16 @@ def assert_close(got, want):
         np.testing.assert_allclose(g, w, rtol=0, atol=3e-6 * max(1.0, np.abs(w).max()))
 
 
-@pytest.mark.parametrize(("case", "relu"), FORMS)
-def test_values_and_gradients(case, relu):
-    ours, plain = both(case, relu)
+@pytest.mark.parametrize("case", [CASES[1], CASES[2], CASES[7]])
+def test_values_and_gradients_of_the_largest_of_neighbours(case):
+    test_values_and_gradients(case, True, True)
+
+
+@pytest.mark.parametrize(("case", "relu", "pooled"), FORMS)
+def test_values_and_gradients(case, relu, pooled):
+    if pooled and case is CASES[6]:
+        pytest.skip("has one output along each axis, so no neighbours")
+    ours, plain = both(case, relu, pooled)
     operands = arrays(*case[:2])
     want = in_float64(plain, *operands)
     d_y = np.random.default_rng(1).normal(size=want.shape)
@@ -78,13 +88,14 @@ def test_values_and_gradients(case, relu):
 
     got = jax.jit(there_and_back(ours))(single(operands), single(d_y))
     assert_close(got, in_float64(there_and_back(plain), operands, d_y))
-    if relu:
+    if relu and not pooled:
         assert (got[0] == 0).any() and (got[0] > 0).any()
 
 
+@pytest.mark.parametrize("pooled", [True, False])
 @pytest.mark.parametrize("given", [(0,), (1,), (2,), (0, 2), (0, 1, 2)])
-def test_changes_and_gradients_of_some_operands(given):
-    ours, plain = both(CASES[1], True)
+def test_changes_and_gradients_of_some_operands(given, pooled):
+    ours, plain = both(CASES[1], True, pooled)
     operands, changes = arrays(*CASES[1][:2]), arrays(*CASES[1][:2], seed=1)
 
     def change(function):
@@ -104,9 +115,9 @@ def test_changes_and_gradients_of_some_operands(given):
     assert_close(gradient(ours)(*single(operands)), in_float64(gradient(plain), *operands))
 
 
-@pytest.mark.parametrize("relu", [True, False])
-def test_second_derivatives(relu):
-    ours, plain = both(CASES[0], relu)
+@pytest.mark.parametrize(("relu", "pooled"), [(True, False), (False, False), (True, True)])
+def test_second_derivatives(relu, pooled):
+    ours, plain = both(CASES[0], relu, pooled)
     operands, changes = arrays(*CASES[0][:2]), arrays(*CASES[0][:2], seed=1)
 
     def product(outer):
@@ -128,9 +139,11 @@ def test_second_derivatives(relu):
         assert_close(run(ours)(single(operands), single(changes)), in_float64(run(plain), operands, changes))
 
 
-@pytest.mark.parametrize("axes", [(0, None, None), (0, 0, 0), (None, 0, None)])
-def test_mapped(axes):
-    ours, _ = both(CASES[0], True)
+@pytest.mark.parametrize(
+    ("axes", "pooled"), [((0, None, None), False), ((0, 0, 0), False), ((None, 0, None), False), ((0, 0, None), True)]
+)
+def test_mapped(axes, pooled):
+    ours, _ = both(CASES[0], True, pooled)
     operands = single(arrays(*CASES[0][:2]))
     several = [a if axis is None else jnp.stack([a, a + 1]) for a, axis in zip(operands, axes, strict=True)]
 
@@ -174,9 +187,10 @@ def test_a_layer_takes_it_for_a_bias_and_for_relu(name):
     assert text.count("conv_bias") == 1 and f"relu={name == 'relu'}" in text and "add" not in text and "max" not in text
 
 
+@pytest.mark.parametrize("pooled", [True, False])
 @pytest.mark.parametrize("platform", ["cpu", "cuda"])
-def test_elsewhere_it_is_what_xla_makes_of_it(platform):
-    ours, _ = both(CASES[0], True)
+def test_elsewhere_it_is_what_xla_makes_of_it(platform, pooled):
+    ours, _ = both(CASES[0], True, pooled)
     gradients = jax.jit(jax.grad(lambda *of: ours(*of).sum(), argnums=(0, 1, 2)))
     lowered = gradients.trace(*single(arrays(*CASES[0][:2]))).lower(lowering_platforms=(platform,)).as_text()
     kernels = native.available() and platform == "cpu"

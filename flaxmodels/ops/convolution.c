@@ -10,12 +10,12 @@
 
 #include "convolution.h"
 
-enum { LARGE_KERNEL = 1 << 16 };
+enum { LARGE_KERNEL = 1 << 16, FEW_ROWS = 32 };
 
 // ---------------------------------------------------------------- convolutions
 
 // What the attribute holds: sizes of the image, window, strides, dilation [3 each], channels, features, groups, whether
-// outputs are rectified.
+// outputs are rectified, whether the largest of neighbours is kept.
 static int plan(Conv *c, const int64_t *g, int64_t batch) {
   const int64_t *size = g, *window = g + 3, *stride = g + 6, *dilation = g + 9, channels = g[12];
   int64_t out[3], groups = g[14], wide = dilation[2] == 1 && groups == 1;
@@ -23,25 +23,33 @@ static int plan(Conv *c, const int64_t *g, int64_t batch) {
   int64_t across = wide ? 1 : window[2];
   *c = (Conv){.batch = batch, .image = size[0] * size[1] * size[2] * channels, .places = out[0] * out[1] * out[2]};
   c->channels = channels;
-  for (int i = 0; i < 2; i++) c->size[i] = size[i + 1], c->along[i] = out[i + 1];
+  for (int i = 0; i < 2; i++) {
+    c->size[i] = size[i + 1], c->along[i] = out[i + 1];
+    if (g[16]) c->near[i] = least(2, out[i + 1]), c->windows[i] = out[i + 1] / c->near[i];
+  }
   c->segments = window[0] * window[1] * across;
   c->length = (wide ? window[2] : 1) * channels / groups;
   c->depth = c->segments * c->length;
   c->groups = groups, c->row = g[13], c->features = g[13] / groups, c->relu = g[15];
-  c->place = malloc((c->places + c->segments) * sizeof(int64_t));
+  c->place = malloc((2 * c->places + c->segments + c->depth) * sizeof(int64_t));
   if (!c->place) return 0;
-  c->segment = c->place + c->places;
+  c->segment = c->place + c->places, c->seen = c->segment + c->segments, c->behind = c->seen + c->places;
   c->winograd = winograd_suits(c, g);
   const int64_t taps[3] = {window[0], window[1], across};
   grid(c->place, out, stride, size, channels);
   grid(c->segment, taps, dilation, size, channels);
+  for (int64_t i = 0; i < c->depth; i++) c->behind[i] = c->segment[i / c->length] + i % c->length;
+  for (int64_t place = 0; g[16] && place < c->places; place++) {
+    int64_t i = place / c->along[1], j = place % c->along[1], line = i / c->near[0], window = j / c->near[1];
+    int inside = line < c->windows[0] && window < c->windows[1];
+    c->seen[place] = inside ? 4 * (line * c->windows[1] + window) + i % c->near[0] * 2 + j % c->near[1] : -1;
+  }
   return 1;
 }
 
-// One panel of features, from one of them on, at some places of all images in a row.
+// One panel of features, from one of them on, at some places of all images in a row; `out` has whole rows.
 static void forward_panel(const Conv *c, const float *x, const float *panel, int64_t feature, int64_t from, int64_t to,
-                          int64_t columns) {
-  float *out = c->out + feature;
+                          int64_t columns, float *out) {
   Vec bias[2] = {{0}, {0}};
   if (c->bias) memcpy(bias, c->bias + feature, columns * sizeof(float));
   const float *image = x + from / c->places * c->image;
@@ -60,22 +68,58 @@ static void forward_panel(const Conv *c, const float *x, const float *panel, int
         sums[i][j] += bias[j];
         if (c->relu) sums[i][j] = rectified(sums[i][j]);
       }
-      store_row(out + (at + i) * c->row, sums[i], columns);
+      store_row(out + (at - from + i) * c->row + feature, sums[i], columns);
     }
   }
 }
 
+static void forward_places(const Conv *c, int64_t from, int64_t to, float *out) {
+  int64_t panels = ceil_div(c->features, COLS), channels = c->depth / c->segments;
+  for (int64_t group = 0; group < c->groups; group++)
+    for (int64_t panel = 0; panel < panels; panel++)
+      forward_panel(c, c->x + group * channels, c->packed + (group * panels + panel) * c->depth * COLS,
+                    group * c->features + panel * COLS, from, to, least(COLS, c->features - panel * COLS), out);
+}
+
 static void forward_unit(void *arguments, int64_t unit) {
   const Conv *c = arguments;
-  int64_t panels = ceil_div(c->features, COLS), channels = c->depth / c->segments;
   int64_t first = first_of(c, unit) * c->places, last = first_of(c, unit + 1) * c->places;
   // A few hundred places at a time: what they see stays in the second cache for all panels.
   for (int64_t from = first; from < last; from += 4 * BLOCK)
-    for (int64_t group = 0; group < c->groups; group++)
-      for (int64_t panel = 0; panel < panels; panel++)
-        forward_panel(c, c->x + group * channels, c->packed + (group * panels + panel) * c->depth * COLS,
-                      group * c->features + panel * COLS, from, least(from + 4 * BLOCK, last),
-                      least(COLS, c->features - panel * COLS));
+    forward_places(c, from, least(from + 4 * BLOCK, last), c->out + from * c->row);
+}
+
+// Lines of windows at a time, so that their outputs stay in the first cache, and what those outputs take.
+static int64_t lines_of(const Conv *c) { return ceil_div(BLOCK, c->near[0] * c->along[1]); }
+static int64_t room_of(const Conv *c) { return lines_of(c) * c->near[0] * c->along[1] * c->row; }
+
+// The largest under the windows of some lines of one image, from its outputs there.
+static void pool_lines(const Conv *c, const float *outputs, int64_t image, int64_t line, int64_t n) {
+  int64_t to = (image * c->windows[0] + line) * c->windows[1] * c->row;
+  for (int64_t i = 0; i < n; i++)
+    for (int64_t j = 0; j < c->windows[1]; j++, to += c->row)
+      for (int64_t k = 0; k < c->row; k += LANES) {
+        const float *from = outputs + (i * c->near[0] * c->along[1] + j * c->near[1]) * c->row + k;
+        Vec v[4];
+        for (int64_t tap = 0; tap < c->near[0] * c->near[1]; tap++)
+          v[tap] = load_some(from + (tap / 2 * c->along[1] + tap % 2) * c->row, c->row - k);
+        if (c->near[0] == 2)
+          write_largest(c, v, 4, to + k, c->row - k);
+        else
+          write_largest(c, v, 2, to + k, c->row - k);
+      }
+}
+
+static void pooled_unit(void *arguments, int64_t unit) {
+  const Conv *c = arguments;
+  float *outputs = c->gated + unit * room_of(c);
+  int64_t each = c->near[0] * c->along[1];
+  for (int64_t image = first_of(c, unit); image < first_of(c, unit + 1); image++)
+    for (int64_t line = 0; line < c->windows[0]; line += lines_of(c)) {
+      int64_t n = least(lines_of(c), c->windows[0] - line), from = image * c->places + line * each;
+      forward_places(c, from, from + n * each, outputs);
+      pool_lines(c, outputs, image, line, n);
+    }
 }
 
 // What some places of one image give to one panel of columns of one segment.
@@ -92,14 +136,31 @@ static void data_panel(const Conv *c, const float *dy, const float *panel, float
   }
 }
 
-// Gradients by some outputs, in the unit's own memory where not all of them pass.
-static const float *gradients(const Conv *c, int64_t unit, int64_t from, int64_t n) {
-  if (!c->y) return c->dy + from;
+// Some features of the gradients by n outputs of an image, in rows of so many numbers, zeros behind.
+static void gather(const Conv *c, float *to, int64_t image, int64_t from, int64_t n, int64_t feature, int64_t columns,
+                   int64_t row) {
+  int64_t first = c->which ? image * c->windows[0] * c->windows[1] : image * c->places + from, apart = c->row;
+  const int64_t *seen = c->seen + from;
+  const uint8_t *which = c->which ? c->which + first * apart + feature : NULL;
+  const float *dy = c->dy + first * apart + feature, *y = c->y ? c->y + first * apart + feature : NULL;
+  for (int64_t k = 0; k < n; k++, to += row)
+    for (int64_t j = 0; j < row; j += LANES) {
+      int64_t left = columns - j, at = (which ? seen[k] / 4 : k) * apart + j;
+      Vec v = {0};
+      if (left > 0 && !(which && seen[k] < 0)) {
+        v = load_some(dy + at, left);
+        if (which) v = choose(taps_at(which + at, left) == (int32_t)(seen[k] % 4), v, (Vec){0});
+        if (y) v = passed(v, load_some(y + at, left));
+      }
+      store_some(to + j, v, row - j);
+    }
+}
+
+// Gradients by n outputs of an image, in the unit's own memory where not all of them pass.
+static const float *gradients(const Conv *c, int64_t unit, int64_t image, int64_t from, int64_t n) {
+  if (!c->y && !c->which) return c->dy + (image * c->places + from) * c->row;
   float *to = c->gated + unit * BLOCK * c->row;
-  for (int64_t i = 0; i < n; i += LANES) {
-    const float *dy = c->dy + from + i, *y = c->y + from + i;
-    store_some(to + i, passed(load_some(dy, n - i), load_some(y, n - i)), n - i);
-  }
+  gather(c, to, image, from, n, 0, c->row, c->row);
   return to;
 }
 
@@ -110,7 +171,7 @@ static void data_unit(void *arguments, int64_t unit) {
     float *out = c->out + image * c->image;
     memset(out, 0, c->image * sizeof(float));
     for (int64_t from = 0; from < c->places; from += BLOCK) {
-      const float *dy = gradients(c, unit, (image * c->places + from) * c->row, least(BLOCK, c->places - from) * c->row);
+      const float *dy = gradients(c, unit, image, from, least(BLOCK, c->places - from));
       for (int64_t panel = 0; panel < c->groups * each; panel++) {
         int64_t group = panel / each, segment = panel % each / panels, behind = panel % panels * COLS;
         data_panel(c, dy + group * c->features, c->packed + panel * c->features * COLS,
@@ -121,42 +182,29 @@ static void data_unit(void *arguments, int64_t unit) {
   }
 }
 
-// One panel of features of the gradients by some places' outputs, zeros behind.
-static void gather(const Conv *c, float *block, int64_t from, int64_t n, int64_t columns) {
-  for (int64_t k = 0; k < n; k++, from += c->row)
-    for (int64_t j = 0; j < COLS; j += LANES) {
-      Vec dy = {0};
-      if (j < columns) dy = load_some(c->dy + from + j, columns - j);
-      if (j < columns && c->y) dy = passed(dy, load_some(c->y + from + j, columns - j));
-      store(block + k * COLS + j, dy);
-    }
-}
-
-// One panel of features of one segment of one group of the kernel's gradient, from some images; `out` has whole rows.
+// One panel of features of the kernel's gradient, for some segments of its group, from some images; `out` has whole rows.
 // With the first segment, the bias's gradient, too.
-static void kernel_panel(const Conv *c, int64_t image, int64_t last, int64_t segment, int64_t panel, float *out,
-                         float *d_bias) {
+static void kernel_panel(const Conv *c, int64_t image, int64_t last, int64_t segment, int64_t end, int64_t panel,
+                         float *out, float *d_bias) {
   int64_t panels = ceil_div(c->features, COLS), group = panel / panels, behind = panel % panels * COLS;
   int64_t column = group * c->features + behind, columns = least(COLS, c->features - behind);
   float block[BLOCK * COLS] __attribute__((aligned(64)));
-  out += segment * c->length * c->row + column;
   for (; image < last; image++) {
-    const float *x = c->x + image * c->image + (c->groups > 1 ? group * c->length : 0) + c->segment[segment];
-    int64_t first = image * c->places * c->row + column;
+    const float *x = c->x + image * c->image + (c->groups > 1 ? group * c->length : 0);
     for (int64_t at = 0; at < c->places; at += BLOCK) {
       int64_t n = least(BLOCK, c->places - at);
-      gather(c, block, first + at * c->row, n, columns);
+      gather(c, block, image, at, n, column, columns, COLS);
       if (d_bias && segment == 0) {
         Vec sums[2] = {{0}, {0}};
         for (int64_t k = 0; k < n; k++)
           for (int j = 0; j < 2; j++) sums[j] += load(block + k * COLS + j * LANES);
         add_row(d_bias + column, sums, columns);
       }
-      for (int64_t m = 0; m < c->length; m += ROWS) {
+      for (int64_t m = segment * c->length, rows; m < end * c->length; m += rows) {
         Vec sums[ROWS][2] = {0};
-        int rows = (int)least(ROWS, c->length - m);
-        outer_tile_of(rows, x + m, c->place + at, block, n, sums);
-        for (int i = 0; i < rows; i++) add_row(out + (m + i) * c->row, sums[i], columns);
+        rows = least(ROWS, end * c->length - m);
+        outer_tile_of((int)rows, x, c->place + at, c->behind + m, block, n, sums);
+        for (int64_t i = 0; i < rows; i++) add_row(out + (m + i) * c->row + column, sums[i], columns);
       }
     }
   }
@@ -167,16 +215,20 @@ static void kernel_unit(void *arguments, int64_t unit) {
   const Conv *c = arguments;
   float *own = c->packed + unit * (c->depth + 1) * c->row;
   float *d_bias = c->d_bias ? own + c->depth * c->row : NULL;
+  // Short segments together, so that gradients are gathered for some rows of the kernel at a time.
+  int64_t at_once = ceil_div(FEW_ROWS, c->length);
   memset(own, 0, (c->depth + 1) * c->row * sizeof(float));
   for (int64_t image = first_of(c, unit); image < first_of(c, unit + 1); image++)
     for (int64_t panel = 0; panel < c->groups * ceil_div(c->features, COLS); panel++)
-      for (int64_t s = 0; s < c->segments; s++) kernel_panel(c, image, image + 1, s, panel, own, d_bias);
+      for (int64_t s = 0; s < c->segments; s += at_once)
+        kernel_panel(c, image, image + 1, s, least(s + at_once, c->segments), panel, own, d_bias);
 }
 
 // Large kernels: each unit has a part of the kernel to itself; the memory is zero.
 static void large_kernel_unit(void *arguments, int64_t unit) {
   const Conv *c = arguments;
-  kernel_panel(c, 0, c->batch, unit % c->segments, unit / c->segments, c->out, c->d_bias);
+  int64_t segment = unit % c->segments;
+  kernel_panel(c, 0, c->batch, segment, segment + 1, unit / c->segments, c->out, c->d_bias);
 }
 
 // ---------------------------------------------------------------- kernels in panels, and units
@@ -189,14 +241,17 @@ static int forward(XLA_FFI_CallFrame *frame, Conv *c) {
     pack_panel(c->packed + p * c->depth * COLS, c->kernel + p / panels * c->features + behind, c->depth,
                least(COLS, c->features - behind), c->row, 1);
   }
-  return c->packed && in_parallel(frame, forward_unit, c, c->parts);
+  if (c->found) c->gated = malloc(c->parts * room_of(c) * sizeof(float));
+  if (!c->packed || (c->found && !c->gated)) return 0;
+  return in_parallel(frame, c->found ? pooled_unit : forward_unit, c, c->parts);
 }
 
 static int data(XLA_FFI_CallFrame *frame, Conv *c) {
   int64_t panels = ceil_div(c->length, COLS), each = c->segments * panels;
   c->packed = zeros(c->groups * each * c->features * COLS);
-  c->gated = c->y ? malloc(c->parts * BLOCK * c->row * sizeof(float)) : NULL;
-  if (!c->packed || (c->y && !c->gated)) return 0;
+  int gated = c->y || c->which;
+  if (gated) c->gated = malloc(c->parts * BLOCK * c->row * sizeof(float));
+  if (!c->packed || (gated && !c->gated)) return 0;
   for (int64_t p = 0; p < c->groups * each; p++) {
     int64_t behind = p % panels * COLS, row = p % each / panels * c->length + behind;
     pack_panel(c->packed + p * c->features * COLS, c->kernel + row * c->row + p / each * c->features, c->features,
@@ -229,39 +284,51 @@ static XLA_FFI_Error *ended(XLA_FFI_CallFrame *frame, Conv *c, int done) {
   return done ? NULL : failed(frame, "no memory for a convolution");
 }
 
-static const float *if_given(XLA_FFI_CallFrame *frame, int i) {
+static const void *if_given(XLA_FFI_CallFrame *frame, int i) {
   return i < frame->args.size ? argument(frame, i)->data : NULL;
 }
 
-// y [B, places, F] of x [B, image], kernel [depth, F] and, if there is one, bias [F].
+// What decides where gradients pass: outputs that were rectified, or which neighbours were the largest.
+static void gate(Conv *c, const void *by) {
+  if (c->near[1])
+    c->which = by;
+  else
+    c->y = by;
+}
+
+// y [B, places, F] of x [B, image], kernel [depth, F] and, if there is one, bias [F]; or the largest of neighbours
+// [B, windows, F] and which they are.
 XLA_FFI_Error *flaxmodels_conv(XLA_FFI_CallFrame *frame) {
   if (told_version(frame)) return NULL;
   Conv c;
   if (!plan(&c, numbers(frame), argument(frame, 0)->dims[0])) return failed(frame, "no memory for a convolution");
   c.x = argument(frame, 0)->data, c.kernel = argument(frame, 1)->data, c.out = result(frame, 0)->data;
   c.bias = if_given(frame, 2);
+  c.found = frame->rets.size > 1 ? result(frame, 1)->data : NULL;
   c.parts = least(c.batch, 2 * MOST_PARTS);
   return ended(frame, &c, c.winograd ? winograd(frame, &c) : forward(frame, &c));
 }
 
-// dx [B, image] of dy [B, places, F], kernel [depth, F] and, where outputs were rectified, y [B, places, F].
+// dx [B, image] of dy [B, places, F], kernel [depth, F] and, where outputs were rectified, y [B, places, F]; where the
+// largest of neighbours was kept, of dy [B, windows, F] and which they were.
 XLA_FFI_Error *flaxmodels_conv_data(XLA_FFI_CallFrame *frame) {
   if (told_version(frame)) return NULL;
   Conv c;
   if (!plan(&c, numbers(frame), argument(frame, 0)->dims[0])) return failed(frame, "no memory for a convolution");
   c.dy = argument(frame, 0)->data, c.kernel = argument(frame, 1)->data, c.out = result(frame, 0)->data;
-  c.y = if_given(frame, 2);
+  gate(&c, if_given(frame, 2));
   c.parts = least(c.batch, 2 * MOST_PARTS);
   return ended(frame, &c, c.winograd ? winograd_data(frame, &c) : data(frame, &c));
 }
 
-// The gradients by kernel [depth, F] and, if asked for, by bias [F], of x [B, image], dy [B, places, F] and, where
-// outputs were rectified, y [B, places, F].
+// The gradients by kernel [depth, F] and, if asked for, by bias [F], of x [B, image], dy and what decides where it
+// passes, as above.
 XLA_FFI_Error *flaxmodels_conv_kernel(XLA_FFI_CallFrame *frame) {
   if (told_version(frame)) return NULL;
   Conv c;
   if (!plan(&c, numbers(frame), argument(frame, 0)->dims[0])) return failed(frame, "no memory for a convolution");
-  c.x = argument(frame, 0)->data, c.dy = argument(frame, 1)->data, c.y = if_given(frame, 2);
+  c.x = argument(frame, 0)->data, c.dy = argument(frame, 1)->data;
+  gate(&c, if_given(frame, 2));
   c.out = result(frame, 0)->data, c.d_bias = frame->rets.size > 1 ? result(frame, 1)->data : NULL;
   c.parts = least(c.batch, MOST_PARTS);
   if (c.winograd && winograd_kernel_suits(&c)) return ended(frame, &c, winograd_kernel(frame, &c));

@@ -182,15 +182,15 @@ INLINE void tile(int rows, const float *const *a, const float *panel, const int6
   }
 }
 
-// sums[i] += over n places, the i-th value behind the place times the place's row of the block.
-INLINE void outer_tile(int rows, const float *x, const int64_t *place, const float *block, int64_t n,
-                       Vec sums[ROWS][2]) {
+// sums[i] += over n places, the value that lies behind[i] behind the place times the place's row of the block.
+INLINE void outer_tile(int rows, const float *x, const int64_t *place, const int64_t *behind, const float *block,
+                       int64_t n, Vec sums[ROWS][2]) {
   for (int64_t k = 0; k < n; k++, block += COLS) {
     const float *a = x + place[k];
     Vec left = load(block), right = load(block + LANES);
     UNROLL for (int i = 0; i < rows; i++) {
-      sums[i][0] += a[i] * left;
-      sums[i][1] += a[i] * right;
+      sums[i][0] += a[behind[i]] * left;
+      sums[i][1] += a[behind[i]] * right;
     }
   }
 }
@@ -207,15 +207,15 @@ static void tile_of(int rows, const float *const *a, const float *panel, const i
   }
 }
 
-static void outer_tile_of(int rows, const float *x, const int64_t *place, const float *block, int64_t n,
-                          Vec sums[ROWS][2]) {
+static void outer_tile_of(int rows, const float *x, const int64_t *place, const int64_t *behind, const float *block,
+                          int64_t n, Vec sums[ROWS][2]) {
   switch (rows) {
-    case 1: outer_tile(1, x, place, block, n, sums); break;
-    case 2: outer_tile(2, x, place, block, n, sums); break;
-    case 3: outer_tile(3, x, place, block, n, sums); break;
-    case 4: outer_tile(4, x, place, block, n, sums); break;
-    case 5: outer_tile(5, x, place, block, n, sums); break;
-    default: outer_tile(6, x, place, block, n, sums);
+    case 1: outer_tile(1, x, place, behind, block, n, sums); break;
+    case 2: outer_tile(2, x, place, behind, block, n, sums); break;
+    case 3: outer_tile(3, x, place, behind, block, n, sums); break;
+    case 4: outer_tile(4, x, place, behind, block, n, sums); break;
+    case 5: outer_tile(5, x, place, behind, block, n, sums); break;
+    default: outer_tile(6, x, place, behind, block, n, sums);
   }
 }
 

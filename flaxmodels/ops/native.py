@@ -75,10 +75,10 @@ class Geometry(NamedTuple):
     dilation: tuple[int, ...]
     groups: int = 1
 
-    def numbers(self, channels: int, features: int, relu: bool = False) -> list[int]:
+    def numbers(self, channels: int, features: int, relu: bool = False, pooled: bool = False) -> list[int]:
         """What the kernels are told: three axes, the first of size 1 where there are fewer."""
         axes = [n for each in self[:4] for n in (1,) * (3 - len(each)) + each]
-        return [*axes, channels, features, self.groups, relu]
+        return [*axes, channels, features, self.groups, relu, pooled]
 
     def places(self) -> tuple[int, ...]:
         """How many places the window has along each axis."""

@@ -19,7 +19,12 @@ static _Thread_local float there[VALUES + POINTS * COLS] __attribute__((aligned(
 static _Thread_local float back[VALUES + POINTS * COLS] __attribute__((aligned(64)));
 static _Thread_local float found[POINTS * PATCHES * COLS] __attribute__((aligned(64)));
 
-static int64_t patches(const Conv *c) { return ceil_div(c->along[0], 2) * ceil_div(c->along[1], 2); }
+// How many patches there are along an axis; where only the largest of neighbours count, none of them is cut.
+static int64_t patches_along(const Conv *c, int axis) {
+  return c->near[1] ? c->windows[axis] : ceil_div(c->along[axis], 2);
+}
+
+static int64_t patches(const Conv *c) { return patches_along(c, 0) * patches_along(c, 1); }
 
 // The rule, measured. Below 32 channels or features the sums cost what the products save; above 256 too few patches
 // fit. Patches that reach beyond the image are in vain, as are the kernel's points for few places.
@@ -90,7 +95,7 @@ static int64_t block_of(int64_t values) { return least(PATCHES, VALUES / POINTS 
 
 // The n patches of the batch from the first one on.
 static void lay_out(const Conv *c, Patch *to, int64_t first, int64_t n) {
-  int64_t across = ceil_div(c->along[1], 2), each = patches(c);
+  int64_t across = patches_along(c, 1), each = patches(c);
   for (int64_t i = first; i < first + n; i++) {
     Patch p = {i / each, 2 * (i % each / across), 2 * (i % across), 0, 0};
     p.down = (int)least(2, c->along[0] - p.row), p.across = (int)least(2, c->along[1] - p.column);
@@ -112,17 +117,29 @@ INLINE void read_image(const Conv *c, const Patch *p, int64_t channel, float *to
   UNROLL for (int i = 0; i < POINTS; i++) store(to + i * next, v[i]);
 }
 
+// The window of neighbours that a patch's outputs are.
+static int64_t window_of(const Conv *c, const Patch *p) {
+  return (p->image * c->windows[0] + p->row / 2) * c->windows[1] + p->column / 2;
+}
+
 // The points of the gradients by a patch's outputs, and what they add up to.
 INLINE Vec read_gradients(const Conv *c, const Patch *p, int64_t feature, float *to, int64_t next) {
   int64_t first = (p->image * c->places + p->row * c->along[1] + p->column) * c->row + feature;
   Vec v[POINTS] = {0}, total = {0};
-  UNROLL for (int i = 0; i < 2; i++)
-    UNROLL for (int j = 0; j < 2; j++) IF_INSIDE(i, j, 0) {
-      int64_t at = first + (i * c->along[1] + j) * c->row;
-      Vec dy = load(c->dy + at);
-      if (c->y) dy = passed(dy, load(c->y + at));
-      total += v[SIDE * i + j] = dy;
-    }
+  if (c->which) {
+    int64_t at = window_of(c, p) * c->row + feature;
+    Vec dy = load(c->dy + at);
+    Bits taps = taps_at(c->which + at, LANES);
+    UNROLL for (int k = 0; k < 4; k++) total += v[SIDE * (k / 2) + k % 2] = choose(taps == k, dy, (Vec){0});
+  } else {
+    UNROLL for (int i = 0; i < 2; i++)
+      UNROLL for (int j = 0; j < 2; j++) IF_INSIDE(i, j, 0) {
+        int64_t at = first + (i * c->along[1] + j) * c->row;
+        Vec dy = load(c->dy + at);
+        if (c->y) dy = passed(dy, load(c->y + at));
+        total += v[SIDE * i + j] = dy;
+      }
+  }
   BOTH_WAYS(points_of_outputs, v, 2, SIDE);
   UNROLL for (int i = 0; i < POINTS; i++) store(to + i * next, v[i]);
   return total;
@@ -139,6 +156,11 @@ INLINE void write_outputs(const Conv *c, const Patch *p, int64_t feature, const 
   load_found(v, from, block);
   BOTH_WAYS(outputs_of_points, v, SIDE, 2);
   if (c->bias) bias = load(c->bias + feature);
+  if (c->found) {
+    Vec near[4] = {v[0] + bias, v[1] + bias, v[SIDE] + bias, v[SIDE + 1] + bias};
+    write_largest(c, near, 4, window_of(c, p) * c->row + feature, LANES);
+    return;
+  }
   UNROLL for (int i = 0; i < 2; i++)
     UNROLL for (int j = 0; j < 2; j++) IF_INSIDE(i, j, 0) {
       Vec y = v[SIDE * i + j] + bias;
@@ -229,13 +251,15 @@ static void data_unit(void *arguments, int64_t unit) {
 static int64_t wide(const Conv *c) { return ceil_div(c->row, COLS) * COLS; }
 static int64_t own_size(const Conv *c) { return (POINTS * c->channels + 1) * wide(c); }
 
+static const int64_t beside[ROWS] = {0, 1, 2, 3, 4, 5};
+
 // Rows of one panel += what n patches give to them.
 INLINE void add_product(int rows, const float *x, const int64_t *place, const float *panel, int64_t n, float *to,
                         int64_t row) {
   Vec sums[ROWS][2];
   UNROLL for (int i = 0; i < rows; i++)
     UNROLL for (int j = 0; j < 2; j++) sums[i][j] = load(to + i * row + j * LANES);
-  outer_tile(rows, x, place, panel, n, sums);
+  outer_tile(rows, x, place, beside, panel, n, sums);
   UNROLL for (int i = 0; i < rows; i++)
     UNROLL for (int j = 0; j < 2; j++) store(to + i * row + j * LANES, sums[i][j]);
 }
