@@ -102,6 +102,12 @@ class Container(Layer):
         raise TypeError(f"{type(self).__name__} is no model; use Sequential or Model.")
 
     @nn.nowrap
+    def at_once(self, layer: Layer, after: Layer) -> bool:
+        """Whether two layers are computed at once, where nobody sees what is between them."""
+        seen = self.is_initializing() or self.is_mutable_collection("intermediates")
+        return not seen and layer.joins(after)
+
+    @nn.nowrap
     def symbols(self) -> tuple[Any, Any]:
         """The symbols of the inputs and the outputs, None where a Sequential does not know its input yet."""
         return None, None
@@ -273,8 +279,14 @@ class Sequential(Container):
             raise ValueError("A Sequential without layers computes nothing; add a layer first.")
         if self.layers.source is not None:
             inputs = self.check_inputs(self.layers.source, inputs)[0]
-        for name, layer in self.children():
-            inputs, mask = layer.clone(parent=self, name=name).outputs_and_mask(inputs, mask=mask, train=train)
+        bound = [layer.clone(parent=self, name=name) for name, layer in self.children()]
+        while bound:
+            layer, *bound = bound
+            if bound and self.at_once(layer, bound[0]):
+                after, *bound = bound
+                inputs, mask = layer.outputs_with(after, inputs, mask=mask, train=train)
+            else:
+                inputs, mask = layer.outputs_and_mask(inputs, mask=mask, train=train)
         return inputs, mask
 
     @nn.nowrap
@@ -346,8 +358,19 @@ class Model(Container):
         given = [None] * len(symbols) if mask is None else self.in_order(graph.inputs, mask, "masks")
         masks: dict[int, Any] = dict(zip(map(id, symbols), given, strict=True))
         bound = {id(layer): layer.clone(parent=self, name=name) for name, layer in self.children()}
+        done: set[Node] = set()
         for node in graph.nodes:
-            outputs, out_mask = _call(node, bound[id(node.layer)], values, masks, train)
+            if node in done:
+                continue
+            layer, after = bound[id(node.layer)], graph.followers.get(node)
+            if after and self.at_once(layer, bound[id(after.layer)]):
+                source = id(node.args[0])
+                outputs, out_mask = layer.outputs_with(
+                    bound[id(after.layer)], values[source], mask=masks.get(source), train=train
+                )
+                done.add(node := after)
+            else:
+                outputs, out_mask = _call(node, layer, values, masks, train)
             leaves = jax.tree.leaves(node.outputs)
             values.update(zip(map(id, leaves), jax.tree.leaves(outputs), strict=True))
             out_masks = jax.tree.leaves(out_mask, is_leaf=lambda m: m is None)

@@ -77,6 +77,11 @@ def _with_inner(layer: Any) -> list[Any]:
     return list({id(inner): inner for inner in [layer, *inside]}.values())
 
 
+def _takes_one_symbol(node: Node) -> bool:
+    """Whether a call takes one symbol and nothing else."""
+    return isinstance(node.args[0], Symbol) and not node.args[1:] and not node.kwargs
+
+
 class Graph:
     """Inputs, outputs and what lies between them: calls of layers in order, and the layers with their names."""
 
@@ -89,6 +94,7 @@ class Graph:
         check_scopes(names, called)
         self.names = dict(zip(map(id, called), names, strict=True))
         self.layers = self._in_keras_order()
+        self.followers = self._followers()
 
     def __repr__(self) -> str:
         return f"<Graph of {', '.join(self.names.values())}>"
@@ -124,6 +130,21 @@ class Graph:
             if symbol.node not in found:
                 found.add(symbol.node)
                 open_symbols.extend(symbol.node.symbols())
+        return found
+
+    def _followers(self) -> dict[Node, Node]:
+        """The call after a call, where it alone reads the one output, and both take one symbol and nothing else."""
+        readers: dict[int, list[Node]] = collections.defaultdict(list)
+        for node in self.nodes:
+            for symbol in node.symbols():
+                readers[id(symbol)].append(node)
+        kept = set(map(id, jax.tree.leaves(self.outputs)))
+        found = {}
+        for node in filter(_takes_one_symbol, self.nodes):
+            output = node.outputs
+            if isinstance(output, Symbol) and id(output) not in kept and len(readers[id(output)]) == 1:
+                after = readers[id(output)][0]
+                found.update({node: after} if _takes_one_symbol(after) else {})
         return found
 
     def _in_keras_order(self) -> list[Layer]:
