@@ -2,9 +2,10 @@
 
     python benchmarks/ops.py [--only conv] [--seconds 10]
 
-Each case runs forward, and forward with gradients; called step by step, and as steps of one `lax.scan`, which is how
-training runs. The two take turns, so a busy machine slows both; the ratio of medians is the result. Processor time per
-step (all threads) stands beside it: other programs change it little, and threads of ours that wait do not count.
+Each case runs forward, its outputs kept or only their sum, and forward with gradients; called step by step, and as
+steps of one `lax.scan`, which is how training runs. The two take turns, so a busy machine slows both; the ratio of
+medians is the result. Processor time per step (all threads) stands beside it: other programs change it little, and
+threads of ours that wait do not count.
 The last case is a whole training step of the simple CNN with Adam.
 """
 
@@ -62,15 +63,20 @@ CASES = {
 }
 
 
-def step_of(op, options, gradients):
-    """A step that cannot be hoisted out of a loop nor dropped: it reads and changes what it carries."""
+PASSES = "forward", "forward, summed", "forward and gradients"
+
+
+def step_of(op, options, passes):
+    """A step that no loop can do once for all: it reads and changes what it carries, or reads a new x."""
 
     def outputs(args):
         x, *kernel = args
         return op(x, *kernel, **options) if kernel else op(x, *options.values())
 
-    def step(args, _):
-        if not gradients:
+    def step(args, x):
+        if passes == "forward":
+            return args, outputs([x, *args[1:]])
+        if passes == "forward, summed":
             total = outputs(args).sum()
             return [part + 1e-9 * total for part in args], None
         y, vjp = jax.vjp(outputs, args)
@@ -84,21 +90,25 @@ def arrays(*shapes):
     return [jax.random.normal(k, s) / math.sqrt(math.prod(s[1:-1])) for k, s in zip(keys, shapes, strict=True)]
 
 
-def runner(step, start, scanned):
-    """A function that takes `STEPS` steps and returns the processor seconds, and the seconds that compiling took."""
+def runner(step, start, each, scanned):
+    """A function that takes a step for each of some numbers or inputs and notes the processor seconds."""
     if scanned:
-        many = jax.jit(lambda start: lax.scan(step, start, jnp.arange(STEPS))[0])
+        many = jax.jit(lambda start, each: lax.scan(step, start, each))
     else:
-        one = jax.jit(lambda start, i: step(start, i)[0])
+        one = jax.jit(step)
 
-        def many(start):
-            for i in range(STEPS):
-                start = one(start, i)
-            return start
+        def many(start, each):
+            kept = []
+            for i in each:
+                start, y = one(start, i)
+                kept.append(y)
+            return start, kept
+
+        each = list(each)
 
     def run(used):
         before = time.process_time()
-        jax.block_until_ready(many(start))
+        jax.block_until_ready(many(start, each))
         used.append(time.process_time() - before)
 
     return run
@@ -153,10 +163,11 @@ def rows(only, seconds):
     for (kind, case), (x, kernel, options) in CASES.items():
         if only in f"{kind} {case}":
             start = arrays(x, kernel) if kernel else arrays(x)
-            for passes in ("forward", "forward and gradients"):
+            for passes in PASSES:
+                each = arrays((STEPS, *x))[0] if passes == "forward" else jnp.arange(STEPS)
                 for where in ("step by step", "scan"):
                     ours, xla = (
-                        runner(step_of(op, options, passes != "forward"), start, where == "scan") for op in PAIRS[kind]
+                        runner(step_of(op, options, passes), start, each, where == "scan") for op in PAIRS[kind]
                     )
                     yield {"operation": kind, "case": case, "what": passes, "where": where} | compare(
                         xla, ours, seconds
@@ -164,7 +175,7 @@ def rows(only, seconds):
     if only in "simple CNN training step":
         for where in ("step by step", "scan"):
             ours, xla = (
-                runner(*simple_cnn_step(conv, max_pool), where == "scan")
+                runner(*simple_cnn_step(conv, max_pool), jnp.arange(STEPS), where == "scan")
                 for conv, max_pool in zip(PAIRS["conv"], PAIRS["max_pool"], strict=True)
             )
             row = {"operation": "simple CNN", "case": "batch 128", "what": "training step", "where": where}
