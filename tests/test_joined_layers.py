@@ -71,6 +71,7 @@ class Own(layers.Conv2D):
 
 
 @needs_kernels
+@pytest.mark.spread
 @pytest.mark.parametrize(
     "model",
     [

@@ -92,6 +92,7 @@ def test_values_and_gradients(case, relu, pooled):
         assert (got[0] == 0).any() and (got[0] > 0).any()
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize("pooled", [True, False])
 @pytest.mark.parametrize("given", [(0,), (1,), (2,), (0, 2), (0, 1, 2)])
 def test_changes_and_gradients_of_some_operands(given, pooled):
