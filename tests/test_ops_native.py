@@ -2,10 +2,13 @@
 
 import os
 import pathlib
+import platform
 import re
 import subprocess
 import sys
 
+import kernel_outputs
+import numpy as np
 import pytest
 
 from flaxmodels.ops import native
@@ -83,3 +86,19 @@ def test_a_folder_that_others_may_write_to_is_not_used(tmp_path):
     folder.chmod(0o777)
     assert probe(tmp_path) == "True"
     assert not list(folder.iterdir())
+
+
+@needs_kernels
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="names instructions of x86 processors")
+@pytest.mark.parametrize("without", ["-mno-avx512f", "-mno-avx512f -mno-avx2"])
+def test_kernels_for_processors_with_narrower_vectors(tmp_path, without):
+    compiler = tmp_path / "cc"
+    compiler.write_text(f'#!/bin/sh\nexec {os.environ.get("CC") or "cc"} "$@" {without}\n')
+    compiler.chmod(0o755)
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "CC": str(compiler), "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, kernel_outputs.__file__, str(tmp_path / "found.npz")]
+    subprocess.run(command, check=True, env=environment, timeout=120)
+    assert library(tmp_path).stem != native.prefix()
+    with np.load(tmp_path / "found.npz") as narrow:
+        for got, want in zip(narrow.values(), kernel_outputs.outputs(), strict=True):
+            np.testing.assert_allclose(got, want, rtol=0, atol=3e-6 * max(1, np.abs(want).max()))

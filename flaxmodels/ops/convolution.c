@@ -62,7 +62,7 @@ static void forward_panel(const Conv *c, const float *x, const float *panel, int
       rows[i] = image + c->place[place];
       if (++place == c->places) place = 0, image += c->image;
     }
-    tile_of(n, rows, panel, c->segment, c->segments, c->length, sums);
+    tile_of(n, columns, rows, panel, c->segment, c->segments, c->length, sums);
     for (int i = 0; i < n; i++) {
       for (int j = 0; j < 2; j++) {
         sums[i][j] += bias[j];
@@ -131,7 +131,7 @@ static void data_panel(const Conv *c, const float *dy, const float *panel, float
     Vec sums[ROWS][2];
     int n = (int)least(ROWS, to - at);
     for (int i = 0; i < n; i++) rows[i] = dy + (at - from + i) * c->row;
-    tile_of(n, rows, panel, &zero, 1, c->features, sums);
+    tile_of(n, columns, rows, panel, &zero, 1, c->features, sums);
     for (int i = 0; i < n; i++) add_row(out + c->place[at + i], sums[i], columns);
   }
 }
@@ -203,7 +203,7 @@ static void kernel_panel(const Conv *c, int64_t image, int64_t last, int64_t seg
       for (int64_t m = segment * c->length, rows; m < end * c->length; m += rows) {
         Vec sums[ROWS][2] = {0};
         rows = least(ROWS, end * c->length - m);
-        outer_tile_of((int)rows, x, c->place + at, c->behind + m, block, n, sums);
+        outer_tile_of((int)rows, columns, x, c->place + at, c->behind + m, block, n, sums);
         for (int64_t i = 0; i < rows; i++) add_row(out + (m + i) * c->row + column, sums[i], columns);
       }
     }

@@ -39,6 +39,18 @@ static void data_unit(void *arguments, int64_t unit) {
     }
 }
 
+// own[k] += what some taps, as many as is constant, give to some channels' kernel under all places of an image.
+INLINE void add_taps(int taps, const Windows *w, const float *x, const float *dy, const int64_t *tap, float *own,
+                     int64_t n) {
+  Vec sums[9];
+  UNROLL for (int k = 0; k < taps; k++) sums[k] = load_some(own + k * w->channels, n);
+  for (int64_t at = 0; at < w->places; at++) {
+    Vec d = load_some(dy + at * w->channels, n);
+    UNROLL for (int k = 0; k < taps; k++) sums[k] += d * load_some(x + w->place[at] + tap[k], n);
+  }
+  UNROLL for (int k = 0; k < taps; k++) store_some(own + k * w->channels, sums[k], n);
+}
+
 // Each unit sums some images into a kernel of its own; they are added in order afterwards.
 static void kernel_unit(void *arguments, int64_t unit) {
   const Depthwise *d = arguments;
@@ -46,16 +58,17 @@ static void kernel_unit(void *arguments, int64_t unit) {
   float *own = d->packed + unit * w->taps * w->channels;
   memset(own, 0, w->taps * w->channels * sizeof(float));
   for (int64_t image = w->batch * unit / d->parts; image < w->batch * (unit + 1) / d->parts; image++)
-    for (int64_t at = 0; at < w->places; at++)
-      for (int64_t c = 0; c < w->channels; c += LANES) {
-        const float *x = d->x + image * w->image + w->place[at] + c;
-        int64_t n = w->channels - c;
-        Vec dy = load_some(d->dy + (image * w->places + at) * w->channels + c, n);
-        for (int64_t k = 0; k < w->taps; k++) {
-          float *to = own + k * w->channels + c;
-          store_some(to, load_some(to, n) + dy * load_some(x + w->tap[k], n), n);
-        }
+    for (int64_t c = 0; c < w->channels; c += LANES) {
+      const float *x = d->x + image * w->image + c, *dy = d->dy + image * w->places * w->channels + c;
+      for (int64_t k = 0, taps; k < w->taps; k += taps) {
+        int64_t left = w->taps - k;
+        taps = left >= 9 ? 9 : left >= 3 ? 3 : 1;
+        float *to = own + k * w->channels + c;
+        if (taps == 9) add_taps(9, w, x, dy, w->tap + k, to, w->channels - c);
+        if (taps == 3) add_taps(3, w, x, dy, w->tap + k, to, w->channels - c);
+        if (taps == 1) add_taps(1, w, x, dy, w->tap + k, to, w->channels - c);
       }
+    }
 }
 
 // ---------------------------------------------------------------- what XLA calls

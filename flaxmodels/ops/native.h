@@ -10,10 +10,20 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#ifdef __AVX2__
+#include <immintrin.h>
+#endif
 
 #include "xla/ffi/api/c_api.h"
 
-enum { LANES = 8, ROWS = 6, COLS = 2 * LANES, BLOCK = 128 };
+// Numbers in a vector: what a register holds. Zen 4 does wide ones in halves, there narrow ones waste less of a row's end.
+#if defined(__AVX512F__) && !defined(__znver3__) && !defined(__znver4__)
+#define WIDE
+enum { LANES = 16 };
+#else
+enum { LANES = 8 };
+#endif
+enum { ROWS = 6, COLS = 2 * LANES, BLOCK = 128 };
 
 typedef float Vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
@@ -73,18 +83,32 @@ static int windows(Windows *w, const int64_t *size, int64_t batch) {
 
 typedef int32_t Bits __attribute__((vector_size(4 * LANES)));
 
-INLINE Vec load_some(const float *p, int64_t n) {
-  if (n >= LANES) return load(p);
+// The first n numbers of a vector, zeros behind; 0 < n < LANES.
+#if defined(WIDE)
+INLINE Vec load_part(const float *p, int64_t n) { return (Vec)_mm512_maskz_loadu_ps((1u << n) - 1, p); }
+INLINE void store_part(float *p, Vec v, int64_t n) { _mm512_mask_storeu_ps(p, (1u << n) - 1, (__m512)v); }
+#elif defined(__AVX2__)
+INLINE __m256i part(int64_t n) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+INLINE Vec load_part(const float *p, int64_t n) { return (Vec)_mm256_maskload_ps(p, part(n)); }
+INLINE void store_part(float *p, Vec v, int64_t n) { _mm256_maskstore_ps(p, part(n), (__m256)v); }
+#else
+INLINE Vec load_part(const float *p, int64_t n) {
   Vec v = {0};
   memcpy(&v, p, n * sizeof(float));
   return v;
 }
+INLINE void store_part(float *p, Vec v, int64_t n) { memcpy(p, &v, n * sizeof(float)); }
+#endif
+
+INLINE Vec load_some(const float *p, int64_t n) { return n >= LANES ? load(p) : load_part(p, n); }
 
 INLINE void store_some(float *p, Vec v, int64_t n) {
   if (n >= LANES)
     store(p, v);
   else
-    memcpy(p, &v, n * sizeof(float));
+    store_part(p, v, n);
 }
 
 INLINE Vec choose(Bits where, Vec a, Vec b) { return (Vec)(((Bits)a & where) | ((Bits)b & ~where)); }
@@ -165,77 +189,78 @@ static void add_parts(float *to, const float *parts, int64_t count, int64_t apar
 
 // ---------------------------------------------------------------- tiles of a matrix product
 
-// sums[i] = the row behind a[i], segment by segment, times a panel.
-INLINE void tile(int rows, const float *const *a, const float *panel, const int64_t *segment, int64_t segments,
-                 int64_t length, Vec sums[ROWS][2]) {
-  UNROLL for (int i = 0; i < rows; i++) sums[i][0] = sums[i][1] = (Vec){0};
+// Sums are kept in an array of the function's own: in registers, where memory behind a pointer is written at each step.
+
+// to[i] = the row behind a[i], segment by segment, times a panel, or the first vector of its columns.
+INLINE void tile(int rows, int vectors, const float *const *a, const float *panel, const int64_t *segment,
+                 int64_t segments, int64_t length, Vec to[ROWS][2]) {
+  Vec sums[ROWS][2] = {0};
   for (int64_t s = 0; s < segments; s++) {
     const float *p[ROWS];
     UNROLL for (int i = 0; i < rows; i++) p[i] = a[i] + segment[s];
     for (int64_t k = 0; k < length; k++, panel += COLS) {
-      Vec left = load(panel), right = load(panel + LANES);
-      UNROLL for (int i = 0; i < rows; i++) {
-        sums[i][0] += p[i][k] * left;
-        sums[i][1] += p[i][k] * right;
-      }
+      Vec v[2];
+      UNROLL for (int j = 0; j < vectors; j++) v[j] = load(panel + j * LANES);
+      UNROLL for (int i = 0; i < rows; i++)
+        UNROLL for (int j = 0; j < vectors; j++) sums[i][j] += p[i][k] * v[j];
     }
   }
+  UNROLL for (int i = 0; i < rows; i++)
+    UNROLL for (int j = 0; j < vectors; j++) to[i][j] = sums[i][j];
 }
 
-// sums[i] += over n places, the value that lies behind[i] behind the place times the place's row of the block.
-INLINE void outer_tile(int rows, const float *x, const int64_t *place, const int64_t *behind, const float *block,
-                       int64_t n, Vec sums[ROWS][2]) {
+// to[i] += over n places, the value that lies behind[i] behind the place times the place's row of the block.
+INLINE void outer_tile(int rows, int vectors, const float *x, const int64_t *place, const int64_t *behind,
+                       const float *block, int64_t n, Vec to[ROWS][2]) {
+  Vec sums[ROWS][2];
+  UNROLL for (int i = 0; i < rows; i++)
+    UNROLL for (int j = 0; j < vectors; j++) sums[i][j] = to[i][j];
   for (int64_t k = 0; k < n; k++, block += COLS) {
     const float *a = x + place[k];
-    Vec left = load(block), right = load(block + LANES);
-    UNROLL for (int i = 0; i < rows; i++) {
-      sums[i][0] += a[behind[i]] * left;
-      sums[i][1] += a[behind[i]] * right;
-    }
+    Vec v[2];
+    UNROLL for (int j = 0; j < vectors; j++) v[j] = load(block + j * LANES);
+    UNROLL for (int i = 0; i < rows; i++)
+      UNROLL for (int j = 0; j < vectors; j++) sums[i][j] += a[behind[i]] * v[j];
   }
+  UNROLL for (int i = 0; i < rows; i++)
+    UNROLL for (int j = 0; j < vectors; j++) to[i][j] = sums[i][j];
 }
 
-static void tile_of(int rows, const float *const *a, const float *panel, const int64_t *segment, int64_t segments,
-                    int64_t length, Vec sums[ROWS][2]) {
-  switch (rows) {
-    case 1: tile(1, a, panel, segment, segments, length, sums); break;
-    case 2: tile(2, a, panel, segment, segments, length, sums); break;
-    case 3: tile(3, a, panel, segment, segments, length, sums); break;
-    case 4: tile(4, a, panel, segment, segments, length, sums); break;
-    case 5: tile(5, a, panel, segment, segments, length, sums); break;
-    default: tile(6, a, panel, segment, segments, length, sums);
+// A function whose first arguments, rows and vectors of so many columns, are constants in each case.
+#define BY_SIZE(function, rows, columns, ...)               \
+  switch ((columns) > LANES ? (rows) : (rows) - ROWS) {     \
+    case 1: function(1, 2, __VA_ARGS__); break;             \
+    case 2: function(2, 2, __VA_ARGS__); break;             \
+    case 3: function(3, 2, __VA_ARGS__); break;             \
+    case 4: function(4, 2, __VA_ARGS__); break;             \
+    case 5: function(5, 2, __VA_ARGS__); break;             \
+    case 6: function(6, 2, __VA_ARGS__); break;             \
+    case -5: function(1, 1, __VA_ARGS__); break;            \
+    case -4: function(2, 1, __VA_ARGS__); break;            \
+    case -3: function(3, 1, __VA_ARGS__); break;            \
+    case -2: function(4, 1, __VA_ARGS__); break;            \
+    case -1: function(5, 1, __VA_ARGS__); break;            \
+    default: function(6, 1, __VA_ARGS__);                   \
   }
+
+static void tile_of(int rows, int64_t columns, const float *const *a, const float *panel, const int64_t *segment,
+                    int64_t segments, int64_t length, Vec to[ROWS][2]) {
+  BY_SIZE(tile, rows, columns, a, panel, segment, segments, length, to)
 }
 
-static void outer_tile_of(int rows, const float *x, const int64_t *place, const int64_t *behind, const float *block,
-                          int64_t n, Vec sums[ROWS][2]) {
-  switch (rows) {
-    case 1: outer_tile(1, x, place, behind, block, n, sums); break;
-    case 2: outer_tile(2, x, place, behind, block, n, sums); break;
-    case 3: outer_tile(3, x, place, behind, block, n, sums); break;
-    case 4: outer_tile(4, x, place, behind, block, n, sums); break;
-    case 5: outer_tile(5, x, place, behind, block, n, sums); break;
-    default: outer_tile(6, x, place, behind, block, n, sums);
-  }
+static void outer_tile_of(int rows, int64_t columns, const float *x, const int64_t *place, const int64_t *behind,
+                          const float *block, int64_t n, Vec to[ROWS][2]) {
+  BY_SIZE(outer_tile, rows, columns, x, place, behind, block, n, to)
 }
 
 INLINE void store_row(float *to, const Vec *sums, int64_t columns) {
-  if (columns == COLS) {
-    store(to, sums[0]);
-    store(to + LANES, sums[1]);
-  } else {
-    memcpy(to, sums, columns * sizeof(float));
-  }
+  store_some(to, sums[0], columns);
+  if (columns > LANES) store_some(to + LANES, sums[1], columns - LANES);
 }
 
 INLINE void add_row(float *to, const Vec *sums, int64_t columns) {
-  if (columns == COLS) {
-    store(to, load(to) + sums[0]);
-    store(to + LANES, load(to + LANES) + sums[1]);
-  } else {
-    const float *from = (const float *)sums;
-    for (int64_t j = 0; j < columns; j++) to[j] += from[j];
-  }
+  store_some(to, load_some(to, columns) + sums[0], columns);
+  if (columns > LANES) store_some(to + LANES, load_some(to + LANES, columns - LANES) + sums[1], columns - LANES);
 }
 
 // Some columns of a matrix whose entry (k, j) is at k * down + j * across, as a panel; zeros behind.

@@ -85,7 +85,7 @@ static void product(const float *a, int64_t stride, int64_t rows, int64_t depth,
       Vec sums[ROWS][2];
       n = ceil_div(rows - row, ceil_div(rows - row, ROWS));  // 32 rows are 6 6 5 5 5 5: tiles of few rows wait for sums
       for (int i = 0; i < n; i++) each[i] = a + (row + i) * stride;
-      tile_of((int)n, each, panels + column * depth, &zero, 1, depth, sums);
+      tile_of((int)n, COLS, each, panels + column * depth, &zero, 1, depth, sums);
       for (int i = 0; i < n; i++) store_row(z + (row + i) * columns + column, sums[i], COLS);
     }
 }

@@ -188,25 +188,28 @@ static void read_images(const Conv *c, const Patch *p, int64_t n, int64_t block)
 
 // ---------------------------------------------------------------- products at each point
 
-// ROWS rows behind each other times a panel.
-static void product(const float *a, const float *panel, int64_t depth, float *to) {
+// ROWS rows behind each other times so many vectors of a panel.
+INLINE void product(int vectors, const float *a, const float *panel, int64_t depth, float *to) {
   const float *rows[ROWS];
   const int64_t zero = 0;
   Vec sums[ROWS][2];
   UNROLL for (int i = 0; i < ROWS; i++) rows[i] = a + i * depth;
-  tile(ROWS, rows, panel, &zero, 1, depth, sums);
-  UNROLL for (int i = 0; i < ROWS; i++) {
-    store(to + i * COLS, sums[i][0]);
-    store(to + i * COLS + LANES, sums[i][1]);
-  }
+  tile(ROWS, vectors, rows, panel, &zero, 1, depth, sums);
+  UNROLL for (int i = 0; i < ROWS; i++)
+    UNROLL for (int j = 0; j < vectors; j++) store(to + i * COLS + j * LANES, sums[i][j]);
 }
 
-// `found` of what is `there`: n patches, at all points, times one panel of the kernel's points.
-static void products(const float *panel, int64_t depth, int64_t block, int64_t n) {
+// `found` of what is `there`: n patches, at all points, times so many columns of a panel of the kernel's points.
+static void products(const float *panel, int64_t columns, int64_t depth, int64_t block, int64_t n) {
   for (int64_t point = 0; point < POINTS; point++)
-    for (int64_t i = 0; i < n; i += ROWS)
-      product(there + point * apart(block, depth) + i * depth, panel + point * depth * COLS, depth,
-              found + (point * block + i) * COLS);
+    for (int64_t i = 0; i < n; i += ROWS) {
+      const float *a = there + point * apart(block, depth) + i * depth, *right = panel + point * depth * COLS;
+      float *to = found + (point * block + i) * COLS;
+      if (columns > LANES)
+        product(2, a, right, depth, to);
+      else
+        product(1, a, right, depth, to);
+    }
 }
 
 static void forward_unit(void *arguments, int64_t unit) {
@@ -218,7 +221,7 @@ static void forward_unit(void *arguments, int64_t unit) {
     lay_out(c, p, from, n);
     read_images(c, p, n, block);
     for (int64_t feature = 0; feature < c->row; feature += COLS) {
-      products(c->packed + feature * POINTS * depth, depth, block, n);
+      products(c->packed + feature * POINTS * depth, c->row - feature, depth, block, n);
       for (int64_t i = 0; i < n; i++)
         for (int64_t j = feature; j < least(feature + COLS, c->row); j += LANES)
           write_outputs(c, p + i, j, found + i * COLS + j - feature, block);
@@ -238,7 +241,7 @@ static void data_unit(void *arguments, int64_t unit) {
       for (int64_t k = 0; k < depth; k += LANES)
         read_gradients(c, p + i, k, there + i * depth + k, apart(block, depth));
     for (int64_t channel = 0; channel < c->channels; channel += COLS) {
-      products(c->packed + channel * POINTS * depth, depth, block, n);
+      products(c->packed + channel * POINTS * depth, c->channels - channel, depth, block, n);
       for (int64_t i = 0; i < n; i++)
         for (int64_t j = channel; j < least(channel + COLS, c->channels); j += LANES)
           add_to_image(c, p + i, j, found + i * COLS + j - channel, block);
@@ -259,7 +262,7 @@ INLINE void add_product(int rows, const float *x, const int64_t *place, const fl
   Vec sums[ROWS][2];
   UNROLL for (int i = 0; i < rows; i++)
     UNROLL for (int j = 0; j < 2; j++) sums[i][j] = load(to + i * row + j * LANES);
-  outer_tile(rows, x, place, beside, panel, n, sums);
+  outer_tile(rows, 2, x, place, beside, panel, n, sums);
   UNROLL for (int i = 0; i < rows; i++)
     UNROLL for (int j = 0; j < 2; j++) store(to + i * row + j * LANES, sums[i][j]);
 }
