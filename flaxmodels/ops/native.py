@@ -7,6 +7,7 @@ or with FLAXMODELS_NATIVE=0, the same functions are computed by XLA alone, to ro
 What is built is named by the hash of all that decides it: sources, compiler, processor and the version of jaxlib.
 """
 
+import concurrent.futures
 import contextlib
 import ctypes
 import functools
@@ -30,7 +31,7 @@ from jax.interpreters import batching, mlir
 
 SWITCH = "FLAXMODELS_NATIVE"
 SOURCES = ("convolution.c", "convolution.h", "depthwise.c", "native.h", "pooling.c", "recurrence.c", "winograd.c")
-FLAGS = ("-std=gnu11", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
+FLAGS = ("-std=gnu11", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fPIC")
 # Whatever this processor can do; the first that the compiler takes.
 TUNINGS = (("-march=native",), ("-mcpu=native",), ())
 FUNCTIONS = (
@@ -237,15 +238,24 @@ def _ours(path: pathlib.Path) -> bool:
 
 
 def _compile(compiler: str, to: pathlib.Path) -> None:
-    sources = [str(_here() / source) for source in SOURCES if source.endswith(".c")]
+    """Makes the library: all sources at once, each by a process of its own, because a user waits for it."""
+    sources = [_here() / source for source in SOURCES if source.endswith(".c")]
+    objects = [str(to.with_name(f"{source.stem}.o")) for source in sources]
     for tuning in TUNINGS:
-        command = [compiler, *FLAGS, *tuning, f"-I{jax.ffi.include_dir()}", *sources, "-o", str(to)]
+        flags = [*FLAGS, *tuning, f"-I{jax.ffi.include_dir()}"]
+        commands = [[*flags, "-c", str(source), "-o", made] for source, made in zip(sources, objects, strict=True)]
         try:
-            subprocess.run(command, check=True, capture_output=True, text=True, timeout=BUILD_SECONDS)
+            with concurrent.futures.ThreadPoolExecutor() as pool:
+                list(pool.map(functools.partial(_run, compiler), commands))
+            _run(compiler, [*FLAGS, *tuning, "-shared", *objects, "-o", str(to)])
             return
         except subprocess.CalledProcessError:
             if tuning == TUNINGS[-1]:
                 raise
+
+
+def _run(compiler: str, arguments: Sequence[str]) -> None:
+    subprocess.run([compiler, *arguments], check=True, capture_output=True, text=True, timeout=BUILD_SECONDS)
 
 
 def _here() -> pathlib.Path:
