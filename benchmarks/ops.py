@@ -48,6 +48,7 @@ CASES = {
     ("conv", "3x3, 128 to 128"): ((32, 16, 16, 128), (3, 3, 128, 128), geometry(2)),
     ("conv", "3x3, stride 2"): ((32, 32, 32, 64), (3, 3, 64, 128), geometry(2, stride=2)),
     ("conv", "1x1"): ((32, 16, 16, 64), (1, 1, 64, 256), geometry(2)),
+    ("conv", "one image, 7x7, 512 to 512"): ((1, 7, 7, 512), (3, 3, 512, 512), geometry(2)),
     ("conv", "7x7, stride 2, over RGB"): ((8, 112, 112, 3), (7, 7, 3, 64), geometry(2, stride=2)),
     ("conv", "3x3, 32 groups"): ((16, 16, 16, 128), (3, 3, 4, 128), geometry(2, groups=32)),
     ("conv", "1D, causal"): ((64, 128, 9), (5, 9, 64), geometry(1, "causal")),

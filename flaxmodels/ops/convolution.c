@@ -73,20 +73,27 @@ static void forward_panel(const Conv *c, const float *x, const float *panel, int
   }
 }
 
-static void forward_places(const Conv *c, int64_t from, int64_t to, float *out) {
-  int64_t panels = ceil_div(c->features, COLS), channels = c->depth / c->segments;
-  for (int64_t group = 0; group < c->groups; group++)
-    for (int64_t panel = 0; panel < panels; panel++)
-      forward_panel(c, c->x + group * channels, c->packed + (group * panels + panel) * c->depth * COLS,
-                    group * c->features + panel * COLS, from, to, least(COLS, c->features - panel * COLS), out);
+// Panels from `first` on at some places of all images in a row.
+static void forward_places(const Conv *c, int64_t first, int64_t last, int64_t from, int64_t to, float *out) {
+  int64_t each = ceil_div(c->features, COLS), channels = c->depth / c->segments;
+  for (int64_t panel = first; panel < last; panel++) {
+    int64_t group = panel / each, behind = panel % each * COLS;
+    forward_panel(c, c->x + group * channels, c->packed + panel * c->depth * COLS, group * c->features + behind, from, to,
+                  least(COLS, c->features - behind), out);
+  }
 }
+
+// Of few places each panel is a unit of its own.
+static int64_t panels(const Conv *c) { return c->groups * ceil_div(c->features, COLS); }
+static int64_t panels_apart(const Conv *c) { return c->parts < MOST_PARTS ? panels(c) : 1; }
 
 static void forward_unit(void *arguments, int64_t unit) {
   const Conv *c = arguments;
-  int64_t first = first_of(c, unit) * c->places, last = first_of(c, unit + 1) * c->places;
+  int64_t apart = panels_apart(c), panel = unit % apart * (panels(c) / apart), part = unit / apart;
+  int64_t all = c->batch * c->places, first = all * part / c->parts, last = all * (part + 1) / c->parts;
   // A few hundred places at a time: what they see stays in the second cache for all panels.
   for (int64_t from = first; from < last; from += 4 * BLOCK)
-    forward_places(c, from, least(from + 4 * BLOCK, last), c->out + from * c->row);
+    forward_places(c, panel, panel + panels(c) / apart, from, least(from + 4 * BLOCK, last), c->out + from * c->row);
 }
 
 // Lines of windows at a time, so that their outputs stay in the first cache, and what those outputs take.
@@ -113,13 +120,13 @@ static void pool_lines(const Conv *c, const float *outputs, int64_t image, int64
 static void pooled_unit(void *arguments, int64_t unit) {
   const Conv *c = arguments;
   float *outputs = c->gated + unit * room_of(c);
-  int64_t each = c->near[0] * c->along[1];
-  for (int64_t image = first_of(c, unit); image < first_of(c, unit + 1); image++)
-    for (int64_t line = 0; line < c->windows[0]; line += lines_of(c)) {
-      int64_t n = least(lines_of(c), c->windows[0] - line), from = image * c->places + line * each;
-      forward_places(c, from, from + n * each, outputs);
-      pool_lines(c, outputs, image, line, n);
-    }
+  int64_t all = c->batch * c->windows[0], last = all * (unit + 1) / c->parts, each = c->near[0] * c->along[1];
+  for (int64_t at = all * unit / c->parts, n; at < last; at += n) {
+    int64_t image = at / c->windows[0], line = at % c->windows[0], from = image * c->places + line * each;
+    n = least(lines_of(c), least(c->windows[0] - line, last - at));
+    forward_places(c, 0, panels(c), from, from + n * each, outputs);
+    pool_lines(c, outputs, image, line, n);
+  }
 }
 
 // What some places of one image give to one panel of columns of one segment.
@@ -233,31 +240,37 @@ static void large_kernel_unit(void *arguments, int64_t unit) {
 
 // ---------------------------------------------------------------- kernels in panels, and units
 
+static void pack_forward(void *arguments, int64_t unit) {
+  const Conv *c = arguments;
+  int64_t each = ceil_div(c->features, COLS), behind = unit % each * COLS;
+  pack_panel(c->packed + unit * c->depth * COLS, c->kernel + unit / each * c->features + behind, c->depth,
+             least(COLS, c->features - behind), c->row, 1);
+}
+
 static int forward(XLA_FFI_CallFrame *frame, Conv *c) {
-  int64_t panels = ceil_div(c->features, COLS);
-  c->packed = zeros(c->groups * panels * c->depth * COLS);
-  for (int64_t p = 0; c->packed && p < c->groups * panels; p++) {
-    int64_t behind = p % panels * COLS;
-    pack_panel(c->packed + p * c->depth * COLS, c->kernel + p / panels * c->features + behind, c->depth,
-               least(COLS, c->features - behind), c->row, 1);
-  }
+  c->packed = room(panels(c) * c->depth * COLS);
   if (c->found) c->gated = malloc(c->parts * room_of(c) * sizeof(float));
   if (!c->packed || (c->found && !c->gated)) return 0;
-  return in_parallel(frame, c->found ? pooled_unit : forward_unit, c, c->parts);
+  return in_parallel(frame, pack_forward, c, panels(c)) &&
+         (c->found ? in_parallel(frame, pooled_unit, c, c->parts)
+                   : in_parallel(frame, forward_unit, c, c->parts * panels_apart(c)));
+}
+
+static void pack_data(void *arguments, int64_t unit) {
+  const Conv *c = arguments;
+  int64_t panels = ceil_div(c->length, COLS), each = c->segments * panels, behind = unit % panels * COLS;
+  int64_t row = unit % each / panels * c->length + behind;
+  pack_panel(c->packed + unit * c->features * COLS, c->kernel + row * c->row + unit / each * c->features, c->features,
+             least(COLS, c->length - behind), 1, c->row);
 }
 
 static int data(XLA_FFI_CallFrame *frame, Conv *c) {
-  int64_t panels = ceil_div(c->length, COLS), each = c->segments * panels;
-  c->packed = zeros(c->groups * each * c->features * COLS);
+  int64_t panels = c->groups * c->segments * ceil_div(c->length, COLS);
+  c->packed = room(panels * c->features * COLS);
   int gated = c->y || c->which;
   if (gated) c->gated = malloc(c->parts * BLOCK * c->row * sizeof(float));
   if (!c->packed || (gated && !c->gated)) return 0;
-  for (int64_t p = 0; p < c->groups * each; p++) {
-    int64_t behind = p % panels * COLS, row = p % each / panels * c->length + behind;
-    pack_panel(c->packed + p * c->features * COLS, c->kernel + row * c->row + p / each * c->features, c->features,
-               least(COLS, c->length - behind), 1, c->row);
-  }
-  return in_parallel(frame, data_unit, c, c->parts);
+  return in_parallel(frame, pack_data, c, panels) && in_parallel(frame, data_unit, c, c->parts);
 }
 
 static int large_kernel_gradient(XLA_FFI_CallFrame *frame, Conv *c) {
@@ -305,7 +318,7 @@ XLA_FFI_Error *flaxmodels_conv(XLA_FFI_CallFrame *frame) {
   c.x = argument(frame, 0)->data, c.kernel = argument(frame, 1)->data, c.out = result(frame, 0)->data;
   c.bias = if_given(frame, 2);
   c.found = frame->rets.size > 1 ? result(frame, 1)->data : NULL;
-  c.parts = least(c.batch, 2 * MOST_PARTS);
+  c.parts = least(ceil_div(c.batch * c.places, BLOCK), 2 * MOST_PARTS);  // of few images, too, some for each thread
   return ended(frame, &c, c.winograd ? winograd(frame, &c) : forward(frame, &c));
 }
 

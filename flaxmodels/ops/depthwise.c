@@ -12,14 +12,15 @@ typedef struct {
 static void forward_unit(void *arguments, int64_t unit) {
   const Depthwise *d = arguments;
   const Windows *w = &d->w;
-  for (int64_t at = 0; at < w->places; at++)
+  Span s = span(w, unit);
+  for (int64_t at = s.from; at < s.to; at++)
     for (int64_t c = 0; c < w->channels; c += LANES) {
-      const float *x = d->x + unit * w->image + w->place[at] + c;
+      const float *x = d->x + s.image * w->image + w->place[at] + c;
       int64_t n = w->channels - c;
       Vec sum = {0};
       for (int64_t k = 0; k < w->taps; k++)
         sum += load_some(x + w->tap[k], n) * load_some(d->kernel + k * w->channels + c, n);
-      store_some(d->out + (unit * w->places + at) * w->channels + c, sum, n);
+      store_some(d->out + (s.image * w->places + at) * w->channels + c, sum, n);
     }
 }
 
@@ -84,7 +85,7 @@ XLA_FFI_Error *flaxmodels_depthwise(XLA_FFI_CallFrame *frame) {
   if (told_version(frame)) return NULL;
   Depthwise d = {.x = argument(frame, 0)->data, .kernel = argument(frame, 1)->data, .out = result(frame, 0)->data};
   int fine = windows(&d.w, numbers(frame), argument(frame, 0)->dims[0]);
-  return done(frame, &d, fine && in_parallel(frame, forward_unit, &d, d.w.batch));
+  return done(frame, &d, fine && in_parallel(frame, forward_unit, &d, d.w.batch * spans_of_image(&d.w)));
 }
 
 // dx [B, image] of dy [B, places, C] and kernel [taps, C].

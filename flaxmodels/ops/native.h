@@ -32,12 +32,8 @@ typedef float Vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias))
 
 static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-// Memory that begins with a line of the cache, as panels should, all zero; NULL if there is none.
-static float *zeros(int64_t n) {
-  size_t bytes = ceil_div(n, COLS) * COLS * sizeof(float);
-  float *p = aligned_alloc(64, bytes ? bytes : 64);
-  return p ? memset(p, 0, bytes) : NULL;
-}
+// Memory that begins with a line of the cache, as panels should; NULL if there is none.
+static float *room(int64_t n) { return aligned_alloc(64, (ceil_div(n, COLS) * COLS + COLS) * sizeof(float)); }
 
 INLINE Vec load(const float *p) { return *(const Vec *)p; }
 INLINE void store(float *p, Vec v) { *(Vec *)p = v; }
@@ -180,7 +176,21 @@ static int in_parallel(XLA_FFI_CallFrame *frame, Work *work, void *arguments, in
 // Units that sum into memory of their own, one behind the other, are no more than these.
 enum { MOST_PARTS = 16 };
 
-// What they found, added in order, so that the sum is the same whichever thread did which unit.
+// Places of one image that are one unit: few images are split, so that there is some for each thread.
+typedef struct {
+  int64_t image, from, to;
+} Span;
+
+static int64_t spans_of_image(const Windows *w) {
+  return w->batch < MOST_PARTS ? least(w->places, ceil_div(MOST_PARTS, w->batch)) : 1;
+}
+
+static Span span(const Windows *w, int64_t unit) {
+  int64_t n = spans_of_image(w), part = unit % n;
+  return (Span){unit / n, w->places * part / n, w->places * (part + 1) / n};
+}
+
+// What units found, added in order, so that the sum is the same whichever thread did which unit.
 static void add_parts(float *to, const float *parts, int64_t count, int64_t apart, int64_t size) {
   memset(to, 0, size * sizeof(float));
   for (int64_t part = 0; part < count; part++)
@@ -266,6 +276,13 @@ INLINE void add_row(float *to, const Vec *sums, int64_t columns) {
 // Some columns of a matrix whose entry (k, j) is at k * down + j * across, as a panel; zeros behind.
 static void pack_panel(float *panel, const float *matrix, int64_t depth, int64_t columns, int64_t down,
                        int64_t across) {
+  if (across == 1) {
+    for (int64_t k = 0; k < depth; k++, panel += COLS, matrix += down) {
+      store(panel, load_some(matrix, columns));
+      store(panel + LANES, columns > LANES ? load_some(matrix + LANES, columns - LANES) : (Vec){0});
+    }
+    return;
+  }
   // By blocks, so that neither the panel nor a matrix that lies the other way is gone through with long steps.
   for (int64_t from = 0; from < depth; from += BLOCK)
     for (int64_t j = 0; j < COLS; j++)

@@ -24,35 +24,35 @@ INLINE Bits largest(const Pool *p, const float *x, int64_t n) {
   return where;
 }
 
-static void maximum_unit(void *arguments, int64_t unit) {
-  const Pool *p = arguments;
-  for (int64_t at = 0; at < p->w.places; at++)
+static void maximum(const Pool *p, Span s) {
+  for (int64_t at = s.from; at < s.to; at++)
     for (int64_t c = 0; c < p->w.channels; c += LANES) {
-      const float *x = p->x + unit * p->w.image + p->w.place[at] + c;
+      const float *x = p->x + s.image * p->w.image + p->w.place[at] + c;
       int64_t n = p->w.channels - c;
       Vec best = load_some(x + p->w.tap[0], n);
       for (int64_t k = 1; k < p->w.taps; k++) {
         Vec next = load_some(x + p->w.tap[k], n);
         best = choose((next > best) | (next != next), next, best);
       }
-      store_some(p->out + (unit * p->w.places + at) * p->w.channels + c, best, n);
+      store_some(p->out + (s.image * p->w.places + at) * p->w.channels + c, best, n);
     }
 }
 
 static void select_unit(void *arguments, int64_t unit) {
   const Pool *p = arguments;
+  Span s = span(&p->w, unit);
   if (p->x == p->values) {
-    maximum_unit(arguments, unit);
+    maximum(p, s);
     return;
   }
-  for (int64_t at = 0; at < p->w.places; at++)
+  for (int64_t at = s.from; at < s.to; at++)
     for (int64_t c = 0; c < p->w.channels; c += LANES) {
-      int64_t from = unit * p->w.image + p->w.place[at] + c, n = p->w.channels - c;
+      int64_t from = s.image * p->w.image + p->w.place[at] + c, n = p->w.channels - c;
       Bits where = largest(p, p->x + from, n);
       Vec value = load_some(p->values + from + p->w.tap[0], n);
       for (int32_t k = 1; k < p->w.taps; k++)
         value = choose(where == k, load_some(p->values + from + p->w.tap[k], n), value);
-      store_some(p->out + (unit * p->w.places + at) * p->w.channels + c, value, n);
+      store_some(p->out + (s.image * p->w.places + at) * p->w.channels + c, value, n);
     }
 }
 
@@ -83,7 +83,8 @@ static XLA_FFI_Error *run(XLA_FFI_CallFrame *frame, Work *work) {
   if (!windows(&p.w, numbers(frame), argument(frame, 0)->dims[0])) return failed(frame, "no memory for pooling");
   p.x = argument(frame, 0)->data, p.out = result(frame, 0)->data;
   p.values = p.dy = argument(frame, 1)->data;
-  int done = in_parallel(frame, work, &p, p.w.batch);
+  int64_t units = p.w.batch * (work == select_unit ? spans_of_image(&p.w) : 1);
+  int done = in_parallel(frame, work, &p, units);
   free(p.w.place);
   return done ? NULL : failed(frame, "no memory for pooling");
 }

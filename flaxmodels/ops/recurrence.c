@@ -298,8 +298,10 @@ static Recurrence told(XLA_FFI_CallFrame *frame, const XLA_FFI_Buffer *sequence,
 // Packs panels, then does the work, with memory for the panels and for each part, all of it zero at first.
 static XLA_FFI_Error *run(XLA_FFI_CallFrame *frame, Recurrence *r, int64_t panels, Work *pack, Work *work) {
   r->room = ceil_div(r->room, COLS) * COLS;
-  r->panels = zeros(panels + r->parts * r->room);
+  int64_t all = panels + r->parts * r->room;
+  r->panels = room(all);
   if (!r->panels) return failed(frame, "no memory for a recurrence");
+  memset(r->panels, 0, all * sizeof(float));
   r->scratch = r->panels + panels;
   int64_t ahead = r->kind == GRU ? 0 : r->features;
   r->input_panels = r->panels + r->columns * (ahead + r->units);

@@ -214,9 +214,9 @@ static void products(const float *panel, int64_t columns, int64_t depth, int64_t
 
 static void forward_unit(void *arguments, int64_t unit) {
   const Conv *c = arguments;
-  int64_t depth = c->channels, block = block_of(depth), last = first_of(c, unit + 1) * patches(c);
+  int64_t depth = c->channels, block = block_of(depth), all = c->batch * patches(c), last = all * (unit + 1) / c->parts;
   Patch p[PATCHES];
-  for (int64_t from = first_of(c, unit) * patches(c); from < last; from += block) {
+  for (int64_t from = all * unit / c->parts; from < last; from += block) {
     int64_t n = least(block, last - from);
     lay_out(c, p, from, n);
     read_images(c, p, n, block);
@@ -328,31 +328,37 @@ INLINE void read_kernel(const Conv *c, int64_t channel, int64_t feature, Vec *v)
   BOTH_WAYS(kernel_points, v, 3, SIDE);
 }
 
-// All points of the kernel in panels of features, channels as depth.
-int winograd(XLA_FFI_CallFrame *frame, Conv *c) {
-  c->packed = zeros(wide(c) * POINTS * c->channels);
-  for (int64_t k = 0; c->packed && k < c->channels; k++)
-    for (int64_t j = 0; j < c->row; j += LANES) {
-      Vec v[POINTS];
-      float *to = c->packed + (j / COLS * POINTS * c->channels + k) * COLS + j % COLS;
-      read_kernel(c, k, j, v);
-      for (int i = 0; i < POINTS; i++) store(to + i * c->channels * COLS, v[i]);
-    }
-  return c->packed && in_parallel(frame, forward_unit, c, c->parts);
+// Points of the kernel for one channel, in panels of features, channels as depth.
+static void pack_forward(void *arguments, int64_t channel) {
+  const Conv *c = arguments;
+  for (int64_t j = 0; j < c->row; j += LANES) {
+    Vec v[POINTS];
+    float *to = c->packed + (j / COLS * POINTS * c->channels + channel) * COLS + j % COLS;
+    read_kernel(c, channel, j, v);
+    for (int i = 0; i < POINTS; i++) store(to + i * c->channels * COLS, v[i]);
+  }
 }
 
-// In panels of channels, features as depth.
+// The same in panels of channels, features as depth.
+static void pack_data(void *arguments, int64_t channel) {
+  const Conv *c = arguments;
+  for (int64_t k = 0; k < c->row; k += LANES) {
+    Vec v[POINTS];
+    float *to = c->packed + (channel / COLS * POINTS * c->row + k) * COLS + channel % COLS;
+    read_kernel(c, channel, k, v);
+    for (int i = 0; i < POINTS; i++)
+      for (int lane = 0; lane < LANES; lane++) to[(i * c->row + lane) * COLS] = v[i][lane];
+  }
+}
+
+int winograd(XLA_FFI_CallFrame *frame, Conv *c) {
+  c->packed = room(wide(c) * POINTS * c->channels);
+  return c->packed && in_parallel(frame, pack_forward, c, c->channels) && in_parallel(frame, forward_unit, c, c->parts);
+}
+
 int winograd_data(XLA_FFI_CallFrame *frame, Conv *c) {
-  c->packed = zeros(ceil_div(c->channels, COLS) * COLS * POINTS * c->row);
-  for (int64_t j = 0; c->packed && j < c->channels; j++)
-    for (int64_t k = 0; k < c->row; k += LANES) {
-      Vec v[POINTS];
-      float *to = c->packed + (j / COLS * POINTS * c->row + k) * COLS + j % COLS;
-      read_kernel(c, j, k, v);
-      for (int i = 0; i < POINTS; i++)
-        for (int lane = 0; lane < LANES; lane++) to[(i * c->row + lane) * COLS] = v[i][lane];
-    }
-  return c->packed && in_parallel(frame, data_unit, c, c->parts);
+  c->packed = room(ceil_div(c->channels, COLS) * COLS * POINTS * c->row);
+  return c->packed && in_parallel(frame, pack_data, c, c->channels) && in_parallel(frame, data_unit, c, c->parts);
 }
 
 int winograd_kernel(XLA_FFI_CallFrame *frame, Conv *c) {
