@@ -127,6 +127,6 @@ def test_memory_is_kept_where_the_c_library_can_be_told(monkeypatch):
             return 1
 
     monkeypatch.setattr(cache.ctypes, "CDLL", lambda name: Library())
-    assert cache.keep_memory() and told == [(-4, 0), (-1, 2**31 - 1)]
+    assert cache.keep_memory() and told == [(-4, 0), (-1, 2**31 - 1), (-8, 1)]
     monkeypatch.setattr(cache.ctypes, "CDLL", lambda name: object())
     assert not cache.keep_memory()

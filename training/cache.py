@@ -59,5 +59,6 @@ def keep_memory() -> bool:
         tell = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError):
         return False
-    map_at_most, trim_above = -4, -1  # M_MMAP_MAX and M_TRIM_THRESHOLD
-    return bool(tell(map_at_most, 0)) and bool(tell(trim_above, 2**31 - 1))
+    # A thread with a pool of its own would still map what is larger than 64 MiB: one pool for all.
+    map_at_most, trim_above, pools_at_most = -4, -1, -8  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_ARENA_MAX
+    return all([tell(map_at_most, 0), tell(trim_above, 2**31 - 1), tell(pools_at_most, 1)])

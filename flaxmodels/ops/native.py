@@ -41,7 +41,6 @@ FUNCTIONS = (
     *("recurrence", "recurrence_back"),
 )
 BUILD_SECONDS = 120
-LANES = 8  # numbers in a vector of the kernels
 
 
 def available() -> bool:

@@ -1,7 +1,7 @@
 """Pooling over windows, channels last: what lies under each tap of a window is a slice, and slices are reduced.
 
 On a CPU a kernel in C (`pooling.c`) finds a maximum in one pass over the inputs, and another one passes gradients back.
-What follows is for sums, for elsewhere, for where there are none, and for fewer channels than a vector has.
+What follows is for sums, for elsewhere, for where there are none, and for few channels.
 
 XLA differentiates its own window maximum by `select_and_scatter`, which is slow on CPU and has no deterministic form
 on GPU. A maximum kept while going over the taps ("take this one if it is larger") differentiates by itself, and sends
@@ -29,6 +29,8 @@ from flaxmodels.ops import native
 from flaxmodels.ops.convolution import Ints, Pairs, padding_pairs, views, views_along
 from flaxmodels.ops.native import Geometry
 
+# For the kernel in C; of fewer, most of a vector is empty.
+FEWEST_CHANNELS = 8
 # Taps reduced in one piece, if windows do not overlap.
 TAPS_AT_ONCE = 9
 # Taps reduced together along one axis.
@@ -56,12 +58,12 @@ def max_pool(x: jax.Array, window: Ints, strides: Ints, padding: str) -> jax.Arr
         [1.0, 3.0, 5.0]
     """
     sliced = partial(_pool, _larger, lax.max, _lowest(x), window=window, strides=strides, padding=padding)
-    # The rule: on a CPU the kernel in C for float32, whole vectors of channels and some outputs, else slices.
+    # The rule: on a CPU the kernel in C for float32, enough channels to fill a vector and some outputs, else slices.
     ones = (1,) * len(window)
     pads = padding_pairs(x.shape[1:-1], window, strides, padding, ones)
     sizes = tuple(n + low + high for n, (low, high) in zip(x.shape[1:-1], pads, strict=True))
     geometry = Geometry(sizes, tuple(window), tuple(strides), ones)
-    fits = x.dtype == jnp.float32 and x.shape[-1] >= native.LANES and x.size and min(geometry.places()) > 0
+    fits = x.dtype == jnp.float32 and x.shape[-1] >= FEWEST_CHANNELS and x.size and min(geometry.places()) > 0
     if not fits or not native.available():
         return sliced(x)
     return lax.platform_dependent(x, cpu=partial(_max_by_kernel, pads, geometry), default=sliced)
