@@ -57,14 +57,14 @@ static void forward_panel(const Conv *c, const float *x, const float *panel, int
   for (int64_t at = from; at < to; at += ROWS) {
     const float *rows[ROWS];
     Vec sums[ROWS][2];
-    int n = (int)least(ROWS, to - at);
+    int n = (int)least(ROWS, to - at), vectors = columns > LANES ? 2 : 1;
     for (int i = 0; i < n; i++) {
       rows[i] = image + c->place[place];
       if (++place == c->places) place = 0, image += c->image;
     }
     tile_of(n, columns, rows, panel, c->segment, c->segments, c->length, sums);
     for (int i = 0; i < n; i++) {
-      for (int j = 0; j < 2; j++) {
+      for (int j = 0; j < vectors; j++) {
         sums[i][j] += bias[j];
         if (c->relu) sums[i][j] = rectified(sums[i][j]);
       }
