@@ -339,16 +339,17 @@ static void pack_forward(void *arguments, int64_t channel) {
   }
 }
 
-// The same in panels of channels, features as depth.
-static void pack_data(void *arguments, int64_t channel) {
+// One panel of channels, features as depth.
+static void pack_data(void *arguments, int64_t panel) {
   const Conv *c = arguments;
-  for (int64_t k = 0; k < c->row; k += LANES) {
-    Vec v[POINTS];
-    float *to = c->packed + (channel / COLS * POINTS * c->row + k) * COLS + channel % COLS;
-    read_kernel(c, channel, k, v);
-    for (int i = 0; i < POINTS; i++)
-      for (int lane = 0; lane < LANES; lane++) to[(i * c->row + lane) * COLS] = v[i][lane];
-  }
+  for (int64_t channel = panel * COLS; channel < least((panel + 1) * COLS, c->channels); channel++)
+    for (int64_t k = 0; k < c->row; k += LANES) {
+      Vec v[POINTS];
+      float *to = c->packed + (panel * POINTS * c->row + k) * COLS + channel % COLS;
+      read_kernel(c, channel, k, v);
+      for (int i = 0; i < POINTS; i++)
+        for (int lane = 0; lane < LANES; lane++) to[(i * c->row + lane) * COLS] = v[i][lane];
+    }
 }
 
 int winograd(XLA_FFI_CallFrame *frame, Conv *c) {
@@ -357,8 +358,9 @@ int winograd(XLA_FFI_CallFrame *frame, Conv *c) {
 }
 
 int winograd_data(XLA_FFI_CallFrame *frame, Conv *c) {
-  c->packed = room(ceil_div(c->channels, COLS) * COLS * POINTS * c->row);
-  return c->packed && in_parallel(frame, pack_data, c, c->channels) && in_parallel(frame, data_unit, c, c->parts);
+  int64_t panels = ceil_div(c->channels, COLS);
+  c->packed = room(panels * COLS * POINTS * c->row);
+  return c->packed && in_parallel(frame, pack_data, c, panels) && in_parallel(frame, data_unit, c, c->parts);
 }
 
 int winograd_kernel(XLA_FFI_CallFrame *frame, Conv *c) {
