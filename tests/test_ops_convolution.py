@@ -155,7 +155,7 @@ def test_kernels_with_a_gradient_too_large_for_a_copy_per_part():
 # By winograd.c: images, channels and features; odd and even sizes, panels full and not, kernels of few and many numbers.
 PATCHES = [
     ((20, 8, 8), 32, 32), ((7, 13, 16), 40, 72), ((8, 11, 11), 144, 32), ((1, 30, 26), 32, 256), ((4, 14, 15), 128, 136),
-    ((7, 13, 16), 48, 80),
+    ((7, 13, 16), 48, 80), ((8, 11, 11), 136, 32),
 ]  # fmt: skip
 
 

@@ -43,7 +43,7 @@ def keep_memory() -> bool:
     A program on a CPU takes memory for its intermediate results each time it is called. The C library returns large
     pieces at once, and the system fills them with zeros, page by page, when they are taken again: measured, a third of
     a short step and a twentieth of a chunk of ten. The command line keeps it; a library leaves that to the process,
-    because it holds for all of it, and what was needed once stays taken until the end.
+    because it holds for all of it: its threads share one pool, and what was needed once stays taken until the end.
 
     Returns:
         Whether this system's C library can be told so: glibc can.

@@ -16,7 +16,7 @@
 
 #include "xla/ffi/api/c_api.h"
 
-// Numbers in a vector: what a register holds. Zen 4 does wide ones in halves, there narrow ones waste less of a row's end.
+// Numbers in a vector: what a register holds. Zen 4 does wide ones in halves; narrow ones waste less of a row there.
 #if defined(__AVX512F__) && !defined(__znver3__) && !defined(__znver4__)
 #define WIDE
 enum { LANES = 16 };

@@ -77,19 +77,19 @@ static void scatter_unit(void *arguments, int64_t unit) {
 
 // ---------------------------------------------------------------- what XLA calls
 
-static XLA_FFI_Error *run(XLA_FFI_CallFrame *frame, Work *work) {
+// `spans` says whether the work is on some places of an image, or on all of it.
+static XLA_FFI_Error *run(XLA_FFI_CallFrame *frame, Work *work, int spans) {
   if (told_version(frame)) return NULL;
   Pool p;
   if (!windows(&p.w, numbers(frame), argument(frame, 0)->dims[0])) return failed(frame, "no memory for pooling");
   p.x = argument(frame, 0)->data, p.out = result(frame, 0)->data;
   p.values = p.dy = argument(frame, 1)->data;
-  int64_t units = p.w.batch * (work == select_unit ? spans_of_image(&p.w) : 1);
-  int done = in_parallel(frame, work, &p, units);
+  int done = in_parallel(frame, work, &p, p.w.batch * (spans ? spans_of_image(&p.w) : 1));
   free(p.w.place);
   return done ? NULL : failed(frame, "no memory for pooling");
 }
 
 // Of x and values [B, image], the value where x is largest [B, places, C].
-XLA_FFI_Error *flaxmodels_pool_select(XLA_FFI_CallFrame *frame) { return run(frame, select_unit); }
+XLA_FFI_Error *flaxmodels_pool_select(XLA_FFI_CallFrame *frame) { return run(frame, select_unit, 1); }
 // Of x [B, image] and dy [B, places, C], dy where x is largest, else 0 [B, image].
-XLA_FFI_Error *flaxmodels_pool_scatter(XLA_FFI_CallFrame *frame) { return run(frame, scatter_unit); }
+XLA_FFI_Error *flaxmodels_pool_scatter(XLA_FFI_CallFrame *frame) { return run(frame, scatter_unit, 0); }
