@@ -1,20 +1,23 @@
 """Is all that runs on an NVIDIA GPU right there, and how fast is it beside Keras and PyTorch?
 
     python benchmarks/gpu.py [--parts tests check cnn lstm gru mnist precision determinism] [--data FOLDER]
+    python benchmarks/gpu.py --parts lstm --seconds 500     # nothing new is begun then; what is done is kept
     python benchmarks/gpu.py --dry          # tiny sizes, anywhere: whether this script works; nothing is kept
 
 Parts, each some minutes at most: the tests that need a GPU; values and gradients of each path against float64 on the
 CPU, over random shapes, masks and inputs that are other ones in each run; training of the CNNs beside Keras on JAX and
 PyTorch, eager and by CUDA graphs; recurrent layers alone, by each implementation, beside torch.nn; MNIST to 99%;
 half precision over five seeds; the same bits twice. Every process waits for its device before a clock is read. What is
-not installed is named and left out. A row per result goes to results/, a sentence per target to the terminal; the exit
-status says whether all were met.
+not installed is named and left out. A row per result goes to results/ as it comes, a sentence per target to the
+terminal; the exit status says whether all were met.
 
 FOLDER holds mnist/ and fashion_mnist/ with the four original files each; without it they are downloaded.
 """
 
 import argparse
+import contextlib
 import importlib.util
+import itertools
 import os
 import pathlib
 import subprocess
@@ -49,11 +52,12 @@ BOUNDS = {"highest": 1e-4, "default": 2e-2, "float16": 2e-2, "bfloat16": 6e-2}
 def tests(dry, **_):
     """The tests that are marked gpu."""
     if importlib.util.find_spec("pytest") is None:
-        return left_out("the tests", "pytest is not installed")
+        left_out("the tests", "pytest is not installed")
+        return
     files = [str(path) for path in sorted((ROOT / "tests").glob("test_*.py")) if "mark.gpu" in path.read_text()]
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "--all", *files]
     done = subprocess.run(command + ["--collect-only"] * dry, cwd=ROOT, check=False)
-    return [target("tests", "pytest -m gpu", done.returncode, done.returncode == 0, "exit status 0")]
+    yield target("tests", "pytest -m gpu", done.returncode, done.returncode == 0, "exit status 0")
 
 
 # ---------------------------------------------------------------- is it right?
@@ -66,16 +70,14 @@ def check(dry, **_):
     print(f"seed {seed}")
     if jax.default_backend() != "gpu":
         print("no GPU: the scan in float32 stands for every implementation")
-    rows = []
     for kind, name in PATHS[1:4:2] if dry else PATHS:
         for products in ("highest", "default"):
             for dtype in ("float32", "float16", "bfloat16"):
                 if dtype == "float32" or (products == "default" and name != "cudnn"):
-                    rows.append(check_recurrence(kind, name, products, dtype, rng, 1 if dry else 5))
+                    yield check_recurrence(kind, name, products, dtype, rng, 1 if dry else 5)
     for build in (models.simple_cnn, models.functional_cnn):
         for products in ("highest", "default"):
-            rows.append(check_cnn(build, products, rng, 4 if dry else 128))
-    return rows
+            yield check_cnn(build, products, rng, 4 if dry else 128)
 
 
 def check_recurrence(kind, name, products, dtype, rng, count):
@@ -177,54 +179,51 @@ def cnn(dry, rounds, **_):
     """Training on MNIST-sized numbers, batch 128."""
     options = {"n": 32, "batch": 16} if dry else {"n": 468 * 128, "batch": 128, "epochs": 3}
     peers = ["ours", "scan by hand", "keras-jax", "keras-jax, best", "torch", "torch, channels last", "torch, compiled"]
-    rows = []
     for model in ("functional_cnn",) if dry else ("simple_cnn", "functional_cnn"):
         found = compared(model, "train", options, ["ours", "keras-jax", "torch"] if dry else peers, rounds)
-        rows += found
+        yield from found
         if model == "simple_cnn":
-            rows += faster(found, "ours", "keras-jax", 10) + faster(found, "ours", "torch, compiled", 3)
-    return rows
+            yield from faster(found, "ours", "keras-jax", 10) + faster(found, "ours", "torch, compiled", 3)
 
 
 def layer_cases(dry):
-    """The grid in float32; some of it in bfloat16 and with right-padded masks."""
+    """The grid in float32; some of it in bfloat16 and with right-padded masks. What tells most comes first."""
     if dry:
         return [{"n": 4, "batch": 4, "t": 5, "units": 4, "dtype": "float32"}]
-    cases = [{"t": t, "units": units, "dtype": "float32"} for units in (128, 256, 512) for t in (128, 512, 1024)]
-    cases += [{"t": 512, "units": units, "dtype": "bfloat16"} for units in (128, 256, 512)]
+    cases = [{"t": 512, "units": units, "dtype": "float32"} for units in (128, 256, 512)]
     cases.append({"t": 512, "units": 256, "dtype": "float32", "mask": True})
+    cases += [{"t": 512, "units": units, "dtype": "bfloat16"} for units in (128, 256, 512)]
+    cases += [{"t": t, "units": units, "dtype": "float32"} for t in (128, 1024) for units in (128, 256, 512)]
     return [{"n": 64, "batch": 64} | options for options in cases]
 
 
 def layers_alone(kind, dry, rounds):
     """A recurrent layer forward and with gradients, by each implementation, beside torch.nn."""
-    rows, kept = [], {}
-    for task in ("forward", "gradient"):
-        for options in layer_cases(dry):
+    kept = {}
+    with contextlib.ExitStack() as at_end:
+        at_end.callback(lambda: [worker.close() for worker in kept.values() if worker])
+        for options, task in itertools.product(layer_cases(dry), ("gradient", "forward")):
             peers = ["layer", "layer, scan", "torch.nn"]
             if not dry:
                 peers += ["layer, fused"] + ["layer, cudnn"] * (kind == "lstm" and options["dtype"] == "float32")
-            found = compared(kind, task, options, peers, rounds, kept)
-            rows += found + faster(found, "layer", "torch.nn", 1)
-    for worker in filter(None, kept.values()):
-        worker.close()
-    return rows
+            found = compared(kind, task, options, peers, rounds, kept, at_once=os.cpu_count() > len(peers))
+            yield from found + faster(found, "layer", "torch.nn", 1)
 
 
 def lstm(dry, rounds, **_):
     """LSTMs alone."""
-    return layers_alone("lstm", dry, rounds)
+    yield from layers_alone("lstm", dry, rounds)
 
 
 def gru(dry, rounds, **_):
     """GRUs alone."""
-    return layers_alone("gru", dry, rounds)
+    yield from layers_alone("gru", dry, rounds)
 
 
-def compared(model, task, options, peers, rounds, kept=None):
+def compared(model, task, options, peers, rounds, kept=None, at_once=False):
     try:
-        rows = throughput.compare(model, task, options, peers, rounds, kept)
-    except (RuntimeError, BrokenPipeError) as error:
+        rows = throughput.compare(model, task, options, peers, rounds, kept, at_once)
+    except RuntimeError as error:
         if kept is not None:
             kept.clear()
         left_out(throughput.described(model, options), str(error)[-300:])
@@ -274,27 +273,25 @@ def mnist(dry, data, seeds, **_):
     """Seconds from fresh parameters to 99% of the test images."""
     found = images("mnist", data, dry)
     if found is None:
-        return []
+        return
     train, test = found
-    epochs, batch = (1, 32) if dry else (5, 256)
-    steps = epochs * -(-len(train.x) // batch)
-    rate = schedules.CosineDecay(0.0, steps, warmup_target=3e-3, warmup_steps=steps // 5)
-    trainer = Trainer(models.simple_cnn((28, 28, 1), 10), optimizers.Adam(rate), LOSS, ["accuracy"])
-    fit_again(trainer, train, 0, batch_size=batch, epochs=epochs)
-    rows = []
-    for seed in range(seeds):
-        seconds = fit_again(trainer, train, seed, batch_size=batch, epochs=epochs)
-        accuracy = float(trainer.evaluate(test, batch_size=1000)["accuracy"])
-        case = f"seed {seed}, {epochs} epochs, batch {batch}"
-        met = accuracy >= 0.99 and seconds < 1
-        note = f"{seconds:.3f} s of training"
-        rows.append(target("mnist", case, accuracy, met, "at least 0.99 in less than 1 s", note=note))
-    return rows
+    # Four epochs are just enough, with little to spare; five are safe.
+    for epochs, batch in ((1, 32),) if dry else ((5, 256), (4, 256)):
+        steps = epochs * -(-len(train.x) // batch)
+        rate = schedules.CosineDecay(0.0, steps, warmup_target=3e-3, warmup_steps=steps // 5)
+        trainer = Trainer(models.simple_cnn((28, 28, 1), 10), optimizers.Adam(rate), LOSS, ["accuracy"])
+        fit_again(trainer, train, 0, batch_size=batch, epochs=epochs)
+        for seed in range(seeds):
+            seconds = fit_again(trainer, train, seed, batch_size=batch, epochs=epochs)
+            accuracy = float(trainer.evaluate(test, batch_size=1000)["accuracy"])
+            case = f"seed {seed}, {epochs} epochs, batch {batch}"
+            met = accuracy >= 0.99 and seconds < 1
+            note = f"{seconds:.3f} s of training"
+            yield target("mnist", case, accuracy, met, "at least 0.99 in less than 1 s", note=note)
 
 
 def precision(dry, data, seeds, **_):
     """Accuracy of half precision over seeds, and its speed."""
-    rows = []
     for name in ("mnist",) if dry else ("mnist", "fashion_mnist"):
         found = images(name, data, dry)
         if found is None:
@@ -319,11 +316,10 @@ def precision(dry, data, seeds, **_):
                 print(f"{name}: {note}")
                 continue
             case = f"{name}, {kind}, accuracy less that of float32"
-            rows.append(target("precision", case, apart, apart >= -noise, f"at least {-noise:.4f}", note=note))
+            yield target("precision", case, apart, apart >= -noise, f"at least {-noise:.4f}", note=note)
             times = seconds[None] / seconds[kind]
             case = f"{name}, {kind}, speed by float32"
-            rows.append(target("precision", case, times, times > 1, "more than 1 time as fast", note=note))
-    return rows
+            yield target("precision", case, times, times > 1, "more than 1 time as fast", note=note)
 
 
 def determinism(dry, **_):
@@ -331,7 +327,6 @@ def determinism(dry, **_):
     rng = np.random.default_rng(0)
     count, sizes = (32, (5, 3, 4)) if dry else (1280, (64, 9, 128))
     t, f, u = sizes
-    rows = []
     for name, build, shape in (
         ("simple_cnn", lambda: models.simple_cnn((28, 28, 1), 10), (28, 28, 1)),
         ("lstm", lambda: Sequential([Input((t, f)), layers.LSTM(u), layers.Dense(10, "softmax")]), (t, f)),
@@ -344,8 +339,7 @@ def determinism(dry, **_):
             trainer.fit(x, y, batch_size=32, epochs=2, verbose=0)
             ends.append(jax.device_get(jax.tree.leaves(trainer.state.params)))
         different = sum(int((a != b).sum()) for a, b in zip(*ends, strict=True))
-        rows.append(target("determinism", name, different, different == 0, "0 parameters that differ"))
-    return rows
+        yield target("determinism", name, different, different == 0, "0 parameters that differ")
 
 
 def target(part, case, found, met, wanted, note=""):
@@ -358,7 +352,6 @@ def target(part, case, found, met, wanted, note=""):
 
 def left_out(what, why):
     print(f"{what} left out: {why}", flush=True)
-    return []
 
 
 RUN = dict(zip(PARTS, (tests, check, cnn, lstm, gru, mnist, precision, determinism), strict=True))
@@ -370,6 +363,7 @@ def main():
     parser.add_argument("--data", type=pathlib.Path, help="folder with the original files of MNIST and Fashion-MNIST")
     parser.add_argument("--rounds", type=int, default=5, help="counted runs of each competitor")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="nothing new is begun after them")
     parser.add_argument("--dry", action="store_true", help="tiny sizes, anywhere; nothing is kept")
     arguments = parser.parse_args()
     if jax.default_backend() != "gpu" and not arguments.dry:
@@ -377,13 +371,17 @@ def main():
     print(measure.surroundings("jax", "flax", "optax", "keras", "torch"))
     options = {"dry": arguments.dry, "data": arguments.data, "rounds": arguments.rounds, "seeds": arguments.seeds}
     missed, versions = 0, measure.versions("jax", "jaxlib", "flax", "optax", "keras", "torch")
+    end = time.perf_counter() + arguments.seconds
     for part in arguments.parts:
-        start = time.perf_counter()
-        rows = [row | {"versions": versions} for row in RUN[part](**options)]
-        if rows and not arguments.dry:
-            measure.merge_rows(measure.results_file(f"gpu-{part}"), rows, by="id")
-        missed += sum(row.get("met") is False for row in rows)
-        print(f"{part}: {len(rows)} rows in {time.perf_counter() - start:.0f} s", flush=True)
+        start, count, rows = time.perf_counter(), 0, RUN[part](**options)
+        while time.perf_counter() < end and (row := next(rows, None)) is not None:
+            count, missed = count + 1, missed + (row.get("met") is False)
+            if not arguments.dry:  # as it comes: a run may be cut off
+                measure.merge_rows(measure.results_file(f"gpu-{part}"), [row | {"versions": versions}], by="id")
+        print(f"{part}: {count} rows in {time.perf_counter() - start:.0f} s", flush=True)
+        if time.perf_counter() >= end:
+            left_out(f"{part} from here on", f"{arguments.seconds:g} s are over")
+        rows.close()
     print(f"{missed} targets missed{', which says nothing of a dry run' if arguments.dry else ''}")
     return 1 if missed and not arguments.dry else 0
 

@@ -16,6 +16,7 @@ tensorflow: nothing of this project imports TensorFlow, nor installs it.
 """
 
 import argparse
+import contextlib
 import json
 import pathlib
 import subprocess
@@ -65,14 +66,15 @@ class Worker:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
 
-    def ask(self, **asked):
-        """Sends a request, waits, and gives the answer."""
-        try:
+    def tell(self, **asked):
+        """Sends a request."""
+        with contextlib.suppress(BrokenPipeError):  # of a process that has ended, which the answer tells
             self.process.stdin.write(json.dumps(asked) + "\n")
             self.process.stdin.flush()
-            line = self.process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
+
+    def answer(self):
+        """Waits for the answer to a request."""
+        line = self.process.stdout.readline()
         if not line:
             raise RuntimeError(self.process.stderr.read()[-2000:])
         return json.loads(line)
@@ -87,7 +89,7 @@ def more_for(task, options):
     return options if task == "train" else options | {"n": max(5120, options["n"])}
 
 
-def compare(model, task, options, peers, rounds, kept=None):
+def compare(model, task, options, peers, rounds, kept=None, at_once=False):
     """A row for each competitor; they are set up one after the other and then take turns.
 
     Args:
@@ -97,22 +99,27 @@ def compare(model, task, options, peers, rounds, kept=None):
         peers: Names of competitors.
         rounds: Counted runs of each.
         kept: Processes by name that go on with the next case; None for new ones.
+        at_once: Whether they are set up at the same time, on a machine with many cores; the seconds of compilation are
+            then not comparable.
     """
     workers, setups = {} if kept is None else kept, {}
-    for name in peers:
-        if name == "torch, channels last" and "t" in options:
-            continue  # sequences have no channels to put last
-        try:
-            workers.setdefault(name, None)
-            workers[name] = workers[name] or Worker(name)
-            setups[name] = workers[name].ask(model=model, task=task, options=options)
-        except RuntimeError as error:
-            workers[name] = None
-            print(f"{name} can't take part: {error}", file=sys.stderr)
+    # Sequences have no channels to put last.
+    peers = [name for name in peers if not (name == "torch, channels last" and "t" in options)]
+    for group in [peers] if at_once else [[name] for name in peers]:
+        for name in group:
+            workers[name] = workers.get(name) or Worker(name)
+            workers[name].tell(model=model, task=task, options=options)
+        for name in group:
+            try:
+                setups[name] = workers[name].answer()
+            except RuntimeError as error:
+                workers[name] = None
+                print(f"{name} can't take part: {error}", file=sys.stderr)
     answers = {name: [] for name in setups}
     for _ in range(rounds):
         for name in setups:
-            answers[name].append(workers[name].ask())
+            workers[name].tell()
+            answers[name].append(workers[name].answer())
     if kept is None:
         for name in setups:
             workers[name].close()
