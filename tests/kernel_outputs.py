@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxmodels.ops import convolution, native, recurrence
+from flaxmodels.ops import convolution, native, pooling, recurrence
 
 UNIT = {"strides": (1, 1), "padding": "valid", "dilation": (1, 1)}
+SAME = UNIT | {"padding": "same"}
 UNITS = 19
 
 
@@ -17,11 +18,13 @@ def lstm(x, kernel, recurrent):
     return recurrence.lstm(recurrence.Inputs(x, kernel), recurrent, recurrence.LSTMState(zeros, zeros), None)[0]
 
 
-# Of a convolution: a plain one and one by patches.
+# Of a convolution: a plain one and one by patches; windows that lie in the image, and that reach over its edge.
 CALLS = [
     (lambda x, kernel: convolution.conv(x, kernel, **UNIT), (2, 5, 6, 13), (3, 2, 13, 21)),
     (lambda x, kernel: convolution.conv(x, kernel, **UNIT), (3, 16, 16, 48), (3, 3, 48, 48)),
     (lambda x, kernel: convolution.depthwise_conv(x, kernel, **UNIT), (2, 7, 6, 19), (3, 4, 19, 1)),
+    (lambda x, kernel: convolution.depthwise_conv(x, kernel, **SAME), (2, 7, 6, 19), (3, 4, 19, 1)),
+    (lambda x: pooling.max_pool(x, (3, 3), (2, 2), "same"), (2, 7, 6, 19)),
     (lstm, (4, 3, 5), (5, 4 * UNITS), (UNITS, 4 * UNITS)),
 ]
 

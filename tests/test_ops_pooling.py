@@ -35,6 +35,7 @@ CASES = [
     ((7, 6), (3, 2), (1, 3), "valid"),
     ((9, 8), (4, 4), (4, 4), "same"),
     ((9, 9), (2, 2), (3, 4), "valid"),
+    ((4, 7), (2, 2), (3, 3), "same"),
     ((4, 3), (6, 5), (1, 2), "same"),
     ((11,), (5,), (2,), "same"),
     ((40,), (12,), (4,), "valid"),
@@ -121,9 +122,10 @@ def test_padding_is_below_every_number_and_outside_every_mean():
     assert pooling.max_pool(x.astype(jnp.int32), (2,), (2,), "same").ravel().tolist() == [-1, -2]
 
 
+@pytest.mark.parametrize("channels", [1, 8])
 @pytest.mark.parametrize("padding", ["valid", "same"])
-def test_minus_infinity_is_a_number_like_others(padding):
-    x = jnp.full((1, 7, 1), -jnp.inf)
+def test_minus_infinity_is_a_number_like_others(padding, channels):
+    x = jnp.full((1, 7, channels), -jnp.inf)
     got = with_gradient(pooling.max_pool, x, (3,), (1,), padding)
     want = with_gradient(pooling.reference_max_pool, x, (3,), (1,), padding)
     assert [g.tolist() for g in got] == [w.tolist() for w in want]

@@ -14,32 +14,28 @@ enum { LARGE_KERNEL = 1 << 16, FEW_ROWS = 32 };
 
 // ---------------------------------------------------------------- convolutions
 
-// What the attribute holds: sizes of the image, window, strides, dilation [3 each], channels, features, groups, whether
-// outputs are rectified, whether the largest of neighbours is kept.
-static int plan(Conv *c, const int64_t *g, int64_t batch) {
-  const int64_t *size = g, *window = g + 3, *stride = g + 6, *dilation = g + 9, channels = g[12];
-  int64_t out[3], groups = g[14], wide = dilation[2] == 1 && groups == 1;
-  places_along(out, size);
-  int64_t across = wide ? 1 : window[2];
+static int plan(Conv *c, const Numbers *g, int64_t batch) {
+  const int64_t *size = g->size, *out = g->places, channels = g->channels, groups = g->groups;
+  int64_t wide = g->dilation[2] == 1 && groups == 1, across = wide ? 1 : g->window[2];
   *c = (Conv){.batch = batch, .image = size[0] * size[1] * size[2] * channels, .places = out[0] * out[1] * out[2]};
   c->channels = channels;
   for (int i = 0; i < 2; i++) {
     c->size[i] = size[i + 1], c->along[i] = out[i + 1];
-    if (g[16]) c->near[i] = least(2, out[i + 1]), c->windows[i] = out[i + 1] / c->near[i];
+    if (g->pooled) c->near[i] = least(2, out[i + 1]), c->windows[i] = out[i + 1] / c->near[i];
   }
-  c->segments = window[0] * window[1] * across;
-  c->length = (wide ? window[2] : 1) * channels / groups;
+  c->segments = g->window[0] * g->window[1] * across;
+  c->length = (wide ? g->window[2] : 1) * channels / groups;
   c->depth = c->segments * c->length;
-  c->groups = groups, c->row = g[13], c->features = g[13] / groups, c->relu = g[15];
+  c->groups = groups, c->row = g->features, c->features = g->features / groups, c->relu = g->relu;
   c->place = malloc((2 * c->places + c->segments + c->depth) * sizeof(int64_t));
   if (!c->place) return 0;
   c->segment = c->place + c->places, c->seen = c->segment + c->segments, c->behind = c->seen + c->places;
   c->winograd = winograd_suits(c, g);
-  const int64_t taps[3] = {window[0], window[1], across};
-  grid(c->place, out, stride, size, channels);
-  grid(c->segment, taps, dilation, size, channels);
+  const int64_t taps[3] = {g->window[0], g->window[1], across};
+  grid(c->place, out, g->stride, size, channels);
+  grid(c->segment, taps, g->dilation, size, channels);
   for (int64_t i = 0; i < c->depth; i++) c->behind[i] = c->segment[i / c->length] + i % c->length;
-  for (int64_t place = 0; g[16] && place < c->places; place++) {
+  for (int64_t place = 0; g->pooled && place < c->places; place++) {
     int64_t i = place / c->along[1], j = place % c->along[1], line = i / c->near[0], window = j / c->near[1];
     int inside = line < c->windows[0] && window < c->windows[1];
     c->seen[place] = inside ? 4 * (line * c->windows[1] + window) + i % c->near[0] * 2 + j % c->near[1] : -1;

@@ -72,7 +72,7 @@ INLINE Bits taps_at(const uint8_t *which, int64_t columns) {
 #define HIDDEN __attribute__((visibility("hidden")))
 
 // In winograd.c; each returns whether there was memory for it.
-HIDDEN int winograd_suits(const Conv *c, const int64_t *numbers);
+HIDDEN int winograd_suits(const Conv *c, const Numbers *g);
 HIDDEN int winograd_kernel_suits(const Conv *c);
 HIDDEN int winograd(XLA_FFI_CallFrame *frame, Conv *c);
 HIDDEN int winograd_data(XLA_FFI_CallFrame *frame, Conv *c);

@@ -9,47 +9,80 @@ typedef struct {
   int64_t parts;
 } Depthwise;
 
+// What some taps see times their rows of the kernel; without `row`, of all taps, whose rows lie behind each other.
+INLINE Vec weighted(const Windows *w, const float *x, const float *kernel, const int64_t *tap, const int64_t *row,
+                    int64_t taps, int64_t n) {
+  Vec sum = {0};
+  for (int64_t k = 0; k < taps; k++)
+    sum += load_some(x + tap[k], n) * load_some(kernel + (row ? row[k] : k * w->channels), n);
+  return sum;
+}
+
 static void forward_unit(void *arguments, int64_t unit) {
   const Depthwise *d = arguments;
   const Windows *w = &d->w;
   Span s = span(w, unit);
-  for (int64_t at = s.from; at < s.to; at++)
+  int64_t room[2 * w->taps], taps;
+  for (int64_t at = s.from; at < s.to; at++) {
+    const int64_t *tap = taps_of(w, at, room, &taps);
     for (int64_t c = 0; c < w->channels; c += LANES) {
-      const float *x = d->x + s.image * w->image + w->place[at] + c;
+      const float *x = d->x + s.image * w->image + w->place[at] + c, *kernel = d->kernel + c;
       int64_t n = w->channels - c;
-      Vec sum = {0};
-      for (int64_t k = 0; k < w->taps; k++)
-        sum += load_some(x + w->tap[k], n) * load_some(d->kernel + k * w->channels + c, n);
+      Vec sum = w->edge[at] ? weighted(w, x, kernel, tap, tap + w->taps, taps, n)
+                            : weighted(w, x, kernel, w->tap, NULL, w->taps, n);
       store_some(d->out + (s.image * w->places + at) * w->channels + c, sum, n);
     }
+  }
 }
 
 static void data_unit(void *arguments, int64_t unit) {
   const Depthwise *d = arguments;
   const Windows *w = &d->w;
+  int64_t room[2 * w->taps], taps;
   memset(d->out + unit * w->image, 0, w->image * sizeof(float));
-  for (int64_t at = 0; at < w->places; at++)
+  for (int64_t at = 0; at < w->places; at++) {
+    const int64_t *tap = taps_of(w, at, room, &taps), *row = tap + w->taps;
     for (int64_t c = 0; c < w->channels; c += LANES) {
       float *out = d->out + unit * w->image + w->place[at] + c;
       int64_t n = w->channels - c;
       Vec dy = load_some(d->dy + (unit * w->places + at) * w->channels + c, n);
-      for (int64_t k = 0; k < w->taps; k++) {
-        float *to = out + w->tap[k];
-        store_some(to, load_some(to, n) + dy * load_some(d->kernel + k * w->channels + c, n), n);
+      for (int64_t k = 0; k < taps; k++) {
+        float *to = out + tap[k];
+        store_some(to, load_some(to, n) + dy * load_some(d->kernel + c + row[k], n), n);
       }
     }
+  }
 }
 
-// own[k] += what some taps, as many as is constant, give to some channels' kernel under all places of an image.
+// own[k] += what some taps, as many as is constant, give to some channels' kernel under all places of an image but those
+// at its edge.
 INLINE void add_taps(int taps, const Windows *w, const float *x, const float *dy, const int64_t *tap, float *own,
                      int64_t n) {
   Vec sums[9];
   UNROLL for (int k = 0; k < taps; k++) sums[k] = load_some(own + k * w->channels, n);
   for (int64_t at = 0; at < w->places; at++) {
+    if (w->edge[at]) continue;
     Vec d = load_some(dy + at * w->channels, n);
     UNROLL for (int k = 0; k < taps; k++) sums[k] += d * load_some(x + w->place[at] + tap[k], n);
   }
   UNROLL for (int k = 0; k < taps; k++) store_some(own + k * w->channels, sums[k], n);
+}
+
+// The same of all taps under the places at the edge.
+static void add_edge(const Windows *w, const float *x, const float *dy, float *own) {
+  int64_t room[2 * w->taps], taps;
+  for (int64_t at = 0; at < w->places; at++) {
+    if (!w->edge[at]) continue;
+    const int64_t *tap = taps_of(w, at, room, &taps), *row = tap + w->taps;
+    for (int64_t c = 0; c < w->channels; c += LANES) {
+      int64_t n = w->channels - c;
+      Vec d = load_some(dy + at * w->channels + c, n);
+      for (int64_t k = 0; k < taps; k++) {
+        float *to = own + row[k] + c;
+        store_some(to, load_some(to, n) + d * load_some(x + w->place[at] + tap[k] + c, n), n);
+      }
+    }
+  }
 }
 
 // Each unit sums some images into a kernel of its own; they are added in order afterwards.
@@ -58,7 +91,8 @@ static void kernel_unit(void *arguments, int64_t unit) {
   const Windows *w = &d->w;
   float *own = d->packed + unit * w->taps * w->channels;
   memset(own, 0, w->taps * w->channels * sizeof(float));
-  for (int64_t image = w->batch * unit / d->parts; image < w->batch * (unit + 1) / d->parts; image++)
+  for (int64_t image = w->batch * unit / d->parts; image < w->batch * (unit + 1) / d->parts; image++) {
+    add_edge(w, d->x + image * w->image, d->dy + image * w->places * w->channels, own);
     for (int64_t c = 0; c < w->channels; c += LANES) {
       const float *x = d->x + image * w->image + c, *dy = d->dy + image * w->places * w->channels + c;
       for (int64_t k = 0, taps; k < w->taps; k += taps) {
@@ -70,6 +104,7 @@ static void kernel_unit(void *arguments, int64_t unit) {
         if (taps == 1) add_taps(1, w, x, dy, w->tap + k, to, w->channels - c);
       }
     }
+  }
 }
 
 // ---------------------------------------------------------------- what XLA calls

@@ -46,32 +46,72 @@ static void grid(int64_t *to, const int64_t *count, const int64_t *step, const i
         *to++ = ((i * step[0] * size[1] + j * step[1]) * size[2] + k * step[2]) * channels;
 }
 
-// How many places a window has along each axis, from what the attribute holds: see `windows`.
-static void places_along(int64_t *out, const int64_t *size) {
-  const int64_t *window = size + 3, *stride = size + 6, *dilation = size + 9;
-  for (int i = 0; i < 3; i++) out[i] = (size[i] - (window[i] - 1) * dilation[i] - 1) / stride[i] + 1;
-}
+// What the attribute holds: three axes each of the image, the window, strides, dilation and places, and what the window
+// sees before the image begins; channels, features, groups, whether outputs are rectified, whether the largest of
+// neighbours is kept.
+typedef struct {
+  int64_t size[3], window[3], stride[3], dilation[3], places[3], before[3], channels, features, groups, relu, pooled;
+} Numbers;
 
 // What a window sees that takes each channel by itself: places are outputs' positions, taps those of the window.
 typedef struct {
+  const Numbers *numbers;
   int64_t batch, image, places, taps, channels, apart;
-  int64_t *place, *tap;
+  int64_t seen;  // taps of all places that lie in the image
+  int64_t *place;
+  int64_t *tap;  // offsets of the taps in the image, and behind them those of their rows of a kernel
+  uint8_t *edge;  // whether some taps of a place lie outside
 } Windows;
 
-// From what the attribute holds: sizes of the image, window, strides, dilation [3 each], channels; 0 without memory.
-static int windows(Windows *w, const int64_t *size, int64_t batch) {
-  const int64_t *window = size + 3, *stride = size + 6, *dilation = size + 9;
-  int64_t out[3], apart = 1;
-  places_along(out, size);
-  for (int i = 0; i < 3; i++) apart &= stride[i] > (window[i] - 1) * dilation[i];
-  *w = (Windows){.batch = batch, .channels = size[12], .apart = apart};
-  w->image = size[0] * size[1] * size[2] * w->channels;
-  w->places = out[0] * out[1] * out[2], w->taps = window[0] * window[1] * window[2];
-  w->place = malloc((w->places + w->taps) * sizeof(int64_t));
+// The taps along an axis that lie in the image, of a window at some place: from one to another.
+static void taps_along(const Numbers *g, int axis, int64_t at, int64_t *from, int64_t *to) {
+  int64_t start = at * g->stride[axis] - g->before[axis], before = start < 0 ? -start : 0;
+  int64_t left = start < g->size[axis] ? g->size[axis] - start : 0, apart = g->dilation[axis];
+  if (apart > 1) before = ceil_div(before, apart), left = ceil_div(left, apart);
+  *to = least(g->window[axis], left), *from = least(before, *to);
+}
+
+// As w->tap, those taps of a place that lie in the image, and how many they are; `room` is where some of them can go.
+static const int64_t *taps_of(const Windows *w, int64_t at, int64_t *room, int64_t *count) {
+  const Numbers *g = w->numbers;
+  int64_t from[3], to[3], line;
+  if (!w->edge[at]) return *count = w->taps, w->tap;
+  line = at / g->places[2];
+  taps_along(g, 0, line / g->places[1], from, to);
+  taps_along(g, 1, line % g->places[1], from + 1, to + 1);
+  taps_along(g, 2, at - line * g->places[2], from + 2, to + 2);
+  *count = 0;
+  for (int64_t i = from[0]; i < to[0]; i++)
+    for (int64_t j = from[1]; j < to[1]; j++)
+      for (int64_t k = from[2]; k < to[2]; k++, ++*count) {
+        int64_t tap = (i * g->window[1] + j) * g->window[2] + k;
+        room[*count] = w->tap[tap], room[w->taps + *count] = w->tap[w->taps + tap];
+      }
+  return room;
+}
+
+// 0 without memory.
+static int windows(Windows *w, const Numbers *g, int64_t batch) {
+  int64_t rows = g->size[1] * g->size[2], before = g->before[0] * rows + g->before[1] * g->size[2] + g->before[2];
+  *w = (Windows){.numbers = g, .batch = batch, .channels = g->channels, .apart = 1};
+  for (int i = 0; i < 3; i++) w->apart &= g->stride[i] > (g->window[i] - 1) * g->dilation[i];
+  w->image = g->size[0] * rows * w->channels;
+  w->places = g->places[0] * g->places[1] * g->places[2], w->taps = g->window[0] * g->window[1] * g->window[2];
+  w->place = malloc((w->places + 2 * w->taps) * sizeof(int64_t) + w->places);
   if (!w->place) return 0;
-  w->tap = w->place + w->places;
-  grid(w->place, out, stride, size, w->channels);
-  grid(w->tap, window, dilation, size, w->channels);
+  w->tap = w->place + w->places, w->edge = (uint8_t *)(w->tap + 2 * w->taps);
+  grid(w->place, g->places, g->stride, g->size, w->channels);
+  grid(w->tap, g->window, g->dilation, g->size, w->channels);
+  for (int64_t k = 0; k < w->taps; k++) w->tap[w->taps + k] = k * w->channels;
+  for (int64_t at = 0; at < w->places; at++) {
+    int64_t inside = 1, left = at, from, to;
+    for (int i = 2; i >= 0; left /= g->places[i--]) {
+      taps_along(g, i, left % g->places[i], &from, &to);
+      inside *= to - from;
+    }
+    w->place[at] -= before * w->channels;
+    w->edge[at] = inside < w->taps, w->seen += inside;
+  }
   return 1;
 }
 
@@ -309,4 +349,4 @@ static int told_version(XLA_FFI_CallFrame *frame) {
 
 static XLA_FFI_Buffer *argument(XLA_FFI_CallFrame *frame, int i) { return frame->args.args[i]; }
 static XLA_FFI_Buffer *result(XLA_FFI_CallFrame *frame, int i) { return frame->rets.rets[i]; }
-static const int64_t *numbers(XLA_FFI_CallFrame *frame) { return ((XLA_FFI_Array *)frame->attrs.attrs[0])->data; }
+static const void *numbers(XLA_FFI_CallFrame *frame) { return ((XLA_FFI_Array *)frame->attrs.attrs[0])->data; }

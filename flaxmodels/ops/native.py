@@ -67,22 +67,25 @@ def call(function: str, out: Any, *operands: jax.Array, numbers: Sequence[int]) 
 
 
 class Geometry(NamedTuple):
-    """What a window does on an image without padding."""
+    """What a window does on an image; of a pooling it may begin before the image and end behind it."""
 
     sizes: tuple[int, ...]
     window: tuple[int, ...]
     strides: tuple[int, ...]
     dilation: tuple[int, ...]
     groups: int = 1
+    pads: tuple[tuple[int, int], ...] = ()
 
     def numbers(self, channels: int, features: int, relu: bool = False, pooled: bool = False) -> list[int]:
         """What the kernels are told: three axes, the first of size 1 where there are fewer."""
-        axes = [n for each in self[:4] for n in (1,) * (3 - len(each)) + each]
-        return [*axes, channels, features, self.groups, relu, pooled]
+        axes = [n for each in (*self[:4], self.places()) for n in (1,) * (3 - len(each)) + each]
+        before = [low for low, _ in self.pads]
+        return [*axes, *[0] * (3 - len(before)), *before, channels, features, self.groups, relu, pooled]
 
     def places(self) -> tuple[int, ...]:
         """How many places the window has along each axis."""
-        each = zip(*self[:4], strict=True)
+        whole = [n + sum(pad) for n, pad in zip(self.sizes, self.pads or [()] * len(self.sizes), strict=True)]
+        each = zip(whole, *self[1:4], strict=True)
         return tuple((n - (taps - 1) * apart - 1) // step + 1 for n, taps, step, apart in each)
 
 

@@ -3,6 +3,8 @@
 // The way back asks again which tap it was, the first of equal ones in row-major order, instead of keeping
 // that in memory.
 
+#include <math.h>
+
 #include "native.h"
 
 typedef struct {
@@ -11,12 +13,14 @@ typedef struct {
   float *out;
 } Pool;
 
-// Which tap holds the maximum of each channel; NaN is one.
-INLINE Bits largest(const Pool *p, const float *x, int64_t n) {
-  Vec best = load_some(x + p->w.tap[0], n);
-  Bits where = {0};
-  for (int32_t k = 1; k < p->w.taps; k++) {
-    Vec next = load_some(x + p->w.tap[k], n);
+// Which of some taps holds the maximum of each channel; NaN is one. If it is minus infinity everywhere, the first tap of
+// the window does, and none of these if that one lies `outside` of the image.
+INLINE Bits largest(const float *x, const int64_t *tap, int64_t taps, int outside, int64_t n) {
+  Vec best = (Vec){0} - INFINITY;
+  Bits where = (Bits){0} - outside;
+  if (!outside) best = load_some(x + tap[0], n);
+  for (int32_t k = !outside; k < taps; k++) {
+    Vec next = load_some(x + tap[k], n);
     Bits larger = (next > best) | (next != next);
     best = choose(larger, next, best);
     where = (where & ~larger) | (larger & k);
@@ -24,55 +28,61 @@ INLINE Bits largest(const Pool *p, const float *x, int64_t n) {
   return where;
 }
 
-static void maximum(const Pool *p, Span s) {
-  for (int64_t at = s.from; at < s.to; at++)
-    for (int64_t c = 0; c < p->w.channels; c += LANES) {
-      const float *x = p->x + s.image * p->w.image + p->w.place[at] + c;
-      int64_t n = p->w.channels - c;
-      Vec best = load_some(x + p->w.tap[0], n);
-      for (int64_t k = 1; k < p->w.taps; k++) {
-        Vec next = load_some(x + p->w.tap[k], n);
-        best = choose((next > best) | (next != next), next, best);
-      }
-      store_some(p->out + (s.image * p->w.places + at) * p->w.channels + c, best, n);
-    }
+INLINE Vec maximum(const float *x, const int64_t *tap, int64_t taps, int64_t n) {
+  Vec best = load_some(x + tap[0], n);
+  for (int64_t k = 1; k < taps; k++) {
+    Vec next = load_some(x + tap[k], n);
+    best = choose((next > best) | (next != next), next, best);
+  }
+  return best;
+}
+
+INLINE Vec selected(const float *x, const float *values, const int64_t *tap, int64_t taps, int outside, int64_t n) {
+  Bits where = largest(x, tap, taps, outside, n);
+  Vec value = {0};
+  for (int32_t k = 0; k < taps; k++) value = choose(where == k, load_some(values + tap[k], n), value);
+  return value;
 }
 
 static void select_unit(void *arguments, int64_t unit) {
   const Pool *p = arguments;
-  Span s = span(&p->w, unit);
-  if (p->x == p->values) {
-    maximum(p, s);
-    return;
+  const Windows *w = &p->w;
+  Span s = span(w, unit);
+  int64_t room[2 * w->taps], taps;
+  for (int64_t at = s.from; at < s.to; at++) {
+    const int64_t *tap = taps_of(w, at, room, &taps);
+    int64_t from = s.image * w->image + w->place[at], outside = tap[w->taps] > 0;
+    float *out = p->out + (s.image * w->places + at) * w->channels;
+    if (p->x == p->values)
+      for (int64_t c = 0; c < w->channels; c += LANES)
+        store_some(out + c, maximum(p->x + from + c, tap, taps, w->channels - c), w->channels - c);
+    else
+      for (int64_t c = 0; c < w->channels; c += LANES)
+        store_some(out + c, selected(p->x + from + c, p->values + from + c, tap, taps, outside, w->channels - c),
+                   w->channels - c);
   }
-  for (int64_t at = s.from; at < s.to; at++)
-    for (int64_t c = 0; c < p->w.channels; c += LANES) {
-      int64_t from = s.image * p->w.image + p->w.place[at] + c, n = p->w.channels - c;
-      Bits where = largest(p, p->x + from, n);
-      Vec value = load_some(p->values + from + p->w.tap[0], n);
-      for (int32_t k = 1; k < p->w.taps; k++)
-        value = choose(where == k, load_some(p->values + from + p->w.tap[k], n), value);
-      store_some(p->out + (s.image * p->w.places + at) * p->w.channels + c, value, n);
-    }
 }
 
 static void scatter_unit(void *arguments, int64_t unit) {
   const Pool *p = arguments;
+  const Windows *w = &p->w;
+  int64_t room[2 * w->taps], taps;
   // Windows side by side write each value once, and often all there are.
-  if (!p->w.apart || p->w.places * p->w.taps * p->w.channels < p->w.image)
-    memset(p->out + unit * p->w.image, 0, p->w.image * sizeof(float));
-  for (int64_t at = 0; at < p->w.places; at++)
-    for (int64_t c = 0; c < p->w.channels; c += LANES) {
-      int64_t to = unit * p->w.image + p->w.place[at] + c, n = p->w.channels - c;
-      Bits where = largest(p, p->x + to, n);
-      Vec dy = load_some(p->dy + (unit * p->w.places + at) * p->w.channels + c, n);
-      for (int32_t k = 0; k < p->w.taps; k++) {
-        float *tap = p->out + to + p->w.tap[k];
+  if (!w->apart || w->seen * w->channels < w->image) memset(p->out + unit * w->image, 0, w->image * sizeof(float));
+  for (int64_t at = 0; at < w->places; at++) {
+    const int64_t *tap = taps_of(w, at, room, &taps);
+    for (int64_t c = 0; c < w->channels; c += LANES) {
+      int64_t to = unit * w->image + w->place[at] + c, n = w->channels - c;
+      Bits where = largest(p->x + to, tap, taps, tap[w->taps] > 0, n);
+      Vec dy = load_some(p->dy + (unit * w->places + at) * w->channels + c, n);
+      for (int32_t k = 0; k < taps; k++) {
+        float *out = p->out + to + tap[k];
         Vec given = choose(where == k, dy, (Vec){0});
-        if (!p->w.apart) given += load_some(tap, n);
-        store_some(tap, given, n);
+        if (!w->apart) given += load_some(out, n);
+        store_some(out, given, n);
       }
     }
+  }
 }
 
 // ---------------------------------------------------------------- what XLA calls

@@ -26,7 +26,7 @@ from jax import lax
 from jax.interpreters import ad
 
 from flaxmodels.ops import native
-from flaxmodels.ops.convolution import Ints, Pairs, padding_pairs, views, views_along
+from flaxmodels.ops.convolution import Ints, padding_pairs, views, views_along
 from flaxmodels.ops.native import Geometry
 
 # For the kernel in C; of fewer, most of a vector is empty.
@@ -60,13 +60,12 @@ def max_pool(x: jax.Array, window: Ints, strides: Ints, padding: str) -> jax.Arr
     sliced = partial(_pool, _larger, lax.max, _lowest(x), window=window, strides=strides, padding=padding)
     # The rule: on a CPU the kernel in C for float32, enough channels to fill a vector and some outputs, else slices.
     ones = (1,) * len(window)
-    pads = padding_pairs(x.shape[1:-1], window, strides, padding, ones)
-    sizes = tuple(n + low + high for n, (low, high) in zip(x.shape[1:-1], pads, strict=True))
-    geometry = Geometry(sizes, tuple(window), tuple(strides), ones)
+    pads = tuple(padding_pairs(x.shape[1:-1], window, strides, padding, ones))
+    geometry = Geometry(x.shape[1:-1], tuple(window), tuple(strides), ones, pads=pads)
     fits = x.dtype == jnp.float32 and x.shape[-1] >= FEWEST_CHANNELS and x.size and min(geometry.places()) > 0
     if not fits or not native.available():
         return sliced(x)
-    return lax.platform_dependent(x, cpu=partial(_max_by_kernel, pads, geometry), default=sliced)
+    return lax.platform_dependent(x, cpu=partial(_max_by_kernel, geometry), default=sliced)
 
 
 def sum_pool(x: jax.Array, window: Ints, strides: Ints, padding: str) -> jax.Array:
@@ -170,9 +169,7 @@ def _lowest(x: jax.Array) -> Any:
 # To select where x is largest is linear in the values; its transpose scatters, and the other way round.
 
 
-@partial(jax.checkpoint, prevent_cse=False, static_argnums=(0, 1))
-def _max_by_kernel(pads: Pairs, geometry: Geometry, x: jax.Array) -> jax.Array:
-    x = lax.pad(x, jnp.asarray(-jnp.inf, x.dtype), [(0, 0, 0), *((low, high, 0) for low, high in pads), (0, 0, 0)])
+def _max_by_kernel(geometry: Geometry, x: jax.Array) -> jax.Array:
     return select_p.bind(lax.stop_gradient(x), x, geometry=geometry)
 
 

@@ -28,9 +28,9 @@ static int64_t patches(const Conv *c) { return patches_along(c, 0) * patches_alo
 
 // The rule, measured. Below 32 channels or features the sums cost what the products save; above 256 too few patches
 // fit. Patches that reach beyond the image are in vain, as are the kernel's points for few places.
-int winograd_suits(const Conv *c, const int64_t *g) {
-  const int64_t *window = g + 3, *stride = g + 6, *dilation = g + 9;
-  int plane = g[0] == 1 && window[0] == 1 && window[1] == 3 && window[2] == 3 && c->groups == 1;
+int winograd_suits(const Conv *c, const Numbers *g) {
+  const int64_t *window = g->window, *stride = g->stride, *dilation = g->dilation;
+  int plane = g->size[0] == 1 && window[0] == 1 && window[1] == 3 && window[2] == 3 && c->groups == 1;
   int beside = stride[1] == 1 && stride[2] == 1 && dilation[1] == 1 && dilation[2] == 1;
   int64_t fewer = least(c->channels, c->row), more = c->channels + c->row - fewer;
   int in_vectors = fewer % LANES == 0 && more % LANES == 0 && fewer >= 32 && more <= 256;
