@@ -102,6 +102,17 @@ def test_the_kernel_in_c_under_transformations_and_with_nan():
     assert jnp.isnan(y[0, 0, 0]).all() and jnp.isnan(y).sum() == 8
 
 
+@pytest.mark.skipif(not native.available(), reason="needs a C compiler for the kernels")
+@pytest.mark.parametrize("window, stride", [(2, 2), (3, 2), (5, 1)])
+def test_the_kernel_in_c_with_infinities_and_nan_anywhere(window, stride):
+    values = np.random.default_rng(0).choice(
+        [0, 1, -2, np.inf, -np.inf, np.nan], (2, 9, 8, 19), p=[0.3, 0.3, 0.28, *[0.04] * 3]
+    )
+    geometry = (window, window), (stride, stride), "same"
+    got = pooling.max_pool(jnp.asarray(values, jnp.float32), *geometry)
+    np.testing.assert_array_equal(got, loop_pool(values, *geometry, np.max))
+
+
 def test_the_first_of_equal_maxima_gets_the_gradient():
     x = jnp.zeros((1, 4, 4, 1))
     dx = jax.grad(lambda x: pooling.max_pool(x, (2, 2), (2, 2), "valid").sum())(x)

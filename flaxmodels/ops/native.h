@@ -149,6 +149,22 @@ INLINE void store_some(float *p, Vec v, int64_t n) {
 
 INLINE Vec choose(Bits where, Vec a, Vec b) { return (Vec)(((Bits)a & where) | ((Bits)b & ~where)); }
 
+// a where it is above b, else b, also where one of them is NaN; and whether there is a NaN.
+#if defined(WIDE)
+INLINE Vec larger(Vec a, Vec b) { return (Vec)_mm512_max_ps((__m512)a, (__m512)b); }
+INLINE int any_nan(Vec v) { return _mm512_cmp_ps_mask((__m512)v, (__m512)v, _CMP_UNORD_Q) != 0; }
+#elif defined(__AVX2__)
+INLINE Vec larger(Vec a, Vec b) { return (Vec)_mm256_max_ps((__m256)a, (__m256)b); }
+INLINE int any_nan(Vec v) { return _mm256_movemask_ps(_mm256_cmp_ps((__m256)v, (__m256)v, _CMP_UNORD_Q)) != 0; }
+#else
+INLINE Vec larger(Vec a, Vec b) { return choose(a > b, a, b); }
+INLINE int any_nan(Vec v) {
+  int any = 0;
+  for (int i = 0; i < LANES; i++) any |= v[i] != v[i];
+  return any;
+}
+#endif
+
 // ---------------------------------------------------------------- threads of XLA's own pool
 
 typedef void Work(void *arguments, int64_t unit);

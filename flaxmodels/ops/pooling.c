@@ -28,9 +28,14 @@ INLINE Bits largest(const float *x, const int64_t *tap, int64_t taps, int outsid
   return where;
 }
 
+// The sum is NaN if one of them is, seldom otherwise: then it is looked at again.
 INLINE Vec maximum(const float *x, const int64_t *tap, int64_t taps, int64_t n) {
-  Vec best = load_some(x + tap[0], n);
+  Vec best = load_some(x + tap[0], n), sum = best;
   for (int64_t k = 1; k < taps; k++) {
+    Vec next = load_some(x + tap[k], n);
+    best = larger(next, best), sum += next;
+  }
+  for (int64_t k = 0; any_nan(sum) && k < taps; k++) {
     Vec next = load_some(x + tap[k], n);
     best = choose((next > best) | (next != next), next, best);
   }
