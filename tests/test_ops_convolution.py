@@ -90,6 +90,14 @@ def test_depthwise_conv_is_the_loop_and_its_gradients_are_xlas(seed, block_bytes
         same(got[:1], [jnp.asarray(loop)])
 
 
+@needs_kernels
+def test_an_enormous_depthwise_window_over_the_edge():
+    rng = np.random.default_rng(0)
+    x, kernel = rng.standard_normal((1, 66, 3, 8)), rng.standard_normal((1400, 3, 8, 1))
+    got = convolution.depthwise_conv(*map(jnp.float32, (x, kernel)), strides=(64, 1), padding="same", dilation=(1, 1))
+    same([got], [jnp.float32(loop_depthwise(x, kernel, (64, 1), (1, 1), "same"))], 1e-4)
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_conv_transpose_is_the_loop_and_its_gradients_are_xlas(seed, block_bytes):
     rng = np.random.default_rng(seed)

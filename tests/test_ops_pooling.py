@@ -113,6 +113,13 @@ def test_the_kernel_in_c_with_infinities_and_nan_anywhere(window, stride):
     np.testing.assert_array_equal(got, loop_pool(values, *geometry, np.max))
 
 
+def test_an_enormous_window_over_the_edge():
+    values = np.random.default_rng(0).permutation(66 * 3 * 8).reshape(1, 66, 3, 8)
+    geometry = (1400, 3), (64, 1), "same"
+    got = pooling.max_pool(jnp.asarray(values, jnp.float32), *geometry)
+    np.testing.assert_array_equal(got, loop_pool(values, *geometry, np.max))
+
+
 def test_the_first_of_equal_maxima_gets_the_gradient():
     x = jnp.zeros((1, 4, 4, 1))
     dx = jax.grad(lambda x: pooling.max_pool(x, (2, 2), (2, 2), "valid").sum())(x)

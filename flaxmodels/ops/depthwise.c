@@ -22,7 +22,7 @@ static void forward_unit(void *arguments, int64_t unit) {
   const Depthwise *d = arguments;
   const Windows *w = &d->w;
   Span s = span(w, unit);
-  int64_t room[2 * w->taps], taps;
+  int64_t room[room_of_taps(w)], taps;
   for (int64_t at = s.from; at < s.to; at++) {
     const int64_t *tap = taps_of(w, at, room, &taps);
     for (int64_t c = 0; c < w->channels; c += LANES) {
@@ -38,7 +38,7 @@ static void forward_unit(void *arguments, int64_t unit) {
 static void data_unit(void *arguments, int64_t unit) {
   const Depthwise *d = arguments;
   const Windows *w = &d->w;
-  int64_t room[2 * w->taps], taps;
+  int64_t room[room_of_taps(w)], taps;
   memset(d->out + unit * w->image, 0, w->image * sizeof(float));
   for (int64_t at = 0; at < w->places; at++) {
     const int64_t *tap = taps_of(w, at, room, &taps), *row = tap + w->taps;
@@ -70,7 +70,7 @@ INLINE void add_taps(int taps, const Windows *w, const float *x, const float *dy
 
 // The same of all taps under the places at the edge.
 static void add_edge(const Windows *w, const float *x, const float *dy, float *own) {
-  int64_t room[2 * w->taps], taps;
+  int64_t room[room_of_taps(w)], taps;
   for (int64_t at = 0; at < w->places; at++) {
     if (!w->edge[at]) continue;
     const int64_t *tap = taps_of(w, at, room, &taps), *row = tap + w->taps;

@@ -71,6 +71,9 @@ static void taps_along(const Numbers *g, int axis, int64_t at, int64_t *from, in
   *to = least(g->window[axis], left), *from = least(before, *to);
 }
 
+// What `taps_of` needs: the caller's own, on its stack.
+static int64_t room_of_taps(const Windows *w) { return w->seen < w->places * w->taps ? 2 * w->taps : 1; }
+
 // As w->tap, those taps of a place that lie in the image, and how many they are; `room` is where some of them can go.
 static const int64_t *taps_of(const Windows *w, int64_t at, int64_t *room, int64_t *count) {
   const Numbers *g = w->numbers;

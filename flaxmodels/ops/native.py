@@ -41,6 +41,8 @@ FUNCTIONS = (
     *("recurrence", "recurrence_back"),
 )
 BUILD_SECONDS = 120
+# Of a window that reaches over the edge of an image: a list of its taps is on the stack of a thread.
+MOST_TAPS = 4096
 
 
 def available() -> bool:

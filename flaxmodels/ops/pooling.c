@@ -21,9 +21,9 @@ INLINE Bits largest(const float *x, const int64_t *tap, int64_t taps, int outsid
   if (!outside) best = load_some(x + tap[0], n);
   for (int32_t k = !outside; k < taps; k++) {
     Vec next = load_some(x + tap[k], n);
-    Bits larger = (next > best) | (next != next);
-    best = choose(larger, next, best);
-    where = (where & ~larger) | (larger & k);
+    Bits above = (next > best) | (next != next);
+    best = choose(above, next, best);
+    where = (where & ~above) | (above & k);
   }
   return where;
 }
@@ -53,7 +53,7 @@ static void select_unit(void *arguments, int64_t unit) {
   const Pool *p = arguments;
   const Windows *w = &p->w;
   Span s = span(w, unit);
-  int64_t room[2 * w->taps], taps;
+  int64_t room[room_of_taps(w)], taps;
   for (int64_t at = s.from; at < s.to; at++) {
     const int64_t *tap = taps_of(w, at, room, &taps);
     int64_t from = s.image * w->image + w->place[at], outside = tap[w->taps] > 0;
@@ -71,7 +71,7 @@ static void select_unit(void *arguments, int64_t unit) {
 static void scatter_unit(void *arguments, int64_t unit) {
   const Pool *p = arguments;
   const Windows *w = &p->w;
-  int64_t room[2 * w->taps], taps;
+  int64_t room[room_of_taps(w)], taps;
   // Windows side by side write each value once, and often all there are.
   if (!w->apart || w->seen * w->channels < w->image) memset(p->out + unit * w->image, 0, w->image * sizeof(float));
   for (int64_t at = 0; at < w->places; at++) {

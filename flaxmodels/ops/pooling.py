@@ -58,12 +58,14 @@ def max_pool(x: jax.Array, window: Ints, strides: Ints, padding: str) -> jax.Arr
         [1.0, 3.0, 5.0]
     """
     sliced = partial(_pool, _larger, lax.max, _lowest(x), window=window, strides=strides, padding=padding)
-    # The rule: on a CPU the kernel in C for float32, enough channels to fill a vector and some outputs, else slices.
+    # The rule: on a CPU the kernel in C for float32, enough channels to fill a vector, some outputs, and windows that
+    # stay inside or are not enormous; else slices.
     ones = (1,) * len(window)
     pads = tuple(padding_pairs(x.shape[1:-1], window, strides, padding, ones))
     geometry = Geometry(x.shape[1:-1], tuple(window), tuple(strides), ones, pads=pads)
     fits = x.dtype == jnp.float32 and x.shape[-1] >= FEWEST_CHANNELS and x.size and min(geometry.places()) > 0
-    if not fits or not native.available():
+    inside = not any(map(any, pads)) or math.prod(window) <= native.MOST_TAPS
+    if not fits or not inside or not native.available():
         return sliced(x)
     return lax.platform_dependent(x, cpu=partial(_max_by_kernel, geometry), default=sliced)
 
