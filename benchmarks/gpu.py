@@ -15,7 +15,6 @@ FOLDER holds mnist/ and fashion_mnist/ with the four original files each; withou
 """
 
 import argparse
-import contextlib
 import importlib.util
 import itertools
 import os
@@ -200,14 +199,16 @@ def layer_cases(dry):
 def layers_alone(kind, dry, rounds):
     """A recurrent layer forward and with gradients, by each implementation, beside torch.nn."""
     kept = {}
-    with contextlib.ExitStack() as at_end:
-        at_end.callback(lambda: [worker.close() for worker in kept.values() if worker])
+    try:
         for options, task in itertools.product(layer_cases(dry), ("gradient", "forward")):
             peers = ["layer", "layer, scan", "torch.nn"]
             if not dry:
                 peers += ["layer, fused"] + ["layer, cudnn"] * (kind == "lstm" and options["dtype"] == "float32")
             found = compared(kind, task, options, peers, rounds, kept, at_once=os.cpu_count() > len(peers))
             yield from found + faster(found, "layer", "torch.nn", 1)
+    finally:
+        for worker in filter(None, kept.values()):
+            worker.close()
 
 
 def lstm(dry, rounds, **_):

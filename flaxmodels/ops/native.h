@@ -63,12 +63,13 @@ typedef struct {
   uint8_t *edge;  // whether some taps of a place lie outside
 } Windows;
 
-// The taps along an axis that lie in the image, of a window at some place: from one to another.
-static void taps_along(const Numbers *g, int axis, int64_t at, int64_t *from, int64_t *to) {
+// How many taps along an axis lie in the image, of a window at some place, and which is the first.
+static int64_t taps_along(const Numbers *g, int axis, int64_t at, int64_t *first) {
   int64_t start = at * g->stride[axis] - g->before[axis], before = start < 0 ? -start : 0;
   int64_t left = start < g->size[axis] ? g->size[axis] - start : 0, apart = g->dilation[axis];
   if (apart > 1) before = ceil_div(before, apart), left = ceil_div(left, apart);
-  *to = least(g->window[axis], left), *from = least(before, *to);
+  left = least(g->window[axis], left), *first = least(before, left);
+  return left - *first;
 }
 
 // What `taps_of` needs: the caller's own, on its stack.
@@ -77,16 +78,15 @@ static int64_t room_of_taps(const Windows *w) { return w->seen < w->places * w->
 // As w->tap, those taps of a place that lie in the image, and how many they are; `room` is where some of them can go.
 static const int64_t *taps_of(const Windows *w, int64_t at, int64_t *room, int64_t *count) {
   const Numbers *g = w->numbers;
-  int64_t from[3], to[3], line;
   if (!w->edge[at]) return *count = w->taps, w->tap;
-  line = at / g->places[2];
-  taps_along(g, 0, line / g->places[1], from, to);
-  taps_along(g, 1, line % g->places[1], from + 1, to + 1);
-  taps_along(g, 2, at - line * g->places[2], from + 2, to + 2);
+  int64_t line = at / g->places[2], first[3];
+  int64_t down = taps_along(g, 0, line / g->places[1], first);
+  int64_t across = taps_along(g, 1, line % g->places[1], first + 1);
+  int64_t along = taps_along(g, 2, at - line * g->places[2], first + 2);
   *count = 0;
-  for (int64_t i = from[0]; i < to[0]; i++)
-    for (int64_t j = from[1]; j < to[1]; j++)
-      for (int64_t k = from[2]; k < to[2]; k++, ++*count) {
+  for (int64_t i = first[0]; i < first[0] + down; i++)
+    for (int64_t j = first[1]; j < first[1] + across; j++)
+      for (int64_t k = first[2]; k < first[2] + along; k++, ++*count) {
         int64_t tap = (i * g->window[1] + j) * g->window[2] + k;
         room[*count] = w->tap[tap], room[w->taps + *count] = w->tap[w->taps + tap];
       }
@@ -106,15 +106,13 @@ static int windows(Windows *w, const Numbers *g, int64_t batch) {
   grid(w->place, g->places, g->stride, g->size, w->channels);
   grid(w->tap, g->window, g->dilation, g->size, w->channels);
   for (int64_t k = 0; k < w->taps; k++) w->tap[w->taps + k] = k * w->channels;
-  for (int64_t at = 0; at < w->places; at++) {
-    int64_t inside = 1, left = at, from, to;
-    for (int i = 2; i >= 0; left /= g->places[i--]) {
-      taps_along(g, i, left % g->places[i], &from, &to);
-      inside *= to - from;
-    }
-    w->place[at] -= before * w->channels;
-    w->edge[at] = inside < w->taps, w->seen += inside;
-  }
+  for (int64_t i = 0, at = 0, first; i < g->places[0]; i++)
+    for (int64_t j = 0, down = taps_along(g, 0, i, &first); j < g->places[1]; j++)
+      for (int64_t k = 0, across = down * taps_along(g, 1, j, &first); k < g->places[2]; k++, at++) {
+        int64_t inside = across * taps_along(g, 2, k, &first);
+        w->place[at] -= before * w->channels;
+        w->edge[at] = inside < w->taps, w->seen += inside;
+      }
   return 1;
 }
 
