@@ -187,23 +187,22 @@ def test_a_plain_function_gets_integers_as_integers_and_halves_as_floats():
     assert seen == [(jnp.int32, jnp.float32)]
 
 
-def test_a_function_that_averages_over_the_batch_cannot_leave_padding_out():
+def test_a_function_that_averages_over_the_batch_sees_all_of_it():
+    """One number for the batch can leave nothing out; as in Keras, it counts unless the mask hides every example."""
+
     def mean_off(y_true, y_pred):
         return jnp.mean(y_true - y_pred)
 
-    assert losses.get(mean_off)(jnp.ones((2, 1)), jnp.zeros((2, 1))) == 1.0
-    message = (
-        "mean_off must return one number per example [B], so that padding can be left out; found the shape (); "
-        "leave the mean over the batch to `reduction`"
-    )
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        losses.get(mean_off)(jnp.ones((2, 1)), jnp.zeros((2, 1)), mask=jnp.ones(2, bool))
+    true, pred = jnp.array([[1.0], [4.0]]), jnp.zeros((2, 1))
+    assert losses.get(mean_off)(true, pred) == 2.5
+    assert losses.get(mean_off)(true, pred, mask=jnp.array([True, False])) == 2.5
+    assert losses.get(mean_off)(true, pred, mask=jnp.zeros(2, bool)) == 0.0
 
 
-def test_an_axis_that_is_the_batch_cannot_leave_padding_out():
+def test_an_axis_that_is_the_batch_cannot_leave_examples_out():
     message = (
-        "binary_crossentropy must return one number per example [B], so that padding can be left out; "
-        "found the shape (2,); leave the mean over the batch to `reduction`"
+        "binary_crossentropy must return one number per example [B], so that a mask can leave examples out; "
+        "got the shape (2,); give another `axis`, or no mask"
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         losses.BinaryCrossentropy(axis=0)(jnp.ones((2, 2)), jnp.ones((2, 2)), mask=jnp.ones(2, bool))

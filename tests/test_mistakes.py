@@ -387,7 +387,7 @@ MISTAKES = {
     ),
     "predict other shape": (
         lambda: (lambda t: (fit(t), t.predict(X[:, :2])))(tr()),
-        "Sequential takes inputs of shape (None, 4), got (32, 2); reshape the data, or change the model's input shape.",
+        "Sequential takes inputs of shape (None, 4), got (12, 2); reshape the data, or change the model's input shape.",
     ),
     "evaluate unlabelled": (
         lambda: (lambda t: (fit(t), t.evaluate(X)))(tr()),

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -243,17 +243,31 @@ class Feed:
         limit_bytes: Data above this size is streamed.
         whole: Whether smaller data may be brought whole; else it comes in pieces of 1, 8, 64 ... steps, so that data
             of any length needs few shapes to be compiled. Two to seven steps are a piece of 8 that is not full.
+        pads: Whether a short last batch may be filled up with padding rows: called with its size. Otherwise the short
+            batch is a chunk of its own shape.
+
+    Attributes:
+        padded: Whether some rows are padding.
     """
 
-    def __init__(self, data: Data, batch_size: int, limit_bytes: float = math.inf, whole: bool = True):
+    def __init__(
+        self,
+        data: Data,
+        batch_size: int,
+        limit_bytes: float = math.inf,
+        whole: bool = True,
+        pads: Callable[[int], bool] = lambda rows: True,
+    ):
         if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer) or batch_size < 1:
             raise ValueError(f"`batch_size` is a positive integer, got {batch_size!r}; 32 is a usual choice.")
         self.data, self.batch_size, self.n = data, int(batch_size), len(data)
         self.steps = -(-self.n // self.batch_size)
+        short = self.n % self.batch_size
+        self.padded = short != 0 and pads(short)
+        # The steps that have the full shape; a short batch that is not padded comes after them.
+        self.full_steps = self.n // self.batch_size if short and not self.padded else self.steps
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(data.batch()))
         self.resident = jax.device_put(data.batch()) if whole and size <= limit_bytes else None
-        # Whether a program must expect rows that are padding; pieces of a stream are filled up with them.
-        self.padded = self.n % self.batch_size != 0 or self.resident is None
         self.piece = self.steps
         if self.resident is None:
             per_step = max(1, size // self.steps)
@@ -272,18 +286,26 @@ class Feed:
         shuffled = None if key is None else _shuffled(key, self.n, self.batch_size)
         sizes = np.full(self.steps, self.batch_size, np.int32)
         sizes[-1] = self.n - (self.steps - 1) * self.batch_size
+        full = self.full_steps
         if self.resident is not None:
-            yield Chunk(self.resident, self._in_order if shuffled is None else shuffled, self.steps, 0, sizes)
+            order = self._in_order if shuffled is None else shuffled
+            if full == self.steps:
+                yield Chunk(self.resident, order, full, 0, sizes)
+                return
+            if full:
+                yield Chunk(self.resident, order[:full], full, 0, sizes[:full])
+            yield Chunk(self.resident, order[full:, : sizes[-1]], 1, full, sizes[full:])
             return
         rows = None if shuffled is None else np.asarray(shuffled)
-        begin = first - first % self.piece
-        ahead = self._piece(rows, begin, sizes)
-        for start in range(begin, self.steps, self.piece):
-            chunk, ahead = ahead, self._piece(rows, start + self.piece, sizes)
-            if chunk is not None:
-                yield chunk
+        starts = [*range(min(first, full) // self.piece * self.piece, full, self.piece)]
+        starts += [full] if full < self.steps else []
+        ahead = self._piece(rows, starts[0], sizes)
+        for start in starts[1:]:
+            chunk, ahead = ahead, self._piece(rows, start, sizes)
+            yield chunk
+        yield ahead
 
-    def _piece(self, rows: np.ndarray | None, start: int, sizes: np.ndarray) -> Chunk | None:
+    def _piece(self, rows: np.ndarray | None, start: int, sizes: np.ndarray) -> Chunk:
         """Starts moving the rows of some steps; a shorter last piece is filled up so that one shape is compiled.
 
         Args:
@@ -291,19 +313,19 @@ class Feed:
             start: The first step.
             sizes: Examples in each step.
         """
-        if start >= self.steps:
-            return None
-        sizes = sizes[start : start + self.piece]
-        found, full = int(sizes.sum()), self.piece * self.batch_size
+        short = start >= self.full_steps  # a short batch by itself
+        steps, batch_size = (1, int(sizes[-1])) if short else (self.piece, self.batch_size)
+        sizes = sizes[start:] if short else sizes[start : min(start + steps, self.full_steps)]
+        found, full = int(sizes.sum()), steps * batch_size
         first = start * self.batch_size
-        taken = slice(first, first + found) if rows is None else rows[start : start + self.piece].reshape(-1)[:found]
+        taken = slice(first, first + found) if rows is None else rows[start : start + steps].reshape(-1)[:found]
 
         def moved(a: Any) -> Any:
             part = np.asarray(a)[taken]
             return part if found == full else np.resize(part, (full, *part.shape[1:]))
 
         numbers = np.arange(full, dtype=np.int32)
-        order = np.where(numbers < found, numbers, np.int32(-1)).reshape(self.piece, self.batch_size)
+        order = np.where(numbers < found, numbers, np.int32(-1)).reshape(steps, batch_size)
         batch = jax.device_put(jax.tree.map(moved, self.data.batch()))
         return Chunk(batch, jax.device_put(order), len(sizes), start, sizes)
 

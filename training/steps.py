@@ -156,7 +156,7 @@ class Outputs(NamedTuple):
 def forward(
     model: nn.Module, variables: Any, batch: Batch, train: bool = False, key: jax.Array | None = None
 ) -> Outputs:
-    """Runs a model on a batch; the padding of the batch is told to the layers that mix rows."""
+    """Runs a model on a batch; layers of ours that mix rows see which rows are padding."""
     collections = dict(variables) | ({} if batch.valid is None else {"batch": {"valid": batch.valid}})
     options: dict[str, Any] = {"mutable": ["batch_stats", "losses"] if train else ["losses"]}
     if train:
@@ -288,11 +288,9 @@ def batch_at(data: Batch, order: jax.Array, i: jax.Array, scale: float, padded: 
         padded: Whether -1 occurs.
     """
     rows = lax.dynamic_index_in_dim(order, i, keepdims=False)
-
-    def take(array: jax.Array) -> jax.Array:
-        return jnp.take(array, jnp.maximum(rows, 0) if padded else rows, axis=0, mode="clip")
-
-    x, y, weight = jax.tree.map(take, (data.x, data.y, data.weight))
+    # Padding repeats the batch's own first row: a number that is not finite there would also be in an example.
+    taken = jnp.where(rows >= 0, rows, rows[0]) if padded else rows
+    x, y, weight = jax.tree.map(lambda a: jnp.take(a, taken, axis=0, mode="clip"), (data.x, data.y, data.weight))
     if scale != 1:
         x = jax.tree.map(lambda a: a.astype(jnp.float32) * scale, x)
     return Batch(x, y, weight, rows >= 0 if padded else None)

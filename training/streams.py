@@ -144,6 +144,8 @@ class StreamFeed:
         stream: The batches.
         check: Called with each batch, to refuse labels that do not fit.
         piece: Batches in a piece; by default by their size.
+        pads: Whether a batch that is shorter than the first may be filled up with padding rows: called with its size.
+            Otherwise it is a chunk of its own shape.
 
     Attributes:
         data: The first batch, which says what all look like.
@@ -151,11 +153,19 @@ class StreamFeed:
         n: Examples in a pass, which is not known.
     """
 
-    padded, n = True, None
+    n = None
 
-    def __init__(self, stream: Stream, check: Callable[[Data], Any] | None = None, piece: int | None = None):
-        self.stream, self.check, self.data = stream, check, stream.example
+    def __init__(
+        self,
+        stream: Stream,
+        check: Callable[[Data], Any] | None = None,
+        piece: int | None = None,
+        pads: Callable[[int], bool] = lambda rows: True,
+    ):
+        self.stream, self.check, self.data, self.pads = stream, check, stream.example, pads
         self.steps, self.batch_size = stream.steps, stream.batch_size
+        # Whether a short batch will come is unknown; a program that expects padding rows serves all batches.
+        self.padded = self.batch_size > 1 and pads(self.batch_size - 1)
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(self.data.batch()))
         piece = piece or int(min(PIECE_STEPS, max(1, PIECE_BYTES // max(size, 1))))
         self.piece = min(piece, self.steps) if self.steps else piece
@@ -182,8 +192,9 @@ class StreamFeed:
                 ahead = pool.submit(self._read, batches)
                 self._states = {first: self._states.get(first)}
                 self._states |= {first + i: state for i, (_, state) in enumerate(read, 1)}
-                yield self._piece([data for data, _ in read], first)
-                first += len(read)
+                for part in self._of_one_shape([data for data, _ in read]):
+                    yield self._piece(part, first)
+                    first += len(part)
 
     def _read(self, batches: Iterator[Data]) -> list[tuple[Data, Any]]:
         """Some batches, each with where the stream stands after it."""
@@ -194,17 +205,31 @@ class StreamFeed:
             read.append((data, self.stream.state()))
         return read
 
+    def _of_one_shape(self, read: list[Data]) -> list[list[Data]]:
+        """The batches in order, in lists that can share a chunk: a short batch that can't be padded is alone."""
+        parts: list[list[Data]] = []
+        for data in read:
+            if not parts or self._is_alone(data) or self._is_alone(parts[-1][0]):
+                parts.append([])
+            parts[-1].append(data)
+        return parts
+
+    def _is_alone(self, data: Data) -> bool:
+        return len(data) < self.batch_size and not (self.padded and self.pads(len(data)))
+
     def _piece(self, read: list[Data], first: int) -> Chunk:
         """One array of all rows; shorter batches, and a shorter last piece, are filled up with what never counts."""
         sizes = np.array([len(data) for data in read], np.int32)
-        order = np.full((self.piece, self.batch_size), -1, np.int32)
+        alone = self._is_alone(read[0])
+        steps, batch_size = (1, len(read[0])) if alone else (self.piece, self.batch_size)
+        order = np.full((steps, batch_size), -1, np.int32)
         for i, size in enumerate(sizes):
-            order[i, :size] = i * self.batch_size + np.arange(size)
+            order[i, :size] = i * batch_size + np.arange(size)
 
         def joined(*leaves: Any) -> np.ndarray:
-            whole = np.zeros((self.piece * self.batch_size, *leaves[0].shape[1:]), leaves[0].dtype)
+            whole = np.zeros((steps * batch_size, *leaves[0].shape[1:]), leaves[0].dtype)
             for i, leaf in enumerate(leaves):
-                whole[i * self.batch_size : i * self.batch_size + len(leaf)] = leaf
+                whole[i * batch_size : i * batch_size + len(leaf)] = leaf
             return whole
 
         batch = jax.tree.map(joined, *(data.batch() for data in read))

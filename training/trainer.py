@@ -1,5 +1,6 @@
 """The thin shell around the compiled steps: it resolves names, brings data to the device, and calls back."""
 
+import functools
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -12,7 +13,7 @@ import numpy as np
 
 from flaxmodels import saving
 from flaxmodels.layers.base import Layer
-from training import advice, optimizers, steps
+from training import advice, optimizers, padding, steps
 from training import callbacks as callbacks_module
 from training.batches import Data, Feed, as_data, check_labels, split_off, unit_of
 from training.callbacks import BackupAndRestore, Callback, History, ProgbarLogger
@@ -117,6 +118,7 @@ class Trainer:
         self._objectives: dict[Any, tuple[Objective, list[Any]]] = {}
         self._programs: dict[Any, Program] = {}
         self._speeds: dict[Any, float] = {}
+        self._padding: dict[Any, bool] = {}
 
     # ------------------------------------------------------------ state
 
@@ -260,7 +262,7 @@ class Trainer:
         self._build_for(example)
         objective = self._objective(example)
         batch_size = 32 if batch_size is None else batch_size
-        feed = self._feed(data, batch_size)
+        feed = self._feed(data, batch_size, objective, train=True)
         validate = None
         if isinstance(validation, Stream) and validation_batch_size is not None:
             raise ValueError(
@@ -296,17 +298,29 @@ class Trainer:
         run(range(initial_epoch, epochs))
         return self.history
 
-    def _feed(self, data: Data | Stream, batch_size: int) -> Feed | StreamFeed:
+    def _feed(self, data: Data | Stream, batch_size: int, objective: Objective, train: bool) -> Feed | StreamFeed:
         if isinstance(data, Stream):
             piece = self.steps_per_execution if isinstance(self.steps_per_execution, int) else None
-            return StreamFeed(data, self._objective, piece)
+            pads = functools.partial(self._pads, data.example, data.batch_size, objective, train)
+            return StreamFeed(data, self._objective, piece, pads)
         limit = math.inf
         if jax.default_backend() != "cpu":
             memory = jax.local_devices()[0].memory_stats() or {}
             limit = 0.5 * memory.get("bytes_limit", math.inf)
         if isinstance(batch_size, int) and not isinstance(batch_size, bool):
             batch_size = min(batch_size, len(data))
-        return Feed(data, batch_size, limit)
+        return Feed(data, batch_size, limit, pads=functools.partial(self._pads, data, batch_size, objective, train))
+
+    def _pads(self, data: Data, batch_size: int, objective: Objective | None, train: bool, rows: int) -> bool:
+        """Whether a batch of so many rows may be filled up with padding: see `padding.changes_nothing`."""
+        if train and self.train_step is not steps.make_train_step:
+            return False  # a custom step may do anything with a batch
+        batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct((batch_size, *a.shape[1:]), a.dtype), data.batch())
+        batch = batch._replace(x=_scaled(batch.x, data.scale))
+        key = (signature(batch), objective, train, rows)
+        if key not in self._padding:
+            self._padding[key] = padding.changes_nothing(self.model, objective, self.variables, batch, rows, train)
+        return self._padding[key]
 
     def replace_trained(self, trained: Any) -> None:
         """Puts other values into the place of the parameters that are trained."""
@@ -412,7 +426,8 @@ class Trainer:
         """What evaluates on this data, which is on the device from now on."""
         example = data.example if isinstance(data, Stream) else data
         self._build_for(example)
-        objective, feed = self._objective(example), self._feed(data, batch_size)
+        objective = self._objective(example)
+        feed = self._feed(data, batch_size, objective, train=False)
         key = ("eval", objective, example.scale, feed.padded)
         if key not in self._programs:
             step = steps.make_eval_step(self.model, objective)
@@ -444,8 +459,7 @@ class Trainer:
             Keras, `keras.Model.predict`.
         """
         _check_steps("steps", steps)
-        feed = _unlabelled_feed(x, batch_size)
-        self._build_for(feed.data)
+        feed = self._unlabelled_feed(x, batch_size)
         called_back = self._called_back(callbacks, "on_predict_begin")
         program = self._predict_program(feed.data.scale)
         found, computing, done = [], None, 0
@@ -456,7 +470,7 @@ class Trainer:
             outputs = program(self.variables, chunk.data, chunk.order, np.int32(0), np.int32(stop))
             # One chunk behind, so that the device has the next one to work on meanwhile.
             found += _fetched(computing)
-            computing = outputs, np.asarray(chunk.order)[:stop] >= 0
+            computing = outputs, chunk.sizes[:stop], chunk.order.shape[1]
             done += stop
         found += _fetched(computing)
         for callback in called_back:
@@ -465,6 +479,24 @@ class Trainer:
         if verbose:
             print(f"{len(jax.tree.leaves(predicted)[0])} examples predicted")
         return predicted
+
+    def _unlabelled_feed(self, x: Any, batch_size: int | None) -> Feed | StreamFeed:
+        """The inputs of `predict`; labels that come with them are left aside."""
+        if is_stream(x):
+            if batch_size is not None:
+                raise ValueError(
+                    "A stream brings its own batch_size, but predict got `batch_size` as well; leave it out."
+                )
+            stream = Stream(x).without_labels()
+            self._build_for(stream.example)
+            pads = functools.partial(self._pads, stream.example, stream.batch_size, None, False)
+            return StreamFeed(stream, pads=pads)
+        data = as_data(x)
+        data = Data(data.x, scale=data.scale)
+        self._build_for(data)
+        size = 32 if batch_size is None else batch_size
+        pads = functools.partial(self._pads, data, size, None, False)
+        return Feed(data, size, limit_bytes=PREDICTED_BYTES, whole=False, pads=pads)
 
     def _predict_program(self, scale: float) -> Program:
         key = ("predict", scale)
@@ -513,23 +545,20 @@ def _labelled(data: Data, method: str) -> Data:
     return data
 
 
-def _unlabelled_feed(x: Any, batch_size: int | None) -> Feed | StreamFeed:
-    """The inputs of `predict`; labels that come with them are left aside."""
-    if is_stream(x):
-        if batch_size is not None:
-            raise ValueError("A stream brings its own batch_size, but predict got `batch_size` as well; leave it out.")
-        return StreamFeed(Stream(x).without_labels())
-    data = as_data(x)
-    size = 32 if batch_size is None else batch_size
-    return Feed(Data(data.x, scale=data.scale), size, limit_bytes=PREDICTED_BYTES, whole=False)
-
-
-def _fetched(computed: tuple[Any, np.ndarray] | None) -> list[Any]:
+def _fetched(computed: tuple[Any, np.ndarray, int] | None) -> list[Any]:
     """The outputs of a chunk on the host, without rows that are padding; none if there is no chunk."""
     if computed is None:
         return []
-    outputs, rows = computed
-    return [jax.tree.map(lambda a: np.asarray(a)[: len(rows)][rows], outputs)]
+    outputs, sizes, batch_size = computed
+    padded = np.any(sizes != batch_size)
+
+    def fetch(array: Any) -> np.ndarray:
+        array = np.asarray(array)[: len(sizes)]
+        if padded:
+            return array[np.arange(batch_size) < sizes[:, None]]
+        return array.reshape(-1, *array.shape[2:])
+
+    return [jax.tree.map(fetch, outputs)]
 
 
 def _checkpoints(resume: Any, callbacks: list[Callback]) -> Checkpoints | None:

@@ -166,8 +166,9 @@ class Layer(nn.Module, kw_only=True):
     def rows(self, leading: int) -> jax.Array | None:
         """Which of the `leading` rows are examples, not padding, as a mask [leading]; None where all are.
 
-        A caller that pads a batch says so in the collection "batch", as `valid` [B]. Layers that mix rows ask here;
-        where time is folded into the batch, B * T rows, each example's answer counts for its T rows.
+        A caller that pads a batch gives the collection "batch" with `valid` [B]. The answer is right where the batch is
+        the first part of the leading axis, B * T rows with the T rows of an example side by side. A layer can't see
+        whether that is so; `training.padding` proves it for a whole model before a batch is padded.
         """
         root = self.scope.root if self.scope else None
         if root is None or not root.has_variable("batch", "valid"):

@@ -190,11 +190,13 @@ class Loss:
         if mask is None:
             return self.values(y_true, y_pred), None
         values = self.values(hide(y_true, mask, self.filler), hide(y_pred, mask, self.filler))
+        if values.ndim == 0:  # one number for the batch, from which nothing can be left out afterwards
+            return self.values(y_true, y_pred), mask
         axis = getattr(self, "axis", None)
-        if values.ndim == 0 or (axis is not None and axis % y_pred.ndim == 0):
+        if axis is not None and axis % y_pred.ndim == 0:
             raise ValueError(
-                f"{self.name or type(self).__name__} must return one number per example [B], so that padding can be "
-                f"left out; found the shape {values.shape}; leave the mean over the batch to `reduction`"
+                f"{self.name or type(self).__name__} must return one number per example [B], so that a mask can leave "
+                f"examples out; got the shape {values.shape}; give another `axis`, or no mask"
             )
         return values, mask
 
