@@ -24,7 +24,7 @@ class Layer(nn.Module, kw_only=True):
         dtype: Computation's dtype, "mixed_bfloat16" and the like included; by default that of the model around the
             layer, or else that of the parameters.
         param_dtype: The parameters' dtype.
-        trainable: Whether a `Trainer` updates the parameters.
+        trainable: Whether a `Trainer` updates the parameters. If False, their regularizers are left out as well.
         activity_regularizer: Adds a loss on the outputs, divided by the number of examples.
         input_shape: Shape of one example; `Sequential` reads it from its first layer.
         name: Scope of the parameters; by default Keras' automatic name, such as `conv2d_1`.
@@ -112,6 +112,8 @@ class Layer(nn.Module, kw_only=True):
     def add_weight(self, name: str, shape: tuple[int, ...], dtype: Any = None) -> jax.Array:
         """Makes a parameter by its `<name>_initializer` and its loss by `<name>_regularizer`.
 
+        A frozen layer adds no loss on its parameters: nothing could reduce it. Keras leaves it out as well.
+
         Args:
             name: Name in `params`.
             shape: The parameter's shape.
@@ -126,7 +128,7 @@ class Layer(nn.Module, kw_only=True):
                 f"has shape {shape}; give inputs of the size that the variables were made for, or make new ones."
             ) from error
         regularizer = regularizers.get(self.argument(name, "regularizer"))
-        if regularizer is not None and not self.is_initializing():
+        if regularizer is not None and not self.is_initializing() and not self.frozen:
             self.sow("losses", name, regularizer(value), reduce_fn=lambda old, new: new, init_fn=lambda: 0.0)
         return self.cast(value) if dtype is None else value.astype(dtype)
 
