@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import math
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
@@ -25,7 +26,8 @@ class Layer(nn.Module, kw_only=True):
             layer, or else that of the parameters.
         param_dtype: The parameters' dtype.
         trainable: Whether a `Trainer` updates the parameters. If False, their regularizers are left out as well.
-        activity_regularizer: Adds a loss on the outputs, divided by the number of examples.
+        activity_regularizer: Adds a loss on the outputs, divided by the number of examples. Each call of the layer
+            counts; Keras counts the last call alone, unless the layer is inside a nested model.
         input_shape: Shape of one example; `Sequential` reads it from its first layer.
         name: Scope of the parameters; by default Keras' automatic name, such as `conv2d_1`.
 
@@ -45,6 +47,8 @@ class Layer(nn.Module, kw_only=True):
     ARGUMENTS: ClassVar[dict[str, str]] = {}
     # Whether a mask that comes in goes on to the next layer.
     SUPPORTS_MASKING: ClassVar[bool] = False
+    # How many rows the layers inside this one receive for each example.
+    rows_per_example: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         checks.check_fields(self)
@@ -194,8 +198,15 @@ class Layer(nn.Module, kw_only=True):
                 output = jnp.where(jnp.expand_dims(rows, tuple(range(1, output.ndim))), output, 0)
                 count = jnp.sum(rows)
             loss = regularizer(output)
-            loss = loss / jnp.maximum(count, 1).astype(loss.dtype)
+            examples = jnp.maximum(count, 1).astype(loss.dtype) / self._folded()
+            loss = loss / examples
             self.sow("losses", "activity", loss, reduce_fn=jnp.add, init_fn=lambda: 0.0)
+
+    @nn.nowrap
+    def _folded(self) -> int:
+        """How many rows of this layer's inputs belong to one example: more than one inside `TimeDistributed`."""
+        _, *outer = self._around()
+        return math.prod(layer.rows_per_example for layer in outer)
 
     @property
     @nn.nowrap

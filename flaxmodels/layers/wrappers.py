@@ -153,7 +153,9 @@ class TimeDistributed(Layer):
     """Applies one layer to every step of a sequence.
 
     Time is folded into the batch, so that the layer runs once on B T examples; a layer with statistics of its batch,
-    such as `BatchNormalization`, takes the steps one after the other in training, as in Keras.
+    such as `BatchNormalization`, takes the steps one after the other in training, as in Keras. A loss on the layer's
+    outputs (`activity_regularizer`) is the sum over the steps divided by the number of examples B. Keras adds such a
+    loss only if the layer is a model.
 
     Args:
         layer: The layer.
@@ -220,7 +222,9 @@ class TimeDistributed(Layer):
         """The layer on all steps as one batch."""
         sizes = inputs.shape[:2]
         folded = [None if x is None else x.reshape(-1, *x.shape[2:]) for x in (inputs, mask)]
+        object.__setattr__(self, "rows_per_example", sizes[1])  # what the layer reads while it computes
         results = self.layer.outputs_and_mask(folded[0], mask=folded[1], train=train)
+        object.__setattr__(self, "rows_per_example", 1)
         return jax.tree.map(lambda x: x.reshape(*sizes, *x.shape[1:]), results)
 
     def _one_by_one(self, inputs: jax.Array, mask: jax.Array | None) -> tuple[Any, Any]:
