@@ -182,8 +182,20 @@ def _by_class(y: Any, class_weight: Mapping[int, float], whole: bool) -> np.ndar
     return weights
 
 
-def split_off(data: Data, fraction: float) -> tuple[Data, Data]:
+def batch_size_for(data: Data, batch_size: int | None, steps: int | None) -> int:
+    """The batch size: the one given, or else what covers the data in the given number of steps, or else 32."""
+    if batch_size is not None:
+        return batch_size
+    return -(-len(data) // int(steps)) if steps else 32
+
+
+def split_off(data: Data, fraction: float, weighted_by_class: bool = False) -> tuple[Data, Data]:
     """Takes the last part of the examples off for validation, before any shuffling, as Keras does.
+
+    Args:
+        data: All examples.
+        fraction: How much of them is for validation.
+        weighted_by_class: Whether their weights are class weights, which count in training alone.
 
     Raises:
         ValueError: If the fraction is not between 0 and 1, or leaves one part empty.
@@ -195,7 +207,8 @@ def split_off(data: Data, fraction: float) -> tuple[Data, Data]:
         raise ValueError(
             f"`validation_split`={fraction} leaves no examples to one side of {len(data)}; choose another fraction."
         )
-    return data[:at], data[at:]
+    rest = data[at:]
+    return data[:at], replace(rest, weight=None) if weighted_by_class else rest
 
 
 def check_labels(data: Data, objective: Objective, outputs: list[Any]) -> None:

@@ -15,7 +15,7 @@ from flaxmodels import saving
 from flaxmodels.layers.base import Layer
 from training import advice, optimizers, padding, steps
 from training import callbacks as callbacks_module
-from training.batches import Data, Feed, as_data, check_labels, split_off, unit_of
+from training.batches import Data, Feed, as_data, batch_size_for, check_labels, split_off, unit_of
 from training.callbacks import BackupAndRestore, Callback, History, ProgbarLogger
 from training.checkpoints import Checkpoints
 from training.fitting import Evaluation, Program, Run, signature
@@ -218,20 +218,21 @@ class Trainer:
             x: Inputs [N, ...], a list or dictionary of them, or a `Split` of `datasets.load`; or a stream of batches
                 (x, y) or (x, y, sample_weight): a loader, an iterator, or a function that makes one.
             y: Labels [N, ...]; None for a `Split` and a stream.
-            batch_size: Examples in a step; 32 by default. A stream has its own.
+            batch_size: Examples in a step; by default as many as make `steps_per_epoch` steps of the data if that is
+                given, else 32. A stream has its own.
             epochs: Number of the last epoch, counted from 1.
             verbose: 0 silent, 1 live, 2 a line per epoch, "auto" by the terminal.
             callbacks: Callbacks.
             validation_split: Fraction of the examples, the last ones, to validate on.
             validation_data: (x, y), (x, y, sample_weight), a `Split` or a stream to validate on.
             shuffle: Whether each epoch has its own order; a stream has its own.
-            class_weight: Factors of the losses by class.
-            sample_weight: Factors of the losses [N].
+            class_weight: Factors of the losses by class, in training alone.
+            sample_weight: Factors of the losses [N], in training and in what `validation_split` takes off.
             initial_epoch: Number of epochs that are done.
             steps_per_epoch: Steps in an epoch; by default a pass through the data. The next epoch goes on where the
                 last one ended.
             validation_steps: Steps of each validation; by default all.
-            validation_batch_size: Examples in a step of validation; by default `batch_size`.
+            validation_batch_size: Examples in a step of validation; by default `batch_size`, or as that is chosen.
             validation_freq: Epochs from one validation to the next, or the numbers of the epochs, counted from 1.
             resume: A folder for checkpoints, or `Checkpoints`: the run goes on from the newest one there, also from
                 inside an epoch, and ends in the same bits as if it had never been interrupted.
@@ -257,12 +258,11 @@ class Trainer:
         data = _given(x, y, sample_weight, class_weight, "fit", batch_size)
         validation = None if validation_data is None else _validation(validation_data)
         if validation is None and validation_split:
-            data, validation = split_off(_in_memory(data), validation_split)
+            data, validation = split_off(_in_memory(data), validation_split, class_weight is not None)
         example = data.example if isinstance(data, Stream) else data
         self._build_for(example)
         objective = self._objective(example)
-        batch_size = 32 if batch_size is None else batch_size
-        feed = self._feed(data, batch_size, objective, train=True)
+        feed = self._feed(data, batch_size_for(example, batch_size, steps_per_epoch), objective, train=True)
         validate = None
         if isinstance(validation, Stream) and validation_batch_size is not None:
             raise ValueError(
@@ -389,7 +389,8 @@ class Trainer:
         Args:
             x: Inputs [N, ...], a `Split`, or a stream of batches.
             y: Labels [N, ...]; None for a `Split` and a stream.
-            batch_size: Examples in a step; 32 by default. A stream has its own.
+            batch_size: Examples in a step; by default as many as make `steps` of the data if that is given, else 32.
+                A stream has its own.
             verbose: 0 silent; 1, 2 or "auto" print the result.
             sample_weight: Factors of the losses [N].
             steps: How many batches to evaluate; by default all.
@@ -403,7 +404,7 @@ class Trainer:
         """
         _check_steps("steps", steps)
         data = _given(x, y, sample_weight, None, "evaluate", batch_size)
-        evaluation = self._evaluation(data, 32 if batch_size is None else batch_size, steps)
+        evaluation = self._evaluation(data, batch_size, steps)
         called_back = self._called_back(callbacks, "on_test_begin")
         logs = evaluation()
         for callback in called_back:
@@ -422,12 +423,12 @@ class Trainer:
             getattr(callback, hook)({})
         return called_back
 
-    def _evaluation(self, data: Data | Stream, batch_size: int, limit: int | None = None) -> Evaluation:
+    def _evaluation(self, data: Data | Stream, batch_size: int | None, limit: int | None = None) -> Evaluation:
         """What evaluates on this data, which is on the device from now on."""
         example = data.example if isinstance(data, Stream) else data
         self._build_for(example)
         objective = self._objective(example)
-        feed = self._feed(data, batch_size, objective, train=False)
+        feed = self._feed(data, batch_size_for(example, batch_size, limit), objective, train=False)
         key = ("eval", objective, example.scale, feed.padded)
         if key not in self._programs:
             step = steps.make_eval_step(self.model, objective)
@@ -447,7 +448,8 @@ class Trainer:
 
         Args:
             x: Inputs [N, ...], a `Split`, or a stream of batches.
-            batch_size: Examples in a step; 32 by default. A stream has its own.
+            batch_size: Examples in a step; by default as many as make `steps` of the data if that is given, else 32.
+                A stream has its own.
             verbose: Accepted as in Keras; anything but 0 prints how many examples were computed.
             steps: How many batches to compute; by default all.
             callbacks: Callbacks, for their hooks `on_predict_begin` and `on_predict_end`.
@@ -459,7 +461,7 @@ class Trainer:
             Keras, `keras.Model.predict`.
         """
         _check_steps("steps", steps)
-        feed = self._unlabelled_feed(x, batch_size)
+        feed = self._unlabelled_feed(x, batch_size, steps)
         called_back = self._called_back(callbacks, "on_predict_begin")
         program = self._predict_program(feed.data.scale)
         found, computing, done = [], None, 0
@@ -480,7 +482,7 @@ class Trainer:
             print(f"{len(jax.tree.leaves(predicted)[0])} examples predicted")
         return predicted
 
-    def _unlabelled_feed(self, x: Any, batch_size: int | None) -> Feed | StreamFeed:
+    def _unlabelled_feed(self, x: Any, batch_size: int | None, steps: int | None) -> Feed | StreamFeed:
         """The inputs of `predict`; labels that come with them are left aside."""
         if is_stream(x):
             if batch_size is not None:
@@ -494,7 +496,7 @@ class Trainer:
         data = as_data(x)
         data = Data(data.x, scale=data.scale)
         self._build_for(data)
-        size = 32 if batch_size is None else batch_size
+        size = batch_size_for(data, batch_size, steps)
         pads = functools.partial(self._pads, data, size, None, False)
         return Feed(data, size, limit_bytes=PREDICTED_BYTES, whole=False, pads=pads)
 
