@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from flaxmodels.layers.base import Layer
+from flaxmodels.layers.pooling import AveragePooling
 
 # What takes time or memory already while a graph is drawn: windows and steps, made one by one.
 MOST = {"kernel_size": 2**16, "pool_size": 2**16, "output_size": 2**12, "power_iterations": 2**10}
@@ -31,7 +32,7 @@ def bounded(method: Any, args: Any, kwargs: Any, context: Any) -> Any:
             if math.prod(numbers) > most:
                 raise ValueError(f"`{name}` of {layer.label} in a file is up to {most}, got {given}")
         places = math.prod(sizes) // max(min(sizes, default=1), 1)
-        if type(layer).__name__.startswith("AveragePooling") and places > MAX_PLACES:
+        if isinstance(layer, AveragePooling) and places > MAX_PLACES:
             raise ValueError(f"{layer.label} in a file has up to {MAX_PLACES} places, got inputs of sizes {sizes}")
         if getattr(layer, "unroll", False) and sizes[:1] > [MAX_UNROLLED]:
             raise ValueError(f"{layer.label} in a file unrolls up to {MAX_UNROLLED} steps, got {sizes[0]}")

@@ -166,6 +166,8 @@ class Container(Layer):
             expected = [expected]
         if not isinstance(given, list | tuple | Mapping):
             given = [given]
+        if isinstance(given, Mapping):
+            self._check_keys(expected, given, what)
         if isinstance(given, Mapping) and not isinstance(expected, Mapping):
             names = [symbol.name for symbol in jax.tree.leaves(expected)]
             given = [given[name] for name in names] if set(names) <= set(given) else given
@@ -177,6 +179,17 @@ class Container(Layer):
                 "give them as the model's inputs were given, or in a dictionary by the inputs' names."
             )
         return found
+
+    @nn.nowrap
+    def _check_keys(self, expected: Any, given: Mapping[str, Any], what: str) -> None:
+        """Raises if an input of this name is missing; where not all inputs have names, their structure decides."""
+        names = list(expected) if isinstance(expected, Mapping) else [s.name for s in jax.tree.leaves(expected)]
+        missing = [name for name in names if name not in given]
+        if missing and None not in names:
+            raise ValueError(
+                f"{self.label} takes {what} by the names {sorted(names)}, got {sorted(given)}; "
+                f"add {', '.join(map(repr, missing))}."
+            )
 
     @nn.nowrap
     def check_inputs(self, expected: Any, inputs: Any) -> list[Any]:

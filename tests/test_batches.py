@@ -53,7 +53,8 @@ def test_empty():
 def test_not_numbers():
     with refuses(
         TypeError,
-        "`x` is an array of numbers, got dtype <U1; convert it, for example with np.asarray(values, dtype='float32').",
+        "`x` is an array of numbers, got text such as 'a'; encode text as numbers, for example with "
+        "np.unique(values, return_inverse=True)[1].",
     ):
         as_data(np.array(["a", "b"]))
     with refuses(TypeError, "`x` is an array of numbers, but lists of different lengths came; pad them to one length."):

@@ -56,8 +56,12 @@ def test_one_input(structure, inputs):
     [
         (lambda a, b: [a, b], [A], "['a', 'b']", "['(1, 2)']"),
         (lambda a, b: [a, b], A, "['a', 'b']", "['(1, 2)']"),
-        (lambda a, b: [a, b], {"a": A, "c": B}, "['a', 'b']", "{'a': '(1, 2)', 'c': '(1, 2)'}"),
-        (lambda a, b: {"a": a, "b": b}, {"a": A, "c": B}, "{'a': 'a', 'b': 'b'}", "{'a': '(1, 2)', 'c': '(1, 2)'}"),
+        (
+            lambda a, b: {"a": a, "b": b},
+            {"a": A, "b": B, "c": B},
+            "{'a': 'a', 'b': 'b'}",
+            "{'a': '(1, 2)', 'b': '(1, 2)', 'c': '(1, 2)'}",
+        ),
         (lambda a, b: {"a": a, "b": b}, [A, B], "{'a': 'a', 'b': 'b'}", "['(1, 2)', '(1, 2)']"),
         (lambda a, b: [[a], b], [A, B], "[['a'], 'b']", "['(1, 2)', '(1, 2)']"),
     ],
@@ -69,6 +73,12 @@ def test_inputs_of_another_structure(structure, inputs, expected, came):
         "give them as the model's inputs were given, or in a dictionary by the inputs' names.",
     ):
         subtraction(structure).apply({}, inputs)
+
+
+@pytest.mark.parametrize("structure", [lambda a, b: [a, b], lambda a, b: {"a": a, "b": b}])
+def test_inputs_by_other_names(structure):
+    with raises(ValueError, "Model takes inputs by the names ['a', 'b'], got ['a', 'c']; add 'b'."):
+        subtraction(structure).apply({}, {"a": A, "c": B})
 
 
 def test_masks_of_another_structure():

@@ -128,8 +128,19 @@ def test_a_file_that_is_no_array(finished, capsys, monkeypatch, tmp_path):
     (tmp_path / "x.npy").write_text("no array")
     code, _, err = run(capsys, monkeypatch, "predict", finished[0], tmp_path / "x.npy")
     assert code == 2
-    assert err.startswith(f"error: {tmp_path}/x.npy is no .npy file of numbers (")
-    assert err.count("\n") == 1
+    assert err == (
+        f"error: {tmp_path}/x.npy is not a .npy file of numbers; write one with numpy.save(file, array), where the array "
+        "has the shape [N, ...] and a numeric dtype.\n"
+    )
+
+
+def test_an_archive_of_arrays(finished, capsys, monkeypatch, tmp_path):
+    np.savez(tmp_path / "x.npz", a=np.zeros(3), b=np.zeros(3))
+    code, _, err = run(capsys, monkeypatch, "predict", finished[0], tmp_path / "x.npz")
+    assert (code, err) == (
+        2,
+        f"error: {tmp_path}/x.npz is an archive of several arrays, got ['a', 'b']; write one with numpy.save.\n",
+    )
 
 
 def test_a_device_that_is_asked_for_or_absent(capsys, monkeypatch, tmp_path):

@@ -265,18 +265,38 @@ B = jnp.zeros((2, 3))
 ERRORS = [
     (
         lambda: losses.mean_squared_error(B, jnp.zeros((2, 4))),
-        "mean_squared_error: y_true and y_pred must have the same shape; found (2, 3) and (2, 4); "
-        "reshape the labels, or use a sparse loss or metric for labels that are class indices",
+        "mean_squared_error takes labels and predictions of the same shape, got y_true of shape (2, 3) and y_pred of "
+        "shape (2, 4); reshape the labels, or change the number of units of the last layer.",
     ),
     (
         lambda: losses.CategoricalCrossentropy()(jnp.zeros((2,)), B),
-        "categorical_crossentropy: y_true and y_pred must have the same shape; found (2,) and (2, 3); "
-        "reshape the labels, or use a sparse loss or metric for labels that are class indices",
+        "categorical_crossentropy takes labels and predictions of the same shape, got y_true of shape (2,) and y_pred "
+        "of shape (2, 3); use sparse_categorical_crossentropy for labels that are class numbers, or make them one-hot.",
+    ),
+    (
+        lambda: losses.CategoricalCrossentropy()(jnp.zeros((2, 4)), B),
+        "categorical_crossentropy takes labels and predictions of the same shape, got y_true of shape (2, 4) and "
+        "y_pred of shape (2, 3); reshape the labels, or change the number of units of the last layer.",
+    ),
+    (
+        lambda: losses.CategoricalHinge()(jnp.zeros((2, 1)), B),
+        "categorical_hinge takes labels and predictions of the same shape, got y_true of shape (2, 1) and y_pred of "
+        "shape (2, 3); use sparse_categorical_crossentropy for labels that are class numbers, or make them one-hot.",
+    ),
+    (
+        lambda: losses.ctc(jnp.zeros((2,)), B),
+        "ctc takes class numbers of shape [B, L] and logits of shape [B, T, C], got y_true of shape (2,) and y_pred of "
+        "shape (2, 3); reshape them to these axes.",
     ),
     (
         lambda: losses.SparseCategoricalCrossentropy()(B, B),
-        "sparse_categorical_crossentropy: y_true must hold one class index per row of y_pred, so its shape must be "
-        "(2,); found (2, 3) and y_pred of shape (2, 3); use categorical_crossentropy for one-hot labels",
+        "sparse_categorical_crossentropy takes one class number for each row of predictions, got y_true of shape "
+        "(2, 3) and y_pred of shape (2, 3); use categorical_crossentropy for one-hot labels.",
+    ),
+    (
+        lambda: losses.SparseCategoricalCrossentropy()(jnp.zeros((4,)), B),
+        "sparse_categorical_crossentropy takes one class number for each row of predictions, got y_true of shape "
+        "(4,) and y_pred of shape (2, 3); give one class number for each row of the predictions.",
     ),
     (
         lambda: losses.Huber(reduction="avg"),

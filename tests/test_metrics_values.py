@@ -266,18 +266,19 @@ ERRORS = [
     ),
     (
         lambda: result(metrics.SparseCategoricalAccuracy(), ROWS, ROWS),
-        "sparse_categorical_accuracy: labels and predictions must agree in shape; found (4, 3) and (4,); "
-        "sparse_categorical_accuracy takes class numbers, categorical_accuracy one-hot labels",
+        "sparse_categorical_accuracy takes labels and predictions that name one class in each place, got y_true of "
+        "shape (4, 3) and y_pred of shape (4,); use sparse_categorical_accuracy for class numbers and "
+        "categorical_accuracy for one-hot labels.",
     ),
     (
         lambda: result(metrics.SparseTopKCategoricalAccuracy(), ROWS, ROWS),
-        "top-k accuracy: y_true must hold one class per row of y_pred, so its shape must be (4,); found (4, 3) "
-        "and y_pred of shape (4, 3)",
+        "sparse_top_k_categorical_accuracy takes one class number for each row of predictions, got y_true of shape "
+        "(4, 3) and y_pred of shape (4, 3); use top_k_categorical_accuracy for one-hot labels.",
     ),
     (
         lambda: result(metrics.R2Score(), FLAT, FLAT),
-        "R2Score: labels and predictions must have the shape [B, F]; found (4,); "
-        "reshape them to (-1, 1) for a single output",
+        "r2_score takes labels and predictions [B, F], got y_true of shape (4,) and y_pred of shape (4,); "
+        "reshape them to (-1, 1) for a single output.",
     ),
     (
         lambda: metrics.R2Score("mean"),
@@ -293,17 +294,18 @@ ERRORS = [
     ),
     (
         lambda: result(metrics.Precision(), FLAT, ROWS),
-        "confusion counts: the shapes of y_true and y_pred must be alike; found (4,) and (4, 3); one-hot labels fit",
+        "A confusion metric takes labels and predictions of the same shape, got y_true of shape (4,) and y_pred of "
+        "shape (4, 3); make the labels one-hot.",
     ),
     (
         lambda: result(metrics.Precision(class_id=0), FLAT, FLAT),
-        "confusion counts: the shapes of y_true and y_pred must be [B, ..., C] both; found (4,) and (4,); "
-        "one-hot labels fit",
+        "A confusion metric takes labels and predictions of the same shape [B, ..., C], got y_true of shape (4,) and "
+        "y_pred of shape (4,); make the labels one-hot.",
     ),
     (
         lambda: result(metrics.AUC(multi_label=True), FLAT, FLAT),
-        "confusion counts: the shapes of y_true and y_pred must be [B, C] both; found (4,) and (4,); "
-        "one-hot labels fit",
+        "A confusion metric takes labels and predictions of the same shape [B, C], got y_true of shape (4,) and "
+        "y_pred of shape (4,); make the labels one-hot.",
     ),
     (
         lambda: metrics.RecallAtPrecision(60),
@@ -337,7 +339,8 @@ ERRORS = [
     ),
     (
         lambda: result(metrics.F1Score(), FLAT, FLAT),
-        "F1Score: labels and predictions must have the shape [B, C]; found (4,) and (4,); one-hot the labels",
+        "f1_score takes labels and predictions of the same shape [B, C], got y_true of shape (4,) and y_pred of shape "
+        "(4,); make the labels one-hot.",
     ),
     (
         lambda: metrics.IoU(num_classes=2, target_class_ids=[2]),
@@ -345,8 +348,8 @@ ERRORS = [
     ),
     (
         lambda: result(metrics.MeanIoU(num_classes=3), FLAT, ROWS),
-        "MeanIoU: labels and predictions must be one class number each for the same places; found (4,) and (4, 3); "
-        "sparse_y_pred=False takes scores per class",
+        "mean_io_u takes labels and predictions that name one class in each place, got y_true of shape (4,) and y_pred "
+        "of shape (4, 3); set `sparse_y_true` and `sparse_y_pred` to False where there is a number for each class.",
     ),
     (
         lambda: metrics.confusion_matrix([0, 1], [0], 2),

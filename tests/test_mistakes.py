@@ -22,6 +22,29 @@ def mlp(act="softmax", out=3):
     return Sequential([Input((4,)), layers.Dense(out, activation=act)])
 
 
+def two_outputs():
+    x = Input((4,))
+    return Trainer(Model(x, [layers.Dense(3, name="b")(x), layers.Dense(2, name="a")(x)]), "sgd", "mse")
+
+
+def named_inputs():
+    x = {"age": Input((4,)), "kind": Input((4,))}
+    return Trainer(Model(x, layers.Dense(3)(layers.Add()([x["age"], x["kind"]]))), "sgd", "mse")
+
+
+class MyBinary(losses.BinaryCrossentropy):
+    pass
+
+
+class MyDense(layers.Dense):
+    pass
+
+
+class Doubled(layers.Dense):
+    def compute(self, inputs):
+        return 2 * super().compute(inputs)
+
+
 def tr(**arguments):
     given = {"optimizer": "sgd", "loss": "categorical_crossentropy", "metrics": ["accuracy"]} | arguments
     return Trainer(mlp(), **given)
@@ -221,11 +244,11 @@ MISTAKES = {
     ),
     "sparse loss with one-hot": (
         lambda: fit(tr(loss="sparse_categorical_crossentropy")),
-        "sparse_categorical_crossentropy: y_true must hold one class index per row of y_pred, so its shape must be (2,); found (2, 3) and y_pred of shape (2, 3); use categorical_crossentropy for one-hot labels",
+        "sparse_categorical_crossentropy takes one class number for each row of predictions, got `y` of shape (12, 3) and the output of shape (None, 3); use categorical_crossentropy for one-hot labels.",
     ),
     "one-hot loss with indices": (
         lambda: fit(tr(), y=Y),
-        "categorical_crossentropy: y_true and y_pred must have the same shape; found (2,) and (2, 3); reshape the labels, or use a sparse loss or metric for labels that are class indices",
+        "categorical_crossentropy takes labels and predictions of the same shape, got `y` of shape (12,) and the output of shape (None, 3); use sparse_categorical_crossentropy for labels that are class numbers, or make them one-hot.",
     ),
     "labels out of range": (
         lambda: fit(tr(loss="sparse_categorical_crossentropy"), y=Y + 1),
@@ -245,15 +268,39 @@ MISTAKES = {
     ),
     "x wrong shape": (
         lambda: fit(tr(), x=X[:, :3]),
-        "Sequential takes inputs of shape (None, 4), got (1, 3); reshape the data, or change the model's input shape.",
+        "Sequential takes inputs of shape (None, 4), got (12, 3); reshape the data, or change the model's input shape.",
     ),
     "strings": (
         lambda: fit(tr(), y=np.array(["a"] * 12)),
-        "`y` is an array of numbers, got dtype <U1; convert it, for example with np.asarray(values, dtype='float32').",
+        "`y` is an array of numbers, got text such as 'a'; encode text as numbers, for example with np.unique(values, return_inverse=True)[1].",
     ),
     "objects": (
         lambda: fit(tr(), x=np.array([object()] * 12)),
+        "`x` is an array of numbers, got <object object at 0x...",
+    ),
+    "text column": (
+        lambda: fit(tr(), x=np.array([[1.0, "Rome"]] * 12, object)),
+        "`x` is an array of numbers, got text such as 'Rome' at [0, 1]; encode text as numbers, for example with np.unique(values, return_inverse=True)[1].",
+    ),
+    "missing value": (
+        lambda: fit(tr(), x=np.array([[1.0, None]] * 12)),
+        "`x` is an array of numbers, got None of type NoneType at [0, 1]; fill missing values.",
+    ),
+    "numbers as objects": (
+        lambda: fit(tr(), x=X.astype(object)),
         "`x` is an array of numbers, got dtype object; convert it, for example with np.asarray(values, dtype='float32').",
+    ),
+    "dates": (
+        lambda: fit(tr(), x=np.array(["2026-01-01"] * 12, "datetime64[D]")),
+        "`x` is an array of numbers, got dtype datetime64[D]; convert it, for example with np.asarray(values, dtype='float32').",
+    ),
+    "path": (
+        lambda: fit(tr(), x="data.csv"),
+        "`x` is an array of numbers, got the text 'data.csv'; read the file or text first, and give arrays.",
+    ),
+    "wide integers": (
+        lambda: fit(tr(), x=np.full((12, 4), 2**40)),
+        "`x` holds integers of 32 bits, which end at 2147483647, got some from 1099511627776 to 1099511627776; give smaller ones, or convert them with np.asarray(values, dtype='float32').",
     ),
     "ragged": (
         lambda: fit(tr(), x=[[1.0, 2.0], [1.0]] * 6),
@@ -303,15 +350,31 @@ MISTAKES = {
     ),
     "validation data x": (
         lambda: fit(tr(), validation_data=X),
-        "`validation_data` needs labels, got none; write validation_data(x, y), or give a Split of datasets.load.",
+        "`validation_data` is (x, y), (x, y, sample_weight), a Split or a stream of such batches, got an array of shape (12, 4); write validation_data=(x, y).",
+    ),
+    "validation data without y": (
+        lambda: fit(tr(), validation_data=(X, None)),
+        "`validation_data` is (x, y), (x, y, sample_weight), a Split or a stream of such batches, got None for y; write validation_data=(x, y).",
+    ),
+    "validation data dict": (
+        lambda: fit(tr(), validation_data={"x": X, "y": HOT}),
+        "`validation_data` is (x, y), (x, y, sample_weight), a Split or a stream of such batches, got a dict; write validation_data=(x, y).",
+    ),
+    "validation stream of x": (
+        lambda: fit(tr(), validation_data=iter([X])),
+        "`validation_data` needs labels, got none; write validation_data=(x, y), or give a Split of datasets.load.",
+    ),
+    "input missing": (
+        lambda: named_inputs().fit({"age": X}, HOT, verbose=0),
+        "Model takes inputs by the names ['age', 'kind'], got ['age']; add 'kind'.",
     ),
     "validation data len": (
         lambda: fit(tr(), validation_data=(X,)),
-        "`validation_data` is (x, y), (x, y, sample_weight) or a Split, got 1 entries; give one of them.",
+        "`validation_data` is (x, y), (x, y, sample_weight), a Split or a stream of such batches, got 1 entry; write validation_data=(x, y).",
     ),
     "validation other classes": (
         lambda: fit(tr(), validation_data=(X, HOT[:, :2])),
-        "categorical_crossentropy: y_true and y_pred must have the same shape; found (2, 2) and (2, 3); reshape the labels, or use a sparse loss or metric for labels that are class indices",
+        "categorical_crossentropy takes labels and predictions of the same shape, got `y` of shape (12, 2) and the output of shape (None, 3); reshape the labels, or change the number of units of the last layer.",
     ),
     "validation_freq": (
         lambda: fit(tr(), validation_data=(X, HOT), validation_freq=0),
@@ -367,7 +430,39 @@ MISTAKES = {
     ),
     "mse with mismatched": (
         lambda: fit(Trainer(mlp(None, 2), "sgd", "mse"), y=X[:, :3]),
-        "mean_squared_error: y_true and y_pred must have the same shape; found (2, 3) and (2, 2); reshape the labels, or use a sparse loss or metric for labels that are class indices",
+        "mean_squared_error takes labels and predictions of the same shape, got `y` of shape (12, 3) and the output of shape (None, 2); reshape the labels, or change the number of units of the last layer.",
+    ),
+    "metric of other labels": (
+        lambda: fit(tr(loss="sparse_categorical_crossentropy", metrics=["mae"]), y=Y),
+        "mean_absolute_error takes labels and predictions of the same shape, got `y` of shape (12,) and the output of shape (None, 3); reshape the labels, or change the number of units of the last layer.",
+    ),
+    "list of labels": (
+        lambda: fit(tr(), y=[HOT, HOT, HOT]),
+        "`y` is one array for a model with one output, got 3 arrays; give one array [N, ...], or make a model with 3 outputs.",
+    ),
+    "labels of two outputs by other names": (
+        lambda: fit(two_outputs(), y={"a": X[:, :2], "c": X[:, :3]}),
+        "The keys of `y` are the names of the model's outputs ['b', 'a'], got ['a', 'c']; give one array for each output under its name.",
+    ),
+    "labels of one of two outputs": (
+        lambda: fit(two_outputs(), y=[X[:, :2]]),
+        "`y` has one array for each of the model's outputs ['b', 'a'], got 1; give a list in this order, or a dictionary by these names.",
+    ),
+    "labels of two outputs exchanged": (
+        lambda: fit(two_outputs(), y=[X[:, :2], X[:, :3]]),
+        "mean_squared_error takes labels and predictions of the same shape, got `y` of shape (12, 2) and the output 'b' of shape (None, 3); reshape the labels, or change the number of units of the last layer.",
+    ),
+    "weights of one of two outputs": (
+        lambda: fit(two_outputs(), y=[X[:, :3], X[:, :2]], sample_weight={"a": np.ones(12)}),
+        "The keys of `sample_weight` are the names of the model's outputs ['b', 'a'], got ['a']; give one array for each output under its name.",
+    ),
+    "weights of three of two outputs": (
+        lambda: fit(two_outputs(), y=[X[:, :3], X[:, :2]], sample_weight=[np.ones(12)] * 3),
+        "`sample_weight` has one array for each of the model's outputs ['b', 'a'], got 3; give a list in this order, or a dictionary by these names.",
+    ),
+    "binary subclass": (
+        lambda: fit(Trainer(mlp("sigmoid", 1), "sgd", MyBinary()), y=Y * 7),
+        "binary_crossentropy takes labels from 0 to 1, got some from 0 to 14; use sparse_categorical_crossentropy and a unit for each class, or map the labels to 0 and 1.",
     ),
     "binary with 3": (
         lambda: fit(Trainer(mlp("sigmoid", 1), "sgd", "binary_crossentropy"), y=Y),
@@ -383,7 +478,7 @@ MISTAKES = {
             x=IM[..., 0],
             y=np.array([0, 1, 2, 0, 1, 2]),
         ),
-        "Sequential takes inputs of shape (None, 8, 8, 1), got (1, 8, 8); reshape the data, or change the model's input shape.",
+        "Sequential takes inputs of shape (None, 8, 8, 1), got (6, 8, 8); reshape the data, or change the model's input shape.",
     ),
     "predict other shape": (
         lambda: (lambda t: (fit(t), t.predict(X[:, :2])))(tr()),
@@ -418,7 +513,7 @@ MISTAKES = {
         lambda: (lambda a, b: Trainer(Model([a, b], layers.Add()([a, b])), "sgd", "mse").fit(X, X, verbose=0))(
             Input((4,)), Input((4,))
         ),
-        "Model takes inputs in the structure ['(None, 4)', '(None, 4)'], got ['(1, 4)']; give them as the model's inputs were given, or in a dictionary by the inputs' names.",
+        "Model takes inputs in the structure ['(None, 4)', '(None, 4)'], got ['(12, 4)']; give them as the model's inputs were given, or in a dictionary by the inputs' names.",
     ),
     "keras weights count": (
         lambda: interop.set_keras_weights(mlp(), mlp().init(jax.random.key(0), X), [np.ones((4, 3))]),
@@ -447,6 +542,18 @@ WARNINGS = {
     "relu output with crossentropy": (
         lambda: fit(Trainer(mlp("relu"), "sgd", "categorical_crossentropy")),
         "categorical_crossentropy takes probabilities, but the model ends in 'relu'; end it in 'softmax' or 'sigmoid', or use the loss with from_logits=True.",
+    ),
+    "probabilities needed after a subclass": (
+        lambda: fit(Trainer(Sequential([Input((4,)), MyDense(3)]), "sgd", "categorical_crossentropy")),
+        "categorical_crossentropy takes probabilities, but the model ends in 'linear'; end it in 'softmax' or 'sigmoid', or use the loss with from_logits=True.",
+    ),
+    "probabilities needed by a subclass": (
+        lambda: fit(Trainer(mlp(None, 1), "sgd", MyBinary()), y=(Y > 0).astype("float32")),
+        "binary_crossentropy takes probabilities, but the model ends in 'linear'; end it in 'softmax' or 'sigmoid', or use the loss with from_logits=True.",
+    ),
+    "distribution needed": (
+        lambda: fit(Trainer(mlp(None), "sgd", "kld")),
+        "kl_divergence takes probabilities, but the model ends in 'linear'; end it in 'softmax' or 'sigmoid'.",
     ),
     "single softmax": (
         lambda: fit(Trainer(mlp("softmax", 1), "sgd", "binary_crossentropy"), y=(Y > 0).astype("float32")),
@@ -530,6 +637,10 @@ def test_what_is_legal_and_surely_wrong_gets_one_warning(mistake):
     function, sentence = WARNINGS[mistake]
     with pytest.warns(match="^" + matches(sentence)):
         function()
+
+
+def test_nothing_is_said_of_a_layer_that_computes_more_than_its_base():
+    fit(Trainer(Sequential([Input((4,)), Doubled(3)]), "sgd", "categorical_crossentropy"))
 
 
 @pytest.mark.spread

@@ -225,7 +225,7 @@ def test_what_a_stream_brings_itself_is_not_given_twice():
         line().predict(batches(), batch_size=3)
     with refuses("A stream brings its own batch_size, but fit got `validation_batch_size` as well; leave it out."):
         line().fit(X, Y, validation_data=batches, validation_batch_size=3, verbose=0)
-    with refuses("`validation_split` divides arrays, and a stream came; give `validation_data` instead."):
+    with refuses("`validation_split` divides arrays, got a stream; give `validation_data` instead."):
         line().fit(batches(), validation_split=0.5, verbose=0)
     for name in ("steps_per_epoch", "validation_steps"):
         with refuses(f"`{name}` is a positive integer or None, got 0; leave it out to take all batches."):

@@ -307,7 +307,7 @@ def test_order_of_events():
 def test_wrong_input_shape():
     with refuses(
         ValueError,
-        "Sequential takes inputs of shape (None, 4), got (1, 5); reshape the data, or change the model's input shape.",
+        "Sequential takes inputs of shape (None, 4), got (6, 5); reshape the data, or change the model's input shape.",
     ):
         trainer().fit(np.ones((6, 5)), ONE_HOT[:6], verbose=0)
 
@@ -320,7 +320,12 @@ def test_labels_out_of_range():
 
 
 def test_integer_labels_with_the_one_hot_loss():
-    with pytest.raises(ValueError, match=re.escape("(2,) and (2, 3)")):
+    with refuses(
+        losses.LabelShapeError,
+        "categorical_crossentropy takes labels and predictions of the same shape, got `y` of shape (53,) and the output "
+        "of shape (None, 3); use sparse_categorical_crossentropy for labels that are class numbers, or make them "
+        "one-hot.",
+    ):
         trainer().fit(X, LABELS, verbose=0)
 
 
@@ -377,6 +382,17 @@ def test_arguments_by_output():
 def test_validation_data_of_a_wrong_form():
     with refuses(
         ValueError,
-        "`validation_data` is (x, y), (x, y, sample_weight) or a Split, got 1 entries; give one of them.",
+        "`validation_data` is (x, y), (x, y, sample_weight), a Split or a stream of such batches, got 1 entry; "
+        "write validation_data=(x, y).",
     ):
         trainer().fit(X, ONE_HOT, validation_data=(X,))
+
+
+def test_labels_of_each_output_are_checked_against_their_own_loss():
+    # In the order of the outputs, which here is not that of the sorted names.
+    x = Input((4,))
+    model = Model(x, [layers.Dense(3, "softmax", name="kind")(x), layers.Dense(2, name="age")(x)])
+    t = Trainer(model, "sgd", {"kind": "sparse_categorical_crossentropy", "age": "mse"})
+    with pytest.raises(ValueError, match="^labels must lie in 0..2 for 3 classes; found 8 at index 0"):
+        t.fit(X[:3], {"age": X[:3, :2], "kind": np.array([8, 1, 2])}, verbose=0)
+    t.fit(X[:3], {"age": 9 + X[:3, :2], "kind": np.array([0, 1, 2])}, verbose=0)

@@ -190,7 +190,13 @@ def predict(
     try:
         inputs = np.load(file, allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise ValueError(f"{file} is no .npy file of numbers ({error}); write one with numpy.save.") from error
+        # NumPy's own text recommends to load what runs code.
+        raise ValueError(
+            f"{file} is not a .npy file of numbers; write one with numpy.save(file, array), where the array has the "
+            "shape [N, ...] and a numeric dtype."
+        ) from error
+    if not isinstance(inputs, np.ndarray):
+        raise ValueError(f"{file} is an archive of several arrays, got {inputs.files}; write one with numpy.save.")
     data = as_data(inputs)
     notes = run / RUN_FILE
     if inputs.dtype == np.uint8 and notes.is_file():

@@ -11,13 +11,6 @@ from flaxmodels.graph import Graph
 from training.objective import Objective
 
 PROBABILITIES = ("softmax", "sigmoid", "hard_sigmoid")
-CROSSENTROPIES = (
-    "BinaryCrossentropy",
-    "BinaryFocalCrossentropy",
-    "CategoricalCrossentropy",
-    "CategoricalFocalCrossentropy",
-    "SparseCategoricalCrossentropy",
-)
 
 
 def last_layers(model: Any) -> list[Any]:
@@ -33,11 +26,11 @@ def last_layers(model: Any) -> list[Any]:
 
 def activation_of(layer: Any) -> str | None:
     """The name of the function that a layer ends in; "linear" if there is none, None if that can't be told."""
-    kind = type(layer).__name__
-    if kind == "Softmax":
-        return "softmax"
-    if kind not in ("Dense", "EinsumDense", "Activation", "Conv1D", "Conv2D", "Conv3D"):
-        return None
+    # The class that defines `compute` says what it ends in; a subclass with another one does not inherit that.
+    defining = next((cls for cls in type(layer).__mro__ if "compute" in vars(cls)), object)
+    end = vars(defining).get("ENDS_IN")
+    if end != "activation":
+        return end
     function = activations.get(layer.activation)
     return next((name for name, known in activations.ACTIVATIONS.items() if known is function), None)
 
@@ -51,16 +44,16 @@ def warn(model: Any, objective: Objective, outputs: list[Any]) -> None:
     for loss, end, output in zip(objective.losses, ends, outputs, strict=True):
         if loss is None or end is None:
             continue
-        scores = getattr(loss, "from_logits", None)
+        scores = getattr(loss, "from_logits", None)  # None where the loss has no such argument
         if scores and end in PROBABILITIES:
             _tell(
                 f"{loss.name} has from_logits=True, which takes scores, but the model ends in {end!r}; "
                 "drop one of the two."
             )
-        elif not scores and type(loss).__name__ in CROSSENTROPIES and end not in PROBABILITIES:
+        elif not scores and loss.predictions == "probabilities" and end not in PROBABILITIES:
             _tell(
-                f"{loss.name} takes probabilities, but the model ends in {end!r}; end it in 'softmax' or 'sigmoid', "
-                "or use the loss with from_logits=True."
+                f"{loss.name} takes probabilities, but the model ends in {end!r}; end it in 'softmax' or 'sigmoid'"
+                f"{'' if scores is None else ', or use the loss with from_logits=True'}."
             )
         if end == "softmax" and output.shape[-1] == 1:
             _tell("The softmax of one unit is always 1, and the model ends in it; end it in 'sigmoid'.")

@@ -12,7 +12,7 @@ import numpy as np
 
 from training import losses
 from training.datasets import Split
-from training.objective import Objective
+from training.objective import Objective, ordered
 from training.steps import Batch, make_order
 
 
@@ -107,16 +107,50 @@ def _array(name: str, leaf: Any) -> Any:
                 f"`{name}` is an array of numbers, but lists of different lengths came; pad them to one length."
             ) from error
     if array.dtype.kind not in "biuf" and array.dtype != jnp.bfloat16:
-        raise TypeError(
-            f"`{name}` is an array of numbers, got dtype {array.dtype}; convert it, for example with "
-            "np.asarray(values, dtype='float32')."
-        )
+        raise TypeError(f"`{name}` is an array of numbers, got {_not_numbers(array)}.")
     if array.ndim == 0:
         raise ValueError(f"`{name}` has one row per example, got the single number {array}; give an array [N, ...].")
     if array.dtype.kind == "f":
         _check_finite(name, array)
         array = array.astype(np.float32) if array.dtype == np.float64 else array
-    return array.astype(np.int32) if array.dtype in (np.int64, np.uint64, np.uint32) else array
+    return _as_int32(name, array) if array.dtype in (np.int64, np.uint64, np.uint32) else array
+
+
+def _not_numbers(array: np.ndarray) -> str:
+    """Describes an array that does not hold numbers, and what to do about it."""
+    where, first = "", array.flat[0] if array.size else None
+    for index, value in np.ndenumerate(array) if array.dtype == object else ():
+        if not isinstance(value, float | int | np.number | np.bool_):
+            where, first = f" at {list(index)}", value
+            break
+    if isinstance(first, str | bytes):
+        text = repr(str(first) if isinstance(first, str) else bytes(first))
+        if not array.ndim:
+            return f"the text {text}; read the file or text first, and give arrays"
+        return (
+            f"text such as {text}{where}; encode text as numbers, for example with "
+            "np.unique(values, return_inverse=True)[1]"
+        )
+    if where:
+        missing = "fill missing values" if first is None else "give one number in each place"
+        return f"{first!r} of type {type(first).__name__}{where}; {missing}"
+    return f"dtype {array.dtype}; convert it, for example with np.asarray(values, dtype='float32')"
+
+
+def _as_int32(name: str, array: Any) -> Any:
+    """The integers in 32 bits, in which JAX computes.
+
+    Raises:
+        ValueError: If one is too large.
+    """
+    limits = np.iinfo(np.int32)
+    low, high = (int(array.min()), int(array.max())) if array.size else (0, 0)
+    if low < limits.min or high > limits.max:
+        raise ValueError(
+            f"`{name}` holds integers of 32 bits, which end at {limits.max}, got some from {low} to {high}; "
+            "give smaller ones, or convert them with np.asarray(values, dtype='float32')."
+        )
+    return array.astype(np.int32)
 
 
 def _check_finite(name: str, array: Any) -> None:
@@ -142,7 +176,8 @@ def _check_lengths(x: Any, y: Any, weight: Any) -> None:
         raise ValueError("There are no inputs: `x` is empty or None; give an array [N, ...].")
     lengths = [len(a) for _, a in leaves]
     if len(set(lengths)) > 1:
-        shapes = ", ".join(f"{name} {tuple(a.shape)}" for name, a in leaves)
+        shapes = ", ".join(f"{name} {tuple(a.shape)}" for name, a in leaves[:6])
+        shapes += f" and {len(leaves) - 6} more" if len(leaves) > 6 else ""
         raise ValueError(f"All arrays have one row per example, got {shapes}; give them the same length.")
     if lengths[0] == 0:
         raise ValueError(f"There are no examples: x has shape {tuple(leaves[0][1].shape)}; give at least one.")
@@ -215,9 +250,9 @@ def check_labels(data: Data, objective: Objective, outputs: list[Any]) -> None:
     """Raises if a label names a class that the output does not have."""
     if data.y is None:
         return
-    y = jax.tree.leaves(data.y)
-    for labels, loss, spread, output in zip(y, objective.losses, objective.one_hot, outputs, strict=False):
-        if type(loss).__name__ in ("BinaryCrossentropy", "BinaryFocalCrossentropy"):
+    y = ordered(data.y, objective.names)
+    for labels, loss, spread, output in zip(y, objective.losses, objective.one_hot, outputs, strict=True):
+        if loss is not None and loss.labels == "unit":
             low, high = float(np.min(labels)), float(np.max(labels))
             if low < 0 or high > 1:
                 raise ValueError(

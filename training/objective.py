@@ -159,6 +159,8 @@ def resolve(
         ValueError: If a name is unknown or labels do not fit an output.
     """
     n, outputs = len(names), ordered(y_pred, tuple(names))
+    if y is not None:
+        check_per_output("y", y, names)
     true = ordered(y, tuple(names)) if y is not None else [None] * n
     each = _per_output("loss", loss, names)
     resolved = tuple(_loss(given, t, p) for given, t, p in zip(each, true, outputs, strict=True))
@@ -171,6 +173,57 @@ def resolve(
     factors = [1.0 if w is None else _factor(w, names) for w in _per_output("loss_weights", loss_weights, names)]
     measured = [] if y is None else _measured(metric, weighted_metric, names, labels, outputs)
     return Objective(tuple(names), resolved, tuple(factors), tuple(measured), one_hot)
+
+
+def check_per_output(argument: str, tree: Any, names: Sequence[str]) -> None:
+    """Raises unless there is an array for each output, or one array of weights for all.
+
+    Raises:
+        ValueError: If the number of arrays, or the key of one, is another.
+    """
+    count = len(jax.tree.leaves(tree))
+    if isinstance(tree, Mapping) and len(names) > 1 and set(tree) != set(names):
+        raise ValueError(
+            f"The keys of `{argument}` are the names of the model's outputs {list(names)}, got {list(tree)}; "
+            "give one array for each output under its name."
+        )
+    if count == len(names) or (count == 1 and argument == "sample_weight" and not isinstance(tree, Mapping)):
+        return
+    if len(names) == 1:
+        raise ValueError(
+            f"`{argument}` is one array for a model with one output, got {count} arrays; give one array [N, ...], or "
+            f"make a model with {count} outputs."
+        )
+    raise ValueError(
+        f"`{argument}` has one array for each of the model's outputs {list(names)}, got {count}; "
+        "give a list in this order, or a dictionary by these names."
+    )
+
+
+def check_shapes(objective: Objective, y: Any, outputs: Sequence[Any]) -> None:
+    """Raises where a loss or a metric cannot take labels and outputs of these shapes, and names the arrays.
+
+    Args:
+        objective: Losses and metrics.
+        y: All labels, of which shape and dtype count.
+        outputs: The outputs for a batch of any size, likewise.
+
+    Raises:
+        LabelShapeError: If shapes do not fit.
+    """
+    arrays = ordered(y, objective.names)
+    batch = [jax.ShapeDtypeStruct((p.shape[0], *t.shape[1:]), t.dtype) for t, p in zip(arrays, outputs, strict=True)]
+    true = jax.eval_shape(objective.labels, dict(zip(objective.names, batch, strict=True)))
+    compared = [(i, loss) for i, loss in enumerate(objective.losses) if loss is not None]
+    for i, function in [*compared, *((m.output, m.metric.empty_for) for m in objective.measured)]:
+        try:
+            jax.eval_shape(function, true[i], outputs[i])
+        except losses.LabelShapeError as error:
+            which = f" {objective.names[i]!r}" if len(objective.names) > 1 else ""
+            shape = (None, *outputs[i].shape[1:])
+            raise error.for_data(
+                f"`y` of shape {tuple(arrays[i].shape)}", f"the output{which} of shape {shape}"
+            ) from None
 
 
 def _factor(weight: Any, names: Sequence[str]) -> float:
@@ -287,7 +340,7 @@ def _masks(masks: Any, names: Sequence[str], valid: jax.Array | None) -> list[An
 def output_names(model: nn.Module, outputs: Any) -> list[str]:
     """What a model's outputs are called: keys of a dictionary, the layers of a graph, else output_0, output_1."""
     n = len(jax.tree.leaves(outputs))
-    if isinstance(outputs, Mapping):
+    if isinstance(outputs, Mapping) and len(outputs) == n:
         return sorted(outputs)
     if isinstance(model, Model) and isinstance(model, Container):
         names = [

@@ -15,11 +15,12 @@ from flaxmodels import saving
 from flaxmodels.layers.base import Layer
 from training import advice, optimizers, padding, steps
 from training import callbacks as callbacks_module
+from training.arguments import check_epochs, check_inputs, check_steps, given_data, given_validation, in_memory
 from training.batches import Data, Feed, as_data, batch_size_for, check_labels, split_off, unit_of
 from training.callbacks import BackupAndRestore, Callback, History, ProgbarLogger
 from training.checkpoints import Checkpoints
 from training.fitting import Evaluation, Program, Run, signature
-from training.objective import Objective, output_names, resolve
+from training.objective import Objective, check_per_output, check_shapes, ordered, output_names, resolve
 from training.progress import make_progress
 from training.state import TrainState
 from training.streams import Stream, StreamFeed, is_stream
@@ -147,6 +148,7 @@ class Trainer:
             self._start = None
 
     def _build_for(self, data: Data) -> TrainState:
+        check_inputs(self.model, data.x)
         if self.state is None:
             x = jax.tree.map(lambda a: jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype), data.x)
             self.build(_scaled(x, data.scale))
@@ -164,20 +166,26 @@ class Trainer:
             batch = batch._replace(x=_scaled(batch.x, data.scale))
             variables = self._build_for(data).variables
             outputs = jax.eval_shape(lambda v, b: steps.forward(self.model, v, b).values, variables, batch)
+            names = output_names(self.model, outputs)
             objective = resolve(
                 self.loss,
                 self.metrics,
                 self.weighted_metrics,
                 self.loss_weights,
-                output_names(self.model, outputs),
+                names,
                 batch.y,
                 outputs,
                 data.num_classes,
             )
-            advice.warn(self.model, objective, jax.tree.leaves(outputs))
+            outputs = ordered(outputs, objective.names)
+            if batch.weight is not None:
+                check_per_output("sample_weight", batch.weight, names)
+            if batch.y is not None:
+                check_shapes(objective, data.y, outputs)
+            advice.warn(self.model, objective, outputs)
             if batch.y is not None:
                 jax.eval_shape(steps.make_eval_step(self.model, objective), variables, objective.empty(), batch)
-            self._objectives[key] = objective, jax.tree.leaves(outputs)
+            self._objectives[key] = objective, outputs
         objective, outputs = self._objectives[key]
         check_labels(data, objective, outputs)
         return objective
@@ -252,13 +260,13 @@ class Trainer:
             raise ValueError(
                 "Training needs a loss, and the Trainer has none; write Trainer(model, loss='mse') or the like."
             )
-        _check_epochs(epochs, initial_epoch, validation_freq, shuffle)
-        _check_steps("steps_per_epoch", steps_per_epoch)
-        _check_steps("validation_steps", validation_steps)
-        data = _given(x, y, sample_weight, class_weight, "fit", batch_size)
-        validation = None if validation_data is None else _validation(validation_data)
+        check_epochs(epochs, initial_epoch, validation_freq, shuffle)
+        check_steps("steps_per_epoch", steps_per_epoch)
+        check_steps("validation_steps", validation_steps)
+        data = given_data(x, y, sample_weight, class_weight, "fit", batch_size)
+        validation = None if validation_data is None else given_validation(validation_data)
         if validation is None and validation_split:
-            data, validation = split_off(_in_memory(data), validation_split, class_weight is not None)
+            data, validation = split_off(in_memory(data), validation_split, class_weight is not None)
         example = data.example if isinstance(data, Stream) else data
         self._build_for(example)
         objective = self._objective(example)
@@ -402,8 +410,8 @@ class Trainer:
         References:
             Keras, `keras.Model.evaluate`.
         """
-        _check_steps("steps", steps)
-        data = _given(x, y, sample_weight, None, "evaluate", batch_size)
+        check_steps("steps", steps)
+        data = given_data(x, y, sample_weight, None, "evaluate", batch_size)
         evaluation = self._evaluation(data, batch_size, steps)
         called_back = self._called_back(callbacks, "on_test_begin")
         logs = evaluation()
@@ -460,7 +468,7 @@ class Trainer:
         References:
             Keras, `keras.Model.predict`.
         """
-        _check_steps("steps", steps)
+        check_steps("steps", steps)
         feed = self._unlabelled_feed(x, batch_size, steps)
         called_back = self._called_back(callbacks, "on_predict_begin")
         program = self._predict_program(feed.data.scale)
@@ -521,32 +529,6 @@ def _scaled(x: Any, scale: float) -> Any:
     return x if scale == 1 else jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, jnp.float32), x)
 
 
-def _given(
-    x: Any, y: Any, sample_weight: Any, class_weight: Any, method: str, batch_size: int | None = None
-) -> Data | Stream:
-    """What `fit` and `evaluate` were given: arrays, or a stream, with labels."""
-    if not is_stream(x):
-        return _labelled(as_data(x, y, sample_weight, class_weight), method)
-    for name, value in (("y", y), ("sample_weight", sample_weight), ("batch_size", batch_size)):
-        if value is not None:
-            raise ValueError(f"A stream brings its own {name}, but {method} got `{name}` as well; leave it out.")
-    stream = Stream(x, class_weight)
-    _labelled(stream.example, method)
-    return stream
-
-
-def _in_memory(data: Data | Stream) -> Data:
-    if isinstance(data, Stream):
-        raise ValueError("`validation_split` divides arrays, and a stream came; give `validation_data` instead.")
-    return data
-
-
-def _labelled(data: Data, method: str) -> Data:
-    if data.y is None:
-        raise ValueError(f"`{method}` needs labels, got none; write {method}(x, y), or give a Split of datasets.load.")
-    return data
-
-
 def _fetched(computed: tuple[Any, np.ndarray, int] | None) -> list[Any]:
     """The outputs of a chunk on the host, without rows that are padding; none if there is no chunk."""
     if computed is None:
@@ -586,39 +568,3 @@ def _in_precision(model: nn.Module, precision: str) -> nn.Module:
             f"`precision` sets the `dtype` of a model, and {type(model).__name__} has none; give it to its layers."
         )
     return model.clone(dtype=precision if isinstance(model, Layer) else precision.removeprefix("mixed_"))
-
-
-def _check_epochs(epochs: Any, initial_epoch: Any, validation_freq: Any, shuffle: Any) -> None:
-    for name, value in (("epochs", epochs), ("initial_epoch", initial_epoch)):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
-            raise ValueError(f"`{name}` is a number of epochs, got {value!r}; give an integer from 0 on.")
-    if initial_epoch > epochs:
-        raise ValueError(
-            f"`epochs` is the number of the last epoch, got {epochs} with initial_epoch={initial_epoch}; "
-            "give a larger one."
-        )
-    numbers = validation_freq if isinstance(validation_freq, list | tuple | set) else [validation_freq]
-    if not all(isinstance(n, int | np.integer) and not isinstance(n, bool) and n > 0 for n in numbers):
-        raise ValueError(
-            f"`validation_freq` is a positive integer or a list of them, got {validation_freq!r}; "
-            "1 validates after each epoch."
-        )
-    if not isinstance(shuffle, bool | np.bool_):
-        raise ValueError(f"`shuffle` is True or False, got {shuffle!r}; give True for an order of each epoch's own.")
-
-
-def _check_steps(name: str, steps: int | None) -> None:
-    if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 1):
-        raise ValueError(f"`{name}` is a positive integer or None, got {steps!r}; leave it out to take all batches.")
-
-
-def _validation(given: Any) -> Data | Stream:
-    if isinstance(given, tuple | list):
-        if len(given) not in (2, 3):
-            raise ValueError(
-                f"`validation_data` is (x, y), (x, y, sample_weight) or a Split, got {len(given)} entries; "
-                "give one of them."
-            )
-        x, y, weight = (*given, None)[:3]
-        return _given(x, y, weight, None, "validation_data")
-    return _given(given, None, None, None, "validation_data")

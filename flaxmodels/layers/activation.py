@@ -34,6 +34,7 @@ class Activation(Layer):
     activation: Any
 
     SUPPORTS_MASKING: ClassVar[bool] = True
+    ENDS_IN: ClassVar[str] = "activation"
 
     def __post_init__(self) -> None:
         activations.get(self.activation)
@@ -212,6 +213,7 @@ class Softmax(Layer):
     axis: Any = -1
 
     SUPPORTS_MASKING: ClassVar[bool] = True
+    ENDS_IN: ClassVar[str] = "softmax"
 
     @nn.compact
     def compute(self, inputs: jax.Array, *, mask: jax.Array | None = None) -> jax.Array:

@@ -120,6 +120,7 @@ class Conv(Convolution):
     bias_constraint: Any = None
 
     WEIGHTS: ClassVar[tuple[str, ...]] = ("kernel", "bias")
+    ENDS_IN: ClassVar[str] = "activation"
 
     def __post_init__(self) -> None:
         self.check_positive("filters", "groups")
@@ -282,6 +283,7 @@ class ConvTranspose(Convolution):
     bias_constraint: Any = None
 
     WEIGHTS: ClassVar[tuple[str, ...]] = ("kernel", "bias")
+    ENDS_IN: ClassVar[str] = "activation"
 
     def __post_init__(self) -> None:
         self.check_positive("filters")

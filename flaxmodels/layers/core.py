@@ -58,6 +58,7 @@ class EinsumDense(Layer):
     bias_constraint: Any = None
 
     WEIGHTS: ClassVar[tuple[str, ...]] = ("kernel", "bias")
+    ENDS_IN: ClassVar[str] = "activation"
 
     def __post_init__(self) -> None:
         checks.check_fields(self)

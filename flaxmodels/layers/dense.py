@@ -55,6 +55,7 @@ class Dense(Layer):
     bias_constraint: Any = None
 
     WEIGHTS: ClassVar[tuple[str, ...]] = ("kernel", "bias")
+    ENDS_IN: ClassVar[str] = "activation"
     SUPPORTS_MASKING: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

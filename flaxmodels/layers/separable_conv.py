@@ -54,6 +54,7 @@ class DepthwiseConv(Convolution):
     bias_constraint: Any = None
 
     WEIGHTS: ClassVar[tuple[str, ...]] = ("kernel", "bias")
+    ENDS_IN: ClassVar[str] = "activation"
     ARGUMENTS: ClassVar[dict[str, str]] = {"kernel": "depthwise"}
 
     def __post_init__(self) -> None:
@@ -154,6 +155,7 @@ class SeparableConv(Convolution):
     bias_constraint: Any = None
 
     WEIGHTS: ClassVar[tuple[str, ...]] = ("depthwise_kernel", "pointwise_kernel", "bias")
+    ENDS_IN: ClassVar[str] = "activation"
     ARGUMENTS: ClassVar[dict[str, str]] = {"depthwise_kernel": "depthwise", "pointwise_kernel": "pointwise"}
 
     def __post_init__(self) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from flaxmodels.names import lookup
 from training.losses.base import EPSILON as EPSILON
+from training.losses.base import LabelShapeError as LabelShapeError
 from training.losses.base import Loss as Loss
 from training.losses.base import LossFunctionWrapper as LossFunctionWrapper
 from training.losses.base import reduce_values as reduce_values

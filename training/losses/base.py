@@ -1,6 +1,7 @@
 """What every loss shares: how arrays meet, how padding stays out, how one number comes of many."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -10,6 +11,28 @@ from jax.typing import ArrayLike
 
 EPSILON = 1e-7  # Keras' default fuzz factor
 REDUCTIONS = ("sum_over_batch_size", "mean", "mean_with_sample_weight", "sum", "none", None)
+
+
+class LabelShapeError(ValueError):
+    """Reports labels and predictions whose shapes do not fit each other.
+
+    Args:
+        name: The function that compares them.
+        rule: What it takes.
+        y_true: The shape of the labels.
+        y_pred: The shape of the predictions.
+        fix: What to do about it.
+    """
+
+    def __init__(self, name: str, rule: str, y_true: Any, y_pred: Any, fix: str):
+        self.name, self.rule, self.fix = name, rule, fix
+        super().__init__(f"{name} takes {rule}, got y_true of shape {y_true} and y_pred of shape {y_pred}; {fix}.")
+
+    def for_data(self, y_true: str, y_pred: str) -> "LabelShapeError":
+        """Returns the same error about the arrays that these texts describe."""
+        error = LabelShapeError(self.name, self.rule, None, None, self.fix)
+        error.args = (f"{self.name} takes {self.rule}, got {y_true} and {y_pred}; {self.fix}.",)
+        return error
 
 
 def as_float(x: ArrayLike) -> jax.Array:
@@ -33,24 +56,25 @@ def match_ranks(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
     return a, b
 
 
-def match(name: str, y_true: ArrayLike, y_pred: ArrayLike) -> tuple[jax.Array, jax.Array]:
+def match(name: str, y_true: ArrayLike, y_pred: ArrayLike, categorical: bool = False) -> tuple[jax.Array, jax.Array]:
     """Returns labels and predictions in the dtype of the computation and of one shape.
 
     Args:
         name: Whose arguments these are, for the error.
         y_true: The labels.
         y_pred: The predictions, which set the dtype.
+        categorical: Whether the last axis holds one number for each class.
 
     Raises:
-        ValueError: If the shapes differ by more than a last axis of size 1.
+        LabelShapeError: If the shapes differ by more than a last axis of size 1.
     """
     y_pred = as_float(y_pred)
     y_true, y_pred = match_ranks(jnp.asarray(y_true).astype(y_pred.dtype), y_pred)
     if y_true.shape != y_pred.shape:
-        raise ValueError(
-            f"{name}: y_true and y_pred must have the same shape; found {y_true.shape} and {y_pred.shape}; "
-            "reshape the labels, or use a sparse loss or metric for labels that are class indices"
-        )
+        fix = "reshape the labels, or change the number of units of the last layer"
+        if categorical and math.prod(y_true.shape) == math.prod(y_pred.shape[:-1]):
+            fix = "use sparse_categorical_crossentropy for labels that are class numbers, or make them one-hot"
+        raise LabelShapeError(name, "labels and predictions of the same shape", y_true.shape, y_pred.shape, fix)
     return y_true, y_pred
 
 
@@ -157,7 +181,8 @@ class Loss:
             `none` or None.
         name: What the loss is called.
         dtype: The dtype of the result; None keeps that of the computation.
-        labels: "index" if the labels are class numbers, else "any".
+        labels: "index" if the labels are class numbers, "unit" if they lie between 0 and 1, else "any".
+        predictions: "probabilities" if the loss takes these (unless `from_logits` is set), else "any".
         filler: What stands in for labels and predictions that the mask hides.
 
     Example:
@@ -174,6 +199,7 @@ class Loss:
     name: str | None = None
     dtype: Any = None
     labels: ClassVar[str] = "any"
+    predictions: ClassVar[str] = "any"
     filler: ClassVar[float] = 1.0  # harmless to logarithms, quotients and the test for 0/1 labels
 
     def __post_init__(self) -> None:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from training.losses.base import EPSILON, AveragingLoss, Loss, align, as_float, match
+from training.losses.base import EPSILON, AveragingLoss, LabelShapeError, Loss, align, as_float, match
 
 
 def binary_crossentropy(
@@ -212,7 +212,7 @@ def kl_divergence(y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
         >>> print(kl_divergence(jnp.array([[0.0, 1.0]]), jnp.array([[0.5, 0.5]])).round(4))
         [0.6931]
     """
-    y_true, y_pred = match("kl_divergence", y_true, y_pred)
+    y_true, y_pred = match("kl_divergence", y_true, y_pred, categorical=True)
     y_true, y_pred = jnp.clip(y_true, EPSILON, 1.0), jnp.clip(y_pred, EPSILON, 1.0)
     return jnp.sum(y_true * jnp.log(y_true / y_pred), axis=-1)
 
@@ -239,7 +239,7 @@ def _log_probabilities(y_pred: jax.Array, from_logits: bool, axis: int) -> jax.A
 def _one_hot_labels(
     name: str, y_true: ArrayLike, y_pred: ArrayLike, label_smoothing: float
 ) -> tuple[jax.Array, jax.Array]:
-    y_true, y_pred = match(name, y_true, y_pred)
+    y_true, y_pred = match(name, y_true, y_pred, categorical=True)
     if y_pred.shape[-1:] == (1,):
         warnings.warn(
             f"{name}: one class only, which is always right; found y_pred of shape {y_pred.shape}; "
@@ -257,11 +257,10 @@ def _index_labels(name: str, y_true: ArrayLike, y_pred: ArrayLike, axis: int) ->
     classes = axis % max(y_pred.ndim, 1)
     expected = y_pred.shape[:classes] + y_pred.shape[classes + 1 :]
     if y_pred.ndim == 0 or y_true.shape != expected:
-        raise ValueError(
-            f"{name}: y_true must hold one class index per row of y_pred, so its shape must be {expected}; "
-            f"found {y_true.shape} and y_pred of shape {y_pred.shape}; "
-            "use categorical_crossentropy for one-hot labels"
-        )
+        fix = "give one class number for each row of the predictions"
+        if y_true.shape == y_pred.shape:
+            fix = "use categorical_crossentropy for one-hot labels"
+        raise LabelShapeError(name, "one class number for each row of predictions", y_true.shape, y_pred.shape, fix)
     return y_true.astype(jnp.int32), y_pred
 
 
@@ -285,6 +284,8 @@ class BinaryCrossentropy(AveragingLoss):
     reduction: str | None = "sum_over_batch_size"
     name: str | None = "binary_crossentropy"
     dtype: Any = None
+    labels: ClassVar[str] = "unit"
+    predictions: ClassVar[str] = "probabilities"
 
     def values(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
         return binary_crossentropy(y_true, y_pred, self.from_logits, self.label_smoothing, self.axis)
@@ -303,6 +304,8 @@ class BinaryFocalCrossentropy(AveragingLoss):
     reduction: str | None = "sum_over_batch_size"
     name: str | None = "binary_focal_crossentropy"
     dtype: Any = None
+    labels: ClassVar[str] = "unit"
+    predictions: ClassVar[str] = "probabilities"
 
     def values(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
         return binary_focal_crossentropy(
@@ -332,6 +335,7 @@ class CategoricalCrossentropy(Loss):
     reduction: str | None = "sum_over_batch_size"
     name: str | None = "categorical_crossentropy"
     dtype: Any = None
+    predictions: ClassVar[str] = "probabilities"
 
     def values(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
         return categorical_crossentropy(y_true, y_pred, self.from_logits, self.label_smoothing, self.axis)
@@ -349,6 +353,7 @@ class CategoricalFocalCrossentropy(Loss):
     reduction: str | None = "sum_over_batch_size"
     name: str | None = "categorical_focal_crossentropy"
     dtype: Any = None
+    predictions: ClassVar[str] = "probabilities"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -380,6 +385,7 @@ class SparseCategoricalCrossentropy(Loss):
     name: str | None = "sparse_categorical_crossentropy"
     dtype: Any = None
     labels: ClassVar[str] = "index"
+    predictions: ClassVar[str] = "probabilities"
 
     def values(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
         return sparse_categorical_crossentropy(y_true, y_pred, self.from_logits, self.ignore_class, self.axis)
@@ -403,6 +409,7 @@ class CategoricalGeneralizedCrossEntropy(Loss):
     name: str | None = "categorical_generalized_cross_entropy"
     dtype: Any = None
     labels: ClassVar[str] = "index"
+    predictions: ClassVar[str] = "probabilities"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -420,6 +427,7 @@ class KLDivergence(Loss):
     reduction: str | None = "sum_over_batch_size"
     name: str | None = "kl_divergence"
     dtype: Any = None
+    predictions: ClassVar[str] = "probabilities"
 
     def values(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
         return kl_divergence(y_true, y_pred)

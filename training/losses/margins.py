@@ -47,7 +47,7 @@ def categorical_hinge(y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
         >>> print(categorical_hinge(jnp.array([[0.0, 1.0]]), jnp.array([[0.5, 1.0]])))
         [0.5]
     """
-    y_true, y_pred = match("categorical_hinge", y_true, y_pred)
+    y_true, y_pred = match("categorical_hinge", y_true, y_pred, categorical=True)
     positive = jnp.sum(y_true * y_pred, axis=-1)
     negative = jnp.max((1.0 - y_true) * y_pred, axis=-1)
     return jnp.maximum(negative - positive + 1.0, 0.0)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from training.losses.base import EPSILON, Loss, align, as_float, match
+from training.losses.base import EPSILON, LabelShapeError, Loss, align, as_float, match
 
 Axis = int | tuple[int, ...] | None
 LOG_ZERO = -1e5  # stands for log(0) in `ctc`, as in Keras
@@ -141,10 +141,8 @@ def ctc(y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
     """
     y_true, y_pred = jnp.asarray(y_true), as_float(y_pred)
     if y_true.ndim != 2 or y_pred.ndim != 3 or y_true.shape[0] != y_pred.shape[0]:
-        raise ValueError(
-            "ctc: y_true must be class numbers of shape [B, L] and y_pred logits of shape [B, T, C]; "
-            f"found {y_true.shape} and {y_pred.shape}"
-        )
+        rule = "class numbers of shape [B, L] and logits of shape [B, T, C]"
+        raise LabelShapeError("ctc", rule, y_true.shape, y_pred.shape, "reshape them to these axes")
     labels = y_true.astype(jnp.int32)
     log_p = jax.nn.log_softmax(y_pred)
     blank = jnp.moveaxis(log_p[:, :, 0], 1, 0)  # [T, B]

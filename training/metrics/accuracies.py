@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from training.losses.base import as_float, match_ranks
+from training.losses.base import LabelShapeError, as_float, match_ranks
 from training.metrics.base import MeanMetric
 
 
@@ -111,10 +111,11 @@ def sparse_top_k_categorical_accuracy(
     """
     y_true, y_pred = jnp.asarray(y_true), jnp.asarray(y_pred)
     if y_true.size * y_pred.shape[-1] != y_pred.size:
-        raise ValueError(
-            "top-k accuracy: y_true must hold one class per row of y_pred, so its shape must be "
-            f"{y_pred.shape[:-1]}; found {y_true.shape} and y_pred of shape {y_pred.shape}"
-        )
+        fix = "give one class number for each row of the predictions"
+        if y_true.shape == y_pred.shape:
+            fix = "use top_k_categorical_accuracy for one-hot labels"
+        rule = "one class number for each row of predictions"
+        raise LabelShapeError("sparse_top_k_categorical_accuracy", rule, y_true.shape, y_pred.shape, fix)
     labels, scores = y_true.reshape(-1), y_pred.reshape(-1, y_pred.shape[-1])
     if from_sorted_ids:
         hits = jnp.any(labels.astype(scores.dtype)[:, None] == scores[:, :k], axis=1)
@@ -127,10 +128,9 @@ def sparse_top_k_categorical_accuracy(
 
 def _equal(name: str, y_true: jax.Array, y_pred: jax.Array) -> jax.Array:
     if y_true.shape != y_pred.shape:
-        raise ValueError(
-            f"{name}: labels and predictions must agree in shape; found {y_true.shape} and {y_pred.shape}; "
-            "sparse_categorical_accuracy takes class numbers, categorical_accuracy one-hot labels"
-        )
+        fix = "use sparse_categorical_accuracy for class numbers and categorical_accuracy for one-hot labels"
+        rule = "labels and predictions that name one class in each place"
+        raise LabelShapeError(name, rule, y_true.shape, y_pred.shape, fix)
     return (y_true == y_pred).astype(jnp.float32)
 
 

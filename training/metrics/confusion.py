@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from training.losses.base import EPSILON, as_float, divide_no_nan, hide, match_ranks
+from training.losses.base import EPSILON, LabelShapeError, as_float, divide_no_nan, hide, match_ranks
 from training.metrics.base import Metric, RunningSum, as_mask, broadcast
 
 NEG_INF = -1e10  # below every prediction: the score of classes that are not among the top k
@@ -57,11 +57,9 @@ def count(
     """
     y_pred, y_true = match_ranks(as_float(y_pred), as_float(y_true))
     if y_true.shape != y_pred.shape or (class_id is not None and y_pred.ndim < 2) or (per_label and y_pred.ndim != 2):
-        need = "[B, C] both" if per_label else "[B, ..., C] both" if class_id is not None else "alike"
-        raise ValueError(
-            f"confusion counts: the shapes of y_true and y_pred must be {need}; "
-            f"found {y_true.shape} and {y_pred.shape}; one-hot labels fit"
-        )
+        axes = " [B, C]" if per_label else " [B, ..., C]" if class_id is not None else ""
+        rule = f"labels and predictions of the same shape{axes}"
+        raise LabelShapeError("A confusion metric", rule, y_true.shape, y_pred.shape, "make the labels one-hot")
     mask = as_mask(mask)
     if mask is not None:
         y_true, y_pred = hide(y_true, mask, 0.0), hide(y_pred, mask, 0.0)

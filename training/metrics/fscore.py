@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from training.losses.base import EPSILON, as_float, hide
+from training.losses.base import EPSILON, LabelShapeError, as_float, hide
 from training.metrics.base import Metric, RunningSum, as_mask, broadcast
 
 
@@ -53,10 +53,8 @@ class _FScore(Metric):
         y_pred = as_float(y_pred)
         y_true, mask = as_float(y_true).astype(y_pred.dtype), as_mask(mask)
         if y_true.ndim != 2 or y_true.shape != y_pred.shape:
-            raise ValueError(
-                f"{type(self).__name__}: labels and predictions must have the shape [B, C]; "
-                f"found {y_true.shape} and {y_pred.shape}; one-hot the labels"
-            )
+            rule = "labels and predictions of the same shape [B, C]"
+            raise LabelShapeError(str(self.name), rule, y_true.shape, y_pred.shape, "make the labels one-hot")
         weight = as_float(jnp.ones(y_pred.shape[:1]) if sample_weight is None else sample_weight)
         weight = broadcast("sample_weight", weight.astype(y_pred.dtype), y_pred.shape)
         if mask is not None:

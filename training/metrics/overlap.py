@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from training.losses.base import EPSILON, as_float
+from training.losses.base import EPSILON, LabelShapeError, as_float
 from training.losses.labels import check_labels
 from training.metrics.base import Metric, RunningSum, as_mask, broadcast
 
@@ -54,10 +54,9 @@ class _IoU(Metric):
         y_true = y_true if self.sparse_y_true else jnp.argmax(y_true, axis=self.axis)
         y_pred = y_pred if self.sparse_y_pred else jnp.argmax(y_pred, axis=self.axis)
         if y_true.size != y_pred.size:
-            raise ValueError(
-                f"{type(self).__name__}: labels and predictions must be one class number each for the same places; "
-                f"found {y_true.shape} and {y_pred.shape}; sparse_y_pred=False takes scores per class"
-            )
+            rule = "labels and predictions that name one class in each place"
+            fix = "set `sparse_y_true` and `sparse_y_pred` to False where there is a number for each class"
+            raise LabelShapeError(str(self.name), rule, y_true.shape, y_pred.shape, fix)
         shape = y_true.shape
         dtype = jnp.dtype(self.dtype or jnp.int32)
         whole = jnp.issubdtype(dtype, jnp.integer)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from training.losses import regression as losses
-from training.losses.base import EPSILON, as_float, hide, match
+from training.losses.base import EPSILON, LabelShapeError, as_float, hide, match
 from training.metrics.base import MeanMetric, MeanState, Metric, RunningSum, as_mask, broadcast, mean
 
 
@@ -241,10 +241,8 @@ class R2Score(Metric):
     ) -> R2State:
         y_true, y_pred = match("R2Score", y_true, y_pred)
         if y_true.ndim != 2:
-            raise ValueError(
-                f"R2Score: labels and predictions must have the shape [B, F]; found {y_true.shape}; "
-                "reshape them to (-1, 1) for a single output"
-            )
+            rule, fix = "labels and predictions [B, F]", "reshape them to (-1, 1) for a single output"
+            raise LabelShapeError("r2_score", rule, y_true.shape, y_pred.shape, fix)
         weight = as_float(jnp.ones(y_true.shape[:1]) if sample_weight is None else sample_weight).astype(y_true.dtype)
         weight, seen = broadcast("sample_weight", weight, y_true.shape), jnp.float32(y_true.size)
         mask = as_mask(mask)
