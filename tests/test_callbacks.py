@@ -253,6 +253,35 @@ def test_what_is_no_callback_is_refused():
         callbacks.check(3)
 
 
+def refuses(kind, sentence):
+    return pytest.raises(kind, match=f"^{re.escape(sentence)}$")
+
+
+def test_a_misspelt_hook_is_refused():
+    class Mine(callbacks.Callback):
+        def on_epoch_ends(self, epoch, logs=None): ...
+
+    with refuses(
+        TypeError,
+        "Mine has the method on_epoch_ends, which is never called because there is no such hook; "
+        "did you mean on_epoch_end?",
+    ):
+        callbacks.check(Mine())
+
+
+def test_an_unknown_hook_of_an_object_is_refused():
+    mine = callbacks.Callback()
+    mine.on_gpu_melted = lambda: None
+    mine.on_disk = True  # not a method
+    with refuses(
+        TypeError,
+        "Callback has the method on_gpu_melted, which is never called because there is no such hook; the hooks are "
+        "on_batch_begin, on_batch_end, on_chunk_end, on_epoch_begin, on_epoch_end, on_predict_begin, on_predict_end, "
+        "on_test_begin, on_test_end, on_train_batch_begin, on_train_batch_end, on_train_begin, on_train_end.",
+    ):
+        callbacks.check([mine])
+
+
 @pytest.mark.parametrize("hook", callbacks.NEVER)
 def test_hooks_that_are_never_called_are_refused(hook):
     cls = type("Mine", (callbacks.Callback,), {hook: lambda self, batch, logs=None: None})

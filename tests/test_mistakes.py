@@ -507,7 +507,23 @@ MISTAKES = {
         lambda: fit(
             tr(variables={"params": {"dense": {"kernel": np.ones((3, 3), np.float32), "bias": np.ones(3, np.float32)}}})
         ),
-        "Dense 'dense' takes inputs for which `kernel` has shape (3, 3), got some for which it has shape (4, 3); give inputs of the size that the variables were made for, or make new ones.",
+        "`variables` holds 'params/dense/kernel' in the shape (4, 3) that the model has for these inputs, got (3, 3); give variables and inputs of the same model.",
+    ),
+    "variables without a collection": (
+        lambda: fit(tr(variables={"dense": {"kernel": np.ones((4, 3), np.float32)}})),
+        "`variables` holds variables of the model, got 'dense/kernel', which it does not have; did you mean 'params/dense/kernel'?",
+    ),
+    "unknown variable": (
+        lambda: fit(tr(variables={"params": {"zzz": np.ones(3, np.float32)}})),
+        "`variables` holds variables of the model, got 'params/zzz', which it does not have; leave it out.",
+    ),
+    "variables as an array": (
+        lambda: tr(variables=np.ones(3)),
+        "`variables` is a dictionary of collections such as {'params': ...}, got ndarray; give what `init` or `fm.load` returns.",
+    ),
+    "variables set of another shape": (
+        lambda: (lambda t: (fit(t), setattr(t, "variables", {"params": {"dense": {"bias": np.ones(2)}}})))(tr()),
+        "`variables` holds 'params/dense/bias' in the shape (3,) that the model has for these inputs, got (2,); give variables and inputs of the same model.",
     ),
     "two inputs one given": (
         lambda: (lambda a, b: Trainer(Model([a, b], layers.Add()([a, b])), "sgd", "mse").fit(X, X, verbose=0))(

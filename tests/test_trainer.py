@@ -396,3 +396,24 @@ def test_labels_of_each_output_are_checked_against_their_own_loss():
     with pytest.raises(ValueError, match="^labels must lie in 0..2 for 3 classes; found 8 at index 0"):
         t.fit(X[:3], {"age": X[:3, :2], "kind": np.array([8, 1, 2])}, verbose=0)
     t.fit(X[:3], {"age": 9 + X[:3, :2], "kind": np.array([0, 1, 2])}, verbose=0)
+
+
+def test_a_part_of_the_variables_is_completed_with_fresh_values():
+    base = Sequential([Input((4,)), layers.Dense(3), layers.BatchNormalization()], name="base")
+    model = Sequential([Input((4,)), base, layers.Dense(2, kernel_initializer="ones")])
+    kernel = np.arange(12.0, dtype="float32").reshape(4, 3)
+    part = {"params": {"base": {"dense": {"kernel": kernel}}}}
+    t = Trainer(model, optimizers.SGD(0.0), "mse", variables=part)
+    t.fit(X, X[:, :2], verbose=0)
+    whole = Trainer(model, optimizers.SGD(0.0), "mse")
+    whole.build(X)
+    assert jax.tree.structure(t.variables) == jax.tree.structure(whole.variables)
+    assert np.array_equal(t.variables["params"]["base"]["dense"]["kernel"], kernel)
+    assert np.array_equal(t.variables["params"]["dense"]["kernel"], np.ones((3, 2)))
+    # Setting a part of them leaves the others, statistics included, as they are.
+    mean = t.variables["batch_stats"]["base"]["batch_normalization"]["moving_mean"]
+    assert np.abs(mean).max() > 0
+    t.variables = {"params": {"dense": {"bias": np.array([5.0, 6.0], "float32")}}}
+    assert np.array_equal(t.variables["params"]["base"]["dense"]["kernel"], kernel)
+    assert np.array_equal(t.variables["batch_stats"]["base"]["batch_normalization"]["moving_mean"], mean)
+    assert t.variables["params"]["dense"]["bias"].tolist() == [5.0, 6.0]

@@ -11,9 +11,10 @@ Everything here is a pure function of arrays: `Trainer` calls it, and so can a l
     print(objective.logs(totals))
 """
 
+import difflib
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -70,14 +71,17 @@ def create_state(
         optimizer: The transformation that the state is for.
         x: An example batch of inputs; shapes and dtypes count.
         seed: Seed of parameters, shuffling and dropout.
-        variables: Variables to start from instead of fresh ones.
+        variables: Variables to start from; those that are missing get fresh values.
+
+    Raises:
+        ValueError: If one of the variables is none of the model's, or has another shape.
     """
     rules = read_rules(model, x)
 
     def begin(key: jax.Array, x: Any, variables: Any) -> TrainState:
-        if variables is None:
-            variables = model.init({"params": jax.random.fold_in(key, 0), "dropout": key}, x)
-        variables = jax.tree.map(jnp.copy, variables)  # the state is donated; what came stays the caller's
+        fresh = model.init({"params": jax.random.fold_in(key, 0), "dropout": key}, x)
+        variables = fresh if variables is None else filled_in(variables, fresh)
+        variables = jax.tree.map(jnp.copy, variables)  # the state is donated; the caller keeps the original
         params = variables.get("params", {})
         return TrainState(
             step=jnp.zeros((), jnp.int32),
@@ -89,13 +93,41 @@ def create_state(
         )
 
     key = jax.random.key(seed)
-    zeros = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), x) if variables is None else None
+    zeros = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), x)
     args = (key, zeros, None if variables is None else dict(variables))
     if isinstance(key, jax.core.Tracer):  # part of a larger program
         return begin(*args), rules
     # One program: a process waits for its compilation before the first step, and for many small ones longer.
     traced = jax.jit(begin).trace(*args)
     return traced.lower().compile(_options(traced.out_info))(*args), rules
+
+
+def filled_in(given: Mapping[str, Any], present: Mapping[str, Any]) -> dict[str, Any]:
+    """Puts variables in the place of those that a model has, which stay where none is given.
+
+    Args:
+        given: Collections of variables, such as {"params": ...}, or parts of them.
+        present: All of the model's variables.
+
+    Raises:
+        ValueError: If one of the variables is none of the model's, or has another shape.
+    """
+    known = traverse_util.flatten_dict(dict(present))
+    values = traverse_util.flatten_dict(dict(given))
+    for path, value in values.items():
+        name = "/".join(map(str, path))
+        if path not in known:
+            names = ["/".join(map(str, path)) for path in known]
+            close = difflib.get_close_matches(name, names, n=1)
+            fix = f"did you mean {close[0]!r}?" if close else "leave it out."
+            raise ValueError(f"`variables` holds variables of the model, got {name!r}, which it does not have; {fix}")
+        shape, wanted = (tuple(np.shape(nn.meta.unbox(leaf))) for leaf in (value, known[path]))
+        if shape != wanted:
+            raise ValueError(
+                f"`variables` holds {name!r} in the shape {wanted} that the model has for these inputs, got {shape}; "
+                "give variables and inputs of the same model."
+            )
+    return traverse_util.unflatten_dict(known | values)
 
 
 def _options(state: Any) -> dict[str, Any] | None:

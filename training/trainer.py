@@ -40,7 +40,8 @@ class Trainer:
         loss_weights: Factors of the outputs' losses.
         weighted_metrics: Metrics in which sample and class weights count.
         seed: Decides initialization, shuffling and dropout.
-        variables: Variables to start from, such as `fm.load` gives, instead of fresh ones.
+        variables: Variables to start from, such as `fm.load` gives; those that are missing, such as a new head on a
+            trained base, get fresh values.
         steps_per_execution: Steps between two returns to Python; "auto" takes about half a second's worth on a CPU and
             the whole epoch elsewhere. Results do not depend on it.
         nonfinite: What happens at a step whose loss or gradients are not finite, found inside the compiled program.
@@ -102,6 +103,11 @@ class Trainer:
                 "`train_step` is a function (model, objective, optimizer, rules, nonfinite) that makes a step, "
                 f"got {train_step!r}; give one like training.steps.make_train_step."
             )
+        if variables is not None and not isinstance(variables, Mapping):
+            raise TypeError(
+                "`variables` is a dictionary of collections such as {'params': ...}, got "
+                f"{type(variables).__name__}; give what `init` or `fm.load` returns."
+            )
         self.model, self.seed, self.nonfinite, self.train_step = model, seed, nonfinite, train_step
         self.optimizer = optimizers.get(optimizer)
         if precision is not None:
@@ -134,11 +140,12 @@ class Trainer:
 
     @variables.setter
     def variables(self, variables: Mapping[str, Any]) -> None:
-        fresh = jax.tree.map(jnp.array, dict(variables))
+        given = jax.tree.map(jnp.array, dict(variables))
         if self.state is None:
-            self._start = fresh
+            self._start = given
         else:
-            self.state = self.state.replace(params=fresh["params"], batch_stats=fresh.get("batch_stats", {}))
+            filled = steps.filled_in(given, self.state.variables)
+            self.state = self.state.replace(params=filled.get("params", {}), batch_stats=filled.get("batch_stats", {}))
 
     def build(self, x: Any) -> None:
         """Makes the parameters and the optimizer's state for inputs like x [B, ...], unless they are there."""

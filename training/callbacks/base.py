@@ -1,6 +1,7 @@
 """The base of callbacks: which hooks there are, when they run, and what a checkpoint keeps of a callback."""
 
 import csv
+import difflib
 import os
 import pathlib
 from collections.abc import Callable, Sequence
@@ -108,7 +109,7 @@ def check(callbacks: Sequence[Any] | Any | None) -> list[Callback]:
     """Returns the callbacks as a list, or says which one can't be honoured.
 
     Raises:
-        TypeError: If one is no callback, or overrides a hook that is never called.
+        TypeError: If one is no callback, overrides a hook that is never called, or has one that does not exist.
     """
     given: list[Any] = [callbacks]
     if callbacks is None or isinstance(callbacks, list | tuple):
@@ -127,7 +128,23 @@ def check(callbacks: Sequence[Any] | Any | None) -> list[Callback]:
                 f"{type(callback).__name__} has the hook {refused[0]}, which is never called because all its steps run "
                 f"as one compiled program; use {refused[0].split('_batch')[0]}_end."
             )
+        _check_hooks(callback)
     return given
+
+
+def _check_hooks(callback: Callback) -> None:
+    """Raises if a method has the name of a hook that does not exist: it would never be called."""
+    hooks = [name for name in dir(Callback) if name.startswith("on_")]
+    for name in dir(callback):
+        method = getattr(type(callback), name, None) or vars(callback).get(name)
+        if not name.startswith("on_") or name in hooks or not callable(method):
+            continue
+        close = difflib.get_close_matches(name, hooks, n=1)
+        fix = f"did you mean {close[0]}?" if close else f"the hooks are {', '.join(hooks)}."
+        raise TypeError(
+            f"{type(callback).__name__} has the method {name}, which is never called because there is no such hook; "
+            f"{fix}"
+        )
 
 
 class History(Callback):
