@@ -1,5 +1,6 @@
 """Callbacks in real runs: learning rates, averages, ends, logs per step, TensorBoard; against Keras where it has them."""
 
+import json
 import pathlib
 import re
 import struct
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from flaxmodels import Input, Sequential, interop, layers
-from training import Trainer, callbacks, optimizers
+from training import Trainer, callbacks, metrics, optimizers
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(20, 3)).astype("float32")
@@ -311,3 +312,19 @@ def test_backup_and_restore_goes_on_at_the_epoch_where_keras_does(ends, tmp_path
         lambda called: line().fit(X, Y, epochs=5, verbose=0, callbacks=called), callbacks, tmp_path / "ours"
     )
     assert got == wanted
+
+
+def test_a_metric_with_several_values_is_displayed_and_written(tmp_path, capsys):
+    pytest.importorskip("tensorboardX")
+    several = metrics.F1Score(average=None)
+    trainer = Trainer(Sequential([Input((3,)), layers.Dense(2, "softmax")]), "sgd", "mse", [several])
+    y = np.eye(2, dtype="float32")[np.arange(20) % 2]
+    board = callbacks.TensorBoard(tmp_path / "board")
+    history = trainer.fit(X, y, verbose=2, callbacks=[board])
+    (values,) = history.history["f1_score"]
+    assert values.shape == (2,)
+    assert f"f1_score [{values[0]:.4f} {values[1]:.4f}]" in capsys.readouterr().out
+    history.to_json(tmp_path / "history.json")
+    assert json.loads((tmp_path / "history.json").read_text())["history"]["f1_score"] == [values.tolist()]
+    written = {tag: value.simple_value for tag, _, value in events(tmp_path / "board" / "train")}
+    assert [written["epoch_f1_score_0"], written["epoch_f1_score_1"]] == pytest.approx(values.tolist())

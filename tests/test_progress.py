@@ -1,7 +1,9 @@
 """The display of a run."""
 
+import io
 import re
 
+import numpy as np
 import pytest
 
 from training.progress import Lines, Live, Progress, duration, make_progress, show
@@ -93,3 +95,77 @@ def test_a_run_that_is_over_at_once_has_its_lines_only(capsys):
     assert progress._bar is None
     progress.close()
     assert capsys.readouterr().out == "Epoch 1/1  0.0s  1,000 images/s  loss 1.0000\n"
+
+
+METRICS = {"loss": 0.4321, "sparse_categorical_accuracy": 0.8765, "mean_absolute_error": 12.5}
+
+
+def recorded(width, logs, monkeypatch, steps=5389):
+    """The row of the display in a terminal of this width, and all that stays when the run is over."""
+    import rich.console
+
+    made = []
+
+    def console(**arguments):
+        arguments |= {
+            "width": width,
+            "file": io.StringIO(),
+            "force_terminal": True,
+            "record": True,
+            "color_system": None,
+        }
+        made.append(consoles(**arguments))
+        return made[-1]
+
+    consoles = rich.console.Console
+    monkeypatch.setattr("rich.console.Console", console)
+    monkeypatch.setattr("training.progress.DRAW_SECONDS", 0.0)
+    progress = Live(12, steps, "images")
+    progress.begin_epoch(0)
+    progress.chunk(2500, 320000, 8.5, logs)
+    shown = consoles(width=width, file=io.StringIO(), record=True)
+    shown.print(progress._bar.get_renderable())
+    progress.end_epoch(logs)
+    progress.close()
+    made[0].print("")
+    return shown.export_text().splitlines(), made[0].file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("width", "bar", "text"),
+    [
+        (
+            160,
+            24,
+            "2500/5389  37,647 images/s  3m31s left  loss 0.4321  sparse_categorical_accuracy 0.8765  "
+            "mean_absolute_error 12.5000",
+        ),
+        (
+            120,
+            10,
+            "2500/5389  37,647 images/s  3m31s left  loss 0.4321  spar_cate_accu 0.8765  mean_abso_erro 12.5000",
+        ),
+        (80, 10, "2500/5389  37,647 images/s  3m31s left  loss 0.4321  ..."),
+        (60, 10, "2500/5389  loss 0.4321"),
+        (40, 10, "2500/5389"),
+        (20, 10, ""),
+    ],
+)
+def test_the_bar_and_its_text_stay_in_one_row(width, bar, text, monkeypatch):
+    (row,), _ = recorded(width, METRICS, monkeypatch)
+    assert row.startswith("Epoch 1/12 ━")
+    assert "━" not in row[11 + bar :]
+    assert row[11 + bar + 1 :].rstrip() == text
+
+
+def test_the_lines_that_stay_are_broken_between_values(monkeypatch):
+    _, written = recorded(60, METRICS, monkeypatch)
+    assert (
+        "Epoch 1/12  8.5s  37,647 images/s  loss 0.4321\n"
+        "  sparse_categorical_accuracy 0.8765\n"
+        "  mean_absolute_error 12.5000\n"
+    ) in re.sub(r"\x1b\[[^A-Za-z]*[A-Za-z]|\r", "", written)
+
+
+def test_metrics_with_several_values():
+    assert show({"f1_score": np.array([0.25, 0.0001], "float32")}) == "f1_score [0.2500 0.0001]"

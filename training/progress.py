@@ -4,9 +4,12 @@ import sys
 import time
 from typing import Any
 
-Logs = dict[str, float]
+import numpy as np
+
+Logs = dict[str, Any]  # from names to numbers, or to arrays where a metric has several values
 
 DRAW_SECONDS = 0.1
+BAR_WIDTHS = (24, 10)  # the second where not everything fits beside the first
 
 
 def make_progress(verbose: str | int, epochs: int, steps: int | None, unit: str) -> "Progress":
@@ -26,10 +29,57 @@ def make_progress(verbose: str | int, epochs: int, steps: int | None, unit: str)
 
 
 def show(logs: Logs) -> str:
-    """Values as short text: "loss 0.1234  accuracy 0.9876"."""
-    return "  ".join(
-        f"{name} {value:.4g}" if abs(value) < 1e-3 else f"{name} {value:.4f}" for name, value in logs.items()
-    )
+    """Returns values as short text: "loss 0.1234  accuracy 0.9876"."""
+    return "  ".join(f"{name} {_number(value)}" for name, value in logs.items())
+
+
+def _number(value: Any) -> str:
+    if np.ndim(value):
+        return f"[{' '.join(map(_number, np.ravel(value)))}]"
+    return f"{value:.4g}" if abs(value) < 1e-3 else f"{value:.4f}"
+
+
+def shortened(name: str, letters: int) -> str:
+    """Returns a name of which words of more than four letters are cut.
+
+    Example:
+        >>> shortened("val_sparse_categorical_accuracy", 3)
+        'val_spa_cat_acc'
+    """
+    return "_".join(word if len(word) <= 4 else word[:letters] for word in name.split("_"))
+
+
+def fitted(parts: list[str], logs: Logs, width: int) -> tuple[int, str]:
+    """Chooses what fits into one row: the width of the bar, and a text beside it.
+
+    Where there is no room for everything, the words of names are cut first, then the bar is narrower; then values are
+    left out from the last to the first, and at last parts are.
+
+    Args:
+        parts: Steps, rate and time left.
+        logs: The values.
+        width: Columns for bar and text, with one between them.
+    """
+    wide, narrow = BAR_WIDTHS
+    names = [logs, *({shortened(name, n): value for name, value in logs.items()} for n in (5, 4, 3))]
+    short = list(names[-1].items())
+    fewer = [dict(short[:n]) for n in range(len(short) - 1, 0, -1)]
+    choices = [(wide, [*parts, show(some)]) for some in names]
+    choices += [(narrow, [*parts, show(some)]) for some in names]
+    choices += [(narrow, [*parts, show(some), "..."]) for some in fewer]
+    choices += [(narrow, [*parts[:n], show(dict(short[:1]))]) for n in range(len(parts) - 1, 0, -1)]
+    choices += [(narrow, parts[:n]) for n in range(len(parts), 0, -1)]
+    texts = ((bar, "  ".join(filter(None, items))) for bar, items in choices)
+    return next(((bar, text) for bar, text in texts if bar + 1 + len(text) <= width), (narrow, ""))
+
+
+def wrapped(items: list[str], width: int) -> str:
+    """Joins items to rows of at most this width, the second and later ones indented; no item is cut in two."""
+    rows = [items[0]]
+    for item in items[1:]:
+        fits = len(rows[-1]) + 2 + len(item) <= width
+        rows[-1:] = [f"{rows[-1]}  {item}"] if fits else [rows[-1], f"  {item}"]
+    return "\n".join(rows)
 
 
 def duration(seconds: float) -> str:
@@ -83,11 +133,10 @@ class Progress:
         """Examples per second of the epoch so far, compilation and validation left out."""
         return self._examples_done / self.train_seconds if self.train_seconds else 0.0
 
-    def line(self, logs: Logs) -> str:
-        return (
-            f"Epoch {self._epoch + 1}/{self.epochs}  {duration(self.train_seconds)}  "
-            f"{self.rate:,.0f} {self.unit}/s  {show(logs)}"
-        )
+    def line(self, logs: Logs) -> list[str]:
+        """Returns what is reported of an epoch."""
+        epoch, rate = f"Epoch {self._epoch + 1}/{self.epochs}", f"{self.rate:,.0f} {self.unit}/s"
+        return [epoch, duration(self.train_seconds), rate, *(show({name: value}) for name, value in logs.items())]
 
 
 class Lines(Progress):
@@ -98,7 +147,7 @@ class Lines(Progress):
         print(f"{what} compiled in {duration(seconds)}", flush=True)
 
     def end_epoch(self, logs: Logs) -> None:
-        print(self.line(logs), flush=True)
+        print("  ".join(self.line(logs)), flush=True)
 
 
 class Live(Progress):
@@ -112,16 +161,17 @@ class Live(Progress):
         super().__init__(*args)
         self._bar: Any = None
         self._task: Any = None
-        self._lines: list[str] = []
+        self._column: Any = None  # of the bar
+        self._lines: list[list[str]] = []
         self._drawn = time.perf_counter()
 
     def compiling(self, what: str) -> None:
-        self._draw(f"compiling {what}", at_once=True)
+        self._draw([f"compiling {what}"], {}, at_once=True)
 
     def compiled(self, what: str, seconds: float) -> None:
         super().compiled(what, seconds)
-        self._lines.append(f"{what} compiled in {duration(seconds)}")
-        self._draw("", at_once=True)
+        self._lines.append([f"{what} compiled in {duration(seconds)}"])
+        self._draw([], {}, at_once=True)
 
     def chunk(self, step: int, examples: int, seconds: float, logs: Logs) -> None:
         super().chunk(step, examples, seconds, logs)
@@ -129,43 +179,43 @@ class Live(Progress):
         if self.steps:
             left = (self.epochs - self._epoch) * self.steps - step
             parts.append(f"{duration(left * self.train_seconds / step)} left")
-        self._draw("  ".join([*parts, show(logs)]))
+        self._draw(parts, logs)
 
     def end_epoch(self, logs: Logs) -> None:
         self._lines.append(self.line(logs))
-        self._draw("")
+        self._draw([], {})
 
     def close(self) -> None:
         self._write_lines()
         if self._bar is not None:
             self._bar.stop()
 
-    def _draw(self, text: str, at_once: bool = False) -> None:
+    def _draw(self, parts: list[str], logs: Logs, at_once: bool = False) -> None:
         """Writes the lines that wait, and the bar below them with a text, unless that was done just now."""
         if not at_once and time.perf_counter() - self._drawn < DRAW_SECONDS:
             return
         if self._bar is None:
             self._start()
         self._write_lines()
-        self._bar.update(self._task, completed=self._step, description=f"Epoch {self._epoch + 1}/{self.epochs}")
-        self._bar.update(self._task, text=text)
+        description = f"Epoch {self._epoch + 1}/{self.epochs}"
+        self._column.bar_width, text = fitted(parts, logs, self._bar.console.width - len(description) - 1)
+        self._bar.update(self._task, completed=self._step, description=description, text=text)
         self._bar.refresh()
         self._drawn = time.perf_counter()
 
     def _write_lines(self) -> None:
-        if not self._lines:
-            return
-        text, self._lines = "\n".join(self._lines), []
-        if self._bar is None:
-            print(text, flush=True)
-        else:
-            self._bar.console.print(text)
+        lines, self._lines = self._lines, []
+        if lines and self._bar is None:
+            print("\n".join(map("  ".join, lines)), flush=True)
+        elif lines:
+            self._bar.console.print("\n".join(wrapped(line, self._bar.console.width) for line in lines))
 
     def _start(self) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
 
-        columns = [TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[text]}")]
+        self._column = BarColumn(bar_width=BAR_WIDTHS[0])
+        columns = [TextColumn("{task.description}"), self._column, TextColumn("{task.fields[text]}", markup=False)]
         # Without its own thread, which would take turns with the one that starts the next chunk.
         self._bar = Progress(*columns, console=Console(highlight=False), transient=True, auto_refresh=False)
         self._bar.start()

@@ -179,7 +179,8 @@ class History(Callback):
         import json
 
         content = {"epoch": self.epoch, "seconds": self.seconds, "history": self.history}
-        pathlib.Path(path).write_text(json.dumps(content, indent=1) + "\n")
+        text = json.dumps(content, indent=1, default=lambda array: array.tolist())  # metrics with several values
+        pathlib.Path(path).write_text(text + "\n")
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Writes a row per epoch as CSV."""

@@ -102,7 +102,7 @@ class TensorBoard(Callback):
         writer, seconds = self.writer("train"), time.perf_counter() - self._began
         for name, value in (logs or {}).items():
             part = "validation" if name.startswith("val_") else "train"
-            self.writer(part).add_scalar(f"epoch_{name.removeprefix('val_')}", value, epoch)
+            self._write_value(part, f"epoch_{name.removeprefix('val_')}", value, epoch)
         if "learning_rate" not in (logs or {}):
             for name, rate in self.trainer.learning_rates().items():
                 writer.add_scalar(f"epoch_{name}", rate, epoch)
@@ -119,7 +119,7 @@ class TensorBoard(Callback):
     def on_test_end(self, logs: Logs | None = None) -> None:
         step = int(self.trainer.state.step)
         for name, value in (logs or {}).items():
-            self.writer("validation").add_scalar(f"evaluation_{name}_vs_iterations", value, step)
+            self._write_value("validation", f"evaluation_{name}_vs_iterations", value, step)
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         if self._profiling:
@@ -127,6 +127,14 @@ class TensorBoard(Callback):
         for writer in self._writers.values():
             writer.close()
         self._writers = {}
+
+    def _write_value(self, part: str, name: str, value: Any, step: int) -> None:
+        """Writes a value, or each of a metric's several values under its number."""
+        if np.ndim(value) == 0:
+            self.writer(part).add_scalar(name, value, step)
+            return
+        for i, one in enumerate(np.ravel(value)):
+            self.writer(part).add_scalar(f"{name}_{i}", one, step)
 
     def _write_steps(self, batch: int, logs: Logs | None = None) -> None:
         writer, values = self.writer("train"), logs or {}
