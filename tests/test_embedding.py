@@ -64,6 +64,15 @@ def test_weights_to_start_from():
     assert isinstance(layer.clone().embeddings_initializer, initializers.Constant)
 
 
+def test_input_length_is_not_used_as_in_keras():
+    sentence = "^`input_length` of Embedding is not used, because inputs of any length are taken; leave it out.$"
+    with pytest.warns(UserWarning, match=sentence) as warned:
+        layer = layers.Embedding(5, 2, input_length=7)
+    assert warned[0].filename == __file__
+    assert layer == layers.Embedding(5, 2)
+    assert layer.apply(layer.init(jax.random.key(0), IDS), IDS).shape == (2, 3, 2)
+
+
 def test_dtypes():
     layer = layers.Embedding(5, 2, dtype="mixed_bfloat16")
     variables = layer.init(jax.random.key(0), IDS)
@@ -102,7 +111,7 @@ def test_the_mask_reaches_a_recurrent_layer():
 
 
 def test_arguments_are_those_of_keras():
-    assert_arguments("Embedding", without=LORA)
+    assert_arguments("Embedding", without=LORA, more=("input_length",))
     assert_arguments("ReversibleEmbedding")
 
 

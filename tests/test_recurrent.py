@@ -145,6 +145,25 @@ def test_a_fully_masked_row_gives_zeros(kind):
     assert not y[0].any() and y[1].all()
 
 
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+def test_implementation_0_is_that_of_keras(kind):
+    ours, theirs = (getattr(source, kind)(3, implementation=0) for source in (layers, keras.layers))
+    assert_as_keras(ours, theirs, draw(2, 4, 3))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_mask_of_one_row_holds_for_each_example_as_in_keras(kind):
+    x, mask = draw(2, 4, 3), np.array([[True, False, True, False]])
+    ours, theirs = (getattr(source, kind)(3) for source in (layers, keras.layers))
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        want = np.asarray(theirs(x, mask=mask))
+    variables = interop.set_keras_weights(ours, ours.init(jax.random.key(0), x), theirs.get_weights())
+    np.testing.assert_allclose(ours.apply(variables, x, mask=mask), want, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(
+        ours.apply(variables, x, mask=mask), ours.apply(variables, x, mask=np.repeat(mask, 2, axis=0))
+    )
+
+
 def test_masks_of_numbers_and_of_features_are_understood():
     layer, x = layers.LSTM(3), draw(2, 4, 2)
     variables, mask = variables_of(layer, x), np.array([[1, 1, 0, 0], [0, 1, 1, 0]])
@@ -179,7 +198,9 @@ def test_dropout_is_the_same_in_each_step_and_scales():
 
 
 @pytest.mark.parametrize(("kind", "gates"), [("LSTM", 4), ("GRU", 3)])
-@pytest.mark.parametrize(("options", "apart"), [({}, False), ({"implementation": 1}, True)])
+@pytest.mark.parametrize(
+    ("options", "apart"), [({}, False), ({"implementation": 0}, False), ({"implementation": 1}, True)]
+)
 def test_implementation_1_drops_inputs_anew_for_each_gate(kind, gates, options, apart):
     cell = getattr(layers, kind + "Cell")(8, dropout=0.5, **options)
     x = jnp.ones((16, 8))
@@ -324,7 +345,7 @@ ERRORS = {
     ),
     "implementation": (
         lambda: layers.LSTM(3, implementation=3),
-        "`implementation` of LSTM is 1, to drop inputs anew for each gate, or 2, to drop the same for all, got 3; "
+        "`implementation` of LSTM is 1, to drop inputs anew for each gate, or 2 or 0, to drop the same for all, got 3; "
         "give 1 or 2.",
     ),
     "cudnn": (

@@ -206,6 +206,20 @@ def test_time_distributed_passes_masks_of_each_step_on():
     assert (inner.bind(variables).outputs_and_mask(x, mask=mask)[1] == mask).all()
 
 
+@pytest.mark.parametrize("axes", [(), (1,), (4,), (5,), (7,), (4, 5), (4, 1), (4, 5, 1)])
+def test_time_distributed_takes_any_mask_over_a_layer_that_ignores_it(axes):
+    x, mask = draw(2, 3, 4, 5), np.random.default_rng(1).random((2, 3, *axes)) > 0.5
+    ours, theirs = (source.TimeDistributed(source.Dense(2)) for source in (layers, keras.layers))
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        want = np.asarray(theirs(x, mask=mask))
+    variables = interop.set_keras_weights(ours, ours.init(jax.random.key(0), x, mask=mask), theirs.get_weights())
+    y, out_mask = ours.bind(variables).outputs_and_mask(x, mask=mask)
+    np.testing.assert_allclose(y, want, rtol=1e-5, atol=1e-6)
+    # What fits the steps of the inputs goes on; else it says which steps hold anything.
+    goes_on = axes in ((), (1,), (4,), (4, 5), (4, 1))
+    assert np.array_equal(out_mask, mask if goes_on else mask.any(axis=tuple(range(2, mask.ndim))))
+
+
 def test_batch_statistics_move_with_each_step_as_in_keras():
     x = draw(4, 3, 2)
     ours, theirs = (s.TimeDistributed(s.BatchNormalization(momentum=0.5)) for s in (layers, keras.layers))

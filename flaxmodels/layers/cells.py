@@ -258,13 +258,13 @@ class SimpleRNNCell(Cell):
 class Gated(Cell, kw_only=True):
     """A cell with gates, which may drop inputs anew for each gate."""
 
-    implementation: Literal[1, 2] = 2
+    implementation: Literal[0, 1, 2] = 2
 
     def __post_init__(self) -> None:
-        if self.implementation not in (1, 2):
+        if self.implementation not in (0, 1, 2):
             raise ValueError(
-                f"`implementation` of {self.label} is 1, to drop inputs anew for each gate, or 2, to drop the same "
-                f"for all, got {self.implementation!r}; give 1 or 2."
+                f"`implementation` of {self.label} is 1, to drop inputs anew for each gate, or 2 or 0, to drop the "
+                f"same for all, got {self.implementation!r}; give 1 or 2."
             )
         super().__post_init__()
 
@@ -303,7 +303,7 @@ class LSTMCell(LSTMLike):
         dropout: Share of the inputs to drop in training.
         recurrent_dropout: Share of the state to drop in training.
         seed: Makes the dropout repeatable.
-        implementation: 1 drops inputs anew for each gate, 2 the same for all; `recurrent_dropout` asks for 1.
+        implementation: 1 drops inputs anew for each gate, 2 and 0 the same for all; `recurrent_dropout` requires 1.
 
     Shapes: x [B, F], states [[B, units], [B, units]] -> (h' [B, units], [h', c']).
 
@@ -392,7 +392,7 @@ class GRUCell(Gated):
         recurrent_dropout: Share of the state to drop in training.
         reset_after: Whether the reset gate is applied after the matrix product.
         seed: Makes the dropout repeatable.
-        implementation: 1 drops inputs anew for each gate, 2 the same for all; `recurrent_dropout` asks for 1.
+        implementation: 1 drops inputs anew for each gate, 2 and 0 the same for all; `recurrent_dropout` requires 1.
 
     Shapes: x [B, F], states [B, units] -> (h' [B, units], the same states anew).
 

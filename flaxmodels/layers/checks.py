@@ -130,6 +130,11 @@ def _called_with(cls: Any) -> tuple[str, Any, bool]:
     return found.name, found.annotation, "mask" in parameters
 
 
+def computes_with_mask(layer: Any) -> bool:
+    """Whether a layer's outputs depend on the mask; otherwise it is only passed on to the next layer."""
+    return _called_with(type(layer))[2]
+
+
 def check_call(layer: Any, inputs: Any, mask: Any, train: Any) -> None:
     """Raises unless inputs, mask and training flag are what any layer takes.
 

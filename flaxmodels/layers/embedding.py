@@ -1,5 +1,6 @@
 """Layers that look vectors up by integers."""
 
+import warnings
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -62,6 +63,7 @@ class Embedding(Lookup):
         embeddings_constraint: Applied to `embedding` after each update.
         mask_zero: Whether 0 is padding, to be masked; then it is no integer of the vocabulary.
         weights: A matrix [input_dim, output_dim] to start from; it becomes the `embeddings_initializer`.
+        input_length: Not used, as in Keras: inputs of any length are taken.
 
     Shapes: integers [B, ...] -> [B, ..., output_dim], mask [B, ...].
 
@@ -82,10 +84,17 @@ class Embedding(Lookup):
     embeddings_constraint: Any = None
     mask_zero: bool = False
     weights: Any = None
+    input_length: int | None = None
 
     WEIGHTS: ClassVar[tuple[str, ...]] = ("embedding",)
 
     def __post_init__(self) -> None:
+        if self.input_length is not None:
+            warnings.warn(
+                "`input_length` of Embedding is not used, because inputs of any length are taken; leave it out.",
+                stacklevel=4,
+            )
+            self.input_length = None  # so that copies and files do not carry it on
         if self.weights is not None:
             matrix = np.asarray(self.weights)
             matrix = matrix[0] if matrix.ndim == 3 and len(matrix) == 1 else matrix

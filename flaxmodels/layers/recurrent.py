@@ -57,6 +57,8 @@ class Recurrent(Layer):
         xs = jnp.swapaxes(inputs, 0, 1)
         if mask is not None:
             mask = jnp.asarray(mask).astype(bool)
+            if mask.ndim >= 2 and mask.shape[0] == 1:  # the same steps in each example
+                mask = jnp.broadcast_to(mask, (inputs.shape[0], *mask.shape[1:]))
             if mask.ndim < 2 or mask.shape[:2] != inputs.shape[:2]:
                 raise ValueError(
                     f"{self.label} takes a mask [B, T] of shape {inputs.shape[:2]}, got {mask.shape}; "
@@ -283,7 +285,7 @@ class LSTM(Fused, LSTMCell):
         dropout: Share of the inputs to drop in training, the same in each step.
         recurrent_dropout: Likewise, of the state.
         seed: Makes the dropout repeatable.
-        implementation: 1 drops inputs anew for each gate, 2 the same for all; `recurrent_dropout` asks for 1.
+        implementation: 1 drops inputs anew for each gate, 2 and 0 the same for all; `recurrent_dropout` requires 1.
         return_sequences, return_state, go_backwards, stateful, unroll, zero_output_for_mask: As `RNN` describes them.
         use_cudnn: "auto" takes the fastest implementation, with a gradient of its own, for reverse mode alone;
             False the plain loop, which has forward mode too; True asks for cuDNN.
@@ -325,7 +327,7 @@ class GRU(Fused, GRUCell):
         recurrent_dropout: Likewise, of the state.
         seed: Makes the dropout repeatable.
         reset_after: Whether the reset gate is applied after the matrix product.
-        implementation: 1 drops inputs anew for each gate, 2 the same for all; `recurrent_dropout` asks for 1.
+        implementation: 1 drops inputs anew for each gate, 2 and 0 the same for all; `recurrent_dropout` requires 1.
         return_sequences, return_state, go_backwards, stateful, unroll, zero_output_for_mask: As `RNN` describes them.
         use_cudnn: "auto" takes the fastest implementation, with a gradient of its own, for reverse mode alone;
             False the plain loop, which has forward mode too; True asks for cuDNN.

@@ -196,12 +196,13 @@ class TimeDistributed(Layer):
         """Computes the outputs and the mask that belongs to them."""
         checks.check_call(self, inputs, mask, train)
         self._check(inputs, mask)
+        passed_on = mask if self._passes_on(inputs, mask) else None
         if self.is_initializing():
-            self.layer(inputs[:, 0], mask=None if mask is None else mask[:, 0], train=train)
+            self.layer(inputs[:, 0], mask=None if passed_on is None else passed_on[:, 0], train=train)
         if train and "batch_stats" in self.layer.variables:
-            outputs, new_mask = self._one_by_one(inputs, mask)
+            outputs, new_mask = self._one_by_one(inputs, passed_on)
         else:
-            outputs, new_mask = self._at_once(inputs, mask, train)
+            outputs, new_mask = self._at_once(inputs, passed_on, train)
         if self.activity_regularizer is not None:
             self._add_activity_loss(outputs)
         if new_mask is None and mask is not None:
@@ -217,6 +218,15 @@ class TimeDistributed(Layer):
                 f"{self.label} takes a mask that begins with {inputs.shape[:2]}, the sizes of batch and time, "
                 f"got shape {mask.shape}; give one truth value for each step of each example."
             )
+
+    @nn.nowrap
+    def _passes_on(self, inputs: jax.Array, mask: jax.Array | None) -> bool:
+        """Whether the layer receives the mask: where it computes with one, or may keep it because it fits its inputs."""
+        if mask is None or checks.computes_with_mask(self.layer):
+            return mask is not None
+        return mask.ndim <= inputs.ndim and all(
+            m in (1, n) for m, n in zip(mask.shape[2:], inputs.shape[2:], strict=False)
+        )
 
     def _at_once(self, inputs: jax.Array, mask: jax.Array | None, train: bool) -> tuple[Any, Any]:
         """The layer on all steps as one batch."""
