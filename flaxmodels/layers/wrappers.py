@@ -221,7 +221,7 @@ class TimeDistributed(Layer):
 
     @nn.nowrap
     def _passes_on(self, inputs: jax.Array, mask: jax.Array | None) -> bool:
-        """Whether the layer receives the mask: where it computes with one, or may keep it because it fits its inputs."""
+        """Whether the layer receives the mask: it computes with one, or keeps one that fits its inputs."""
         if mask is None or checks.computes_with_mask(self.layer):
             return mask is not None
         return mask.ndim <= inputs.ndim and all(
