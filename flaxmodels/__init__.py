@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from flaxmodels.building import Linen as Linen
     from flaxmodels.building import Model as Model
     from flaxmodels.building import Sequential as Sequential
-    from flaxmodels.saving import load as load
-    from flaxmodels.saving import load_weights as load_weights
-    from flaxmodels.saving import save as save
+    from flaxmodels.files import load as load
+    from flaxmodels.files import load_weights as load_weights
+    from flaxmodels.files import save as save
 
 __version__ = "0.1.0"
 
@@ -27,9 +27,9 @@ NAMES = {
     "Linen": "building",
     "Model": "building",
     "Sequential": "building",
-    "load": "saving",
-    "load_weights": "saving",
-    "save": "saving",
+    "load": "files",
+    "load_weights": "files",
+    "save": "files",
 }
 
 __all__ = [*NAMES, *MODULES]

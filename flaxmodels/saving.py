@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from flaxmodels import activations, constraints, initializers, layers, regularizers
+from flaxmodels import activations, constraints, formats, initializers, layers, regularizers
 from flaxmodels.bounds import bounded
 from flaxmodels.building import Container, Linen, Model, Sequential
 from flaxmodels.layers import symbolic
@@ -304,7 +304,7 @@ def save(
     """Writes a model and its variables into one safetensors file, whole or not at all.
 
     Args:
-        path: The file.
+        path: The file; its name ends in ".safetensors".
         model: A model of our layers.
         variables: Its variables.
         architecture: Whether the file also holds the architecture; without it, `load_weights` reads it.
@@ -314,6 +314,7 @@ def save(
     """
     import safetensors.flax
 
+    formats.check_ending(path, ".safetensors")
     header = {"flaxmodels": FORMAT}
     if architecture:
         header["model"] = json.dumps(to_config(model))  # type: ignore[arg-type]
@@ -329,11 +330,12 @@ def save(
 
 
 def _with_digest(content: bytes) -> bytes:
-    """A safetensors file whose metadata also say the digest of everything else in it."""
+    """A safetensors file whose metadata also say the digest of everything else in it, in one order."""
     length = struct.unpack("<Q", content[:8])[0]
     header, data = json.loads(content[8 : 8 + length]), memoryview(content)[8 + length :]
-    header["__metadata__"]["digest"] = _digest(header, [data])
-    text = json.dumps(header).encode()
+    digest = {"digest": _digest(header, [data])}
+    # The library writes the metadata in the order of a hash table, another one each time.
+    text = json.dumps(header | {"__metadata__": dict(sorted((header["__metadata__"] | digest).items()))}).encode()
     text += b" " * (-len(text) % 8)  # arrays are aligned
     return b"".join((struct.pack("<Q", len(text)), text, data))
 
@@ -454,7 +456,9 @@ def read_header(path: str | os.PathLike[str]) -> tuple[dict[str, str], dict[str,
         FileNotFoundError: If there is no file.
         ValueError: If the file is none of ours or is damaged.
     """
-    _check_is_file(path)
+    formats.check_is_file(path)
+    formats.check_ending(path, ".safetensors")
+    formats.check_content(path)
     size = os.path.getsize(path)
     with open(path, "rb") as file:
         start = file.read(8)
@@ -475,12 +479,6 @@ def read_header(path: str | os.PathLike[str]) -> tuple[dict[str, str], dict[str,
             f"{path} has format {ours['flaxmodels']!r}, this version reads {FORMAT!r}; install a newer version."
         )
     return ours, {name: _shape(path, name, entry) for name, entry in header.items()}
-
-
-def _check_is_file(path: Any) -> None:
-    """Raises unless there is a plain file: to open a pipe would wait for whoever writes into it."""
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"There is no model file at {os.fspath(path)}; give the path that it was saved to.")
 
 
 def _shape(path: Any, name: str, entry: Any) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from flaxmodels import Input, Sequential, layers
 from training import callbacks
 
 SEQUENCES = {
@@ -25,6 +26,7 @@ class FakeTrainer:
     def __init__(self):
         self.stop_training = False
         self.learning_rate = 0.1
+        self.model = Sequential([Input((1,)), layers.Dense(1)])
         self.variables = {"params": {"w": np.zeros(1)}}
         self.saved = []
 
@@ -177,7 +179,7 @@ def test_a_value_that_is_not_there_is_told():
 
 
 def test_checkpoint_by_steps_saves_at_the_chunk_that_reaches_them():
-    callback = callbacks.ModelCheckpoint("model", save_freq=5)
+    callback = callbacks.ModelCheckpoint("model.keras", save_freq=5)
     callback.set_trainer(trainer := FakeTrainer())
     for epoch in range(2):
         callback.on_epoch_begin(epoch)
@@ -189,13 +191,13 @@ def test_checkpoint_by_steps_saves_at_the_chunk_that_reaches_them():
 def test_checkpoint_mistakes():
     sentence = "`save_freq` is 'epoch' or a number of steps, got 0; use one of them."
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
-        callbacks.ModelCheckpoint("model", save_freq=0)
+        callbacks.ModelCheckpoint("model.keras", save_freq=0)
     sentence = "`mode` of ModelCheckpoint is 'auto', 'min' or 'max', got 'up'; use one of them."
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
-        callbacks.ModelCheckpoint("model", mode="up")
-    sentence = "`filepath`='{acc}' names 'acc', which is not in the logs; there are 'epoch', 'loss', 'val_loss'."
+        callbacks.ModelCheckpoint("model.keras", mode="up")
+    sentence = "`filepath`='{acc}.keras' names 'acc', which is not in the logs; there are 'epoch', 'loss', 'val_loss'."
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
-        drive(callbacks.ModelCheckpoint("{acc}"), [1.0])
+        drive(callbacks.ModelCheckpoint("{acc}.keras"), [1.0])
 
 
 def test_csv_logger_writes_as_keras(tmp_path):

@@ -578,28 +578,31 @@ WARNINGS = {
 }
 
 FILES = {
-    "no such file": (lambda p: fm.load(p / "m"), "There is no model file at {}/m; give the path that it was saved to."),
+    "no such file": (
+        lambda p: fm.load(p / "m.safetensors"),
+        "There is no model file at {}/m.safetensors; give the path that it was saved to.",
+    ),
     "a folder": (lambda p: fm.load(p), "There is no model file at {}; give the path that it was saved to."),
     "a text": (
-        lambda p: ((p / "m").write_text("hello"), fm.load(p / "m")),
-        "{}/m is no model file: its header should have 2 to 16777216 bytes within the file's 5, got 0; "
+        lambda p: ((p / "m.safetensors").write_text("hello"), fm.load(p / "m.safetensors")),
+        "{}/m.safetensors is no model file: its header should have 2 to 16777216 bytes within the file's 5, got 0; "
         "save the model again.",
     ),
     "a cut file": (
-        lambda p: (fm.save(p / "m", *started()), cut(p / "m"), fm.load(p / "m")),
-        "{}/m is no model file: its header should have 2 to 16777216 bytes within the file's 5, got 0; "
+        lambda p: (fm.save(p / "m.safetensors", *started()), cut(p / "m.safetensors"), fm.load(p / "m.safetensors")),
+        "{}/m.safetensors is no model file: its header should have 2 to 16777216 bytes within the file's 5, got 0; "
         "save the model again.",
     ),
     "no such folder": (
-        lambda p: fm.save(p / "no" / "m", *started()),
-        "The folder {}/no is not there to write m into; make it first.",
+        lambda p: fm.save(p / "no" / "m.safetensors", *started()),
+        "The folder {}/no is not there to write m.safetensors into; make it first.",
     ),
     "before training": (
-        lambda p: tr().save(p / "m"),
+        lambda p: tr().save(p / "m.safetensors"),
         "The model has no parameters yet; call fit, evaluate, predict or build first.",
     ),
     "a Lambda": (
-        lambda p: fm.save(p / "m", Sequential([Input((4,)), layers.Lambda(jnp.tanh)]), {}),
+        lambda p: fm.save(p / "m.safetensors", Sequential([Input((4,)), layers.Lambda(jnp.tanh)]), {}),
         "A model file names the layers of flaxmodels, but only code describes what Lambda does; save with "
         "architecture=False, build the model in code, and read its variables with fm.load_weights.",
     ),

@@ -160,7 +160,7 @@ def test_hooks_of_steps_see_the_bad_step_last_and_none_after_it():
 
 @pytest.mark.filterwarnings("ignore:The loss is")
 def test_a_model_that_is_not_finite_is_not_saved_over_a_good_one(tmp_path):
-    path, t = tmp_path / "m", trainer(nonfinite="ignore")
+    path, t = tmp_path / "m.safetensors", trainer(nonfinite="ignore")
     fit(t, Y, epochs=1, callbacks=[ModelCheckpoint(path)])
     before = path.read_bytes()
     sentence = (

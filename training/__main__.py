@@ -150,13 +150,13 @@ def evaluate(
     device: Annotated[str | None, typer.Option(help="cpu or gpu; by default the GPU if there is one.")] = None,
 ) -> None:
     """Evaluate a trained model on the test part of a dataset."""
-    from flaxmodels import saving
+    from flaxmodels import files
     from training import datasets
     from training.trainer import Trainer
 
     _use(device)
     _at_least_one(batch_size=batch_size)
-    model, variables = saving.load(_model_file(run))
+    model, variables = files.load(_model_file(run))
     data = datasets.load(dataset, raw_dir=raw_dir)
     classes = data.info.num_classes
     trainer = Trainer(
@@ -180,13 +180,13 @@ def predict(
     """Compute a trained model's outputs for the inputs in a .npy file."""
     import numpy as np
 
-    from flaxmodels import saving
+    from flaxmodels import files
     from training.batches import Data, as_data
     from training.trainer import Trainer
 
     _use(device)
     _at_least_one(batch_size=batch_size)
-    model, variables = saving.load(_model_file(run))
+    model, variables = files.load(_model_file(run))
     try:
         inputs = np.load(file, allow_pickle=False)
     except (ValueError, EOFError) as error:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxmodels import saving
+from flaxmodels import files
 from flaxmodels.layers.base import Layer
 from training import advice, optimizers, padding, steps
 from training import callbacks as callbacks_module
@@ -522,9 +522,9 @@ class Trainer:
             self._programs[key] = Program(steps.make_predict_program(step, scale), deterministic=self.deterministic)
         return self._programs[key]
 
-    def save(self, path: str | os.PathLike[str], architecture: bool = True) -> None:
-        """Writes the model and its variables as one safetensors file; see `fm.load`."""
-        saving.save(path, self.model, self.variables, architecture)
+    def save(self, path: str | os.PathLike[str], architecture: bool | None = None) -> None:
+        """Writes the model and its variables into one file, in the format that its name says; see `fm.save`."""
+        files.save(path, self.model, self.variables, architecture)
 
 
 def _example(leaf: Any) -> Any:

@@ -364,7 +364,7 @@ def _described(layer: Layer, name: str | None, dtype: Any, trainable: bool) -> d
     if LAYERS.get(kind) is not type(layer):
         raise ValueError(
             f"A Keras file names Keras' own layers, and {kind} is none of them; replace it, or "
-            "save with flaxmodels.save."
+            "save the model as '.safetensors'."
         )
     arguments: dict[str, Any] = named | {"dtype": _policy_of(layer, dtype)}
     arguments |= _fields(layer, lambda inner: _described(inner, None, dtype, trainable))

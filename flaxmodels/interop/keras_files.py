@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from flaxmodels import bounds, layers, saving
+from flaxmodels import bounds, formats, layers, saving
 from flaxmodels.building import Container, Model
 from flaxmodels.graph import snake_case
 from flaxmodels.interop import hdf5, keras_config
@@ -98,19 +98,18 @@ def load_keras(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Any]]:
         >>> bool((again["params"]["dense"]["kernel"] == variables["params"]["dense"]["kernel"]).all())
         True
     """
+    _check_readable(path, ".keras")
     with _members(path) as (archive, members):
         model, expected = _built(path, _parsed(path, _text(path, archive, members[CONFIG])))
-        with tempfile.TemporaryFile() as file:
-            size = _unpack(path, archive, members[WEIGHTS], file)
-            found = hdf5.read(path, file, size)
+        found = _arrays(path, archive, members)
     return model, _fitted(path, model, expected, found)
 
 
 def load_keras_weights(path: str | os.PathLike[str], model: Layer, variables: Mapping[str, Any]) -> dict[str, Any]:
-    """Reads the weights of a model from a `.weights.h5` file that Keras wrote, or `save_keras_weights`.
+    """Reads the weights of a model from a file that Keras wrote, or `save_keras_weights` or `save_keras`.
 
     Args:
-        path: A `.weights.h5` file.
+        path: A `.weights.h5` file, or a `.keras` file, whose architecture is not read.
         model: The model, as it was in Keras.
         variables: Its variables, or their shapes, as `model.init` makes them.
 
@@ -121,10 +120,27 @@ def load_keras_weights(path: str | os.PathLike[str], model: Layer, variables: Ma
         FileNotFoundError: If there is no file.
         ValueError: If the file is damaged, or names or shapes differ; all differences are listed.
     """
-    saving._check_is_file(path)
-    with open(path, "rb") as file:
-        found = hdf5.read(path, file, os.fstat(file.fileno()).st_size)
+    _check_readable(path, ".weights.h5", ".keras")
+    if formats.ending_of(path) == ".keras":
+        with _members(path) as (archive, members):
+            found = _arrays(path, archive, members)
+    else:
+        with open(path, "rb") as file:
+            found = hdf5.read(path, file, os.fstat(file.fileno()).st_size)
     return _fitted(path, model, traverse_util.flatten_dict(dict(variables)), found)
+
+
+def _check_readable(path: Any, *endings: str) -> None:
+    formats.check_is_file(path)
+    formats.check_ending(path, *endings)
+    formats.check_content(path)
+
+
+def _arrays(path: Any, archive: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo]) -> dict[str, np.ndarray]:
+    """The arrays in the member of a `.keras` file that is a `.weights.h5` file."""
+    with tempfile.TemporaryFile() as file:
+        size = _unpack(path, archive, members[WEIGHTS], file)
+        return hdf5.read(path, file, size)
 
 
 def _fitted(path: Any, model: Layer, expected: Mapping[Path, Any], found: Mapping[str, Any]) -> dict[str, Any]:
@@ -159,14 +175,18 @@ def _built(path: Any, config: Any) -> tuple[Layer, dict[Path, Any]]:
 
 def shapes_of(model: Layer) -> dict[Path, Any]:
     """The variables that a model with a known input has, as shapes and dtypes."""
+    rngs = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
+    variables, _ = symbolic.evaluate(lambda examples: model.init(rngs, examples), _inputs_of(model))
+    return traverse_util.flatten_dict(variables)
+
+
+def _inputs_of(model: Layer) -> Any:
     symbols = model.symbols()[0] if isinstance(model, Container) else None
     if symbols is None:
         raise ValueError(
-            "A Keras file holds a model whose input is known; put Input(shape) in front, or use the weights alone"
+            "A Keras file holds a model whose input is known; put Input(shape) in front, or use the weights alone."
         )
-    rngs = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
-    variables, _ = symbolic.evaluate(lambda examples: model.init(rngs, examples), symbols)
-    return traverse_util.flatten_dict(variables)
+    return symbols
 
 
 def _parsed(path: Any, text: str) -> Any:
@@ -228,7 +248,6 @@ class _Bounded(io.BufferedReader):
 @contextlib.contextmanager
 def _members(path: Any) -> Iterator[tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]]:
     """An open `.keras` file and its members by name, each of them a plain file of a size that it can have."""
-    saving._check_is_file(path)
     with _Bounded(io.FileIO(os.fspath(path))) as file:
         try:
             with zipfile.ZipFile(file) as archive:
@@ -301,7 +320,7 @@ def save_keras(path: str | os.PathLike[str], model: Layer, variables: Mapping[st
     Raises:
         ValueError: If Keras has no such layer, only code describes one, or the variables are not the model's.
     """
-    path = _with_ending(path, ".keras")
+    formats.check_ending(path, ".keras")
     expected = shapes_of(model)
     flat = traverse_util.flatten_dict(dict(variables))
     _check_complete(expected, flat)
@@ -309,9 +328,22 @@ def save_keras(path: str | os.PathLike[str], model: Layer, variables: Mapping[st
     metadata = {"keras_version": KERAS_VERSION, "date_saved": ""}
     with zipfile.ZipFile(content, "w") as archive:
         for name, value in ((METADATA, metadata), (CONFIG, keras_config.to_keras(model))):
-            archive.writestr(zipfile.ZipInfo(name), json.dumps(value))
-        archive.writestr(zipfile.ZipInfo(WEIGHTS), _weights(model, flat))
-    saving._replace(path, content.getvalue())
+            archive.writestr(_member(name), json.dumps(value))
+        archive.writestr(_member(WEIGHTS), _weights(model, flat))
+    saving._replace(pathlib.Path(path), content.getvalue())
+
+
+def check_can_save(model: Layer) -> None:
+    """Raises where `save_keras` would because of the model, whatever its variables are."""
+    _inputs_of(model)
+    keras_config.to_keras(model)
+
+
+def _member(name: str) -> zipfile.ZipInfo:
+    """A member of a zip file without the time and the system that it was written at."""
+    member = zipfile.ZipInfo(name)
+    member.create_system = 3  # Unix
+    return member
 
 
 def save_keras_weights(path: str | os.PathLike[str], model: Layer, variables: Mapping[str, Any]) -> None:
@@ -325,13 +357,8 @@ def save_keras_weights(path: str | os.PathLike[str], model: Layer, variables: Ma
     Raises:
         ValueError: If the path ends otherwise, or the model holds a module that Keras cannot have.
     """
-    saving._replace(_with_ending(path, ".weights.h5"), _weights(model, traverse_util.flatten_dict(dict(variables))))
-
-
-def _with_ending(path: str | os.PathLike[str], ending: str) -> pathlib.Path:
-    if not os.fspath(path).endswith(ending):
-        raise ValueError(f"Keras reads files whose names end in {ending!r}, got {os.fspath(path)!r}; add the ending.")
-    return pathlib.Path(path)
+    formats.check_ending(path, ".weights.h5")
+    saving._replace(pathlib.Path(path), _weights(model, traverse_util.flatten_dict(dict(variables))))
 
 
 def _check_complete(expected: Mapping[Path, Any], given: Mapping[Path, Any]) -> None:
@@ -391,7 +418,7 @@ def _weights(model: Layer, variables: Mapping[Path, Any]) -> bytes:
     import h5py
 
     content = io.BytesIO()
-    with h5py.File(content, "w") as file:
+    with h5py.File(content, "w", track_order=False) as file:
         for group in groups(model, variables, name=model.name or ""):
             target = file.create_group(group.path)
             target.attrs["name"] = group.name
@@ -401,7 +428,8 @@ def _weights(model: Layer, variables: Mapping[Path, Any]) -> bytes:
                 if where[0] == "params" and sigma is not None and where[-1] in layers.SpectralNormalization.KERNELS:
                     array = (array / np.asarray(sigma)).astype(array.dtype)  # as Keras has it after training
                 if array.dtype == jnp.bfloat16:
-                    target.create_dataset(str(i), data=array.view("V2")).attrs["dtype"] = "bfloat16"
+                    dataset = target.create_dataset(str(i), data=array.view("V2"), track_times=False)
+                    dataset.attrs["dtype"] = "bfloat16"
                 else:
-                    target[str(i)] = array
+                    target.create_dataset(str(i), data=array, track_times=False)
     return content.getvalue()

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from flaxmodels import files
 from training.callbacks.base import Callback, Logs
 from training.checkpoints import Checkpoints, not_finite
 
@@ -199,14 +200,20 @@ class ModelCheckpoint(Monitor):
     """Saves the model after epochs, or only when a value has improved.
 
     Args:
-        filepath: A file; `{epoch}` and the names in the logs are filled in, `"{epoch:02d}-{val_loss:.2f}.safetensors"`.
+        filepath: A file, whose ending says the format as in `flaxmodels.save`: ".safetensors", ".keras", or
+            ".weights.h5" for weights alone. `{epoch}` and the names in the logs are filled in,
+            `"{epoch:02d}-{val_loss:.2f}.keras"`.
         monitor: Which value of the logs decides.
         verbose: 1 prints when it saves.
         save_best_only: Whether to save only when the value has improved.
-        save_weights_only: Whether to leave the architecture out of the file.
+        save_weights_only: Whether to leave the architecture out of the file; needs ".weights.h5" or ".safetensors".
         mode: "min", "max", or "auto": losses go down, metrics go where they say.
         save_freq: "epoch", or a number of steps; a model is then saved at the end of the chunk that reaches it.
         initial_value_threshold: The value to beat at the start.
+
+    Raises:
+        ValueError: If the ending says no format, or the format does not go with `save_weights_only`; at the start of
+            training, if the format cannot describe the model.
 
     References:
         Keras, `keras.callbacks.ModelCheckpoint`.
@@ -228,6 +235,7 @@ class ModelCheckpoint(Monitor):
         super().__init__(monitor, mode, initial_value_threshold, 0)
         if save_freq != "epoch" and (not isinstance(save_freq, int) or save_freq < 1):
             raise ValueError(f"`save_freq` is 'epoch' or a number of steps, got {save_freq!r}; use one of them.")
+        files.check_architecture(filepath, not save_weights_only, f"save_weights_only={save_weights_only}")
         self.filepath, self.verbose = os.fspath(filepath), verbose
         self.save_best_only, self.save_weights_only, self.save_freq = (
             save_best_only,
@@ -235,6 +243,9 @@ class ModelCheckpoint(Monitor):
             save_freq,
         )
         self._epoch, self._last_step, self._unsaved = 0, 0, 0
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        files.check_can_save(self.filepath, self.trainer.model, architecture=not self.save_weights_only)
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         self._epoch, self._last_step = epoch, 0

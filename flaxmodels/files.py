@@ -1,0 +1,133 @@
+"""Saves and loads models in the format that the file's name says: ours, or one of Keras."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+
+import flaxmodels
+from flaxmodels import formats, saving
+
+
+def save(
+    path: str | os.PathLike[str], model: nn.Module, variables: Mapping[str, Any], architecture: bool | None = None
+) -> None:
+    """Writes a model and its variables into one file, whole or not at all; the same model gives the same bytes.
+
+    Args:
+        path: The file. Its name ends in ".safetensors" for the format of flaxmodels, in ".keras" for a model that Keras
+            loads, or in ".weights.h5" for weights that Keras loads.
+        model: A model of our layers.
+        variables: Its variables.
+        architecture: Whether the file also holds the architecture; without it, `load_weights` reads it. By default
+            it does where the format can: a ".weights.h5" file never does, a ".keras" file always does.
+
+    Raises:
+        ValueError: If the name says no format, or the model holds something that the format cannot describe.
+
+    Example:
+        >>> import tempfile, jax, jax.numpy as jnp
+        >>> from flaxmodels import Input, Sequential, layers
+        >>> model = Sequential([Input((3,)), layers.Dense(2)])
+        >>> variables = model.init(jax.random.key(0), jnp.ones((1, 3)))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save(f"{folder}/model.keras", model, variables)
+        ...     again, _ = load(f"{folder}/model.keras")
+        >>> again.output_shape
+        (None, 2)
+    """
+    check_architecture(path, architecture)
+    ending = formats.ending_of(path)
+    if ending == ".safetensors":
+        saving.save(path, model, variables, architecture is not False)
+    elif ending == ".keras":
+        flaxmodels.interop.save_keras(path, _layer(model), variables)
+    else:
+        flaxmodels.interop.save_keras_weights(path, _layer(model), variables)
+
+
+def check_can_save(path: str | os.PathLike[str], model: nn.Module, architecture: bool | None = None) -> None:
+    """Raises where `save` would because of the model, whatever its variables are."""
+    check_architecture(path, architecture)
+    ending = formats.ending_of(path)
+    if ending == ".keras":
+        flaxmodels.interop.keras_files.check_can_save(_layer(model))
+    elif ending == ".safetensors" and architecture is not False:
+        saving.to_config(model)  # type: ignore[arg-type]
+    elif ending == ".weights.h5":
+        _layer(model)
+
+
+def check_architecture(path: str | os.PathLike[str], architecture: bool | None, given: str | None = None) -> None:
+    """Raises unless a file of the format that its name says can hold, or leave out, the architecture.
+
+    Args:
+        path: The file.
+        architecture: Whether the file is to hold the architecture; None where either will do.
+        given: What the error calls the argument with its value.
+    """
+    ending = formats.ending_of(path)
+    given = given or f"architecture={architecture}"
+    if ending == ".keras" and architecture is False:
+        raise ValueError(
+            f"A '.keras' file always holds the architecture, got {os.fspath(path)!r} with {given}; "
+            "use '.weights.h5' or '.safetensors' for weights alone."
+        )
+    if ending == ".weights.h5" and architecture:
+        raise ValueError(
+            f"A '.weights.h5' file holds weights alone, got {os.fspath(path)!r} with {given}; "
+            "use '.keras' or '.safetensors' for a whole model, or change the argument."
+        )
+
+
+def _layer(model: nn.Module) -> Any:
+    if not isinstance(model, flaxmodels.layers.Layer):
+        raise ValueError(
+            f"A file of Keras names the layers of Keras, and {type(model).__name__} is a linen module; "
+            "save it as '.safetensors' with architecture=False."
+        )
+    return model
+
+
+def load(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Any]]:
+    """Reads a model and its variables.
+
+    Args:
+        path: A ".safetensors" file that `save` wrote, or a ".keras" file that `save` or Keras wrote.
+
+    Returns:
+        The model and its variables: `model.apply(variables, x)` gives what it gave when it was saved.
+
+    Raises:
+        FileNotFoundError: If there is no file.
+        ValueError: If the file is of no such format, is damaged, or its arrays do not fit its architecture.
+    """
+    formats.check_is_file(path)
+    ending = formats.ending_of(path)
+    if ending == ".weights.h5":
+        raise ValueError(
+            f"{path} holds weights without an architecture; build the model and use "
+            "interop.load_keras_weights(path, model, variables)."
+        )
+    return saving.load(path) if ending == ".safetensors" else flaxmodels.interop.load_keras(path)
+
+
+def load_weights(path: str | os.PathLike[str], variables: Mapping[str, Any]) -> dict[str, Any]:
+    """Reads variables of the structure of the given ones, whatever architecture the file holds.
+
+    Args:
+        path: A ".safetensors" file that `save` wrote.
+        variables: Variables, or their shapes, as `model.init` makes them.
+
+    Raises:
+        FileNotFoundError: If there is no file.
+        ValueError: If the file is of another format, or names or shapes differ; all differences are listed.
+    """
+    formats.check_is_file(path)
+    if formats.ending_of(path) != ".safetensors":
+        raise ValueError(
+            f"{path} names its weights as Keras does, which takes the model too; use "
+            "interop.load_keras_weights(path, model, variables)."
+        )
+    return saving.load_weights(path, variables)
