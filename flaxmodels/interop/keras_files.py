@@ -28,9 +28,9 @@ from flaxmodels import bounds, formats, layers, saving
 from flaxmodels.building import Container, Model
 from flaxmodels.graph import snake_case
 from flaxmodels.interop import hdf5, keras_config
+from flaxmodels.interop.keras_weights import COLLECTIONS, PartsReader
 from flaxmodels.layers import symbolic
 from flaxmodels.layers.base import Layer
-from flaxmodels.layers.linen import Linen
 
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 MAX_READ = 2**20  # bytes at once, so also of a zip file's table of members
@@ -57,7 +57,7 @@ ATTRIBUTES = {
     },
 }
 # Classes that have another name in Keras' own code.
-CLASSES = {"GroupQueryAttention": "GroupedQueryAttention", "Model": "Functional"}
+CLASSES = {"GroupQueryAttention": "GroupedQueryAttention", "Model": "Functional", "Linen": "FlaxLayer"}
 
 Path = tuple[str, ...]
 
@@ -69,6 +69,7 @@ class Group:
     path: str
     name: str
     arrays: list[Path]
+    sigma: Path | None = None  # the divisor of its kernel, by which Keras has divided it after training
 
 
 # ---------------------------------------------------------------- reading
@@ -148,14 +149,17 @@ def _fitted(path: Any, model: Layer, expected: Mapping[Path, Any], found: Mappin
     places = {f"{group.path}/{i}": where for group in groups(model, expected) for i, where in enumerate(group.arrays)}
     ours = {"/".join(places[name]) if name in places else name: array.shape for name, array in found.items()}
     saving._check_shapes(path, {"/".join(where): tuple(expected[where].shape) for where in places.values()}, ours)
-    result = {where: _not_in_keras(where, like) for where, like in expected.items() if where not in places.values()}
+    read = set(places.values())
+    result = {where: _not_in_keras(where, like) for where, like in expected.items() if where not in read}
     for name, where in places.items():
         result[where] = jnp.asarray(found[name].astype(expected[where].dtype))
     return traverse_util.unflatten_dict(result)
 
 
 def _not_in_keras(where: Path, like: Any) -> Any:
-    """Statistics that Keras does not save: it divides a kernel by sigma when it trains, so 1 is left."""
+    """What Keras does not save: states, sigma, by which it divides a kernel in training, and other collections."""
+    if where[0] not in COLLECTIONS and not isinstance(like, jax.ShapeDtypeStruct):
+        return like
     return jnp.full(like.shape, 1 if where[-1] == "sigma" else 0, like.dtype)
 
 
@@ -355,7 +359,7 @@ def save_keras_weights(path: str | os.PathLike[str], model: Layer, variables: Ma
         variables: Its variables.
 
     Raises:
-        ValueError: If the path ends otherwise, or the model holds a module that Keras cannot have.
+        ValueError: If the path ends otherwise, or a custom layer has weights whose order is not known.
     """
     formats.check_ending(path, ".weights.h5")
     saving._replace(pathlib.Path(path), _weights(model, traverse_util.flatten_dict(dict(variables))))
@@ -368,41 +372,49 @@ def _check_complete(expected: Mapping[Path, Any], given: Mapping[Path, Any]) -> 
     saving._check_shapes("`variables`", *shapes)
 
 
-def groups(
-    module: Layer, variables: Mapping[Path, Any], path: str = "", scope: Path = (), name: str = ""
-) -> list[Group]:
+def groups(module: Layer, variables: Mapping[Path, Any]) -> list[Group]:
     """What Keras' `save_weights` writes for a module, in its order.
+
+    The layers inside a custom layer have the names of their scopes, where Keras has those of its attributes.
 
     Args:
         module: A layer or model.
         variables: Its variables, or their shapes, flat.
-        path: The module's path in the file.
-        scope: The module's scope in the variables.
-        name: The module's name in Keras.
+
+    Raises:
+        ValueError: If a custom layer has weights whose order is not known.
     """
-    if isinstance(module, Linen):
-        raise ValueError(
-            f"Keras knows its own layers, and {type(module.module).__name__} is a linen module; "
-            "save with flaxmodels.save."
-        )
-    kind = type(module).__name__
-    inner = "/".join(filter(None, [path, OWN_PATHS.get(kind, "")]))
-    own = tuple(module.WEIGHTS[:2]) if isinstance(module, layers.SpectralNormalization) else module.WEIGHTS
-    found = [Group("/".join(filter(None, [inner, "vars"])), name, _present(variables, scope, own))]
-    used: collections.Counter[str] = collections.Counter()
-    for child_name, child in module.children():
-        attribute = ATTRIBUTES.get(kind, {}).get(child_name, child_name)
-        if isinstance(module, Container | layers.StackedRNNCells):
-            attribute = f"{'layers' if isinstance(module, Container) else 'cells'}/{_unique(child, used)}"
-        found += groups(child, variables, "/".join(filter(None, [path, attribute])), (*scope, child_name), child_name)
-    if isinstance(module, layers.SpectralNormalization):  # its layer has the same scope, and in Keras the kernel twice
-        found += groups(module.layer, variables, f"{path}/layer", scope, module.layer.name or "")
+    reader = PartsReader(module, traverse_util.unflatten_dict(variables))
+    found = list(_groups(reader, module, "", (), module.name or ""))
+    reader.check_complete([path for group in found for path in group.arrays])
     return found
 
 
-def _present(variables: Mapping[Path, Any], scope: Path, names: tuple[str, ...]) -> list[Path]:
-    places = [(kind, *scope, name) for name in names for kind in ("params", "batch_stats")]
-    return [place for place in places if place in variables]
+def _groups(reader: PartsReader, module: Any, path: str, scope: Path, name: str) -> Iterator[Group]:
+    """The groups of the module at a path in the file, a scope in the variables and a name in Keras."""
+    own, inside = reader.parts(module, scope)
+    if not isinstance(module, layers.SpectralNormalization):
+        yield Group(_joined(path, _of_class(OWN_PATHS, module, ""), "vars"), name, own)
+    else:  # its layer has the same scope, and in Keras the kernel twice
+        sigma = ("batch_stats", *scope, "sigma")
+        yield Group(_joined(path, "vars"), name, [where for where in own if where[-1] in module.WEIGHTS[:2]], sigma)
+        of_layer = _groups(reader, module.layer, _joined(path, "layer"), scope, module.layer.name or "")
+        yield from (dataclasses.replace(group, sigma=sigma) for group in of_layer)
+    used: collections.Counter[str] = collections.Counter()
+    for child_name, child in inside:
+        attribute = _of_class(ATTRIBUTES, module, {}).get(child_name, child_name)
+        if isinstance(module, Container | layers.StackedRNNCells):
+            attribute = f"{'layers' if isinstance(module, Container) else 'cells'}/{_unique(child, used)}"
+        yield from _groups(reader, child, _joined(path, attribute), (*scope, child_name), child_name)
+
+
+def _joined(*parts: str) -> str:
+    return "/".join(filter(None, parts))
+
+
+def _of_class(table: Mapping[str, Any], module: Any, default: Any) -> Any:
+    """The entry of a table for a module's class, or for the nearest one that it is derived from."""
+    return next((table[cls.__name__] for cls in type(module).__mro__ if cls.__name__ in table), default)
 
 
 def _unique(layer: Layer, used: collections.Counter[str]) -> str:
@@ -419,14 +431,17 @@ def _weights(model: Layer, variables: Mapping[Path, Any]) -> bytes:
 
     content = io.BytesIO()
     with h5py.File(content, "w", track_order=False) as file:
-        for group in groups(model, variables, name=model.name or ""):
+        for group in groups(model, variables):
             target = file.create_group(group.path)
             target.attrs["name"] = group.name
             for i, where in enumerate(group.arrays):
                 array = np.asarray(variables[where])
-                sigma = variables.get((("batch_stats"), *where[1:-1], "sigma"))
-                if where[0] == "params" and sigma is not None and where[-1] in layers.SpectralNormalization.KERNELS:
-                    array = (array / np.asarray(sigma)).astype(array.dtype)  # as Keras has it after training
+                if (
+                    group.sigma is not None
+                    and group.sigma in variables
+                    and where[-1] in layers.SpectralNormalization.KERNELS
+                ):
+                    array = (array / np.asarray(variables[group.sigma])).astype(array.dtype)
                 if array.dtype == jnp.bfloat16:
                     dataset = target.create_dataset(str(i), data=array.view("V2"), track_times=False)
                     dataset.attrs["dtype"] = "bfloat16"
