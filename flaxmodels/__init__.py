@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from flaxmodels.files import load as load
     from flaxmodels.files import load_weights as load_weights
     from flaxmodels.files import save as save
+    from flaxmodels.ops.dispatch import without_kernels as without_kernels
 
 __version__ = "0.1.0"
 
@@ -30,6 +31,7 @@ NAMES = {
     "load": "files",
     "load_weights": "files",
     "save": "files",
+    "without_kernels": "ops.dispatch",
 }
 
 __all__ = [*NAMES, *MODULES]

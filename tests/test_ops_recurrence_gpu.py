@@ -13,9 +13,9 @@ from jax.experimental import rnn
 from recurrence_oracle import MASKS, loop, with_gradients
 
 from flaxmodels import Sequential, layers
-from flaxmodels.ops import recurrence, recurrence_choice, recurrence_cudnn, recurrence_gpu
+from flaxmodels.ops import dispatch, recurrence, recurrence_choice, recurrence_cudnn, recurrence_gpu
 from flaxmodels.ops.recurrence import Hidden, Inputs, LSTMState
-from flaxmodels.ops.recurrence_choice import on_gpu, once, using
+from flaxmodels.ops.recurrence_choice import on_gpu, using
 from flaxmodels.ops.recurrence_gpu import Tiles
 
 KINDS = {"LSTM": (recurrence.lstm, 4), "GRU": (recurrence.gru, 3)}
@@ -77,7 +77,7 @@ def interpreted(monkeypatch):
     """The fused kernels by the interpreter, in tiles so small that there are several of each."""
 
     def chosen(kind, ways, kernel, *arguments):
-        return once(ways.fused, ways.scanned)(*arguments)
+        return dispatch.alternatives(ways.scanned, *arguments, cpu=ways.fused)
 
     monkeypatch.setattr(recurrence_gpu, "interpreted", True)
     monkeypatch.setattr(recurrence_gpu, "tiles_for", lambda units, dtype: Tiles(rows=4, units=4, depth=2))
@@ -302,7 +302,7 @@ def test_the_rule_by_kind_units_and_dtype(kind, units, dtype, want, monkeypatch)
     assert on_gpu(kind, kernel, 1) == want
 
 
-def test_the_rule_passes_over_what_is_not_verified_and_programs_of_several_devices(monkeypatch):
+def test_the_rule_passes_over_what_is_not_verified(monkeypatch):
     kernel = jax.ShapeDtypeStruct((128, 512), jnp.float32)
     assert on_gpu("LSTM", kernel, 1) == "scan"
     as_on_a_gpu(monkeypatch)
@@ -314,8 +314,15 @@ def test_the_rule_passes_over_what_is_not_verified_and_programs_of_several_devic
     with jax.default_matmul_precision("highest"):
         monkeypatch.setattr(recurrence_choice, "verified", lambda *a: True)
         assert on_gpu("GRU", jax.ShapeDtypeStruct((256, 768), jnp.float32), 1) == "scan"
-    as_on_a_gpu(monkeypatch, devices=2)
-    assert on_gpu("LSTM", kernel, 1) == "scan"
+
+
+def test_the_rule_is_the_same_where_several_gpus_are_visible(monkeypatch):
+    """Whether a program is divided among them is not known before it is lowered (tests/test_exporting.py)."""
+    as_on_a_gpu(monkeypatch, devices=8)
+    monkeypatch.setattr(recurrence_choice, "verified", lambda *a: True)
+    assert on_gpu("LSTM", jax.ShapeDtypeStruct((128, 512), jnp.float32), 1) == "cudnn"
+    assert on_gpu("LSTM", jax.ShapeDtypeStruct((128, 512), jnp.bfloat16), 1) == "fused"
+    assert on_gpu("GRU", jax.ShapeDtypeStruct((128, 384), jnp.float32), 1) == "fused"
 
 
 @pytest.mark.parametrize(

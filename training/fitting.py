@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxmodels import saving
+from flaxmodels.ops.dispatch import kernels_allowed
+from flaxmodels.ops.recurrence_choice import asked
 from training import steps
 from training.batches import Chunk, Feed
 from training.callbacks import PER_STEP, Callback, overrides
@@ -69,9 +71,9 @@ def compiler_options(deterministic: bool) -> dict[str, Any] | None:
 
 
 def signature(args: Any) -> Any:
-    """What decides whether a compiled program fits arguments: their structure, shapes and dtypes."""
+    """What decides whether a compiled program fits: the arguments' structure, shapes and dtypes, and the kernels."""
     leaves, structure = jax.tree.flatten(args)
-    return structure, tuple(_kind(leaf) for leaf in leaves)
+    return structure, tuple(_kind(leaf) for leaf in leaves), kernels_allowed(), asked()
 
 
 def _kind(leaf: Any) -> Any:

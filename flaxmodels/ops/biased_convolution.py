@@ -19,7 +19,7 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad
 
-from flaxmodels.ops import native
+from flaxmodels.ops import dispatch, native
 from flaxmodels.ops.convolution import Ints, Pairs, conv, pad, padding_pairs, views
 from flaxmodels.ops.native import Geometry
 
@@ -72,7 +72,8 @@ def conv_bias(
     form = Form(tuple(strides), pads, tuple(dilation), groups, relu, pooled)
     # The rule: as for a convolution alone, and in float32 only; sums of halves are rounded before a bias is added.
     one = x.dtype == kernel.dtype == bias.dtype == jnp.float32 and not (pooled and len(strides) > 2)
-    if one and native.available() and x.size and jax.eval_shape(partial(plain, form=form), x, kernel, bias)[0].size:
+    one = one and dispatch.is_static(x) and dispatch.kernels_allowed() and native.available()
+    if one and x.size and jax.eval_shape(partial(plain, form=form), x, kernel, bias)[0].size:
         return biased_p.bind(x, kernel, bias, form=form)[0]
     return plain(x, kernel, bias, form=form)[0]
 
@@ -163,7 +164,7 @@ def _operation(function: Any, several: bool = False, **lowered: Any) -> Primitiv
         return found, jax.tree.map(lambda _: 0, found)
 
     name = f"conv_bias_{function.__name__.strip('_')}"
-    return native.primitive(name, out, mapped, several, default=function, **lowered)
+    return dispatch.primitive(name, out, mapped, function, several, **lowered)
 
 
 biased_p = _operation(plain, several=True, cpu=_compiled)

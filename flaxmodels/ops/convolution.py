@@ -28,7 +28,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad
 
 from flaxmodels.names import lookup
-from flaxmodels.ops import native
+from flaxmodels.ops import dispatch, native
 from flaxmodels.ops.native import Geometry
 
 Ints: TypeAlias = Sequence[int]
@@ -250,6 +250,9 @@ def _choose(block: Op, xla: Op, compiled: Op, x: jax.Array, kernel: jax.Array, n
         kernel: The kernel.
         numbers: How many numbers the patches of one example have.
     """
+    # Where programs contain no kernels, slices would hide what they compute from those who analyse it.
+    if not dispatch.is_static(x) or not dispatch.kernels_allowed():
+        return xla(x, kernel)
     out = jax.eval_shape(xla, x, kernel)
     if out.size == 0 or x.size == 0:
         return xla(x, kernel)
@@ -336,9 +339,25 @@ def _data_ends(dy: Any, kernel: Any, geometry: Geometry) -> list[int]:
     return [kernel.shape[-2] * geometry.groups, dy.shape[-1]]
 
 
-conv_p = native.operation("conv", _conv_shape, _conv_ends, _mapped)
-data_p = native.operation("conv_data", _data_shape, _data_ends, _mapped)
-kernel_p = native.operation("conv_kernel", _kernel_shape, _conv_ends, _mapped)
+def _conv_by_xla(x: jax.Array, kernel: jax.Array, *, geometry: Geometry) -> jax.Array:
+    inside = [(0, 0)] * len(geometry.window)
+    strides, dilation, groups = geometry.strides, geometry.dilation, geometry.groups
+    return reference(x, kernel, strides=strides, padding=inside, dilation=dilation, groups=groups)
+
+
+def _data_by_xla(dy: jax.Array, kernel: jax.Array, *, geometry: Geometry) -> jax.Array:
+    x = jax.ShapeDtypeStruct(_data_shape(dy, kernel, geometry), dy.dtype)
+    return jax.linear_transpose(lambda x: _conv_by_xla(x, kernel, geometry=geometry), x)(dy)[0]
+
+
+def _kernel_by_xla(x: jax.Array, dy: jax.Array, *, geometry: Geometry) -> jax.Array:
+    kernel = jax.ShapeDtypeStruct(_kernel_shape(x, dy, geometry), dy.dtype)
+    return jax.linear_transpose(lambda kernel: _conv_by_xla(x, kernel, geometry=geometry), kernel)(dy)[0]
+
+
+conv_p = native.operation("conv", _conv_shape, _conv_ends, _mapped, _conv_by_xla)
+data_p = native.operation("conv_data", _data_shape, _data_ends, _mapped, _data_by_xla)
+kernel_p = native.operation("conv_kernel", _kernel_shape, _conv_ends, _mapped, _kernel_by_xla)
 
 
 def _depthwise_shape(x: Any, kernel: Any, geometry: Geometry) -> tuple[int, ...]:
@@ -357,9 +376,30 @@ def _depthwise_ends(x: Any, _: Any, geometry: Geometry) -> list[int]:
     return [x.shape[-1], x.shape[-1]]
 
 
-depthwise_p = native.operation("depthwise", _depthwise_shape, _depthwise_ends, _mapped)
-depthwise_data_p = native.operation("depthwise_data", _depthwise_data_shape, _depthwise_ends, _mapped)
-depthwise_kernel_p = native.operation("depthwise_kernel", _depthwise_kernel_shape, _depthwise_ends, _mapped)
+def _depthwise_by_xla(x: jax.Array, kernel: jax.Array, *, geometry: Geometry) -> jax.Array:
+    pads = geometry.pads or [(0, 0)] * len(geometry.window)
+    kernel = kernel[..., None]
+    return reference_depthwise(x, kernel, strides=geometry.strides, padding=pads, dilation=geometry.dilation)
+
+
+def _depthwise_data_by_xla(dy: jax.Array, kernel: jax.Array, *, geometry: Geometry) -> jax.Array:
+    x = jax.ShapeDtypeStruct(_depthwise_data_shape(dy, kernel, geometry), dy.dtype)
+    return jax.linear_transpose(lambda x: _depthwise_by_xla(x, kernel, geometry=geometry), x)(dy)[0]
+
+
+def _depthwise_kernel_by_xla(x: jax.Array, dy: jax.Array, *, geometry: Geometry) -> jax.Array:
+    kernel = jax.ShapeDtypeStruct(_depthwise_kernel_shape(x, dy, geometry), dy.dtype)
+    return jax.linear_transpose(lambda kernel: _depthwise_by_xla(x, kernel, geometry=geometry), kernel)(dy)[0]
+
+
+depthwise_p, depthwise_data_p, depthwise_kernel_p = (
+    native.operation(name, shape, _depthwise_ends, _mapped, default)
+    for name, shape, default in (
+        ("depthwise", _depthwise_shape, _depthwise_by_xla),
+        ("depthwise_data", _depthwise_data_shape, _depthwise_data_by_xla),
+        ("depthwise_kernel", _depthwise_kernel_shape, _depthwise_kernel_by_xla),
+    )
+)
 
 # The gradients by the first and by the second operand, each given the other one.
 for there, data, weight in ((conv_p, data_p, kernel_p), (depthwise_p, depthwise_data_p, depthwise_kernel_p)):

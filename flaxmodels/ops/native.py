@@ -27,7 +27,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Primitive
-from jax.interpreters import batching, mlir
+
+from flaxmodels.ops import dispatch
 
 SWITCH = "FLAXMODELS_NATIVE"
 SOURCES = ("convolution.c", "convolution.h", "depthwise.c", "native.h", "pooling.c", "recurrence.c", "winograd.c")
@@ -96,14 +97,16 @@ def operation(
     shape: Callable[..., tuple[int, ...]],
     ends: Callable[..., list[int]],
     mapped: Callable[..., tuple[jax.Array, int]],
+    default: Callable[..., jax.Array],
 ) -> Primitive:
-    """An operation on arrays, over windows of a `geometry`, that one kernel computes; derivatives come in addition.
+    """Makes an operation on arrays, over windows of a `geometry`, that one kernel computes; derivatives follow.
 
     Args:
         function: The kernel's name.
-        shape: The shape of what it returns, from the operands and the geometry.
+        shape: The shape of the result, from the operands and the geometry.
         ends: The numbers of channels and of features, from the operands and the geometry.
-        mapped: What it is under `vmap`: (operation, operands, axes, geometry=...) -> outputs, axis.
+        mapped: The batching rule: (operation, operands, axes, geometry=...) -> outputs, axis.
+        default: Computes it by operations of XLA alone.
     """
 
     def out(*operands: Any, geometry: Geometry) -> jax.ShapeDtypeStruct:
@@ -114,43 +117,7 @@ def operation(
         numbers = geometry.numbers(channels, features)
         return call(function, out(*operands, geometry=geometry), *operands, numbers=numbers)
 
-    return primitive(function, out, mapped, cpu=called)
-
-
-def primitive(
-    name: str,
-    out: Callable[..., Any],
-    mapped: Callable[..., Any],
-    several: bool = False,
-    **lowered: Callable[..., Any],
-) -> Primitive:
-    """An operation on arrays that a program names; other arguments are part of the program.
-
-    Args:
-        name: Its name.
-        out: Shape and dtype of what it returns, or several of them, from the operands.
-        mapped: What it is under `vmap`: (operation, operands, axes) -> outputs, axes.
-        several: Whether it returns a list.
-        lowered: What computes it on each platform, "default" where none else is named.
-    """
-    made = Primitive(name)
-    made.multiple_results = several
-
-    # Outside of a program it is a program of its own, compiled once.
-    @functools.cache
-    def program(**static: Any) -> Callable:
-        return jax.jit(functools.partial(made.bind, **static))
-
-    def abstract(*operands: Any, **static: Any) -> Any:
-        return jax.tree.map(lambda a: jax.core.ShapedArray(a.shape, a.dtype), out(*operands, **static))
-
-    made.def_impl(lambda *operands, **static: program(**static)(*operands))
-    made.def_abstract_eval(abstract)
-    for where, function in lowered.items():
-        rule = mlir.lower_fun(function, multiple_results=several)
-        mlir.register_lowering(made, rule, platform=None if where == "default" else where)
-    batching.primitive_batchers[made] = functools.partial(mapped, made)
-    return made
+    return dispatch.primitive(function, out, mapped, default, cpu=called)
 
 
 def as_one_batch(

@@ -25,8 +25,8 @@ import numpy as np
 from jax import lax
 from jax.interpreters import ad
 
-from flaxmodels.ops import native
-from flaxmodels.ops.convolution import Ints, padding_pairs, views, views_along
+from flaxmodels.ops import dispatch, native
+from flaxmodels.ops.convolution import Ints, Pairs, padding_pairs, views, views_along
 from flaxmodels.ops.native import Geometry
 
 # For the kernel in C; of fewer, most of a vector is empty.
@@ -63,11 +63,10 @@ def max_pool(x: jax.Array, window: Ints, strides: Ints, padding: str) -> jax.Arr
     ones = (1,) * len(window)
     pads = tuple(padding_pairs(x.shape[1:-1], window, strides, padding, ones))
     geometry = Geometry(x.shape[1:-1], tuple(window), tuple(strides), ones, pads=pads)
-    fits = x.dtype == jnp.float32 and x.shape[-1] >= FEWEST_CHANNELS and x.size and min(geometry.places()) > 0
-    inside = not any(map(any, pads)) or math.prod(window) <= native.MOST_TAPS
-    if not fits or not inside or not native.available():
+    allowed = dispatch.is_static(x) and dispatch.kernels_allowed()
+    if not allowed or not _suits(x, geometry) or not native.available():
         return sliced(x)
-    return lax.platform_dependent(x, cpu=partial(_max_by_kernel, geometry), default=sliced)
+    return lax.platform_dependent(x, cpu=partial(max_p.bind, geometry=geometry), default=sliced)
 
 
 def sum_pool(x: jax.Array, window: Ints, strides: Ints, padding: str) -> jax.Array:
@@ -113,7 +112,7 @@ def _sum(x: jax.Array, window: Ints, strides: Ints, padding: str) -> jax.Array:
 
 
 def _pool(
-    combine: Callable, xla: Callable, neutral: Any, x: jax.Array, window: Ints, strides: Ints, padding: str
+    combine: Callable, xla: Callable, neutral: Any, x: jax.Array, window: Ints, strides: Ints, padding: str | Pairs
 ) -> jax.Array:
     """Combines what lies under the taps of each window; `neutral` is what padding counts as."""
     stages = [_stages(taps, step) for taps, step in zip(window, strides, strict=True)]
@@ -151,7 +150,7 @@ def _factor(n: int) -> int:
 
 
 def _reduce_window(
-    combine: Callable, neutral: Any, x: jax.Array, window: Ints, strides: Ints, padding: str
+    combine: Callable, neutral: Any, x: jax.Array, window: Ints, strides: Ints, padding: str | Pairs
 ) -> jax.Array:
     pads = padding_pairs(x.shape[1:-1], window, strides, padding, (1,) * len(window))
     neutral = np.asarray(neutral, x.dtype)[()]
@@ -171,8 +170,28 @@ def _lowest(x: jax.Array) -> Any:
 # To select where x is largest is linear in the values; its transpose scatters, and the other way round.
 
 
-def _max_by_kernel(geometry: Geometry, x: jax.Array) -> jax.Array:
-    return select_p.bind(lax.stop_gradient(x), x, geometry=geometry)
+def _suits(x: jax.Array, geometry: Geometry) -> bool:
+    fits = x.dtype == jnp.float32 and x.shape[-1] >= FEWEST_CHANNELS and x.size > 0 and min(geometry.places()) > 0
+    return fits and (not any(map(any, geometry.pads)) or math.prod(geometry.window) <= native.MOST_TAPS)
+
+
+def _max(x: jax.Array, *, geometry: Geometry) -> jax.Array:
+    window, strides, pads = geometry.window, geometry.strides, geometry.pads
+    return _pool(_larger, lax.max, _lowest(x), x, window, strides, pads)
+
+
+def _max_by_kernel(x: jax.Array, *, geometry: Geometry) -> jax.Array:
+    # Values that are x itself are not selected, but compared.
+    out = jax.ShapeDtypeStruct(_selected(x, x, geometry), np.float32)
+    return native.call("pool_select", out, x, x, numbers=geometry.numbers(x.shape[-1], 0))
+
+
+def _select(x: jax.Array, values: jax.Array, *, geometry: Geometry) -> jax.Array:
+    return jax.jvp(partial(_max, geometry=geometry), (x,), (values,))[1]
+
+
+def _scatter(x: jax.Array, dy: jax.Array, *, geometry: Geometry) -> jax.Array:
+    return jax.vjp(partial(_max, geometry=geometry), x)[1](dy)[0]
 
 
 def _selected(x: Any, values: Any, geometry: Geometry) -> tuple[int, ...]:
@@ -183,9 +202,17 @@ def _channels(x: jax.Array, _: jax.Array, geometry: Geometry) -> list[int]:
     return [x.shape[-1], 0]
 
 
-select_p = native.operation("pool_select", _selected, _channels, native.as_one_batch)
-scatter_p = native.operation("pool_scatter", lambda x, dy, geometry: x.shape, _channels, native.as_one_batch)
+select_p = native.operation("pool_select", _selected, _channels, native.as_one_batch, _select)
+scatter_p = native.operation("pool_scatter", lambda x, dy, geometry: x.shape, _channels, native.as_one_batch, _scatter)
+max_p = dispatch.primitive(
+    "pool_max",
+    lambda x, geometry: jax.ShapeDtypeStruct(_selected(x, x, geometry), np.float32),
+    native.as_one_batch,
+    _max,
+    cpu=_max_by_kernel,
+)
 
+ad.defjvp(max_p, lambda tangent, x, *, geometry: select_p.bind(x, tangent, geometry=geometry))
 for there, back in ((select_p, scatter_p), (scatter_p, select_p)):
     # Where x is largest does not change with a little of x.
     ad.defjvp(there, None, lambda tangent, x, _, *, geometry, there=there: there.bind(x, tangent, geometry=geometry))

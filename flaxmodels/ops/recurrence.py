@@ -13,10 +13,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
-from flaxmodels.ops import recurrence_cpu, recurrence_gpu
-from flaxmodels.ops.recurrence_choice import asked, on_gpu, once
+from flaxmodels.ops import dispatch, recurrence_cpu, recurrence_gpu
+from flaxmodels.ops.recurrence_choice import asked, on_gpu
 
 Step = Callable[[Any, Any], Any]
 
@@ -422,19 +421,16 @@ def _chosen(kind: str, ways: Ways, kernel: jax.Array, *arguments: Any) -> Any:
     """The rule: on a CPU the kernels in C where they take these arrays, on a GPU what `on_gpu` says; else a scan.
 
     Either is the way there or the way back. Who differentiates that again differentiates the scan.
-    The platform is found where a program is lowered, so one with several devices has the right way on each; a way
-    that no device of this process goes is not even traced.
+    The platform is found where a program is lowered, so one with several devices has the right way on each.
     """
     found = {}
     steps, batch = jax.tree.leaves(arguments)[0].shape[:2]
     arrays = [a for a in jax.tree.leaves(arguments) if a.dtype != bool]
     if asked() != "scan" and recurrence_cpu.suits(*arrays):
-        found["cpu"] = once(ways.compiled, ways.scanned)
+        found["cpu"] = ways.compiled
     if ways.fused is not None and on_gpu(kind, kernel, steps * batch, whole=False) == "fused":
-        found["cuda"] = once(ways.fused, ways.scanned)
-    if not found:
-        return ways.scanned(*arguments)
-    return lax.platform_dependent(*arguments, **found, default=ways.scanned)
+        found["cuda"] = ways.fused
+    return dispatch.alternatives(ways.scanned, *arguments, **found)
 
 
 def _contributed(inputs: Inputs, scale: jax.Array | None = None) -> tuple[jax.Array, Any]:

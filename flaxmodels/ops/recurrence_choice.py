@@ -7,7 +7,7 @@ away, or that fails, is passed over with a warning.
 import contextlib
 import functools
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxmodels.ops import recurrence_gpu
+from flaxmodels.ops import dispatch, recurrence_gpu
 
 Name = Literal["auto", "scan", "fused", "cudnn"]
 
@@ -71,13 +71,13 @@ def using(name: Name) -> Iterator[None]:
 
 
 def asked() -> Name:
-    """What `using` says here; outside of its blocks "auto".
+    """The name that `using` chose here; "scan" inside of `without_kernels`, and "auto" outside of all blocks.
 
     Example:
         >>> asked()
         'auto'
     """
-    return _asked.value
+    return _asked.value if dispatch.kernels_allowed() else "scan"
 
 
 def on_gpu(kind: str, kernel: jax.Array, rows: int, whole: bool = True) -> Name:
@@ -87,7 +87,8 @@ def on_gpu(kind: str, kernel: jax.Array, rows: int, whole: bool = True) -> Name:
     process, on this device, the values and gradients of the scan (`verified`).
     cuDNN stands before the fused kernel, as it shares one step out among all of the GPU; the fused kernel before the
     scan, which starts several kernels per step. It is decided where a program is traced, by the platform that JAX
-    takes by default: cuDNN keeps other residuals than the rest, and the check has to run before.
+    takes by default: cuDNN keeps other residuals than the rest, and the check has to run before. A program that turns
+    out, when it is lowered, to be exported or divided among devices holds the scan instead (`dispatch.alternatives`).
 
     Args:
         kind: "LSTM", "GRU" or "SimpleRNN".
@@ -100,6 +101,8 @@ def on_gpu(kind: str, kernel: jax.Array, rows: int, whole: bool = True) -> Name:
     """
     name = asked()
     if name == "scan" or (name == "cudnn" and not whole) or (name == "auto" and jax.default_backend() != "gpu"):
+        return "scan"
+    if not isinstance(rows, int):  # a symbol, so the program is exported
         return "scan"
     units, dtype = kernel.shape[0], kernel.dtype
     if name != "auto":
@@ -115,13 +118,6 @@ def on_gpu(kind: str, kernel: jax.Array, rows: int, whole: bool = True) -> Name:
     return "scan"
 
 
-def once(way: Callable[..., Any], scanned: Callable[..., Any]) -> Callable[..., Any]:
-    """A way through time that is differentiated as the scan is."""
-    way = jax.custom_jvp(way)
-    way.defjvp(lambda primals, tangents: jax.jvp(scanned, primals, tangents))
-    return way
-
-
 def refusal(name: str, kind: str, units: int, dtype: Any, rows: int = 1, forced: bool = False) -> str | None:
     """Why an implementation does not take a recurrence, as the end of a sentence, or None if it does.
 
@@ -131,7 +127,7 @@ def refusal(name: str, kind: str, units: int, dtype: Any, rows: int = 1, forced:
         units: The size of its state.
         dtype: Of its recurrent kernel.
         rows: Steps times examples.
-        forced: Whether somebody asked for it: then neither speed nor the number of devices counts.
+        forced: Whether it was asked for by name: then its speed does not matter.
 
     Example:
         >>> refusal("cudnn", "GRU", 8, "float32")
@@ -149,12 +145,7 @@ def refusal(name: str, kind: str, units: int, dtype: Any, rows: int = 1, forced:
         return f"which takes {', '.join(dtypes)}, got {dtype}"
     if (name == "cudnn" or not forced) and capability() < LEAST_CAPABILITY:
         return f"which needs an NVIDIA GPU of compute capability {LEAST_CAPABILITY}, got {jax.default_backend()!r}"
-    if forced:
-        return None
-    # XLA can't share a kernel that it does not know out among devices: it would give each of them the whole batch.
-    if jax.device_count() > 1:
-        return f"which runs on one device alone, got {jax.device_count()}"
-    return _too_slow(kind, units, dtype) if name == "fused" else None
+    return _too_slow(kind, units, dtype) if name == "fused" and not forced else None
 
 
 def _too_slow(kind: str, units: int, dtype: str) -> str | None:

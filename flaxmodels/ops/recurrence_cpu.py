@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from flaxmodels.ops import native
+from flaxmodels.ops import dispatch, native
 
 LSTM, GRU, SIMPLE = range(3)
 GATES = (4, 3, 1)
@@ -19,7 +19,7 @@ GATES = (4, 3, 1)
 def suits(*arrays: jax.Array | None) -> bool:
     """Whether the kernels take these arrays: there are kernels, some steps and examples, and all is float32."""
     there = [a for a in arrays if a is not None]
-    return all(a.dtype == jnp.float32 and a.size for a in there) and native.available()
+    return dispatch.is_static(*there) and all(a.dtype == jnp.float32 and a.size for a in there) and native.available()
 
 
 def forward(

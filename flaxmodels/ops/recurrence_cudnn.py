@@ -14,8 +14,8 @@ import jax.custom_batching
 import jax.numpy as jnp
 from jax import lax
 
-from flaxmodels.ops import recurrence_gpu
-from flaxmodels.ops.recurrence_choice import once, using
+from flaxmodels.ops import dispatch, recurrence_gpu
+from flaxmodels.ops.recurrence_choice import using
 
 # Tests put a stand-in for cuDNN on another one.
 _platform = "cuda"
@@ -123,8 +123,7 @@ def _back(*arguments: jax.Array) -> Any:
 def _chosen(called: Callable[..., Any], scanned: Callable[..., Any], *arguments: jax.Array) -> Any:
     """cuDNN where it is, one example of a `vmap` after the other; a scan on other platforms, and to differentiate."""
     called = jax.custom_batching.sequential_vmap(called)
-    ways = {_platform: once(called, scanned)}
-    return lax.platform_dependent(*arguments, **ways, default=scanned)
+    return dispatch.alternatives(scanned, *arguments, **{_platform: called})
 
 
 def _scan(
