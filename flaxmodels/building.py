@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 from flax import traverse_util
+from flax.linen import module as linen_module
 
 from flaxmodels.graph import Graph, check_scopes, scope_names, snake_case
 from flaxmodels.layers import symbolic
@@ -103,9 +104,12 @@ class Container(Layer):
 
     @nn.nowrap
     def at_once(self, layer: Layer, after: Layer) -> bool:
-        """Whether two layers are computed at once, where nobody sees what is between them."""
+        """Whether two layers are computed at once: only where nobody can see what is between them.
+
+        Parameters are made, intermediates recorded and methods intercepted layer by layer.
+        """
         seen = self.is_initializing() or self.is_mutable_collection("intermediates")
-        return not seen and layer.joins(after)
+        return not seen and not getattr(linen_module, "_global_interceptor_stack", ()) and layer.joins(after)
 
     @nn.nowrap
     def symbols(self) -> tuple[Any, Any]:
@@ -299,7 +303,7 @@ class Sequential(Container):
                 after, *bound = bound
                 inputs, mask = layer.outputs_with(after, inputs, mask=mask, train=train)
             else:
-                inputs, mask = layer.outputs_and_mask(inputs, mask=mask, train=train)
+                inputs, mask = layer.call_with_mask(inputs, mask=mask, train=train)
         return inputs, mask
 
     @nn.nowrap
@@ -432,7 +436,7 @@ def _call(node: Node, layer: Layer, values: dict[int, Any], masks: dict[int, Any
     further = [*zip(names[1:], node.args[1:], strict=False), *node.kwargs.items()]
     carried = {f"{name}_mask": mask_of(value) for name, value in further if f"{name}_mask" in names}
     carried |= {"mask": mask_of(node.args[0]), "train": train}
-    return layer.outputs_and_mask(*fill(node.args), **carried | fill(node.kwargs))
+    return layer.call_with_mask(*fill(node.args), **carried | fill(node.kwargs))
 
 
 def weights_of(module: nn.Module, *args: Any, **kwargs: Any) -> dict[tuple[str, ...], tuple[Layer, str]]:

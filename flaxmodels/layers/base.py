@@ -75,7 +75,30 @@ class Layer(nn.Module, kw_only=True):
                 f"{type(self).__name__} computes with parameters from outside, but was called on an array by itself; "
                 "use variables = layer.init(jax.random.key(0), x) and layer.apply(variables, x)."
             )
-        return self.outputs_and_mask(inputs, *args, **kwargs)[0]
+        outputs, mask = self.outputs_and_mask(inputs, *args, **kwargs)
+        object.__setattr__(self, "_output_mask", mask)
+        return outputs
+
+    @nn.nowrap
+    def call_with_mask(
+        self, inputs: Any, *args: Any, mask: Any = None, train: bool = False, **kwargs: Any
+    ) -> tuple[Any, Any]:
+        """Calls this layer and returns its outputs and their mask; this is how a layer around this one calls it.
+
+        The call itself is `__call__`, whose outputs flax records (`capture_intermediates`, `nn.tabulate`), and whose
+        value is therefore the outputs alone; the mask is kept aside.
+        """
+        # A class transformed by flax, such as nn.remat(Dense), takes arrays alone: what changes nothing is left out.
+        names = arguments(self)
+        if mask is not None:
+            kwargs["mask"] = mask
+        if train is not False and not (train is True and names and "train" not in names):
+            kwargs["train"] = train
+        outputs = self(inputs, *args, **kwargs)
+        # It calls a copy of itself, which keeps the mask.
+        if "_output_mask" not in self.__dict__:
+            return outputs, self.compute_mask(inputs, mask)
+        return outputs, self.__dict__.pop("_output_mask")
 
     def outputs_and_mask(
         self, inputs: Any, *args: Any, mask: Any = None, train: bool = False, **kwargs: Any
@@ -101,8 +124,8 @@ class Layer(nn.Module, kw_only=True):
 
     def outputs_with(self, after: "Layer", inputs: Any, *, mask: Any = None, train: bool = False) -> tuple[Any, Any]:
         """Computes the outputs of the layer after this one, and their mask, from this one's inputs."""
-        outputs, mask = self.outputs_and_mask(inputs, mask=mask, train=train)
-        return after.outputs_and_mask(outputs, mask=mask, train=train)
+        outputs, mask = self.call_with_mask(inputs, mask=mask, train=train)
+        return after.call_with_mask(outputs, mask=mask, train=train)
 
     def children(self) -> list[tuple[str, Any]]:
         """Layers inside this one by scope name, in the order of Keras' `get_weights()`."""

@@ -30,6 +30,14 @@ class Linen(Layer):
     def setup(self) -> None:
         nn.share_scope(self, self.module)
 
+    @nn.nowrap
+    def call_with_mask(
+        self, inputs: Any, *args: Any, mask: Any = None, train: bool = False, **kwargs: Any
+    ) -> tuple[Any, Any]:
+        """Calls the module and returns its outputs and their mask."""
+        # The module has the same scope, and flax already records the outputs of its call there.
+        return self.outputs_and_mask(inputs, *args, mask=mask, train=train, **kwargs)
+
     def compute(self, inputs: Any, *args: Any, mask: Any = None, train: bool = False, **kwargs: Any) -> Any:
         named = inspect.signature(type(self.module).__call__).parameters
         given = {"train": train, "mask": mask}

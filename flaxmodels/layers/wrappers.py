@@ -233,14 +233,14 @@ class TimeDistributed(Layer):
         sizes = inputs.shape[:2]
         folded = [None if x is None else x.reshape(-1, *x.shape[2:]) for x in (inputs, mask)]
         object.__setattr__(self, "rows_per_example", sizes[1])  # what the layer reads while it computes
-        results = self.layer.outputs_and_mask(folded[0], mask=folded[1], train=train)
+        results = self.layer.call_with_mask(folded[0], mask=folded[1], train=train)
         object.__setattr__(self, "rows_per_example", 1)
         return jax.tree.map(lambda x: x.reshape(*sizes, *x.shape[1:]), results)
 
     def _one_by_one(self, inputs: jax.Array, mask: jax.Array | None) -> tuple[Any, Any]:
         """The layer in training on one step after the other, its statistics moving on with each."""
         results = [
-            self.layer.outputs_and_mask(inputs[:, t], mask=None if mask is None else mask[:, t], train=True)
+            self.layer.call_with_mask(inputs[:, t], mask=None if mask is None else mask[:, t], train=True)
             for t in range(inputs.shape[1])
         ]
         return jax.tree.map(lambda *steps: jnp.stack(steps, axis=1), *results)

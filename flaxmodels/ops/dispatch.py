@@ -119,7 +119,7 @@ def is_divided(axes: Any) -> bool:
     """
     if hasattr(axes, "num_devices"):
         return axes.num_devices > 1
-    manual = getattr(axes, "manual_axes", frozenset())
+    manual: Any = getattr(axes, "manual_axes", ())
     mesh = getattr(axes, "mesh", None)
     return mesh is not None and any(size > 1 for name, size in mesh.shape.items() if name not in manual)
 
