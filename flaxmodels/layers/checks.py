@@ -132,7 +132,8 @@ def _called_with(cls: Any) -> tuple[str, Any, bool]:
 
 def computes_with_mask(layer: Any) -> bool:
     """Whether a layer's outputs depend on the mask; otherwise it is only passed on to the next layer."""
-    return _called_with(type(layer))[2]
+    cls: Any = type(layer)
+    return _called_with(cls)[2]
 
 
 def check_call(layer: Any, inputs: Any, mask: Any, train: Any) -> None:

@@ -51,6 +51,10 @@ def kernels_allowed() -> bool:
     return _kernels.value
 
 
+# What each operation made by `primitive` computes by operations of XLA alone: (operands, keyword arguments) -> results.
+DEFAULTS: dict[Primitive, Callable[..., Any]] = {}
+
+
 def is_static(*arrays: Any) -> bool:
     """Whether all sizes are numbers; sizes that are symbols occur only in programs to be exported.
 
@@ -81,6 +85,7 @@ def primitive(
     """
     made = Primitive(name)
     made.multiple_results = several
+    DEFAULTS[made] = default
 
     # Called outside of a program, the operation is a program itself, compiled once.
     @cache

@@ -27,6 +27,7 @@ import jax
 import numpy as np
 from jax.extend.core import Literal
 
+from flaxmodels.ops.dispatch import DEFAULTS, without_kernels
 from training.objective import Objective
 from training.padding import control, elementwise, shapes, sums
 from training.padding.values import MIXED, Mixed, Operand, Operation, Rows, Same, Shape, Unknown, Value, without_rule
@@ -58,7 +59,8 @@ def describe(function: Callable[..., Any], padded: Any, short: Any, values: Sequ
     """
     leaves = zip(jax.tree.leaves(padded), jax.tree.leaves(short), values, strict=True)
     sizes = next((leaf.shape[0], other.shape[0]) for leaf, other, value in leaves if isinstance(value, Rows))
-    whole, fewer = (jax.make_jaxpr(function)(*arguments) for arguments in (padded, short))
+    with without_kernels():
+        whole, fewer = (jax.make_jaxpr(function)(*arguments) for arguments in (padded, short))
     return _outputs(sizes, whole, fewer, values)
 
 
@@ -79,17 +81,29 @@ def _outputs(sizes: tuple[int, int], padded: Any, short: Any, values: Sequence[V
     for equation, other in zip(padded.eqns, short.eqns, strict=True):
         if equation.primitive is not other.primitive:
             return [MIXED] * len(padded.outvars)
+        inputs = [read(*pair) for pair in zip(equation.invars, other.invars, strict=True)]
+        if equation.primitive in DEFAULTS:  # an operation of ours, which computes what these programs do
+            defaults = _default_program(equation), _default_program(other)
+            found = _outputs(sizes, *defaults, values=[operand.value for operand in inputs])
+            known.update(zip(equation.outvars, found, strict=True))
+            continue
         operation = Operation(
             equation.primitive.name,
             equation.params,
             other.params,
-            [read(*pair) for pair in zip(equation.invars, other.invars, strict=True)],
+            inputs,
             [_operand(*pair) for pair in zip(equation.outvars, other.outvars, strict=True)],
             sizes,
             functools.partial(_outputs, sizes),
         )
         known.update(zip(equation.outvars, _described(operation), strict=True))
     return [read(*pair).value for pair in zip(padded.outvars, short.outvars, strict=True)]
+
+
+def _default_program(equation: Any) -> Any:
+    """The program of operations of XLA alone that computes what an operation of ours does."""
+    default = functools.partial(DEFAULTS[equation.primitive], **equation.params)
+    return jax.make_jaxpr(default)(*(jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in equation.invars))
 
 
 def _described(operation: Operation) -> list[Value]:

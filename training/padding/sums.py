@@ -109,22 +109,10 @@ def convolution(operation: Operation) -> list[Value]:
     return [placed(axis, numbers.out_spec[0], operation.outputs[0].shape, zero)]
 
 
-def leading(operation: Operation) -> list[Value]:
-    """Kernels of ours that compute each image of a batch by itself; the first axis is the batch."""
-    image, *others = operation.inputs
-    if operation.is_same:
-        return without_rule(operation)
-    axis = operation.axis(image)
-    if axis.number or not all(isinstance(other.value, Same) for other in others):
-        raise Unknown
-    return [placed(axis, 0, out.shape) for out in operation.outputs]
-
-
 RULES: dict[str, Callable[[Operation], list[Value]]] = {
     **dict.fromkeys([*IDENTITIES, "reduce_xor", "argmax", "argmin"], reduction),
     **dict.fromkeys(("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp"), cumulative),
     **dict.fromkeys(("reduce_window", "reduce_window_sum", "reduce_window_max", "reduce_window_min"), window_reduction),
     "dot_general": dot_general,
     "conv_general_dilated": convolution,
-    "conv_bias_plain": leading,
 }
