@@ -103,13 +103,11 @@ def loops(model, task, o, scanned):
     objective = resolve(LOSS, ["accuracy"], None, None, ["output"], y, jax.eval_shape(net.apply, state.variables, x))
     if task == "predict":
         predict = steps.make_predict_step(net)
-        return by_hand(task, scanned, o, x, y, state.variables, lambda v, x, y: predict(v, steps.Batch(x)))
+        return by_hand(task, scanned, o, x, y, state.variables, lambda v, x, y: predict(v, steps.Batch(x))[1])
     if task == "evaluate":
         evaluate = steps.make_eval_step(net, objective)
         carry = (state.variables, objective.empty())
-        return by_hand(
-            task, scanned, o, x, y, carry, lambda c, x, y: (c[0], evaluate(*c, steps.Batch(x, y))), objective.logs
-        )
+        return by_hand(task, scanned, o, x, y, carry, lambda c, x, y: evaluate(*c, steps.Batch(x, y)), objective.logs)
     step = steps.make_train_step(net, objective, adam, rules)
     carry = (state, objective.empty())
     return by_hand(task, scanned, o, x, y, carry, lambda c, x, y: step(*c, steps.Batch(x, y)), objective.logs)

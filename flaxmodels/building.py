@@ -201,8 +201,9 @@ class Container(Layer):
         arrays = self.in_order(expected, inputs)
         for symbol, array in zip(jax.tree.leaves(expected), arrays, strict=True):
             shape = tuple(np.shape(array))
+            # As in Keras, any batch size is taken, also where the input has a fixed one.
             same = len(shape) == symbol.ndim and all(
-                n is None or n == m for n, m in zip(symbol.shape, shape, strict=True)
+                n is None or n == m for n, m in zip(symbol.shape[1:], shape[1:], strict=True)
             )
             if not same:
                 raise ValueError(

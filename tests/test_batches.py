@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from training.batches import Feed, as_data, split_off
+from training.batches import Feed, as_data, batch_size_for, split_off
 from training.datasets import Split
 
 X, Y = np.arange(12.0, dtype="float32").reshape(6, 2), np.arange(6, dtype="int32")
@@ -113,7 +113,7 @@ def test_validation_split_takes_the_last_examples():
 
 def test_batch_size_is_checked():
     with refuses(ValueError, "`batch_size` is a positive integer, got 0; 32 is a usual choice."):
-        Feed(as_data(X, Y), 0)
+        batch_size_for(as_data(X, Y), 0, None)
 
 
 def rows_of(feed, key=None):

@@ -99,14 +99,11 @@ def test_inputs_of_another_shape(shape):
             model.init(KEY, jnp.ones(shape))
 
 
-def test_a_fixed_batch_size_is_checked():
+def test_a_fixed_batch_size_is_part_of_the_shapes_and_any_other_is_taken():
+    """As in Keras, whose models compute batches of every size."""
     model = Sequential([Input((3,), batch_size=4), layers.Dense(2)])
     assert model.output_shape == (4, 2)
-    with raises(
-        ValueError,
-        "Sequential takes inputs of shape (4, 3), got (2, 3); reshape the data, or change the model's input shape.",
-    ):
-        model.init(KEY, X)
+    assert model.apply(model.init(KEY, X), X).shape == (2, 2)
 
 
 @pytest.mark.parametrize("argument", [{"training": True}, {"initial_state": X}])

@@ -7,7 +7,10 @@ import jax
 import numpy as np
 
 from flaxmodels.building import Container, Symbol
+from flaxmodels.layers.base import Layer
 from training.batches import Data, as_data
+from training.callbacks import BackupAndRestore, Callback
+from training.checkpoints import Checkpoints
 from training.datasets import Split
 from training.streams import Stream, is_stream
 
@@ -93,3 +96,28 @@ def given_validation(given: Any) -> Data | Stream:
         "`validation_data` is (x, y), (x, y, sample_weight), a Split or a stream of such batches, "
         f"got {got}; write validation_data=(x, y)."
     )
+
+
+def checkpoints_for(resume: Any, callbacks: list[Callback]) -> Checkpoints | None:
+    """Returns where a run is saved: what `resume` says, or a `BackupAndRestore` among the callbacks."""
+    backups = [callback.checkpoints for callback in callbacks if isinstance(callback, BackupAndRestore)]
+    if resume is not None:
+        backups.append(resume if isinstance(resume, Checkpoints) else Checkpoints(resume))
+    if len(backups) > 1:
+        raise ValueError(
+            f"A run is saved in one folder, got {len(backups)}; give `resume` or one BackupAndRestore, not both."
+        )
+    return backups[0] if backups else None
+
+
+def in_precision(model: nn.Module, precision: str) -> nn.Module:
+    """Returns the model with another dtype of computation."""
+    if precision not in ("mixed_bfloat16", "mixed_float16"):
+        raise ValueError(
+            f"`precision` is 'mixed_bfloat16', 'mixed_float16' or None, got {precision!r}; use one of them."
+        )
+    if not hasattr(model, "dtype"):
+        raise TypeError(
+            f"`precision` sets the `dtype` of a model, and {type(model).__name__} has none; give it to its layers."
+        )
+    return model.clone(dtype=precision if isinstance(model, Layer) else precision.removeprefix("mixed_"))

@@ -220,7 +220,9 @@ def _by_class(y: Any, class_weight: Mapping[int, float], whole: bool) -> np.ndar
 def batch_size_for(data: Data, batch_size: int | None, steps: int | None) -> int:
     """The batch size: the one given, or else what covers the data in the given number of steps, or else 32."""
     if batch_size is not None:
-        return batch_size
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer) or batch_size < 1:
+            raise ValueError(f"`batch_size` is a positive integer, got {batch_size!r}; 32 is a usual choice.")
+        return int(batch_size)
     return -(-len(data) // int(steps)) if steps else 32
 
 
@@ -306,9 +308,7 @@ class Feed:
         whole: bool = True,
         pads: Callable[[int], bool] = lambda rows: True,
     ):
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer) or batch_size < 1:
-            raise ValueError(f"`batch_size` is a positive integer, got {batch_size!r}; 32 is a usual choice.")
-        self.data, self.batch_size, self.n = data, int(batch_size), len(data)
+        self.data, self.batch_size, self.n = data, batch_size, len(data)
         self.steps = -(-self.n // self.batch_size)
         short = self.n % self.batch_size
         self.padded = short != 0 and pads(short)

@@ -117,7 +117,10 @@ class Evaluation:
             at = 0
             while at < stop:
                 began, end = time.perf_counter(), at + self.at_once(stop - at, between)
-                totals, logs = self.program(args[0], totals, *args[2:4], np.int32(at), np.int32(end))
+                # The variables may change from step to step, by the states of stateful layers.
+                variables = self.trainer.variables
+                totals, logs, changed = self.program(variables, totals, *args[2:4], np.int32(at), np.int32(end))
+                self.trainer.take_states(changed)
                 if between is not None:
                     jax.block_until_ready(logs)
                     self.steps_per_second = (end - at) / (time.perf_counter() - began)

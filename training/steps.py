@@ -28,6 +28,7 @@ from jax import lax
 from flaxmodels import constraints
 from flaxmodels.building import weights_of
 from flaxmodels.layers.base import Layer
+from flaxmodels.layers.recurrent import stateful_scopes
 from training.objective import Objective
 from training.optimizers import scale_loss, scales_loss
 from training.state import TrainState, Trouble
@@ -190,7 +191,8 @@ def forward(
 ) -> Outputs:
     """Runs a model on a batch; layers of ours that mix rows see which rows are padding."""
     collections = dict(variables) | ({} if batch.valid is None else {"batch": {"valid": batch.valid}})
-    options: dict[str, Any] = {"mutable": ["batch_stats", "losses"] if train else ["losses"]}
+    moves = train or bool(stateful_scopes(model))
+    options: dict[str, Any] = {"mutable": ["batch_stats", "losses"] if moves else ["losses"]}
     if train:
         options["rngs"] = {"dropout": key}
     if isinstance(model, Layer):
@@ -291,22 +293,37 @@ def _finite(x: jax.Array) -> jax.Array:
     return jnp.all(jnp.isfinite(x))
 
 
-def make_eval_step(model: nn.Module, objective: Objective) -> Callable[[dict[str, Any], Totals, Batch], Totals]:
-    """Makes the function that adds a batch's loss and metrics to the totals: (variables, totals, batch) -> totals."""
+def make_eval_step(
+    model: nn.Module, objective: Objective
+) -> Callable[[dict[str, Any], Totals, Batch], tuple[dict[str, Any], Totals]]:
+    """Makes the function that adds a batch's loss and metrics to the totals.
 
-    def step(variables: dict[str, Any], totals: Totals, batch: Batch) -> Totals:
+    It maps (variables, totals, batch) to (variables, totals); the variables change by the states of stateful layers.
+    """
+
+    def step(variables: dict[str, Any], totals: Totals, batch: Batch) -> tuple[dict[str, Any], Totals]:
         out = forward(model, variables, batch)
         loss, own = objective.loss(batch.y, out.values, batch.weight, out.masks, batch.valid)
-        return objective.update(
+        totals = objective.update(
             totals, loss + out.regularization, own, batch.y, out.values, batch.weight, out.masks, batch.valid
         )
+        return _with_statistics(variables, out), totals
 
     return step
 
 
-def make_predict_step(model: nn.Module) -> Callable[[dict[str, Any], Batch], Any]:
-    """Makes the function that computes a batch's outputs: (variables, batch) -> outputs."""
-    return lambda variables, batch: forward(model, variables, batch).values
+def make_predict_step(model: nn.Module) -> Callable[[dict[str, Any], Batch], tuple[dict[str, Any], Any]]:
+    """Makes the function that computes a batch's outputs: (variables, batch) -> (variables, outputs)."""
+
+    def step(variables: dict[str, Any], batch: Batch) -> tuple[dict[str, Any], Any]:
+        out = forward(model, variables, batch)
+        return _with_statistics(variables, out), out.values
+
+    return step
+
+
+def _with_statistics(variables: dict[str, Any], out: Outputs) -> dict[str, Any]:
+    return dict(variables) | ({"batch_stats": out.batch_stats} if out.batch_stats else {})
 
 
 def batch_at(data: Batch, order: jax.Array, i: jax.Array, scale: float, padded: bool) -> Batch:
@@ -381,13 +398,17 @@ def make_train_program(
 
 
 def make_eval_program(
-    eval_step: Callable[[dict[str, Any], Totals, Batch], Totals],
+    eval_step: Callable[[dict[str, Any], Totals, Batch], tuple[dict[str, Any], Totals]],
     objective: Objective,
     scale: float,
     padded: bool,
     length: int | None = None,
-) -> Callable[..., tuple[Totals, dict[str, jax.Array]]]:
-    """Makes a run of evaluation steps: (variables, totals, data, order, start, stop) -> (totals, logs)."""
+    stateful: bool = False,
+) -> Callable[..., tuple[Totals, dict[str, jax.Array], dict[str, Any]]]:
+    """Makes a run of evaluation steps: (variables, totals, data, order, start, stop) -> (totals, logs, changed).
+
+    Of the variables, `changed` has the collection with the states of stateful layers, if there are any.
+    """
 
     def program(
         variables: dict[str, Any],
@@ -396,29 +417,43 @@ def make_eval_program(
         order: jax.Array,
         start: jax.Array,
         stop: jax.Array,
-    ) -> tuple[Totals, dict[str, jax.Array]]:
-        def body(i: jax.Array, totals: Totals) -> Totals:
-            return eval_step(variables, totals, batch_at(data, order, i, scale, padded))
+    ) -> tuple[Totals, dict[str, jax.Array], dict[str, Any]]:
+        def body(i: jax.Array, carry: tuple[Totals, dict[str, Any]]) -> tuple[Totals, dict[str, Any]]:
+            totals, changed = carry
+            after, totals = eval_step(variables | changed, totals, batch_at(data, order, i, scale, padded))
+            return totals, {name: after[name] for name in changed}
 
-        totals = loop(body, totals, start, stop, length)
-        return totals, objective.logs(totals)
+        totals, changed = loop(body, (totals, _changing(variables, stateful)), start, stop, length)
+        return totals, objective.logs(totals), changed
 
     return program
 
 
-def make_predict_program(predict_step: Callable[[dict[str, Any], Batch], Any], scale: float) -> Callable[..., Any]:
-    """Makes a run of prediction steps: (variables, data, order, start, stop) -> outputs [steps, B, ...]."""
+def make_predict_program(
+    predict_step: Callable[[dict[str, Any], Batch], tuple[dict[str, Any], Any]], scale: float, stateful: bool = False
+) -> Callable[..., tuple[Any, dict[str, Any]]]:
+    """Makes a run of prediction steps: (variables, data, order, start, stop) -> (outputs [steps, B, ...], changed)."""
 
-    def program(variables: dict[str, Any], data: Batch, order: jax.Array, start: jax.Array, stop: jax.Array) -> Any:
-        def at(i: Any) -> Any:
-            return predict_step(variables, batch_at(data, order, i, scale, True))
+    def program(
+        variables: dict[str, Any], data: Batch, order: jax.Array, start: jax.Array, stop: jax.Array
+    ) -> tuple[Any, dict[str, Any]]:
+        def at(i: Any, changed: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+            return predict_step(variables | changed, batch_at(data, order, i, scale, True))
 
-        shapes = jax.eval_shape(at, start)
+        _, shapes = jax.eval_shape(at, start, {})
         outputs = jax.tree.map(lambda a: jnp.zeros((order.shape[0], *a.shape), a.dtype), shapes)
 
-        def body(i: jax.Array, outputs: Any) -> Any:
-            return jax.tree.map(lambda all, one: all.at[i].set(one), outputs, at(i))
+        def body(i: jax.Array, carry: tuple[Any, dict[str, Any]]) -> tuple[Any, dict[str, Any]]:
+            outputs, changed = carry
+            after, one = at(i, changed)
+            outputs = jax.tree.map(lambda all, one: all.at[i].set(one), outputs, one)
+            return outputs, {name: after[name] for name in changed}
 
-        return loop(body, outputs, start, stop, None)
+        return loop(body, (outputs, _changing(variables, stateful)), start, stop, None)
 
     return program
+
+
+def _changing(variables: dict[str, Any], stateful: bool) -> dict[str, Any]:
+    """The collection that changes without training."""
+    return {"batch_stats": variables["batch_stats"]} if stateful else {}

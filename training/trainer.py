@@ -12,12 +12,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxmodels import files
-from flaxmodels.layers.base import Layer
+from flaxmodels.layers.recurrent import reset_states, stateful_scopes
 from training import advice, optimizers, padding, steps
 from training import callbacks as callbacks_module
-from training.arguments import check_epochs, check_inputs, check_steps, given_data, given_validation, in_memory
+from training.arguments import (
+    check_epochs,
+    check_inputs,
+    check_steps,
+    checkpoints_for,
+    given_data,
+    given_validation,
+    in_memory,
+    in_precision,
+)
 from training.batches import Data, Feed, as_data, batch_size_for, check_labels, split_off, unit_of
-from training.callbacks import BackupAndRestore, Callback, History, ProgbarLogger
+from training.callbacks import Callback, History, ProgbarLogger
 from training.checkpoints import Checkpoints
 from training.fitting import Evaluation, Program, Run, signature
 from training.objective import Objective, check_per_output, check_shapes, ordered, output_names, resolve
@@ -111,7 +120,7 @@ class Trainer:
         self.model, self.seed, self.nonfinite, self.train_step = model, seed, nonfinite, train_step
         self.optimizer = optimizers.get(optimizer)
         if precision is not None:
-            self.model = _in_precision(model, precision)
+            self.model = in_precision(model, precision)
             if precision == "mixed_float16":
                 self.optimizer = optimizers.LossScaleOptimizer(self.optimizer)
         self.loss, self.metrics = loss, metrics
@@ -154,24 +163,52 @@ class Trainer:
             self.state, self._rules = steps.create_state(self.model, self.optimizer, example, self.seed, self._start)
             self._start = None
 
-    def _build_for(self, data: Data) -> TrainState:
+    @functools.cached_property
+    def _stateful(self) -> bool:
+        """Whether a layer carries its states from batch to batch."""
+        return bool(stateful_scopes(self.model))
+
+    def reset_states(self) -> None:
+        """Sets the states of stateful layers to zero, as before a new sequence; callbacks may call it, too.
+
+        References:
+            Keras, `keras.layers.RNN.reset_state`.
+        """
+        if self.state is not None:
+            self.take_states({"batch_stats": reset_states(self.model, self.variables).get("batch_stats", {})})
+
+    def take_states(self, changed: Mapping[str, Any]) -> None:
+        """Takes the states of stateful layers that an evaluation or prediction ended with."""
+        if changed:
+            self.state = self.state.replace(batch_stats=changed["batch_stats"])  # type: ignore[union-attr]
+
+    def _batch_size(self, data: Data, given: int | None, steps: int | None) -> int:
+        """The batch size: the one given, or the model's own, or one that covers the data in so many steps, or 32."""
+        inputs = jax.tree.leaves(getattr(self.model, "input_spec", None))
+        fixed = {symbol.shape[0] for symbol in inputs if symbol.shape and symbol.shape[0] is not None}
+        own = fixed.pop() if len(fixed) == 1 else None
+        return batch_size_for(data, own if given is None else given, steps)
+
+    def _build_for(self, data: Data, rows: int) -> TrainState:
         check_inputs(self.model, data.x)
         if self.state is None:
-            x = jax.tree.map(lambda a: jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype), data.x)
+            x = jax.tree.map(lambda a: jax.ShapeDtypeStruct((rows, *a.shape[1:]), a.dtype), data.x)
             self.build(_scaled(x, data.scale))
         return self.state  # type: ignore[return-value]
 
-    def _objective(self, data: Data) -> Objective:
-        """Losses and metrics for data like this, checked against its labels."""
+    def _objective(self, data: Data, rows: int | None = None) -> Objective:
+        """Losses and metrics for data like this, tried on batches of so many rows, checked against its labels."""
+        rows = len(data) if rows is None else rows
         key = (
             signature(jax.tree.map(lambda a: a[:1], (data.x, data.y, data.weight))),
             data.num_classes,
             data.scale,
+            rows if self._stateful else None,
         )
         if key not in self._objectives:
-            batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct((2, *a.shape[1:]), a.dtype), data.batch())
+            batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct((rows, *a.shape[1:]), a.dtype), data.batch())
             batch = batch._replace(x=_scaled(batch.x, data.scale))
-            variables = self._build_for(data).variables
+            variables = self._build_for(data, rows).variables
             outputs = jax.eval_shape(lambda v, b: steps.forward(self.model, v, b).values, variables, batch)
             names = output_names(self.model, outputs)
             objective = resolve(
@@ -217,7 +254,7 @@ class Trainer:
         callbacks: Any = None,
         validation_split: float = 0.0,
         validation_data: Any = None,
-        shuffle: bool = True,
+        shuffle: bool | None = None,
         class_weight: Mapping[int, float] | None = None,
         sample_weight: Any = None,
         initial_epoch: int = 0,
@@ -240,7 +277,8 @@ class Trainer:
             callbacks: Callbacks.
             validation_split: Fraction of the examples, the last ones, to validate on.
             validation_data: (x, y), (x, y, sample_weight), a `Split` or a stream to validate on.
-            shuffle: Whether each epoch has its own order; a stream has its own.
+            shuffle: Whether each epoch has its own order; a stream has its own. By default arrays are shuffled unless a
+                layer is stateful: its states belong to the examples at the same places of the next batch.
             class_weight: Factors of the losses by class, in training alone.
             sample_weight: Factors of the losses [N], in training and in what `validation_split` takes off.
             initial_epoch: Number of epochs that are done.
@@ -267,6 +305,7 @@ class Trainer:
             raise ValueError(
                 "Training needs a loss, and the Trainer has none; write Trainer(model, loss='mse') or the like."
             )
+        shuffle = not self._stateful if shuffle is None else shuffle
         check_epochs(epochs, initial_epoch, validation_freq, shuffle)
         check_steps("steps_per_epoch", steps_per_epoch)
         check_steps("validation_steps", validation_steps)
@@ -275,9 +314,10 @@ class Trainer:
         if validation is None and validation_split:
             data, validation = split_off(in_memory(data), validation_split, class_weight is not None)
         example = data.example if isinstance(data, Stream) else data
-        self._build_for(example)
-        objective = self._objective(example)
-        feed = self._feed(data, batch_size_for(example, batch_size, steps_per_epoch), objective, train=True)
+        size = self._batch_size(example, batch_size, steps_per_epoch)
+        self._build_for(example, _rows(data, size))
+        objective = self._objective(example, _rows(data, size))
+        feed = self._feed(data, size, objective, train=True)
         validate = None
         if isinstance(validation, Stream) and validation_batch_size is not None:
             raise ValueError(
@@ -300,7 +340,7 @@ class Trainer:
             validate,
             validation_freq,
             steps_per_epoch,
-            _checkpoints(resume, called_back),
+            checkpoints_for(resume, called_back),
         )
         run.set_params(
             {
@@ -322,9 +362,17 @@ class Trainer:
         if jax.default_backend() != "cpu":
             memory = jax.local_devices()[0].memory_stats() or {}
             limit = 0.5 * memory.get("bytes_limit", math.inf)
-        if isinstance(batch_size, int) and not isinstance(batch_size, bool):
-            batch_size = min(batch_size, len(data))
+        self._check_multiple(len(data), batch_size)
+        batch_size = _rows(data, batch_size)
         return Feed(data, batch_size, limit, pads=functools.partial(self._pads, data, batch_size, objective, train))
+
+    def _check_multiple(self, examples: int, batch_size: int) -> None:
+        """Raises where a stateful layer would be given a batch of another size."""
+        if self._stateful and examples % batch_size:
+            raise ValueError(
+                f"A stateful layer keeps the states of one batch, so that all batches have one size, got {examples} "
+                f"examples for batches of {batch_size}; give a multiple of {batch_size} examples."
+            )
 
     def _pads(self, data: Data, batch_size: int, objective: Objective | None, train: bool, rows: int) -> bool:
         """Whether a batch of so many rows may be filled up with padding: see `padding.changes_nothing`."""
@@ -441,13 +489,15 @@ class Trainer:
     def _evaluation(self, data: Data | Stream, batch_size: int | None, limit: int | None = None) -> Evaluation:
         """What evaluates on this data, which is on the device from now on."""
         example = data.example if isinstance(data, Stream) else data
-        self._build_for(example)
-        objective = self._objective(example)
-        feed = self._feed(data, batch_size_for(example, batch_size, limit), objective, train=False)
+        batch_size = self._batch_size(example, batch_size, limit)
+        self._build_for(example, _rows(data, batch_size))
+        objective = self._objective(example, _rows(data, batch_size))
+        feed = self._feed(data, batch_size, objective, train=False)
         key = ("eval", objective, example.scale, feed.padded)
         if key not in self._programs:
             step = steps.make_eval_step(self.model, objective)
-            program = steps.make_eval_program(step, objective, example.scale, feed.padded)
+            scale = example.scale
+            program = steps.make_eval_program(step, objective, scale, feed.padded, stateful=self._stateful)
             self._programs[key] = Program(program, (1,), self.deterministic)
         return Evaluation(self, objective, feed, self._programs[key], limit)
 
@@ -484,7 +534,8 @@ class Trainer:
             if steps is not None and done >= steps:
                 break
             stop = chunk.steps if steps is None else min(chunk.steps, steps - done)
-            outputs = program(self.variables, chunk.data, chunk.order, np.int32(0), np.int32(stop))
+            outputs, changed = program(self.variables, chunk.data, chunk.order, np.int32(0), np.int32(stop))
+            self.take_states(changed)
             # One chunk behind, so that the device has the next one to work on meanwhile.
             found += _fetched(computing)
             computing = outputs, chunk.sizes[:stop], chunk.order.shape[1]
@@ -505,13 +556,14 @@ class Trainer:
                     "A stream brings its own batch_size, but predict got `batch_size` as well; leave it out."
                 )
             stream = Stream(x).without_labels()
-            self._build_for(stream.example)
+            self._build_for(stream.example, stream.batch_size)
             pads = functools.partial(self._pads, stream.example, stream.batch_size, None, False)
             return StreamFeed(stream, pads=pads)
         data = as_data(x)
         data = Data(data.x, scale=data.scale)
-        self._build_for(data)
-        size = batch_size_for(data, batch_size, steps)
+        size = self._batch_size(data, batch_size, steps)
+        self._build_for(data, size)
+        self._check_multiple(len(data), size)
         pads = functools.partial(self._pads, data, size, None, False)
         return Feed(data, size, limit_bytes=PREDICTED_BYTES, whole=False, pads=pads)
 
@@ -519,12 +571,20 @@ class Trainer:
         key = ("predict", scale)
         if key not in self._programs:
             step = steps.make_predict_step(self.model)
-            self._programs[key] = Program(steps.make_predict_program(step, scale), deterministic=self.deterministic)
+            program = steps.make_predict_program(step, scale, self._stateful)
+            self._programs[key] = Program(program, deterministic=self.deterministic)
         return self._programs[key]
 
     def save(self, path: str | os.PathLike[str], architecture: bool | None = None) -> None:
         """Writes the model and its variables into one file, in the format that its name says; see `fm.save`."""
         files.save(path, self.model, self.variables, architecture)
+
+
+def _rows(data: Data | Stream, batch_size: int) -> int:
+    """How many rows the largest batch has."""
+    if isinstance(data, Stream):
+        return data.batch_size
+    return min(batch_size, len(data))
 
 
 def _example(leaf: Any) -> Any:
@@ -550,28 +610,3 @@ def _fetched(computed: tuple[Any, np.ndarray, int] | None) -> list[Any]:
         return array.reshape(-1, *array.shape[2:])
 
     return [jax.tree.map(fetch, outputs)]
-
-
-def _checkpoints(resume: Any, callbacks: list[Callback]) -> Checkpoints | None:
-    """Where a run is saved: what `resume` says, or a BackupAndRestore among the callbacks."""
-    backups = [callback.checkpoints for callback in callbacks if isinstance(callback, BackupAndRestore)]
-    if resume is not None:
-        backups.append(resume if isinstance(resume, Checkpoints) else Checkpoints(resume))
-    if len(backups) > 1:
-        raise ValueError(
-            f"A run is saved in one folder, got {len(backups)}; give `resume` or one BackupAndRestore, not both."
-        )
-    return backups[0] if backups else None
-
-
-def _in_precision(model: nn.Module, precision: str) -> nn.Module:
-    """The model with another dtype of computation."""
-    if precision not in ("mixed_bfloat16", "mixed_float16"):
-        raise ValueError(
-            f"`precision` is 'mixed_bfloat16', 'mixed_float16' or None, got {precision!r}; use one of them."
-        )
-    if not hasattr(model, "dtype"):
-        raise TypeError(
-            f"`precision` sets the `dtype` of a model, and {type(model).__name__} has none; give it to its layers."
-        )
-    return model.clone(dtype=precision if isinstance(model, Layer) else precision.removeprefix("mixed_"))

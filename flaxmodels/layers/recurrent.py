@@ -1,11 +1,12 @@
 """Recurrent layers: cells taken through time."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax import traverse_util
 
 from flaxmodels.layers.base import Layer
 from flaxmodels.layers.cells import GRUCell, LSTMCell, SimpleRNNCell, Steps, state_from
@@ -111,6 +112,36 @@ def check_time(layer: Layer, inputs: Any) -> None:
         )
 
 
+def stateful_scopes(module: Any, scope: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """The scopes of the stateful layers in a layer or model; none for a linen module, which can't be looked into.
+
+    Example:
+        >>> stateful_scopes(LSTM(3, stateful=True)), stateful_scopes(LSTM(3))
+        ([()], [])
+    """
+    own = [scope] if isinstance(module, Recurrent) and module.stateful else []
+    inner = module.children() if isinstance(module, Layer) else []
+    return own + [found for name, child in inner for found in stateful_scopes(child, (*scope, name))]
+
+
+def reset_states(module: Any, variables: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the variables of a layer or model with the states of its stateful layers set to zero.
+
+    Example:
+        >>> layer, x = GRU(2, stateful=True), jnp.ones((1, 3, 2))
+        >>> variables = layer.init(jax.random.key(0), x)
+        >>> _, moved = layer.apply(variables, x, mutable=["batch_stats"])
+        >>> reset_states(layer, variables | moved)["batch_stats"]["state_0"].tolist()
+        [[0.0, 0.0]]
+    """
+    flat = traverse_util.flatten_dict(dict(variables.get("batch_stats", {})))
+    for scope in stateful_scopes(module):
+        for path, leaf in flat.items():
+            if path[:-1] == scope and path[-1].startswith("state_"):
+                flat[path] = jnp.zeros_like(leaf)
+    return dict(variables) | ({"batch_stats": traverse_util.unflatten_dict(flat)} if flat else {})
+
+
 class RNN(Recurrent):
     """Takes a cell through time, or a stack of cells.
 
@@ -120,8 +151,10 @@ class RNN(Recurrent):
         return_sequences: Whether to return the output after each step, not the last alone.
         return_state: Whether to return the last states too: (output, *states).
         go_backwards: Whether to begin with the last step; the outputs stay in the order of processing.
-        stateful: Whether a call begins with the states that the call before ended with. They stand in `batch_stats`,
-            for one batch size, and move on where a call makes that collection mutable.
+        stateful: Whether a call starts from the states that the previous call ended with. The states are in
+            `batch_stats`, for one batch size, and move on where a call makes that collection mutable. A `Trainer`
+            carries them from batch to batch in `fit`, `evaluate` and `predict`, keeps the order of the examples, and
+            sets the states to zero by `reset_states`.
         unroll: Whether the steps are written out one by one. As in Keras, leading masked steps then give zeros, and
             `zero_output_for_mask` changes nothing.
         zero_output_for_mask: Whether a masked step gives zeros, not the output of the step before.
