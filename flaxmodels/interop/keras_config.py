@@ -16,6 +16,7 @@ import numpy as np
 
 from flaxmodels import activations, constraints, initializers, layers, regularizers
 from flaxmodels.building import Container, Model, Sequential
+from flaxmodels.interop import keras_masks
 from flaxmodels.layers.base import Layer
 from flaxmodels.layers.symbolic import Symbol
 from flaxmodels.names import lookup
@@ -150,7 +151,7 @@ class _Reader:
         inner = {
             name: self.layer(layer, scope=True) | {"name": name}
             for name, layer in zip(names, described, strict=True)
-            if not _is_input(layer)
+            if not _is_input(layer) and not keras_masks.is_operation(layer)
         }
         shifted = {layer["name"] for layer in described if layer.get("class_name") in FUNCTIONAL}
         calls = _Calls(described, [layer["name"] for layer in sources])
@@ -162,8 +163,8 @@ class _Reader:
             "calls": [
                 {
                     "layer": name,
-                    "args": [calls.argument(item, self.value) for item in _entry(call, "args", list)],
-                    "kwargs": self._keywords(_entry(call, "kwargs", dict), calls),
+                    "args": [calls.argument(item, self.value) for item in call["args"]],
+                    "kwargs": self._keywords(call["kwargs"], calls),
                 }
                 for name, call in calls.in_order()
             ],
@@ -174,10 +175,10 @@ class _Reader:
     def _keywords(self, keywords: dict[str, Any], calls: "_Calls") -> dict[str, Any]:
         """What a call was given by name.
 
-        Keras writes down a mask of None and a `training` of False that nobody gave; when the model is called, what the
-        caller says of training goes before what stands in the file.
+        Keras writes down a `training` of False that nobody gave; when the model is called, what the caller says of
+        training goes before what stands in the file.
         """
-        given = {key: value for key, value in keywords.items() if key != "training" and (key, value) != ("mask", None)}
+        given = {key: value for key, value in keywords.items() if key != "training"}
         return {key: calls.argument(value, self.value) for key, value in given.items()}
 
 
@@ -190,8 +191,18 @@ class _Calls:
         for layer in described:
             if layer["name"] not in sources:
                 for i, call in enumerate(_entry(layer, "inbound_nodes", list)):
-                    self.calls[layer["name"], i] = call
-        self.order = self._sorted()
+                    self.calls[layer["name"], i] = {
+                        "args": _entry(call, "args", list),
+                        "kwargs": _entry(call, "kwargs", dict),
+                    }
+        by_name = {layer["name"]: layer for layer in described}
+        self.masks = keras_masks.Masks(by_name, _source_of, LAYERS, lambda config: _computed(config.get("dtype")))
+        self.order = []
+        for key in self._sorted():
+            call = self.masks.resolved(key, self.calls[key])
+            if call is not None:
+                self.calls[key] = call
+                self.order.append(key)
         self.places |= {key: [i, 0] for i, key in enumerate(self.order)}
 
     def _sorted(self) -> list[tuple[str, int]]:
@@ -221,7 +232,7 @@ class _Calls:
     def argument(self, value: Any, translate: Callable[[Any], Any]) -> Any:
         """An argument of a call, with our symbols for Keras' tensors."""
         if _is_tensor(value):
-            return self._symbol(*_history(value), value["config"]["keras_history"][2])
+            return self._symbol(*_source_of(value))
         if isinstance(value, list):
             return [self.argument(item, translate) for item in value]
         if isinstance(value, dict) and "class_name" not in value:
@@ -240,6 +251,11 @@ class _Calls:
         raise ValueError(f"its inputs and outputs are [layer, call, output], got {str(tree)[:80]!r}")
 
     def _symbol(self, name: str, call: int, output: Any) -> dict[str, Any]:
+        if name in self.masks.operations:
+            raise ValueError(
+                f"it computes with {self.masks.operations[name]}, and operations of Keras are read only where they "
+                "make the mask of a layer; use layers"
+            )
         if not isinstance(call, int) or type(output) is not int or output < 0 or (name, call) not in self.places:
             raise ValueError(f"it takes from call {str(call)[:20]} of {name[:80]!r}, which is not there")
         number, first = self.places[name, call]
@@ -309,16 +325,26 @@ def _dtypes(policy: str) -> dict[str, str]:
     return {"dtype": policy} if policy.startswith("mixed_") else {"dtype": policy, "param_dtype": policy}
 
 
+def _computed(policy: Any) -> str:
+    """The dtype that a policy computes in."""
+    return _policy(policy).removeprefix("mixed_")
+
+
 def _is_tensor(value: Any) -> bool:
     return isinstance(value, dict) and value.get("class_name") == "__keras_tensor__"
 
 
 def _history(tensor: Any) -> tuple[str, int]:
     """Which call of which layer a tensor comes from."""
+    return _source_of(tensor)[:2]
+
+
+def _source_of(tensor: Any) -> tuple[str, int, int]:
+    """Which output of which call of which layer a tensor is."""
     history = _entry(_entry(tensor, "config", dict), "keras_history", list)
-    if len(history) != 3 or not isinstance(history[0], str) or type(history[1]) is not int:
+    if len(history) != 3 or not isinstance(history[0], str) or any(type(n) is not int for n in history[1:]):
         raise ValueError(f"its tensors come from [layer, call, output], got {str(history)[:80]!r}")
-    return history[0], history[1]
+    return history[0], history[1], history[2]
 
 
 def _tensors(value: Any) -> list[Any]:

@@ -82,7 +82,8 @@ def load_keras(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Any]]:
         path: A `.keras` file.
 
     Returns:
-        The model and its variables: `model.apply(variables, x)` gives what `predict` gives in Keras.
+        The model and its variables: `model.apply(variables, x)` gives what `predict` gives in Keras. A recurrent layer
+        that is called with initial states gets no mask, as in Keras, and its outputs have none.
 
     Raises:
         FileNotFoundError: If there is no file.
