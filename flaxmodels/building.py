@@ -1,6 +1,7 @@
 """From layers to one module: `Sequential` stacks them, `Model` connects them into a graph."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from flax.linen import module as linen_module
 
 from flaxmodels.graph import Graph, check_scopes, scope_names, snake_case
 from flaxmodels.layers import symbolic
-from flaxmodels.layers.base import Layer, arguments
+from flaxmodels.layers.base import Layer, Lookup, arguments, trace
 from flaxmodels.layers.linen import Linen as Linen
 from flaxmodels.layers.symbolic import Input as Input
 from flaxmodels.layers.symbolic import Node, Symbol
@@ -308,6 +309,13 @@ class Sequential(Container):
         return inputs, mask
 
     @nn.nowrap
+    def trace_inputs(self, sources: Any, lookups: list[Lookup], path: str, *args: Any, **kwargs: Any) -> Any:
+        """Traces the layers one after the other."""
+        for name, layer in self.children():
+            sources = trace(layer, sources, lookups, f"{path}/{name}")
+        return sources
+
+    @nn.nowrap
     def children(self) -> list[tuple[str, Any]]:
         return list(zip(self.layers.names, self.layers, strict=True))
 
@@ -399,6 +407,25 @@ class Model(Container):
         )
 
     @nn.nowrap
+    def trace_inputs(self, sources: Any, lookups: list[Lookup], path: str, *args: Any, **kwargs: Any) -> Any:
+        """Traces the calls of the graph in their order."""
+        graph = self.graph
+        given = jax.tree.leaves(sources)
+        held = dict(zip(map(id, jax.tree.leaves(graph.inputs)), given, strict=True))
+
+        def of(symbol: Any) -> Any:
+            return held.get(id(symbol), frozenset())
+
+        for node in graph.nodes:
+            scope = f"{path}/{graph.names[id(node.layer)]}"
+            first = jax.tree.map(of, node.args[0])
+            found = trace(node.layer, first, lookups, scope, *node.args[1:], **node.kwargs)
+            outputs, found = jax.tree.leaves(node.outputs), jax.tree.leaves(found)
+            found = found if len(found) == len(outputs) else found * len(outputs)
+            held.update(zip(map(id, outputs), found, strict=False))
+        return jax.tree.map(of, graph.outputs)
+
+    @nn.nowrap
     def children(self) -> list[tuple[str, Any]]:
         return [(self.graph.names[id(layer)], layer) for layer in self.graph.layers]
 
@@ -481,6 +508,26 @@ def weights_of(module: nn.Module, *args: Any, **kwargs: Any) -> dict[tuple[str, 
 def _by_itself(layer: Layer) -> Layer:
     """The layer out of its place, frozen where one around it was: flax does not keep those alive for their parts."""
     return layer.clone(parent=None, trainable=not layer.frozen)
+
+
+def lookups_of(model: nn.Module) -> list[Lookup]:
+    """Finds which inputs of a model reach a layer that looks integers up, as far as layers of ours lead there.
+
+    Args:
+        model: Any linen module; of others than ours nothing is known.
+
+    Example:
+        >>> from flaxmodels import layers
+        >>> lookups_of(Sequential([layers.Flatten(), layers.Embedding(9, 2)]))
+        [Lookup(source=0, path='embedding', layer='Embedding', size=9)]
+    """
+    found: list[Lookup] = []
+    if isinstance(model, Layer):
+        spec = model.input_spec if isinstance(model, Container) else None
+        numbers = itertools.count()
+        sources = jax.tree.map(lambda _: frozenset([next(numbers)]), 0 if spec is None else spec)
+        trace(model, sources, found, "")
+    return [lookup._replace(path=lookup.path.removeprefix("/")) for lookup in found]
 
 
 def _table(model: Container) -> str:

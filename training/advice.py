@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from flaxmodels import activations
-from flaxmodels.building import Sequential
+from flaxmodels.building import Sequential, lookups_of
 from flaxmodels.graph import Graph
 from training.objective import Objective
 
@@ -65,6 +65,26 @@ def warn(model: Any, objective: Objective, outputs: list[Any]) -> None:
             _tell(
                 f"The metric {measured.name!r} takes probabilities, but the model ends in {end!r}; end it in 'sigmoid'."
             )
+
+
+def remedy(model: Any, params: Any) -> str:
+    """Returns what to do about numbers that are not finite.
+
+    Args:
+        model: The model.
+        params: Its parameters. Embeddings are found among them by name, also those of linen.
+    """
+    checked = [lookup.path for lookup in lookups_of(model)]
+    paths = [[str(key.key) for key in path] for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    scopes = ["/".join(path[:-1]) for path in paths if path[-1] == "embedding"]
+    unchecked = [scope for scope in scopes if scope not in checked]
+    usual = "lower the learning rate, or clip the gradients"
+    if not unchecked:
+        return usual
+    return (
+        f"check that the integers which reach {unchecked[0] or 'the embedding'!r} have rows there, as others give NaN; "
+        f"otherwise {usual}"
+    )
 
 
 def _tell(sentence: str) -> None:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flaxmodels.building import Container, lookups_of
 from training import losses
 from training.datasets import Split
 from training.objective import Objective, ordered
@@ -264,6 +265,34 @@ def check_labels(data: Data, objective: Objective, outputs: list[Any]) -> None:
         if loss is not None and (loss.labels == "index" or spread):
             ignored = getattr(loss, "ignore_class", None)
             losses.check_labels(np.asarray(labels), output.shape[-1], ignore_class=ignored)
+
+
+def check_ids(data: Data, model: Any) -> None:
+    """Raises if an integer in the inputs has no row in the embedding that it reaches.
+
+    Inside a compiled step it cannot be seen: it would give NaN, or the vector of another integer.
+    """
+    lookups = lookups_of(model)
+    if not lookups:
+        return
+    spec = model.input_spec if isinstance(model, Container) else None
+    arrays = jax.tree.leaves(data.x) if spec is None else model.in_order(spec, data.x)
+    names = [symbol.name for symbol in jax.tree.leaves(spec)] if len(arrays) > 1 else ["x"]
+    for lookup in lookups:
+        array = np.asarray(arrays[lookup.source])
+        # The layer drops what follows the point of a float.
+        if not array.size or (int(array.min() * data.scale) >= 0 and int(array.max() * data.scale) < lookup.size):
+            continue
+        ids = (array * data.scale).astype(np.int64)
+        wrong = (ids < 0) | (ids >= lookup.size)
+        first = tuple(int(i) for i in np.argwhere(wrong)[0])
+        name = names[lookup.source] or f"input {lookup.source}"
+        more = f" and {int(wrong.sum()) - 1} more" if wrong.sum() > 1 else ""
+        raise ValueError(
+            f"{lookup.layer} {lookup.path!r} looks up integers from 0 to {lookup.size - 1}, got {ids[first]} at "
+            f"{list(first)} of `{name}`{more}; give a larger `input_dim`, or map what is not in the vocabulary to a "
+            "number that is."
+        )
 
 
 class Chunk(NamedTuple):

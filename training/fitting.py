@@ -17,7 +17,7 @@ import numpy as np
 from flaxmodels import saving
 from flaxmodels.ops.dispatch import kernels_allowed
 from flaxmodels.ops.recurrence_choice import asked
-from training import steps
+from training import advice, steps
 from training.batches import Chunk, Feed
 from training.callbacks import PER_STEP, Callback, overrides
 from training.checkpoints import Checkpoints, named, packed, refilled, unpacked
@@ -439,8 +439,8 @@ class Run:
         if trainer.nonfinite == "ignore":
             if not math.isfinite(self.logs["loss"]):
                 self.warn(
-                    f"The loss is {self.logs['loss']} after step {self.step} of the epoch; lower the learning rate, "
-                    "or clip the gradients."
+                    f"The loss is {self.logs['loss']} after step {self.step} of the epoch; "
+                    f"{advice.remedy(trainer.model, trainer.state.params)}."
                 )
             return
         trouble = jax.device_get(trainer.state.trouble)
@@ -456,8 +456,8 @@ class Run:
         }[trainer.nonfinite]
         self.warn(
             f"Numbers are not finite at step {int(trouble.step)} of the run, first in {where}"
-            f"{f', with the learning rate {rates}' if rates else ''}; {done}; lower the learning rate, "
-            "or clip the gradients."
+            f"{f', with the learning rate {rates}' if rates else ''}; {done}; "
+            f"{advice.remedy(trainer.model, trainer.state.params)}."
         )
         if trainer.nonfinite != "skip":
             trainer.stop_training = True

@@ -25,7 +25,7 @@ from training.arguments import (
     in_memory,
     in_precision,
 )
-from training.batches import Data, Feed, as_data, batch_size_for, check_labels, split_off, unit_of
+from training.batches import Data, Feed, as_data, batch_size_for, check_ids, check_labels, split_off, unit_of
 from training.callbacks import Callback, History, ProgbarLogger
 from training.checkpoints import Checkpoints
 from training.fitting import Evaluation, Program, Run, signature
@@ -232,6 +232,7 @@ class Trainer:
             self._objectives[key] = objective, outputs
         objective, outputs = self._objectives[key]
         check_labels(data, objective, outputs)
+        check_ids(data, self.model)
         return objective
 
     def metric_direction(self, name: str) -> str | None:
@@ -558,11 +559,12 @@ class Trainer:
             stream = Stream(x).without_labels()
             self._build_for(stream.example, stream.batch_size)
             pads = functools.partial(self._pads, stream.example, stream.batch_size, None, False)
-            return StreamFeed(stream, pads=pads)
+            return StreamFeed(stream, functools.partial(check_ids, model=self.model), pads=pads)
         data = as_data(x)
         data = Data(data.x, scale=data.scale)
         size = self._batch_size(data, batch_size, steps)
         self._build_for(data, size)
+        check_ids(data, self.model)
         self._check_multiple(len(data), size)
         pads = functools.partial(self._pads, data, size, None, False)
         return Feed(data, size, limit_bytes=PREDICTED_BYTES, whole=False, pads=pads)

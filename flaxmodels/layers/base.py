@@ -4,7 +4,7 @@ import functools
 import inspect
 import math
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import flax.errors
 import flax.linen as nn
@@ -13,6 +13,22 @@ import jax.numpy as jnp
 
 from flaxmodels import initializers, regularizers
 from flaxmodels.layers import checks, symbolic
+
+
+class Lookup(NamedTuple):
+    """A layer that takes integers in a range from an input of a model; see `Layer.trace_inputs`.
+
+    Attributes:
+        source: The index of the model's input.
+        path: The layer's scopes, joined by "/".
+        layer: The class of the layer.
+        size: How many integers there are, from 0 on.
+    """
+
+    source: int
+    path: str
+    layer: str
+    size: int
 
 
 class Layer(nn.Module, kw_only=True):
@@ -130,6 +146,23 @@ class Layer(nn.Module, kw_only=True):
     def children(self) -> list[tuple[str, Any]]:
         """Layers inside this one by scope name, in the order of Keras' `get_weights()`."""
         return []
+
+    @nn.nowrap
+    def trace_inputs(self, sources: Any, lookups: list["Lookup"], path: str, *args: Any, **kwargs: Any) -> Any:
+        """Finds which inputs of a model reach a layer that looks integers up, with unchanged values; see `trace`.
+
+        Args:
+            sources: For each of the layer's inputs a set: the indices of the model's inputs of which it holds values;
+                empty where it holds others.
+            lookups: Receives what is found.
+            path: The layer's scopes, joined by "/".
+            *args: Further arguments of the call.
+            **kwargs: Likewise.
+
+        Returns:
+            A set for each output, or one for all.
+        """
+        return frozenset()
 
     @nn.nowrap
     def argument(self, weight: str, kind: str) -> Any:
@@ -261,6 +294,22 @@ class Layer(nn.Module, kw_only=True):
                 f"{self.label} takes inputs of {rank} axes [{', '.join(axes.split())}], got shape {shape}; "
                 f"{'add' if len(shape) < rank else 'remove'} an axis, or use a layer for {len(shape)} axes."
             )
+
+
+def trace(layer: Any, sources: Any, lookups: list[Lookup], path: str, *args: Any, **kwargs: Any) -> Any:
+    """Calls `layer.trace_inputs`, unless a subclass computes something else than the class that defines it."""
+    classes = type(layer).__mro__
+    computing = next(i for i, cls in enumerate(classes) if {"compute", "outputs_and_mask"} & set(vars(cls)))
+    tracing = next(i for i, cls in enumerate(classes) if "trace_inputs" in vars(cls))
+    return layer.trace_inputs(sources, lookups, path, *args, **kwargs) if tracing <= computing else frozenset()
+
+
+@nn.nowrap
+def keep_values(
+    layer: Any, sources: Any, lookups: list[Lookup], path: str, *args: Any, **kwargs: Any
+) -> frozenset[int]:
+    """The `trace_inputs` of a layer whose outputs are values of its inputs, or 0."""
+    return sources
 
 
 def compute_dtype(dtype: Any, param_dtype: Any) -> Any:

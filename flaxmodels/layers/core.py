@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from flaxmodels import activations, initializers
 from flaxmodels.layers import checks, symbolic
-from flaxmodels.layers.base import Layer
+from flaxmodels.layers.base import Layer, keep_values
 
 
 class EinsumDense(Layer):
@@ -162,6 +162,7 @@ class Identity(Layer):
     """
 
     SUPPORTS_MASKING: ClassVar[bool] = True
+    trace_inputs = keep_values
 
     @nn.compact
     def compute(self, inputs: Any) -> Any:

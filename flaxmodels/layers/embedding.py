@@ -10,10 +10,10 @@ import numpy as np
 
 from flaxmodels import initializers
 from flaxmodels.layers import checks
-from flaxmodels.layers.base import Layer
+from flaxmodels.layers.base import Layer, Lookup
 
 
-class Lookup(Layer):
+class Table(Layer):
     """What Embedding and ReversibleEmbedding share: the matrix `embedding`, with a row for each integer."""
 
     input_dim: int
@@ -36,6 +36,15 @@ class Lookup(Layer):
         return jnp.take(embedding, ids, axis=0, mode="fill", fill_value=jnp.nan)
 
     @nn.nowrap
+    def _note_lookups(
+        self, sources: Any, lookups: list[Lookup], path: str, reverse: bool = False, **kwargs: Any
+    ) -> frozenset[int]:
+        """The `trace_inputs` of both: adds the inputs that are looked up; the outputs hold other values."""
+        if not reverse:
+            lookups += [Lookup(source, path, type(self).__name__, self.input_dim) for source in sorted(sources)]
+        return frozenset()
+
+    @nn.nowrap
     def _check_range(self, inputs: jax.Array) -> None:
         # Inside a compiled program the numbers cannot be seen: there, what is out of range gives NaN.
         if isinstance(inputs, jax.core.Tracer) or not inputs.size:
@@ -49,11 +58,12 @@ class Lookup(Layer):
             )
 
 
-class Embedding(Lookup):
+class Embedding(Table):
     """Turns integers into vectors: row i of a learned matrix for each i.
 
-    Integers out of range are an error where they can be seen. Inside a compiled program, numbers from `input_dim` on
-    give NaN, and negative ones count from the end, as in Keras.
+    Integers out of range are an error where they can be seen: outside of compiled programs, and in the data of a
+    `Trainer` where they reach this layer unchanged. Inside a compiled program, integers from `input_dim` on give NaN,
+    and negative ones count from the end, as in Keras on JAX.
 
     Args:
         input_dim: Number of rows: the largest integer plus 1.
@@ -87,6 +97,7 @@ class Embedding(Lookup):
     input_length: int | None = None
 
     WEIGHTS: ClassVar[tuple[str, ...]] = ("embedding",)
+    trace_inputs = Table._note_lookups
 
     def __post_init__(self) -> None:
         if self.input_length is not None:
@@ -116,7 +127,7 @@ class Embedding(Lookup):
         return inputs != 0 if self.mask_zero else None
 
 
-class ReversibleEmbedding(Lookup):
+class ReversibleEmbedding(Table):
     """Turns integers into vectors, and with `reverse=True` vectors into a score for each integer.
 
     The scores are x @ embedding.T, or x @ reverse_embeddings without `tie_weights`.
@@ -156,6 +167,7 @@ class ReversibleEmbedding(Lookup):
     logit_soft_cap: float | None = None
 
     WEIGHTS: ClassVar[tuple[str, ...]] = ("embedding", "reverse_embeddings")
+    trace_inputs = Table._note_lookups
 
     def __post_init__(self) -> None:
         checks.check_dtype(self, "reverse_dtype")

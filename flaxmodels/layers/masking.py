@@ -2,12 +2,13 @@
 
 from typing import Any, ClassVar
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from flaxmodels.layers import checks
-from flaxmodels.layers.base import Layer
+from flaxmodels.layers.base import Layer, Lookup
 
 
 class Masking(Layer):
@@ -41,6 +42,11 @@ class Masking(Layer):
                 f"`mask_value` of {self.label} is a number, got {self.mask_value!r}; give one such as 0.0."
             )
         super().__post_init__()
+
+    @nn.nowrap
+    def trace_inputs(self, sources: Any, lookups: list[Lookup], path: str, *args: Any, **kwargs: Any) -> Any:
+        """Keeps the values, unless those of masked steps, which become 0, might be out of range."""
+        return sources if np.all(np.asarray(self.mask_value) == 0) else frozenset()
 
     def compute(self, inputs: jax.Array) -> jax.Array:
         inputs = jnp.asarray(inputs)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxmodels.layers import checks, symbolic
-from flaxmodels.layers.base import Layer, wide
+from flaxmodels.layers.base import Layer, Lookup, wide
 
 Masks = list[jax.Array | None]
 
@@ -267,6 +267,12 @@ class Concatenate(Merge):
     """
 
     axis: int = -1
+
+    @nn.nowrap
+    def trace_inputs(self, sources: Any, lookups: list[Lookup], path: str, *args: Any, **kwargs: Any) -> Any:
+        """Joins what the inputs hold, where all of them hold unchanged values."""
+        found = jax.tree.leaves(sources)
+        return frozenset().union(*found) if all(found) else frozenset()
 
     @nn.compact
     def compute(self, inputs: Sequence[jax.Array], *, mask: Any = None) -> jax.Array:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxmodels.layers.base import Layer
+from flaxmodels.layers.base import Layer, keep_values
 from flaxmodels.layers.checks import is_integer
 from flaxmodels.layers.spatial import Spatial, integers
 
@@ -35,6 +35,8 @@ class Flatten(Spatial):
     """
 
     data_format: str | None = None
+
+    trace_inputs = keep_values
 
     def __post_init__(self) -> None:
         self.set_data_format()
@@ -72,6 +74,8 @@ class Reshape(Layer):
     """
 
     target_shape: Any
+
+    trace_inputs = keep_values
 
     def __post_init__(self) -> None:
         shape = self.target_shape
@@ -117,6 +121,8 @@ class Permute(Layer):
 
     dims: Any
 
+    trace_inputs = keep_values
+
     def __post_init__(self) -> None:
         dims = integers(self.dims, len(self.dims), 1) if isinstance(self.dims, Sequence | np.ndarray) else None
         if dims is None or sorted(dims) != list(range(1, len(dims) + 1)):
@@ -153,6 +159,8 @@ class RepeatVector(Layer):
     """
 
     n: int
+
+    trace_inputs = keep_values
 
     def __post_init__(self) -> None:
         self.check_positive("n")
@@ -213,6 +221,8 @@ class ZeroPadding(Edges):
 
     padding: Any = 1
     data_format: str | None = None
+
+    trace_inputs = keep_values
 
     def __post_init__(self) -> None:
         self.set_pairs("padding")

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from flaxmodels.layers import checks
-from flaxmodels.layers.base import Layer
+from flaxmodels.layers.base import Layer, Lookup, trace
 from flaxmodels.layers.recurrent import Recurrent
 
 
@@ -189,6 +189,11 @@ class TimeDistributed(Layer):
     @nn.nowrap
     def children(self) -> list[tuple[str, Any]]:
         return [("layer", self.layer)]
+
+    @nn.nowrap
+    def trace_inputs(self, sources: Any, lookups: list[Lookup], path: str, *args: Any, **kwargs: Any) -> Any:
+        """Traces the layer, which takes parts of the inputs."""
+        return trace(self.layer, sources, lookups, f"{path}/layer", *args, **kwargs)
 
     def outputs_and_mask(
         self, inputs: jax.Array, *, mask: jax.Array | None = None, train: bool = False
