@@ -13,7 +13,7 @@ import numpy as np
 
 from flaxmodels import files
 from flaxmodels.layers.recurrent import reset_states, stateful_scopes
-from training import advice, optimizers, padding, steps
+from training import advice, changes, optimizers, padding, steps
 from training import callbacks as callbacks_module
 from training.arguments import (
     check_epochs,
@@ -132,9 +132,12 @@ class Trainer:
         self._rules: steps.Rules | None = None
         self._start = variables
         self._objectives: dict[Any, tuple[Objective, list[Any]]] = {}
+        self._settings: Any = None  # of the model, when its rules were read
         self._programs: dict[Any, Program] = {}
         self._speeds: dict[Any, float] = {}
         self._padding: dict[Any, bool] = {}
+        # Both by the settings and rules that they were made with.
+        self._made: dict[Any, tuple[dict[Any, Program], dict[Any, bool]]] = {}
 
     # ------------------------------------------------------------ state
 
@@ -161,9 +164,9 @@ class Trainer:
         if self.state is None:
             example = jax.tree.map(_example, x)
             self.state, self._rules = steps.create_state(self.model, self.optimizer, example, self.seed, self._start)
-            self._start = None
+            self._start, self._settings = None, changes.settings(self.model)
 
-    @functools.cached_property
+    @property
     def _stateful(self) -> bool:
         """Whether a layer carries its states from batch to batch."""
         return bool(stateful_scopes(self.model))
@@ -189,12 +192,26 @@ class Trainer:
         own = fixed.pop() if len(fixed) == 1 else None
         return batch_size_for(data, own if given is None else given, steps)
 
-    def _build_for(self, data: Data, rows: int) -> TrainState:
+    def _build_for(self, data: Data, rows: int, train: bool = False) -> TrainState:
+        """Makes the state unless it is there, and takes notice of changes of the model; those of rules in training."""
         check_inputs(self.model, data.x)
+        x = jax.tree.map(lambda a: jax.ShapeDtypeStruct((rows, *a.shape[1:]), a.dtype), data.x)
+        x = _scaled(x, data.scale)
         if self.state is None:
-            x = jax.tree.map(lambda a: jax.ShapeDtypeStruct((rows, *a.shape[1:]), a.dtype), data.x)
-            self.build(_scaled(x, data.scale))
-        return self.state  # type: ignore[return-value]
+            self.build(x)
+        state: TrainState = self.state  # type: ignore[assignment]
+        now = changes.settings(self.model)
+        if now != self._settings and (now, self._settings) not in self._made:
+            changes.check_variables(self.model, x, state.variables)
+        if now != self._settings and train:
+            rules = steps.read_rules(self.model, x)
+            if rules.frozen != self._rules.frozen:  # type: ignore[union-attr]
+                opt_state = changes.carried_over(self.optimizer, state.opt_state, state.params, rules.frozen)
+                self.state = state = state.replace(opt_state=opt_state)
+            self._rules, self._settings = rules, now
+        made = self._made.setdefault((now, self._settings), ({}, {}))
+        self._programs, self._padding = made
+        return state
 
     def _objective(self, data: Data, rows: int | None = None) -> Objective:
         """Losses and metrics for data like this, tried on batches of so many rows, checked against its labels."""
@@ -316,7 +333,7 @@ class Trainer:
             data, validation = split_off(in_memory(data), validation_split, class_weight is not None)
         example = data.example if isinstance(data, Stream) else data
         size = self._batch_size(example, batch_size, steps_per_epoch)
-        self._build_for(example, _rows(data, size))
+        self._build_for(example, _rows(data, size), train=True)
         objective = self._objective(example, _rows(data, size))
         feed = self._feed(data, size, objective, train=True)
         validate = None

@@ -41,7 +41,8 @@ class Layer(nn.Module, kw_only=True):
         dtype: Computation's dtype, "mixed_bfloat16" and the like included; by default that of the model around the
             layer, or else that of the parameters.
         param_dtype: The parameters' dtype.
-        trainable: Whether a `Trainer` updates the parameters. If False, their regularizers are left out as well.
+        trainable: Whether a `Trainer` updates the parameters. If False, their regularizers are left out as well. A
+            change takes effect at the next `fit`.
         activity_regularizer: Adds a loss on the outputs, divided by the number of examples. Each call of the layer
             counts; Keras counts the last call alone, unless the layer is inside a nested model.
         input_shape: Shape of one example; `Sequential` reads it from its first layer.

@@ -1,0 +1,149 @@
+"""Changes of a model's layers between two calls of a trainer, such as `layer.trainable = False`."""
+
+import dataclasses
+import functools
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import traverse_util
+
+from flaxmodels.layers.base import Layer
+from training.steps import Path, partition
+
+PLAIN = (bool, int, float, str, type(None))
+
+
+class Same:
+    """Compares an object that cannot be hashed by its identity, and keeps it alive meanwhile."""
+
+    def __init__(self, value: Any):
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Same) and other.value is self.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+
+def settings(module: nn.Module) -> tuple[Any, ...]:
+    """Returns the arguments of a module and of all modules inside it; they are equal as long as none is changed.
+
+    Example:
+        >>> from flaxmodels import Sequential, layers
+        >>> model = Sequential([layers.Dense(2), layers.Dropout(0.5)])
+        >>> before = settings(model)
+        >>> model.layers[1].rate = 0.4
+        >>> settings(model) == before
+        False
+    """
+    found: list[Any] = []
+    seen: dict[int, int] = {}
+
+    def visit(value: Any) -> None:
+        if type(value) in PLAIN:
+            found.append(value)
+        elif isinstance(value, nn.Module):
+            known = id(value) in seen
+            found.append((type(value), seen.setdefault(id(value), len(seen))))
+            if known:
+                return
+            held = vars(value)
+            cls: Any = type(value)
+            for name in _fields(cls):
+                visit(held.get(name))
+            if isinstance(value, Layer):
+                visit([child for _, child in value.children()])
+        elif isinstance(value, Mapping):
+            visit(list(value))
+            visit(list(value.values()))
+        elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
+            found.append(len(value))
+            for item in value:
+                visit(item)
+        else:
+            try:
+                hash(value)
+            except TypeError:
+                value = Same(value)
+            found.append(value)
+
+    visit(module)
+    return tuple(found)
+
+
+@functools.cache
+def _fields(cls: Any) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(cls) if field.name not in ("parent", "name"))
+
+
+def check_variables(model: nn.Module, x: Any, variables: Any) -> None:
+    """Raises if a model has other variables than those that were made for it before it was changed."""
+    rngs = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
+    made = jax.eval_shape(lambda x: model.init(rngs, x), x)
+    now, before = (
+        {path: tuple(np.shape(nn.meta.unbox(leaf))) for path, leaf in traverse_util.flatten_dict(dict(tree)).items()}
+        for tree in ({kind: made.get(kind, {}) for kind in ("params", "batch_stats")}, variables)
+    )
+    for path in [*now, *before]:
+        if now.get(path) != before.get(path):
+            name, old, new = "/".join(path), before.get(path), now.get(path)
+            what = f"{name!r} is new" if old is None else f"{name!r} is gone" if new is None else ""
+            raise ValueError(
+                "The layers of a model keep their variables once a Trainer has made them, got a change after which "
+                f"{what or f'{name!r} has the shape {new}, not {old}'}; make a new Trainer, with the variables to keep "
+                "as `variables`."
+            )
+
+
+def carried_over(
+    optimizer: optax.GradientTransformation,
+    opt_state: Any,
+    params: Any,
+    frozen: frozenset[Path],
+) -> Any:
+    """Returns the optimizer's state for other trained parameters.
+
+    What belongs to parameters that stay trained, and what belongs to none, such as counts and the learning rate, is
+    kept. Parameters that become trained start as in a new state; what belongs to those that become frozen is dropped.
+
+    Args:
+        optimizer: The transformation that the state is for.
+        opt_state: The state so far.
+        params: All parameters.
+        frozen: Paths of those that are not trained from now on.
+    """
+    fresh = jax.tree.map(jnp.copy, optimizer.init(partition(params, frozen)[0]))  # both are donated
+    paths = set(_leaves(params))
+    old, new = _leaves(opt_state), _leaves(fresh)
+
+    def belongs(keys: tuple[str, ...]) -> bool:
+        return any(keys[i:] in paths for i in range(len(keys)))
+
+    def shapes(leaves: Mapping[tuple[str, ...], Any]) -> dict[tuple[str, ...], Any]:
+        return {keys: (leaf.shape, leaf.dtype) for keys, leaf in leaves.items() if not belongs(keys)}
+
+    if shapes(old) != shapes(new):
+        warnings.warn(
+            "The optimizer's state does not say which parameters it belongs to, so it starts anew for those that are "
+            "trained from now on; use an optimizer whose state has the structure of the parameters.",
+            stacklevel=4,
+        )
+        return fresh
+
+    leaves = [old[keys] if keys in old and old[keys].shape == leaf.shape else leaf for keys, leaf in new.items()]
+    return jax.tree.unflatten(jax.tree.structure(fresh), leaves)
+
+
+def _leaves(tree: Any) -> dict[tuple[str, ...], Any]:
+    """The leaves by their paths, in the order of the tree."""
+    return {
+        tuple(jax.tree_util.keystr((key,), simple=True) for key in path): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
