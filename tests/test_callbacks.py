@@ -271,6 +271,25 @@ def test_a_misspelt_hook_is_refused():
         callbacks.check(Mine())
 
 
+def test_a_hook_of_other_arguments_is_refused():
+    class Mine(callbacks.Callback):
+        def on_epoch_end(self, epoch): ...
+
+    with refuses(
+        TypeError,
+        "Mine.on_epoch_end is called with (epoch, logs), got a function of (epoch); "
+        "write def on_epoch_end(self, epoch, logs=None).",
+    ):
+        callbacks.check(Mine())
+    with refuses(
+        TypeError,
+        "LambdaCallback.on_train_end is called with (logs), got a function of (); "
+        "write def on_train_end(self, logs=None).",
+    ):
+        callbacks.check(callbacks.LambdaCallback(on_train_end=lambda: None))
+    callbacks.check(callbacks.LambdaCallback(on_train_end=print, on_epoch_end=lambda *all: None))
+
+
 def test_an_unknown_hook_of_an_object_is_refused():
     mine = callbacks.Callback()
     mine.on_gpu_melted = lambda: None

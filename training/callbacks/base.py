@@ -2,6 +2,7 @@
 
 import csv
 import difflib
+import inspect
 import os
 import pathlib
 from collections.abc import Callable, Sequence
@@ -109,7 +110,8 @@ def check(callbacks: Sequence[Any] | Any | None) -> list[Callback]:
     """Returns the callbacks as a list, or says which one can't be honoured.
 
     Raises:
-        TypeError: If one is no callback, overrides a hook that is never called, or has one that does not exist.
+        TypeError: If one is no callback, overrides a hook that is never called, or has one that does not exist or
+            takes other arguments.
     """
     given: list[Any] = [callbacks]
     if callbacks is None or isinstance(callbacks, list | tuple):
@@ -133,10 +135,12 @@ def check(callbacks: Sequence[Any] | Any | None) -> list[Callback]:
 
 
 def _check_hooks(callback: Callback) -> None:
-    """Raises if a method has the name of a hook that does not exist: it would never be called."""
+    """Raises if a hook does not exist, so that it is never called, or does not take its arguments."""
     hooks = [name for name in dir(Callback) if name.startswith("on_")]
     for name in dir(callback):
         method = getattr(type(callback), name, None) or vars(callback).get(name)
+        if name in hooks:
+            _check_signature(callback, name)
         if not name.startswith("on_") or name in hooks or not callable(method):
             continue
         close = difflib.get_close_matches(name, hooks, n=1)
@@ -145,6 +149,22 @@ def _check_hooks(callback: Callback) -> None:
             f"{type(callback).__name__} has the method {name}, which is never called because there is no such hook; "
             f"{fix}"
         )
+
+
+def _check_signature(callback: Callback, hook: str) -> None:
+    """Raises if a hook does not take its arguments: it would fail after the first epoch, or after the last."""
+    taken = list(inspect.signature(getattr(Callback, hook)).parameters)[1:]
+    try:
+        given = inspect.signature(getattr(callback, hook))
+    except (TypeError, ValueError):  # a function of C code has no signature
+        return
+    try:
+        given.bind(*taken)
+    except TypeError as error:
+        raise TypeError(
+            f"{type(callback).__name__}.{hook} is called with ({', '.join(taken)}), got a function of {given}; "
+            f"write def {hook}(self, {', '.join(taken[:-1] + ['logs=None'])})."
+        ) from error
 
 
 class History(Callback):
