@@ -1,20 +1,28 @@
 PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= 2
+# Which twentieth of the long tables `make test` runs; by default each commit has its own.
+OFFSET ?=
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+# A minute or two, compiled as for users: steps and whole fits, layers that are computed together, kernels.
+OPTIMIZED = steps trainer keras_training keras_masks joined_layers ops_biased_convolution ops_pooling determinism
 
-.PHONY: train test test-all conformance bench gpu lint format clean
+.PHONY: train test test-optimized test-all conformance bench gpu lint format clean
 
 train: .venv/core
 	$(BIN)/python -m training fit simple_cnn digits --epochs 12 --out runs/digits
 
 test: .venv/tools
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q
+	$(PYTEST) $(if $(OFFSET),--offset $(OFFSET))
+
+test-optimized: .venv/tools
+	$(PYTEST) $(if $(OFFSET),--offset $(OFFSET)) --optimized $(OPTIMIZED:%=tests/test_%.py)
 
 test-all: .venv/tools
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q --all
+	$(PYTEST) --all
 
 conformance: .venv/tools
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q --all tests/test_recorded.py
+	$(PYTEST) -q --all tests/test_recorded.py
 
 bench: .venv/tools
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"

@@ -5,6 +5,7 @@ import itertools
 import os
 import pathlib
 import re
+import subprocess
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 os.environ.setdefault("MPLBACKEND", "agg")
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
-LONGEST_TABLE, STRIDE = 6, 20  # cases; of a longer table every twentieth is run
+LONGEST_TABLE, STRIDE = 6, 20  # cases; of a longer table every twentieth is run, from an offset that each commit has
 REAL_DATA = ROOT.parent / "shared" / "data"
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -48,12 +49,18 @@ def pytest_make_parametrize_id(val):
 
 
 def pytest_addoption(parser):
-    parser.addoption("--all", action="store_true", help="run every case; else a spread: each twentieth of a long table")
+    parser.addoption("--all", action="store_true", help="run every case; otherwise one twentieth of each long table")
+    parser.addoption(
+        "--offset", type=int, help=f"which twentieth, 0 to {STRIDE - 1}; by default the commit's hash modulo {STRIDE}"
+    )
+    parser.addoption("--optimized", action="store_true", help="compile with XLA's usual optimizations, as --all does")
 
 
 def pytest_configure(config):
     """Most of the time goes into compiling; programs that are run once need not be fast. All cases are compiled as for users."""
-    if not config.getoption("--all"):
+    if config.option.offset is None:  # a worker of pytest-xdist receives what the main process has chosen
+        config.option.offset = offset_of(commit())
+    if not (config.option.all or config.option.optimized):
         jax.config.update("jax_disable_most_optimizations", True)
         # What XLA wrote code with before its emitters of fusions takes 24 ms for a program on average, they take 60; later
         # versions have nothing else, and no such flag.
@@ -61,15 +68,41 @@ def pytest_configure(config):
             os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false".strip()
 
 
+def commit():
+    """The hash of the commit that is checked out, "0" where there is no git or no repository."""
+    try:
+        found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "0"
+    return found.stdout.strip()
+
+
+def offset_of(sha):
+    """Each commit runs another twentieth of the long tables, so that all cases are run again and again."""
+    return int(sha, 16) % STRIDE
+
+
+def pytest_report_header(config):
+    if config.option.all:
+        return "cases: all"
+    compiled = "usual" if config.option.optimized else "hardly any"
+    return f"cases: of long tables each {STRIDE}th, --offset {config.option.offset}; {compiled} optimizations of XLA"
+
+
+def is_taken(index, size, offset):
+    """Whether a case of a table is run; of a long table at least one is, whatever the offset."""
+    return size <= LONGEST_TABLE or index % STRIDE == offset % min(STRIDE, size)
+
+
 def pytest_collection_modifyitems(config, items):
-    """Of a test over a long table, every twentieth case is run unless all are asked for: minutes instead of half an hour."""
-    if config.getoption("--all"):
+    """Of a test over a long table, one case of twenty is run unless all are requested: minutes instead of half an hour."""
+    if config.option.all:
         return
     tables = collections.Counter(item.nodeid.split("[")[0] for item in items)
     seen, kept, left_out = collections.Counter(), [], []
     for item in items:
         table = item.nodeid.split("[")[0]
-        taken = tables[table] <= LONGEST_TABLE or seen[table] % STRIDE == 0 or item.get_closest_marker("spread")
+        taken = is_taken(seen[table], tables[table], config.option.offset) or item.get_closest_marker("spread")
         (kept if taken else left_out).append(item)
         seen[table] += 1
     config.hook.pytest_deselected(items=left_out)

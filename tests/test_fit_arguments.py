@@ -150,7 +150,6 @@ OPTIONS = {
 }
 
 
-@pytest.mark.spread
 @pytest.mark.parametrize("case", OPTIONS)
 def test_fit_as_keras(case):
     options = {"epochs": 4, "shuffle": False, "verbose": 0} | OPTIONS[case]

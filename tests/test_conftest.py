@@ -1,0 +1,40 @@
+"""Which cases of long tables are run."""
+
+import shutil
+import subprocess
+import sys
+
+import conftest
+import pytest
+from conftest import LONGEST_TABLE, ROOT, STRIDE, is_taken, offset_of
+
+
+@pytest.mark.parametrize("size", [1, LONGEST_TABLE, LONGEST_TABLE + 1, STRIDE - 1, STRIDE, STRIDE + 1, 157])
+def test_twenty_commits_run_every_case_and_each_some(size):
+    taken = [{i for i in range(size) if is_taken(i, size, offset)} for offset in range(STRIDE)]
+    assert set().union(*taken) == set(range(size))
+    assert all(taken)
+    most = size if size <= LONGEST_TABLE else -(-size // STRIDE)
+    assert max(map(len, taken)) == most
+
+
+def test_the_offset_is_that_of_the_commit():
+    assert offset_of("0") == 0
+    assert offset_of("cb3bac4f") == 0xCB3BAC4F % 20
+    if shutil.which("git") and (ROOT / ".git").exists():
+        found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
+        assert conftest.commit() == found.stdout.strip()
+
+
+def test_without_git_the_offset_is_zero(monkeypatch, tmp_path):
+    monkeypatch.setattr(conftest, "ROOT", tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert conftest.commit() == "0"
+    monkeypatch.setenv("PATH", "")
+    assert conftest.commit() == "0"
+
+
+def test_the_header_shows_the_offset_that_repeats_a_run():
+    command = [sys.executable, "-m", "pytest", "--collect-only", "--offset", "7", "tests/test_masking.py"]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "cases: of long tables each 20th, --offset 7; hardly any optimizations of XLA" in found.stdout
