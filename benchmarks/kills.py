@@ -1,11 +1,13 @@
 """Does a run that is killed at any moment, again and again, end in the same bits?
 
-    python benchmarks/kills.py [--kills 50] [--kind arrays stream]
+    python benchmarks/kills.py [--kills 50] [--kind arrays stream ...]
 
-A run with dropout, batch normalization, averaged weights, a falling learning rate, early stopping and validation is
-started as a process of its own (tests/interrupted.py), killed with SIGKILL after a random time, and started again,
-until it has been killed so often; then it is let end. Parameters, statistics, optimizer, history and random key are
-compared with those of a run that nobody killed. A run that ends before its kill begins anew in a fresh folder.
+A run of tests/interrupted.py is started as a process, killed with SIGKILL after a random time, and started again, until
+it has been killed a few times; then it may end. Parameters, statistics, optimizer, history, random key and the files
+that callbacks wrote are compared with those of a run that was not killed. Together, the kinds have dropout, also in a
+recurrence, batch normalization, averaged weights, accumulated gradients, several outputs, all callbacks with a state,
+passes that are cut into epochs, iterators, sequences, and validation that takes long. A run that ends before it is
+killed starts anew in a fresh folder.
 """
 
 import argparse
@@ -15,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 
 import numpy as np
 
@@ -25,47 +28,66 @@ import interrupted  # noqa: E402 - found by the line above
 
 
 def start(kind, folder):
-    command = [sys.executable, str(TESTS / "interrupted.py"), kind, str(folder), "slow"]
+    command = [sys.executable, "-W", "ignore", str(TESTS / "interrupted.py"), kind, str(folder), "slow"]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
 
 def killed_once(kind, folder, chance):
-    """Starts the run and kills it; whether it was killed, and after how many chunks."""
+    """Starts the run and kills it; whether it was killed, and at what it was."""
     process = start(kind, folder)
-    chunks, limit = 0, chance.randrange(0, 9)
-    while chunks < limit and process.stdout.readline():
-        chunks += 1
+    lines, limit, last = 0, chance.randrange(0, 11), "starting\n"
+    while lines < limit and (line := process.stdout.readline()):
+        lines, last = lines + 1, line
     time.sleep(chance.uniform(0, 0.12))  # also between two chunks, and while a checkpoint is written
     process.kill()
     process.stdout.close()
-    return process.wait() == -9, chunks
+    return process.wait() == -9, last.strip()
 
 
-def same(got, want):
-    return got.keys() == want.keys() and all(np.array_equal(got[name], want[name], equal_nan=True) for name in want)
+def result(kind, folder, resume):
+    files = interrupted.files_beside(folder, kind)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return interrupted.numbers(*interrupted.fit(kind, folder if resume else None, files=files), files)
+
+
+def differences(got, want):
+    names = sorted(got.keys() ^ want.keys())
+    return names + [
+        n for n in want if n in got and not np.array_equal(got[n], want[n], equal_nan=got[n].dtype.kind == "f")
+    ]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--kind", nargs="+", default=["arrays", "stream"], choices=["arrays", "stream"])
+    parser.add_argument("--kind", nargs="+", default=list(interrupted.KINDS), choices=list(interrupted.KINDS))
+    parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    chance = random.Random(0)
+    chance = random.Random(arguments.seed)
     for kind in arguments.kind:
-        want = interrupted.numbers(*interrupted.fit(kind))
-        survived = runs = kills = 0
+        with tempfile.TemporaryDirectory() as folder:
+            want = result(kind, pathlib.Path(folder) / "run", resume=False)
+        survived = runs = kills = validating = 0
         while kills < arguments.kills:
-            with tempfile.TemporaryDirectory() as folder:
-                before = kills
+            with tempfile.TemporaryDirectory() as parent:
+                folder, before = pathlib.Path(parent) / "run", kills
                 for _ in range(min(chance.randrange(3, 9), arguments.kills - kills)):
-                    killed, _ = killed_once(kind, folder, chance)
+                    killed, during = killed_once(kind, folder, chance)
                     kills += killed
+                    validating += killed and during == "validating"
                     if not killed:
                         break
                 runs += 1
-                if same(interrupted.numbers(*interrupted.fit(kind, folder)), want):
+                if differing := differences(result(kind, folder, resume=True), want):
+                    print(f"{kind}: a run ended in other bits: {', '.join(differing[:5])}", flush=True)
+                else:
                     survived += kills - before
-        print(f"{kind}: {kills} kills in {runs} runs, {survived} survived to the same bits", flush=True)
+        print(
+            f"{kind}: {kills} kills in {runs} runs, {validating} of them in a validation; {survived} survived to the "
+            "same bits",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

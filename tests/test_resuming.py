@@ -1,8 +1,10 @@
 """What a checkpoint keeps besides the state of the model: pipelines, callbacks, the begin of the epoch, the model's words."""
 
+import contextlib
 import itertools
 import re
 import signal
+import warnings
 from typing import ClassVar
 
 import jax
@@ -230,3 +232,126 @@ def endless():
     for i in itertools.count():
         rows = (np.arange(4) + 5 * i) % 12
         yield X[rows], Y[rows]
+
+
+# ---------------------------------------------------------------- what ends an epoch, and what comes after its last step
+
+
+@pytest.mark.parametrize("data", ["arrays", "function", "iterator"])
+@pytest.mark.parametrize("steps_per_epoch", [2, 3, 6])
+def test_the_last_chunk_of_an_epoch_is_not_the_end_of_the_data(data, steps_per_epoch, tmp_path):
+    """Passes of 3 steps; of 5 for the function."""
+
+    def source(number):
+        return itertools.islice(endless(), 5 * number, 5 * number + 5)
+
+    given = {"arrays": lambda: X, "function": lambda: source, "iterator": endless}[data]
+    arguments = {"y": Y, "batch_size": 4} if data == "arrays" else {}
+
+    def fit(resume=None, more=()):
+        trainer = line()
+        trainer.fit(
+            given(), **arguments, steps_per_epoch=steps_per_epoch, epochs=4, verbose=0, callbacks=[*more],
+            validation_data=(X, Y), resume=resume,
+        )  # fmt: skip
+        return trainer
+
+    def warned(function):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            return function(), {str(warning.message) for warning in caught}
+
+    whole, sentences = warned(fit)
+    for step in (steps_per_epoch, 2 * steps_per_epoch):
+        with contextlib.suppress(Broken):
+            warned(lambda step=step: fit(Checkpoints(tmp_path, every=1), [EndAt(step)]))
+    again, more = warned(lambda: fit(tmp_path))
+    assert more <= sentences
+    assert_same(again, whole)
+
+
+class Stop(callbacks.Callback):
+    """Ends the run at one of its hooks."""
+
+    def __init__(self, hook, at):
+        def stop(number, logs=None):
+            if number == at:
+                self.trainer.stop_training = True
+
+        setattr(self, hook, stop)
+
+
+class FailsOnce(callbacks.Callback):
+    def __init__(self, hook):
+        def fail(logs=None):
+            if not self.trainer.failed:
+                raise Broken
+
+        setattr(self, hook, fail)
+
+
+@pytest.mark.parametrize("hook", ["on_test_begin", "on_test_end"])
+def test_an_epoch_in_which_the_run_was_ended_is_completed(hook, tmp_path):
+    """Also after a death during its validation."""
+
+    def fit(failed, resume=None):
+        trainer = line()
+        trainer.failed = failed
+        trainer.fit(
+            X, Y, batch_size=4, epochs=3, verbose=0, validation_data=(X, Y), resume=resume,
+            callbacks=[Stop("on_chunk_end", 2), FailsOnce(hook)],
+        )  # fmt: skip
+        return trainer
+
+    whole = fit(True)
+    assert len(whole.history.history["val_loss"]) == 1
+    assert int(whole.state.step) == 2
+    with pytest.raises(Broken):
+        fit(False, Checkpoints(tmp_path, every=1))
+    assert_same(fit(True, tmp_path), whole)
+    assert_same(fit(True, tmp_path), whole)  # once more: nothing is left to do
+
+
+@pytest.mark.parametrize("steps", ["auto", 2])
+def test_a_run_that_is_ended_before_an_epoch_does_one_execution_as_in_keras(steps):
+    model = Sequential([Input((3,)), layers.Dense(1)])
+    for callback, done in ((Stop("on_epoch_begin", 1), 3), (Start(), 0)):
+        trainer = Trainer(model, "sgd", "mse", steps_per_execution=steps)
+        history = trainer.fit(X, Y, batch_size=4, epochs=3, verbose=0, callbacks=[callback])
+        assert int(trainer.state.step) == done + (1 if steps == "auto" else 2)
+        assert len(history.history["loss"]) == (2 if done else 1)
+
+
+class Start(callbacks.Callback):
+    def on_train_begin(self, logs=None):
+        self.trainer.stop_training = True
+
+
+def test_rows_of_a_run_without_a_checkpoint_are_not_written_twice(tmp_path):
+    """The process ends after the first row, and before the first checkpoint."""
+    log, folder = tmp_path / "log.csv", tmp_path / "run"
+    log.write_text("epoch,loss\n0,1.5\n")  # of an earlier run
+    logger = {"filename": log, "append": True}
+    # Without Checkpoints.save there is no checkpoint, as after a SIGKILL.
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Broken):
+        patch.setattr(Checkpoints, "save", lambda *args: None)
+        line().fit(
+            X, Y, batch_size=4, epochs=2, verbose=0, callbacks=[callbacks.CSVLogger(**logger), EndAtBegin(1)],
+            resume=folder,
+        )  # fmt: skip
+    assert len(log.read_text().splitlines()) == 3
+    line().fit(X, Y, batch_size=4, epochs=2, verbose=0, callbacks=[callbacks.CSVLogger(**logger)], resume=folder)
+    assert [row.split(",")[0] for row in log.read_text().split()] == ["epoch", "0", "0", "1"]
+    assert not (folder / "start.json").exists()
+    line().fit(X, Y, batch_size=4, epochs=3, verbose=0, callbacks=[callbacks.CSVLogger(**logger)], resume=folder)
+    assert [row.split(",")[0] for row in log.read_text().split()] == ["epoch", "0", "0", "1", "2"]
+
+
+def test_another_log_is_left_as_it_is(tmp_path):
+    log, folder = tmp_path / "log.csv", tmp_path / "run"
+    other = tmp_path / "other.csv"
+    other.write_text("epoch,loss\n" + "0,1.5\n" * 99)
+    line().fit(X, Y, batch_size=4, verbose=0, callbacks=[callbacks.CSVLogger(log)], resume=folder)
+    logger = callbacks.CSVLogger(other, append=True)
+    line().fit(X, Y, batch_size=4, epochs=2, verbose=0, callbacks=[logger], resume=folder)
+    assert len(other.read_text().splitlines()) == 101

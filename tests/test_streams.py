@@ -9,7 +9,8 @@ import pytest
 
 from flaxmodels import Input, Sequential, layers
 from training import Trainer, callbacks
-from training.streams import Stream, StreamFeed, is_stream
+from training.sources import is_stream
+from training.streams import Stream, StreamFeed
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(22, 3)).astype("float32")

@@ -12,7 +12,8 @@ from training.batches import Data, as_data
 from training.callbacks import BackupAndRestore, Callback
 from training.checkpoints import Checkpoints
 from training.datasets import Split
-from training.streams import Stream, is_stream
+from training.sources import is_stream
+from training.streams import Stream
 
 
 def check_inputs(model: nn.Module, x: Any) -> None:

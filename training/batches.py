@@ -100,6 +100,12 @@ def _arrays(name: str, tree: Any) -> Any:
 
 def _array(name: str, leaf: Any) -> Any:
     array: Any = leaf
+    if hasattr(leaf, "__getitem__") and not hasattr(leaf, "__iter__") and not is_array(leaf):
+        # NumPy would read one item after the other, without an end where there is no IndexError.
+        raise TypeError(
+            f"`{name}` is an array of numbers, got a {type(leaf).__name__} of items; put them into one array, for "
+            "example with np.stack([items[i] for i in range(len(items))])."
+        )
     if not isinstance(leaf, jax.Array):
         try:
             array = np.asarray(leaf)
@@ -152,6 +158,11 @@ def _as_int32(name: str, array: Any) -> Any:
             "give smaller ones, or convert them with np.asarray(values, dtype='float32')."
         )
     return array.astype(np.int32)
+
+
+def is_array(x: Any) -> bool:
+    """Whether NumPy takes x for an array without reading it item by item."""
+    return any(hasattr(x, name) for name in ("__array__", "__array_interface__", "__dlpack__"))
 
 
 def _check_finite(name: str, array: Any) -> None:

@@ -228,6 +228,8 @@ class Checkpoints:
         try:
             if self._manager is not None:
                 self._manager.wait_until_finished()
+                if self._number:
+                    self._start_file.unlink(missing_ok=True)
         except Exception as error:
             self._failed(error)
 
@@ -252,8 +254,31 @@ class Checkpoints:
     def clear(self) -> None:
         """Removes all checkpoints."""
         self.wait()
+        self._start_file.unlink(missing_ok=True)
         for number in self.manager.all_steps():
             self.manager.delete(number)
+
+    # ------------------------------------------------------------ before the first checkpoint
+
+    @property
+    def _start_file(self) -> pathlib.Path:
+        return self.folder / "start.json"
+
+    def start(self, notes: Mapping[str, Any]) -> None:
+        """Writes what JSON can represent of a run that starts; it stays until the first checkpoint is written."""
+        unfinished = self._start_file.with_suffix(".tmp")
+        try:
+            unfinished.write_text(json.dumps(notes, default=_plain))
+            unfinished.replace(self._start_file)
+        except OSError as error:
+            self._failed(error)
+
+    def started(self) -> dict[str, Any] | None:
+        """Returns what `start` wrote, if a process ended before its first checkpoint."""
+        try:
+            return json.loads(self._start_file.read_text())
+        except (OSError, ValueError):
+            return None
 
     # ------------------------------------------------------------ restoring
 

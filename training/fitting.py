@@ -1,29 +1,27 @@
 """One call of `fit`: the epochs in their order, each a few chunks of compiled steps."""
 
 import contextlib
-import copy
-import json
 import math
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxmodels import saving
 from flaxmodels.ops.dispatch import kernels_allowed
 from flaxmodels.ops.recurrence_choice import asked
 from training import advice, steps
 from training.batches import Chunk, Feed
 from training.callbacks import PER_STEP, Callback, overrides
-from training.checkpoints import Checkpoints, named, packed, refilled, unpacked
+from training.checkpoints import Checkpoints, named
 from training.interrupts import Interrupts
 from training.objective import Objective
 from training.progress import Progress
+from training.resuming import Position, configuration, restore, snapshot
 from training.state import Trouble
 from training.streams import StreamFeed
 
@@ -107,32 +105,38 @@ class Evaluation:
 
     def __call__(self, progress: Progress | None = None, between: Callable[[], None] | None = None) -> dict[str, float]:
         """The values by name; compilation is told to the display, and `between` is called every half second."""
-        totals, logs, done = self.objective.empty(), {}, 0
-        for chunk in self.feed.chunks():
-            stop = chunk.steps if self.steps is None else min(chunk.steps, self.steps - done)
-            args = (self.trainer.variables, totals, chunk.data, chunk.order, np.int32(0), np.int32(stop))
-            if progress is not None and not self.program.is_compiled(*args):
-                progress.compiling("validation")
-                progress.compiled("validation", self.program.compile(*args))
-            at = 0
-            while at < stop:
-                began, end = time.perf_counter(), at + self.at_once(stop - at, between)
-                # The variables may change from step to step, by the states of stateful layers.
-                variables = self.trainer.variables
-                totals, logs, changed = self.program(variables, totals, *args[2:4], np.int32(at), np.int32(end))
-                self.trainer.take_states(changed)
-                if between is not None:
-                    jax.block_until_ready(logs)
-                    self.steps_per_second = (end - at) / (time.perf_counter() - began)
-                    between()
-                at = end
-            done += stop
-            if done == self.steps:
-                break
+        totals, logs, walk = self.objective.empty(), {}, Walk(self.feed)
+        limit = math.inf if self.steps is None else self.steps
+        with contextlib.closing(walk):
+            while walk.first < limit and (chunk := walk.chunk(limit - walk.first)) is not None:
+                at, stop = walk.first - chunk.first, int(min(chunk.steps, limit - chunk.first))
+                args = (self.trainer.variables, totals, chunk.data, chunk.order, np.int32(at), np.int32(stop))
+                if progress is not None and not self.program.is_compiled(*args):
+                    progress.compiling("validation")
+                    progress.compiled("validation", self.program.compile(*args))
+                while at < stop:
+                    began, count = time.perf_counter(), self.at_once(stop - at, between)
+                    # The variables may change from step to step, by the states of stateful layers.
+                    variables = self.trainer.variables
+                    ends = np.int32(at), np.int32(at + count)
+                    totals, logs, changed = self.program(variables, totals, *args[2:4], *ends)
+                    self.trainer.take_states(changed)
+                    walk.first, at = walk.first + count, at + count
+                    if between is not None:
+                        jax.block_until_ready(logs)
+                        self.steps_per_second = count / (time.perf_counter() - began)
+                        between()
+            done = walk.first
+            walk.turn()
         if not done:
             raise ValueError(
                 "Evaluation found no batch in the stream, which was gone through before; "
                 "give a list, a loader, or a function that makes the iterator anew."
+            )
+        if done < limit < math.inf:
+            warnings.warn(
+                f"The data ended after {done} of {limit} steps of evaluation; give a longer stream or fewer steps.",
+                stacklevel=2,
             )
         return floats(self.objective, logs)
 
@@ -140,22 +144,6 @@ class Evaluation:
 def soon_done(left: int, per_second: float) -> int:
     """Steps of half a second on a CPU, at this speed; all that are left elsewhere, which takes no time."""
     return left if jax.default_backend() != "cpu" else max(1, min(left, int(per_second * CHUNK_SECONDS)))
-
-
-class Position(NamedTuple):
-    """Where a run stands, between two chunks of steps.
-
-    Attributes:
-        epoch: Number of the epoch, from 0.
-        step: Steps of it that are done.
-        number: Number of the pass through the data.
-        first: Steps of that pass that are done.
-    """
-
-    epoch: int
-    step: int
-    number: int
-    first: int
 
 
 class Walk:
@@ -170,13 +158,15 @@ class Walk:
         first: Steps of it that are done.
     """
 
-    def __init__(self, feed: Feed | StreamFeed, key_of: Callable[[int], jax.Array | None]):
+    def __init__(self, feed: Feed | StreamFeed, key_of: Callable[[int], jax.Array | None] = lambda number: None):
         self.feed, self.key_of, self.number, self.first = feed, key_of, 0, 0
         self._chunks: Iterator[Chunk] | None = None
         self._chunk: Chunk | None = None
 
-    def chunk(self) -> Chunk | None:
-        """The chunk with the next step, None at the end of the pass."""
+    def chunk(self, steps: float = math.inf) -> Chunk | None:
+        """The chunk with the next step, None at the end of the pass; at most so many `steps` will be used."""
+        if isinstance(self.feed, StreamFeed):
+            self.feed.limit = self.first + steps
         if self._chunks is None:
             self._chunks = self.feed.chunks(self.number, self.key_of(self.number), self.first)
         while self._chunk is None or self.first >= self._chunk.first + self._chunk.steps:
@@ -186,14 +176,18 @@ class Walk:
         return self._chunk
 
     def turn(self) -> None:
-        """Goes to the begin of the next pass."""
+        """Advances to the start of the next pass."""
         self.close()
+        if isinstance(self.feed, StreamFeed):
+            self.feed.source.finish()
         self.number, self.first = self.number + 1, 0
 
     def close(self) -> None:
-        """Lets go of the data, so that nothing is read ahead any more."""
+        """Stops reading ahead; what was read and not used goes back to where it came from."""
         if self._chunks is not None:
             self._chunks.close()  # type: ignore[attr-defined]
+            if isinstance(self.feed, StreamFeed):
+                self.feed.close(self.first)
         self._chunks = self._chunk = None
 
 
@@ -245,6 +239,8 @@ class Run:
         self.walk = Walk(feed, self.key_of)
         self.epochs, self.epoch, self.step, self.totals = range(0), 0, 0, objective.empty()
         self.logs: dict[str, float] = {}
+        self.complete = False  # whether a callback or the data has ended the run
+        self.chosen_rate: float | None = None  # what the learning rate was set to before the first epoch
         self.begin_state: Any = None  # that of the epoch, where a run may go back to it
         self.configuration = configuration(self) if checkpoints is not None else {}
 
@@ -274,17 +270,21 @@ class Run:
         try:
             with self.interrupts, self.checkpoints or contextlib.nullcontext():
                 self.hook("on_train_begin", {})
+                self.chosen_rate = self.trainer.chosen_rate
                 if self.checkpoints is not None:
                     restore(self, self.checkpoints)
                 with self.saved_if_it_fails():
-                    while self.epoch < epochs.stop and not self.trainer.stop_training:
+                    # An epoch that is under way is completed, also if a callback has ended the run inside it.
+                    while self.epoch < epochs.stop and not self.complete:
                         self.run_epoch()
+                        self.complete = self.trainer.stop_training
                 if len(epochs):
                     self.trainer.finish_averages()
                 self.hook("on_train_end", self.logs)
                 if self.checkpoints is not None and self.checkpoints.delete:
                     self.checkpoints.clear()
         finally:
+            self.trainer.chosen_rate = None  # callbacks may have set others in the epochs
             self.walk.close()
             self.progress.close()
 
@@ -358,13 +358,15 @@ class Run:
     def train(self) -> None:
         """The steps of one epoch, or the rest of them."""
         limit = math.inf if self.steps_per_epoch is None else self.steps_per_epoch
-        chunk: Chunk | None = None
-        while self.step < limit and not self.trainer.stop_training:
-            chunk = self.walk.chunk()
+        ended = False
+        # As in Keras, what ends the run before the first step of an epoch ends it after that step.
+        while self.step < limit and not (self.step and self.trainer.stop_training):
+            chunk = self.walk.chunk(limit - self.step)
             if chunk is None and not self.step and self.walk.first:
                 self.walk.turn()  # the epoch before ended just where the data does
-                chunk = self.walk.chunk()
+                chunk = self.walk.chunk(limit)
             if chunk is None:
+                ended = True
                 break
             at = self.walk.first - chunk.first
             ends = (chunk.steps, at + self.at_once(chunk.steps), at + limit - self.step)
@@ -374,9 +376,9 @@ class Run:
                 f"Epoch {self.epoch + 1} found no batch, because the stream was gone through before; give "
                 "`steps_per_epoch`, or a list, a loader, or a function that makes the iterator anew."
             )
-        if chunk is None and limit < math.inf:
+        if ended and limit < math.inf:
             self.ran_out(int(limit))
-        if chunk is None or (self.feed.steps is not None and self.walk.first >= self.feed.steps):
+        if ended or (self.feed.steps is not None and self.walk.first >= self.feed.steps):
             self.walk.turn()
 
     def ran_out(self, limit: int) -> None:
@@ -385,15 +387,14 @@ class Run:
             "give a longer stream or a smaller `steps_per_epoch`.",
             stacklevel=5,
         )
-        stream = getattr(self.feed, "stream", None)
-        if stream is not None and not stream.restarts:
+        if isinstance(self.feed, StreamFeed) and not self.feed.source.restarts:
             self.trainer.stop_training = True
 
     def at_once(self, whole: int) -> int:
         """Steps in the next chunk."""
         if self.trainer.steps_per_execution != "auto":
             return int(self.trainer.steps_per_execution)
-        return soon_done(whole, self.steps_per_second)
+        return 1 if self.trainer.stop_training else soon_done(whole, self.steps_per_second)
 
     def execute(self, chunk: Chunk, start: int, stop: int) -> None:
         """Runs the steps from `start` to `stop` of a chunk on the device, and tells callbacks and display."""
@@ -480,95 +481,6 @@ class Run:
 def _given_away(tree: Any) -> bool:
     """Whether arrays were donated to a program that has not given new ones back."""
     return any(isinstance(x, jax.Array) and x.is_deleted() for x in jax.tree.leaves(tree))
-
-
-def snapshot(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What a checkpoint of a run holds: a tree of arrays, and notes."""
-    arrays: dict[str, Any] = {}
-    states = [
-        {name: packed(value, f"{i}/{name}", arrays) for name, value in callback.get_state().items()}
-        for i, callback in enumerate(run.callbacks)
-    ]
-    notes = {
-        "position": run.position._asdict(),
-        "logs": run.logs,
-        "stop_training": run.trainer.stop_training,
-        "callbacks": [
-            {"class": type(callback).__name__, "state": copy.deepcopy(state)}
-            for callback, state in zip(run.callbacks, states, strict=True)
-        ],
-        "run": run.configuration,
-        "data": run.feed.state_at(run.walk.first) if isinstance(run.feed, StreamFeed) else None,
-    }
-    begin = {"begin": run.begin_state} if run.step and run.begin_state else {}
-    return {"state": run.trainer.state, "totals": run.totals, "callbacks": arrays} | begin, notes
-
-
-def configuration(run: Run) -> dict[str, Any]:
-    """What must be the same for a run to go on."""
-    feed = run.feed
-    return {
-        "seed": run.trainer.seed,
-        "batch_size": feed.batch_size,
-        "examples": feed.n,
-        "steps_per_epoch": run.steps_per_epoch,
-        "shuffle": run.shuffle,
-        "metrics": run.objective.log_names,
-        "losses": [getattr(loss, "name", None) for loss in run.objective.losses],
-        "model": described(run.trainer.model),
-    }
-
-
-def described(model: Any) -> Any:
-    """The model as JSON says it, or only its class where code alone describes it."""
-    try:
-        return json.loads(json.dumps(saving.to_config(model)))
-    except ValueError:
-        return type(model).__name__
-
-
-def restore(run: Run, checkpoints: Checkpoints) -> None:
-    """Goes on from the newest intact checkpoint, if there is one.
-
-    Raises:
-        ValueError: If it is of another run.
-    """
-    found = checkpoints.newest()
-    if found is None:
-        return
-    arrays, notes = found
-    for name, value in run.configuration.items():
-        if name != "model" and notes["run"].get(name) != value:
-            raise ValueError(
-                f"The checkpoints in {checkpoints.folder} are of a run with {name}={notes['run'].get(name)!r}, got "
-                f"{value!r}; go on as it began, or choose another folder."
-            )
-    callbacks = {name: array for name, array in arrays.items() if name.startswith("callbacks/")}
-    rest = {name: array for name, array in arrays.items() if name not in callbacks}
-    begin = {"begin": run.trainer.state} if any(name.startswith("begin/") for name in rest) else {}
-    try:
-        tree = refilled({"state": run.trainer.state, "totals": run.totals} | begin, rest)
-    except ValueError as error:
-        raise ValueError(
-            f"In {checkpoints.folder} there is {error}; go on as it began, or choose another folder."
-        ) from error
-    if notes["run"].get("model") != run.configuration["model"]:
-        raise ValueError(
-            f"The checkpoints in {checkpoints.folder} are of a model whose layers have other arguments; go on as it "
-            "began, or choose another folder."
-        )
-    run.trainer.state, run.totals, run.begin_state = tree["state"], tree["totals"], tree.get("begin")
-    run.trainer.stop_training, run.logs = notes["stop_training"], notes["logs"]
-    position = Position(**notes["position"])
-    run.epoch, run.step, run.walk.number, run.walk.first = position
-    if notes["data"] is not None and isinstance(run.feed, StreamFeed):
-        run.feed.go_on(run.walk.number, run.walk.first, notes["data"])
-    waiting = list(run.callbacks)
-    for i, noted in enumerate(notes["callbacks"]):
-        callback = next((c for c in waiting if type(c).__name__ == noted["class"]), None)
-        if callback is not None:
-            waiting.remove(callback)
-            callback.set_state({n: unpacked(v, f"callbacks/{i}/{n}", callbacks) for n, v in noted["state"].items()})
 
 
 def _due(epoch: int, freq: int | list[int]) -> bool:

@@ -1,8 +1,8 @@
-"""Data that comes batch by batch: generators, loaders and functions that make them, checked and cut into chunks."""
+"""Data that arrives batch by batch, checked, cut into chunks, and read while the device computes."""
 
-import base64
-import inspect
 import itertools
+import math
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -13,79 +13,39 @@ import jax.numpy as jnp
 import numpy as np
 
 from training.batches import Chunk, Data, as_data
-from training.datasets import Split
+from training.sources import source_of
 
-# A piece of a stream, moved to the device at once, holds about this much and at most so many steps.
+# A piece of a stream, moved to the device in one transfer, holds about this many bytes and at most so many steps.
 PIECE_BYTES, PIECE_STEPS = 2**25, 64
-
-
-def is_stream(x: Any) -> bool:
-    """Whether x gives batches one by one: an iterator, a loader, or a function that makes one."""
-    if isinstance(x, list | tuple | Mapping | str | bytes | Split | Data) or hasattr(x, "__array__"):
-        return False
-    return callable(x) or hasattr(x, "__next__") or hasattr(x, "__iter__")
+# The next piece is read while one is computed, so steps whose number is known are read in this many pieces or more.
+FEWEST_PIECES = 4
 
 
 class Stream:
-    """Batches (x, y) or (x, y, sample_weight), or x alone, from an iterator, a loader or a function that makes one.
+    """Batches (x, y) or (x, y, sample_weight), or x alone.
 
     Args:
-        source: An iterator, which is gone through once; an iterable, gone through anew in each pass; or a function
-            that returns one of these, called with the number of the pass if it takes an argument. An iterator with
-            `get_state` and `set_state`, as grain's have, goes on after an interruption without being read again.
+        source: An iterator, which is consumed: each call of `fit`, `evaluate` and `predict` takes the batches that it
+            uses and no others. Or an iterable, iterated anew in each pass; or a sequence, whose items are batches,
+            taken by number; or a function that returns one of the first two, called with the number of the pass if it
+            takes an argument. An iterator with `get_state` and `set_state`, as grain's have, resumes without being
+            read again.
         class_weight: Factors of the losses by class.
         name: What an error calls it.
 
     Attributes:
         example: The first batch.
-        restarts: Whether there can be a second pass.
-        steps: Batches in a pass, None if it is not known.
+        source: The source of the batches.
     """
 
     def __init__(self, source: Any, class_weight: Mapping[int, float] | None = None, name: str = "x"):
-        self.source, self.class_weight, self.name = source, class_weight, name
+        self.source, self.class_weight, self.name = source_of(source), class_weight, name
         self.unlabelled = False
-        self.restarts = callable(source) or not hasattr(source, "__next__")
-        self.steps = len(source) if hasattr(source, "__len__") else None
-        self._opened, self._started = self._open(0), False
-        self._reader = self._opened
-        first = next(self._opened, None)
-        if first is None:
+        first = self.source.peek()
+        if not first:
             raise ValueError(f"`{name}` is a stream that gave no batch; give at least one.")
-        self.example = self._batch(first, 0)
+        self.example = self.checked(first[0], 0)
         self.batch_size = len(self.example)
-        self._opened = itertools.chain([first], self._opened)
-
-    def _open(self, number: int) -> Iterator[Any]:
-        source = self.source
-        if callable(source):
-            source = source(number) if _takes_argument(source) else source()
-        return iter(source)
-
-    def batches(self, number: int, first: int = 0, state: Any = None) -> Iterator[Data]:
-        """The batches of a pass from the `first` one on, checked; with what `state` gave before it, none is skipped."""
-        if state is not None:
-            opened = self._reader = self._open(number)
-            self._reader.set_state(_restored(state))  # type: ignore[attr-defined]
-            self._started = True
-        elif not self._started:
-            # What was looked at to see the first batch is the first pass of an iterator, and else a waste.
-            opened = self._opened if number == 0 or not self.restarts else self._open(number)
-            self._reader = opened if opened is not self._opened else self._reader
-            self._started = True
-        elif self.restarts:
-            opened = self._reader = self._open(number)
-        else:
-            return
-        for i, batch in enumerate(opened if state is not None else itertools.islice(opened, first, None), first):
-            yield self._batch(batch, i)
-
-    def state(self) -> Any:
-        """Where the iterator stands, as JSON can say it; None if it does not tell."""
-        if not (hasattr(self._reader, "get_state") and hasattr(self._reader, "set_state")):
-            return None
-        state = self._reader.get_state()
-        return {"bytes": base64.b64encode(state).decode()} if isinstance(state, bytes) else {"value": state}
 
     def without_labels(self) -> "Stream":
         """The same batches for a prediction, which takes no labels."""
@@ -93,7 +53,8 @@ class Stream:
         self.example = replace(self.example, y=None, weight=None)
         return self
 
-    def _batch(self, batch: Any, i: int) -> Data:
+    def checked(self, batch: Any, i: int) -> Data:
+        """What the source gave as batch `i`, checked, also against the first one."""
         parts = batch if isinstance(batch, tuple | list) else (batch,)
         if not 1 <= len(parts) <= 3:
             raise ValueError(
@@ -105,7 +66,7 @@ class Stream:
         if self.unlabelled:
             y = weight = None
         data = as_data(parts[0], y, weight, self.class_weight, whole=False)
-        if i == 0:
+        if not hasattr(self, "example"):
             return data
         shapes = [jax.tree.map(lambda a: a.shape[1:], d.batch()) for d in (data, self.example)]
         if shapes[0] != shapes[1]:
@@ -121,20 +82,8 @@ class Stream:
         return data
 
 
-def _restored(state: Any) -> Any:
-    return base64.b64decode(state["bytes"]) if "bytes" in state else state["value"]
-
-
 def _listed(data: Data) -> str:
     return ", ".join(str(leaf.shape[1:]) for leaf in jax.tree.leaves(data.batch()))
-
-
-def _takes_argument(function: Callable[..., Any]) -> bool:
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):  # a class of C code does not say
-        return False
-    return any(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty for p in parameters)
 
 
 class StreamFeed:
@@ -146,11 +95,13 @@ class StreamFeed:
         piece: Batches in a piece; by default by their size.
         pads: Whether a batch that is shorter than the first may be filled up with padding rows: called with its size.
             Otherwise it is a chunk of its own shape.
+        limit: How many batches of a pass are used at most, if that is known; no more are read.
 
     Attributes:
         data: The first batch, which says what all look like.
         steps: Batches in a pass, None if it is not known.
         n: Examples in a pass, which is not known.
+        limit: Up to which step of the pass batches may be read.
     """
 
     n = None
@@ -161,48 +112,69 @@ class StreamFeed:
         check: Callable[[Data], Any] | None = None,
         piece: int | None = None,
         pads: Callable[[int], bool] = lambda rows: True,
+        limit: int | None = None,
     ):
         self.stream, self.check, self.data, self.pads = stream, check, stream.example, pads
-        self.steps, self.batch_size = stream.steps, stream.batch_size
+        self.source, self.batch_size = stream.source, stream.batch_size
+        self.steps = self.source.steps
         # Whether a short batch will come is unknown; a program that expects padding rows serves all batches.
         self.padded = self.batch_size > 1 and pads(self.batch_size - 1)
+        self.limit: float = math.inf if limit is None else limit
+        known = min(self.limit, math.inf if self.steps is None else self.steps)
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(self.data.batch()))
-        piece = piece or int(min(PIECE_STEPS, max(1, PIECE_BYTES // max(size, 1))))
-        self.piece = min(piece, self.steps) if self.steps else piece
-        self._states: dict[int, Any] = {}  # the stream's, after so many steps of the pass
-        self._resumed: tuple[int, int, Any] | None = None
+        most = min(PIECE_STEPS, PIECE_BYTES // max(size, 1), known if piece else -(-known // FEWEST_PIECES))
+        self.piece = int(max(1, min(piece or math.inf, known) if piece else most))
+        self._opened_at: int | None = None  # the step of the pass that reading started with; None if nothing is read
+        self._unused: deque[tuple[int, Any]] = deque()  # what the source gave, by its step
+        self._states: dict[int, Any] = {}  # of the source's iterator, after so many steps of the pass
 
-    def state_at(self, first: int) -> Any:
-        """Where the stream stood after the `first` steps of the pass; None if it does not tell."""
-        return self._states.get(first)
+    def position(self, first: int = 0) -> dict[str, Any]:
+        """What a checkpoint keeps of the stream after `first` steps of the pass."""
+        used, state = 0, self._states.get(first)
+        if self._opened_at is not None:
+            used = first - self._opened_at
+        elif not self.source.restarts:
+            state = self.source.state()
+        return self.source.position(used) | {"state": state}
 
-    def go_on(self, number: int, first: int, state: Any) -> None:
-        """Has pass `number` begin with its step `first`, where the stream stood so."""
-        self._resumed, self._states = (number, first, state), {first: state}
+    def resume(self, number: int, first: int, kept: Mapping[str, Any]) -> None:
+        """Prepares the stream to continue with step `first` of pass `number`, by what a checkpoint kept of it."""
+        self.source.resume(number, first, kept)
+        self._states = {first: kept.get("state")}
 
     def chunks(self, number: int = 0, key: jax.Array | None = None, first: int = 0) -> Iterator[Chunk]:
-        """The steps of a pass from the `first` on; a stream has its own order, and `key` is not asked."""
-        resumed, self._resumed = self._resumed, None
-        state = resumed[2] if resumed is not None and resumed[:2] == (number, first) else None
-        self._states = {first: state}
-        batches = self.stream.batches(number, first, state)
+        """The steps of a pass from step `first` on; `key` shuffles what has no order of its own.
+
+        No batch is read beyond `limit`, which may be raised between two chunks.
+        """
+        given = self.source.open(number, first, key)
+        self._opened_at, self._states = first, {first: self._states.get(first)}
+        ahead: Future[list[tuple[Data, Any]]] | None = None
         with ThreadPoolExecutor(1, thread_name_prefix="stream") as pool:
-            ahead: Future[list[tuple[Data, Any]]] = pool.submit(self._read, batches)
-            while read := ahead.result():
-                ahead = pool.submit(self._read, batches)
+            while True:
+                read = (ahead or pool.submit(self._read, given, first)).result()
+                if not read:
+                    return
+                after = first + len(read)
+                ahead = pool.submit(self._read, given, after) if after < self.limit else None
                 self._states = {first: self._states.get(first)}
                 self._states |= {first + i: state for i, (_, state) in enumerate(read, 1)}
                 for part in self._of_one_shape([data for data, _ in read]):
                     yield self._piece(part, first)
                     first += len(part)
+                    while self._unused and self._unused[0][0] < first:
+                        self._unused.popleft()
 
-    def _read(self, batches: Iterator[Data]) -> list[tuple[Data, Any]]:
-        """Some batches, each with where the stream stands after it."""
+    def _read(self, given: Iterator[Any], first: int) -> list[tuple[Data, Any]]:
+        """Some batches from step `first` on, each with the state of the source's iterator after it."""
         read = []
-        for data in itertools.islice(batches, self.piece):
+        count = int(min(self.piece, max(self.limit - first, 1)))
+        for step, batch in enumerate(itertools.islice(given, count), first):
+            self._unused.append((step, batch))
+            data = self.stream.checked(batch, step)
             if self.check is not None:
                 self.check(data)
-            read.append((data, self.stream.state()))
+            read.append((data, self.source.state()))
         return read
 
     def _of_one_shape(self, read: list[Data]) -> list[list[Data]]:
@@ -216,6 +188,15 @@ class StreamFeed:
 
     def _is_alone(self, data: Data) -> bool:
         return len(data) < self.batch_size and not (self.padded and self.pads(len(data)))
+
+    def close(self, first: int) -> None:
+        """Ends the reading of a pass after `first` of its steps; what was read beyond goes back to the source."""
+        if self._opened_at is not None:
+            unused = [batch for step, batch in self._unused if step >= first]
+            self.source.close(first - self._opened_at, unused, self._states.get(first))
+        self._opened_at = None
+        self._unused.clear()
+        self._states.clear()
 
     def _piece(self, read: list[Data], first: int) -> Chunk:
         """One array of all rows; shorter batches, and a shorter last piece, are filled up with what never counts."""

@@ -1,5 +1,6 @@
 """The thin shell around the compiled steps: it resolves names, brings data to the device, and calls back."""
 
+import contextlib
 import functools
 import math
 import os
@@ -28,11 +29,12 @@ from training.arguments import (
 from training.batches import Data, Feed, as_data, batch_size_for, check_ids, check_labels, split_off, unit_of
 from training.callbacks import Callback, History, ProgbarLogger
 from training.checkpoints import Checkpoints
-from training.fitting import Evaluation, Program, Run, signature
+from training.fitting import Evaluation, Program, Run, Walk, signature
 from training.objective import Objective, check_per_output, check_shapes, ordered, output_names, resolve
 from training.progress import make_progress
+from training.sources import is_stream
 from training.state import TrainState
-from training.streams import Stream, StreamFeed, is_stream
+from training.streams import Stream, StreamFeed
 
 # What of the inputs `predict` holds on the device at a time: a piece in use, one on its way, one to let go.
 PREDICTED_BYTES = 3 * 2**24
@@ -127,6 +129,7 @@ class Trainer:
         self.loss_weights, self.weighted_metrics = loss_weights, weighted_metrics
         self.steps_per_execution, self.deterministic = steps_per_execution, deterministic
         self.stop_training = False
+        self.chosen_rate: float | None = None  # to which the learning rate was set since the last run
         self.state: TrainState | None = None
         self.history = History()
         self._rules: steps.Rules | None = None
@@ -286,7 +289,9 @@ class Trainer:
 
         Args:
             x: Inputs [N, ...], a list or dictionary of them, or a `Split` of `datasets.load`; or a stream of batches
-                (x, y) or (x, y, sample_weight): a loader, an iterator, or a function that makes one.
+                (x, y) or (x, y, sample_weight): a loader, an iterator, a sequence of batches such as
+                `keras.utils.PyDataset`, or a function that makes a loader or an iterator. Of an iterator, only the
+                batches that are used are taken, so the next call continues with the next batch.
             y: Labels [N, ...]; None for a `Split` and a stream.
             batch_size: Examples in a step; by default as many as make `steps_per_epoch` steps of the data if that is
                 given, else 32. A stream has its own.
@@ -295,18 +300,21 @@ class Trainer:
             callbacks: Callbacks.
             validation_split: Fraction of the examples, the last ones, to validate on.
             validation_data: (x, y), (x, y, sample_weight), a `Split` or a stream to validate on.
-            shuffle: Whether each epoch has its own order; a stream has its own. By default arrays are shuffled unless a
-                layer is stateful: its states belong to the examples at the same places of the next batch.
+            shuffle: Whether each epoch has its own order of the examples, or of the batches of a sequence; every
+                other stream has its own. By default they are shuffled unless a layer is stateful: its states belong to
+                the examples at the same places of the next batch.
             class_weight: Factors of the losses by class, in training alone.
             sample_weight: Factors of the losses [N], in training and in what `validation_split` takes off.
             initial_epoch: Number of epochs that are done.
             steps_per_epoch: Steps in an epoch; by default a pass through the data. The next epoch goes on where the
                 last one ended.
-            validation_steps: Steps of each validation; by default all.
+            validation_steps: Steps of each validation; by default all. Each validation starts anew, but continues
+                with the next batches if `validation_data` is an iterator.
             validation_batch_size: Examples in a step of validation; by default `batch_size`, or as that is chosen.
             validation_freq: Epochs from one validation to the next, or the numbers of the epochs, counted from 1.
             resume: A folder for checkpoints, or `Checkpoints`: the run goes on from the newest one there, also from
-                inside an epoch, and ends in the same bits as if it had never been interrupted.
+                inside an epoch, and ends in the same bits as if it had never been interrupted. A learning rate that
+                was not the one at the start of the run is taken, with a warning; another optimizer is refused.
 
         Returns:
             The history: `history.history["loss"]` has a value per epoch.
@@ -335,7 +343,7 @@ class Trainer:
         size = self._batch_size(example, batch_size, steps_per_epoch)
         self._build_for(example, _rows(data, size), train=True)
         objective = self._objective(example, _rows(data, size))
-        feed = self._feed(data, size, objective, train=True)
+        feed = self._feed(data, size, objective, steps_per_epoch, train=True)
         validate = None
         if isinstance(validation, Stream) and validation_batch_size is not None:
             raise ValueError(
@@ -371,18 +379,21 @@ class Trainer:
         run(range(initial_epoch, epochs))
         return self.history
 
-    def _feed(self, data: Data | Stream, batch_size: int, objective: Objective, train: bool) -> Feed | StreamFeed:
+    def _feed(
+        self, data: Data | Stream, batch_size: int, objective: Objective, limit: int | None, train: bool
+    ) -> Feed | StreamFeed:
         if isinstance(data, Stream):
             piece = self.steps_per_execution if isinstance(self.steps_per_execution, int) else None
             pads = functools.partial(self._pads, data.example, data.batch_size, objective, train)
-            return StreamFeed(data, self._objective, piece, pads)
-        limit = math.inf
+            return StreamFeed(data, self._objective, piece, pads, limit)
+        bytes_limit = math.inf
         if jax.default_backend() != "cpu":
             memory = jax.local_devices()[0].memory_stats() or {}
-            limit = 0.5 * memory.get("bytes_limit", math.inf)
+            bytes_limit = 0.5 * memory.get("bytes_limit", math.inf)
         self._check_multiple(len(data), batch_size)
         batch_size = _rows(data, batch_size)
-        return Feed(data, batch_size, limit, pads=functools.partial(self._pads, data, batch_size, objective, train))
+        pads = functools.partial(self._pads, data, batch_size, objective, train)
+        return Feed(data, batch_size, bytes_limit, pads=pads)
 
     def _check_multiple(self, examples: int, batch_size: int) -> None:
         """Raises where a stateful layer would be given a batch of another size."""
@@ -425,6 +436,7 @@ class Trainer:
     def learning_rate(self, value: float) -> None:
         opt_state = optimizers.set_learning_rate(self._opt_state(), value)
         self.state = self.state.replace(opt_state=opt_state)  # type: ignore[union-attr]
+        self.chosen_rate = self.learning_rate
 
     def learning_rates(self) -> dict[str, float]:
         """All learning rates by name, where optimizers differ by path; none where an optimizer does not tell."""
@@ -510,7 +522,7 @@ class Trainer:
         batch_size = self._batch_size(example, batch_size, limit)
         self._build_for(example, _rows(data, batch_size))
         objective = self._objective(example, _rows(data, batch_size))
-        feed = self._feed(data, batch_size, objective, train=False)
+        feed = self._feed(data, batch_size, objective, limit, train=False)
         key = ("eval", objective, example.scale, feed.padded)
         if key not in self._programs:
             step = steps.make_eval_step(self.model, objective)
@@ -547,17 +559,18 @@ class Trainer:
         feed = self._unlabelled_feed(x, batch_size, steps)
         called_back = self._called_back(callbacks, "on_predict_begin")
         program = self._predict_program(feed.data.scale)
-        found, computing, done = [], None, 0
-        for chunk in feed.chunks():
-            if steps is not None and done >= steps:
-                break
-            stop = chunk.steps if steps is None else min(chunk.steps, steps - done)
-            outputs, changed = program(self.variables, chunk.data, chunk.order, np.int32(0), np.int32(stop))
-            self.take_states(changed)
-            # One chunk behind, so that the device has the next one to work on meanwhile.
-            found += _fetched(computing)
-            computing = outputs, chunk.sizes[:stop], chunk.order.shape[1]
-            done += stop
+        found, computing, walk = [], None, Walk(feed)
+        limit = math.inf if steps is None else steps
+        with contextlib.closing(walk):
+            while walk.first < limit and (chunk := walk.chunk(limit - walk.first)) is not None:
+                stop = int(min(chunk.steps, limit - chunk.first))
+                outputs, changed = program(self.variables, chunk.data, chunk.order, np.int32(0), np.int32(stop))
+                self.take_states(changed)
+                walk.first += stop
+                # One chunk behind, so that the device has the next one to work on meanwhile.
+                found += _fetched(computing)
+                computing = outputs, chunk.sizes[:stop], chunk.order.shape[1]
+            walk.turn()
         found += _fetched(computing)
         for callback in called_back:
             callback.on_predict_end({})
@@ -576,7 +589,7 @@ class Trainer:
             stream = Stream(x).without_labels()
             self._build_for(stream.example, stream.batch_size)
             pads = functools.partial(self._pads, stream.example, stream.batch_size, None, False)
-            return StreamFeed(stream, functools.partial(check_ids, model=self.model), pads=pads)
+            return StreamFeed(stream, functools.partial(check_ids, model=self.model), pads=pads, limit=steps)
         data = as_data(x)
         data = Data(data.x, scale=data.scale)
         size = self._batch_size(data, batch_size, steps)

@@ -25,14 +25,22 @@ class CSVLogger(Callback):
     def __init__(self, filename: str | os.PathLike[str], separator: str = ",", append: bool = False):
         self.filename, self.separator, self.append = os.fspath(filename), separator, append
         self.keys: list[str] | None = None
-        self._size: int | None = None  # of the file after the last row; None before the first
+        self._size: int | None = None  # of the file before the next row; None where that row starts a new file
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
+        path = pathlib.Path(self.filename)
+        path.parent.mkdir(parents=True, exist_ok=True)
         self.keys, self._size = None, None
-        pathlib.Path(self.filename).parent.mkdir(parents=True, exist_ok=True)
+        if self.append:
+            self._size = path.stat().st_size if path.exists() else 0
+
+    def get_state(self) -> dict[str, Any]:
+        return super().get_state() | {"file": os.path.abspath(self.filename)}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        super().set_state(state)
+        if state.get("file") != os.path.abspath(self.filename):
+            return  # another file has none of the rows
+        self.keys, self._size = state["keys"], state["_size"]
         # Rows of epochs that run again are written again.
         if self._size is not None and os.path.exists(self.filename):
             os.truncate(self.filename, min(self._size, os.path.getsize(self.filename)))
@@ -45,8 +53,7 @@ class CSVLogger(Callback):
             val_keys = [f"val_{key}" for key in self.keys if not key.startswith("val_")]
             if not any(key.startswith("val_") for key in self.keys) and self.params.get("validation"):
                 self.keys += val_keys
-        goes_on = self.append or self._size is not None
-        with open(self.filename, "a" if goes_on else "w", newline="") as file:
+        with open(self.filename, "w" if self._size is None else "a", newline="") as file:
             writer = csv.writer(file, delimiter=self.separator)
             if not file.tell():
                 writer.writerow(["epoch", *self.keys])

@@ -32,6 +32,10 @@ from training.optimizers.adaptive import Adagrad as Adagrad
 from training.optimizers.adaptive import Ftrl as Ftrl
 from training.optimizers.adaptive import RMSprop as RMSprop
 from training.optimizers.base import OptimizerState as OptimizerState
+from training.optimizers.description import describe as describe
+from training.optimizers.description import differences as differences
+from training.optimizers.description import is_learning_rate as is_learning_rate
+from training.optimizers.description import name_of as name_of
 from training.optimizers.gradient import SGD as SGD
 from training.optimizers.gradient import Lion as Lion
 from training.optimizers.gradient import Muon as Muon

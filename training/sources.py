@@ -1,0 +1,294 @@
+"""Where the batches of a stream come from: an iterator, an iterable, a sequence of batches, or a function."""
+
+import base64
+import inspect
+import itertools
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from training.batches import Data, is_array
+from training.datasets import Split
+
+
+def is_stream(x: Any) -> bool:
+    """Whether x gives batches: an iterator, a loader, a sequence of batches, or a function that makes one."""
+    if isinstance(x, list | tuple | Mapping | str | bytes | Split | Data) or is_array(x):
+        return False
+    return callable(x) or any(hasattr(x, name) for name in ("__next__", "__iter__", "__getitem__"))
+
+
+def is_sequence(x: Any) -> bool:
+    """Whether x gives its batches by number, as `keras.utils.PyDataset` and map-style data sets do.
+
+    An object that can be iterated as well is a sequence only if it has Keras' `on_epoch_end`.
+    """
+    if callable(x) or hasattr(x, "__next__") or not hasattr(x, "__getitem__"):
+        return False
+    return hasattr(x, "on_epoch_end") or (hasattr(x, "__len__") and not hasattr(x, "__iter__"))
+
+
+def source_of(x: Any) -> "Source":
+    """The source of the batches of x, which `is_stream` accepts."""
+    if is_sequence(x):
+        return SequenceSource(x)
+    return IterableSource(x) if callable(x) or not hasattr(x, "__next__") else IteratorSource(x)
+
+
+class Source:
+    """Base of sources.
+
+    Attributes:
+        steps: Batches in a pass, None if it is not known.
+        restarts: Whether there can be a second pass.
+    """
+
+    steps: int | None = None
+    restarts = True
+
+    def peek(self) -> list[Any]:
+        """The first batch in a list, which is empty if there is none; the batch stays the first."""
+        raise NotImplementedError
+
+    def open(self, number: int, first: int, key: jax.Array | None) -> Iterator[Any]:
+        """The batches of pass `number` from step `first` on; `key` shuffles what has no order of its own."""
+        raise NotImplementedError
+
+    def close(self, used: int, unused: list[Any], state: Any) -> None:
+        """Ends the reading: since `open`, `used` batches were used, after which the iterator had this state.
+
+        The `unused` batches were read after these.
+        """
+
+    def finish(self) -> None:
+        """Takes note that a pass is complete."""
+
+    def state(self) -> Any:
+        """The state of the iterator in use, as JSON can represent it; None if it has none."""
+        return None
+
+    def position(self, used: int) -> dict[str, Any]:
+        """What a checkpoint keeps of the source, of which `used` batches were used since `open`."""
+        return {}
+
+    def resume(self, number: int, first: int, kept: Mapping[str, Any]) -> None:
+        """Prepares the source to continue with step `first` of pass `number`, by what a checkpoint kept of it."""
+
+
+class SequenceSource(Source):
+    """The items of a sequence, each of which is a batch; they are shuffled if `open` has a key.
+
+    As Keras does, calls the sequence's `on_epoch_begin` and `on_epoch_end`, if it has them, around each pass. A
+    sequence whose `num_batches` is None has no end.
+    """
+
+    def __init__(self, sequence: Any):
+        self.sequence, self._passes = sequence, 0
+        self.steps = _length(sequence)
+
+    def peek(self) -> list[Any]:
+        return [] if self.steps == 0 else [self.sequence[0]]
+
+    def open(self, number: int, first: int, key: jax.Array | None) -> Iterator[Any]:
+        self._call("on_epoch_begin")
+        order: Iterable[Any]
+        if self.steps is None:
+            order = itertools.count(first)
+        else:
+            order = np.arange(self.steps) if key is None else np.asarray(jax.random.permutation(key, self.steps))
+            order = order[first:]
+        return (self.sequence[int(i)] for i in order)
+
+    def position(self, used: int) -> dict[str, Any]:
+        return {"passes": self._passes}
+
+    def resume(self, number: int, first: int, kept: Mapping[str, Any]) -> None:
+        # The sequence may change at the end of each pass, so these ends are repeated.
+        for _ in range(kept.get("passes", 0)):
+            self._call("on_epoch_begin")
+            self.finish()
+
+    def finish(self) -> None:
+        self._passes += 1
+        self._call("on_epoch_end")
+
+    def _call(self, hook: str) -> None:
+        if hasattr(self.sequence, hook):
+            getattr(self.sequence, hook)()
+
+
+class IterableSource(Source):
+    """What an iterable gives anew in each pass, or a function that returns an iterable or iterator.
+
+    The function is called with the number of the pass if it takes an argument.
+    """
+
+    def __init__(self, iterable: Any):
+        self.iterable = iterable
+        self.steps = len(iterable) if hasattr(iterable, "__len__") else None
+        self._iterator: Any = None
+        self._peeked: Iterator[Any] | None = None
+        self._resumed: tuple[int, int, Any] | None = None
+
+    def _start(self, number: int) -> Iterator[Any]:
+        made = self.iterable
+        if callable(made):
+            made = made(number) if _takes_argument(made) else made()
+        self._iterator = iter(made)
+        return self._iterator
+
+    def peek(self) -> list[Any]:
+        first = list(itertools.islice(self._start(0), 1))
+        self._peeked = itertools.chain(first, self._iterator)
+        return first
+
+    def open(self, number: int, first: int, key: jax.Array | None) -> Iterator[Any]:
+        peeked, self._peeked = self._peeked, None
+        resumed, self._resumed = self._resumed, None
+        if resumed is not None and resumed[:2] == (number, first) and resumed[2] is not None:
+            iterator = self._start(number)
+            iterator.set_state(_decoded(resumed[2]))  # type: ignore[attr-defined]
+            return iterator
+        # The iterator that gave the first batch to look at is that of pass 0.
+        iterator = peeked if peeked is not None and number == 0 else self._start(number)
+        return itertools.islice(iterator, first, None)
+
+    def state(self) -> Any:
+        return _state_of(self._iterator)
+
+    def resume(self, number: int, first: int, kept: Mapping[str, Any]) -> None:
+        self._resumed = number, first, kept.get("state")
+
+
+class IteratorSource(Source):
+    """What an iterator has left: there is one pass, and every batch is used once, whoever uses it.
+
+    A batch that was read and not used is kept until the iterator is given again. An iterator with `get_state` and
+    `set_state` is set back instead.
+    """
+
+    restarts = False
+
+    def __init__(self, iterator: Any):
+        self.iterator, self._ledger, self._skipped = iterator, _ledger_of(iterator), 0
+
+    def peek(self) -> list[Any]:
+        if not self._ledger.unread:
+            self._ledger.unread.extend(itertools.islice(self.iterator, 1))
+        return list(itertools.islice(self._ledger.unread, 1))
+
+    def open(self, number: int, first: int, key: jax.Array | None) -> Iterator[Any]:
+        skipped, self._skipped = self._skipped, 0
+        self._ledger.used += skipped
+        return itertools.islice(self._left(), skipped, None)
+
+    def _left(self) -> Iterator[Any]:
+        while self._ledger.unread:
+            yield self._ledger.unread.popleft()
+        # `yield from` would close the iterator together with this generator.
+        for batch in self.iterator:  # noqa: UP028
+            yield batch
+
+    def close(self, used: int, unused: list[Any], state: Any) -> None:
+        self._ledger.used += used
+        if unused and state is not None:
+            self._ledger.unread.clear()
+            self.iterator.set_state(_decoded(state))
+        else:
+            self._ledger.unread.extendleft(reversed(unused))
+        _forget(self.iterator)
+
+    def state(self) -> Any:
+        return None if self._ledger.unread else _state_of(self.iterator)
+
+    def position(self, used: int) -> dict[str, Any]:
+        return {"used": self._ledger.used + self._skipped + used}
+
+    def resume(self, number: int, first: int, kept: Mapping[str, Any]) -> None:
+        used = kept.get("used", first)
+        if kept.get("state") is not None:
+            self._ledger.unread.clear()
+            self.iterator.set_state(_decoded(kept["state"]))
+            self._ledger.used = used
+            return
+        self._skipped = used - self._ledger.used
+        if self._skipped < 0:
+            raise ValueError(
+                f"The run continues after {used} batches of its iterator, got an iterator that has already given "
+                f"{self._ledger.used}; give a new one."
+            )
+
+
+class _Ledger:
+    """What was done with an iterator, whoever did it.
+
+    Attributes:
+        unread: Batches that were read and not used.
+        used: How many batches were used.
+    """
+
+    def __init__(self) -> None:
+        self.unread: deque[Any] = deque()
+        self.used = 0
+
+
+# By the identity of the iterator, with a reference to it.
+_LEDGERS: dict[int, tuple[Callable[[], Any], _Ledger]] = {}
+
+
+def _ledger_of(iterator: Any) -> _Ledger:
+    key = id(iterator)
+    if key not in _LEDGERS:
+        try:
+            reference: Callable[[], Any] = weakref.ref(iterator, lambda _: _LEDGERS.pop(key, None))
+        except TypeError:  # zip, map and other iterators written in C
+            reference = _Strong(iterator)
+        _LEDGERS[key] = reference, _Ledger()
+    return _LEDGERS[key][1]
+
+
+def _forget(iterator: Any) -> None:
+    """Removes the ledger of an iterator that it would keep in memory, unless it holds batches."""
+    reference, ledger = _LEDGERS.get(id(iterator), (None, None))
+    if isinstance(reference, _Strong) and not ledger.unread:  # type: ignore[union-attr]
+        del _LEDGERS[id(iterator)]
+
+
+class _Strong:
+    """A reference that keeps its object."""
+
+    def __init__(self, referent: Any):
+        self.referent = referent
+
+    def __call__(self) -> Any:
+        return self.referent
+
+
+def _length(sequence: Any) -> int | None:
+    try:
+        return sequence.num_batches
+    except (AttributeError, NotImplementedError):
+        return len(sequence) if hasattr(sequence, "__len__") else None
+
+
+def _state_of(iterator: Any) -> Any:
+    if not (hasattr(iterator, "get_state") and hasattr(iterator, "set_state")):
+        return None
+    state = iterator.get_state()
+    return {"bytes": base64.b64encode(state).decode()} if isinstance(state, bytes) else {"value": state}
+
+
+def _decoded(state: Any) -> Any:
+    return base64.b64decode(state["bytes"]) if "bytes" in state else state["value"]
+
+
+def _takes_argument(function: Callable[..., Any]) -> bool:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # a class written in C may have no signature
+        return False
+    return any(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty for p in parameters)
