@@ -197,6 +197,16 @@ def test_no_examples():
         assert y.shape == (0, 3, 3, 2) and dx.shape == (0, 6, 6, 2)
 
 
+@pytest.mark.parametrize("name", REDUCTIONS)
+@pytest.mark.parametrize("window, strides", [((5, 5), (5, 5)), ((5, 2), (1, 1))])
+def test_a_window_that_fits_nowhere_has_no_outputs(name, window, strides):
+    """As in Keras' operations; the layers refuse it."""
+    x, (pool, reference, _) = jnp.ones((2, 3, 3, 8)), REDUCTIONS[name]
+    assert pool(x, window, strides, "valid").shape == reference(x, window, strides, "valid").shape
+    assert 0 in pool(x, window, strides, "valid").shape
+    np.testing.assert_array_equal(jax.grad(lambda x: jnp.sum(pool(x, window, strides, "valid")))(x), 0)
+
+
 def test_the_gradient_scatters_nothing_but_for_large_primes():
     def lowered(window):
         gradient = jax.grad(lambda x: pooling.max_pool(x, (window,), (1,), "valid").sum())

@@ -116,10 +116,12 @@ def _pool(
 ) -> jax.Array:
     """Combines what lies under the taps of each window; `neutral` is what padding counts as."""
     stages = [_stages(taps, step) for taps, step in zip(window, strides, strict=True)]
-    if x.size == 0 or max(taps for axis in stages for taps, _, _ in axis) > LARGEST_FACTOR:
-        return _reduce_window(xla, neutral, x, window, strides, padding)
     ones = (1,) * len(window)
     pads = padding_pairs(x.shape[1:-1], window, strides, padding, ones)
+    # No window fits into inputs that are smaller, so there are no outputs.
+    empty = x.size == 0 or any(n + sum(pad) < taps for n, pad, taps in zip(x.shape[1:-1], pads, window, strict=True))
+    if empty or max(taps for axis in stages for taps, _, _ in axis) > LARGEST_FACTOR:
+        return _reduce_window(xla, neutral, x, window, strides, padding)
     x = lax.pad(x, jnp.asarray(neutral, x.dtype), [(0, 0, 0), *((low, high, 0) for low, high in pads), (0, 0, 0)])
     apart = all(step >= taps for step, taps in zip(strides, window, strict=True))
     if apart and math.prod(window) <= TAPS_AT_ONCE:
