@@ -10,6 +10,9 @@
 
 #include "convolution.h"
 
+// Read by native.py.
+const int flaxmodels_lanes = LANES;
+
 enum { LARGE_KERNEL = 1 << 16, FEW_ROWS = 32 };
 
 // ---------------------------------------------------------------- convolutions
@@ -305,12 +308,39 @@ static void gate(Conv *c, const void *by) {
     c->y = by;
 }
 
+// The numbers and, by position, what a convolution has to do with; `numbers` is NULL if they are none.
+typedef struct {
+  const Numbers *numbers;
+  int64_t batch;
+  Kind image, kernel, outputs, gate, bias;
+} Call;
+
+static Call call_of(XLA_FFI_CallFrame *frame) {
+  const Numbers *g = window_numbers(frame);
+  Call call = {.batch = size_of(frame, 0, 0)};
+  if (!g || call.batch < 1 || !g->groups || !g->features || g->channels % g->groups || g->features % g->groups) return call;
+  for (int i = 0; i < 3; i++)
+    if (g->before[i] || last_of(g, i) + span_of(g, i) >= g->size[i]) return call;
+  // Two neighbours along the last axis and, unless it has one place, along the one before.
+  if (g->pooled && (g->places[0] > 1 || g->places[2] < 2)) return call;
+  int64_t down = g->places[1] > 1 ? g->places[1] / 2 : 1, places = g->pooled ? down * (g->places[2] / 2) : places_of(g);
+  call.image = FLOATS(call.batch, image_size(g)), call.kernel = FLOATS(taps_in(g), g->channels / g->groups, g->features);
+  call.outputs = FLOATS(call.batch, places, g->features), call.bias = FLOATS(g->features);
+  call.gate = g->pooled ? BYTES(call.batch, places, g->features) : call.outputs;
+  call.numbers = g;
+  return call;
+}
+
 // y [B, places, F] of x [B, image], kernel [depth, F] and, if there is one, bias [F]; or the largest of neighbours
 // [B, windows, F] and which they are.
 XLA_FFI_Error *flaxmodels_conv(XLA_FFI_CallFrame *frame) {
   if (told_version(frame)) return NULL;
+  Call call = call_of(frame);
+  const Kind given[] = {call.image, call.kernel, call.bias}, made[] = {call.outputs, call.gate};
+  int biased = frame->args.size > 2, pooled = call.numbers && call.numbers->pooled;
+  if (!call.numbers || !takes(frame, given, 2 + biased, made, 1 + pooled)) return refused(frame);
   Conv c;
-  if (!plan(&c, numbers(frame), argument(frame, 0)->dims[0])) return failed(frame, "no memory for a convolution");
+  if (!plan(&c, call.numbers, call.batch)) return failed(frame, "no memory for a convolution");
   c.x = argument(frame, 0)->data, c.kernel = argument(frame, 1)->data, c.out = result(frame, 0)->data;
   c.bias = if_given(frame, 2);
   c.found = frame->rets.size > 1 ? result(frame, 1)->data : NULL;
@@ -322,8 +352,12 @@ XLA_FFI_Error *flaxmodels_conv(XLA_FFI_CallFrame *frame) {
 // largest of neighbours was kept, of dy [B, windows, F] and which they were.
 XLA_FFI_Error *flaxmodels_conv_data(XLA_FFI_CallFrame *frame) {
   if (told_version(frame)) return NULL;
+  Call call = call_of(frame);
+  const Kind given[] = {call.outputs, call.kernel, call.gate};
+  int gated = frame->args.size > 2 || (call.numbers && call.numbers->pooled);
+  if (!call.numbers || !takes(frame, given, 2 + gated, &call.image, 1)) return refused(frame);
   Conv c;
-  if (!plan(&c, numbers(frame), argument(frame, 0)->dims[0])) return failed(frame, "no memory for a convolution");
+  if (!plan(&c, call.numbers, call.batch)) return failed(frame, "no memory for a convolution");
   c.dy = argument(frame, 0)->data, c.kernel = argument(frame, 1)->data, c.out = result(frame, 0)->data;
   gate(&c, if_given(frame, 2));
   c.parts = least(c.batch, 2 * MOST_PARTS);
@@ -334,8 +368,12 @@ XLA_FFI_Error *flaxmodels_conv_data(XLA_FFI_CallFrame *frame) {
 // passes, as above.
 XLA_FFI_Error *flaxmodels_conv_kernel(XLA_FFI_CallFrame *frame) {
   if (told_version(frame)) return NULL;
+  Call call = call_of(frame);
+  const Kind given[] = {call.image, call.outputs, call.gate}, made[] = {call.kernel, call.bias};
+  int gated = frame->args.size > 2 || (call.numbers && call.numbers->pooled), biased = frame->rets.size > 1;
+  if (!call.numbers || !takes(frame, given, 2 + gated, made, 1 + biased)) return refused(frame);
   Conv c;
-  if (!plan(&c, numbers(frame), argument(frame, 0)->dims[0])) return failed(frame, "no memory for a convolution");
+  if (!plan(&c, call.numbers, call.batch)) return failed(frame, "no memory for a convolution");
   c.x = argument(frame, 0)->data, c.dy = argument(frame, 1)->data;
   gate(&c, if_given(frame, 2));
   c.out = result(frame, 0)->data, c.d_bias = frame->rets.size > 1 ? result(frame, 1)->data : NULL;

@@ -113,7 +113,8 @@ def depthwise_conv(
         return total.reshape(*total.shape[:-2], channels * multiplier)
 
     def compiled(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        x, around = (x, tuple(pads)) if math.prod(window) <= native.MOST_TAPS else (pad(x, pads), ())
+        by_kernel = math.prod(window) <= native.MOST_TAPS and min(map(min, pads)) >= 0
+        x, around = (x, tuple(pads)) if by_kernel else (pad(x, pads), ())
         x = jnp.repeat(x, multiplier, axis=-1)
         geometry = Geometry(x.shape[1:-1], tuple(window), tuple(strides), tuple(dilation), pads=around)
         return depthwise_p.bind(x, kernel.reshape(*window, -1), geometry=geometry)

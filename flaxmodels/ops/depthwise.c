@@ -115,27 +115,45 @@ static XLA_FFI_Error *done(XLA_FFI_CallFrame *frame, Depthwise *d, int fine) {
   return fine ? NULL : failed(frame, "no memory for a depthwise convolution");
 }
 
+// The numbers, NULL unless the two operands and the result have these numbers of values: 0 of images, 1 of outputs, 2 of
+// the kernel.
+static const Numbers *checked(XLA_FFI_CallFrame *frame, int first, int second, int made) {
+  const Numbers *g = window_numbers(frame);
+  int64_t batch = size_of(frame, 0, 0);
+  if (!g || batch < 1) return NULL;
+  const Kind kinds[] = {FLOATS(batch, image_size(g)), FLOATS(batch, places_of(g), g->channels),
+                        FLOATS(taps_in(g), g->channels)};
+  const Kind arguments[] = {kinds[first], kinds[second]};
+  return takes(frame, arguments, 2, kinds + made, 1) ? g : NULL;
+}
+
 // y [B, places, C] of x [B, image] and kernel [taps, C].
 XLA_FFI_Error *flaxmodels_depthwise(XLA_FFI_CallFrame *frame) {
   if (told_version(frame)) return NULL;
+  const Numbers *g = checked(frame, 0, 2, 1);
+  if (!g) return refused(frame);
   Depthwise d = {.x = argument(frame, 0)->data, .kernel = argument(frame, 1)->data, .out = result(frame, 0)->data};
-  int fine = windows(&d.w, numbers(frame), argument(frame, 0)->dims[0]);
+  int fine = windows(&d.w, g, argument(frame, 0)->dims[0]);
   return done(frame, &d, fine && in_parallel(frame, forward_unit, &d, d.w.batch * spans_of_image(&d.w)));
 }
 
 // dx [B, image] of dy [B, places, C] and kernel [taps, C].
 XLA_FFI_Error *flaxmodels_depthwise_data(XLA_FFI_CallFrame *frame) {
   if (told_version(frame)) return NULL;
+  const Numbers *g = checked(frame, 1, 2, 0);
+  if (!g) return refused(frame);
   Depthwise d = {.dy = argument(frame, 0)->data, .kernel = argument(frame, 1)->data, .out = result(frame, 0)->data};
-  int fine = windows(&d.w, numbers(frame), argument(frame, 0)->dims[0]);
+  int fine = windows(&d.w, g, argument(frame, 0)->dims[0]);
   return done(frame, &d, fine && in_parallel(frame, data_unit, &d, d.w.batch));
 }
 
 // The kernel's gradient [taps, C] of x [B, image] and dy [B, places, C].
 XLA_FFI_Error *flaxmodels_depthwise_kernel(XLA_FFI_CallFrame *frame) {
   if (told_version(frame)) return NULL;
+  const Numbers *g = checked(frame, 0, 1, 2);
+  if (!g) return refused(frame);
   Depthwise d = {.x = argument(frame, 0)->data, .dy = argument(frame, 1)->data, .out = result(frame, 0)->data};
-  int fine = windows(&d.w, numbers(frame), argument(frame, 0)->dims[0]);
+  int fine = windows(&d.w, g, argument(frame, 0)->dims[0]);
   int64_t size = fine ? d.w.taps * d.w.channels : 0;
   if (fine) {
     d.parts = least(d.w.batch, MOST_PARTS);

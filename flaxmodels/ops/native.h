@@ -349,9 +349,20 @@ static void pack_panel(float *panel, const float *matrix, int64_t depth, int64_t
 
 // ---------------------------------------------------------------- what XLA calls
 
-static XLA_FFI_Error *failed(XLA_FFI_CallFrame *frame, const char *message) {
-  XLA_FFI_Error_Create_Args error = {sizeof error, NULL, message, XLA_FFI_Error_Code_RESOURCE_EXHAUSTED};
+static XLA_FFI_Error *error(XLA_FFI_CallFrame *frame, const char *message, XLA_FFI_Error_Code code) {
+  XLA_FFI_Error_Create_Args error = {sizeof error, NULL, message, code};
   return frame->api->XLA_FFI_Error_Create(&error);
+}
+
+static XLA_FFI_Error *failed(XLA_FFI_CallFrame *frame, const char *message) {
+  return error(frame, message, XLA_FFI_Error_Code_RESOURCE_EXHAUSTED);
+}
+
+static XLA_FFI_Error *refused(XLA_FFI_CallFrame *frame) {
+  return error(frame,
+               "A kernel of flaxmodels got operands, results or numbers whose count, type or size it does not take; call "
+               "it by the functions in flaxmodels.ops, which check them.",
+               XLA_FFI_Error_Code_INVALID_ARGUMENT);
 }
 
 // The type of an extension has another name since jax 0.11.
@@ -366,4 +377,80 @@ static int told_version(XLA_FFI_CallFrame *frame) {
 
 static XLA_FFI_Buffer *argument(XLA_FFI_CallFrame *frame, int i) { return frame->args.args[i]; }
 static XLA_FFI_Buffer *result(XLA_FFI_CallFrame *frame, int i) { return frame->rets.rets[i]; }
-static const void *numbers(XLA_FFI_CallFrame *frame) { return ((XLA_FFI_Array *)frame->attrs.attrs[0])->data; }
+
+// ---------------------------------------------------------------- checks of a call, before any memory is read
+
+// A number above this is refused, so that sums of a few products of two do not overflow.
+#define MOST ((int64_t)1 << 30)
+
+// The product of n sizes; -1 if one is negative or the product does not fit.
+static int64_t times(const int64_t *sizes, int64_t n) {
+  int64_t product = 1;
+  for (int64_t i = 0; i < n; i++)
+    if (sizes[i] < 0 || __builtin_mul_overflow(product, sizes[i], &product)) return -1;
+  return product;
+}
+
+// The type of a buffer and the number of its elements, -1 if no number is right.
+typedef struct {
+  XLA_FFI_DataType dtype;
+  int64_t size;
+} Kind;
+
+#define SIZES(...) times((const int64_t[]){__VA_ARGS__}, sizeof((const int64_t[]){__VA_ARGS__}) / sizeof(int64_t))
+#define FLOATS(...) ((Kind){XLA_FFI_DataType_F32, SIZES(__VA_ARGS__)})
+#define BYTES(...) ((Kind){XLA_FFI_DataType_U8, SIZES(__VA_ARGS__)})
+
+static int is_kind(const XLA_FFI_Buffer *buffer, Kind kind) {
+  return buffer->dtype == kind.dtype && kind.size >= 0 && times(buffer->dims, buffer->rank) == kind.size;
+}
+
+// Whether a call has these operands and results, and no others.
+static int takes(XLA_FFI_CallFrame *frame, const Kind *arguments, int64_t n, const Kind *results, int64_t m) {
+  if (frame->args.size != n || frame->rets.size != m) return 0;
+  for (int64_t i = 0; i < n; i++)
+    if (frame->args.types[i] != XLA_FFI_ArgType_BUFFER || !is_kind(frame->args.args[i], arguments[i])) return 0;
+  for (int64_t i = 0; i < m; i++)
+    if (frame->rets.types[i] != XLA_FFI_RetType_BUFFER || !is_kind(frame->rets.rets[i], results[i])) return 0;
+  return 1;
+}
+
+// A size of an operand, -1 if it has none.
+static int64_t size_of(XLA_FFI_CallFrame *frame, int64_t i, int64_t axis) {
+  if (i >= frame->args.size || frame->args.types[i] != XLA_FFI_ArgType_BUFFER) return -1;
+  return axis < argument(frame, (int)i)->rank ? argument(frame, (int)i)->dims[axis] : -1;
+}
+
+// The one attribute, n integers from 0 to MOST; NULL if there is another one, or another number of them.
+static const int64_t *numbers(XLA_FFI_CallFrame *frame, int64_t n) {
+  if (frame->attrs.size != 1 || frame->attrs.types[0] != XLA_FFI_AttrType_ARRAY) return NULL;
+  const XLA_FFI_Array *array = frame->attrs.attrs[0];
+  if (array->dtype != XLA_FFI_DataType_S64 || (int64_t)array->size != n) return NULL;
+  const int64_t *found = array->data;
+  for (int64_t i = 0; i < n; i++)
+    if (found[i] < 0 || found[i] > MOST) return NULL;
+  return found;
+}
+
+static int64_t image_size(const Numbers *g) { return SIZES(g->size[0], g->size[1], g->size[2], g->channels); }
+static int64_t places_of(const Numbers *g) { return SIZES(g->places[0], g->places[1], g->places[2]); }
+static int64_t taps_in(const Numbers *g) { return SIZES(g->window[0], g->window[1], g->window[2]); }
+
+// How far a window reaches along an axis, and where the last one begins.
+static int64_t span_of(const Numbers *g, int axis) { return (g->window[axis] - 1) * g->dilation[axis]; }
+static int64_t last_of(const Numbers *g, int axis) { return (g->places[axis] - 1) * g->stride[axis] - g->before[axis]; }
+
+// A list of more taps would not fit on the stack of a thread; native.py knows the same bound.
+enum { MOST_TAPS = 4096 };
+
+// The attribute of kernels over windows; NULL if it is none, or if windows of very many taps reach over the edge.
+static const Numbers *window_numbers(XLA_FFI_CallFrame *frame) {
+  const Numbers *g = (const Numbers *)numbers(frame, sizeof(Numbers) / sizeof(int64_t));
+  if (!g || !g->channels || g->relu > 1 || g->pooled > 1) return NULL;
+  for (int i = 0; i < 3; i++) {
+    if (!g->size[i] || !g->window[i] || !g->stride[i] || !g->dilation[i] || !g->places[i]) return NULL;
+    int over = g->before[i] || last_of(g, i) + span_of(g, i) >= g->size[i];
+    if (over && (taps_in(g) < 0 || taps_in(g) > MOST_TAPS)) return NULL;
+  }
+  return g;
+}

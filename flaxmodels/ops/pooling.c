@@ -95,8 +95,17 @@ static void scatter_unit(void *arguments, int64_t unit) {
 // `spans` says whether the work is on some places of an image, or on all of it.
 static XLA_FFI_Error *run(XLA_FFI_CallFrame *frame, Work *work, int spans) {
   if (told_version(frame)) return NULL;
+  const Numbers *g = window_numbers(frame);
+  int64_t batch = size_of(frame, 0, 0);
+  if (!g || batch < 1) return refused(frame);
+  // Each window sees a value, so that one of them is the largest.
+  for (int i = 0; i < 3; i++)
+    if (g->dilation[i] > 1 || g->before[i] >= g->window[i] || last_of(g, i) >= g->size[i]) return refused(frame);
+  const Kind image = FLOATS(batch, image_size(g)), outputs = FLOATS(batch, places_of(g), g->channels);
+  const Kind arguments[] = {image, spans ? image : outputs};
+  if (!takes(frame, arguments, 2, spans ? &outputs : &image, 1)) return refused(frame);
   Pool p;
-  if (!windows(&p.w, numbers(frame), argument(frame, 0)->dims[0])) return failed(frame, "no memory for pooling");
+  if (!windows(&p.w, g, batch)) return failed(frame, "no memory for pooling");
   p.x = argument(frame, 0)->data, p.out = result(frame, 0)->data;
   p.values = p.dy = argument(frame, 1)->data;
   int done = in_parallel(frame, work, &p, p.w.batch * (spans ? spans_of_image(&p.w) : 1));

@@ -284,12 +284,15 @@ static void backward(void *arguments, int64_t unit) {
 static float *array(XLA_FFI_CallFrame *frame, int i) { return argument(frame, i)->data; }
 static float *made(XLA_FFI_CallFrame *frame, int i) { return result(frame, i)->data; }
 
-// What both directions are told: kind, units, features, whether to keep what the way back needs.
-static Recurrence told(XLA_FFI_CallFrame *frame, const XLA_FFI_Buffer *sequence, const XLA_FFI_Buffer *mask) {
-  const int64_t *n = numbers(frame), gates[] = {4, 3, 1};
+// What both directions are told: kind, units, features, whether to keep what the way back needs. `units` is 0 if the
+// numbers are none, or there are no steps or examples; operands `sequence` and `mask` are for each step and example.
+static Recurrence told(XLA_FFI_CallFrame *frame, int sequence, int mask) {
+  const int64_t *n = numbers(frame, 4), gates[] = {4, 3, 1};
+  int64_t steps = size_of(frame, sequence, 0), batch = size_of(frame, sequence, 1);
+  if (!n || n[0] > SIMPLE || n[3] > 1 || steps < 1 || batch < 1 || size_of(frame, mask, 0) < 0) return (Recurrence){0};
   Recurrence r = {.kind = n[0], .units = n[1], .features = n[2], .keep = n[3], .gates = gates[n[0]]};
-  r.steps = sequence->dims[0], r.batch = sequence->dims[1];
-  r.mask = mask->dims[0] ? mask->data : NULL;
+  r.steps = steps, r.batch = batch;
+  r.mask = size_of(frame, mask, 0) ? argument(frame, mask)->data : NULL;
   r.wide = ceil_div(r.units, LANES) * LANES;
   r.parts = least(threads_of(frame), ceil_div(r.batch, ROWS));
   return r;
@@ -334,7 +337,14 @@ static void pack_backward(void *arguments, int64_t unit) {
 // hs, cs, factors of x, kernel, bias, recurrent kernel, its bias, h, c, mask.
 XLA_FFI_Error *flaxmodels_recurrence(XLA_FFI_CallFrame *frame) {
   if (told_version(frame)) return NULL;
-  Recurrence r = told(frame, argument(frame, 0), argument(frame, 7));
+  Recurrence r = told(frame, 0, 7);
+  const int64_t lstm = r.kind == LSTM, gru = r.kind == GRU, all = SIZES(r.steps, r.batch), each = r.gates * r.units;
+  const Kind given[] = {
+      FLOATS(all, r.features ? r.features : each), FLOATS(r.features, each), FLOATS(each), FLOATS(r.units, each),
+      FLOATS(gru, each), FLOATS(r.batch, r.units), FLOATS(lstm, r.batch, r.units), BYTES(r.mask ? all : 0)};
+  const Kind made_of[] = {FLOATS(all, r.units), FLOATS(lstm, r.keep ? all : r.batch, r.units),
+                          FLOATS(r.keep && r.kind != SIMPLE, all, 4, r.units)};
+  if (!r.units || !takes(frame, given, 8, made_of, 3)) return refused(frame);
   r.columns = ceil_div(r.gates * r.wide, COLS) * COLS;
   r.x = array(frame, 0), r.kernel = array(frame, 1), r.given_bias = array(frame, 2);
   r.recurrent = array(frame, 3), r.given_inner = array(frame, 4);
@@ -347,7 +357,13 @@ XLA_FFI_Error *flaxmodels_recurrence(XLA_FFI_CallFrame *frame) {
 // d_inner, d_outer, dh, dc before the first step, of factors, hs, cs, h, c, d_hs, dh, dc, recurrent kernel, mask.
 XLA_FFI_Error *flaxmodels_recurrence_back(XLA_FFI_CallFrame *frame) {
   if (told_version(frame)) return NULL;
-  Recurrence r = told(frame, argument(frame, 1), argument(frame, 9));
+  Recurrence r = told(frame, 1, 9);
+  const int64_t lstm = r.kind == LSTM, all = SIZES(r.steps, r.batch), each = r.gates * r.units;
+  const Kind state = FLOATS(r.batch, r.units), cell = FLOATS(lstm, r.batch, r.units), sequence = FLOATS(all, r.units);
+  const Kind given[] = {FLOATS(r.kind != SIMPLE, all, 4, r.units), sequence, FLOATS(lstm, all, r.units), state, cell,
+                        sequence, state, cell, FLOATS(r.units, each), BYTES(r.mask ? all : 0)};
+  const Kind made_of[] = {FLOATS(all, each), FLOATS(r.kind == GRU, all, each), state, cell};
+  if (!r.units || !takes(frame, given, 10, made_of, 4)) return refused(frame);
   r.columns = ceil_div(r.units, COLS) * COLS;
   r.factors = array(frame, 0), r.hs = array(frame, 1), r.cs = array(frame, 2);
   r.first_h = array(frame, 3), r.first_c = array(frame, 4);
