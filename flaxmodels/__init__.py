@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from flaxmodels.files import load_weights as load_weights
     from flaxmodels.files import save as save
     from flaxmodels.ops.dispatch import without_kernels as without_kernels
+    from flaxmodels.ops.native import kernels_info as kernels_info
 
 __version__ = "0.1.0"
 
@@ -28,6 +29,7 @@ NAMES = {
     "Linen": "building",
     "Model": "building",
     "Sequential": "building",
+    "kernels_info": "ops.native",
     "load": "files",
     "load_weights": "files",
     "save": "files",

@@ -1,9 +1,11 @@
 """Kernels in C: built once, kept, trusted only where nobody else can write, and never needed."""
 
+import hashlib
 import os
 import pathlib
 import platform
 import re
+import shlex
 import subprocess
 import sys
 
@@ -23,6 +25,7 @@ with warnings.catch_warnings(record=True) as told:
     assert y.ravel().tolist() == [2, 2], y
     print(native.available(), *(warning.message for warning in told))
 """
+CC = os.environ.get("CC") or "cc"
 needs_kernels = pytest.mark.skipif(not native.available(), reason="needs a C compiler for the kernels")
 
 
@@ -35,8 +38,12 @@ def probe(folder, **environment):
     return done.stdout.strip()
 
 
+def library_folder(folder):
+    return pathlib.Path(folder) / "flaxmodels" / "native"
+
+
 def library(folder):
-    (found,) = pathlib.Path(folder).glob("flaxmodels/native/*.so")
+    (found,) = library_folder(folder).glob("*.so")
     return found
 
 
@@ -48,10 +55,118 @@ def test_built_once_and_used_again(tmp_path):
     assert re.fullmatch(r"flaxmodels_[0-9a-f]{16}", path.stem) and path.stem == native.prefix()
     # A compiler that can't be started is no trouble to who has the library.
     assert probe(tmp_path) == "True" and library(tmp_path).stat().st_mtime_ns == before
-    # What others may have written is not loaded, but built anew elsewhere.
-    path.write_bytes(b"no library")
+    # What others may have written is not loaded, but built anew.
     path.chmod(0o666)
+    assert probe(tmp_path) == "True" and library(tmp_path).stat().st_mode & 0o22 == 0
+
+
+@needs_kernels
+def test_a_damaged_library_is_not_loaded_but_built_again(tmp_path):
+    """Mapping a file that was cut short would end the process with SIGBUS."""
     assert probe(tmp_path) == "True"
+    path = library(tmp_path)
+    whole, digest = path.read_bytes(), path.with_suffix(".sha256")
+    text, changed = digest.read_text(), bytearray(whole)
+    assert native._is_whole(path) and hashlib.sha256(whole).hexdigest() == text
+    changed[len(whole) // 2] ^= 1
+    for damaged in (whole[:2000], b"", bytes(changed), whole + b"0"):
+        path.write_bytes(damaged)
+        assert not native._is_whole(path)
+    path.write_bytes(whole)
+    for damaged in ("", text[:10]):
+        digest.write_text(damaged)
+        assert not native._is_whole(path)
+    digest.unlink()
+    assert not native._is_whole(path)
+    # Without a compiler that works there is nothing to load; with one, the library is built again.
+    path.write_bytes(whole[: len(whole) // 2])
+    compiler = tmp_path / "cc"
+    compiler.write_text(f'#!/bin/sh\nfor last; do :; done\n[ "$last" = /dev/null ] || exit 1\nexec {CC} "$@"\n')
+    compiler.chmod(0o755)
+    assert probe(tmp_path, CC=str(compiler)).startswith("False The kernels for this CPU can't be built or loaded, ")
+    assert probe(tmp_path) == "True" and native._is_whole(path) and len(path.read_bytes()) == len(whole)
+    assert {file.name for file in path.parent.iterdir()} == {path.name, digest.name}  # nothing else is left
+
+
+@needs_kernels
+def test_the_compilers_version_and_options_name_the_library_not_its_path(tmp_path):
+    compiler = tmp_path / "my cc"
+    compiler.write_text(f'#!/bin/sh\nexec {CC} "$@"\n')
+    compiler.chmod(0o755)
+    plain = shlex.split(CC)
+    assert native._name([str(compiler), *plain[1:]]) == native._name(plain)
+    assert native._name([*plain, "-DOTHER"]) != native._name(plain)
+    compiler.write_text(f'#!/bin/sh\nexec {CC} "$@" -D__VERSION__=1\n')
+    assert native._name([str(compiler), *plain[1:]]) != native._name(plain)
+    # A command of several words, as in "ccache cc".
+    assert probe(tmp_path, CC=f"env '{compiler}' -U__VERSION__") == "True"
+
+
+def test_a_compilers_command_that_no_shell_would_read(tmp_path):
+    assert probe(tmp_path, CC="'cc") == (
+        "False The kernels for this CPU can't be built or loaded, so XLA computes everything, slower (No closing "
+        'quotation); repair the C compiler "\'cc", or set FLAXMODELS_NATIVE=0 to do without.'
+    )
+
+
+INFO = """
+import logging
+logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
+import flaxmodels
+assert flaxmodels.kernels_info() is flaxmodels.kernels_info()
+print(flaxmodels.kernels_info())
+print(flaxmodels.kernels_info().reason)
+"""
+
+
+def info(folder, **environment):
+    """What a fresh process logs, and what it says of the kernels and of the reason to do without."""
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", **environment}
+    environment |= {"XDG_CACHE_HOME": str(folder)} if folder else {}
+    done = subprocess.run([sys.executable, "-c", INFO], capture_output=True, text=True, env=environment, timeout=120)
+    assert done.returncode == 0, done.stderr
+    logged = [line for line in done.stderr.splitlines() if line.startswith("flaxmodels: ")]
+    return logged, *done.stdout.rstrip("\n").split("\n", 1)
+
+
+@pytest.mark.parametrize(
+    ("environment", "reason"),
+    [
+        (
+            {"CC": "", "PATH": "/nowhere"},
+            "there is no C compiler, so XLA computes everything, slower; install one such as gcc.",
+        ),
+        ({native.SWITCH: "0"}, "FLAXMODELS_NATIVE=0 switches them off, so XLA computes everything, slower."),
+    ],
+)
+def test_why_there_are_no_kernels_is_logged_once(tmp_path, environment, reason):
+    sentence = f"No kernels for this CPU: {reason}"
+    assert info(tmp_path, **environment) == ([f"flaxmodels: {sentence}"], sentence, reason)
+
+
+@needs_kernels
+def test_what_is_known_of_the_kernels():
+    logged, shown, *_ = info(None)
+    assert logged == [f"flaxmodels: {shown}"]
+    found = native.kernels_info()
+    assert found.enabled and found.reason == "" and found.library.stem == native.prefix()
+    assert shown == (
+        f"Kernels for this CPU: vectors of {found.vector_width} numbers, {found.threads} threads, "
+        f"built by {found.compiler_version}"
+    )
+    assert found.vector_width in (8, 16) and re.search(r"\d+\.\d+", found.compiler_version)
+    assert found.threads == len(os.sched_getaffinity(0))
+
+
+def test_threads_are_those_of_xla(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {1, 4, 5}, raising=False)
+    monkeypatch.delenv("NPROC", raising=False)
+    monkeypatch.delenv("PJRT_NPROC", raising=False)
+    assert native.threads() == 3
+    monkeypatch.setenv("NPROC", "2")
+    assert native.threads() == 2
+    monkeypatch.setenv("PJRT_NPROC", "5")
+    assert native.threads() == 5
 
 
 def test_switched_off():
@@ -67,8 +182,8 @@ def test_a_compiler_that_fails_is_told_of_in_one_sentence(tmp_path):
     compiler.write_text("#!/bin/sh\necho 'out of order' >&2\nexit 1\n")
     compiler.chmod(0o755)
     assert probe(tmp_path, CC=str(compiler)) == (
-        "False The kernels for this processor can't be built or loaded, so XLA computes all, slower (out of order); "
-        f"mend the C compiler '{compiler}', or set FLAXMODELS_NATIVE=0 to do without."
+        "False The kernels for this CPU can't be built or loaded, so XLA computes everything, slower (out of order); "
+        f"repair the C compiler '{compiler}', or set FLAXMODELS_NATIVE=0 to do without."
     )
 
 
@@ -93,7 +208,7 @@ def test_a_folder_that_others_may_write_to_is_not_used(tmp_path):
 @pytest.mark.parametrize("without", ["-mno-avx512f", "-mno-avx512f -mno-avx2"])
 def test_kernels_for_processors_with_narrower_vectors(tmp_path, without):
     compiler = tmp_path / "cc"
-    compiler.write_text(f'#!/bin/sh\nexec {os.environ.get("CC") or "cc"} "$@" {without}\n')
+    compiler.write_text(f'#!/bin/sh\nexec {CC} "$@" {without}\n')
     compiler.chmod(0o755)
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "CC": str(compiler), "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, kernel_outputs.__file__, str(tmp_path / "found.npz")]

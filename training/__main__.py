@@ -38,6 +38,9 @@ def fit(
     device: Annotated[str | None, typer.Option(help="cpu or gpu; by default the GPU if there is one.")] = None,
 ) -> None:
     """Train a model on a dataset; leave model, history and curves in a folder, or go on with what is there."""
+    import jax
+
+    from flaxmodels import kernels_info
     from training import datasets, report
     from training.callbacks import ModelCheckpoint
     from training.trainer import Trainer
@@ -58,6 +61,8 @@ def fit(
     folder.mkdir(parents=True, exist_ok=True)
     trainer.model.summary()
     print(f"{dataset}: {len(data.train)} examples to train, {len(data.test)} to test")
+    if jax.default_backend() == "cpu":
+        print(kernels_info())
     run = {"model": model, "options": option or [], "dataset": dataset, "scale": data.train.scale, "seed": seed}
     run |= {"optimizer": optimizer, "learning_rate": learning_rate, "loss": trainer.loss}
     checkpoints = _checkpoints(folder, run, resume)

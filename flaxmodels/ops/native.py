@@ -2,19 +2,23 @@
 
 XLA's own code for a convolution or a recurrence on a CPU goes through memory where a kernel of our own keeps to
 registers and caches (`benchmarks/README.md` says by how much). Nothing depends on the kernels: without a C compiler,
-or with FLAXMODELS_NATIVE=0, the same functions are computed by XLA alone, to rounding.
+or with FLAXMODELS_NATIVE=0, the same functions are computed by XLA alone, to rounding. `kernels_info` reports which.
 
-What is built is named by the hash of all that decides it: sources, compiler, processor and the version of jaxlib.
+The library's file name is a hash of the sources, the compiler's version and options, the processor and jaxlib's
+version. A file beside it holds its digest, so that a library that was cut short is not loaded but built again.
 """
 
 import concurrent.futures
 import contextlib
 import ctypes
+import dataclasses
 import functools
 import hashlib
+import logging
 import os
 import pathlib
 import platform
+import shlex
 import shutil
 import stat
 import subprocess
@@ -33,7 +37,7 @@ from flaxmodels.ops import dispatch
 SWITCH = "FLAXMODELS_NATIVE"
 SOURCES = ("convolution.c", "convolution.h", "depthwise.c", "native.h", "pooling.c", "recurrence.c", "winograd.c")
 FLAGS = ("-std=gnu11", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fPIC")
-# Whatever this processor can do; the first that the compiler takes.
+# Options for all instructions of this processor; the first that the compiler takes.
 TUNINGS = (("-march=native",), ("-mcpu=native",), ())
 FUNCTIONS = (
     *("conv", "conv_data", "conv_kernel"),
@@ -46,6 +50,50 @@ BUILD_SECONDS = 120
 MOST_TAPS = 4096
 
 
+@dataclasses.dataclass(frozen=True)
+class KernelsInfo:
+    """What is known of the kernels for a CPU; see `kernels_info`.
+
+    Attributes:
+        enabled: Whether programs use the kernels.
+        reason: Why they do not, as a sentence; empty if they do.
+        library: The path of the library, None if there is none or it was not kept.
+        compiler: The command of the C compiler, None without one.
+        compiler_version: The first line that it prints of its version.
+        vector_width: Numbers of float32 in a vector of the kernels; 0 without them.
+        threads: Threads that XLA computes with, and the kernels too.
+    """
+
+    enabled: bool
+    reason: str
+    library: pathlib.Path | None
+    compiler: str | None
+    compiler_version: str | None
+    vector_width: int
+    threads: int
+
+    def __str__(self) -> str:
+        if not self.enabled:
+            return f"No kernels for this CPU: {self.reason}"
+        return (
+            f"Kernels for this CPU: vectors of {self.vector_width} numbers, {self.threads} threads, "
+            f"built by {self.compiler_version}"
+        )
+
+
+def kernels_info() -> KernelsInfo:
+    """Returns whether programs on a CPU use the kernels of this library and, if not, why.
+
+    The first call in a process builds and loads the library, which takes a few seconds unless it was built before.
+
+    Example:
+        >>> info = kernels_info()
+        >>> info.enabled == (info.reason == "")
+        True
+    """
+    return _load()[1]
+
+
 def available() -> bool:
     """Whether the kernels can be called; builds and loads them at the first call.
 
@@ -54,6 +102,24 @@ def available() -> bool:
         True
     """
     return prefix() is not None
+
+
+def prefix() -> str | None:
+    """The start of the names by which XLA knows the kernels; None without kernels."""
+    return _load()[0]
+
+
+def threads() -> int:
+    """The number of threads that XLA computes with on a CPU: the cores that this process may use.
+
+    Example:
+        >>> threads() > 0
+        True
+    """
+    for name in ("PJRT_NPROC", "NPROC"):  # XLA reads them in this order
+        if os.environ.get(name, "").isdecimal():
+            return max(1, int(os.environ[name]))
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def call(function: str, out: Any, *operands: jax.Array, numbers: Sequence[int]) -> Any:
@@ -134,37 +200,68 @@ def as_one_batch(
 
 
 @functools.cache
-def prefix() -> str | None:
-    """How the names begin by which XLA knows the kernels, or None where there are none."""
+def _load() -> tuple[str | None, KernelsInfo]:
+    """The names' start, and what is known of the library; reports it once."""
+    name, info = _built_and_registered()
+    # A build that failed has given a warning.
+    logging.getLogger("flaxmodels").info("%s", info)
+    return name, info
+
+
+def _built_and_registered() -> tuple[str | None, KernelsInfo]:
+    def without(reason: str, compiler: str | None = None) -> tuple[None, KernelsInfo]:
+        return None, KernelsInfo(False, reason, None, compiler, None, 0, threads())
+
     if os.environ.get(SWITCH, "1") == "0":
-        return None
-    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if compiler is None or platform.system() not in ("Linux", "Darwin"):
-        return None
+        return without(f"{SWITCH}=0 switches them off, so XLA computes everything, slower.")
+    compiler = _compiler()
+    if not compiler or platform.system() not in ("Linux", "Darwin"):
+        return without("there is no C compiler, so XLA computes everything, slower; install one such as gcc.")
     try:
-        name, kept = _name(compiler), _caches()
-        with contextlib.nullcontext(kept) if kept else tempfile.TemporaryDirectory() as folder:
-            library = ctypes.CDLL(str(_built(compiler, pathlib.Path(folder) / f"{name}.so")))
+        command = shlex.split(compiler)
+        name, caches = _name(command), _caches()
+        with contextlib.nullcontext(caches) if caches else tempfile.TemporaryDirectory() as folder:
+            path = _built(command, pathlib.Path(folder) / f"{name}.so")
+            library = ctypes.CDLL(str(path))
         handlers = [getattr(library, f"flaxmodels_{function}") for function in FUNCTIONS]
-    except (OSError, AttributeError, subprocess.SubprocessError) as error:
-        told = (getattr(error, "stderr", None) or str(error)).strip()[-300:]
+        lanes = ctypes.c_int.in_dll(library, "flaxmodels_lanes").value
+        version = _run([*command, "--version"]).strip().splitlines()[:1]
+    except (OSError, AttributeError, ValueError, subprocess.SubprocessError) as error:
+        found = (getattr(error, "stderr", None) or str(error)).strip()[-300:]
         warnings.warn(
-            f"The kernels for this processor can't be built or loaded, so XLA computes all, slower ({told}); "
-            f"mend the C compiler {compiler!r}, or set {SWITCH}=0 to do without.",
+            f"The kernels for this CPU can't be built or loaded, so XLA computes everything, slower ({found}); "
+            f"repair the C compiler {compiler!r}, or set {SWITCH}=0 to do without.",
             stacklevel=2,
         )
-        return None
+        return without(f"they can't be built or loaded ({found}), so XLA computes everything, slower.", compiler)
     for function, handler in zip(FUNCTIONS, handlers, strict=True):
         jax.ffi.register_ffi_target(f"{name}_{function}", jax.ffi.pycapsule(handler), platform="cpu")
-    return name
+    kept = path if caches else None
+    return name, KernelsInfo(True, "", kept, compiler, "".join(version), lanes, threads())
 
 
-def _name(compiler: str) -> str:
-    """A name for what these sources, this compiler and this processor give."""
+def _compiler() -> str | None:
+    """The command of the C compiler, as a shell reads it: the variable CC may hold arguments, as in "ccache cc"."""
+    found = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    return os.environ.get("CC", "").strip() or (found and shlex.quote(found))
+
+
+def _tuned(command: Sequence[str], make: Callable[[list[str]], Any]) -> Any:
+    """What is made by the compiler with the first of `TUNINGS` that it takes."""
+    for tuning in TUNINGS[:-1]:
+        with contextlib.suppress(subprocess.CalledProcessError):
+            return make([*command, *FLAGS, *tuning])
+    return make([*command, *FLAGS, *TUNINGS[-1]])
+
+
+def _name(command: Sequence[str]) -> str:
+    """The library's name, a hash of everything that decides its content; where the compiler lies does not."""
     import jaxlib
 
+    # All that the compiler defines: its version, and the instructions that it may use.
+    macros = _tuned(command, lambda tuned: _run([*tuned, "-dM", "-E", "-x", "c", os.devnull]))
     parts = [(_here() / source).read_bytes() for source in SOURCES]
-    parts += [part.encode() for part in (*FLAGS, compiler, _processor(), jaxlib.__version__)]
+    parts += [part.encode() for part in (*FLAGS, *command[1:], macros, _processor(), jaxlib.__version__)]
     return f"flaxmodels_{hashlib.sha256(bytes(1).join(parts)).hexdigest()[:16]}"
 
 
@@ -173,8 +270,8 @@ def _processor() -> str:
     info = pathlib.Path("/proc/cpuinfo")
     if not info.exists():
         return f"{platform.machine()} {platform.processor()}"
-    told = [line for line in info.read_text().splitlines() if line.startswith(("model name", "flags", "Features"))]
-    return "\n".join(sorted(set(told)))
+    lines = [line for line in info.read_text().splitlines() if line.startswith(("model name", "flags", "Features"))]
+    return "\n".join(sorted(set(lines)))
 
 
 def _caches() -> pathlib.Path | None:
@@ -188,16 +285,45 @@ def _caches() -> pathlib.Path | None:
     return folder if _ours(folder) else None
 
 
-def _built(compiler: str, path: pathlib.Path) -> pathlib.Path:
-    """The library at a path, built anew unless it is there."""
-    if path.exists() and _ours(path):
+def _built(command: Sequence[str], path: pathlib.Path) -> pathlib.Path:
+    """The library at a path, built again unless it is there and whole."""
+    if _is_whole(path):
         return path
-    # Built aside and renamed, so that no process loads a part of it.
+    # Built aside and renamed, so that no process loads a part of it. Until the digest follows, it counts as damaged.
     with tempfile.TemporaryDirectory(dir=path.parent) as aside:
         made = pathlib.Path(aside) / path.name
-        _compile(compiler, made)
-        os.replace(made, path)
+        _tuned(command, functools.partial(_compile, made))
+        digest = made.with_name(_digest_of(path).name)
+        digest.write_text(hashlib.sha256(made.read_bytes()).hexdigest())
+        for file, to in ((made, path), (digest, _digest_of(path))):
+            _sync(file)
+            os.replace(file, to)
+        _sync(path.parent)
     return path
+
+
+def _is_whole(path: pathlib.Path) -> bool:
+    """Whether the library is there, has its digest, and nobody else can have written it.
+
+    Mapping a file that was cut short, by a full disk or a loss of power, would end the process with SIGBUS.
+    """
+    digest = _digest_of(path)
+    if not (path.exists() and digest.exists() and _ours(path) and _ours(digest)):
+        return False
+    return hashlib.sha256(path.read_bytes()).hexdigest() == digest.read_text(errors="replace")
+
+
+def _digest_of(path: pathlib.Path) -> pathlib.Path:
+    return path.with_suffix(".sha256")
+
+
+def _sync(path: pathlib.Path) -> None:
+    """Waits until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _ours(path: pathlib.Path) -> bool:
@@ -208,25 +334,22 @@ def _ours(path: pathlib.Path) -> bool:
     )
 
 
-def _compile(compiler: str, to: pathlib.Path) -> None:
+def _compile(to: pathlib.Path, command: Sequence[str]) -> None:
     """Makes the library: all sources at once, each by a process of its own, because a user waits for it."""
     sources = [_here() / source for source in SOURCES if source.endswith(".c")]
     objects = [str(to.with_name(f"{source.stem}.o")) for source in sources]
-    for tuning in TUNINGS:
-        flags = [*FLAGS, *tuning, f"-I{jax.ffi.include_dir()}"]
-        commands = [[*flags, "-c", str(source), "-o", made] for source, made in zip(sources, objects, strict=True)]
-        try:
-            with concurrent.futures.ThreadPoolExecutor() as pool:
-                list(pool.map(functools.partial(_run, compiler), commands))
-            _run(compiler, [*FLAGS, *tuning, "-shared", *objects, "-o", str(to)])
-            return
-        except subprocess.CalledProcessError:
-            if tuning == TUNINGS[-1]:
-                raise
+    each = [
+        [*command, f"-I{jax.ffi.include_dir()}", "-c", str(source), "-o", made]
+        for source, made in zip(sources, objects, strict=True)
+    ]
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        list(pool.map(_run, each))
+    _run([*command, "-shared", *objects, "-o", str(to)])
 
 
-def _run(compiler: str, arguments: Sequence[str]) -> None:
-    subprocess.run([compiler, *arguments], check=True, capture_output=True, text=True, timeout=BUILD_SECONDS)
+def _run(command: Sequence[str]) -> str:
+    """What a command prints."""
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=BUILD_SECONDS).stdout
 
 
 def _here() -> pathlib.Path:
