@@ -73,6 +73,18 @@ def test_a_run_that_errors_end_goes_on_in_the_same_bits(kind, ends, whole, tmp_p
     assert_same(numbers(trainer, history), whole[kind])
 
 
+@pytest.mark.filterwarnings("ignore:The data ended")
+@pytest.mark.parametrize("kind", ["cut", "cut stream", "iterator", "sequence", "validation", "outputs"])
+def test_runs_of_every_kind_go_on_in_the_same_bits(kind, tmp_path):
+    """`benchmarks/kills.py` kills these runs at random."""
+    files = [tmp_path / name if kind == "outputs" else None for name in ("whole", "again")]
+    want = numbers(*fit(kind, files=files[0]), files[0])
+    for step in (3, 6, 7):
+        with pytest.raises(Broken):
+            fit(kind, Checkpoints(tmp_path / "run", every=1), [EndAt(step)], files[1])
+    assert_same(numbers(*fit(kind, Checkpoints(tmp_path / "run"), files=files[1]), files[1]), want)
+
+
 def test_chunks_of_any_length_end_in_the_same_bits(whole, tmp_path):
     with pytest.raises(Broken):
         fit("arrays", tmp_path, [EndAt(7)], steps_per_execution=3)

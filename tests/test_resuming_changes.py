@@ -175,13 +175,15 @@ def test_another_schedule_is_taken(tmp_path):
 
 def test_another_rate_continues_a_run_that_was_ended(tmp_path):
     class Stop(callbacks.Callback):
-        def on_epoch_end(self, epoch, logs=None):
-            self.trainer.stop_training = epoch == 0
+        def on_chunk_end(self, step, logs=None):
+            self.trainer.stop_training = step == 2
 
-    assert len(fit("sgd", tmp_path, 3, [Stop()]).history.epoch) == 1
-    assert len(fit("sgd", tmp_path, 3).history.epoch) == 1
+    assert int(fit("sgd", tmp_path, 3, [Stop()]).state.step) == 2
+    assert int(fit("sgd", tmp_path, 3).state.step) == 2
     with warns_of_rate(tmp_path, "0.01", "0.001"):
-        assert len(fit(O.SGD(0.001), tmp_path, 3).history.epoch) == 3
+        trained = fit(O.SGD(0.001), tmp_path, 3)
+    assert len(trained.history.epoch) == 3
+    assert int(trained.state.step) == 2 + 3 + 3
 
 
 def test_no_word_where_nothing_is_changed(tmp_path):

@@ -244,6 +244,49 @@ def test_an_iterator_to_validate_on_continues_after_a_resumption(kind, tmp_path)
     assert_same(fit(tmp_path), whole)
 
 
+def test_a_loader_whose_iterators_have_a_state_is_not_read_again(tmp_path):
+    class Reading(Rows):
+        read = 0
+
+        def __next__(self):
+            batch = super().__next__()
+            self.read += 1
+            return batch
+
+    class Loader:
+        def __init__(self):
+            self.made = []
+
+        def __iter__(self):
+            self.made.append(Reading(end=5))
+            return self.made[-1]
+
+    def fit(loader, resume=None, more=()):
+        trainer = moving()
+        trainer.fit(loader, epochs=3, verbose=0, callbacks=[*more], validation_data=loader, resume=resume)
+        return trainer
+
+    whole = fit(Loader())
+    for step in (4, 5, 8):
+        with pytest.raises(Broken):
+            fit(Loader(), Checkpoints(tmp_path, every=1), [EndAt(step)])
+    loader = Loader()
+    assert_same(fit(loader, tmp_path), whole)
+    # One batch to see the shapes; the first validation; what is left of the pass.
+    assert [made.read for made in loader.made[:3]] == [1, 5, 2]
+
+
+def test_one_iterator_to_train_and_validate_on():
+    source = Counting()
+    logs = (
+        trainer_of_zeros()
+        .fit(source, steps_per_epoch=2, epochs=3, validation_data=source, validation_steps=1, verbose=0)
+        .history
+    )
+    assert (logs["loss"], logs["val_loss"]) == (mean([0, 1], [3, 4], [6, 7]), mean([2], [5], [8]))
+    assert source.given == 9
+
+
 def test_the_same_iterator_is_not_skipped_again(tmp_path):
     """As in a notebook, where a cell is run again after an error."""
     whole, again, source = moving(), moving(), (rows(i) for i in itertools.count())

@@ -378,7 +378,8 @@ class Run:
             )
         if ended and limit < math.inf:
             self.ran_out(int(limit))
-        if ended or (self.feed.steps is not None and self.walk.first >= self.feed.steps):
+        # Without `steps_per_epoch` an epoch is a pass, also where a callback has ended it.
+        if ended or limit == math.inf or (self.feed.steps is not None and self.walk.first >= self.feed.steps):
             self.walk.turn()
 
     def ran_out(self, limit: int) -> None:
