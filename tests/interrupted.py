@@ -150,7 +150,8 @@ def numbers(trainer, history, files=None):
     found = {name: np.array(leaf) for name, leaf in named(trainer.variables).items()}
     found |= {f"opt/{name}": np.array(leaf) for name, leaf in named(trainer.state.opt_state).items()}
     found |= {f"history/{name}": np.array(values) for name, values in history.history.items()}
-    for path in [] if files is None else sorted(files.iterdir()):
+    # A process that is killed while it writes a file leaves a hidden one behind.
+    for path in [] if files is None else sorted(files.glob("[!.]*")):
         found[f"file/{path.name}"] = np.frombuffer(path.read_bytes(), np.uint8)
     return found | {"epochs": np.array(history.epoch), "key": np.array(jax.random.key_data(trainer.state.key))}
 

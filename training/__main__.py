@@ -113,6 +113,8 @@ def _checkpoints(folder: pathlib.Path, run: dict[str, Any], resume: bool) -> Any
         for path in [] if resume else (folder / CHECKPOINTS).iterdir():
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
+            elif path.name != "lock":
+                path.unlink()
         # Whole or not at all, as a process may be killed at any moment.
         written = notes.with_name(f".{RUN_FILE}")
         written.write_text(json.dumps(run, indent=1) + "\n")

@@ -11,6 +11,8 @@ import jax
 import numpy as np
 import optax
 
+PLAIN = str | bool | int | float | None
+
 
 def describe(optimizer: optax.GradientTransformation) -> dict[str, Any]:
     """Returns the arguments of an optimizer by the paths of the variables that hold them.
@@ -45,7 +47,7 @@ def name_of(path: str) -> str:
 
 
 def _walk(value: Any, path: str, found: dict[str, Any], seen: set[int]) -> None:
-    if isinstance(value, str | bool | int | float | None):
+    if isinstance(value, PLAIN):
         found[path] = value
         return
     if id(value) in seen:  # functions share what they close over, and may close over themselves
@@ -79,7 +81,9 @@ def _parts(value: Any, path: str, found: dict[str, Any]) -> dict[str, Any]:
         return {"self": value.__self__}
     if inspect.isfunction(value):
         return _closed_over(value)
-    return dict(sorted(getattr(value, "__dict__", {}).items()))
+    # Of any other object, such as a schedule of a class without fields, what can be compared.
+    attributes = getattr(value, "__dict__", {})
+    return {name: attributes[name] for name in sorted(attributes) if isinstance(attributes[name], PLAIN)}
 
 
 def _closed_over(function: Any) -> dict[str, Any]:
