@@ -122,7 +122,8 @@ def load_weights(path: str | os.PathLike[str], variables: Mapping[str, Any]) -> 
 
     Raises:
         FileNotFoundError: If there is no file.
-        ValueError: If the file is of another format, or names or shapes differ; all differences are listed.
+        ValueError: If the file is of another format, or names or shapes differ; the first ten differences
+            are listed.
     """
     formats.check_is_file(path)
     if formats.ending_of(path) != ".safetensors":

@@ -17,10 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from flaxmodels import activations, constraints, formats, initializers, layers, regularizers
-from flaxmodels.bounds import bounded
+from flaxmodels import activations, bounds, constraints, formats, initializers, layers, regularizers
 from flaxmodels.building import Container, Linen, Model, Sequential
-from flaxmodels.layers import symbolic
 from flaxmodels.layers.base import Layer
 from flaxmodels.layers.symbolic import Input, Symbol
 from flaxmodels.names import lookup
@@ -29,7 +27,10 @@ FORMAT = "1"
 MAX_HEADER_BYTES = 16 * 2**20
 MAX_DEPTH = 64
 MAX_PARTS = 1_000_000
-MAX_CALLS = 10_000
+MAX_CALLS = 5_000
+MAX_DIFFERENCES = 10
+MAX_SENTENCE = 4_000  # a list of all layers is 3000 characters long
+MAX_DIFFERENCE = 500
 OBJECTS = {"initializers": initializers, "regularizers": regularizers, "constraints": constraints}
 
 # ---------------------------------------------------------------- architecture to JSON
@@ -316,8 +317,9 @@ def save(
 
     formats.check_ending(path, ".safetensors")
     header = {"flaxmodels": FORMAT}
+    config = to_config(model) if architecture else None  # type: ignore[arg-type]
     if architecture:
-        header["model"] = json.dumps(to_config(model))  # type: ignore[arg-type]
+        header["model"] = json.dumps(config)
     flat = {"/".join(key): jnp.asarray(value) for key, value in traverse_util.flatten_dict(dict(variables)).items()}
     content = _with_digest(safetensors.flax.save(flat, metadata=header))
     length = struct.unpack("<Q", content[:8])[0]
@@ -326,6 +328,7 @@ def save(
             f"The header of a model file has up to {MAX_HEADER_BYTES} bytes, got {length}; give large arrays to "
             "`variables`, not to the arguments of layers."
         )
+    check_can_be_read(config, len(content))
     _replace(pathlib.Path(path), content)
 
 
@@ -406,31 +409,80 @@ def load(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Any]]:
 def _built(path: Any, config: Any) -> tuple[Layer, dict[str, tuple[int, ...]] | None]:
     """The model of a description that nobody vouches for, and the shapes of its variables where it knows its input."""
     try:
-        calls = _unfolded(config)
-        if calls > MAX_CALLS:
-            raise ValueError(f"it calls {calls} layers, allowed are {MAX_CALLS}")
-        with nn.intercept_methods(bounded):
-            model = from_config(config)
-            return model, _expected(model)
+        model, expected = build(config, os.path.getsize(path))
     except Exception as error:  # whatever a layer makes of arguments that nobody checked
         raise ValueError(f"{path} describes no model that can be built: {_reason(error)}.") from error
+    shapes = None if expected is None else {"/".join(key): tuple(value.shape) for key, value in expected.items()}
+    return model, shapes
+
+
+def build(config: Any, size: int) -> tuple[Layer, dict[tuple[str, ...], Any] | None]:
+    """Builds what a file describes, within bounds of time and memory.
+
+    Args:
+        config: The description.
+        size: The size of the file, which bounds how many layers it may have.
+
+    Returns:
+        The model, and its variables as shapes and dtypes where it knows its input.
+
+    Raises:
+        ValueError: If the description is malformed or too large.
+    """
+    calls = _unfolded(config)
+    if calls > MAX_CALLS:
+        raise ValueError(f"it calls {calls} layers, allowed are {MAX_CALLS}")
+    inferences = bounds.Inferences(bounds.allowed(size), to_config, _cost)
+    with nn.intercept_methods(bounds.bounded), inferences.used():
+        model = from_config(config)
+    known = isinstance(model, Container) and model.symbols()[0] is not None
+    return model, inferences.variables_of(model) if known else None
+
+
+def check_can_be_read(config: Any, size: int) -> None:
+    """Raises if a file with this description would not be read again."""
+    if _unfolded(config) <= MAX_CALLS and _cost(config) <= bounds.allowed(size):
+        return
+    try:
+        build(config, size)
+    except ValueError as error:
+        raise ValueError(
+            f"The model cannot be saved with its architecture, which would not be read again: {_reason(error)}; "
+            "save its weights alone."
+        ) from error
 
 
 def _unfolded(config: Any) -> int:
     """How many calls of layers a description leads to; those inside a nested model count at each of its calls."""
+    return _counted(config, lambda kind: 1)
+
+
+def _cost(config: Any) -> int:
+    """What it takes to infer the shapes of a layer or model, where no layer repeats another."""
+    return _counted(config, lambda kind: bounds.COSTS.get(kind, 1) if isinstance(kind, str) else 1)
+
+
+def _counted(config: Any, weight: Callable[[Any], int]) -> int:
     if isinstance(config, list):
-        return sum(map(_unfolded, config))
+        return sum(_counted(item, weight) for item in config)
     if not isinstance(config, dict):
         return 0
     layers, calls = config.get("layers"), config.get("calls")
     if isinstance(layers, dict) and isinstance(calls, list):
-        counts = {name: _unfolded(layer) for name, layer in layers.items()}
+        counts = {name: _counted(layer, weight) for name, layer in layers.items()}
         return sum(counts.get(_entry(call, "layer", str), 1) for call in calls)
-    return ("class" in config) + sum(map(_unfolded, config.values()))
+    inside = sum(_counted(value, weight) for value in config.values())
+    return inside + (weight(config["class"]) if "class" in config else 0)
 
 
 def _reason(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    """The first line of an error, as a part of a sentence that is not too long to be read."""
+    text = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    return _cut(text, MAX_SENTENCE)
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[:length]} ..."
 
 
 def load_weights(path: str | os.PathLike[str], variables: Mapping[str, Any]) -> dict[str, Any]:
@@ -441,7 +493,7 @@ def load_weights(path: str | os.PathLike[str], variables: Mapping[str, Any]) -> 
         variables: Variables, or their shapes, as `model.init` makes them.
 
     Raises:
-        ValueError: If names or shapes differ; all differences are listed.
+        ValueError: If names or shapes differ; the first ten differences are listed.
     """
     _, shapes = read_header(path)
     flat = traverse_util.flatten_dict(dict(variables))
@@ -476,7 +528,7 @@ def read_header(path: str | os.PathLike[str]) -> tuple[dict[str, str], dict[str,
         raise ValueError(f"{path} was not written by flaxmodels; read it with safetensors.")
     if ours["flaxmodels"] != FORMAT:
         raise ValueError(
-            f"{path} has format {ours['flaxmodels']!r}, this version reads {FORMAT!r}; install a newer version."
+            f"{path} has format {ours['flaxmodels'][:80]!r}, this version reads {FORMAT!r}; install a newer version."
         )
     return ours, {name: _shape(path, name, entry) for name, entry in header.items()}
 
@@ -484,7 +536,7 @@ def read_header(path: str | os.PathLike[str]) -> tuple[dict[str, str], dict[str,
 def _shape(path: Any, name: str, entry: Any) -> tuple[int, ...]:
     shape = entry.get("shape") if isinstance(entry, dict) else None
     if not isinstance(shape, list) or not all(type(n) is int and 0 <= n < 2**48 for n in shape):
-        raise ValueError(f"{path} is damaged: the shape of {name!r} is {str(shape)[:80]}; save the model again.")
+        raise ValueError(f"{path} is damaged: the shape of {name[:80]!r} is {str(shape)[:80]}; save the model again.")
     return tuple(shape)
 
 
@@ -507,16 +559,6 @@ def _json(path: Any, text: str) -> Any:
     return value
 
 
-def _expected(model: Layer) -> dict[str, tuple[int, ...]] | None:
-    """The shapes that the architecture asks for, where it knows its input."""
-    symbols = model.symbols()[0] if isinstance(model, Container) else None
-    if symbols is None:
-        return None
-    rngs = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
-    variables, _ = symbolic.evaluate(lambda examples: model.init(rngs, examples), symbols)
-    return {"/".join(k): tuple(v.shape) for k, v in traverse_util.flatten_dict(variables).items()}
-
-
 def _check_shapes(path: Any, expected: Mapping[str, Any], found: Mapping[str, Any]) -> None:
     wrong = [f"{name} is missing" for name in sorted(set(expected) - set(found))]
     wrong += [f"{name} is not expected" for name in sorted(set(found) - set(expected))]
@@ -526,7 +568,9 @@ def _check_shapes(path: Any, expected: Mapping[str, Any], found: Mapping[str, An
         if found[name] != expected[name]
     ]
     if wrong:
-        raise ValueError(f"The arrays in {path} do not fit the model: {'; '.join(wrong)}.")
+        first = [_cut(text, MAX_DIFFERENCE) for text in wrong[:MAX_DIFFERENCES]]
+        more = f"; and {len(wrong) - len(first)} more" if len(wrong) > len(first) else ""
+        raise ValueError(f"The arrays in {path} do not fit the model: {'; '.join(first)}{more}.")
 
 
 def _arrays(path: str | os.PathLike[str]) -> dict[str, Any]:

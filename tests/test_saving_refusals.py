@@ -318,7 +318,7 @@ def test_models_that_unfold_have_a_limit(path):
         calls = [{"layer": "inner", "args": [{"symbol": [i - 1, 0]}], "kwargs": {}} for i in range(10)]
         inner = graph(layers={"inner": inner}, calls=calls, outputs={"symbol": [9, 0]})
     write(path, metadata(inner))
-    with raises(f"{path} describes no model that can be built: it calls {2 * 10**10} layers, allowed are 10000."):
+    with raises(f"{path} describes no model that can be built: it calls {2 * 10**10} layers, allowed are 5000."):
         fm.load(path)
 
 

@@ -18,13 +18,12 @@ import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from flaxmodels import bounds, formats, layers, saving
+from flaxmodels import formats, layers, saving
 from flaxmodels.building import Container, Model
 from flaxmodels.graph import snake_case
 from flaxmodels.interop import hdf5, keras_config
@@ -120,7 +119,7 @@ def load_keras_weights(path: str | os.PathLike[str], model: Layer, variables: Ma
 
     Raises:
         FileNotFoundError: If there is no file.
-        ValueError: If the file is damaged, or names or shapes differ; all differences are listed.
+        ValueError: If the file is damaged, or names or shapes differ; the first ten differences are listed.
     """
     _check_readable(path, ".weights.h5", ".keras")
     if formats.ending_of(path) == ".keras":
@@ -167,13 +166,10 @@ def _not_in_keras(where: Path, like: Any) -> Any:
 def _built(path: Any, config: Any) -> tuple[Layer, dict[Path, Any]]:
     """The model of a description that nobody vouches for, and its variables as shapes and dtypes."""
     try:
-        described = keras_config.from_keras(config)
-        calls = saving._unfolded(described)
-        if calls > saving.MAX_CALLS:
-            raise ValueError(f"it calls {calls} layers, allowed are {saving.MAX_CALLS}")
-        with nn.intercept_methods(bounds.bounded):
-            model = saving.from_config(described)
-            return model, shapes_of(model)
+        model, expected = saving.build(keras_config.from_keras(config), os.path.getsize(path))
+        if expected is None:
+            _inputs_of(model)
+        return model, expected or {}
     except Exception as error:  # whatever a layer makes of arguments that nobody checked
         raise ValueError(f"{path} describes no model that can be built: {saving._reason(error)}.") from error
 
@@ -335,6 +331,7 @@ def save_keras(path: str | os.PathLike[str], model: Layer, variables: Mapping[st
         for name, value in ((METADATA, metadata), (CONFIG, keras_config.to_keras(model))):
             archive.writestr(_member(name), json.dumps(value))
         archive.writestr(_member(WEIGHTS), _weights(model, flat))
+    saving.check_can_be_read(saving.to_config(model), len(content.getvalue()))
     saving._replace(pathlib.Path(path), content.getvalue())
 
 

@@ -1,5 +1,6 @@
 """Symbols stand for arrays while a graph of layers is drawn; every layer call on them leaves a node behind."""
 
+import contextvars
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,6 +12,11 @@ import numpy as np
 Shape = tuple[int | None, ...]
 
 _order: Iterator[int] = itertools.count()
+
+# What infers the outputs of a call in place of `infer`, in this context: a reader of files remembers and counts.
+REMEMBERED: contextvars.ContextVar[Callable[[Any, tuple[Any, ...], dict[str, Any], str | None], Any] | None] = (
+    contextvars.ContextVar("REMEMBERED", default=None)
+)
 
 # Sizes that stand in for unknown ones when shapes are inferred: a leading size that comes out as BATCH is the batch;
 # any other unknown size is found as what differs between two inferences. Where a layer refuses the first pair of sizes
@@ -124,7 +130,11 @@ def symbols_in(tree: Any) -> list[Symbol]:
 def record(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], name: str | None = None) -> Any:
     """Notes a call of a layer on symbols and returns the symbols of its outputs; errors call the layer by `name`."""
     node = Node(layer, args, kwargs)
-    inferred = infer(layer.clone(name=name or layer.name), args, kwargs)
+    remembered = REMEMBERED.get()
+    if remembered is not None:
+        inferred = remembered(layer, args, kwargs, name)
+    else:
+        inferred, _ = infer_with_variables(layer.clone(name=name or layer.name), args, kwargs)
     node.outputs = jax.tree.map(lambda symbol: Symbol(symbol.shape, symbol.dtype, node), inferred)
     return node.outputs
 
@@ -137,6 +147,11 @@ def infer(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         args: Positional arguments, with symbols for arrays.
         kwargs: Keyword arguments, with symbols for arrays.
     """
+    return infer_with_variables(module, args, kwargs)[0]
+
+
+def infer_with_variables(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    """Infers the outputs of a module as a tree of symbols, and its variables as shapes and dtypes."""
     leaves, treedef = jax.tree.flatten((args, kwargs))
     where = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Symbol)]
     rngs = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
@@ -146,9 +161,9 @@ def infer(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         for i, array in zip(where, arrays, strict=True):
             filled[i] = array
         positional, named = jax.tree.unflatten(treedef, filled)
-        return module.init_with_output(rngs, method=lambda bound: bound(*positional, **named))[0]
+        return module.init_with_output(rngs, method=lambda bound: bound(*positional, **named))
 
-    first, second = evaluate(call, [leaves[i] for i in where])
+    (first, variables), (second, _) = evaluate(call, [leaves[i] for i in where])
     batched = any(leaves[i].shape[:1] == (None,) for i in where)
 
     def symbol(a: Any, b: Any) -> Symbol:
@@ -157,7 +172,7 @@ def infer(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             sizes[0] = None
         return Symbol(tuple(sizes), a.dtype)
 
-    return jax.tree.map(symbol, first, second)
+    return jax.tree.map(symbol, first, second), variables
 
 
 def evaluate(function: Callable[[Any], Any], symbols: Any) -> tuple[Any, Any]:
