@@ -217,3 +217,56 @@ def test_kernels_for_processors_with_narrower_vectors(tmp_path, without):
     with np.load(tmp_path / "found.npz") as narrow:
         for got, want in zip(narrow.values(), kernel_outputs.outputs(), strict=True):
             np.testing.assert_allclose(got, want, rtol=0, atol=3e-6 * max(1, np.abs(want).max()))
+
+
+BITS = """
+import hashlib
+import jax, jax.numpy as jnp, numpy as np
+from flaxmodels.ops import convolution, pooling, recurrence_cpu
+from flaxmodels.ops.biased_convolution import conv_bias
+
+rng, digest = np.random.default_rng(0), hashlib.sha256()
+draw = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)
+unit = {"strides": (1, 1), "padding": "valid", "dilation": (1, 1)}
+
+def note(function, *operands):
+    y, vjp = jax.vjp(jax.jit(function), *operands)
+    for array in (y, *vjp(y)):
+        digest.update(np.asarray(array).tobytes())
+
+for batch in (3, 37):
+    note(lambda x, k: convolution.conv(x, k, **unit), draw(batch, 9, 9, 5), draw(3, 3, 5, 21))
+    note(lambda x, k: convolution.conv(x, k, **unit), draw(batch, 14, 14, 48), draw(3, 3, 48, 48))
+    note(lambda x, k: convolution.conv(x, k, **unit), draw(batch, 5, 5, 128), draw(3, 3, 128, 64))
+    note(lambda *of: conv_bias(*of, **unit, relu=True), draw(batch, 9, 9, 5), draw(3, 3, 5, 21), draw(21))
+    note(lambda *of: conv_bias(*of, **unit, pooled=True), draw(batch, 9, 9, 5), draw(3, 3, 5, 21), draw(21))
+    note(lambda x, k: convolution.depthwise_conv(x, k, **unit), draw(batch, 9, 9, 19), draw(3, 3, 19, 1))
+    note(lambda x: pooling.max_pool(x, (3, 3), (2, 2), "same"), draw(batch, 9, 9, 19))
+    for kind, gates in enumerate(recurrence_cpu.GATES):
+        lstm, gru, units = kind == 0, kind == 1, 13
+        recurrent, state = draw(units, gates * units), draw(batch, units)
+        cell, inner = state if lstm else None, draw(gates * units) if gru else None
+        there = recurrence_cpu.forward(
+            kind, draw(6, batch, 5), draw(5, gates * units), None, recurrent, inner, state, cell, None, True
+        )
+        hs, cs, factors = there
+        back = recurrence_cpu.backward(
+            kind, factors, hs, cs if lstm else None, state, cell, hs, state, cell, recurrent, None
+        )
+        for array in (*there, *back):
+            digest.update(np.asarray(array).tobytes())
+print(digest.hexdigest())
+"""
+
+
+@needs_kernels
+def test_the_kernels_give_the_same_bits_with_any_number_of_threads():
+    found = set()
+    for threads in (1, 2, 7):
+        environment = os.environ | {"NPROC": str(threads), "JAX_PLATFORMS": "cpu"}
+        done = subprocess.run(
+            [sys.executable, "-c", BITS], capture_output=True, text=True, env=environment, timeout=300
+        )
+        assert done.returncode == 0, done.stderr
+        found.add(done.stdout)
+    assert len(found) == 1

@@ -3,6 +3,8 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from training import process as process  # its hooks have to be there before a process forks
+
 if TYPE_CHECKING:
     from training import batches as batches
     from training import callbacks as callbacks

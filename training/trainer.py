@@ -31,6 +31,7 @@ from training.callbacks import Callback, History, ProgbarLogger
 from training.checkpoints import Checkpoints
 from training.fitting import Evaluation, Program, Run, Walk, signature
 from training.objective import Objective, check_per_output, check_shapes, ordered, output_names, resolve
+from training.process import check_not_forked
 from training.progress import make_progress
 from training.sources import is_stream
 from training.state import TrainState
@@ -59,7 +60,7 @@ class Trainer:
             "stop" leaves it out and ends the run, "restore" also goes back to the begin of the epoch, "skip" leaves it
             out and goes on, "ignore" lets the numbers in, as Keras does.
         deterministic: Whether a GPU gives the same bits in every run of the same seed, which costs some speed; a CPU
-            always does.
+            does so anyway, with the same number of cores.
         precision: "mixed_bfloat16" or "mixed_float16" has the model compute in half precision, with parameters, losses,
             metrics and statistics in float32; the latter also scales the loss. None leaves the model as it is.
         train_step: A function (model, objective, optimizer, rules, nonfinite) that makes a step of one's own,
@@ -164,6 +165,7 @@ class Trainer:
 
     def build(self, x: Any) -> None:
         """Makes the parameters and the optimizer's state for inputs like x [B, ...], unless they are there."""
+        check_not_forked()
         if self.state is None:
             example = jax.tree.map(_example, x)
             self.state, self._rules = steps.create_state(self.model, self.optimizer, example, self.seed, self._start)
@@ -313,7 +315,8 @@ class Trainer:
             validation_batch_size: Examples in a step of validation; by default `batch_size`, or as that is chosen.
             validation_freq: Epochs from one validation to the next, or the numbers of the epochs, counted from 1.
             resume: A folder for checkpoints, or `Checkpoints`: the run goes on from the newest one there, also from
-                inside an epoch, and ends in the same bits as if it had never been interrupted. A learning rate that
+                inside an epoch, and ends in the same bits as if it had never been interrupted, on
+                a CPU with the same number of cores. A learning rate that
                 was not the one at the start of the run is taken, with a warning; another optimizer is refused.
 
         Returns:
@@ -326,6 +329,7 @@ class Trainer:
         References:
             Keras, `keras.Model.fit`.
         """
+        check_not_forked()
         called_back = callbacks_module.check(callbacks)
         if self.loss is None:
             raise ValueError(
@@ -495,6 +499,7 @@ class Trainer:
         References:
             Keras, `keras.Model.evaluate`.
         """
+        check_not_forked()
         check_steps("steps", steps)
         data = given_data(x, y, sample_weight, None, "evaluate", batch_size)
         evaluation = self._evaluation(data, batch_size, steps)
@@ -555,6 +560,7 @@ class Trainer:
         References:
             Keras, `keras.Model.predict`.
         """
+        check_not_forked()
         check_steps("steps", steps)
         feed = self._unlabelled_feed(x, batch_size, steps)
         called_back = self._called_back(callbacks, "on_predict_begin")
