@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flaxmodels import saving
-from training import optimizers
+from training import optimizers, process
 from training.checkpoints import Checkpoints, packed, refilled, unpacked
 from training.streams import StreamFeed
 
@@ -39,6 +39,7 @@ def snapshot(run: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         "callbacks": _states(run.callbacks, arrays),
         "run": run.configuration,
         "learning_rate": run.chosen_rate,
+        "threads": process.threads(),
         "data": run.feed.position(run.walk.first) if isinstance(run.feed, StreamFeed) else None,
         "validation": run.validate.feed.position() if _validates_on_stream(run) else None,
     }
@@ -135,6 +136,7 @@ def restore(run: Any, checkpoints: Checkpoints) -> None:
                 f"The checkpoints in {folder} are of a run whose optimizer has {optimizers.name_of(path)}={before!r}, "
                 f"got {now!r}; {otherwise}"
             )
+    process.warn_of_other_threads(notes.get("threads"), folder)
     run.trainer.state, run.totals, run.begin_state = tree["state"], tree["totals"], tree.get("begin")
     run.logs = notes["logs"]
     run.epoch, run.step, run.walk.number, run.walk.first = position

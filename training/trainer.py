@@ -315,9 +315,9 @@ class Trainer:
             validation_batch_size: Examples in a step of validation; by default `batch_size`, or as that is chosen.
             validation_freq: Epochs from one validation to the next, or the numbers of the epochs, counted from 1.
             resume: A folder for checkpoints, or `Checkpoints`: the run goes on from the newest one there, also from
-                inside an epoch, and ends in the same bits as if it had never been interrupted, on
-                a CPU with the same number of cores. A learning rate that
-                was not the one at the start of the run is taken, with a warning; another optimizer is refused.
+                inside an epoch, and ends in the same bits as if it had never been interrupted, on a CPU with the same
+                number of cores. A learning rate that was not the one at the start of the run is taken, with a warning;
+                another optimizer is refused.
 
         Returns:
             The history: `history.history["loss"]` has a value per epoch.
