@@ -60,6 +60,15 @@ def build_with_outputs(**arguments):
     )
 
 
+def build_stateful(**arguments):
+    """A recurrence whose states continue from batch to batch, also through the validation."""
+    model = Sequential(
+        [Input(batch_shape=(5, 5)), layers.Reshape((5, 1)), layers.LSTM(4, stateful=True), layers.Dense(2, "softmax")]
+    )
+    arguments = {"steps_per_execution": 1} | arguments
+    return Trainer(model, "adam", "sparse_categorical_crossentropy", ["accuracy"], seed=3, **arguments)
+
+
 def callbacks_of():
     return [
         callbacks.EarlyStopping(patience=3, restore_best_weights=True),
@@ -116,6 +125,7 @@ def slowly():
         yield batch
 
 
+BUILDERS = {"outputs": build_with_outputs, "stateful": build_stateful}
 ARRAYS = {"x": X, "y": Y, "batch_size": 8}
 # By kind: the arguments of `fit`, made anew for each run.
 KINDS = {
@@ -126,6 +136,7 @@ KINDS = {
     "iterator": lambda: {"x": endless(), "steps_per_epoch": 3, "validation_data": endless(), "validation_steps": 2},
     "sequence": lambda: {"x": Items(), "validation_data": Items()},
     "validation": lambda: ARRAYS | {"validation_data": slowly},
+    "stateful": lambda: {"x": X, "y": Y, "batch_size": 5, "validation_data": (X[:10], Y[:10])},
     "outputs": lambda: {"x": X, "y": {"class": Y, "sum": X.sum(1, keepdims=True)}, "batch_size": 8},
 }
 
@@ -135,7 +146,7 @@ def fit(kind, resume=None, more=(), files=None, **arguments):
     given = {"validation_data": (X[:9], Y[:9])} | KINDS[kind]()
     if kind == "outputs":
         given["validation_data"] = X[:9], {name: y[:9] for name, y in given["y"].items()}
-    trainer = build_with_outputs(**arguments) if kind == "outputs" else build(**arguments)
+    trainer = BUILDERS.get(kind, build)(**arguments)
     called_back = callbacks_of() if files is None else all_callbacks(files)
     history = trainer.fit(**given, epochs=6, verbose=0, callbacks=[*called_back, *more], resume=resume)
     return trainer, history

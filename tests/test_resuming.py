@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from flaxmodels import Input, Sequential, layers
-from training import Checkpoints, Trainer, callbacks, optimizers
+from training import Checkpoints, Trainer, callbacks, metrics, optimizers
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(12, 3)).astype("float32")
@@ -355,3 +355,74 @@ def test_another_log_is_left_as_it_is(tmp_path):
     logger = callbacks.CSVLogger(other, append=True)
     line().fit(X, Y, batch_size=4, epochs=2, verbose=0, callbacks=[logger], resume=folder)
     assert len(other.read_text().splitlines()) == 101
+
+
+class Counts(callbacks.Callback):
+    """Counts in its state, and notes what it was called with."""
+
+    STATE = ("seen",)
+
+    def __init__(self):
+        self.seen = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.seen.append([batch, *map(float, logs["loss"])])
+
+    def on_chunk_end(self, step, logs=None):
+        self.seen.append([step, logs["loss"]])
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_the_end_of_a_chunk_in_which_a_callback_fails_is_repeated_for_all(last, tmp_path):
+    """Whichever of them had been called before."""
+
+    def fit(resume=None, more=()):
+        trainer, counts = line(), Counts()
+        order = [counts, *more] if last else [*more, counts]
+        trainer.fit(X, Y, batch_size=4, epochs=2, verbose=0, callbacks=order, resume=resume)
+        return trainer, counts
+
+    whole, want = fit()
+    with pytest.raises(Broken):
+        fit(tmp_path, [EndAt(2)])
+    again, got = fit(tmp_path)
+    assert got.seen == want.seen
+    assert_same(again, whole)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_what_callbacks_know_when_a_run_is_asked_to_end_is_kept(number, tmp_path):
+    class Signals(callbacks.Callback):
+        def on_chunk_end(self, step, logs=None):
+            if int(self.trainer.state.step) == 2:
+                signal.raise_signal(number)
+
+    def fit(resume=None, more=()):
+        trainer, counts = line(), Counts()
+        trainer.fit(X, Y, batch_size=4, epochs=2, verbose=0, callbacks=[*more, counts], resume=resume)
+        return counts
+
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(SystemExit if number == signal.SIGTERM else KeyboardInterrupt):
+            fit(tmp_path, [Signals()])
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    assert fit(tmp_path).seen == fit().seen
+
+
+def test_values_of_classes_are_restored_after_the_last_chunk_of_an_epoch(tmp_path):
+    """Metrics with a value for each class, in the logs of an epoch whose validation was not reached."""
+
+    def fit(resume=None, more=()):
+        model = Sequential([Input((3,)), layers.Dense(2, activation="softmax")])
+        trainer = Trainer(model, "sgd", "categorical_crossentropy", [metrics.F1Score()], steps_per_execution=1)
+        labels = np.eye(2, dtype="float32")[(Y[:, 0] > 0).astype(int)]
+        history = trainer.fit(X, labels, batch_size=4, epochs=1, verbose=0, callbacks=[*more], resume=resume).history
+        return history["f1_score"][0]
+
+    with pytest.raises(Broken):
+        fit(tmp_path, [EndAt(3)])
+    got, want = fit(tmp_path), fit()
+    assert want.shape == (2,)
+    np.testing.assert_array_equal(got, want)

@@ -239,6 +239,7 @@ class Run:
         self.walk = Walk(feed, self.key_of)
         self.epochs, self.epoch, self.step, self.totals = range(0), 0, 0, objective.empty()
         self.logs: dict[str, float] = {}
+        self.untold: dict[str, np.ndarray] | None = None  # logs of each step of a chunk whose end callbacks do not know
         self.complete = False  # whether a callback or the data has ended the run
         self.chosen_rate: float | None = None  # what the learning rate was set to before the first epoch
         self.begin_state: Any = None  # that of the epoch, where a run may go back to it
@@ -415,12 +416,15 @@ class Run:
         seconds = time.perf_counter() - began
         self.steps_per_second = trainer._speeds[self.speed_of] = (stop - start) / seconds
         self.step, self.walk.first = self.step + stop - start, self.walk.first + stop - start
-        self.mark()
         progress.chunk(self.step, int(chunk.sizes[start:stop].sum()), seconds, self.logs)
         self.watch()
-        self.tell(each, stop - start)
-        if self.checkpoints is not None and self.checkpoints.due(int(trainer.state.step)):
+        if self.watches_chunks or self.watches_steps:
+            # A checkpoint that is written because a callback fails says that all of them are to be called again.
+            self.untold = {name: np.asarray(log)[: stop - start] for name, log in each.items()}
             self.mark()
+            self.tell()
+        self.mark()
+        if self.checkpoints is not None and self.checkpoints.due(int(trainer.state.step)):
             self.save()
         self.leave_if_asked()
 
@@ -470,13 +474,14 @@ class Run:
     def warn(self, sentence: str) -> None:
         warnings.warn(sentence, RuntimeWarning, stacklevel=8)
 
-    def tell(self, each: dict[str, jax.Array], count: int) -> None:
-        """Tells the callbacks of the end of a chunk."""
-        if self.watches_steps:
-            of_each = {name: np.asarray(log)[:count] for name, log in each.items()}
-            self.hook("on_train_batch_end", self.step - 1, {name: of_each[name] for name in self.logs})
+    def tell(self) -> None:
+        """Calls the callbacks at the end of a chunk."""
+        each = self.untold or {}
+        if self.watches_steps and each:
+            self.hook("on_train_batch_end", self.step - 1, {name: each[name] for name in self.logs})
         if self.watches_chunks:
             self.hook("on_chunk_end", self.step, dict(self.logs))
+        self.untold = None
 
 
 def _given_away(tree: Any) -> bool:

@@ -35,6 +35,7 @@ def snapshot(run: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     notes = {
         "position": run.position._asdict(),
         "logs": run.logs,
+        "untold": run.untold,
         "stop_training": run.trainer.stop_training,
         "callbacks": _states(run.callbacks, arrays),
         "run": run.configuration,
@@ -138,7 +139,7 @@ def restore(run: Any, checkpoints: Checkpoints) -> None:
             )
     process.warn_of_other_threads(notes.get("threads"), folder)
     run.trainer.state, run.totals, run.begin_state = tree["state"], tree["totals"], tree.get("begin")
-    run.logs = notes["logs"]
+    run.logs = unpacked({"value": notes["logs"]}, "", {})
     run.epoch, run.step, run.walk.number, run.walk.first = position
     if not _changes_rate(run, notes, changes, folder) and notes["stop_training"]:
         run.trainer.stop_training = True
@@ -148,6 +149,9 @@ def restore(run: Any, checkpoints: Checkpoints) -> None:
     if _validates_on_stream(run) and notes.get("validation"):
         run.validate.feed.resume(0, 0, notes["validation"])
     _restore_callbacks(run.callbacks, notes["callbacks"], callbacks)
+    if notes.get("untold") is not None:
+        run.untold = unpacked({"value": notes["untold"]}, "", {})
+        run.tell()
 
 
 def _changes_rate(run: Any, notes: dict[str, Any], changes: list[tuple[str, Any, Any]], folder: Any) -> bool:
