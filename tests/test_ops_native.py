@@ -102,6 +102,12 @@ def test_the_compilers_version_and_options_name_the_library_not_its_path(tmp_pat
     assert probe(tmp_path, CC=f"env '{compiler}' -U__VERSION__") == "True"
 
 
+def test_a_compiler_that_does_not_print_its_version():
+    assert (
+        native._version(["false"]) == native._version(["/nowhere/cc"]) == "a compiler that does not print its version"
+    )
+
+
 def test_a_compilers_command_that_no_shell_would_read(tmp_path):
     assert probe(tmp_path, CC="'cc") == (
         "False The kernels for this CPU can't be built or loaded, so XLA computes everything, slower (No closing "

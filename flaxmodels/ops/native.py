@@ -225,7 +225,6 @@ def _built_and_registered() -> tuple[str | None, KernelsInfo]:
             library = ctypes.CDLL(str(path))
         handlers = [getattr(library, f"flaxmodels_{function}") for function in FUNCTIONS]
         lanes = ctypes.c_int.in_dll(library, "flaxmodels_lanes").value
-        version = _run([*command, "--version"]).strip().splitlines()[:1]
     except (OSError, AttributeError, ValueError, subprocess.SubprocessError) as error:
         found = (getattr(error, "stderr", None) or str(error)).strip()[-300:]
         warnings.warn(
@@ -237,13 +236,21 @@ def _built_and_registered() -> tuple[str | None, KernelsInfo]:
     for function, handler in zip(FUNCTIONS, handlers, strict=True):
         jax.ffi.register_ffi_target(f"{name}_{function}", jax.ffi.pycapsule(handler), platform="cpu")
     kept = path if caches else None
-    return name, KernelsInfo(True, "", kept, compiler, "".join(version), lanes, threads())
+    return name, KernelsInfo(True, "", kept, compiler, _version(command), lanes, threads())
 
 
 def _compiler() -> str | None:
     """The command of the C compiler, as a shell reads it: the variable CC may hold arguments, as in "ccache cc"."""
     found = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     return os.environ.get("CC", "").strip() or (found and shlex.quote(found))
+
+
+def _version(command: Sequence[str]) -> str:
+    """The first line of what the compiler prints of its version."""
+    try:
+        return (_run([*command, "--version"]).strip().splitlines() or [""])[0]
+    except (OSError, subprocess.SubprocessError):
+        return "a compiler that does not print its version"
 
 
 def _tuned(command: Sequence[str], make: Callable[[list[str]], Any]) -> Any:
