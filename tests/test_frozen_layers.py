@@ -112,3 +112,30 @@ def test_regularizers_of_outputs_of_frozen_layers_are_kept(place):
     got, want, mse = losses(build)
     np.testing.assert_allclose(got, want, rtol=1e-6)
     assert got > mse + 0.01
+
+
+@pytest.mark.parametrize("place", ["layer", "model"])
+def test_constraints_leave_frozen_parameters_alone(place):
+    """Kernels of 3: the trained one is clipped to a norm of 1 after a step of rate 0, the frozen one is not touched."""
+
+    def build(library):
+        def line(**kwargs):
+            constraint = library.constraints.MaxNorm(1.0)
+            return library.layers.Dense(1, use_bias=False, kernel_constraint=constraint, **kwargs)
+
+        inner = library.Sequential([library.Input((1,)), line(trainable=place != "layer")])
+        return library.Sequential([library.Input((1,)), frozen(inner) if place == "model" else inner, line()])
+
+    x, y, start = np.ones((2, 1), "float32"), np.zeros((2, 1), "float32"), [np.full((1, 1), 3.0, "float32")] * 2
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        theirs = build(keras)
+        theirs.set_weights(start)
+        theirs.compile(keras.optimizers.SGD(0.0), "mse")
+        theirs.fit(x, y, verbose=0)
+        np.testing.assert_allclose([w[0, 0] for w in theirs.get_weights()], [3, 1], rtol=1e-5)
+    ours = build(flaxmodels)
+    variables = interop.set_keras_weights(ours, ours.init(jax.random.key(0), x), start)
+    trainer = Trainer(ours, optimizers.SGD(0.0), "mse", variables=variables)
+    trainer.fit(x, y, verbose=0)
+    got = [w[0, 0] for w in interop.get_keras_weights(ours, trainer.variables)]
+    np.testing.assert_allclose(got, [3, 1], rtol=1e-5)

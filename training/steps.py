@@ -167,12 +167,12 @@ def joined(trained: Any, rest: Any) -> Any:
 
 
 def constrained(params: Any, rules: Rules) -> Any:
-    """Applies the constraints to the parameters they belong to."""
+    """Applies the constraints to the trained parameters they belong to; what is frozen keeps its values."""
     if not rules.constraints:
         return params
     flat = traverse_util.flatten_dict(params)
     for path, constraint in rules.constraints.items():
-        if path in flat:
+        if path in flat and path not in rules.frozen:
             flat[path] = constraint(flat[path])
     return traverse_util.unflatten_dict(flat)
 
