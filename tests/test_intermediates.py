@@ -198,6 +198,32 @@ def test_a_transformed_class_takes_effect(train):
         np.testing.assert_allclose(a, b, rtol=1e-6)
 
 
+@pytest.mark.parametrize("train", [False, True])
+def test_a_transformed_model_inside_a_model(train):
+    """The mask of its outputs goes on, and the training flag reaches its layers."""
+
+    def made(kind):
+        inner = [layers.Masking(), layers.Dropout(0.5), layers.Dense(4, kernel_regularizer="l2")]
+        return Sequential([kind(inner, name="block"), layers.LSTM(3, return_sequences=True)])
+
+    x = S.at[:, 3:].set(0)
+    plain, remade = made(Sequential), made(nn.remat(Sequential))
+    variables = remade.init(KEY, x)
+    assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, plain.init(KEY, x))
+
+    def run(model, variables):
+        y, state = model.apply(variables, x, train=train, rngs={"dropout": KEY}, mutable=["losses"])
+        return jnp.sum(y**2) + sum(jax.tree.leaves(state)), y
+
+    program = str(jax.make_jaxpr(jax.grad(lambda v: run(remade, v)[0]))(variables))
+    assert "remat" in program or "checkpoint" in program
+    (ours, y), slopes = jax.value_and_grad(lambda v: run(remade, v), has_aux=True)(variables)
+    (theirs, z), wanted = jax.value_and_grad(lambda v: run(plain, v), has_aux=True)(variables)
+    np.testing.assert_array_equal(y[:, 3], y[:, 2])  # masked steps repeat the state
+    np.testing.assert_allclose(y, z, rtol=1e-5, atol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), slopes, wanted)
+
+
 class Perturbed(nn.Module):
     """Lets callers ask for the gradient by its outputs, and notes their mean."""
 

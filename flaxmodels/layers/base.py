@@ -3,6 +3,7 @@
 import functools
 import inspect
 import math
+import threading
 from collections.abc import Iterator
 from typing import Any, ClassVar, NamedTuple
 
@@ -29,6 +30,16 @@ class Lookup(NamedTuple):
     path: str
     layer: str
     size: int
+
+
+class _Calls(threading.local):
+    """Scopes of layers of transformed classes that this thread is calling, and whether in training."""
+
+    def __init__(self) -> None:
+        self.stack: list[tuple[Any, bool]] = []
+
+
+_transformed = _Calls()
 
 
 class Layer(nn.Module, kw_only=True):
@@ -92,6 +103,8 @@ class Layer(nn.Module, kw_only=True):
                 f"{type(self).__name__} computes with parameters from outside, but was called on an array by itself; "
                 "use variables = layer.init(jax.random.key(0), x) and layer.apply(variables, x)."
             )
+        if _transformed.stack and _transformed.stack[-1][0] == self.path:
+            kwargs["train"] = _transformed.stack[-1][1]
         outputs, mask = self.outputs_and_mask(inputs, *args, **kwargs)
         object.__setattr__(self, "_output_mask", mask)
         return outputs
@@ -105,17 +118,22 @@ class Layer(nn.Module, kw_only=True):
         The call itself is `__call__`, whose outputs flax records (`capture_intermediates`, `nn.tabulate`), and whose
         value is therefore the outputs alone; the mask is kept aside.
         """
-        # A class transformed by flax, such as nn.remat(Dense), takes arrays alone: what changes nothing is left out.
-        names = arguments(self)
         if mask is not None:
             kwargs["mask"] = mask
-        if train is not False and not (train is True and names and "train" not in names):
-            kwargs["train"] = train
-        outputs = self(inputs, *args, **kwargs)
-        # It calls a copy of itself, which keeps the mask.
-        if "_output_mask" not in self.__dict__:
+        if type(self).__call__ is Layer.__call__:
+            outputs = self(inputs, *args, **kwargs | ({} if train is False else {"train": train}))
+            return outputs, self.__dict__.pop("_output_mask")
+        # A class transformed by flax, such as nn.remat(Dense), takes arrays alone, and calls a copy of itself.
+        _transformed.stack.append((self.path, train))
+        try:
+            outputs = self(inputs, *args, **kwargs)
+        finally:
+            _transformed.stack.pop()
+        if type(self).outputs_and_mask is Layer.outputs_and_mask:
             return outputs, self.compute_mask(inputs, mask)
-        return outputs, self.__dict__.pop("_output_mask")
+        # The copy has the mask, so it is computed again; what only the outputs need is left out by XLA.
+        again = self.clone(parent=None).apply(self.variables, inputs, *args, **kwargs, method="outputs_and_mask")
+        return outputs, again[1]
 
     def outputs_and_mask(
         self, inputs: Any, *args: Any, mask: Any = None, train: bool = False, **kwargs: Any
