@@ -24,8 +24,9 @@ KNOWN = ("flax", "flaxmodels", "jax", "optax", "training")
 
 def differentiated(operation: Operation) -> list[Value]:
     """A function with a derivative of its own, which is only known to treat rows apart where it is a library's."""
-    derivative = operation.params.get("bwd", operation.params.get("jvp_jaxpr_fun"))
-    if any(module.split(".")[0] not in KNOWN for module in _modules(derivative, set())):
+    derivative = operation.params["bwd" if "bwd" in operation.params else "jvp_jaxpr_fun"]
+    modules = _modules(derivative, set())
+    if not modules or any(module.split(".")[0] not in KNOWN for module in modules):
         raise Unknown
     return operation.follow(operation.params["call_jaxpr"], operation.short_params["call_jaxpr"], operation.values)
 

@@ -115,7 +115,7 @@ def _described(operation: Operation) -> list[Value]:
             found = RULES.get(operation.name, without_rule)(operation)
         else:
             raise Unknown
-    except Unknown:
+    except (Unknown, LookupError, AttributeError):  # another version of JAX may name parameters otherwise
         return [MIXED] * len(operation.outputs)
     return [
         value if _fits(value, out.shape, out.short, operation.sizes) else MIXED
