@@ -186,3 +186,46 @@ def test_get_and_its_errors():
 def test_wrong_arguments_are_refused(make, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         make()
+
+
+def by_hand(name, t, d):
+    """Schedules with ends or stairs at multiples of d, at the integer t, in float64; t // d is exact."""
+    whole, rest = divmod(t, d)
+    if name == "stairs":
+        return 0.5**whole
+    if name == "inverse stairs":
+        return 1 / (1 + 0.5 * whole)
+    if name == "root":
+        return np.sqrt(1 - min(t, d) / d)
+    if name == "root again and again":
+        return np.sqrt(1 - t / (d * max(1, -(-t // d))))
+    length = d
+    if name == "restarts":
+        return 0.5**whole * 0.5 * (1 + np.cos(np.pi * rest / d))
+    whole = 0
+    while t >= length:  # rounds of twice the length each
+        t, length, whole = t - length, 2 * length, whole + 1
+    return 0.5**whole * 0.5 * (1 + np.cos(np.pi * t / length))
+
+
+AT_MULTIPLES = {
+    "stairs": lambda d: schedules.ExponentialDecay(1.0, d, 0.5, staircase=True),
+    "inverse stairs": lambda d: schedules.InverseTimeDecay(1.0, d, 0.5, staircase=True),
+    "root": lambda d: schedules.PolynomialDecay(1.0, d, 0.0, power=0.5),
+    "root again and again": lambda d: schedules.PolynomialDecay(1.0, d, 0.0, power=0.5, cycle=True),
+    "restarts": lambda d: schedules.CosineDecayRestarts(1.0, d, t_mul=1.0, m_mul=0.5),
+    "longer restarts": lambda d: schedules.CosineDecayRestarts(1.0, d, t_mul=2.0, m_mul=0.5),
+}
+
+
+@pytest.mark.parametrize("name", AT_MULTIPLES)
+def test_compiled_schedules_turn_at_their_multiples_and_not_a_step_later(name):
+    """XLA divides by a constant through its reciprocal: 41 / 41 is just below 1, and 1 - 5 / 5 just below 0."""
+    for d in (5, 7, 41, 61, 98, 107):
+        t = np.arange(12 * d + 1)
+        schedule = AT_MULTIPLES[name](d)
+        found = jax.jit(jax.vmap(schedule))(t.astype("int32"))
+        np.testing.assert_allclose(found, [by_hand(name, int(i), d) for i in t], rtol=1e-4, atol=1e-6)
+        alone = jax.jit(schedule)
+        for i in (d - 1, d, d + 1, 3 * d):
+            np.testing.assert_allclose(alone(np.int32(i)), by_hand(name, i, d), rtol=1e-4, atol=1e-6)

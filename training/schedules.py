@@ -21,6 +21,18 @@ def _float(value: Any) -> jax.Array:
     return jnp.asarray(value, jnp.float32)
 
 
+def _rounds(step: Any, steps: Any) -> jax.Array:
+    """How many times `steps` have passed, exactly.
+
+    XLA replaces the division by a constant with a product with its reciprocal, which may be just below a whole number.
+    A staircase would then fall a step late.
+    """
+    step, steps = _float(step), _float(steps)
+    rounds = jnp.floor(step / steps)
+    rounds = jnp.where((rounds + 1) * steps <= step, rounds + 1, rounds)
+    return jnp.where(rounds * steps > step, rounds - 1, rounds)
+
+
 def _check_steps(schedule: Any, field: str) -> None:
     steps = getattr(schedule, field)
     if not steps > 0:
@@ -54,8 +66,7 @@ class ExponentialDecay:
 
     def __call__(self, step: Any) -> jax.Array:
         with jax.named_scope(self.name):
-            p = _float(step) / self.decay_steps
-            p = jnp.floor(p) if self.staircase else p
+            p = _rounds(step, self.decay_steps) if self.staircase else _float(step) / self.decay_steps
             return self.initial_learning_rate * jnp.power(_float(self.decay_rate), p)
 
 
@@ -86,8 +97,7 @@ class InverseTimeDecay:
 
     def __call__(self, step: Any) -> jax.Array:
         with jax.named_scope(self.name):
-            p = _float(step) / self.decay_steps
-            p = jnp.floor(p) if self.staircase else p
+            p = _rounds(step, self.decay_steps) if self.staircase else _float(step) / self.decay_steps
             return self.initial_learning_rate / (1.0 + self.decay_rate * p)
 
 
@@ -162,11 +172,12 @@ class PolynomialDecay:
         with jax.named_scope(self.name):
             step, steps = _float(step), _float(self.decay_steps)
             if self.cycle:
-                steps = steps * jnp.where(step == 0, 1.0, jnp.ceil(step / self.decay_steps))
+                whole = _rounds(step, steps)
+                steps = steps * jnp.maximum(1.0, jnp.where(whole * steps < step, whole + 1, whole))
             else:
                 step = jnp.minimum(step, steps)
             start, end = _float(self.initial_learning_rate), _float(self.end_learning_rate)
-            return (start - end) * jnp.power(1 - step / steps, _float(self.power)) + end
+            return (start - end) * jnp.power((steps - step) / steps, _float(self.power)) + end
 
 
 @dataclasses.dataclass(frozen=True)
@@ -257,12 +268,16 @@ class CosineDecayRestarts:
 
     def __call__(self, step: Any) -> jax.Array:
         with jax.named_scope(self.name):
-            fraction, t_mul = _float(step) / self.first_decay_steps, _float(self.t_mul)
+            step, first, t_mul = _float(step), _float(self.first_decay_steps), _float(self.t_mul)
             if self.t_mul == 1:
-                round_ = jnp.floor(fraction)
-                fraction = fraction - round_
+                round_ = _rounds(step, first)
+                fraction = (step - round_ * first) / first
             else:
+                fraction = step / first
                 round_ = jnp.floor(jnp.log(1.0 - fraction * (1.0 - t_mul)) / jnp.log(t_mul))
+                # The logarithms are rounded: where the next round has started, it is that one.
+                following = first * (1.0 - jnp.power(t_mul, round_ + 1.0)) / (1.0 - t_mul)
+                round_ = jnp.where(step + 1e-3 >= following, round_ + 1.0, round_)
                 length = jnp.power(t_mul, round_)
                 fraction = (fraction - (1.0 - length) / (1.0 - t_mul)) / length
             cosine = 0.5 * jnp.power(_float(self.m_mul), round_) * (1.0 + jnp.cos(math.pi * fraction))
