@@ -1,0 +1,24 @@
+"""Random whole programs agree with Keras: 30 of them, or 1000 with --all."""
+
+import jax
+import pytest
+from program_fuzz import check, draw
+
+
+def pytest_generate_tests(metafunc):
+    if "number" in metafunc.fixturenames:
+        metafunc.parametrize("number", range(1000 if metafunc.config.option.all else 30))
+
+
+@pytest.mark.spread
+def test_a_program_is_as_in_keras_but_for_what_is_explained(number):
+    report = check(number)
+    assert not report.different
+
+
+def test_an_integer_is_one_program():
+    one, same, other = draw(3), draw(3), draw(4)
+    assert (one.said, one.options.keys(), one.order) == (same.said, same.options.keys(), same.order)
+    for a, b in zip(jax.tree.leaves(one.data), jax.tree.leaves(same.data), strict=True):
+        assert (a == b).all()
+    assert one.said != other.said
