@@ -162,6 +162,7 @@ def draw(number: int) -> Program:
     model, kinds, heads = builder.build()
     n, pick = int(rng.integers(9, 14)), lambda *things: things[int(rng.integers(len(things)))]
     x = inputs_for(kinds, _Inputs(model.input_spec), rng, n)
+    heads = masked_heads(model, heads, x)
     sparse = [bool(rng.integers(2)) for _ in heads]
     y = [labels_for(head, rng, n, s) for head, s in zip(heads, sparse, strict=True)]
     tables = [
@@ -227,6 +228,15 @@ def draw(number: int) -> Program:
         compiled,
         reasons,
     )
+
+
+def masked_heads(model: Any, heads: list[Head], x: list[Any]) -> list[Head]:
+    """The outputs, with whether a mask reaches them, which the builder only guesses."""
+    inputs = x[0] if len(x) == 1 else x
+    variables = jax.eval_shape(model.init, jax.random.key(0), inputs)
+    _, masks = jax.eval_shape(lambda v, x: model.apply(v, x, method="outputs_and_mask"), variables, inputs)
+    masks = masks if isinstance(masks, list | tuple) else [masks]
+    return [head._replace(masked=mask is not None) for head, mask in zip(heads, masks, strict=True)]
 
 
 class _Inputs:
