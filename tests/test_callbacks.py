@@ -107,6 +107,11 @@ def test_early_stopping_decides_as_keras(sequence, arguments):
     keras = pytest.importorskip("keras")
     epochs, trainer = drive(ours := callbacks.EarlyStopping(**arguments), SEQUENCES[sequence])
     want_epochs, model = drive_keras(theirs := keras.callbacks.EarlyStopping(**arguments), SEQUENCES[sequence])
+    if sequence == "nan" and "start_from_epoch" in arguments:
+        # The first watched value is NaN: Keras takes it for the best of the run. Here it is one epoch without improvement.
+        assert np.isnan(theirs.best)
+        assert (epochs, ours.best, ours.stopped_epoch) == (4, None, 3)
+        return
     assert epochs == want_epochs
     assert (ours.wait, ours.stopped_epoch, ours.best_epoch) == (theirs.wait, theirs.stopped_epoch, theirs.best_epoch)
     assert float(trainer.variables["params"]["w"][0]) == model.weights

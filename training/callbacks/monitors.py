@@ -1,5 +1,6 @@
 """Callbacks that watch a value: they stop, save or slow down by whether it improves. Keras' decisions."""
 
+import math
 import os
 import pathlib
 import warnings
@@ -40,8 +41,10 @@ class Monitor(Callback):
         return direction == "up"
 
     def improves(self, value: float, on: float | None) -> bool:
-        if on is None:
-            return True  # as in Keras, also of a NaN, on which nothing then improves
+        if math.isnan(value):
+            return False
+        if on is None or math.isnan(on):
+            return True
         return value - self.min_delta > on if self.upward() else value + self.min_delta < on
 
     def current(self, logs: Logs | None) -> float | None:
