@@ -417,3 +417,20 @@ def test_a_part_of_the_variables_is_completed_with_fresh_values():
     assert np.array_equal(t.variables["params"]["base"]["dense"]["kernel"], kernel)
     assert np.array_equal(t.variables["batch_stats"]["base"]["batch_normalization"]["moving_mean"], mean)
     assert t.variables["params"]["dense"]["bias"].tolist() == [5.0, 6.0]
+
+
+@pytest.mark.parametrize("nonfinite", ["stop", "skip", "ignore"])
+def test_variables_that_were_given_out_stay_when_training_goes_on(nonfinite):
+    """Training overwrites its state in place, but not what the caller or a callback holds."""
+    held = []
+
+    class Hold(callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            held.append((self.trainer.variables, jax.tree.map(np.array, self.trainer.variables)))
+
+    t = trainer(nonfinite=nonfinite)
+    t.build(X[:1])
+    held.append((t.variables, jax.tree.map(np.array, t.variables)))
+    t.fit(X, ONE_HOT, epochs=2, verbose=0, callbacks=[Hold()], validation_data=(X, ONE_HOT))
+    for variables, before in held:
+        jax.tree.map(np.testing.assert_array_equal, variables, before)

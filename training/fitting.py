@@ -110,14 +110,14 @@ class Evaluation:
         with contextlib.closing(walk):
             while walk.first < limit and (chunk := walk.chunk(limit - walk.first)) is not None:
                 at, stop = walk.first - chunk.first, int(min(chunk.steps, limit - chunk.first))
-                args = (self.trainer.variables, totals, chunk.data, chunk.order, np.int32(at), np.int32(stop))
+                args = (self.trainer.state.variables, totals, chunk.data, chunk.order, np.int32(at), np.int32(stop))
                 if progress is not None and not self.program.is_compiled(*args):
                     progress.compiling("validation")
                     progress.compiled("validation", self.program.compile(*args))
                 while at < stop:
                     began, count = time.perf_counter(), self.at_once(stop - at, between)
                     # The variables may change from step to step, by the states of stateful layers.
-                    variables = self.trainer.variables
+                    variables = self.trainer.state.variables
                     ends = np.int32(at), np.int32(at + count)
                     totals, logs, changed = self.program(variables, totals, *args[2:4], *ends)
                     self.trainer.take_states(changed)
@@ -403,12 +403,14 @@ class Run:
         trainer, progress = self.trainer, self.progress
         whole = jax.default_backend() != "cpu" and stop - start == chunk.order.shape[0]
         program = trainer._train_program(self.feed, self.objective, chunk.steps if whole else None, self.watches_steps)
+        trainer.keep_shared_variables()
         args = (trainer.state, self.totals, chunk.data, chunk.order, np.int32(start), np.int32(stop))
         if not program.is_compiled(*args):
             progress.compiling("training")
             progress.compiled("training", program.compile(*args))
         if self.watches_steps:
             self.hook("on_train_batch_begin", self.step, {})
+            trainer.keep_shared_variables()
             args = (trainer.state, *args[1:])
         began = time.perf_counter()
         (trainer.state, self.totals, values, each), stop = self.computed(program, args)

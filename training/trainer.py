@@ -130,6 +130,7 @@ class Trainer:
         self.loss_weights, self.weighted_metrics = loss_weights, weighted_metrics
         self.steps_per_execution, self.deterministic = steps_per_execution, deterministic
         self.stop_training = False
+        self._shared = False  # whether somebody was given the variables as they are now
         self.chosen_rate: float | None = None  # to which the learning rate was set since the last run
         self.state: TrainState | None = None
         self.history = History()
@@ -149,6 +150,7 @@ class Trainer:
     def variables(self) -> dict[str, Any]:
         """The model's variables as they are now: `params`, and `batch_stats` if it has any."""
         if self.state is not None:
+            self._shared = True
             return self.state.variables
         if self._start is not None:
             return dict(self._start)
@@ -162,6 +164,13 @@ class Trainer:
         else:
             filled = steps.filled_in(given, self.state.variables)
             self.state = self.state.replace(params=filled.get("params", {}), batch_stats=filled.get("batch_stats", {}))
+
+    def keep_shared_variables(self) -> None:
+        """Gives training a copy of variables that somebody else has, where it would overwrite them in place."""
+        if self._shared and not self._goes_back:
+            variables = jax.tree.map(jnp.copy, self.state.variables)  # type: ignore[union-attr]
+            self.state = self.state.replace(**variables)  # type: ignore[union-attr]
+        self._shared = False
 
     def build(self, x: Any) -> None:
         """Makes the parameters and the optimizer's state for inputs like x [B, ...], unless they are there."""
@@ -415,7 +424,8 @@ class Trainer:
         batch = batch._replace(x=_scaled(batch.x, data.scale))
         key = (signature(batch), objective, train, rows)
         if key not in self._padding:
-            self._padding[key] = padding.changes_nothing(self.model, objective, self.variables, batch, rows, train)
+            variables = self.state.variables  # type: ignore[union-attr]
+            self._padding[key] = padding.changes_nothing(self.model, objective, variables, batch, rows, train)
         return self._padding[key]
 
     def replace_trained(self, trained: Any) -> None:
@@ -570,7 +580,7 @@ class Trainer:
         with contextlib.closing(walk):
             while walk.first < limit and (chunk := walk.chunk(limit - walk.first)) is not None:
                 stop = int(min(chunk.steps, limit - chunk.first))
-                outputs, changed = program(self.variables, chunk.data, chunk.order, np.int32(0), np.int32(stop))
+                outputs, changed = program(self.state.variables, chunk.data, chunk.order, np.int32(0), np.int32(stop))  # type: ignore[union-attr]
                 self.take_states(changed)
                 walk.first += stop
                 # One chunk behind, so that the device has the next one to work on meanwhile.
