@@ -315,6 +315,11 @@ class Sequential(Container):
             sources = trace(layer, sources, lookups, f"{path}/{name}")
         return sources
 
+    @property
+    @nn.nowrap
+    def keras_input_dtype(self) -> Any:
+        return np.dtype("float32")  # in Keras, a dtype is given to the layers inside
+
     @nn.nowrap
     def children(self) -> list[tuple[str, Any]]:
         return list(zip(self.layers.names, self.layers, strict=True))
@@ -424,6 +429,11 @@ class Model(Container):
             found = found if len(found) == len(outputs) else found * len(outputs)
             held.update(zip(map(id, outputs), found, strict=False))
         return jax.tree.map(of, graph.outputs)
+
+    @property
+    @nn.nowrap
+    def keras_input_dtype(self) -> Any:
+        return None
 
     @nn.nowrap
     def children(self) -> list[tuple[str, Any]]:

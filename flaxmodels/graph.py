@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from flaxmodels.keras_order import in_keras_order
 from flaxmodels.layers.base import Layer
 from flaxmodels.layers.linen import Linen
 from flaxmodels.layers.symbolic import Node, Symbol
@@ -93,7 +94,7 @@ class Graph:
         names = scope_names(called)
         check_scopes(names, called)
         self.names = dict(zip(map(id, called), names, strict=True))
-        self.layers = self._in_keras_order()
+        self.layers = in_keras_order(self.nodes, self.outputs)
         self.followers = self._followers()
 
     def __repr__(self) -> str:
@@ -146,40 +147,3 @@ class Graph:
                 after = readers[id(output)][0]
                 found.update({node: after} if _takes_one_symbol(after) else {})
         return found
-
-    def _in_keras_order(self) -> list[Layer]:
-        """Distinct layers in the order of Keras' `model.layers`: by distance from the outputs, then by traversal."""
-        entered, left = self._traversal()
-        depth_of_node: dict[Node, int] = {}
-        depth_of_layer: dict[int, int] = {}
-        for node in reversed(left):
-            depth = max(depth_of_node.get(node, 0), depth_of_layer.get(id(node.layer), 0))
-            depth_of_node[node] = depth_of_layer[id(node.layer)] = depth
-            for symbol in node.symbols():
-                if symbol.node is not None:
-                    depth_of_node[symbol.node] = max(depth + 1, depth_of_node.get(symbol.node, 0))
-        layers = list({id(node.layer): node.layer for node in entered}.values())
-        return sorted(layers, key=lambda layer: -depth_of_layer[id(layer)])
-
-    def _traversal(self) -> tuple[list[Node], list[Node]]:
-        """The calls as a walk from the outputs back, depth first, enters them, and as it leaves them."""
-        entered: list[Node] = []
-        left: list[Node] = []
-        seen: set[Node] = set()
-        wanted = set(self.nodes)
-        for output in jax.tree.leaves(self.outputs):
-            path: list[tuple[Node | None, Any]] = [(None, iter([output]))]
-            while path:
-                node, sources = path[-1]
-                source = next(
-                    (symbol.node for symbol in sources if symbol.node in wanted and symbol.node not in seen), None
-                )
-                if source is not None:
-                    seen.add(source)
-                    entered.append(source)
-                    path.append((source, iter(source.symbols())))
-                else:
-                    path.pop()
-                    if node is not None:
-                        left.append(node)
-        return entered, left

@@ -105,7 +105,6 @@ class Program(NamedTuple):
 
     Attributes:
         number: The integer that it is made of.
-        order: Names of the layers in the order of our weights. Keras' own differs where masks join branches.
         metrics: For each output, (argument, metric) pairs; a metric is a name or a class name with arguments.
         tests: Arguments of `evaluate`.
         options: Arguments of `fit`.
@@ -113,7 +112,6 @@ class Program(NamedTuple):
     """
 
     number: int
-    order: list[str]
     said: list[str]
     kinds: list[str]
     heads: list[Head]
@@ -213,10 +211,8 @@ def draw(number: int) -> Program:
             reasons.add("weights of examples do not fit a masked loss")
     one = lambda trees: trees[0] if len(trees) == 1 else trees  # noqa: E731
     said = [*builder.said, f"losses {losses}", f"metrics {metrics}", f"loss weights {loss_weights}", f"{optimizer}"]
-    order = [layer.name for layer in model.layers]
     return Program(
         number,
-        order,
         said,
         kinds,
         heads,
@@ -305,7 +301,7 @@ def run_keras(program: Program) -> tuple[list[np.ndarray], Outcome]:
     keras.utils.clear_session(free_memory=False)
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         model, _, _ = Builder(KERAS, program.number).build()
-        layers = [model.get_layer(name) for name in program.order]
+        layers = model.layers
         start = [start_weights(layer.get_weights(), program.number) for layer in layers]
         for layer, weights in zip(layers, start, strict=True):
             layer.set_weights(weights)

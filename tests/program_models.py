@@ -87,7 +87,7 @@ class Builder:
         return found
 
     def named(self, make: Any, *args: Any, **config: Any) -> Any:
-        """A layer or a model with a name of its own, by which both libraries' weights are put in one order."""
+        """A layer or a model with the same name in both libraries."""
         self.count += 1
         return make(*args, **{"name": f"part_{self.count}"} | config)
 

@@ -15,6 +15,8 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from flaxmodels import mask_operations
+
 Call = tuple[str, int]
 
 # The operations that masks are made of, and their arguments in a file.
@@ -98,7 +100,7 @@ class Masks:
                         f"{label} takes a mask that operations of Keras compute and that is not the mask of its input; "
                         "make the mask an input of the model"
                     )
-            elif (name, value) != ("mask", None):
+            elif not (name == "mask" and (value is None or (kind not in self.classes and _are_none(value)))):
                 kept[name] = value
                 given = value if name == "mask" else given
         if given is None and self._takes_mask(kind) and LOST in _parts([self._mask_of(x) for x in inputs.values()]):
@@ -135,6 +137,10 @@ class Masks:
 
     def _made(self, kind: str, config: Mapping[str, Any], *arguments: Any) -> int:
         return self._number("operation", kind, *map(self._term, sorted(config.items())), arguments)
+
+    def _make(self, kind: str, config: Mapping[str, Any], *arguments: Any) -> int:
+        """The term of an operation on terms; Keras concatenates what is in a list."""
+        return self._made(kind, config, *([("list", *arguments)] if kind == "Concatenate" else arguments))
 
     def _term(self, value: Any) -> Any:
         """A value that can be compared: tensors as numbers, and what is in lists as tuples."""
@@ -188,10 +194,11 @@ class Masks:
         first = next(iter(inputs.values()), None)
         mask = self._mask_of(first) if given is None else self._given(given)
         if kind == "Embedding":
-            return (self._made("NotEqual", {}, self._term(first), self._term(0)),) if config.get("mask_zero") else ()
+            masked = bool(config.get("mask_zero"))
+            return (mask_operations.embedding_mask(self._make, self._term(first), self._term(0)),) if masked else ()
         if kind == "Masking":
-            different = self._made("NotEqual", {}, self._cast(config, first), self._term(config.get("mask_value", 0.0)))
-            return (self._made("Any", {"axis": -1, "keepdims": False}, different),)
+            value = self._term(config.get("mask_value", 0.0))
+            return (mask_operations.masking_mask(self._make, self._cast(config, first), value),)
         if kind in MERGING:
             return self._merged(mask)
         if kind == "Concatenate":
@@ -220,10 +227,7 @@ class Masks:
             return ()
         if LOST in parts:
             return (LOST,)
-        merged, *others = parts
-        for other in others:
-            merged = self._made("LogicalOr", {}, merged, other)
-        return (merged,)
+        return (mask_operations.merged_mask(self._make, parts),)
 
     def _concatenated(self, config: Mapping[str, Any], inputs: Any, masks: Any) -> tuple[Any, ...]:
         if masks is None:
@@ -232,16 +236,9 @@ class Masks:
             return (self._unknown(),)
         if LOST in masks:
             return (LOST,)
-        whole = []
-        for value, mask in zip(inputs, masks[1:], strict=True):
-            if mask is None:
-                whole.append(self._made("OnesLike", {"dtype": "bool"}, self._cast(config, value)))
-            else:
-                wide = self._made("ExpandDims", {"axis": -1}, mask)
-                none = self._made("ZerosLike", {"dtype": "bool"}, self._cast(config, value))
-                whole.append(self._made("LogicalOr", {}, wide, none))
-        joined = self._made("Concatenate", {"axis": config.get("axis", -1)}, ("list", *whole))
-        return (self._made("Any", {"axis": -1, "keepdims": False}, joined),)
+        values = [self._cast(config, value) for value in inputs]
+        axis = config.get("axis", -1)
+        return (mask_operations.concatenated_mask(self._make, values, masks[1:], axis, lambda value, mask: False),)
 
     def _cast(self, config: Mapping[str, Any], tensor: Any) -> Any:
         """A tensor as a layer takes it: numbers of floating point in the dtype of its computation."""
@@ -261,6 +258,11 @@ class Masks:
 def _arguments(cls: type) -> tuple[str, ...]:
     """The names of what the `compute` of a class takes."""
     return tuple(inspect.signature(cls.compute).parameters)[1:] if hasattr(cls, "compute") else ()
+
+
+def _are_none(mask: Any) -> bool:
+    """Whether a mask is a list of None. Keras writes it down for a model; it takes no mask away from the inputs."""
+    return isinstance(mask, list) and all(part is None for part in mask)
 
 
 def _first(mask: Any) -> Any:

@@ -235,6 +235,12 @@ class Layer(nn.Module, kw_only=True):
         """The dtype that the layer computes in: its own, or that of the nearest model around it which has one."""
         return compute_dtype(next((m.dtype for m in self._around() if m.dtype is not None), None), self.param_dtype)
 
+    @property
+    @nn.nowrap
+    def keras_input_dtype(self) -> Any:
+        """The dtype that Keras casts inputs of floating point to when this layer is called; None if it casts none."""
+        return self.compute_dtype
+
     @nn.nowrap
     def _around(self) -> Iterator["Layer"]:
         """This layer and the layers around it, from the inside out."""

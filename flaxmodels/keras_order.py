@@ -1,0 +1,166 @@
+"""The order of Keras' `model.layers`: by distance from the outputs, then by a walk back from them, depth first.
+
+Keras also counts the operations that compute masks. When a layer that takes a mask is called on one masked tensor and
+nothing else, Keras fills the mask in as an argument of the call and keeps it there, so that the operations behind it
+become nodes of the graph. They move layers, since they lead from a layer to the input of the layer that made the mask.
+A call whose arguments Keras has to convert first (lists, keywords, another dtype) keeps no such argument.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flaxmodels import mask_operations
+from flaxmodels.layers.attention import ProjectedAttention, ScoredAttention
+from flaxmodels.layers.base import Layer
+from flaxmodels.layers.checks import computes_with_mask
+from flaxmodels.layers.core import Lambda
+from flaxmodels.layers.embedding import Embedding
+from flaxmodels.layers.linen import Linen
+from flaxmodels.layers.masking import Masking
+from flaxmodels.layers.merge import Concatenate, Dot, Merge
+from flaxmodels.layers.recurrent import Recurrent
+from flaxmodels.layers.symbolic import Node, Symbol
+from flaxmodels.layers.wrappers import Bidirectional, TimeDistributed
+
+
+class Operation:
+    """An operation on masks, which Keras counts as a node.
+
+    Args:
+        kind: Keras' name of the operation.
+        config: Its configuration, which has no effect on the order.
+        *arguments: Symbols, operations, and constants.
+    """
+
+    def __init__(self, kind: str, config: dict[str, Any], *arguments: Any):
+        self.arguments = arguments
+        ranks = [np.ndim(argument) for argument in arguments]
+        self.ndim = max(ranks, default=0) + {"ExpandDims": 1, "Any": -1}.get(kind, 0)
+
+
+def in_keras_order(nodes: Sequence[Node], outputs: Any) -> list[Layer]:
+    """The distinct layers of a graph in the order of Keras' `model.layers`.
+
+    Args:
+        nodes: The calls of the graph, each after those that it takes from.
+        outputs: A tree of the symbols that the graph computes.
+    """
+    sources = _sources(nodes)
+    entered, left = _traversal(sources, outputs)
+    depths: dict[Any, int] = {}
+    layer_depths: dict[int, int] = {}
+    for node in reversed(left):
+        depth = depths.get(node, 0)
+        if isinstance(node, Node):
+            depth = layer_depths[id(node.layer)] = max(depth, layer_depths.get(id(node.layer), 0))
+        for source in sources[node]:
+            depths[source] = max(depth + 1, depths.get(source, 0))
+    layers = list({id(node.layer): node.layer for node in entered if isinstance(node, Node)}.values())
+    return sorted(layers, key=lambda layer: -layer_depths[id(layer)])
+
+
+def _traversal(sources: dict[Any, list[Any]], outputs: Any) -> tuple[list[Any], list[Any]]:
+    """The calls and operations as a walk from the outputs back, depth first, enters them, and as it leaves them."""
+    entered: dict[Any, None] = {}
+    left: list[Any] = []
+    for output in jax.tree.leaves(outputs):
+        path: list[tuple[Any, Any]] = [(None, iter([output.node] if output.node in sources else []))]
+        while path:
+            node, open_sources = path[-1]
+            source = next((source for source in open_sources if source not in entered), None)
+            if source is not None:
+                entered[source] = None
+                path.append((source, iter(sources[source])))
+            else:
+                path.pop()
+                if node is not None:
+                    left.append(node)
+    return list(entered), left
+
+
+# ---------------------------------------------------------------- masks
+
+
+def _sources(nodes: Sequence[Node]) -> dict[Any, list[Any]]:
+    """For each call, and each operation on masks, the calls and operations that it takes from, in Keras' order."""
+    masks: dict[int, Any] = {}
+    inside = set(nodes)
+    sources: dict[Any, list[Any]] = {}
+
+    def add(node: Any, arguments: Any) -> None:
+        open_nodes = [(node, arguments)]
+        while open_nodes:
+            node, arguments = open_nodes.pop()
+            found = [leaf for leaf in jax.tree.leaves(arguments) if isinstance(leaf, Symbol | Operation)]
+            found = [leaf if isinstance(leaf, Operation) else leaf.node for leaf in found]
+            sources[node] = [leaf for leaf in found if isinstance(leaf, Operation) or leaf in inside]
+            open_nodes += [(leaf, leaf.arguments) for leaf in sources[node]
+                           if isinstance(leaf, Operation) and leaf not in sources]  # fmt: skip
+
+    for node in nodes:
+        mask = node.kwargs.get("mask")
+        carried = _masks_of(node.args[0], masks)
+        keeps = mask is None and _keeps_mask(node)
+        add(node, (node.args, node.kwargs | {"mask": carried} if keeps else node.kwargs))
+        passed_on = _passed_on(node, carried if mask is None else mask)
+        masks.update(zip(map(id, jax.tree.leaves(node.outputs)), passed_on, strict=False))
+    return sources
+
+
+def _masks_of(inputs: Any, masks: dict[int, Any]) -> Any:
+    """The masks of a tree of symbols, in its structure."""
+    return jax.tree.map(lambda leaf: masks.get(id(leaf)), inputs)
+
+
+def _keeps_mask(node: Node) -> bool:
+    """Whether Keras writes the mask of the inputs down as an argument of a call that was given none."""
+    layer, wanted = node.layer, node.layer.keras_input_dtype
+    if isinstance(layer, Linen) or not computes_with_mask(layer):
+        return False
+    if wanted is None:
+        return not any(isinstance(leaf, Symbol) for leaf in jax.tree.leaves((node.args[1:], node.kwargs)))
+    return len(node.args) == 1 and not node.kwargs and isinstance(node.args[0], Symbol) and node.args[0].dtype == wanted
+
+
+def _passed_on(node: Node, mask: Any) -> Iterable[Any]:
+    """The masks of the outputs of a call, as far as there are any."""
+    layer: Any = node.layer
+    inputs = _cast(node)
+    first = mask[0] if isinstance(mask, list | tuple) and mask else mask
+    if isinstance(layer, Embedding):
+        return [mask_operations.embedding_mask(Operation, inputs)] if layer.mask_zero else []
+    if isinstance(layer, Masking):
+        return [mask_operations.masking_mask(Operation, inputs, layer.mask_value)]
+    if isinstance(layer, Lambda):
+        return [Operation("mask", {}, *jax.tree.leaves((inputs, mask))) if callable(layer.mask) else layer.mask]
+    if isinstance(layer, Concatenate):
+        is_full = lambda value, mask: np.ndim(mask) >= np.ndim(value)  # noqa: E731
+        return [mask_operations.concatenated_mask(Operation, inputs, mask, layer.axis, is_full)]
+    if isinstance(layer, Merge):
+        return [] if isinstance(layer, Dot) else [mask_operations.merged_mask(Operation, mask)]
+    if isinstance(layer, ScoredAttention):
+        return [] if first is None else [Operation("ConvertToTensor", {}, first)]
+    if isinstance(layer, Recurrent):
+        return [first] if layer.return_sequences else []
+    if isinstance(layer, Bidirectional):
+        returned = layer.layer.return_sequences
+        return [first] * (1 if layer.merge_mode is not None else 2) if returned else []
+    if isinstance(layer, ProjectedAttention):
+        return [first]
+    passes = layer.SUPPORTS_MASKING or isinstance(layer, TimeDistributed)
+    return jax.tree.leaves(mask, is_leaf=lambda leaf: leaf is None) if passes else []
+
+
+def _cast(node: Node) -> Any:
+    """What a call takes first, as Keras casts it to the dtype of the layer."""
+    wanted = node.layer.keras_input_dtype
+
+    def cast(leaf: Any) -> Any:
+        floating = isinstance(leaf, Symbol) and jnp.issubdtype(leaf.dtype, jnp.floating)
+        return Operation("Cast", {}, leaf) if floating and wanted is not None and leaf.dtype != wanted else leaf
+
+    return jax.tree.map(cast, node.args[0])
