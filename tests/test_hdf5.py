@@ -31,7 +31,7 @@ def path(tmp_path):
 
 def read(path):
     with open(path, "rb") as file:
-        return hdf5.read(path, file, path.stat().st_size)
+        return hdf5.read(path, file, path.stat().st_size).arrays
 
 
 @pytest.fixture

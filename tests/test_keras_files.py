@@ -416,10 +416,10 @@ def test_a_layer_in_two_models_is_refused(tmp_path):
     """Keras does not always say in a file that two layers are one, but writes the weights once."""
     x, shared = keras.Input((3,)), keras.layers.Dense(3, name="shared")
     inner = keras.Model(x, shared(x), name="inner")
-    keras.Model(x, keras.layers.Add()([inner(x), shared(x)])).save(tmp_path / "m.keras")
+    keras.Model(x, keras.layers.Add(name="add")([inner(x), shared(x)])).save(tmp_path / "m.keras")
     sentence = (
-        f"The arrays in {tmp_path / 'm.keras'} do not fit the model: params/shared/bias is missing; params/shared/kernel is "
-        "missing."
+        f"{tmp_path / 'm.keras'} holds weights of other layers than it describes: described are add 'add', functional "
+        "'inner', dense 'shared', got weights of add 'add', functional 'inner'; save it again with Keras."
     )
     with raises(sentence):
         interop.load_keras(tmp_path / "m.keras")

@@ -12,13 +12,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
 MAX_OBJECTS = 100_000
 OBJECT_BYTES = 64  # no object is smaller
 MAX_DEPTH = 200
+MAX_NAME = 10_000  # characters; a longer name of a layer is left out
 MAX_ANSWER_BYTES = 64 * 2**20  # names and shapes, without the arrays
 # Of the processor, from one object in the file to the next: other work on the machine does not count.
 SECONDS = 1.0
@@ -31,20 +32,30 @@ MEMORY = 512 * 2**20
 SKIPPED = ("optimizer",)
 
 
+class Contents(NamedTuple):
+    """What a file holds.
+
+    Attributes:
+        arrays: The arrays by their paths, such as "layers/dense/vars/0".
+        names: Keras' names of layers by the paths of their groups, such as "layers/dense/vars". Nobody vouches for them
+            either, and older versions of Keras write none.
+    """
+
+    arrays: dict[str, np.ndarray]
+    names: dict[str, str]
+
+
 class Refused(Exception):
     """Why a file is not read: what follows its name in the sentence."""
 
 
-def read(path: Any, file: BinaryIO, size: int) -> dict[str, np.ndarray]:
-    """Reads all arrays but those of an optimizer.
+def read(path: Any, file: BinaryIO, size: int) -> Contents:
+    """Reads all arrays but those of an optimizer, and the names of layers.
 
     Args:
         path: What errors call the file.
         file: The open file; only its descriptor is used.
         size: Its size in bytes, which the arrays cannot exceed.
-
-    Returns:
-        The arrays by their paths, such as "layers/dense/vars/0".
 
     Raises:
         ValueError: If the file is damaged or holds anything that Keras does not write.
@@ -64,17 +75,22 @@ def read(path: Any, file: BinaryIO, size: int) -> dict[str, np.ndarray]:
         if done.returncode:
             raise ValueError(f"{path} is damaged: HDF5 failed on it with code {done.returncode}; save it again.")
         answer.seek(0)
-        return dict(_arrays(path, answer, size))
+        found = _described(path, answer)
+        return Contents(dict(_arrays(answer, found["arrays"])), found["names"])
 
 
-def _arrays(path: Any, answer: BinaryIO, size: int) -> Iterator[tuple[str, np.ndarray]]:
+def _described(path: Any, answer: BinaryIO) -> dict[str, Any]:
     length = struct.unpack("<Q", answer.read(8).rjust(8, b"\xff"))[0]
     if length > MAX_ANSWER_BYTES:
         raise ValueError(f"{path} names more than {MAX_ANSWER_BYTES} bytes of arrays; save fewer in one file.")
     found = json.loads(answer.read(length))
     if "refused" in found:
         raise ValueError(f"{path} {found['refused']}; save it again with Keras' save or save_weights.")
-    for name, (kind, shape) in found["arrays"].items():
+    return found
+
+
+def _arrays(answer: BinaryIO, described: dict[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
+    for name, (kind, shape) in described.items():
         # Keras writes bfloat16 as two opaque bytes.
         array = np.fromfile(answer, np.dtype(kind.replace("V2", "u2")), int(np.prod(shape, dtype=object))).reshape(
             shape
@@ -99,9 +115,10 @@ def main() -> None:
     try:
         _limit(size)
         with h5py.File(source, "r") as file:
-            datasets = list(_checked(h5py, file.id, size))
+            names: dict[str, str] = {}
+            datasets = list(_checked(h5py, file.id, size, names))
             arrays = {name: [dtype.str, shape] for name, _, dtype, shape in datasets}
-            _write(output, {"arrays": arrays})
+            _write(output, {"arrays": arrays, "names": names})
             _allow(size / BYTES_PER_SECOND)
             for _, dataset, dtype, shape in datasets:
                 array = np.empty(shape, dtype)
@@ -157,8 +174,13 @@ def _used() -> int:
     return int(lines[0][1]) * 1024 if lines else 2**32
 
 
-def _checked(h5py: Any, root: Any, size: int) -> Iterator[tuple[str, Any, np.dtype, tuple[int, ...]]]:
-    """All datasets but those skipped, none of them read yet, after everything in the file was checked."""
+def _checked(
+    h5py: Any, root: Any, size: int, names: dict[str, str]
+) -> Iterator[tuple[str, Any, np.dtype, tuple[int, ...]]]:
+    """All datasets but those skipped, none of them read yet, after everything in the file was checked.
+
+    Puts the names of layers into `names`.
+    """
     h5o, seen, total = h5py.h5o, set(), 0
     open_groups: list[tuple[tuple[str, ...], Any]] = [((), h5o.open(root, b"/"))]
     while open_groups:
@@ -181,12 +203,29 @@ def _checked(h5py: Any, root: Any, size: int) -> Iterator[tuple[str, Any, np.dty
                 raise Refused(f"holds groups more than {MAX_DEPTH} deep")
             if isinstance(thing, h5py.h5g.GroupID):
                 open_groups.append((where, thing))
+                layer = _name(h5py, thing)
+                if layer is not None:
+                    names["/".join(where)] = layer
                 continue
             dtype, shape = _check_dataset(h5py, thing, name)
             total += int(np.prod(shape, dtype=object)) * dtype.itemsize
             if total > size:
                 raise Refused(f"declares arrays of more than its own {size} bytes, up to {name!r}")
             yield "/".join(where), thing, dtype, shape
+
+
+def _name(h5py: Any, group: Any) -> str | None:
+    """The attribute "name" of a group, if it is one string."""
+    if not h5py.h5a.exists(group, b"name"):
+        return None
+    attribute = h5py.h5a.open(group, b"name")
+    kind, space = attribute.get_type(), attribute.get_space()
+    if kind.get_class() != h5py.h5t.STRING or not kind.is_variable_str():  # which is what Keras writes
+        return None
+    if space.get_simple_extent_type() != h5py.h5s.SCALAR:
+        return None
+    value = h5py.AttributeManager(h5py.Group(group))["name"]
+    return value if isinstance(value, str) and len(value) <= MAX_NAME else None
 
 
 def _check_link(h5py: Any, group: Any, key: bytes, name: str) -> None:

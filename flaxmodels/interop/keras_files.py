@@ -71,6 +71,57 @@ class Group:
     sigma: Path | None = None  # the divisor of its kernel, by which Keras has divided it after training
 
 
+class StoredNames:
+    """Chooses the groups of a file for the layers of models by the names that the file gives the groups.
+
+    Keras calls groups by class and order, and the order depends on the graph. A name decides between the layers of one
+    model and one class, and about nothing else. Files of older versions of Keras have no names.
+
+    Args:
+        path: What errors call the file.
+        names: The names of layers by the paths of their groups.
+        required: Whether the names are those of the layers for certain, so that others are refused. Otherwise they
+            decide where they coincide with names that the layers were given. Automatic names decide nothing: Keras
+            numbers them in the order in which layers were made, and this library in the order of their calls.
+    """
+
+    def __init__(self, path: Any, names: Mapping[str, str], required: bool):
+        self.path, self.required = path, required
+        self.models: dict[str, dict[str, str]] = collections.defaultdict(dict)
+        for group, name in names.items():
+            *model, kind, key, last = ("", "", *group.split("/"))
+            if (kind, last) == ("layers", "vars") and not _is_key(key, "input_layer"):
+                self.models["/".join(filter(None, model))][key] = name
+
+    def keys(self, model: str, children: list[tuple[str, Any]], by_order: list[str]) -> list[str]:
+        """The keys of a model's layers in the file.
+
+        Args:
+            model: The path of the model in the file.
+            children: The layers by their names.
+            by_order: Their keys in Keras' order.
+        """
+        stored = self.models.get(model)
+        if not stored:
+            return by_order
+        by_name = {name: key for key, name in stored.items()}
+        names = [name for name, _ in children]
+        fits = sorted(stored.values()) == sorted(names) and all(
+            _is_key(by_name[name], _stem(child)) for name, child in children
+        )
+        if self.required and not fits:
+            described = sorted((name[:80], _stem(child)) for name, child in children)[:10]
+            given = sorted((name[:80], key[:80]) for key, name in stored.items())[:10]
+            kinds, came = (", ".join(f"{kind} {name!r}" for name, kind in pairs) for pairs in (described, given))
+            raise ValueError(
+                f"{self.path} holds weights of other layers than it describes: described are {kinds}, got weights of "
+                f"{came}; save it again with Keras."
+            )
+        if fits and (self.required or all(child.name for _, child in children)):
+            return [by_name[name] for name in names]
+        return by_order
+
+
 # ---------------------------------------------------------------- reading
 
 
@@ -103,11 +154,14 @@ def load_keras(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Any]]:
     with _members(path) as (archive, members):
         model, expected = _built(path, _parsed(path, _text(path, archive, members[CONFIG])))
         found = _arrays(path, archive, members)
-    return model, _fitted(path, model, expected, found)
+    return model, _fitted(path, model, expected, found, named=True)
 
 
 def load_keras_weights(path: str | os.PathLike[str], model: Layer, variables: Mapping[str, Any]) -> dict[str, Any]:
     """Reads the weights of a model from a file that Keras wrote, or `save_keras_weights` or `save_keras`.
+
+    The layers of a model are matched by name if each was given a name and the file has the same names. Otherwise they
+    are matched by order, as in Keras.
 
     Args:
         path: A `.weights.h5` file, or a `.keras` file, whose architecture is not read.
@@ -137,16 +191,28 @@ def _check_readable(path: Any, *endings: str) -> None:
     formats.check_content(path)
 
 
-def _arrays(path: Any, archive: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo]) -> dict[str, np.ndarray]:
-    """The arrays in the member of a `.keras` file that is a `.weights.h5` file."""
+def _arrays(path: Any, archive: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo]) -> hdf5.Contents:
+    """What the member of a `.keras` file holds that is a `.weights.h5` file."""
     with tempfile.TemporaryFile() as file:
         size = _unpack(path, archive, members[WEIGHTS], file)
         return hdf5.read(path, file, size)
 
 
-def _fitted(path: Any, model: Layer, expected: Mapping[Path, Any], found: Mapping[str, Any]) -> dict[str, Any]:
-    """The arrays of a file as variables, if they are those that the model has."""
-    places = {f"{group.path}/{i}": where for group in groups(model, expected) for i, where in enumerate(group.arrays)}
+def _fitted(
+    path: Any, model: Layer, expected: Mapping[Path, Any], contents: hdf5.Contents, named: bool = False
+) -> dict[str, Any]:
+    """The arrays of a file as variables, if they are those that the model has.
+
+    Args:
+        path: What errors call the file.
+        model: The model.
+        expected: Its variables, or their shapes, flat.
+        contents: What the file holds.
+        named: Whether the model was described with the names that the layers had when the file was written.
+    """
+    found, names = contents.arrays, StoredNames(path, contents.names, named)
+    inside = groups(model, expected, names)
+    places = {f"{group.path}/{i}": where for group in inside for i, where in enumerate(group.arrays)}
     ours = {"/".join(places[name]) if name in places else name: array.shape for name, array in found.items()}
     saving._check_shapes(path, {"/".join(where): tuple(expected[where].shape) for where in places.values()}, ours)
     read = set(places.values())
@@ -370,7 +436,7 @@ def _check_complete(expected: Mapping[Path, Any], given: Mapping[Path, Any]) -> 
     saving._check_shapes("`variables`", *shapes)
 
 
-def groups(module: Layer, variables: Mapping[Path, Any]) -> list[Group]:
+def groups(module: Layer, variables: Mapping[Path, Any], names: StoredNames | None = None) -> list[Group]:
     """What Keras' `save_weights` writes for a module, in its order.
 
     The layers inside a custom layer have the names of their scopes, where Keras has those of its attributes.
@@ -378,17 +444,18 @@ def groups(module: Layer, variables: Mapping[Path, Any]) -> list[Group]:
     Args:
         module: A layer or model.
         variables: Its variables, or their shapes, flat.
+        names: The names in a file, which choose between the groups of one class.
 
     Raises:
         ValueError: If a custom layer has weights whose order is not known.
     """
     reader = PartsReader(module, traverse_util.unflatten_dict(variables))
-    found = list(_groups(reader, module, "", (), module.name or ""))
+    found = list(_groups(reader, module, "", (), module.name or "", names or StoredNames("", {}, False)))
     reader.check_complete([path for group in found for path in group.arrays])
     return found
 
 
-def _groups(reader: PartsReader, module: Any, path: str, scope: Path, name: str) -> Iterator[Group]:
+def _groups(reader: PartsReader, module: Any, path: str, scope: Path, name: str, names: StoredNames) -> Iterator[Group]:
     """The groups of the module at a path in the file, a scope in the variables and a name in Keras."""
     own, inside = reader.parts(module, scope)
     if not isinstance(module, layers.SpectralNormalization):
@@ -396,14 +463,17 @@ def _groups(reader: PartsReader, module: Any, path: str, scope: Path, name: str)
     else:  # its layer has the same scope, and in Keras the kernel twice
         sigma = ("batch_stats", *scope, "sigma")
         yield Group(_joined(path, "vars"), name, [where for where in own if where[-1] in module.WEIGHTS[:2]], sigma)
-        of_layer = _groups(reader, module.layer, _joined(path, "layer"), scope, module.layer.name or "")
+        of_layer = _groups(reader, module.layer, _joined(path, "layer"), scope, module.layer.name or "", names)
         yield from (dataclasses.replace(group, sigma=sigma) for group in of_layer)
     used: collections.Counter[str] = collections.Counter()
-    for child_name, child in inside:
-        attribute = _of_class(ATTRIBUTES, module, {}).get(child_name, child_name)
-        if isinstance(module, Container | layers.StackedRNNCells):
-            attribute = f"{'layers' if isinstance(module, Container) else 'cells'}/{_unique(child, used)}"
-        yield from _groups(reader, child, _joined(path, attribute), (*scope, child_name), child_name)
+    attributes = [_of_class(ATTRIBUTES, module, {}).get(child_name, child_name) for child_name, _ in inside]
+    if isinstance(module, Container):
+        keys = names.keys(path, inside, [_unique(child, used) for _, child in inside])
+        attributes = [f"layers/{key}" for key in keys]
+    elif isinstance(module, layers.StackedRNNCells):
+        attributes = [f"cells/{_unique(child, used)}" for _, child in inside]
+    for attribute, (child_name, child) in zip(attributes, inside, strict=True):
+        yield from _groups(reader, child, _joined(path, attribute), (*scope, child_name), child_name, names)
 
 
 def _joined(*parts: str) -> str:
@@ -417,10 +487,19 @@ def _of_class(table: Mapping[str, Any], module: Any, default: Any) -> Any:
 
 def _unique(layer: Layer, used: collections.Counter[str]) -> str:
     """Keras calls the layers of a list by their classes, numbered from the second on."""
-    kind = "Model" if isinstance(layer, Model) else type(layer).__name__
-    stem = snake_case(CLASSES.get(kind, kind))
+    stem = _stem(layer)
     used[stem] += 1
     return stem if used[stem] == 1 else f"{stem}_{used[stem] - 1}"
+
+
+def _stem(layer: Layer) -> str:
+    kind = "Model" if isinstance(layer, Model) else type(layer).__name__
+    return snake_case(CLASSES.get(kind, kind))
+
+
+def _is_key(key: str, stem: str) -> bool:
+    """Whether a key is the one of a class, with or without a number."""
+    return key == stem or (key.startswith(f"{stem}_") and key[len(stem) + 1 :].isdecimal())
 
 
 def _weights(model: Layer, variables: Mapping[Path, Any]) -> bytes:

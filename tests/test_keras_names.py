@@ -1,0 +1,149 @@
+"""Weights in files are matched by the names of layers where these are sure, and by order otherwise."""
+
+import re
+import zipfile
+
+import h5py
+import jax
+import keras
+import numpy as np
+import pytest
+
+import flaxmodels as fm
+from flaxmodels import interop
+
+
+def zeros(model, x):
+    return jax.tree.map(np.zeros_like, model.init(jax.random.key(0), x))
+
+
+def stack(*order):
+    """Two layers of one shape, in one order or another."""
+    x = y = fm.Input((3,))
+    for name in order:
+        y = fm.layers.Dense(3, name=name)(y)
+    return fm.Model(x, y)
+
+
+def rewritten(path, change):
+    """Changes the HDF5 file of a `.weights.h5` or `.keras` file."""
+    if path.suffix == ".h5":
+        with h5py.File(path, "r+") as file:
+            change(file)
+        return
+    inner = path.with_name("inner.weights.h5")
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    inner.write_bytes(members["model.weights.h5"])
+    rewritten(inner, change)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in (members | {"model.weights.h5": inner.read_bytes()}).items():
+            archive.writestr(name, content)
+
+
+def swap_groups(file):
+    file.move("layers/dense", "layers/other")
+    file.move("layers/dense_1", "layers/dense")
+    file.move("layers/other", "layers/dense_1")
+
+
+def remove_names(file):
+    for group in ("vars", "layers/dense/vars", "layers/dense_1/vars"):
+        del file[group].attrs["name"]
+
+
+def name_as(value):
+    def change(file):
+        file["layers/dense/vars"].attrs["name"] = value
+
+    return change
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Our model, and its files."""
+    model = stack("a", "b")
+    variables = model.init(jax.random.key(0), np.ones((1, 3), np.float32))
+    fm.save(tmp_path / "m.keras", model, variables)
+    interop.save_keras_weights(tmp_path / "m.weights.h5", model, variables)
+    return tmp_path, model, variables
+
+
+def assert_equal(got, want):
+    jax.tree.map(np.testing.assert_array_equal, got, want)
+
+
+def test_names_decide_and_not_the_order(saved):
+    """A file whose groups are in another order, as that of another version of Keras might be."""
+    folder, model, variables = saved
+    blank = jax.tree.map(np.zeros_like, variables)
+    for path in (folder / "m.keras", folder / "m.weights.h5"):
+        rewritten(path, swap_groups)
+        assert_equal(interop.load_keras_weights(path, model, blank), variables)
+    assert_equal(fm.load(folder / "m.keras")[1], variables)
+
+
+def test_the_order_decides_without_names(saved):
+    """Older versions of Keras write no names."""
+    folder, model, variables = saved
+    blank = jax.tree.map(np.zeros_like, variables)
+    for path in (folder / "m.keras", folder / "m.weights.h5"):
+        rewritten(path, remove_names)
+        assert_equal(interop.load_keras_weights(path, model, blank), variables)
+    assert_equal(fm.load(folder / "m.keras")[1], variables)
+
+
+@jax.numpy_rank_promotion("allow")
+@jax.numpy_dtype_promotion("standard")
+def test_the_order_decides_where_names_differ_or_are_automatic(saved):
+    folder, _, variables = saved
+    x = np.ones((1, 3), np.float32)
+    other = stack("b", "c")
+    read = interop.load_keras_weights(folder / "m.weights.h5", other, zeros(other, x))
+    assert_equal(read["params"], {"b": variables["params"]["a"], "c": variables["params"]["b"]})
+    # Keras numbers layers as they are made, this library as they are called: the first call is that of "dense_1" there.
+    keras.utils.clear_session(free_memory=False)
+    inputs, first, second = keras.Input((3,)), keras.layers.Dense(3), keras.layers.Dense(3)
+    theirs = keras.Model(inputs, first(second(inputs)))
+    assert [layer.name for layer in theirs.layers[1:]] == ["dense_1", "dense"]
+    theirs.save_weights(folder / "theirs.weights.h5")
+    ours = stack(None, None)
+    read = interop.load_keras_weights(folder / "theirs.weights.h5", ours, zeros(ours, x))
+    np.testing.assert_allclose(ours.apply(read, x), theirs.predict(x, verbose=0), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["b", "c", "layers/dense", "x" * 9000])
+def test_a_file_whose_names_do_not_fit_is_refused(name, saved):
+    path = saved[0] / "m.keras"
+    rewritten(path, name_as(name))
+    came = ", ".join(f"{key} {value!r}" for value, key in sorted([(name[:80], "dense"), ("b", "dense_1")]))
+    sentence = (
+        f"{path} holds weights of other layers than it describes: described are dense 'a', dense 'b', got weights of "
+        f"{came}; save it again with Keras."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+        fm.load(path)
+
+
+@pytest.mark.parametrize(
+    "value", [3, np.array(["a", "b"], "S1"), np.bytes_(b"\xff"), "x" * 20_000, "b"], ids=lambda v: str(v)[:9]
+)
+def test_names_of_other_kinds_choose_nothing(value, saved):
+    """What is no name, or no name of a layer, leaves the order of a weights file as it is."""
+    folder, model, variables = saved
+    rewritten(folder / "m.weights.h5", name_as(value))
+    blank = jax.tree.map(np.zeros_like, variables)
+    assert_equal(interop.load_keras_weights(folder / "m.weights.h5", model, blank), variables)
+
+
+def test_names_choose_within_one_class(tmp_path):
+    """A name that another class has leads to no group of that class."""
+    x = fm.Input((3,))
+    model = fm.Model(x, fm.layers.LayerNormalization(name="b")(fm.layers.Dense(3, name="a")(x)))
+    variables = model.init(jax.random.key(0), np.ones((1, 3), np.float32))
+    interop.save_keras_weights(tmp_path / "m.weights.h5", model, variables)
+    with h5py.File(tmp_path / "m.weights.h5", "r+") as file:
+        file["layers/dense/vars"].attrs["name"] = "b"
+        file["layers/layer_normalization/vars"].attrs["name"] = "a"
+    blank = jax.tree.map(np.zeros_like, variables)
+    assert_equal(interop.load_keras_weights(tmp_path / "m.weights.h5", model, blank), variables)
