@@ -117,6 +117,10 @@ class Container(Layer):
         """The symbols of the inputs and the outputs, None where a Sequential does not know its input yet."""
         return None, None
 
+    @nn.nowrap
+    def inner_outputs(self) -> Any:
+        return self.symbols()[1]
+
     @property
     @nn.nowrap
     def input_spec(self) -> Any:
@@ -315,9 +319,8 @@ class Sequential(Container):
             sources = trace(layer, sources, lookups, f"{path}/{name}")
         return sources
 
-    @property
     @nn.nowrap
-    def keras_input_dtype(self) -> Any:
+    def keras_input_dtype(self, around: Any) -> Any:
         return np.dtype("float32")  # in Keras, a dtype is given to the layers inside
 
     @nn.nowrap
@@ -430,20 +433,19 @@ class Model(Container):
             held.update(zip(map(id, outputs), found, strict=False))
         return jax.tree.map(of, graph.outputs)
 
-    @property
     @nn.nowrap
-    def keras_input_dtype(self) -> Any:
+    def keras_input_dtype(self, around: Any) -> Any:
         return None
 
     @nn.nowrap
     def children(self) -> list[tuple[str, Any]]:
-        return [(self.graph.names[id(layer)], layer) for layer in self.graph.layers]
+        return [(self.graph.names[id(layer)], layer) for layer in self.layers]
 
     @property
     @nn.nowrap
     def layers(self) -> list[Layer]:
         """The layers, in Keras' order."""
-        return list(self.graph.layers)
+        return self.graph.layers_in(self.dtype)
 
     @nn.nowrap
     def symbols(self) -> tuple[Any, Any]:

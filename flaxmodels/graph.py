@@ -94,8 +94,14 @@ class Graph:
         names = scope_names(called)
         check_scopes(names, called)
         self.names = dict(zip(map(id, called), names, strict=True))
-        self.layers = in_keras_order(self.nodes, self.outputs)
+        self._layers: dict[str, list[Layer]] = {}
         self.followers = self._followers()
+
+    def layers_in(self, dtype: Any) -> list[Layer]:
+        """The distinct layers in the order of Keras' `model.layers`, for a model of this dtype, None included."""
+        if str(dtype) not in self._layers:
+            self._layers[str(dtype)] = in_keras_order(self.nodes, self.outputs, dtype)
+        return list(self._layers[str(dtype)])
 
     def __repr__(self) -> str:
         return f"<Graph of {', '.join(self.names.values())}>"

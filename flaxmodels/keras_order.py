@@ -42,14 +42,15 @@ class Operation:
         self.ndim = max(ranks, default=0) + {"ExpandDims": 1, "Any": -1}.get(kind, 0)
 
 
-def in_keras_order(nodes: Sequence[Node], outputs: Any) -> list[Layer]:
+def in_keras_order(nodes: Sequence[Node], outputs: Any, dtype: Any = None) -> list[Layer]:
     """The distinct layers of a graph in the order of Keras' `model.layers`.
 
     Args:
         nodes: The calls of the graph, each after those that it takes from.
         outputs: A tree of the symbols that the graph computes.
+        dtype: The dtype of the model around, which layers without one compute in.
     """
-    sources = _sources(nodes)
+    sources = _sources(nodes, dtype)
     entered, left = _traversal(sources, outputs)
     depths: dict[Any, int] = {}
     layer_depths: dict[int, int] = {}
@@ -85,7 +86,7 @@ def _traversal(sources: dict[Any, list[Any]], outputs: Any) -> tuple[list[Any], 
 # ---------------------------------------------------------------- masks
 
 
-def _sources(nodes: Sequence[Node]) -> dict[Any, list[Any]]:
+def _sources(nodes: Sequence[Node], dtype: Any) -> dict[Any, list[Any]]:
     """For each call, and each operation on masks, the calls and operations that it takes from, in Keras' order."""
     masks: dict[int, Any] = {}
     inside = set(nodes)
@@ -104,9 +105,9 @@ def _sources(nodes: Sequence[Node]) -> dict[Any, list[Any]]:
     for node in nodes:
         mask = node.kwargs.get("mask")
         carried = _masks_of(node.args[0], masks)
-        keeps = mask is None and _keeps_mask(node)
+        keeps = mask is None and _keeps_mask(node, dtype)
         add(node, (node.args, node.kwargs | {"mask": carried} if keeps else node.kwargs))
-        passed_on = _passed_on(node, carried if mask is None else mask)
+        passed_on = _passed_on(node, carried if mask is None else mask, dtype)
         masks.update(zip(map(id, jax.tree.leaves(node.outputs)), passed_on, strict=False))
     return sources
 
@@ -116,20 +117,21 @@ def _masks_of(inputs: Any, masks: dict[int, Any]) -> Any:
     return jax.tree.map(lambda leaf: masks.get(id(leaf)), inputs)
 
 
-def _keeps_mask(node: Node) -> bool:
+def _keeps_mask(node: Node, dtype: Any) -> bool:
     """Whether Keras writes the mask of the inputs down as an argument of a call that was given none."""
-    layer, wanted = node.layer, node.layer.keras_input_dtype
+    layer, wanted = node.layer, node.layer.keras_input_dtype(dtype)
     if isinstance(layer, Linen) or not computes_with_mask(layer):
         return False
     if wanted is None:
         return not any(isinstance(leaf, Symbol) for leaf in jax.tree.leaves((node.args[1:], node.kwargs)))
-    return len(node.args) == 1 and not node.kwargs and isinstance(node.args[0], Symbol) and node.args[0].dtype == wanted
+    alone = len(node.args) == 1 and not node.kwargs and isinstance(node.args[0], Symbol)
+    return alone and _dtype_of(node.args[0], dtype) == wanted
 
 
-def _passed_on(node: Node, mask: Any) -> Iterable[Any]:
+def _passed_on(node: Node, mask: Any, dtype: Any) -> Iterable[Any]:
     """The masks of the outputs of a call, as far as there are any."""
     layer: Any = node.layer
-    inputs = _cast(node)
+    inputs = _cast(node, dtype)
     first = mask[0] if isinstance(mask, list | tuple) and mask else mask
     if isinstance(layer, Embedding):
         return [mask_operations.embedding_mask(Operation, inputs)] if layer.mask_zero else []
@@ -155,12 +157,24 @@ def _passed_on(node: Node, mask: Any) -> Iterable[Any]:
     return jax.tree.leaves(mask, is_leaf=lambda leaf: leaf is None) if passes else []
 
 
-def _cast(node: Node) -> Any:
+def _cast(node: Node, dtype: Any) -> Any:
     """What a call takes first, as Keras casts it to the dtype of the layer."""
-    wanted = node.layer.keras_input_dtype
+    wanted = node.layer.keras_input_dtype(dtype)
 
     def cast(leaf: Any) -> Any:
         floating = isinstance(leaf, Symbol) and jnp.issubdtype(leaf.dtype, jnp.floating)
-        return Operation("Cast", {}, leaf) if floating and wanted is not None and leaf.dtype != wanted else leaf
+        return Operation("Cast", {}, leaf) if floating and wanted not in (None, _dtype_of(leaf, dtype)) else leaf
 
     return jax.tree.map(cast, node.args[0])
+
+
+def _dtype_of(symbol: Symbol, dtype: Any) -> Any:
+    """The dtype that a symbol has in a model of a dtype; the symbol itself was drawn without knowing the model."""
+    layer: Any = None if symbol.node is None else symbol.node.layer
+    if symbol.node is None or dtype is None or layer.dtype is not None:
+        return symbol.dtype
+    inside = layer.inner_outputs()
+    if inside is not None:
+        leaves = [id(leaf) for leaf in jax.tree.leaves(symbol.node.outputs)]
+        return _dtype_of(jax.tree.leaves(inside)[leaves.index(id(symbol))], dtype)
+    return layer.keras_input_dtype(dtype) if symbol.dtype == layer.keras_input_dtype(None) else symbol.dtype

@@ -37,11 +37,13 @@ class Drawing:
         library: Where layers and models come from.
         number: The integer that the graph is made of.
         any_mask: Whether to draw, too, where Keras computes with other masks than those in its graph: behind nested
-            models and behind calls with initial states. Files with such graphs are read in part, others refused.
+            models and behind calls with initial states. Some of these files are refused.
+        dtype: A dtype that some layers are given.
     """
 
-    def __init__(self, library: Library, number: int, any_mask: bool = False):
-        self.lib, self.rng, self.any_mask = library, np.random.default_rng(number), any_mask
+    def __init__(self, library: Library, number: int, any_mask: bool = False, dtype: str | None = None):
+        self.lib, self.rng = library, np.random.default_rng(number)
+        self.any_mask, self.dtype = any_mask, dtype
         self.count = 0
         self.shared: list[Any] = []
         self.sequences: list[Any] = []
@@ -59,6 +61,8 @@ class Drawing:
         return f"part_{self.count}"
 
     def layer(self, kind: str, **config: Any) -> Any:
+        if self.dtype is not None and self.chance(0.2):
+            config["dtype"] = self.dtype
         return getattr(self.lib.layers, kind)(name=self.name(), **config)
 
     def recurrent(self, sequences: bool) -> Any:
@@ -101,7 +105,7 @@ class Drawing:
     def nested(self) -> Any:
         """A model from sequences to sequences."""
         name = self.name()
-        inner = Drawing(self.lib, int(self.rng.integers(2**31)), self.any_mask)
+        inner = Drawing(self.lib, int(self.rng.integers(2**31)), self.any_mask, self.dtype)
         if self.chance(0.4):
             parts = [inner.layer("Masking")] if self.chance(0.5) else []
             parts += [inner.layer("Dense", units=F), inner.recurrent(True)]
@@ -113,7 +117,7 @@ class Drawing:
     def nested_pair(self, a: Any, b: Any) -> Any:
         """A model of two inputs."""
         name = self.name()
-        inner = Drawing(self.lib, int(self.rng.integers(2**31)), self.any_mask)
+        inner = Drawing(self.lib, int(self.rng.integers(2**31)), self.any_mask, self.dtype)
         inner.sequences = [self.lib.Input((T, F)), self.lib.Input((T, F))]
         inputs = list(inner.sequences)
         y = inner.kept(inner.kept(inputs[1]))

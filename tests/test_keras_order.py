@@ -39,12 +39,12 @@ def assert_close(got, want):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
-def draw(number, any_mask=False):
+def draw(number, *options):
     """One graph in Keras, with random weights, and in this library."""
-    theirs = relaxed(lambda: Drawing(KERAS, number, any_mask).model())
+    theirs = relaxed(lambda: Drawing(KERAS, number, *options).model())
     rng = np.random.default_rng(number)
     theirs.set_weights([rng.uniform(-1, 1, w.shape).astype("float32") for w in theirs.get_weights()])
-    return theirs, Drawing(OURS, number, any_mask).model()
+    return theirs, Drawing(OURS, number, *options).model()
 
 
 def zeros(model, x):
@@ -84,16 +84,32 @@ def test_weights_of_random_graphs(number, tmp_path):
 @pytest.mark.parametrize("number", range(200, 400))
 def test_order_of_random_graphs(number):
     """Here Keras' graph may have other masks than those that Keras computes with; the graph alone decides."""
-    theirs, ours = draw(number, any_mask=True)
+    theirs, ours = draw(number, True, "mixed_bfloat16")
     assert our_names(ours) == names(theirs)
+
+
+@pytest.mark.parametrize("number", range(400, 500))
+def test_order_in_a_model_of_another_dtype(number, tmp_path):
+    """Whether Keras keeps a mask depends on the dtypes of layers, which those without one have from their model."""
+    ours = Drawing(OURS, number, True, "float32").model()
+    ours = fm.Model(ours.inputs, ours.outputs, dtype="mixed_bfloat16")
+    rng, inputs = np.random.default_rng(number), data_for(jax.tree.leaves(ours.inputs))
+    variables = jax.eval_shape(ours.init, jax.random.key(0), inputs if len(inputs) > 1 else inputs[0])
+    variables = jax.tree.map(lambda leaf: rng.uniform(-1, 1, leaf.shape).astype(leaf.dtype), variables)
+    fm.save(tmp_path / "m.keras", ours, variables)
+    theirs = relaxed(keras.models.load_model, tmp_path / "m.keras")
+    assert [name for name, _ in names(theirs)] == [layer.name for layer in ours.layers]
+    for a, b in zip(theirs.get_weights(), interop.get_keras_weights(ours, variables), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_masks_move_layers(monkeypatch):
     """The graphs above have other orders without masks, so that the comparison can fail."""
     graphs = [Drawing(OURS, number).model().graph for number in range(30)]
-    monkeypatch.setattr(keras_order, "_keeps_mask", lambda node: False)
+    orders = [graph.layers_in(None) for graph in graphs]
+    monkeypatch.setattr(keras_order, "_keeps_mask", lambda node, dtype: False)
     without = [keras_order.in_keras_order(graph.nodes, graph.outputs) for graph in graphs]
-    assert sum(graph.layers != layers for graph, layers in zip(graphs, without, strict=True)) >= 4
+    assert sum(order != layers for order, layers in zip(orders, without, strict=True)) >= 4
 
 
 # ---------------------------------------------------------------- single cases

@@ -77,7 +77,7 @@ class PartsReader:
             for collection in COLLECTIONS
             if _at(self.variables, (collection, *scope, name)) is not None
         ]
-        inside = module.children()
+        inside = [(name, _inside(module, child)) for name, child in module.children()]
         if type(module).__module__.split(".")[0] == __name__.split(".")[0]:
             return Parts(own, inside)  # our layers declare everything
         declared = {*module.WEIGHTS, *(name for name, _ in inside)}
@@ -158,6 +158,13 @@ class PartsReader:
         with nn.intercept_methods(note):
             symbolic.evaluate(lambda examples: self.root.init(rngs, examples), inputs)
         return Creation({path: module.clone(parent=None) for path, module in modules.items()}, names)
+
+
+def _inside(model: Layer, child: Any) -> Any:
+    """A layer inside another one; a model in a model of a dtype has that dtype, on which its order may depend."""
+    if isinstance(model, Container) and isinstance(child, Container) and child.dtype is None is not model.dtype:
+        return child.clone(dtype=model.dtype)
+    return child
 
 
 def _input_of(module: nn.Module) -> Any:

@@ -235,11 +235,19 @@ class Layer(nn.Module, kw_only=True):
         """The dtype that the layer computes in: its own, or that of the nearest model around it which has one."""
         return compute_dtype(next((m.dtype for m in self._around() if m.dtype is not None), None), self.param_dtype)
 
-    @property
     @nn.nowrap
-    def keras_input_dtype(self) -> Any:
-        """The dtype that Keras casts inputs of floating point to when this layer is called; None if it casts none."""
-        return self.compute_dtype
+    def keras_input_dtype(self, around: Any) -> Any:
+        """The dtype that Keras casts inputs of floating point to when this layer is called; None if it casts none.
+
+        Args:
+            around: The dtype of the model around this layer, or None.
+        """
+        return compute_dtype(around if self.dtype is None else self.dtype, self.param_dtype)
+
+    @nn.nowrap
+    def inner_outputs(self) -> Any:
+        """The symbols inside a model that its outputs are, in their structure; None for other layers."""
+        return None
 
     @nn.nowrap
     def _around(self) -> Iterator["Layer"]:
