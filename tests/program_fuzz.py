@@ -9,11 +9,14 @@ differences, and `tests/test_keras_differences.py` shows by hand who is right.
 """
 
 import collections
+import os
 import sys
 import time
 import traceback
 import warnings
 from typing import Any, NamedTuple
+
+os.environ.setdefault("KERAS_BACKEND", "jax")
 
 import jax
 import keras
@@ -207,8 +210,8 @@ def draw(number: int) -> Program:
         for several, head in zip(metrics, heads, strict=True):
             unweighted = len(head.shape) > 1
             several[:] = [("metrics" if unweighted and m[0] in CONFUSION | IOU else a, m) for a, m in several]
-        if any(head.masked for head in heads):
-            reasons.add("weights of examples do not fit a masked loss")
+        if for_steps(tests["sample_weight"], heads) is not tests["sample_weight"]:
+            reasons.add("weights of examples do not fit a loss of steps")
     one = lambda trees: trees[0] if len(trees) == 1 else trees  # noqa: E731
     said = [*builder.said, f"losses {losses}", f"metrics {metrics}", f"loss weights {loss_weights}", f"{optimizer}"]
     return Program(
@@ -336,13 +339,14 @@ def start_weights(weights: list[np.ndarray], number: int) -> list[np.ndarray]:
 
 
 def for_steps(weight: Any, heads: list[Head]) -> Any:
-    """Weights [N] as weights [N, T] for masked outputs, where Keras does not broadcast them itself."""
-    if not any(head.masked for head in heads):
-        return weight
+    """Weights [N] as weights [N, T] for outputs [N, T, C], to which Keras does not broadcast them itself."""
     each = weight if isinstance(weight, list) else [weight] * len(heads)
+    sequences = [len(head.shape) > 1 and w.ndim == 1 for w, head in zip(each, heads, strict=True)]
+    if not any(sequences):
+        return weight
     wide = [
-        np.repeat(w[:, None], head.shape[0], 1) if head.masked and w.ndim == 1 else w
-        for w, head in zip(each, heads, strict=True)
+        np.repeat(w[:, None], head.shape[0], 1) if repeated else w
+        for w, head, repeated in zip(each, heads, sequences, strict=True)
     ]
     return wide[0] if len(wide) == 1 else wide
 

@@ -31,10 +31,10 @@ def relaxed(function):
         return function()
 
 
-def tagger(library):
+def tagger(library, masked=True):
     """Classes of words; positions of zeros are masked."""
     dense = library.layers.Dense(C, activation="softmax")
-    embedding = library.layers.Embedding(6, 5, mask_zero=True)
+    embedding = library.layers.Embedding(6, 5, mask_zero=masked)
     return library.Sequential([library.Input((T,), dtype="int32"), embedding, dense])
 
 
@@ -45,9 +45,9 @@ def probabilities():
     return np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
 
 
-def in_keras(loss="categorical_crossentropy", **compiled):
+def in_keras(loss="categorical_crossentropy", masked=True, **compiled):
     def make():
-        model = tagger(keras)
+        model = tagger(keras, masked)
         model.set_weights(START)
         model.compile(keras.optimizers.SGD(0.0), loss, **compiled)
         return model
@@ -56,8 +56,8 @@ def in_keras(loss="categorical_crossentropy", **compiled):
     return relaxed(make)
 
 
-def here(loss="categorical_crossentropy", **compiled):
-    model = tagger(flaxmodels)
+def here(loss="categorical_crossentropy", masked=True, **compiled):
+    model = tagger(flaxmodels, masked)
     variables = interop.set_keras_weights(model, model.init(jax.random.key(0), IDS), START)
     return Trainer(model, optimizers.SGD(0.0), loss, variables=variables, **compiled)
 
@@ -141,19 +141,40 @@ def test_weights_of_iou_metrics_keep_their_fractions():
     assert abs(iou(WEIGHT) - iou(np.floor(WEIGHT))) > 1e-3
 
 
-def test_weights_of_examples_count_for_each_step_of_masked_outputs():
+@pytest.mark.parametrize("masked", [True, False])
+def test_weights_of_examples_count_for_each_step(masked):
     """Keras refuses them, and takes weights of steps alone."""
     p = probabilities()
     each = -np.log(np.take_along_axis(p, LABELS[..., None], -1)[..., 0]) * WEIGHT[:, None]
-    found = here().evaluate(IDS, ONE_HOT, batch_size=N, sample_weight=WEIGHT)["loss"]
+    found = here(masked=masked).evaluate(IDS, ONE_HOT, batch_size=N, sample_weight=WEIGHT)["loss"]
     # Keras gives a masked loss the factor positions by valid ones, so it is a mean over the valid ones.
-    np.testing.assert_allclose(found, each[VALID].sum() / VALID.sum(), rtol=1e-5)
-    theirs, test = in_keras(), TEST | {"batch_size": N}
+    np.testing.assert_allclose(found, each[VALID].mean() if masked else each.mean(), rtol=1e-5)
+    theirs, test = in_keras(masked=masked), TEST | {"batch_size": N}
     with pytest.raises(ValueError, match="(?i)incompatible"):
         relaxed(lambda: theirs.evaluate(IDS, ONE_HOT, sample_weight=WEIGHT, **test))
     steps = np.repeat(WEIGHT[:, None], T, 1)
     in_steps = relaxed(lambda: theirs.evaluate(IDS, ONE_HOT, sample_weight=steps, **test)["loss"])
     np.testing.assert_allclose(found, in_steps, rtol=1e-5)
+
+
+def test_attention_takes_no_masks_away():
+    """A product of an embedding and an attention on it is 0 where both are masked."""
+
+    def build(library):
+        ids = library.Input((T,), dtype="int32")
+        words = library.layers.Embedding(6, 5, mask_zero=True)(ids)
+        attended = library.layers.MultiHeadAttention(1, 2)(words, words)
+        return library.Model(ids, [attended, library.layers.Multiply()([words, attended])])
+
+    model, theirs = build(flaxmodels), relaxed(lambda: build(keras))
+    weights = theirs.get_weights()
+    variables = interop.set_keras_weights(model, model.init(jax.random.key(0), IDS), weights)
+    found, want = model.apply(variables, IDS), relaxed(lambda: theirs(IDS))
+    np.testing.assert_allclose(found[0], want[0], rtol=1e-5, atol=1e-6)
+    words, attended, valid = weights[0][IDS].astype("float64"), np.float64(want[0]), VALID[..., None]
+    np.testing.assert_allclose(found[1], np.where(valid, words * attended, 0), rtol=1e-5, atol=1e-6)
+    # In Keras the embedding has no mask any more, and only the attention's output becomes 1 where it is masked.
+    np.testing.assert_allclose(want[1], words * np.where(valid, attended, 1), rtol=1e-5, atol=1e-6)
 
 
 WRAPPERS = {
