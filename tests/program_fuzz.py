@@ -103,6 +103,9 @@ OPTIMIZERS: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
+MOVES = 4  # an optimizer that goes by signs, such as Lion, turns about at a gradient that is nothing but rounding
+
+
 class Program(NamedTuple):
     """A program, as far as it does not depend on the library.
 
@@ -208,8 +211,8 @@ def draw(number: int) -> Program:
     if tests["sample_weight"] is not None:
         # Keras cannot broadcast weights of examples, or of steps, to such outputs in these metrics.
         for several, head in zip(metrics, heads, strict=True):
-            unweighted = len(head.shape) > 1
-            several[:] = [("metrics" if unweighted and m[0] in CONFUSION | IOU else a, m) for a, m in several]
+            unweighted = CONFUSION | IOU if len(head.shape) > 1 else {"BinaryIoU"} if head.shape != (1,) else set()
+            several[:] = [("metrics" if m[0] in unweighted else a, m) for a, m in several]
         if for_steps(tests["sample_weight"], heads) is not tests["sample_weight"]:
             reasons.add("weights of examples do not fit a loss of steps")
     one = lambda trees: trees[0] if len(trees) == 1 else trees  # noqa: E731
@@ -304,7 +307,7 @@ def run_keras(program: Program) -> tuple[list[np.ndarray], Outcome]:
     keras.utils.clear_session(free_memory=False)
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         model, _, _ = Builder(KERAS, program.number).build()
-        layers = model.layers
+        layers = in_our_order(model.layers, program.number)
         start = [start_weights(layer.get_weights(), program.number) for layer in layers]
         for layer, weights in zip(layers, start, strict=True):
             layer.set_weights(weights)
@@ -327,6 +330,15 @@ def run_keras(program: Program) -> tuple[list[np.ndarray], Outcome]:
     leaves = jax.tree.leaves
     start = [w for weights in start for w in weights]
     return start, Outcome(before, leaves(predicted_before), history, weights, leaves(predicted), after)
+
+
+def in_our_order(layers: list[Any], number: int) -> list[Any]:
+    """Keras' layers in the order of ours; layers that only a rewritten program has, which have no weights, come first.
+
+    They are nodes of Keras' graph, and so move others.
+    """
+    names = [layer.name for layer in Builder(OURS, number).build()[0].layers]
+    return sorted(layers, key=lambda layer: names.index(layer.name) if layer.name in names else -1)
 
 
 def start_weights(weights: list[np.ndarray], number: int) -> list[np.ndarray]:
@@ -448,9 +460,9 @@ def differences(want: Outcome, got: Outcome, floor: Outcome | None, ignored: dic
     return found
 
 
-def moved(start: list[np.ndarray], number: int) -> list[np.ndarray]:
+def moved(start: list[np.ndarray], number: int, seed: int) -> list[np.ndarray]:
     """The weights with relative errors of two units in the last place."""
-    rng = np.random.default_rng([number, 3])
+    rng = np.random.default_rng([number, 3, seed])
     return [(w * (1 + rng.choice([-2.4e-7, 2.4e-7], w.shape))).astype(w.dtype) for w in start]
 
 
@@ -471,8 +483,11 @@ def check(number: int) -> Report:
         trainer = our_trainer(program)
         got = run_ours(program, trainer, start)
         found = differences(want, got, None, ignored)
-        if found:
-            found = differences(want, got, run_ours(program, trainer, moved(start, number)), ignored)
+        for seed in range(MOVES):
+            if found:
+                again = run_ours(program, trainer, moved(start, number, seed))
+                still = differences(want, got, again, ignored)
+                found = {name: text for name, text in found.items() if name in still}
     return Report(found, set(ignored.values()) | program.reasons)
 
 

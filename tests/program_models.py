@@ -247,7 +247,8 @@ class Builder:
         if activity and self.lib.keras and name == "SimpleRNN":
             # Keras takes the argument and adds nothing.
             y = self.put(x, name, masked=masked, **config)
-            return self.put(y, "ActivityRegularization", **{activity: 0.01})
+            loss = self.lib.layers.ActivityRegularization(**{activity: 0.01}, name=f"loss_{self.count}")
+            return self.call(y, loss, f"ActivityRegularization({activity})")
         if activity:
             self.rewritten |= {"a loss on the outputs of SimpleRNN"} if name == "SimpleRNN" else set()
             config["activity_regularizer"] = activity

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from keras.src.losses.loss import reduce_weighted_values
 from loss_table import ROWS, Row
 
 from training import losses
@@ -141,6 +142,17 @@ def test_the_mean_divides_by_the_count_and_not_by_the_weights():
     assert losses.reduce_values(values, None, mask, "mean_with_sample_weight") == 3 / 2
     assert losses.reduce_values(values, jnp.zeros(3), None, "mean_with_sample_weight") == 0.0
     assert losses.reduce_values(jnp.zeros((0,))) == 0.0
+
+
+def test_a_weight_of_an_example_is_that_of_each_of_its_steps():
+    """Also where the sum of the weights divides; weights of shape (2, 1) are summed as they are, as in Keras."""
+    values, weight = jnp.asarray([[1.0, 2.0], [6.0, 8.0]]), jnp.asarray([2.0, 1.0])
+    assert losses.reduce_values(values, weight) == (2 * 3 + 14) / 4
+    assert losses.reduce_values(values, weight, reduction="mean_with_sample_weight") == (2 * 3 + 14) / (2 * 2 + 1 * 2)
+    assert losses.reduce_values(values, weight[:, None], reduction="mean_with_sample_weight") == (2 * 3 + 14) / 3
+    with jax.numpy_rank_promotion("allow"):
+        keras_value = reduce_weighted_values(values, weight[:, None], reduction="mean_with_sample_weight")
+    assert keras_value == (2 * 3 + 14) / 3
 
 
 def test_ignored_classes_are_left_out_of_the_mean():

@@ -129,8 +129,10 @@ def reduce_values(
     values, weight = as_float(values), None
     if sample_weight is not None:
         values, weight = match_ranks(values, jnp.asarray(sample_weight).astype(values.dtype))
-        weight = align(weight, values.ndim)
-        shape = fit("sample_weight", weight, values)
+        aligned = align(weight, values.ndim)
+        shape = fit("sample_weight", aligned, values)
+        # A weight of an example is that of each of its values, also in the sum of the weights.
+        weight = jnp.broadcast_to(aligned, shape) if aligned.ndim > weight.ndim else aligned
         values = jnp.broadcast_to(values, shape) * weight
     if mask is None:
         count = jnp.asarray(values.size, values.dtype)
