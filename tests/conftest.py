@@ -1,6 +1,7 @@
 """Strict JAX, warnings as errors, a key for whoever asks, one compilation cache for all test processes."""
 
 import collections
+import gc
 import itertools
 import os
 import pathlib
@@ -23,6 +24,10 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "jax"))
 # Single operations, too: there are thousands of them, and reading one takes a tenth of the time.
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
+
+# Traced programs are millions of objects that live long; to look through all of them every now and then takes a tenth of the time.
+gc.set_threshold(50_000, 20, 50)
 
 
 @pytest.fixture
@@ -65,7 +70,8 @@ def pytest_configure(config):
         # What XLA wrote code with before its emitters of fusions takes 24 ms for a program on average, they take 60; later
         # versions have nothing else, and no such flag.
         if jax.__version_info__ < (0, 11):
-            os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false".strip()
+            flags = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+            os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
 
 
 def commit():
@@ -89,20 +95,24 @@ def pytest_report_header(config):
     return f"cases: of long tables each {STRIDE}th, --offset {config.option.offset}; {compiled} optimizations of XLA"
 
 
-def is_taken(index, size, offset):
+def is_taken(index, size, offset, longest=LONGEST_TABLE):
     """Whether a case of a table is run; of a long table at least one is, whatever the offset."""
-    return size <= LONGEST_TABLE or index % STRIDE == offset % min(STRIDE, size)
+    return size <= longest or index % STRIDE == offset % min(STRIDE, size)
 
 
 def pytest_collection_modifyitems(config, items):
-    """Of a test over a long table, one case of twenty is run unless all are requested: minutes instead of half an hour."""
+    """Of a test over a long table, one case of twenty is run unless all are requested: minutes instead of half an hour.
+
+    So it is with short tables of long tests, which are marked: `rotate`.
+    """
     if config.option.all:
         return
     tables = collections.Counter(item.nodeid.split("[")[0] for item in items)
     seen, kept, left_out = collections.Counter(), [], []
     for item in items:
         table = item.nodeid.split("[")[0]
-        taken = is_taken(seen[table], tables[table], config.option.offset) or item.get_closest_marker("spread")
+        longest = 1 if item.get_closest_marker("rotate") else LONGEST_TABLE
+        taken = is_taken(seen[table], tables[table], config.option.offset, longest) or item.get_closest_marker("spread")
         (kept if taken else left_out).append(item)
         seen[table] += 1
     config.hook.pytest_deselected(items=left_out)

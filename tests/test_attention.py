@@ -253,6 +253,7 @@ def test_masks_as_keras(name, config, masks, scores):
     assert_as_keras(name, config, Q, call, train=False)
 
 
+@pytest.mark.rotate
 @pytest.mark.parametrize(
     ("config", "query", "value"),
     [

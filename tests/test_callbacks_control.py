@@ -273,6 +273,7 @@ def test_tensorboard_mistakes(tmp_path):
 # ---------------------------------------------------------------- going on
 
 
+@pytest.mark.rotate
 @pytest.mark.parametrize("ends", [[0], [2], [1, 3], [4, 4]], ids=str)
 def test_backup_and_restore_goes_on_at_the_epoch_where_keras_does(ends, tmp_path):
     """Runs of 5 epochs, each but the last ended by an error at the begin of an epoch."""

@@ -62,7 +62,7 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.spread
+@pytest.mark.rotate
 @pytest.mark.parametrize("kind", OPTIMIZERS)
 @jax.numpy_dtype_promotion("standard")  # optax multiplies counts and floats
 def test_a_frozen_layer_stays_and_the_state_of_the_others_is_kept(kind):

@@ -61,6 +61,7 @@ def whole():
     return {kind: numbers(*fit(kind)) for kind in ("arrays", "stream")}
 
 
+@pytest.mark.rotate
 @pytest.mark.parametrize("kind", ["arrays", "stream"])
 @pytest.mark.parametrize("ends", [[1], [4, 5, 9], [13, 14]], ids=str)
 def test_a_run_that_errors_end_goes_on_in_the_same_bits(kind, ends, whole, tmp_path):
@@ -73,6 +74,7 @@ def test_a_run_that_errors_end_goes_on_in_the_same_bits(kind, ends, whole, tmp_p
     assert_same(numbers(trainer, history), whole[kind])
 
 
+@pytest.mark.rotate
 @pytest.mark.filterwarnings("ignore:The data ended")
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("arrays", "stream", "cut")])
 def test_runs_of_every_kind_go_on_in_the_same_bits(kind, tmp_path):
@@ -106,6 +108,7 @@ def test_epochs_that_are_parts_of_passes_go_on(tmp_path):
     assert_same(run(Checkpoints(tmp_path)), want)
 
 
+@pytest.mark.rotate
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_save_and_end_with_their_code(number, whole, tmp_path):
     process = subprocess.Popen(

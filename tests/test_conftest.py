@@ -9,12 +9,14 @@ import pytest
 from conftest import LONGEST_TABLE, ROOT, STRIDE, is_taken, offset_of
 
 
-@pytest.mark.parametrize("size", [1, LONGEST_TABLE, LONGEST_TABLE + 1, STRIDE - 1, STRIDE, STRIDE + 1, 157])
-def test_twenty_commits_run_every_case_and_each_some(size):
-    taken = [{i for i in range(size) if is_taken(i, size, offset)} for offset in range(STRIDE)]
+@pytest.mark.parametrize("longest", [1, LONGEST_TABLE])
+@pytest.mark.parametrize("size", [1, 2, LONGEST_TABLE, LONGEST_TABLE + 1, STRIDE - 1, STRIDE, STRIDE + 1, 157])
+@pytest.mark.spread
+def test_twenty_commits_run_every_case_and_each_some(size, longest):
+    taken = [{i for i in range(size) if is_taken(i, size, offset, longest)} for offset in range(STRIDE)]
     assert set().union(*taken) == set(range(size))
     assert all(taken)
-    most = size if size <= LONGEST_TABLE else -(-size // STRIDE)
+    most = size if size <= longest else -(-size // STRIDE)
     assert max(map(len, taken)) == most
 
 

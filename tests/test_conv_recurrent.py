@@ -35,6 +35,7 @@ CASES = [
 ]
 
 
+@pytest.mark.rotate
 @pytest.mark.parametrize(("rank", "options", "shape", "size"), CASES)
 def test_outputs_and_gradients_are_those_of_keras(rank, options, shape, size):
     ours, theirs = (getattr(source, f"ConvLSTM{rank}D")(2, **options) for source in (layers, keras.layers))

@@ -167,8 +167,8 @@ def assert_equal(one, other):
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
+@pytest.mark.rotate
 @pytest.mark.parametrize("case", PAIRS)
-@pytest.mark.spread
 def test_custom_layers_as_in_keras(case, tmp_path):
     """Keras' own list sets ours, Keras' file is read, and Keras reads ours: the outputs are Keras' each time."""
     ours, theirs = (make() for make in PAIRS[case])

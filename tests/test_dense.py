@@ -40,6 +40,7 @@ def test_against_a_loop(shape, use_bias):
     np.testing.assert_allclose(layer.apply(variables, x), expected, atol=1e-5)
 
 
+@pytest.mark.rotate
 @pytest.mark.parametrize(
     ("activation", "shape"), [(None, (4, 3)), ("relu", (2, 5, 3)), ("softmax", (2, 5, 3)), (activations.gelu, (4, 3))]
 )

@@ -74,6 +74,7 @@ def test_two_processes(whole):
     assert in_a_process(deterministic=False) == whole
 
 
+@pytest.mark.rotate
 @pytest.mark.parametrize("steps", [1, 3, 100])
 def test_chunks_of_any_length(steps, whole):
     assert bits(trained(steps_per_execution=steps)) == whole

@@ -66,7 +66,7 @@ def losses(build):
     return got, want, ((outputs - Y) ** 2).mean()
 
 
-@pytest.mark.spread
+@pytest.mark.rotate
 @pytest.mark.parametrize("case", FROZEN)
 def test_regularizers_of_frozen_parameters_are_left_out(case):
     got, want, mse = losses(FROZEN[case])

@@ -187,6 +187,7 @@ WRAPPERS = {
 }
 
 
+@pytest.mark.rotate
 @pytest.mark.parametrize("kind", WRAPPERS)
 def test_an_argument_trainable_of_a_wrapper_reaches_the_layer_inside(kind):
     """Keras' documentation of `trainable` says so for the attribute; the argument is forgotten there."""

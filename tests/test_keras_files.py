@@ -212,6 +212,7 @@ def resnet50(L):
     return keras.Model(x, L.Dense(5, activation="softmax")(L.GlobalAveragePooling2D()(y)), name="resnet50")
 
 
+@pytest.mark.rotate
 @pytest.mark.parametrize(
     ("make", "shapes"),
     [
@@ -225,7 +226,6 @@ def resnet50(L):
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-@pytest.mark.spread
 def test_models(make, shapes, tmp_path):
     model = randomized(relaxed(make, keras.layers))
     inputs = jax.tree.map(lambda s: numbers(3, *s), shapes, is_leaf=lambda s: isinstance(s, tuple))

@@ -454,6 +454,7 @@ def deep(file, group):
     file.create_group("/".join(["d"] * 250))
 
 
+@pytest.mark.rotate
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -474,7 +475,6 @@ def deep(file, group):
         (deep, "holds groups more than 200 deep"),
     ],
 )  # fmt: skip
-@pytest.mark.spread
 def test_arrays(valid, path, tmp_path, change, reason):
     content = h5(change)
     write(path, {**valid, WEIGHTS: content})

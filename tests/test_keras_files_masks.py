@@ -243,7 +243,6 @@ def operations_in(path):
 
 @pytest.mark.filterwarnings("ignore:Layer 'inner.*' .of type")  # Keras calls the mask of a nested model lost; it is not
 @pytest.mark.parametrize("make", MODELS, ids=lambda make: make.__name__)
-@pytest.mark.spread
 def test_masks_in_files(make, tmp_path):
     """Keras' file gives Keras' outputs; so does ours of the same model, in both libraries."""
     model = relaxed(make)

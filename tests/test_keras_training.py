@@ -52,6 +52,7 @@ def keras_cnn():
         return model, model.get_weights()
 
 
+@pytest.mark.rotate
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_five_steps_of_the_simple_cnn(name, keras_cnn):
     """40 images in batches of 9: four whole steps and a padded one."""

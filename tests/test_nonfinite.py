@@ -62,6 +62,7 @@ def sentence(step, where, done):
 GRADIENT = "the gradient of batch_normalization/beta"
 
 
+@pytest.mark.rotate
 @pytest.mark.parametrize("loss", [infinite, infinite_slope])
 @pytest.mark.parametrize("steps", [1, 2, "auto"])
 def test_stop_ends_the_run_with_the_state_before_the_step(loss, steps):

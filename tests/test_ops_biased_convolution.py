@@ -117,6 +117,7 @@ def test_changes_and_gradients_of_some_operands(given, pooled):
     assert_close(gradient(ours)(*single(operands)), in_float64(gradient(plain), *operands))
 
 
+@pytest.mark.rotate
 @pytest.mark.parametrize(("relu", "pooled"), [(True, False), (False, False), (True, True)])
 def test_second_derivatives(relu, pooled):
     ours, plain = both(CASES[0], relu, pooled)

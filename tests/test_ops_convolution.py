@@ -167,8 +167,8 @@ PATCHES = [
 ]  # fmt: skip
 
 
+@pytest.mark.rotate
 @needs_kernels
-@pytest.mark.spread
 @pytest.mark.parametrize(("images", "channels", "features"), PATCHES)
 def test_windows_of_three_by_three_by_patches(images, channels, features):
     rng = np.random.default_rng(0)

@@ -209,6 +209,7 @@ def test_a_folder_that_others_may_write_to_is_not_used(tmp_path):
     assert not list(folder.iterdir())
 
 
+@pytest.mark.rotate
 @needs_kernels
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="names instructions of x86 processors")
 @pytest.mark.parametrize("without", ["-mno-avx512f", "-mno-avx512f -mno-avx2"])

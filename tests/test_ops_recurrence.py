@@ -120,6 +120,7 @@ def test_kernels_in_c_saturate_and_keep_nan_to_its_row():
     np.testing.assert_allclose(hs[0, :, 0], np.array(want, np.float32), rtol=1e-5, atol=1e-12)
 
 
+@pytest.mark.rotate
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradients_are_slopes(kind):
     with jax.enable_x64(True):
@@ -138,6 +139,7 @@ def test_gradients_are_slopes(kind):
             np.testing.assert_allclose((ends[0] - ends[1]) / 2e-5, jnp.sum(grads[k] * way), rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.rotate
 @pytest.mark.parametrize("kind", KINDS)
 def test_vmap_jit_and_second_derivatives_work(kind):
     own, reference, _ = KINDS[kind]
@@ -155,6 +157,7 @@ def test_vmap_jit_and_second_derivatives_work(kind):
     np.testing.assert_allclose(twice(own), twice(reference), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.rotate
 @pytest.mark.parametrize("kind", KINDS)
 def test_half_precision_sums_in_float32(kind):
     own, reference, _ = KINDS[kind]

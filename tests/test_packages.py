@@ -41,6 +41,7 @@ def test_importing_a_package_loads_nothing_heavy(code):
     assert loaded(code) == set()
 
 
+@pytest.mark.rotate
 @pytest.mark.parametrize("code", [MODEL, MODEL + FIT, DIGITS], ids=["model and trainer", "fit", "digits"])
 def test_first_training_loads_only_what_it_computes_with(code):
     assert loaded(code) <= NEEDED
@@ -92,6 +93,7 @@ def test_layers_are_those_that_type_checkers_see():
     assert str(caught.value) == sentence
 
 
+@pytest.mark.rotate
 @pytest.mark.parametrize(
     "code",
     [

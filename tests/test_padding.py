@@ -112,7 +112,7 @@ def check(value, padded, short):
             np.testing.assert_array_equal(rows[:, SHORT:], np.full_like(rows[:, SHORT:], value.fill))
 
 
-@pytest.mark.spread
+@pytest.mark.rotate
 @pytest.mark.parametrize("group", range(8))
 @pytest.mark.filterwarnings("ignore:Explicitly requested dtype")
 def test_claims_hold_in_random_programs(group):

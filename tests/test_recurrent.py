@@ -70,6 +70,7 @@ def test_outputs_and_gradients_are_those_of_keras(kind, options, mask_kind, with
     assert_as_keras(*make, draw(3, 5, 2), mask, state)
 
 
+@pytest.mark.rotate
 @pytest.mark.parametrize(
     ("cells", "options", "mask_kind"),
     [
@@ -215,6 +216,7 @@ def test_implementation_1_drops_inputs_anew_for_each_gate(kind, gates, options, 
     assert all((blocks[0] == block).all() for block in blocks) != apart
 
 
+@pytest.mark.rotate
 @pytest.mark.parametrize("kind", KINDS)
 def test_recurrent_dropout_drops_the_state(kind):
     layer = getattr(layers, kind)(16, recurrent_dropout=0.5, seed=7)

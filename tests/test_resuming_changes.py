@@ -119,6 +119,7 @@ STARTS = {
 }
 
 
+@pytest.mark.rotate
 @pytest.mark.parametrize("start", STARTS)
 def test_a_rate_that_is_as_it_was_is_that_of_the_checkpoint_and_another_one_is_taken(start, tmp_path):
     def run(rate, epochs):

@@ -81,7 +81,7 @@ def loop(model, loss, x, y, epochs):
     return state.variables, objective.logs(totals)["loss"]
 
 
-@pytest.mark.spread
+@pytest.mark.rotate
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("case", CASES)
 def test_training_is_that_of_batches_of_their_own_sizes(case, streamed):

@@ -125,6 +125,7 @@ ITERATORS = {
 }
 
 
+@pytest.mark.rotate
 @pytest.mark.parametrize("kind", ITERATORS)
 def test_what_was_read_ahead_is_used_by_the_next_call(kind):
     trainer, source = trainer_of_zeros(steps_per_execution=2), ITERATORS[kind]()
@@ -227,6 +228,7 @@ class Rows(Pipeline):
 VALIDATIONS = {"generator": lambda: map(rows, itertools.count()), "pipeline": Rows}
 
 
+@pytest.mark.rotate
 @pytest.mark.parametrize("kind", VALIDATIONS)
 def test_an_iterator_to_validate_on_continues_after_a_resumption(kind, tmp_path):
     def fit(resume=None, more=()):
@@ -385,6 +387,7 @@ def test_sequences_of_keras():
     assert endless.log == [0, *range(14)]
 
 
+@pytest.mark.rotate
 @pytest.mark.parametrize("steps_per_epoch", [None, 3])
 @pytest.mark.filterwarnings("ignore:The data ended")
 def test_a_sequence_resumes_where_it_was(steps_per_epoch, tmp_path):

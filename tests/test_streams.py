@@ -48,6 +48,7 @@ SOURCES = {
 }
 
 
+@pytest.mark.rotate
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("steps", ["auto", 2])
 def test_a_stream_gives_the_numbers_of_arrays(source, steps):

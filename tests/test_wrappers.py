@@ -26,6 +26,7 @@ CASES = [
 ]
 
 
+@pytest.mark.rotate
 @pytest.mark.parametrize(("kind", "options", "merge_mode", "mask_kind", "with_state"), CASES)
 def test_bidirectional_is_that_of_keras(kind, options, merge_mode, mask_kind, with_state):
     mask = MASKS[mask_kind](3, 5, np.random.default_rng(4))
