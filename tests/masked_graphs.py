@@ -1,8 +1,11 @@
 """Random functional models with masks, one for each integer, drawn in the same way in either library."""
 
+import functools
 from typing import Any, NamedTuple
 
+import keras
 import numpy as np
+from keras.src.backend import get_keras_mask, set_keras_mask
 
 T, F, N = 4, 3, 3
 KEEPS = [("Dropout", {"rate": 0.1}), ("LayerNormalization", {}), ("BatchNormalization", {}), ("Activation", {"activation": "tanh"}),
@@ -19,6 +22,22 @@ MERGES = [
     "Attention",
     "MultiHeadAttention",
 ]
+
+
+_attend = keras.layers.MultiHeadAttention.call
+
+
+@functools.wraps(_attend)
+def attention_that_keeps_masks(self: Any, query: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
+    """Keras' attention, with the masks put back that it takes from its arguments, so that later layers see them.
+
+    `test_attention_takes_no_masks_away` in test_keras_differences.py counts by hand that this is right.
+    """
+    masks = [(x, get_keras_mask(x)) for x in (query, value)]
+    outputs = _attend(self, query, value, *args, **kwargs)
+    for x, mask in masks:
+        set_keras_mask(x, mask)
+    return outputs
 
 
 class Library(NamedTuple):

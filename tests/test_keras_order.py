@@ -1,13 +1,10 @@
 """The order of layers in graphs with masks, which decides whose weights are whose: live Keras is the oracle."""
 
-import functools
-
 import jax
 import keras
 import numpy as np
 import pytest
-from keras.src.backend import get_keras_mask, set_keras_mask
-from masked_graphs import Drawing, Library, data_for
+from masked_graphs import Drawing, Library, attention_that_keeps_masks, data_for
 
 import flaxmodels as fm
 from flaxmodels import interop, keras_order
@@ -55,28 +52,10 @@ def zeros(model, x):
     return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
 
 
-@pytest.fixture
-def attention_keeps_masks(monkeypatch):
-    """Puts back the masks that Keras' attention takes from its arguments, so that later layers see them.
-
-    `test_attention_takes_no_masks_away` in test_keras_differences.py counts by hand that this is right.
-    """
-    attend = keras.layers.MultiHeadAttention.call
-
-    @functools.wraps(attend)
-    def call(self, query, value, *args, **kwargs):
-        masks = [(x, get_keras_mask(x)) for x in (query, value)]
-        outputs = attend(self, query, value, *args, **kwargs)
-        for x, mask in masks:
-            set_keras_mask(x, mask)
-        return outputs
-
-    monkeypatch.setattr(keras.layers.MultiHeadAttention, "call", call)
-
-
 @pytest.mark.parametrize("number", range(200))
-def test_weights_of_random_graphs(number, tmp_path, attention_keeps_masks):
+def test_weights_of_random_graphs(number, tmp_path, monkeypatch):
     """Order, the list of weights, and files in both directions."""
+    monkeypatch.setattr(keras.layers.MultiHeadAttention, "call", attention_that_keeps_masks)
     theirs, ours = draw(number)
     assert our_names(ours) == names(theirs)
     x = data_for(theirs.inputs)
