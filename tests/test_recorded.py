@@ -1,7 +1,6 @@
 """Replays what was recorded from Keras (tests/recorded/README.md says what): every layer, loss, metric, optimizer, ..."""
 
 import functools
-import itertools
 import json
 import pathlib
 
@@ -16,20 +15,10 @@ from flaxmodels import interop
 
 FOLDER = pathlib.Path(__file__).parent / "recorded"
 CASES = [json.loads(line) for line in (FOLDER / "cases.jsonl").read_text().splitlines()]
-PER_CLASS = 1  # of each class, in a run that is not told to take all
 arrays_of_all = functools.cache(lambda: np.load(FOLDER / "arrays.npz"))
 
 
-def pytest_generate_tests(metafunc):
-    """All cases, or of every class some that are spread over it."""
-    groups = [list(group) for _, group in itertools.groupby(CASES, lambda case: (case["kind"], case["name"]))]
-    if not metafunc.config.getoption("--all"):
-        groups = [group[:: -(-len(group) // PER_CLASS)] for group in groups]
-    cases = list(itertools.chain(*groups))
-    metafunc.parametrize("case", cases, ids=[case["id"] for case in cases])
-
-
-@pytest.mark.spread
+@pytest.mark.parametrize("case", CASES, ids=[case["id"] for case in CASES])
 def test_as_recorded(case):
     KINDS[case["kind"]](Recorded(case))
 
