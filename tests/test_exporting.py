@@ -1,6 +1,8 @@
 """Programs without kernels: exported ones, which any process can run, and those traced inside `without_kernels`."""
 
+import contextlib
 import functools
+import inspect
 import os
 import pathlib
 import subprocess
@@ -126,6 +128,21 @@ def call_of_cudnn(x, h, c, weights, lengths):
     return jax.ffi.ffi_call("stand_in_for_cudnn", out)(x)
 
 
+def mesh_of_gpus(shape, names):
+    """A mesh for which JAX 0.11 lowers Pallas kernels without a GPU; None in JAX 0.10, which needs none."""
+    device = getattr(jax.sharding, "AbstractDevice", None)
+    types = (jax.sharding.AxisType.Auto,) * len(shape)
+    gpu = device and device("NVIDIA H200", 132, "gpu")
+    return gpu and jax.sharding.AbstractMesh(shape, names, axis_types=types, abstract_device=gpu)
+
+
+def lowered_for_a_gpu(program, x):
+    mesh = mesh_of_gpus((), ())
+    with jax.sharding.use_abstract_mesh(mesh) if mesh else contextlib.nullcontext():
+        return program.trace(x).lower(lowering_platforms=("cuda",)).as_text()
+
+
+@pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated:DeprecationWarning")
 @pytest.mark.parametrize(("name", "target"), [("fused", "xla.gpu.triton"), ("cudnn", "stand_in_for_cudnn")])
 def test_exported_programs_hold_no_kernels_of_a_gpu(name, target, monkeypatch):
     monkeypatch.setattr(recurrence_choice, "refusal", lambda *a, **k: None)
@@ -134,10 +151,10 @@ def test_exported_programs_hold_no_kernels_of_a_gpu(name, target, monkeypatch):
     variables = layer.init(KEY, x)
     with recurrence_choice.using(name):
         program = jax.jit(lambda x: layer.apply(variables, x))
-        assert target in program.trace(x).lower(lowering_platforms=("cuda",)).as_text()
+        assert target in lowered_for_a_gpu(program, x)
         assert "custom_call" not in export.export(program, platforms=("cuda",))(x).mlir_module()
         with flaxmodels.without_kernels():
-            assert "custom_call" not in program.trace(x).lower(lowering_platforms=("cuda",)).as_text()
+            assert "custom_call" not in lowered_for_a_gpu(program, x)
 
 
 @needs_kernels
@@ -227,7 +244,7 @@ def test_a_kernel_is_called_on_its_platform_and_differentiated_as_the_function()
 
 
 DIVIDED = """
-import jax, jax.numpy as jnp
+import contextlib, jax, jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 from flaxmodels import layers
 from flaxmodels.ops.recurrence_choice import using
@@ -240,14 +257,15 @@ def run(x):
     return layer.apply(variables, x)
 def kernels(program):
     with using("fused"):
-        return "triton" in program.trace(x).lower(lowering_platforms=("cuda",)).as_text()
+        return "triton" in lowered_for_a_gpu(program, x)
 print(kernels(jax.jit(run)), kernels(jax.jit(run, in_shardings=rows)))
+mesh = mesh_of_gpus((2,), ("b",)) or mesh
 print(kernels(jax.jit(jax.shard_map(run, mesh=mesh, in_specs=P("b"), out_specs=P("b"), check_vma=False))))
 """
 
 
 def test_only_a_program_that_is_divided_among_devices_does_without_the_kernels_of_a_gpu():
-    command = [sys.executable, "-c", DIVIDED]
+    command = [sys.executable, "-c", "".join([*map(inspect.getsource, (mesh_of_gpus, lowered_for_a_gpu)), DIVIDED])]
     environment = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     root = str(pathlib.Path(flaxmodels.__file__).parent.parent)
     done = subprocess.run(

@@ -94,7 +94,7 @@ def scan(operation: Operation) -> list[Value]:
     params, short = operation.params, operation.short_params
     if not operation.same_params("jaxpr"):
         raise Unknown  # other numbers of steps
-    consts, carried = params["num_consts"], params["num_carry"]
+    consts, carried = _constants_and_carry(params)
     fixed, carry, xs = (
         operation.values[:consts],
         operation.values[consts : consts + carried],
@@ -117,6 +117,14 @@ def scan(operation: Operation) -> list[Value]:
     carry = _fixed_point(lambda c: operation.follow(*inner, [*fixed, *c, *slices])[:carried], list(carry))
     ys = operation.follow(*inner, [*fixed, *carry, *slices])[carried:]
     return [*carry, *map(of_all_steps, ys, operation.outputs[carried:])]
+
+
+def _constants_and_carry(params: dict[str, Any]) -> tuple[int, int]:
+    """How many inputs of a scan are constants, and how many are its carry."""
+    if "num_carry" in params:
+        return params["num_consts"], params["num_carry"]
+    constants, carry, _ = params["ft_in"].unpack()  # from JAX 0.11 on
+    return len(constants), len(carry)
 
 
 def while_loop(operation: Operation) -> list[Value]:
