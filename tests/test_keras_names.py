@@ -147,3 +147,61 @@ def test_names_choose_within_one_class(tmp_path):
         file["layers/layer_normalization/vars"].attrs["name"] = "a"
     blank = jax.tree.map(np.zeros_like, variables)
     assert_equal(interop.load_keras_weights(tmp_path / "m.weights.h5", model, blank), variables)
+
+
+RECURRENT = {
+    "LSTM": lambda: fm.layers.LSTM(3),
+    "GRU": lambda: fm.layers.GRU(3),
+    "SimpleRNN": lambda: fm.layers.SimpleRNN(3),
+    "RNN": lambda: fm.layers.RNN(fm.layers.LSTMCell(3)),
+    "Bidirectional": lambda: fm.layers.Bidirectional(fm.layers.GRU(3)),
+    "stateful": lambda: fm.layers.LSTM(3, stateful=True),
+}
+
+
+@pytest.mark.parametrize("kind", RECURRENT)
+def test_recurrent_layers_have_names_in_files(kind, tmp_path):
+    """A layer whose weights are in its cell has a group of its own, which holds its name, as in Keras."""
+    source = fm.Input(batch_shape=(2, 4, 3)) if kind == "stateful" else fm.Input((4, 3))
+    model = fm.Sequential([source, RECURRENT[kind](), fm.layers.Dropout(0.1), fm.layers.Dense(2)])
+    x = np.random.default_rng(0).normal(size=(2, 4, 3)).astype("float32")
+    variables = model.init(jax.random.key(0), x)
+    fm.save(tmp_path / "m.keras", model, variables)
+    read, again = fm.load(tmp_path / "m.keras")
+    np.testing.assert_array_equal(read.apply(again, x), model.apply(variables, x))
+
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        theirs = keras.models.load_model(tmp_path / "m.keras")
+        np.testing.assert_allclose(theirs(x), model.apply(variables, x), rtol=1e-5, atol=1e-6)
+        theirs.save(tmp_path / "theirs.keras")
+    names = [stored_names(tmp_path / file) for file in ("m.keras", "theirs.keras")]
+    assert names[0].keys() - names[1].keys() == set()
+    assert {path: names[1][path] for path in names[0] if path.count("/") == 2} == {
+        path: name for path, name in names[0].items() if path.count("/") == 2
+    }
+
+
+def stored_names(path):
+    """The names of groups in a `.keras` file."""
+    found = {}
+    inner = path.with_name("inner.weights.h5")
+    with zipfile.ZipFile(path) as archive:
+        inner.write_bytes(archive.read("model.weights.h5"))
+    with h5py.File(inner) as file:
+        file.visititems(lambda name, item: found.update({name: item.attrs["name"]}) if "name" in item.attrs else None)
+    return found
+
+
+def test_files_without_a_group_for_a_recurrent_layer_are_read(tmp_path):
+    """So this library wrote them at first."""
+    model = fm.Sequential([fm.Input((4, 3)), fm.layers.LSTM(3), fm.layers.Dense(2)])
+    x = np.ones((1, 4, 3), np.float32)
+    variables = model.init(jax.random.key(0), x)
+    fm.save(tmp_path / "m.keras", model, variables)
+
+    def remove(file):
+        del file["layers/lstm/vars"]
+
+    rewritten(tmp_path / "m.keras", remove)
+    read, again = fm.load(tmp_path / "m.keras")
+    np.testing.assert_array_equal(read.apply(again, x), model.apply(variables, x))

@@ -88,7 +88,9 @@ class StoredNames:
     def __init__(self, path: Any, names: Mapping[str, str], required: bool):
         self.path, self.required = path, required
         self.models: dict[str, dict[str, str]] = collections.defaultdict(dict)
-        for group, name in names.items():
+        # Files of this library had no group "vars" of recurrent layers at first; their cells had the layers' names.
+        cells = {g.removesuffix("/cell/vars") + "/vars": name for g, name in names.items() if g.endswith("/cell/vars")}
+        for group, name in (cells | dict(names)).items():
             *model, kind, key, last = ("", "", *group.split("/"))
             if (kind, last) == ("layers", "vars") and not _is_key(key, "input_layer"):
                 self.models["/".join(filter(None, model))][key] = name
@@ -459,7 +461,10 @@ def _groups(reader: PartsReader, module: Any, path: str, scope: Path, name: str,
     """The groups of the module at a path in the file, a scope in the variables and a name in Keras."""
     own, inside = reader.parts(module, scope)
     if not isinstance(module, layers.SpectralNormalization):
-        yield Group(_joined(path, _of_class(OWN_PATHS, module, ""), "vars"), name, own)
+        own_path = _of_class(OWN_PATHS, module, "")
+        if own_path:  # Keras names the layer in a group of its own, without arrays
+            yield Group(_joined(path, "vars"), name, [])
+        yield Group(_joined(path, own_path, "vars"), name, own)
     else:  # its layer has the same scope, and in Keras the kernel twice
         sigma = ("batch_stats", *scope, "sigma")
         yield Group(_joined(path, "vars"), name, [where for where in own if where[-1] in module.WEIGHTS[:2]], sigma)
