@@ -417,3 +417,29 @@ def test_labels_that_are_items_are_refused():
         moving().fit(np.zeros((5, 3), "float32"), Items())
     with refuses("`x` is a stream that gave no batch; give at least one."):
         moving().fit(Items(0))
+
+
+class StartsAgain:
+    """An iterator that starts again, or for the first time, where `iter` is called on it, as many loaders do."""
+
+    def __init__(self, batches):
+        self.batches = batches
+
+    def __iter__(self):
+        self.read = 0
+        return self
+
+    def __next__(self):
+        if self.read == len(self.batches):
+            raise StopIteration
+        self.read += 1
+        return self.batches[self.read - 1]
+
+
+def test_an_iterator_that_starts_again_is_started_once():
+    batches = [np.full((2, 3), i, np.float32) for i in range(4)]
+    trainer = Trainer(Sequential([layers.Lambda(lambda x: x[:, :1])]))
+    source = StartsAgain(batches)
+    assert trainer.predict(source, steps=1).ravel().tolist() == [0, 0]
+    assert trainer.predict(source).ravel().tolist() == [1, 1, 2, 2, 3, 3]
+    assert source.read == 4

@@ -178,7 +178,7 @@ class IteratorSource(Source):
 
     def peek(self) -> list[Any]:
         if not self._ledger.unread:
-            self._ledger.unread.extend(itertools.islice(self.iterator, 1))
+            self._ledger.unread.extend(itertools.islice(self._rest(), 1))
         return list(itertools.islice(self._ledger.unread, 1))
 
     def open(self, number: int, first: int, key: jax.Array | None) -> Iterator[Any]:
@@ -189,8 +189,17 @@ class IteratorSource(Source):
     def _left(self) -> Iterator[Any]:
         while self._ledger.unread:
             yield self._ledger.unread.popleft()
-        # `yield from` would close the iterator together with this generator.
-        for batch in self.iterator:  # noqa: UP028
+        # `yield from` would close the rest together with this generator.
+        for batch in self._rest():  # noqa: UP028
+            yield batch
+
+    def _rest(self) -> Iterator[Any]:
+        """The batches that were not read yet, without `iter`, by which many iterators start again."""
+        while True:
+            try:
+                batch = next(self.iterator)
+            except StopIteration:
+                return
             yield batch
 
     def close(self, used: int, unused: list[Any], state: Any) -> None:
@@ -247,6 +256,7 @@ def _ledger_of(iterator: Any) -> _Ledger:
             reference: Callable[[], Any] = weakref.ref(iterator, lambda _: _LEDGERS.pop(key, None))
         except TypeError:  # zip, map and other iterators written in C
             reference = _Strong(iterator)
+        iter(iterator)  # once: many iterators start there, or start again
         _LEDGERS[key] = reference, _Ledger()
     return _LEDGERS[key][1]
 
