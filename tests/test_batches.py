@@ -99,6 +99,10 @@ def test_class_weight_mistakes():
         as_data(X, Y, np.ones(6), {0: 1.0})
     with refuses(ValueError, "`class_weight` needs one array of labels, got 2; use `sample_weight` instead."):
         as_data(X, [Y, Y], class_weight={0: 1.0})
+    for factor in (float("nan"), "a", None):
+        sentence = f"`class_weight` holds a finite number for each class, got {factor!r} for class 0; give one."
+        with refuses(ValueError, sentence):
+            as_data(X, Y, class_weight={0: factor})
 
 
 def test_validation_split_takes_the_last_examples():

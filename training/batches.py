@@ -205,6 +205,11 @@ def _by_class(y: Any, class_weight: Mapping[int, float], whole: bool) -> np.ndar
         raise TypeError(
             f"`class_weight` is a dictionary from classes to factors, got {class_weight!r}; write {{0: 1.0, 1: 2.0}}."
         )
+    for index, factor in class_weight.items():
+        if not isinstance(factor, int | float | np.number) or not np.isfinite(factor):
+            raise ValueError(
+                f"`class_weight` holds a finite number for each class, got {factor!r} for class {index!r}; give one."
+            )
     labels = np.asarray(jax.tree.leaves(y)[0])
     if labels.ndim > 2:
         raise ValueError(
@@ -249,8 +254,8 @@ def split_off(data: Data, fraction: float, weighted_by_class: bool = False) -> t
     Raises:
         ValueError: If the fraction is not between 0 and 1, or leaves one part empty.
     """
-    if not 0 < fraction < 1:
-        raise ValueError(f"`validation_split` lies between 0 and 1, got {fraction}; 0.2 takes the last fifth.")
+    if not isinstance(fraction, int | float | np.number) or not 0 < fraction < 1:
+        raise ValueError(f"`validation_split` lies between 0 and 1, got {fraction!r}; 0.2 takes the last fifth.")
     at = math.floor(len(data) * (1 - fraction))
     if at in (0, len(data)):
         raise ValueError(

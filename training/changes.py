@@ -14,6 +14,7 @@ import optax
 from flax import traverse_util
 
 from flaxmodels.layers.base import Layer
+from flaxmodels.layers.linen import training_flags
 from training.steps import Path, partition
 
 PLAIN = (bool, int, float, str, type(None))
@@ -86,7 +87,7 @@ def _fields(cls: Any) -> tuple[str, ...]:
 def check_variables(model: nn.Module, x: Any, variables: Any) -> None:
     """Raises if a model has other variables than those that were made for it before it was changed."""
     rngs = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
-    made = jax.eval_shape(lambda x: model.init(rngs, x), x)
+    made = jax.eval_shape(lambda x: model.init(rngs, x, **training_flags(model, train=False)), x)
     now, before = (
         {path: tuple(np.shape(nn.meta.unbox(leaf))) for path, leaf in traverse_util.flatten_dict(dict(tree)).items()}
         for tree in ({kind: made.get(kind, {}) for kind in ("params", "batch_stats")}, variables)

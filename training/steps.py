@@ -12,7 +12,6 @@ Everything here is a pure function of arrays: `Trainer` calls it, and so can a l
 """
 
 import difflib
-import inspect
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -28,6 +27,7 @@ from jax import lax
 from flaxmodels import constraints
 from flaxmodels.building import weights_of
 from flaxmodels.layers.base import Layer
+from flaxmodels.layers.linen import training_flags
 from flaxmodels.layers.recurrent import stateful_scopes
 from training.objective import Objective
 from training.optimizers import scale_loss, scales_loss
@@ -80,7 +80,8 @@ def create_state(
     rules = read_rules(model, x)
 
     def begin(key: jax.Array, x: Any, variables: Any) -> TrainState:
-        fresh = model.init({"params": jax.random.fold_in(key, 0), "dropout": key}, x)
+        rngs = {"params": jax.random.fold_in(key, 0), "dropout": key}
+        fresh = model.init(rngs, x, **training_flags(model, train=False))
         variables = fresh if variables is None else filled_in(variables, fresh)
         variables = jax.tree.map(jnp.copy, variables)  # the state is donated; the caller keeps the original
         params = variables.get("params", {})
@@ -140,7 +141,7 @@ def _options(state: Any) -> dict[str, Any] | None:
 def read_rules(model: nn.Module, x: Any) -> Rules:
     """Finds the constraints and the frozen parameters of the layers inside a model."""
     found, frozen = {}, set()
-    for path, (layer, name) in weights_of(model, x).items():
+    for path, (layer, name) in weights_of(model, x, **training_flags(model, train=False)).items():
         constraint = constraints.get(layer.argument(name, "constraint"))
         if constraint is not None:
             found[path] = constraint
@@ -199,8 +200,7 @@ def forward(
         options |= {"train": train, "method": "outputs_and_mask"}
         (values, masks), new = model.apply(collections, batch.x, **options)
     else:
-        if "train" in inspect.signature(type(model).__call__).parameters:
-            options["train"] = train
+        options |= training_flags(model, train)
         (values, new), masks = model.apply(collections, batch.x, **options), None
     penalty = sum(jax.tree.leaves(new.get("losses", {})), jnp.zeros((), jnp.float32))
     return Outputs(values, masks, new.get("batch_stats", variables.get("batch_stats", {})), penalty)

@@ -39,10 +39,27 @@ class Linen(Layer):
         return self.outputs_and_mask(inputs, *args, mask=mask, train=train, **kwargs)
 
     def compute(self, inputs: Any, *args: Any, mask: Any = None, train: bool = False, **kwargs: Any) -> Any:
-        named = inspect.signature(type(self.module).__call__).parameters
-        given = {"train": train, "mask": mask}
-        # What linen's own layers call it; one that is set on the module stands.
-        for name in ("deterministic", "use_running_average"):
-            if getattr(self.module, name, None) is None:
-                given[name] = not train
-        return self.module(inputs, *args, **{k: v for k, v in given.items() if k in named}, **kwargs)
+        given = training_flags(self.module, train)
+        if "mask" in inspect.signature(type(self.module).__call__).parameters:
+            given["mask"] = mask
+        return self.module(inputs, *args, **given, **kwargs)
+
+
+def training_flags(module: nn.Module, train: bool) -> dict[str, Any]:
+    """Returns the arguments of a linen module's call that say whether it is trained, whichever name they have there.
+
+    These are `train`, `training`, `is_training`, `deterministic` and `use_running_average`; the last two are left out
+    where the module has them as attributes with a value. A layer of this library needs none.
+
+    Example:
+        >>> training_flags(nn.Dropout(0.5), train=True), training_flags(nn.Dense(3), train=True)
+        ({'deterministic': False}, {})
+    """
+    if isinstance(module, Layer):
+        return {}
+    given = {"train": train, "training": train, "is_training": train}
+    for name in ("deterministic", "use_running_average"):
+        if getattr(module, name, None) is None:
+            given[name] = not train
+    named = inspect.signature(type(module).__call__).parameters
+    return {name: value for name, value in given.items() if name in named}
