@@ -47,6 +47,21 @@ def folded():
     )
 
 
+class Chosen(nn.Module):
+    """Other weights, or a number, for batches of another size, by the same operations."""
+
+    number: bool = False
+
+    @nn.compact
+    def __call__(self, x):
+        full, short = (
+            self.param(name, nn.initializers.constant(value), (3, 1)) for name, value in (("a", 1), ("b", 2))
+        )
+        if self.number:
+            return x.sum(1, keepdims=True) * (full[0, 0] if len(x) == BATCH else 5.0)
+        return x @ (full if len(x) == BATCH else short)
+
+
 def contrast(y_true, y_pred):
     """One number per example, which depends on all examples."""
     return jax.nn.logsumexp((y_pred - y_pred.T) * y_true.T, axis=1)
@@ -59,6 +74,8 @@ def spread(y_true, y_pred):
 
 CASES = {
     "linen batch normalization": (Standardized, "mse"),
+    "other weights by the batch's size": (Chosen, "mse"),
+    "a number by the batch's size": (lambda: Chosen(number=True), "mse"),
     "linen batch normalization in a Sequential": (lambda: Sequential([nn.BatchNorm(momentum=0.0), nn.Dense(1)]), "mse"),
     "linen module that mixes rows": (Centered, "mse"),
     "batch normalization of folded rows": (folded, "mse"),
@@ -128,6 +145,33 @@ def test_predictions_without_a_batch_in_front_are_joined_batch_by_batch():
     trainer = Trainer(Sequential([layers.Lambda(lambda x: x.T.reshape(-1))]))
     wanted = np.concatenate([X[:BATCH].T.reshape(-1), X[BATCH:].T.reshape(-1)])
     np.testing.assert_array_equal(trainer.predict(X, batch_size=BATCH), wanted)
+
+
+def test_predictions_that_fold_the_batch_with_the_features_are_joined_batch_by_batch():
+    trainer = Trainer(Sequential([layers.Lambda(lambda x: x.reshape(-1))]))
+    np.testing.assert_array_equal(trainer.predict(X, batch_size=BATCH), X.reshape(-1))
+
+
+@pytest.mark.parametrize("flag", ["training", "is_training", "deterministic", "use_running_average"])
+@pytest.mark.parametrize("default", ["= False", "= True", ""])
+@pytest.mark.spread
+def test_a_linen_module_may_call_the_flag_of_training_otherwise(flag, default):
+    """The statistics of a module with another name, and any default, are those of one that takes `train`."""
+    value = flag if flag == "use_running_average" else flag if flag == "deterministic" else f"not {flag}"
+    scope = {"nn": nn}
+    exec(
+        "class Module(nn.Module):\n"
+        "    @nn.compact\n"
+        f"    def __call__(self, x, {flag}{default}):\n"
+        f"        return nn.Dense(1)(nn.BatchNorm(use_running_average={value}, momentum=0.0)(x))\n",
+        scope,
+    )
+    found = []
+    for module in (Standardized(), scope["Module"]()):
+        trainer = Trainer(module, optimizers.SGD(0.1), "mse")
+        history = trainer.fit(X, Y, batch_size=BATCH, shuffle=False, verbose=0).history
+        found.append((history, trainer.evaluate(X, Y), trainer.variables))
+    jax.tree.map(np.testing.assert_array_equal, *found)
 
 
 def test_a_custom_step_gets_batches_of_their_own_sizes():

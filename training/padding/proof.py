@@ -57,30 +57,45 @@ def describe(function: Callable[..., Any], padded: Any, short: Any, values: Sequ
         >>> describe(lambda x: [jnp.exp(x), x.sum(axis=0)], x(8), x(5), [Rows()])
         [Rows(before=1, fill=None), Mixed()]
     """
+    return [operand.value for operand in _described_outputs(function, padded, short, values)]
+
+
+def _described_outputs(function: Callable[..., Any], padded: Any, short: Any, values: Sequence[Value]) -> list[Operand]:
+    """The outputs of a function, with their shapes."""
     leaves = zip(jax.tree.leaves(padded), jax.tree.leaves(short), values, strict=True)
     sizes = next((leaf.shape[0], other.shape[0]) for leaf, other, value in leaves if isinstance(value, Rows))
     with without_kernels():
         whole, fewer = (jax.make_jaxpr(function)(*arguments) for arguments in (padded, short))
-    return _outputs(sizes, whole, fewer, values)
+    found = _outputs(sizes, whole, fewer, values)
+    pairs = zip(whole.jaxpr.outvars, fewer.jaxpr.outvars, found, strict=True)
+    return [_operand(variable, other, value) for variable, other, value in pairs]
 
 
 def _outputs(sizes: tuple[int, int], padded: Any, short: Any, values: Sequence[Value]) -> list[Value]:
     """Describes the outputs of two jaxprs, closed or not, for described inputs."""
     constants = [getattr(program, "consts", ()) for program in (padded, short)]
     padded, short = getattr(padded, "jaxpr", padded), getattr(short, "jaxpr", short)
-    if len(padded.eqns) != len(short.eqns):
+    if any(
+        len(getattr(padded, part)) != len(getattr(short, part)) for part in ("eqns", "invars", "constvars", "outvars")
+    ):
         return [MIXED] * len(padded.outvars)
     known: dict[Any, Value] = dict(zip(padded.invars, values, strict=True))
     known |= dict(zip(padded.constvars, map(_constant, *constants), strict=True))
+    # The variable of the short program that is computed where one of the padded program is.
+    partners = dict(zip([*padded.invars, *padded.constvars], [*short.invars, *short.constvars], strict=True))
 
     def read(variable: Any, other: Any) -> Operand:
         if isinstance(variable, Literal) and isinstance(other, Literal):
             return _operand(variable, other, _constant(variable.val, other.val))
-        return _operand(variable, other, MIXED if isinstance(variable, Literal) else known[variable])
+        if isinstance(variable, Literal) or partners[variable] is not other:
+            return _operand(variable, other, MIXED)  # the same operation on something else
+        return _operand(variable, other, known[variable])
 
     for equation, other in zip(padded.eqns, short.eqns, strict=True):
-        if equation.primitive is not other.primitive:
+        alike = len(equation.invars) == len(other.invars) and len(equation.outvars) == len(other.outvars)
+        if equation.primitive is not other.primitive or not alike:
             return [MIXED] * len(padded.outvars)
+        partners.update(zip(equation.outvars, other.outvars, strict=True))
         inputs = [read(*pair) for pair in zip(equation.invars, other.invars, strict=True)]
         if equation.primitive in DEFAULTS:  # an operation of ours, which computes what these programs do
             defaults = _default_program(equation), _default_program(other)
@@ -202,9 +217,13 @@ def changes_nothing(
     described: list[Value] = [Same()] * len(jax.tree.leaves(given))
     described += [Rows()] * len(jax.tree.leaves(batch._replace(valid=None))) + [Rows(fill=np.False_)]
     try:
-        found = describe(step, (*given, sized(full)), (*given, sized(rows)), described)
+        found = _described_outputs(step, (*given, sized(full)), (*given, sized(rows)), described)
     except (TypeError, ValueError, IndexError, ZeroDivisionError):
         return False  # a module that refuses one of the sizes gets each batch as it is
     if objective is None:
-        return all(isinstance(value, Rows) and value.before == 1 for value in found)
-    return all(isinstance(value, Same) for value in found)
+        # The first axis of an output may also be the batch folded with another one.
+        return all(
+            isinstance(out.value, Rows) and out.value.before == 1 and out.shape[0] == full and out.short[0] == rows
+            for out in found
+        )
+    return all(isinstance(out.value, Same) for out in found)
