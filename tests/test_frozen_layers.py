@@ -139,3 +139,27 @@ def test_constraints_leave_frozen_parameters_alone(place):
     trainer.fit(x, y, verbose=0)
     got = [w[0, 0] for w in interop.get_keras_weights(ours, trainer.variables)]
     np.testing.assert_allclose(got, [3, 1], rtol=1e-5)
+
+
+@pytest.mark.parametrize(("first", "second"), [(False, True), (True, False)])
+def test_a_layer_is_trained_if_all_models_around_it_are(first, second):
+    """In Keras `trainable` of a model sets the layers inside, so that the last one that is set counts."""
+    moved = []
+    for library in (flaxmodels, keras):
+        base = library.Sequential([library.Input((3,)), library.layers.Dense(3, name="inner")])
+        model = library.Sequential([library.Input((3,)), base, library.layers.Dense(3)])
+        base.trainable = first
+        base.layers[-1].trainable = second
+        if library is keras:
+            with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+                model.compile(keras.optimizers.SGD(0.1), "mse")
+                before = base.get_weights()
+                model.fit(X[:, 0], Y[:, 0], verbose=0)
+                moved.append(not np.array_equal(before[0], base.get_weights()[0]))
+            continue
+        trainer = Trainer(model, optimizers.SGD(0.1), "mse")
+        trainer.build(X[:, 0])
+        before = interop.get_keras_weights(model, trainer.variables)
+        trainer.fit(X[:, 0], Y[:, 0], verbose=0)
+        moved.append(not np.array_equal(before[0], interop.get_keras_weights(model, trainer.variables)[0]))
+    assert moved == [False, second]

@@ -177,6 +177,25 @@ def test_attention_takes_no_masks_away():
     np.testing.assert_allclose(want[1], words * np.where(valid, attended, 1), rtol=1e-5, atol=1e-6)
 
 
+def test_states_are_carried_from_batch_to_batch():
+    """As in calls of Keras' model one after the other; its compiled `predict` begins each batch with zeros."""
+    x = RNG.normal(size=(2 * N, T, 3)).astype("float32")
+
+    def build(library):
+        return library.Sequential([library.Input(batch_shape=(N, T, 3)), library.layers.GRU(2, stateful=True)])
+
+    theirs, model = relaxed(lambda: build(keras)), build(flaxmodels)
+    trainer = Trainer(model)
+    trainer.build(x[:N])
+    trainer.variables = interop.set_keras_weights(model, trainer.variables, theirs.get_weights())
+    compiled = relaxed(lambda: theirs.predict(x, batch_size=N, verbose=0))
+    called = np.concatenate([relaxed(lambda i=i: theirs(x[i : i + N])) for i in (0, N)])
+    found = trainer.predict(x, batch_size=N)
+    np.testing.assert_allclose(found, called, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found[:N], compiled[:N], rtol=1e-5, atol=1e-6)
+    assert np.abs(compiled[N:] - called[N:]).max() > 1e-3
+
+
 WRAPPERS = {
     "TimeDistributed": lambda lib: lib.layers.TimeDistributed(lib.layers.Dense(3), trainable=False),
     "Bidirectional": lambda lib: lib.layers.Bidirectional(
