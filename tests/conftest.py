@@ -26,7 +26,7 @@ jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "jax"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
-# Traced programs are millions of objects that live long; to look through all of them every now and then takes a tenth of the time.
+# Traced programs are millions of long-lived objects; scanning all of them often would take a tenth of the time.
 gc.set_threshold(50_000, 20, 50)
 
 
@@ -103,7 +103,7 @@ def is_taken(index, size, offset, longest=LONGEST_TABLE):
 def pytest_collection_modifyitems(config, items):
     """Of a test over a long table, one case of twenty is run unless all are requested: minutes instead of half an hour.
 
-    So it is with short tables of long tests, which are marked: `rotate`.
+    Slow tests marked `rotate` are sampled in the same way, even if their tables are short.
     """
     if config.option.all:
         return

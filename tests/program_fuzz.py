@@ -105,7 +105,7 @@ OPTIMIZERS: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-MOVES = 4  # an optimizer that goes by signs, such as Lion, turns about at a gradient that is nothing but rounding
+MOVES = 4  # optimizers that use signs, such as Lion, may flip where a gradient is only rounding
 
 
 class Program(NamedTuple):

@@ -194,7 +194,7 @@ class IteratorSource(Source):
             yield batch
 
     def _rest(self) -> Iterator[Any]:
-        """The batches that were not read yet, without `iter`, by which many iterators start again."""
+        """Yields the batches not read yet; calls `next` only, because `iter` would restart many loaders."""
         while True:
             try:
                 batch = next(self.iterator)
@@ -256,7 +256,7 @@ def _ledger_of(iterator: Any) -> _Ledger:
             reference: Callable[[], Any] = weakref.ref(iterator, lambda _: _LEDGERS.pop(key, None))
         except TypeError:  # zip, map and other iterators written in C
             reference = _Strong(iterator)
-        iter(iterator)  # once: many iterators start there, or start again
+        iter(iterator)  # only once: for many loaders this starts or restarts the iteration
         _LEDGERS[key] = reference, _Ledger()
     return _LEDGERS[key][1]
 

@@ -131,7 +131,7 @@ def reduce_values(
         values, weight = match_ranks(values, jnp.asarray(sample_weight).astype(values.dtype))
         aligned = align(weight, values.ndim)
         shape = fit("sample_weight", aligned, values)
-        # A weight of an example is that of each of its values, also in the sum of the weights.
+        # An example's weight applies to each of its values, so it also counts once per value in the sum of weights.
         weight = jnp.broadcast_to(aligned, shape) if aligned.ndim > weight.ndim else aligned
         values = jnp.broadcast_to(values, shape) * weight
     if mask is None:

@@ -81,14 +81,14 @@ def _outputs(sizes: tuple[int, int], padded: Any, short: Any, values: Sequence[V
         return [MIXED] * len(padded.outvars)
     known: dict[Any, Value] = dict(zip(padded.invars, values, strict=True))
     known |= dict(zip(padded.constvars, map(_constant, *constants), strict=True))
-    # The variable of the short program that is computed where one of the padded program is.
+    # For each variable of the padded program, its counterpart in the short program.
     partners = dict(zip([*padded.invars, *padded.constvars], [*short.invars, *short.constvars], strict=True))
 
     def read(variable: Any, other: Any) -> Operand:
         if isinstance(variable, Literal) and isinstance(other, Literal):
             return _operand(variable, other, _constant(variable.val, other.val))
         if isinstance(variable, Literal) or partners[variable] is not other:
-            return _operand(variable, other, MIXED)  # the same operation on something else
+            return _operand(variable, other, MIXED)  # the same operation with a different operand
         return _operand(variable, other, known[variable])
 
     for equation, other in zip(padded.eqns, short.eqns, strict=True):
