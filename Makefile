@@ -5,7 +5,9 @@ WORKERS ?= 2
 OFFSET ?=
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 # A minute or two, compiled as for users: steps and whole fits, layers that are computed together, kernels.
-OPTIMIZED = steps trainer keras_training keras_masks joined_layers ops_biased_convolution ops_pooling determinism
+OPTIMIZED = $(addprefix tests/training/test_,steps.py trainer.py keras_training.py determinism.py) \
+	$(addprefix tests/flaxmodels/,layers/test_keras_masks.py test_joined_layers.py) \
+	$(addprefix tests/flaxmodels/kernels/test_,biased_convolution.py pooling.py)
 
 .PHONY: train test test-optimized test-all conformance bench gpu lint format clean
 
@@ -16,7 +18,7 @@ test: .venv/tools
 	$(PYTEST) $(if $(OFFSET),--offset $(OFFSET))
 
 test-optimized: .venv/tools
-	$(PYTEST) $(if $(OFFSET),--offset $(OFFSET)) --optimized $(OPTIMIZED:%=tests/test_%.py)
+	$(PYTEST) $(if $(OFFSET),--offset $(OFFSET)) --optimized $(OPTIMIZED)
 
 test-all: .venv/tools
 	$(PYTEST) --all

@@ -365,7 +365,7 @@ def ours_alone(model, task, o, name):
     import jax.numpy as jnp
 
     from flaxmodels import layers
-    from flaxmodels.ops import recurrence_choice
+    from flaxmodels.kernels import recurrence_choice
 
     x, _, lengths = examples(model, o)
     dtype = o.get("dtype", "float32")

@@ -37,7 +37,7 @@ import numpy as np
 import throughput
 
 from flaxmodels import Input, Sequential, layers, models
-from flaxmodels.ops import recurrence, recurrence_choice
+from flaxmodels.kernels import recurrence, recurrence_choice
 from training import Trainer, datasets, optimizers, schedules
 
 ROOT = pathlib.Path(__file__).parent.parent

@@ -2,13 +2,12 @@
 
     python benchmarks/kills.py [--kills 50] [--kind arrays stream ...]
 
-A run of tests/interrupted.py is started as a process, killed with SIGKILL after a random time, and started again, until
-it has been killed a few times; then it may end. Parameters, statistics, optimizer, history, random key and the files
-that callbacks wrote are compared with those of a run that was not killed. Together, the kinds have dropout, also in a
-recurrence, batch normalization, averaged weights, accumulated gradients, several outputs, all callbacks with a state,
-passes that are cut into epochs, iterators, sequences, and validation that takes long. A run that ends before it is
-killed starts anew in a fresh folder.
-"""
+A run of tests/support/interrupted.py is started as a process, killed with SIGKILL after a random time, and started
+again, until it has been killed a few times; then it may end. Parameters, statistics, optimizer, history, random key
+and the files that callbacks wrote are compared with those of a run that was not killed. Together, the kinds have
+dropout, also in a recurrence, batch normalization, averaged weights, accumulated gradients, several outputs, all
+callbacks with a state, passes that are cut into epochs, iterators, sequences, and validation that takes long. A run
+that ends before it is killed starts anew in a fresh folder."""
 
 import argparse
 import pathlib
@@ -21,14 +20,22 @@ import warnings
 
 import numpy as np
 
-TESTS = pathlib.Path(__file__).parent.parent / "tests"
-sys.path.insert(0, str(TESTS))
+ROOT = pathlib.Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
 
-import interrupted  # noqa: E402 - found by the line above
+from tests.support import interrupted  # noqa: E402 - found by the line above
 
 
 def start(kind, folder):
-    command = [sys.executable, "-W", "ignore", str(TESTS / "interrupted.py"), kind, str(folder), "slow"]
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        str(ROOT / "tests" / "support" / "interrupted.py"),
+        kind,
+        str(folder),
+        "slow",
+    ]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
 

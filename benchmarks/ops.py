@@ -20,7 +20,7 @@ import measure
 import optax
 from jax import lax
 
-from flaxmodels.ops import convolution, pooling
+from flaxmodels.kernels import convolution, pooling
 
 STEPS = 3
 PAIRS = {

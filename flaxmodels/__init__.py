@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from flaxmodels.files import load as load
     from flaxmodels.files import load_weights as load_weights
     from flaxmodels.files import save as save
-    from flaxmodels.ops.dispatch import without_kernels as without_kernels
-    from flaxmodels.ops.native import kernels_info as kernels_info
+    from flaxmodels.kernels.dispatch import without_kernels as without_kernels
+    from flaxmodels.kernels.native import kernels_info as kernels_info
 
 __version__ = "0.1.0"
 
@@ -29,11 +29,11 @@ NAMES = {
     "Linen": "building",
     "Model": "building",
     "Sequential": "building",
-    "kernels_info": "ops.native",
+    "kernels_info": "kernels.native",
     "load": "files",
     "load_weights": "files",
     "save": "files",
-    "without_kernels": "ops.dispatch",
+    "without_kernels": "kernels.dispatch",
 }
 
 __all__ = [*NAMES, *MODULES]

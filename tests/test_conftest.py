@@ -4,9 +4,10 @@ import shutil
 import subprocess
 import sys
 
-import conftest
 import pytest
-from conftest import LONGEST_TABLE, ROOT, STRIDE, is_taken, offset_of
+
+from tests import conftest
+from tests.conftest import LONGEST_TABLE, ROOT, STRIDE, is_taken, offset_of
 
 
 @pytest.mark.parametrize("longest", [1, LONGEST_TABLE])
@@ -37,6 +38,14 @@ def test_without_git_the_offset_is_zero(monkeypatch, tmp_path):
 
 
 def test_the_header_shows_the_offset_that_repeats_a_run():
-    command = [sys.executable, "-m", "pytest", "--collect-only", "--offset", "7", "tests/test_masking.py"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "--collect-only",
+        "--offset",
+        "7",
+        "tests/flaxmodels/layers/test_masking.py",
+    ]
     found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert "cases: of long tables each 20th, --offset 7; hardly any optimizations of XLA" in found.stdout

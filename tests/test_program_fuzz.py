@@ -2,7 +2,8 @@
 
 import jax
 import pytest
-from program_fuzz import check, draw
+
+from tests.support.program_fuzz import check, draw
 
 # Small programs that together have nearly every layer, loss, metric, optimizer and argument of the others.
 SMALL = (

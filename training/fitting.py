@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxmodels.ops.dispatch import kernels_allowed
-from flaxmodels.ops.recurrence_choice import asked
+from flaxmodels.kernels.dispatch import kernels_allowed
+from flaxmodels.kernels.recurrence_choice import asked
 from training import advice, steps
 from training.batches import Chunk, Feed
 from training.callbacks import PER_STEP, Callback, overrides

@@ -53,7 +53,7 @@ def threads() -> int | None:
     """
     import jax
 
-    from flaxmodels.ops import native
+    from flaxmodels.kernels import native
 
     return native.threads() if jax.default_backend() == "cpu" else None
 

@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 
 from flaxmodels import activations, initializers
+from flaxmodels.kernels import recurrence
+from flaxmodels.kernels.recurrence import Hidden, LSTMState
 from flaxmodels.layers import checks
 from flaxmodels.layers.base import Layer
 from flaxmodels.layers.dense import add_bias
 from flaxmodels.layers.regularization import check_rate, dropout, noise_key
-from flaxmodels.ops import recurrence
-from flaxmodels.ops.recurrence import Hidden, LSTMState
 
 Run = Callable[[jax.Array, Any, jax.Array | None, bool], tuple[jax.Array, Any]]
 
@@ -137,7 +137,7 @@ class Cell(Layer, kw_only=True):
         return [dropout(key, jnp.ones(shape, self.compute_dtype), rate) for key in keys]
 
     def is_standard(self, recurrent_masks: list[jax.Array]) -> bool:
-        """Whether the cell is the one that `ops.recurrence` knows: tanh, sigmoid, no dropout of the state."""
+        """Whether the cell is the one that `kernels.recurrence` knows: tanh, sigmoid, no dropout of the state."""
         activation = activations.get(self.activation)  # type: ignore[attr-defined]
         gate = activations.get(getattr(self, "recurrent_activation", "sigmoid"))
         allowed = getattr(self, "use_cudnn", "auto") is not False

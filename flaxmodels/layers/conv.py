@@ -8,13 +8,13 @@ import flax.linen as nn
 import jax
 
 from flaxmodels import activations
+from flaxmodels.kernels import convolution
+from flaxmodels.kernels.biased_convolution import conv_bias
 from flaxmodels.layers import checks
 from flaxmodels.layers.base import Layer
 from flaxmodels.layers.dense import add_bias
 from flaxmodels.layers.pooling import MaxPooling, MaxPooling1D, MaxPooling2D
 from flaxmodels.layers.spatial import Spatial
-from flaxmodels.ops import convolution
-from flaxmodels.ops.biased_convolution import conv_bias
 
 
 class Convolution(Spatial):

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from flaxmodels import activations
+from flaxmodels.kernels import convolution, recurrence
+from flaxmodels.kernels.recurrence import LSTMState
 from flaxmodels.layers.cells import LSTMLike, Steps
 from flaxmodels.layers.dense import add_bias
 from flaxmodels.layers.recurrent import Sequenced
 from flaxmodels.layers.spatial import Spatial
-from flaxmodels.ops import convolution, recurrence
-from flaxmodels.ops.recurrence import LSTMState
 
 
 class ConvLSTM(Sequenced, LSTMLike, Spatial):

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flaxmodels.kernels import pooling
 from flaxmodels.layers.spatial import Spatial
-from flaxmodels.ops import pooling
 
 
 class Pooling(Spatial):

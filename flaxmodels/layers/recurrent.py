@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
+from flaxmodels.kernels import recurrence_choice
+from flaxmodels.kernels.recurrence import expand
 from flaxmodels.layers.base import Layer
 from flaxmodels.layers.cells import GRUCell, LSTMCell, SimpleRNNCell, Steps, state_from
 from flaxmodels.layers.stacked_cells import StackedRNNCells, check_cell, initial_states, steps_of
-from flaxmodels.ops import recurrence_choice
-from flaxmodels.ops.recurrence import expand
 
 
 class Recurrent(Layer):

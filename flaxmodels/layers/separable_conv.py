@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 import flax.linen as nn
 import jax
 
+from flaxmodels.kernels import convolution
 from flaxmodels.layers.conv import Convolution
-from flaxmodels.ops import convolution
 
 
 class DepthwiseConv(Convolution):

@@ -8,9 +8,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from flaxmodels.kernels import recurrence
 from flaxmodels.layers.base import Layer
 from flaxmodels.layers.cells import Cell, Steps, one_step
-from flaxmodels.ops import recurrence
 
 
 class StackedRNNCells(Layer):

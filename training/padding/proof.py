@@ -27,7 +27,7 @@ import jax
 import numpy as np
 from jax.extend.core import Literal
 
-from flaxmodels.ops.dispatch import DEFAULTS, without_kernels
+from flaxmodels.kernels.dispatch import DEFAULTS, without_kernels
 from training.objective import Objective
 from training.padding import control, elementwise, shapes, sums
 from training.padding.values import MIXED, Mixed, Operand, Operation, Rows, Same, Shape, Unknown, Value, without_rule

@@ -1,0 +1,511 @@
+"""Kernels for a GPU: by Pallas' interpreter and by a stand-in for cuDNN anywhere, on the device where there is one."""
+
+import re
+import subprocess
+import sys
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental import rnn
+
+from flaxmodels import Sequential, layers
+from flaxmodels.kernels import dispatch, recurrence, recurrence_choice, recurrence_cudnn, recurrence_gpu
+from flaxmodels.kernels.recurrence import Hidden, Inputs, LSTMState
+from flaxmodels.kernels.recurrence_choice import on_gpu, using
+from flaxmodels.kernels.recurrence_gpu import Tiles
+from tests.support.recurrence_oracle import MASKS, loop, with_gradients
+
+KINDS = {"LSTM": (recurrence.lstm, 4), "GRU": (recurrence.gru, 3)}
+
+
+def draw(kind, sizes, dtype, rng, masks=tuple(list(MASKS)[1:])):
+    """Random arrays of a recurrence and a mask with rows of each kind, or None."""
+    t, b, f, u = sizes
+    width = KINDS[kind][1] * u
+    weights = [rng.normal(size=(u, width)) / np.sqrt(u)] + [rng.normal(size=width)] * (kind == "GRU")
+    inputs = Inputs(rng.normal(size=(t, b, f)), rng.normal(size=(f, width)) / np.sqrt(f), rng.normal(size=width))
+    state = (LSTMState if kind == "LSTM" else Hidden)(*[rng.normal(size=(b, u)) for _ in range(1 + (kind == "LSTM"))])
+    arrays = jax.tree.map(lambda a: jnp.asarray(a, dtype), [inputs, *weights, state])
+    if not masks:
+        return arrays, None
+    rows = [MASKS[name](b, t, rng)[row] for row, name in zip(range(b), list(masks) * b, strict=False)]
+    rows[-1] = np.zeros(t, bool)
+    return arrays, jnp.asarray(np.stack(rows).T)
+
+
+def by_loop(kind, arrays, mask):
+    """Outputs and last states by the loop in NumPy."""
+    inputs, kernel, *bias, state = jax.tree.map(np.asarray, arrays)
+    biases = np.stack([inputs.bias, bias[0]]) if bias else inputs.bias
+    x, mask = inputs.x.swapaxes(0, 1), None if mask is None else np.asarray(mask).T
+    outputs, last = loop(kind, x, mask, list(state), (inputs.kernel, kernel, biases))
+    return [outputs.swapaxes(0, 1), *last]
+
+
+def taken(kind, arrays, mask, name):
+    """Outputs and gradients of a recurrence by one implementation."""
+    with using(name):
+        return with_gradients(lambda _, a: KINDS[kind][0](*a, mask), {}, arrays)
+
+
+def twice(kind, arrays, name):
+    """Second derivatives by the inputs."""
+
+    def slope(x):
+        inputs = [arrays[0]._replace(x=x), *arrays[1:]]
+        return jnp.sum(jax.grad(lambda a: jnp.sum(KINDS[kind][0](*a, None)[0] ** 2))(inputs)[0].x ** 2)
+
+    with using(name):
+        return jax.jit(jax.grad(slope))(arrays[0].x)
+
+
+def assert_close(got, want, bound):
+    for g, w in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        assert g.shape == w.shape
+        g, w = np.asarray(g, np.float64), np.asarray(w, np.float64)
+        np.testing.assert_allclose(g, w, rtol=0, atol=bound * max(1.0, abs(w).max()))
+
+
+# --- anywhere
+
+
+@pytest.fixture
+def interpreted(monkeypatch):
+    """The fused kernels by the interpreter, in tiles so small that there are several of each."""
+
+    def chosen(kind, ways, kernel, *arguments):
+        return dispatch.alternatives(ways.scanned, *arguments, cpu=ways.fused)
+
+    monkeypatch.setattr(recurrence_gpu, "interpreted", True)
+    monkeypatch.setattr(recurrence_gpu, "tiles_for", lambda units, dtype: Tiles(rows=4, units=4, depth=2))
+    monkeypatch.setattr(recurrence, "_chosen", chosen)
+
+
+SIZES = (4, 6, 3, 7)
+
+
+ALL = ("right", "left", "holes", "row", "full")
+# More than six, so that one of them is run unless all are asked for.
+EACH = [ALL, (), *[(name,) for name in ALL]]
+
+
+def check_fused(kind, masks, request):
+    with jax.enable_x64(True):
+        arrays, mask = draw(kind, SIZES, jnp.float64, np.random.default_rng(len(masks)), masks)
+        want = taken(kind, arrays, mask, "scan")
+        request.getfixturevalue("interpreted")
+        got = taken(kind, arrays, mask, "auto")
+        assert_close(got, want, 1e-13)
+        assert_close(got[0], by_loop(kind, arrays, mask), 1e-13)
+
+
+@pytest.mark.parametrize("masks", EACH)
+def test_the_fused_lstm_is_the_loop_and_its_gradients_the_scans_in_float64(masks, request):
+    check_fused("LSTM", masks, request)
+
+
+@pytest.mark.parametrize("masks", EACH)
+def test_the_fused_gru_is_the_loop_and_its_gradients_the_scans_in_float64(masks, request):
+    check_fused("GRU", masks, request)
+
+
+def test_a_fused_kernel_rounds_halves_where_the_scan_does(request):
+    kind = "LSTM"
+    arrays, mask = draw(kind, SIZES, jnp.bfloat16, np.random.default_rng(0))
+    want = taken(kind, arrays, mask, "scan")
+    request.getfixturevalue("interpreted")
+    got = taken(kind, arrays, mask, "auto")
+    assert all(g.dtype == jnp.bfloat16 for g in jax.tree.leaves(got))
+    assert_close(got, want, 0.01)
+
+
+def test_a_fused_kernel_works_under_vmap(request):
+    kind = "GRU"
+    arrays, mask = draw(kind, (3, 2, 2, 3), jnp.float32, np.random.default_rng(1))
+    several = jax.tree.map(lambda a: jnp.stack([a, 0.5 * a]), arrays)
+
+    def slopes(arrays):
+        return jax.grad(lambda a: jnp.sum(jnp.sin(KINDS[kind][0](*a, mask)[0])))(arrays)
+
+    want = [jax.jit(slopes)(jax.tree.map(lambda a, i=i: a[i], several)) for i in range(2)]
+    request.getfixturevalue("interpreted")
+    got = jax.jit(jax.vmap(slopes))(several)
+    for i in range(2):
+        assert_close(jax.tree.map(lambda a, i=i: a[i], got), want[i], 1e-5)
+
+
+def test_a_fused_kernel_is_differentiated_twice(request):
+    kind = "GRU"
+    arrays, _ = draw(kind, (2, 2, 2, 2), jnp.float32, np.random.default_rng(0))
+    want = twice(kind, arrays, "scan")
+    request.getfixturevalue("interpreted")
+    assert_close(twice(kind, arrays, "auto"), want, 1e-4)
+
+
+FORMS = [(kind, form, masked) for form in ("both", "stacked") for kind in ("GRU", "LSTM") for masked in (True, False)]
+
+
+@pytest.mark.parametrize(("kind", "form", "masked"), FORMS)
+def test_layers_both_ways_and_stacked_are_the_same_by_fused_kernels(kind, form, masked, request, getkey):
+    x, mask = jax.random.normal(getkey(), (3, 4, 2)), jnp.arange(4)[None] < jnp.asarray([4, 1, 3])[:, None]
+    layer = getattr(layers, kind)(3, return_sequences=True)
+    layer = layers.Bidirectional(layer) if form == "both" else Sequential([layer, getattr(layers, kind)(2)])
+    mask = {"mask": mask} if masked else {}
+    variables = layer.init(getkey(), x)
+
+    def slopes():
+        # A function of its own at each call, so that none is found again.
+        return jax.jit(jax.value_and_grad(lambda v: jnp.sum(layer.apply(v, x, **mask) ** 2)))(variables)
+
+    want = slopes()
+    request.getfixturevalue("interpreted")
+    assert_close(slopes(), want, 1e-5)
+
+
+def test_fused_kernels_do_not_pass_on_what_is_not_finite_where_no_step_counts(request):
+    arrays, _ = draw("GRU", (3, 2, 2, 3), jnp.float32, np.random.default_rng(1))
+    xs = jnp.full((3, 2, 9), jnp.nan).at[1:].set(0.5)
+    mask = jnp.asarray([[False, False], [True, True], [True, False]])
+    request.getfixturevalue("interpreted")
+    grads = jax.jit(jax.grad(lambda a: jnp.sum(recurrence.gru(*a, mask)[0])))([Inputs(xs), *arrays[1:]])
+    assert all(jnp.isfinite(g).all() for g in jax.tree.leaves(grads))
+
+
+def lowered_for_cuda(function, *arguments):
+    """What is lowered for an NVIDIA GPU, without one."""
+    try:
+        from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
+
+        device = AbstractDevice(device_kind="NVIDIA H100", num_cores=132, platform="gpu")
+        surroundings = use_abstract_mesh(AbstractMesh((), (), abstract_device=device))
+    except (ImportError, TypeError):  # jax 0.10 takes the architecture of Hopper by itself
+        from contextlib import nullcontext
+
+        surroundings = nullcontext()
+    with surroundings, warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return jax.jit(function).trace(*arguments).lower(lowering_platforms=("cuda",)).as_text()
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [("LSTM", "bfloat16"), ("GRU", "float32")])
+def test_fused_kernels_are_lowered_for_a_gpu_and_only_where_they_are_asked_for(kind, dtype):
+    arrays, mask = draw(kind, (100, 64, 9, 128), dtype, np.random.default_rng(0))
+
+    def slopes(arrays):
+        return jax.grad(lambda a: jnp.sum(KINDS[kind][0](*a, mask)[0].astype(jnp.float32)))(arrays)
+
+    with using("fused"):
+        assert len(re.findall(r"custom_call @__gpu\$xla\.gpu\.triton", lowered_for_cuda(slopes, arrays))) == 2
+    with using("scan"):
+        assert "triton" not in lowered_for_cuda(slopes, arrays)
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    """What cuDNN computes, by JAX's own reference for it: zeros after the last step of an example."""
+
+    def forward(x, h, c, weights, lengths):
+        f, u = x.shape[-1], h.shape[-1]
+        parts = rnn.unpack_lstm_weights(weights, f, u, 1, False)
+        y, _, last = rnn.lstm_ref(x.swapaxes(0, 1), h[None], c[None], *parts, lengths, f, u, 1, 0.0, False)
+        return y.swapaxes(0, 1), last[0], jnp.ones(3, jnp.float32)
+
+    def backward(x, h, c, weights, lengths, hs, reserve, d_hs, d_c):
+        return jax.vjp(lambda *a: forward(*a, lengths)[:2], x, h, c, weights)[1]((d_hs, d_c))
+
+    monkeypatch.setattr(recurrence_cudnn, "_forward", forward)
+    monkeypatch.setattr(recurrence_cudnn, "_backward", backward)
+    monkeypatch.setattr(recurrence_cudnn, "_platform", "cpu")
+    # As if the rule had chosen it.
+    monkeypatch.setattr(recurrence_choice, "refusal", lambda *a, **k: None)
+
+
+@pytest.mark.parametrize("masks", EACH)
+def test_an_lstm_by_cudnn_is_the_scan_whatever_the_mask(masks, stand_in):
+    with jax.enable_x64(True):
+        arrays, mask = draw("LSTM", (5, 7, 3, 4), jnp.float64, np.random.default_rng(len(masks)), masks)
+        got = taken("LSTM", arrays, mask, "cudnn")
+        assert_close(got, taken("LSTM", arrays, mask, "scan"), 1e-13)
+        assert_close(got[0], by_loop("LSTM", arrays, mask), 1e-13)
+
+
+def test_an_lstm_by_cudnn_works_under_vmap_and_needs_no_bias(stand_in):
+    arrays, mask = draw("LSTM", (2, 3, 2, 3), jnp.float32, np.random.default_rng(0))
+    arrays = [arrays[0]._replace(bias=None), *arrays[1:]]
+    several = jax.tree.map(lambda a: jnp.stack([a, 0.5 * a]), arrays)
+    results = []
+    for name in ("cudnn", "scan"):
+        with using(name):
+            slope = jax.grad(lambda a: jnp.sum(recurrence.lstm(*a, mask)[0] ** 2))
+            results.append(jax.jit(jax.vmap(slope))(several))
+    assert_close(results[0], results[1], 1e-4)
+
+
+def test_an_lstm_by_cudnn_does_not_look_at_steps_that_do_not_count(stand_in):
+    arrays, _ = draw("LSTM", (3, 2, 2, 3), jnp.float32, np.random.default_rng(0))
+    mask = jnp.asarray([[True, False], [True, False], [False, False]])
+    x = jnp.where(mask[..., None], arrays[0].x, jnp.nan)
+    with using("cudnn"):
+        slopes = jax.jit(jax.grad(lambda a: jnp.sum(recurrence.lstm(*a, mask)[0])))
+        grads = slopes([arrays[0]._replace(x=x), *arrays[1:]])
+    assert all(jnp.isfinite(g).all() for g in jax.tree.leaves(grads))
+
+
+def test_a_layer_that_asks_for_cudnn_has_it(stand_in, monkeypatch, getkey):
+    asked, x = [], jax.random.normal(getkey(), (2, 3, 2))
+    way = recurrence_cudnn._forward
+    monkeypatch.setattr(recurrence_cudnn, "_forward", lambda *a: asked.append(1) or way(*a))
+    variables = layers.LSTM(2).init(getkey(), x)
+    plain, by_cudnn = (jax.jit(layers.LSTM(2, use_cudnn=how).apply)(variables, x) for how in ("auto", True))
+    assert asked
+    assert_close(by_cudnn, plain, 1e-6)
+
+
+def test_where_cudnn_is_not_the_same_program_takes_the_scan(stand_in, monkeypatch):
+    arrays, mask = draw("LSTM", (3, 4, 2, 3), jnp.float32, np.random.default_rng(0))
+    monkeypatch.setattr(recurrence_cudnn, "_platform", "cuda")
+    assert_close(taken("LSTM", arrays, mask, "cudnn"), taken("LSTM", arrays, mask, "scan"), 1e-6)
+
+
+# --- the rule
+
+
+def as_on_a_gpu(monkeypatch, devices=1):
+    """JAX as it tells of itself where there is a GPU; nothing is computed there."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "device_count", lambda: devices)
+    monkeypatch.setattr(recurrence_choice, "capability", lambda: 9.0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "units", "dtype", "want"),
+    [
+        ("LSTM", 128, "float32", "cudnn"),
+        ("LSTM", 512, "float32", "cudnn"),
+        ("LSTM", 128, "bfloat16", "fused"),
+        ("LSTM", 512, "bfloat16", "scan"),
+        ("GRU", 128, "float32", "fused"),
+        ("GRU", 256, "float16", "fused"),
+        ("GRU", 1024, "float16", "scan"),
+        ("GRU", 128, "float64", "scan"),
+        ("SimpleRNN", 128, "float32", "scan"),
+    ],
+)
+@pytest.mark.spread
+def test_the_rule_by_kind_units_and_dtype(kind, units, dtype, want, monkeypatch):
+    as_on_a_gpu(monkeypatch)
+    monkeypatch.setattr(recurrence_choice, "verified", lambda *a: True)
+    kernel = jax.ShapeDtypeStruct((units, 4 * units), jnp.dtype(dtype) if dtype != "float64" else np.float64)
+    assert on_gpu(kind, kernel, 1) == want
+
+
+def test_the_rule_passes_over_what_is_not_verified(monkeypatch):
+    kernel = jax.ShapeDtypeStruct((128, 512), jnp.float32)
+    assert on_gpu("LSTM", kernel, 1) == "scan"
+    as_on_a_gpu(monkeypatch)
+    monkeypatch.setattr(recurrence_choice, "verified", lambda name, *a: name != "cudnn")
+    assert on_gpu("LSTM", kernel, 1) == "fused"
+    monkeypatch.setattr(recurrence_choice, "verified", lambda name, *a: name == "cudnn")
+    assert on_gpu("LSTM", kernel, 1) == "cudnn"
+    assert on_gpu("LSTM", kernel, 1, whole=False) == "scan"
+    with jax.default_matmul_precision("highest"):
+        monkeypatch.setattr(recurrence_choice, "verified", lambda *a: True)
+        assert on_gpu("GRU", jax.ShapeDtypeStruct((256, 768), jnp.float32), 1) == "scan"
+
+
+def test_the_rule_is_the_same_where_several_gpus_are_visible(monkeypatch):
+    """Whether a program is divided among them is not known before it is lowered (tests/flaxmodels/test_exporting.py)."""
+    as_on_a_gpu(monkeypatch, devices=8)
+    monkeypatch.setattr(recurrence_choice, "verified", lambda *a: True)
+    assert on_gpu("LSTM", jax.ShapeDtypeStruct((128, 512), jnp.float32), 1) == "cudnn"
+    assert on_gpu("LSTM", jax.ShapeDtypeStruct((128, 512), jnp.bfloat16), 1) == "fused"
+    assert on_gpu("GRU", jax.ShapeDtypeStruct((128, 384), jnp.float32), 1) == "fused"
+
+
+@pytest.mark.parametrize(
+    ("found", "reason"),
+    [
+        (lambda *a: 0.5, r"its largest error is 0\.5, above 0\.02"),
+        (lambda *a: np.inf, r"its largest error is inf, above 0\.02"),
+        (lambda *a: np.nan, r"its largest error is nan, above 0\.02"),
+        (lambda *a: 1 / 0, r"it failed \(ZeroDivisionError: division by zero\)"),
+    ],
+)
+def test_what_is_out_of_bounds_or_fails_is_told_once_and_not_taken(found, reason, monkeypatch):
+    recurrence_choice._verified.cache_clear()
+    monkeypatch.setattr(recurrence_choice, "error", found)
+    sentence = (
+        rf"^GRU of 128 units in float32 is not taken through time by 'fused' on this device, because {reason}; "
+        r"the next implementation takes its place, nothing need be done\.$"
+    )
+    with pytest.warns(UserWarning, match=sentence):
+        assert not recurrence_choice.verified("fused", "GRU", 128, jnp.float32)
+    assert not recurrence_choice.verified("fused", "GRU", 128, jnp.float32)
+    recurrence_choice._verified.cache_clear()
+
+
+def test_what_is_within_bounds_is_taken_and_found_out_while_a_program_is_traced(monkeypatch):
+    recurrence_choice._verified.cache_clear()
+    monkeypatch.setattr(recurrence_choice, "error", lambda *a: float(jnp.sin(jnp.float32(0.001))))
+
+    def traced(x):
+        assert recurrence_choice.verified("fused", "LSTM", 3, jnp.float32)
+        return x
+
+    jax.jit(traced)(1.0)
+    recurrence_choice._verified.cache_clear()
+
+
+def test_the_error_of_the_scan_is_a_rounding_error():
+    assert recurrence_choice.error("scan", "GRU", 4, "float32", seed=0) < 1e-5
+
+
+def test_errors_are_a_sentence():
+    with pytest.raises(
+        ValueError,
+        match=r"^`name` of an implementation of recurrences is 'auto', 'scan', 'fused' or 'cudnn', got 'fast'; give one\.$",
+    ):
+        with using("fast"):
+            pass
+    with using("cudnn"):
+        for kind, dtype, reason in (
+            ("GRU", jnp.float32, "which takes LSTM alone"),
+            ("LSTM", jnp.bfloat16, "which takes float32, got bfloat16"),
+        ):
+            with pytest.raises(
+                ValueError, match=rf"^{kind} can't be taken through time by 'cudnn', {reason}; use 'auto'\.$"
+            ):
+                on_gpu(kind, jnp.zeros((4, 16), dtype), 1)
+    with using("fused"):
+        with pytest.raises(
+            ValueError,
+            match=r"^LSTM can't be taken through time by 'fused', which counts elements in 32 bits, got 4294967296 of them; use 'auto'\.$",
+        ):
+            on_gpu("LSTM", jnp.zeros((16, 64)), 2**26)
+        with pytest.raises(
+            ValueError,
+            match=r"^LSTM can't be taken through time by 'fused', which takes float32, bfloat16, float16, got int32; use 'auto'\.$",
+        ):
+            on_gpu("LSTM", jnp.zeros((4, 16), jnp.int32), 1)
+
+
+@pytest.mark.skipif(jax.default_backend() == "gpu", reason="says what is missing without a GPU")
+def test_cudnn_without_a_gpu_is_an_error_in_a_sentence():
+    with using("cudnn"):
+        with pytest.raises(
+            ValueError,
+            match=r"^LSTM can't be taken through time by 'cudnn', which needs an NVIDIA GPU of compute capability 8\.0, got 'cpu'; use 'auto'\.$",
+        ):
+            on_gpu("LSTM", jnp.zeros((4, 16)), 1)
+
+
+WITHOUT = """
+import sys, jax, jax.numpy as jnp
+from flaxmodels import layers
+for kind in (layers.LSTM, layers.GRU):
+    jax.eval_shape(kind(3).init, jax.random.key(0), jnp.ones((2, 3, 2)))
+print([name for name in ("jax.experimental.pallas", "jax.experimental.rnn") if name in sys.modules])
+"""
+
+
+@pytest.mark.skipif(jax.default_backend() == "gpu", reason="says what is not loaded without a GPU")
+def test_without_a_gpu_nothing_is_loaded_that_is_for_one():
+    done = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True, check=False)
+    assert done.stdout == "[]\n", done.stderr
+
+
+# --- on a device
+
+
+def fresh():
+    """A seed that is another one in each run; the message of a failing assertion tells it."""
+    return int(np.random.SeedSequence().entropy % 2**32)
+
+
+BOUNDS = {"highest": 2e-5, "tensorfloat32": 2e-2}
+# Steps, batch, features, units: whole tiles, parts of them, one of each.
+DEVICE_SIZES = [(16, 64, 9, 128), (33, 17, 5, 100), (1, 1, 1, 1), (128, 64, 64, 256), (9, 70, 3, 512)]
+
+
+@pytest.mark.gpu
+@pytest.mark.spread
+@pytest.mark.parametrize("masks", [(), ("right",), ALL])
+@pytest.mark.parametrize("sizes", DEVICE_SIZES)
+@pytest.mark.parametrize("precision", BOUNDS)
+@pytest.mark.parametrize(("kind", "name"), [("LSTM", "cudnn"), ("LSTM", "fused"), ("GRU", "fused")])
+def test_on_a_gpu_values_and_gradients_are_those_of_the_scan_in_float64(kind, name, precision, sizes, masks):
+    seed = fresh()
+    arrays, mask = draw(kind, sizes, jnp.float32, np.random.default_rng(seed), masks)
+    with jax.default_matmul_precision(precision):
+        got = jax.tree.map(np.asarray, taken(kind, arrays, mask, name))
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda a: jnp.asarray(np.asarray(a), jnp.float64), arrays)
+        want = jax.tree.map(np.asarray, taken(kind, wide, mask, "scan"))
+    print("seed", seed)
+    assert_close(got, want, BOUNDS[precision])
+
+
+@pytest.mark.gpu
+@pytest.mark.spread
+@pytest.mark.parametrize("sizes", DEVICE_SIZES)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_on_a_gpu_halves_are_as_near_to_float64_as_those_of_the_scan(kind, dtype, sizes):
+    seed = fresh()
+    arrays, mask = draw(kind, sizes, dtype, np.random.default_rng(seed))
+    got, scanned = (jax.tree.map(np.asarray, taken(kind, arrays, mask, name)) for name in ("fused", "scan"))
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda a: jnp.asarray(np.asarray(a, np.float64)), arrays)
+        want = jax.tree.map(np.asarray, taken(kind, wide, mask, "scan"))
+    print("seed", seed)
+    for g, s, w in zip(*map(jax.tree.leaves, (got, scanned, want)), strict=True):
+        scale = max(1.0, abs(w).max())
+        assert abs(g.astype(float) - w).max() <= 2 * abs(s.astype(float) - w).max() + 0.01 * scale
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", KINDS)
+def test_on_a_gpu_fused_kernels_give_the_same_bits_twice(kind):
+    arrays, mask = draw(kind, (64, 64, 9, 256), jnp.bfloat16, np.random.default_rng(fresh()))
+    first, second = (taken(kind, arrays, mask, "fused") for _ in range(2))
+    for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("kind", "name"), [("LSTM", "cudnn"), ("LSTM", "fused"), ("GRU", "fused")])
+def test_on_a_gpu_they_work_under_vmap(kind, name):
+    arrays, mask = draw(kind, (5, 6, 3, 16), jnp.float32, np.random.default_rng(fresh()))
+    several = jax.tree.map(lambda a: jnp.stack([a, 0.5 * a]), arrays)
+
+    def slopes(arrays):
+        return jax.grad(lambda a: jnp.sum(jnp.sin(KINDS[kind][0](*a, mask)[0])))(arrays)
+
+    with jax.default_matmul_precision("highest"):
+        with using(name):
+            got = jax.jit(jax.vmap(slopes))(several)
+        with using("scan"):
+            want = jax.jit(jax.vmap(slopes))(several)
+    assert_close(got, want, 2e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", KINDS)
+def test_on_a_gpu_layers_stacked_and_both_ways_are_what_they_are_with_the_scan(kind, getkey):
+    x, mask = jax.random.normal(getkey(), (6, 9, 5)), jnp.arange(9)[None] < jnp.asarray([9, 1, 4, 7, 9, 2])[:, None]
+    layer = layers.Bidirectional(getattr(layers, kind)(32, return_sequences=True))
+    top = getattr(layers, kind)(16)
+    under = layer.init(getkey(), x)
+    over = top.init(getkey(), layer.apply(under, x))
+
+    def slopes(x):
+        return jax.grad(lambda x: jnp.sum(top.apply(over, layer.apply(under, x, mask=mask), mask=mask) ** 2))(x)
+
+    with jax.default_matmul_precision("highest"):
+        got = jax.jit(slopes)(x)
+        with using("scan"):
+            want = jax.jit(lambda x: slopes(x))(x)
+    assert_close(got, want, 2e-5)

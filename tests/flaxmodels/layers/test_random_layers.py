@@ -1,0 +1,106 @@
+"""Layers of all kinds are Keras' on configurations, inputs and masks drawn at random; so are their losses."""
+
+import warnings
+
+import jax
+import jax.numpy as jnp
+import keras
+import pytest
+from hypothesis import HealthCheck, Phase, given, note, reject, settings
+from hypothesis import strategies as st
+
+from flaxmodels import interop, layers
+from tests.support.layer_draws import CALLS, Made
+from tests.support.layer_oracle import assert_as_keras, near, numbers, of_keras
+
+# A kind each: what a loss is added on has a name of its own in them.
+REGULARIZED = {
+    "Dense": ("kernel", "bias", "activity"),
+    "EinsumDense": ("kernel", "bias", "activity"),
+    "Embedding": ("embeddings", "activity"),
+    "ReversibleEmbedding": ("embeddings",),
+    "PReLU": ("alpha", "activity"),
+    "Conv1D": ("kernel", "bias", "activity"),
+    "Conv2DTranspose": ("kernel", "bias", "activity"),
+    "DepthwiseConv1D": ("depthwise", "bias", "activity"),
+    "SeparableConv1D": ("depthwise", "pointwise", "bias", "activity"),
+    "ActivityRegularization": (),
+    "Add": ("activity",),
+    "MaxPooling1D": ("activity",),
+}
+
+
+def run(request, strategy, check):
+    """Checks what the strategy draws: a few, or many with --all."""
+
+    @settings(
+        max_examples=12 if request.config.getoption("--all") else 2,
+        derandomize=True,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+        phases=[Phase.generate],  # no shrinking: what is drawn is small, and each try is compiled
+    )
+    @given(strategy)
+    def compare(drawn):
+        note(repr(drawn))
+        check(drawn)
+
+    compare()
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_configurations_drawn_at_random_are_as_in_keras(name, request):
+    def check(draw):
+        layer = Made(name, draw.config)
+        try:
+            pair = layer.by(layers), layer.by(keras.layers)
+            # What is below 0.1 counts as 0.1: an exact 0 in one order of summation is 1e-7 in another. Below 1 for Dot:
+            # normalized vectors of one number have the gradient 0, as a difference of large numbers.
+            least = 1.0 if name == "Dot" else 0.1
+            assert_as_keras(
+                name, draw, draw.inputs, draw.call, masks=draw.masks, pair=pair, tolerance=1e-5, least=least
+            )
+        except AssertionError:
+            raise
+        except Exception as error:
+            try:
+                _, outputs, *_ = of_keras(layer.by(keras.layers), draw.inputs, draw.call, None, draw.masks)
+            except Exception:
+                reject()  # Keras does not take it either
+            if not all(y.size for y in outputs):
+                reject()  # Keras makes an array of nothing of it
+            raise error
+
+    run(request, CALLS[name], check)
+
+
+@pytest.mark.parametrize("name", REGULARIZED)
+def test_losses_drawn_at_random_are_as_in_keras(name, request):
+    some = st.fixed_dictionaries(
+        {f"{word}_regularizer": st.sampled_from((None, "l1", "l2")) for word in REGULARIZED[name]}
+    )
+
+    def check(drawn):
+        draw, regularizers = drawn
+        layer = Made(name, draw.config | regularizers)
+        losses_as_in_keras(layer.by(layers), layer.by(keras.layers), draw)
+
+    run(request, st.tuples(CALLS[name], some), check)
+
+
+def losses_as_in_keras(ours, theirs, draw):
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        inputs = jax.tree.map(jnp.asarray, draw.inputs)
+        try:
+            theirs(inputs, **draw.call)
+        except Exception:
+            reject()
+        weights = [numbers(i, *w.shape) for i, w in enumerate(theirs.get_weights())]
+        theirs.set_weights(weights)
+        theirs(inputs, **draw.call)
+        wanted = sum(float(loss) for loss in theirs.losses)
+    variables = interop.set_keras_weights(ours, ours.init(jax.random.key(0), inputs, **draw.call), weights)
+    _, state = jax.jit(lambda x: ours.apply(variables, x, **draw.call, mutable=["losses"]))(inputs)
+    near(sum(jax.tree.leaves(state)), wanted, "the losses", tolerance=1e-5, least=0.1)
