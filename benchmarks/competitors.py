@@ -91,16 +91,15 @@ def ours(model, task, o):
 
 def loops(model, task, o, scanned):
     """The same step as `ours` in a loop written by hand: one program for all steps, or one for each."""
-    import jax
 
     import flaxmodels
     from training import optimizers, steps
-    from training.objective import resolve
+    from training.objective import Objective
 
     x, y, _ = examples(model, o)
     net, adam = network(flaxmodels, model, o), optimizers.Adam()
     state, rules = steps.create_state(net, adam, x[:1])
-    objective = resolve(LOSS, ["accuracy"], None, None, ["output"], y, jax.eval_shape(net.apply, state.variables, x))
+    objective = Objective.of(net, steps.Batch(x, y), loss=LOSS, metrics=["accuracy"])
     if task == "predict":
         predict = steps.make_predict_step(net)
         return by_hand(task, scanned, o, x, y, state.variables, lambda v, x, y: predict(v, steps.Batch(x))[1])

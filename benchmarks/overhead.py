@@ -22,7 +22,7 @@ import measure
 
 import flaxmodels
 from training import Trainer, callbacks, keep_memory, optimizers, steps
-from training.objective import resolve
+from training.objective import Objective
 
 EPOCHS = 5
 
@@ -55,8 +55,8 @@ def by_hand(model, x, y, o):
     """Two loops over epochs of the same step: one program for an epoch, and one program for a step."""
     adam, key = optimizers.Adam(), jax.random.key(0)
     state, rules = steps.create_state(model, adam, x[:1])
-    outputs = jax.eval_shape(model.apply, state.variables, x)
-    objective = resolve("sparse_categorical_crossentropy", ["accuracy"], None, None, ["output"], y, outputs)
+    example = steps.Batch(x, y)
+    objective = Objective.of(model, example, loss="sparse_categorical_crossentropy", metrics=["accuracy"])
     step = steps.make_train_step(model, objective, adam, rules, "stop")
     data, count = steps.Batch(jnp.asarray(x), jnp.asarray(y)), o["n"] // o["batch"]
     held = [state]

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 from training import process as process  # its hooks have to be there before a process forks
 
 if TYPE_CHECKING:
-    from training import batches as batches
     from training import callbacks as callbacks
     from training import checkpoints as checkpoints
+    from training import data as data
     from training import datasets as datasets
     from training import losses as losses
     from training import metrics as metrics
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from training.trainer import Trainer as Trainer
 
 MODULES = (
-    "batches",
+    "data",
     "callbacks",
     "checkpoints",
     "datasets",

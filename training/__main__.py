@@ -188,7 +188,7 @@ def predict(
     import numpy as np
 
     from flaxmodels import files
-    from training.batches import Data, as_data
+    from training.data.examples import Examples, as_examples
     from training.trainer import Trainer
 
     _use(device)
@@ -204,11 +204,11 @@ def predict(
         ) from error
     if not isinstance(inputs, np.ndarray):
         raise ValueError(f"{file} is an archive of several arrays, got {inputs.files}; write one with numpy.save.")
-    data = as_data(inputs)
+    data = as_examples(inputs)
     notes = run / RUN_FILE
     if inputs.dtype == np.uint8 and notes.is_file():
         # Stored images are bytes; the run knows by which factor it trained on them.
-        data = Data(data.x, scale=float(_run_in(notes).get("scale", 1.0)))
+        data = Examples(data.x, scale=float(_run_in(notes).get("scale", 1.0)))
     outputs = Trainer(model, variables=variables).predict(data, batch_size=batch_size)
     target = out or file.with_suffix(".predictions.npy")
     np.save(target, outputs)

@@ -35,13 +35,13 @@ def activation_of(layer: Any) -> str | None:
     return next((name for name, known in activations.ACTIVATIONS.items() if known is function), None)
 
 
-def warn(model: Any, objective: Objective, outputs: list[Any]) -> None:
+def warn(model: Any, objective: Objective) -> None:
     """Warns, in one sentence each, of what will most likely not learn or not be measured as it was meant."""
     layers = last_layers(model)
-    if len(layers) != len(outputs):
+    if len(layers) != len(objective.shapes):
         return
     ends = [activation_of(layer) for layer in layers]
-    for loss, end, output in zip(objective.losses, ends, outputs, strict=True):
+    for loss, end, shape in zip(objective.losses, ends, objective.shapes, strict=True):
         if loss is None or end is None:
             continue
         scores = getattr(loss, "from_logits", None)  # None where the loss has no such argument
@@ -55,9 +55,9 @@ def warn(model: Any, objective: Objective, outputs: list[Any]) -> None:
                 f"{loss.name} takes probabilities, but the model ends in {end!r}; end it in 'softmax' or 'sigmoid'"
                 f"{'' if scores is None else ', or use the loss with from_logits=True'}."
             )
-        if end == "softmax" and output.shape[-1] == 1:
+        if end == "softmax" and shape[-1] == 1:
             _tell("The softmax of one unit is always 1, and the model ends in it; end it in 'sigmoid'.")
-    for measured in objective.measured:
+    for measured in objective.metrics:
         end = ends[measured.output]
         metric = measured.metric
         cuts = hasattr(metric, "thresholds") or hasattr(metric, "num_thresholds")

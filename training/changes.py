@@ -1,4 +1,4 @@
-"""Changes of a model's layers between two calls of a trainer, such as `layer.trainable = False`."""
+"""Detects changes of layers between two calls of a trainer, such as `layer.trainable = False`, and applies them."""
 
 import dataclasses
 import functools
@@ -15,13 +15,14 @@ from flax import traverse_util
 
 from flaxmodels.layers.base import Layer
 from flaxmodels.layers.linen import training_flags
-from training.steps import Path, partition
+from training.caller import caller_stacklevel
+from training.rules import Path, partition
 
 PLAIN = (bool, int, float, str, type(None))
 
 
 class Same:
-    """Compares an object that cannot be hashed by its identity, and keeps it alive meanwhile."""
+    """Compares an unhashable object by identity, and keeps it alive so that its identity stays unique."""
 
     def __init__(self, value: Any):
         self.value = value
@@ -34,7 +35,7 @@ class Same:
 
 
 def settings(module: nn.Module) -> tuple[Any, ...]:
-    """Returns the arguments of a module and of all modules inside it; they are equal as long as none is changed.
+    """Returns the arguments of a module and of all modules inside it; the result differs after any change.
 
     Example:
         >>> from flaxmodels import Sequential, layers
@@ -85,7 +86,7 @@ def _fields(cls: Any) -> tuple[str, ...]:
 
 
 def check_variables(model: nn.Module, x: Any, variables: Any) -> None:
-    """Raises if a model has other variables than those that were made for it before it was changed."""
+    """Raises if a changed model needs other variables than it has."""
     rngs = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
     made = jax.eval_shape(lambda x: model.init(rngs, x, **training_flags(model, train=False)), x)
     now, before = (
@@ -109,16 +110,16 @@ def carried_over(
     params: Any,
     frozen: frozenset[Path],
 ) -> Any:
-    """Returns the optimizer's state for other trained parameters.
+    """Returns the optimizer's state for another set of trained parameters.
 
-    What belongs to parameters that stay trained, and what belongs to none, such as counts and the learning rate, is
-    kept. Parameters that become trained start as in a new state; what belongs to those that become frozen is dropped.
+    Parameters that stay trained keep their state, and so do counts and the learning rate. Parameters that become
+    trained start with a fresh state. The state of parameters that become frozen is dropped.
 
     Args:
         optimizer: The transformation that the state is for.
         opt_state: The state so far.
         params: All parameters.
-        frozen: Paths of those that are not trained from now on.
+        frozen: Paths of the parameters that are not trained from now on.
     """
     fresh = jax.tree.map(jnp.copy, optimizer.init(partition(params, frozen)[0]))  # both are donated
     paths = set(_leaves(params))
@@ -132,9 +133,9 @@ def carried_over(
 
     if shapes(old) != shapes(new):
         warnings.warn(
-            "The optimizer's state does not say which parameters it belongs to, so it starts anew for those that are "
-            "trained from now on; use an optimizer whose state has the structure of the parameters.",
-            stacklevel=4,
+            "The optimizer's state does not have the structure of the parameters, so all trained parameters start with "
+            "a fresh state; use an optimizer whose state has that structure.",
+            stacklevel=caller_stacklevel(),
         )
         return fresh
 
@@ -143,7 +144,7 @@ def carried_over(
 
 
 def _leaves(tree: Any) -> dict[tuple[str, ...], Any]:
-    """The leaves by their paths, in the order of the tree."""
+    """Returns the leaves by path, in the order of the tree."""
     return {
         tuple(jax.tree_util.keystr((key,), simple=True) for key in path): leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)

@@ -10,176 +10,242 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxmodels.building import Container, Model
+from flaxmodels.layers.linen import training_flags
 from training import losses, metrics
+from training.forward import Outputs, forward
 from training.metrics.base import RunningSum
+from training.state import Batch
+
+Totals = dict[str, Any]
 
 
-class Measured(NamedTuple):
-    """A metric in the logs: what it is called, which output it looks at, whether sample weights count.
+class OutputMetric(NamedTuple):
+    """A metric of one output.
 
-    `example` holds the shapes of labels and outputs, by which some metrics shape their states.
+    Attributes:
+        name: Its name in the logs.
+        output: Index of the output.
+        metric: The metric.
+        weighted: Whether sample weights count.
+        example: Shapes of labels and outputs, from which some metrics derive the shapes of their states.
     """
 
     name: str
     output: int
     metric: Any
     weighted: bool
-    example: Any
+    example: tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]
+
+
+class Measurement(NamedTuple):
+    """The loss of a batch, and what the metrics need of it; see `Objective.measure`.
+
+    Attributes:
+        loss: The weighted sum of the outputs' losses, plus the penalties of the layers.
+        per_output_losses: The loss of each output, by name in the logs.
+        labels: The labels of each output.
+        predictions: Each output, in float32 where the model computes in half precision.
+        weights: The sample weights of each output, or None.
+        masks: The mask of each output, without padding rows, or None.
+        rows: Number of examples.
+    """
+
+    loss: jax.Array
+    per_output_losses: dict[str, jax.Array]
+    labels: list[jax.Array]
+    predictions: list[jax.Array]
+    weights: list[Any]
+    masks: list[Any]
+    rows: jax.Array
 
 
 class Objective(NamedTuple):
-    """Losses and metrics, resolved against the outputs of one model; see `resolve`."""
+    """Losses and metrics, resolved against the outputs of one model by `Objective.of`.
+
+    Attributes:
+        names: Names of the outputs.
+        losses: The loss of each output, or None.
+        loss_weights: Factors of these losses.
+        metrics: All metrics in the order of the logs.
+        one_hot: For each output, the number of classes if integer labels become one-hot rows, else None.
+        shapes: The shape of each output without the batch axis.
+    """
 
     names: tuple[str, ...]
     losses: tuple[Any, ...]
     loss_weights: tuple[float, ...]
-    measured: tuple[Measured, ...]
-    # Number of classes where integer labels are to be spread into one-hot rows, else None.
+    metrics: tuple[OutputMetric, ...]
     one_hot: tuple[int | None, ...]
+    shapes: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        example: Batch,
+        loss: Any = None,
+        metrics: Any = None,
+        weighted_metrics: Any = None,
+        loss_weights: Any = None,
+        num_classes: int | None = None,
+        variables: Mapping[str, Any] | None = None,
+    ) -> "Objective":
+        """Resolves losses and metrics by name against the labels and outputs of a model.
+
+        Args:
+            model: Any linen module.
+            example: A batch; shapes and dtypes suffice. Without labels, there are no metrics.
+            loss: A loss by name or object for every output, or a list or dictionary of losses by output.
+            metrics: Metrics by name or object: a list for one output, otherwise a list per output or a dictionary.
+            weighted_metrics: Likewise; sample and class weights count in these.
+            loss_weights: Factors of the outputs' losses, a list or dictionary.
+            num_classes: Given if the labels are known to be class indices, which then fit every loss.
+            variables: The model's variables, if there are any; shapes and dtypes suffice.
+
+        Raises:
+            ValueError: If a name is unknown, or labels, weights and outputs do not fit together.
+
+        Example:
+            >>> from flaxmodels import Sequential, layers
+            >>> batch = Batch(jnp.ones((4, 3)), jnp.ones((4, 1)))
+            >>> objective = Objective.of(Sequential([layers.Dense(1)]), batch, loss="mse", metrics=["mae"])
+            >>> objective.log_names
+            ['loss', 'mae']
+        """
+        if variables is None:
+            rngs = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
+            variables = jax.eval_shape(lambda x: model.init(rngs, x, **training_flags(model, train=False)), example.x)
+        tree = jax.eval_shape(lambda v, b: forward(model, v, b).values, variables, example)
+        names = tuple(output_names(model, tree))
+        outputs = ordered(tree, names)
+        y = example.y
+        if y is not None:
+            check_per_output("y", y, names)
+        true = ordered(y, names) if y is not None else [None] * len(names)
+        given = _per_output("loss", loss, names)
+        resolved = tuple(_loss(one, t, p) for one, t, p in zip(given, true, outputs, strict=True))
+        one_hot = tuple(
+            num_classes if _needs_one_hot(l, t, p, num_classes) else None
+            for l, t, p in zip(resolved, true, outputs, strict=True)
+        )
+        labels = [
+            jax.ShapeDtypeStruct((t.shape[0], c), jnp.float32) if c else t for t, c in zip(true, one_hot, strict=True)
+        ]
+        factors = [1.0 if w is None else _factor(w, names) for w in _per_output("loss_weights", loss_weights, names)]
+        measured = [] if y is None else _output_metrics(metrics, weighted_metrics, names, labels, outputs)
+        shapes = tuple(tuple(output.shape[1:]) for output in outputs)
+        objective = cls(names, resolved, tuple(factors), tuple(measured), one_hot, shapes)
+        if example.weight is not None:
+            check_per_output("sample_weight", example.weight, names)
+        if y is not None:
+            objective._check_shapes(y, outputs)
+            # A trial without numbers: losses and metrics may be any functions.
+            jax.eval_shape(
+                lambda v, t, b: objective.update(t, objective.measure(b, forward(model, v, b))),
+                variables,
+                objective.empty(),
+                example,
+            )
+        return objective
 
     @property
     def loss_names(self) -> list[str]:
-        """The losses in the logs: the whole, and each output's where there are several."""
+        """The losses in the logs: the total, and each output's if there are several outputs."""
         return ["loss", *(f"{name}_loss" for name in self.names)] if len(self.names) > 1 else ["loss"]
 
     @property
     def log_names(self) -> list[str]:
         """All names in the logs, in their order."""
-        return [*self.loss_names, *(m.name for m in self.measured)]
+        return [*self.loss_names, *(m.name for m in self.metrics)]
 
-    def empty(self) -> dict[str, Any]:
-        """Totals before the first step: sums of losses times rows, rows, and the metrics' states."""
-        return _empty(self)()  # fresh arrays each time, because programs are given them
+    def empty(self) -> Totals:
+        """Returns the totals before the first step: sums of losses, number of rows, and the metrics' states."""
+        return _empty(self)()  # fresh arrays at each call, because programs are given them to overwrite
 
     def labels(self, y: Any) -> list[jax.Array]:
-        """The labels of each output, class indices spread where the loss wants it."""
+        """Returns the labels of each output, as one-hot rows where the loss needs them."""
         return [
             leaf if classes is None else jax.nn.one_hot(leaf.reshape(leaf.shape[:1]), classes)
             for leaf, classes in zip(ordered(y, self.names), self.one_hot, strict=True)
         ]
 
-    def loss(
-        self, y: Any, y_pred: Any, weight: Any, masks: Any, valid: jax.Array | None
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """The weighted sum of the outputs' losses over the batch, and each output's own, by name in the logs."""
-        total, own = jnp.zeros((), jnp.float32), {}
-        arguments = zip(
-            self.losses,
-            self.loss_weights,
-            self.labels(y),
-            _wide(ordered(y_pred, self.names)),
-            _weights(weight, self.names),
-            _masks(masks, self.names, valid),
-            self.names,
-            strict=True,
-        )
-        for loss, factor, true, pred, w, mask, name in arguments:
-            value = jnp.zeros(()) if loss is None else loss(true, pred, sample_weight=w, mask=mask)
-            own[f"{name}_loss"] = value
+    def measure(self, batch: Batch, outputs: Outputs) -> Measurement:
+        """Computes the loss of a batch: the weighted sum of the outputs' losses, plus the penalties of the layers."""
+        labels = self.labels(batch.y)
+        predictions = _to_float32(ordered(outputs.values, self.names))
+        weights, masks = _weights(batch.weight, self.names), _masks(outputs.masks, self.names, batch.valid)
+        total, per_output = jnp.zeros((), jnp.float32), {}
+        arguments = zip(self.names, self.losses, self.loss_weights, labels, predictions, weights, masks, strict=True)
+        for name, loss, factor, true, pred, weight, mask in arguments:
+            value = jnp.zeros(()) if loss is None else loss(true, pred, sample_weight=weight, mask=mask)
+            per_output[f"{name}_loss"] = value
             total = total + factor * value
-        return total, own
+        valid = batch.valid
+        rows = jnp.sum(valid, dtype=jnp.float32) if valid is not None else jnp.float32(predictions[0].shape[0])
+        return Measurement(total + outputs.regularization, per_output, labels, predictions, weights, masks, rows)
 
-    def update(
-        self,
-        totals: dict[str, Any],
-        loss: jax.Array,
-        own: dict[str, jax.Array],
-        y: Any,
-        y_pred: Any,
-        weight: Any,
-        masks: Any,
-        valid: jax.Array | None,
-    ) -> dict[str, Any]:
-        """Adds a batch to the totals. A batch's loss counts once per row, as in Keras."""
-        true, pred = self.labels(y), _wide(ordered(y_pred, self.names))
-        weights, masks = _weights(weight, self.names), _masks(masks, self.names, valid)
-        rows = jnp.sum(valid, dtype=jnp.float32) if valid is not None else jnp.float32(pred[0].shape[0])
-        values = {"loss": loss, **own}
+    def update(self, totals: Totals, measured: Measurement) -> Totals:
+        """Adds a batch to the totals. As in Keras, the loss of a batch counts once per row."""
+        values = {"loss": measured.loss, **measured.per_output_losses}
         states = [
             m.metric.update(
                 state,
-                true[m.output],
-                pred[m.output],
-                sample_weight=weights[m.output] if m.weighted else None,
-                mask=masks[m.output],
+                measured.labels[m.output],
+                measured.predictions[m.output],
+                sample_weight=measured.weights[m.output] if m.weighted else None,
+                mask=measured.masks[m.output],
             )
-            for m, state in zip(self.measured, totals["metrics"], strict=True)
+            for m, state in zip(self.metrics, totals["metrics"], strict=True)
         ]
         return {
-            "rows": totals["rows"].add(rows),
-            "sums": {name: total.add(values[name] * rows) for name, total in totals["sums"].items()},
+            "rows": totals["rows"].add(measured.rows),
+            "sums": {name: total.add(values[name] * measured.rows) for name, total in totals["sums"].items()},
             "metrics": states,
         }
 
-    def logs(self, totals: dict[str, Any]) -> dict[str, jax.Array]:
-        """The means and metrics that the totals amount to, `loss` first."""
+    def logs(self, totals: Totals) -> dict[str, jax.Array]:
+        """Returns the mean losses and the metrics of the totals, `loss` first."""
         means = {name: total.value / totals["rows"].value for name, total in totals["sums"].items()}
         return means | {
-            m.name: m.metric.compute(state) for m, state in zip(self.measured, totals["metrics"], strict=True)
+            m.name: m.metric.compute(state) for m, state in zip(self.metrics, totals["metrics"], strict=True)
         }
+
+    def _check_shapes(self, y: Any, outputs: Sequence[Any]) -> None:
+        """Raises if a loss or a metric cannot take labels and outputs of these shapes, and names the arrays."""
+        arrays = ordered(y, self.names)
+        batch = [
+            jax.ShapeDtypeStruct((p.shape[0], *t.shape[1:]), t.dtype) for t, p in zip(arrays, outputs, strict=True)
+        ]
+        true = jax.eval_shape(self.labels, dict(zip(self.names, batch, strict=True)))
+        compared = [(i, loss) for i, loss in enumerate(self.losses) if loss is not None]
+        for i, function in [*compared, *((m.output, m.metric.empty_for) for m in self.metrics)]:
+            try:
+                jax.eval_shape(function, true[i], outputs[i])
+            except losses.LabelShapeError as error:
+                which = f" {self.names[i]!r}" if len(self.names) > 1 else ""
+                true_shape, shape = (None, *arrays[i].shape[1:]), (None, *outputs[i].shape[1:])
+                raise error.for_data(f"`y` of shape {true_shape}", f"the output{which} of shape {shape}") from None
 
 
 @functools.lru_cache(maxsize=64)
-def _empty(objective: Objective) -> Callable[[], dict[str, Any]]:
-    """Makes the empty totals. A program, because finding the shapes of the metrics' states takes a while."""
+def _empty(objective: Objective) -> Callable[[], Totals]:
+    """Makes the function that returns empty totals; it is compiled because tracing the metrics takes a while."""
 
-    def totals() -> dict[str, Any]:
+    def totals() -> Totals:
         return {
             "rows": RunningSum.zeros(),
             "sums": {name: RunningSum.zeros() for name in objective.loss_names},
-            "metrics": [m.metric.empty_for(*m.example) for m in objective.measured],
+            "metrics": [m.metric.empty_for(*m.example) for m in objective.metrics],
         }
 
     return jax.jit(totals)
 
 
-def resolve(
-    loss: Any,
-    metric: Any,
-    weighted_metric: Any,
-    loss_weights: Any,
-    names: Sequence[str],
-    y: Any,
-    y_pred: Any,
-    num_classes: int | None = None,
-) -> Objective:
-    """Resolves names of losses and metrics against the shapes of labels and outputs.
-
-    Args:
-        loss: A loss by name or object for every output, or a list or dictionary of them by output.
-        metric: Metrics by name or object: a list for one output, else a list per output or a dictionary.
-        weighted_metric: Likewise; sample and class weights count in these.
-        loss_weights: Factors of the outputs' losses, a list or dictionary.
-        names: Names of the outputs.
-        y: Labels, of which shape and dtype count; None if there are none.
-        y_pred: Outputs, likewise.
-        num_classes: Given if the labels are known to be class indices, which then fit every loss.
-
-    Raises:
-        ValueError: If a name is unknown or labels do not fit an output.
-    """
-    n, outputs = len(names), ordered(y_pred, tuple(names))
-    if y is not None:
-        check_per_output("y", y, names)
-    true = ordered(y, tuple(names)) if y is not None else [None] * n
-    each = _per_output("loss", loss, names)
-    resolved = tuple(_loss(given, t, p) for given, t, p in zip(each, true, outputs, strict=True))
-    one_hot = tuple(
-        num_classes if _spread(l, t, p, num_classes) else None for l, t, p in zip(resolved, true, outputs, strict=True)
-    )
-    labels = [
-        jax.ShapeDtypeStruct((t.shape[0], c), jnp.float32) if c else t for t, c in zip(true, one_hot, strict=True)
-    ]
-    factors = [1.0 if w is None else _factor(w, names) for w in _per_output("loss_weights", loss_weights, names)]
-    measured = [] if y is None else _measured(metric, weighted_metric, names, labels, outputs)
-    return Objective(tuple(names), resolved, tuple(factors), tuple(measured), one_hot)
-
-
 def check_per_output(argument: str, tree: Any, names: Sequence[str]) -> None:
-    """Raises unless there is an array for each output, or one array of weights for all.
+    """Checks that there is an array for each output, or one array of weights for all outputs.
 
     Raises:
-        ValueError: If the number of arrays, or the key of one, is another.
+        ValueError: If the number of arrays or a key differs.
     """
     count = len(jax.tree.leaves(tree))
     if isinstance(tree, Mapping) and len(names) > 1 and set(tree) != set(names):
@@ -200,32 +266,6 @@ def check_per_output(argument: str, tree: Any, names: Sequence[str]) -> None:
     )
 
 
-def check_shapes(objective: Objective, y: Any, outputs: Sequence[Any]) -> None:
-    """Raises where a loss or a metric cannot take labels and outputs of these shapes, and names the arrays.
-
-    Args:
-        objective: Losses and metrics.
-        y: All labels, of which shape and dtype count.
-        outputs: The outputs for a batch of any size, likewise.
-
-    Raises:
-        LabelShapeError: If shapes do not fit.
-    """
-    arrays = ordered(y, objective.names)
-    batch = [jax.ShapeDtypeStruct((p.shape[0], *t.shape[1:]), t.dtype) for t, p in zip(arrays, outputs, strict=True)]
-    true = jax.eval_shape(objective.labels, dict(zip(objective.names, batch, strict=True)))
-    compared = [(i, loss) for i, loss in enumerate(objective.losses) if loss is not None]
-    for i, function in [*compared, *((m.output, m.metric.empty_for) for m in objective.measured)]:
-        try:
-            jax.eval_shape(function, true[i], outputs[i])
-        except losses.LabelShapeError as error:
-            which = f" {objective.names[i]!r}" if len(objective.names) > 1 else ""
-            shape = (None, *outputs[i].shape[1:])
-            raise error.for_data(
-                f"`y` of shape {tuple(arrays[i].shape)}", f"the output{which} of shape {shape}"
-            ) from None
-
-
 def _factor(weight: Any, names: Sequence[str]) -> float:
     if np.ndim(weight) or isinstance(weight, str):
         raise ValueError(
@@ -239,17 +279,17 @@ def _loss(given: Any, true: Any, pred: Any) -> Any:
     return None if given is None or true is None else losses.resolve(given, true.shape, pred.shape)
 
 
-def _spread(loss: Any, true: Any, pred: Any, num_classes: int | None) -> bool:
-    """Whether class indices become one-hot rows: the output has a column per class, and the loss takes columns."""
+def _needs_one_hot(loss: Any, true: Any, pred: Any, num_classes: int | None) -> bool:
+    """Returns whether class indices become one-hot rows: the output has one column per class, and so has the loss."""
     if loss is None or num_classes is None or loss.labels == "index":
         return False
     return pred.shape[-1] == num_classes > 1 and true.ndim == 1
 
 
-def _measured(
+def _output_metrics(
     metric: Any, weighted_metric: Any, names: Sequence[str], labels: Sequence[Any], outputs: Sequence[Any]
-) -> list[Measured]:
-    found: list[Measured] = []
+) -> list[OutputMetric]:
+    found: list[OutputMetric] = []
     for weighted, given in ((False, metric), (True, weighted_metric)):
         argument = "weighted_metrics" if weighted else "metrics"
         for i, several in enumerate(_per_output(argument, given, names, several=True)):
@@ -262,12 +302,12 @@ def _measured(
                     name = f"weighted_{stem}" if len(names) == 1 else f"{names[i]}_weighted_{stem}"
                 copies = sum(m.name == name or m.name.startswith(f"{name}_") for m in found)
                 name = f"{name}_{copies}" if name in taken else name
-                found.append(Measured(name, i, resolved, weighted, (_like(labels[i]), _like(outputs[i]))))
+                found.append(OutputMetric(name, i, resolved, weighted, (_like(labels[i]), _like(outputs[i]))))
     return found
 
 
-def _wide(outputs: list[jax.Array]) -> list[jax.Array]:
-    """Outputs in half precision as float32, in which losses and metrics are computed."""
+def _to_float32(outputs: list[jax.Array]) -> list[jax.Array]:
+    """Converts outputs in half precision to float32, in which losses and metrics are computed."""
     return [y.astype(jnp.float32) if y.dtype in (jnp.bfloat16, jnp.float16) else y for y in outputs]
 
 
@@ -276,7 +316,7 @@ def _like(array: Any) -> jax.ShapeDtypeStruct:
 
 
 def _per_output(argument: str, given: Any, names: Sequence[str], several: bool = False) -> list[Any]:
-    """What an argument of the Trainer says of each output."""
+    """Returns what an argument of the Trainer gives for each output."""
 
     def tidy(one: Any) -> Any:
         if not several:
@@ -287,8 +327,8 @@ def _per_output(argument: str, given: Any, names: Sequence[str], several: bool =
         unknown = [key for key in given if key not in names]
         if unknown:
             raise ValueError(
-                f"`{argument}` goes by the model's outputs {list(names)}, got {unknown[0]!r}; "
-                "use these names, or a list in their order."
+                f"`{argument}` has the model's outputs {list(names)} as keys, got {unknown[0]!r}; "
+                "use these names, or give a list in this order."
             )
         return [tidy(given.get(name)) for name in names]
     if len(names) == 1:
@@ -311,7 +351,7 @@ def _per_output(argument: str, given: Any, names: Sequence[str], several: bool =
 
 
 def ordered(tree: Any, names: Sequence[str]) -> list[Any]:
-    """The arrays of each output, in order: dictionaries by the outputs' names, else as they stand."""
+    """Returns the arrays of each output in order; a dictionary is ordered by the names of the outputs."""
     if isinstance(tree, Mapping) and set(tree) == set(names):
         return [tree[name] for name in names]
     return jax.tree.leaves(tree)
@@ -323,7 +363,7 @@ def _weights(weight: Any, names: Sequence[str]) -> list[Any]:
 
 
 def _masks(masks: Any, names: Sequence[str], valid: jax.Array | None) -> list[Any]:
-    """For each output what counts in it: the output's own mask, and of a padded batch the rows that are examples."""
+    """Returns for each output its own mask without the padding rows, or None if all of it counts."""
     if isinstance(masks, Mapping) and set(masks) == set(names):
         masks = [masks[name] for name in names]
     found = jax.tree.leaves(masks, is_leaf=lambda m: m is None) or [None]
@@ -338,7 +378,7 @@ def _masks(masks: Any, names: Sequence[str], valid: jax.Array | None) -> list[An
 
 
 def output_names(model: nn.Module, outputs: Any) -> list[str]:
-    """What a model's outputs are called: keys of a dictionary, the layers of a graph, else output_0, output_1."""
+    """Returns names of the outputs: keys of a dictionary, layers of a graph, otherwise output_0, output_1 and so on."""
     n = len(jax.tree.leaves(outputs))
     if isinstance(outputs, Mapping) and len(outputs) == n:
         return sorted(outputs)

@@ -4,6 +4,7 @@ import sys
 import time
 from typing import Any
 
+import jax
 import numpy as np
 
 Logs = dict[str, Any]  # from names to numbers, or to arrays where a metric has several values
@@ -26,6 +27,12 @@ def make_progress(verbose: str | int, epochs: int, steps: int | None, unit: str)
         verbose = 1 if sys.stdout.isatty() else 2
     kind = {0: Progress, 1: Live, 2: Lines}[int(verbose)]
     return kind(epochs, steps, unit)
+
+
+def example_unit(x: Any) -> str:
+    """Returns what an example is called in rates: images, sequences, or just examples."""
+    leaves = jax.tree.leaves(x)
+    return {4: "images", 3: "sequences"}.get(leaves[0].ndim, "examples") if len(leaves) == 1 else "examples"
 
 
 def show(logs: Logs) -> str:

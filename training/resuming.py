@@ -1,59 +1,97 @@
-"""What a checkpoint of a run holds, and how a run continues from it."""
+"""What a checkpoint of a run contains, and how a run resumes from it."""
 
 import copy
 import json
 import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import numpy as np
 
 from flaxmodels import saving
 from training import optimizers, process
+from training.callbacks import Callback
+from training.caller import caller_stacklevel
 from training.checkpoints import Checkpoints, packed, refilled, unpacked
-from training.streams import StreamFeed
+from training.objective import Objective, Totals
+from training.state import TrainState
 
 
 class Position(NamedTuple):
-    """The place of a run between two chunks of steps.
+    """The position of a run between two chunks of steps.
 
     Attributes:
         epoch: Number of the epoch, from 0.
-        step: Steps of it that are done.
-        number: Number of the pass through the data.
-        first: Steps of that pass that are done.
+        step: Number of steps done in the epoch.
+        pass_index: Number of complete passes through the data.
+        steps_done: Number of steps done in the current pass.
     """
 
     epoch: int
     step: int
-    number: int
-    first: int
+    pass_index: int
+    steps_done: int
 
 
-def snapshot(run: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What a checkpoint of a run holds: a tree of arrays, and notes."""
+class Snapshot(NamedTuple):
+    """A run between two chunks of steps: all that a checkpoint contains, except for the states of callbacks.
+
+    Attributes:
+        position: The position.
+        state: The state of training.
+        totals: Losses and metrics of the epoch so far.
+        epoch_start: The state at the start of the epoch, if the run may return to it.
+        logs: The latest logs.
+        pending_logs: Logs of each step of a chunk that callbacks have not received yet.
+        stop_training: Whether a callback has ended the run.
+        chosen_rate: The learning rate that was set before the first epoch, or None.
+        data: The position of the training data, if it needs one of its own.
+        validation: The position of the validation data, likewise.
+    """
+
+    position: Position
+    state: TrainState
+    totals: Totals
+    epoch_start: TrainState | None
+    logs: dict[str, Any]
+    pending_logs: dict[str, np.ndarray] | None
+    stop_training: bool
+    chosen_rate: float | None
+    data: dict[str, Any] | None
+    validation: dict[str, Any] | None
+
+
+def packed_snapshot(
+    snapshot: Snapshot, callbacks: Sequence[Callback], signature: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns the content of a checkpoint: a tree of arrays, and notes as JSON values."""
     arrays: dict[str, Any] = {}
+    position = snapshot.position
     notes = {
-        "position": run.position._asdict(),
-        "logs": run.logs,
-        "untold": run.untold,
-        "stop_training": run.trainer.stop_training,
-        "callbacks": _states(run.callbacks, arrays),
-        "run": run.configuration,
-        "learning_rate": run.chosen_rate,
+        # These keys are part of the file format.
+        "position": {
+            "epoch": position.epoch,
+            "step": position.step,
+            "number": position.pass_index,
+            "first": position.steps_done,
+        },
+        "logs": snapshot.logs,
+        "untold": snapshot.pending_logs,
+        "stop_training": snapshot.stop_training,
+        "callbacks": _states(callbacks, arrays),
+        "run": signature,
+        "learning_rate": snapshot.chosen_rate,
         "threads": process.threads(),
-        "data": run.feed.position(run.walk.first) if isinstance(run.feed, StreamFeed) else None,
-        "validation": run.validate.feed.position() if _validates_on_stream(run) else None,
+        "data": snapshot.data,
+        "validation": snapshot.validation,
     }
-    begin = {"begin": run.begin_state} if run.step and run.begin_state else {}
-    return {"state": run.trainer.state, "totals": run.totals, "callbacks": arrays} | begin, notes
+    start = {"begin": snapshot.epoch_start} if position.step and snapshot.epoch_start else {}
+    return {"state": snapshot.state, "totals": snapshot.totals, "callbacks": arrays} | start, notes
 
 
-def _validates_on_stream(run: Any) -> bool:
-    return run.validate is not None and isinstance(run.validate.feed, StreamFeed)
-
-
-def _states(callbacks: list[Any], arrays: dict[str, Any]) -> list[dict[str, Any]]:
-    """The states of callbacks as JSON can represent them; their arrays go to `arrays`."""
+def _states(callbacks: Sequence[Callback], arrays: dict[str, Any]) -> list[dict[str, Any]]:
+    """Returns the states of callbacks as JSON values; their arrays go into `arrays`."""
     return [
         {
             "class": type(callback).__name__,
@@ -66,35 +104,56 @@ def _states(callbacks: list[Any], arrays: dict[str, Any]) -> list[dict[str, Any]
     ]
 
 
-def configuration(run: Any) -> dict[str, Any]:
-    """What must be the same for a run to continue."""
-    feed = run.feed
+def run_signature(
+    model: nn.Module,
+    optimizer: Any,
+    objective: Objective,
+    seed: int,
+    batch_size: int,
+    examples: int | None,
+    steps_per_epoch: int | None,
+    shuffle: bool,
+) -> dict[str, Any]:
+    """Returns what must be equal for a run to resume, as JSON values."""
     return {
-        "seed": run.trainer.seed,
-        "batch_size": feed.batch_size,
-        "examples": feed.n,
-        "steps_per_epoch": run.steps_per_epoch,
-        "shuffle": run.shuffle,
-        "metrics": run.objective.log_names,
-        "losses": [getattr(loss, "name", None) for loss in run.objective.losses],
-        "model": described(run.trainer.model),
-        "optimizer": optimizers.describe(run.trainer.optimizer),
+        "seed": seed,
+        "batch_size": batch_size,
+        "examples": examples,
+        "steps_per_epoch": steps_per_epoch,
+        "shuffle": shuffle,
+        "metrics": objective.log_names,
+        "losses": [getattr(loss, "name", None) for loss in objective.losses],
+        "model": model_signature(model),
+        "optimizer": optimizers.describe(optimizer),
     }
 
 
-def described(model: Any) -> Any:
-    """The model as JSON says it, or only its class where code alone describes it."""
+def model_signature(model: nn.Module) -> Any:
+    """Returns the architecture as JSON values, or the name of the class if only code describes the model."""
     try:
-        return json.loads(json.dumps(saving.to_config(model)))
+        return json.loads(json.dumps(saving.to_config(model)))  # type: ignore[arg-type]
     except ValueError:
         return type(model).__name__
 
 
-def restore(run: Any, checkpoints: Checkpoints) -> None:
-    """Continues from the newest intact checkpoint, if there is one.
+def restored(
+    checkpoints: Checkpoints,
+    fresh: Snapshot,
+    callbacks: Sequence[Callback],
+    signature: Mapping[str, Any],
+    last_epoch: int,
+) -> Snapshot | None:
+    """Returns the newest intact checkpoint, and sets the states of callbacks; None if there is no checkpoint.
 
-    What decides the numbers must be as it was. Only the learning rate may be another one, if it was given to the
-    optimizer or set before the first epoch: then the run continues with it.
+    Everything that decides the numbers must be as it was. Only the learning rate may differ, if it was given to the
+    optimizer or set before the first epoch: then the run continues with the new one.
+
+    Args:
+        checkpoints: The folder.
+        fresh: The run at its start.
+        callbacks: The callbacks.
+        signature: That of this run, see `run_signature`.
+        last_epoch: The number of epochs of this run.
 
     Raises:
         ValueError: If the checkpoint is of another run, or of one that has done more epochs.
@@ -103,97 +162,110 @@ def restore(run: Any, checkpoints: Checkpoints) -> None:
     if found is None:
         # A process that ended before its first checkpoint may have had effects, such as rows in a file.
         if (started := checkpoints.started()) is None:
-            checkpoints.start({"callbacks": _states(run.callbacks, {})})
+            checkpoints.start({"callbacks": _states(callbacks, {})})
         else:
-            _restore_callbacks(run.callbacks, started["callbacks"], {})
-        return
+            _restore_callbacks(callbacks, started["callbacks"], {})
+        return None
     arrays, notes = found
     folder, noted = checkpoints.folder, notes["run"]
-    otherwise = "go on as it began, or choose another folder."
-    for name, value in run.configuration.items():
+    fix = "use the same arguments as before, or choose another folder."
+    for name, value in signature.items():
         if name not in ("model", "optimizer") and noted.get(name) != value:
             raise ValueError(
-                f"The checkpoints in {folder} are of a run with {name}={noted.get(name)!r}, got {value!r}; {otherwise}"
+                f"The checkpoints in {folder} are of a run with {name}={noted.get(name)!r}, got {value!r}; {fix}"
             )
-    position = Position(**notes["position"])
-    if position.epoch + (position.step > 0) > run.epochs.stop:
+    place = notes["position"]
+    position = Position(place["epoch"], place["step"], place["number"], place["first"])
+    epochs_done = position.epoch + (position.step > 0)
+    if epochs_done > last_epoch:
         raise ValueError(
             f"The run in {folder} has done {position.epoch} epochs and {position.step} steps, got "
-            f"epochs={run.epochs.stop}; give at least {position.epoch + (position.step > 0)}, or choose another folder."
+            f"epochs={last_epoch}; give at least {epochs_done}, or choose another folder."
         )
-    callbacks = {name: array for name, array in arrays.items() if name.startswith("callbacks/")}
-    rest = {name: array for name, array in arrays.items() if name not in callbacks}
-    begin = {"begin": run.trainer.state} if any(name.startswith("begin/") for name in rest) else {}
+    of_callbacks = {name: array for name, array in arrays.items() if name.startswith("callbacks/")}
+    rest = {name: array for name, array in arrays.items() if name not in of_callbacks}
+    start = {"begin": fresh.state} if any(name.startswith("begin/") for name in rest) else {}
     try:
-        tree = refilled({"state": run.trainer.state, "totals": run.totals} | begin, rest)
+        tree = refilled({"state": fresh.state, "totals": fresh.totals} | start, rest)
     except ValueError as error:
-        raise ValueError(f"In {folder} there is {error}; {otherwise}") from error
-    if noted.get("model") != run.configuration["model"]:
-        raise ValueError(f"The checkpoints in {folder} are of a model whose layers have other arguments; {otherwise}")
-    changes = optimizers.differences(noted["optimizer"], run.configuration["optimizer"])
+        raise ValueError(f"In {folder} there is {error}; {fix}") from error
+    if noted.get("model") != signature["model"]:
+        raise ValueError(f"The checkpoints in {folder} are of a model whose layers have other arguments; {fix}")
+    changes = optimizers.differences(noted["optimizer"], signature["optimizer"])
     for path, before, now in changes:
         if not optimizers.is_learning_rate(path):
             raise ValueError(
                 f"The checkpoints in {folder} are of a run whose optimizer has {optimizers.name_of(path)}={before!r}, "
-                f"got {now!r}; {otherwise}"
+                f"got {now!r}; {fix}"
             )
     process.warn_of_other_threads(notes.get("threads"), folder)
-    run.trainer.state, run.totals, run.begin_state = tree["state"], tree["totals"], tree.get("begin")
-    run.logs = unpacked({"value": notes["logs"]}, "", {})
-    run.epoch, run.step, run.walk.number, run.walk.first = position
-    if not _changes_rate(run, notes, changes, folder) and notes["stop_training"]:
-        run.trainer.stop_training = True
-        run.complete = not run.step
-    if isinstance(run.feed, StreamFeed):
-        run.feed.resume(run.walk.number, run.walk.first, notes["data"] or {})
-    if _validates_on_stream(run) and notes.get("validation"):
-        run.validate.feed.resume(0, 0, notes["validation"])
-    _restore_callbacks(run.callbacks, notes["callbacks"], callbacks)
-    if notes.get("untold") is not None:
-        run.untold = unpacked({"value": notes["untold"]}, "", {})
-        run.tell()
+    pending = notes.get("untold")
+    snapshot = Snapshot(
+        position,
+        tree["state"],
+        tree["totals"],
+        tree.get("begin"),
+        unpacked({"value": notes["logs"]}, "", {}),
+        None if pending is None else unpacked({"value": pending}, "", {}),
+        bool(notes["stop_training"]),
+        fresh.chosen_rate,
+        notes["data"],
+        notes.get("validation"),
+    )
+    snapshot = _with_chosen_rate(snapshot, notes.get("learning_rate"), changes, folder)
+    _restore_callbacks(callbacks, notes["callbacks"], of_callbacks)
+    return snapshot
 
 
-def _changes_rate(run: Any, notes: dict[str, Any], changes: list[tuple[str, Any, Any]], folder: Any) -> bool:
-    """Sets the learning rate that the user has chosen anew, and returns whether there is one.
+def _with_chosen_rate(
+    snapshot: Snapshot, noted: float | None, changes: list[tuple[str, Any, Any]], folder: Any
+) -> Snapshot:
+    """Sets the learning rate if the user has chosen another one than that of the interrupted run.
 
-    Callbacks change the rate during a run. So the checkpoint's rate is right, unless the run would start with another
-    one than it did: by another argument of the optimizer, or by `Trainer.learning_rate` before the first epoch.
+    Callbacks change the rate during a run, so the rate of the checkpoint is usually right. It is not if this run starts
+    with another rate: by another argument of the optimizer, or by `Trainer.learning_rate` before the first epoch. Then
+    the run continues even if a callback had ended it.
+
+    Args:
+        snapshot: The checkpoint, with the rate that was chosen before this run.
+        noted: The rate that was chosen before the interrupted run.
+        changes: Differences between the optimizers of both runs.
+        folder: The folder, for warnings.
     """
-    noted = notes.get("learning_rate")
-    if run.chosen_rate is not None and run.chosen_rate != noted:
-        rate = run.chosen_rate
-    elif run.chosen_rate is None and changes:
+    if snapshot.chosen_rate is not None and snapshot.chosen_rate != noted:
+        rate = snapshot.chosen_rate
+    elif snapshot.chosen_rate is None and changes:
         path, _, rate = changes[0]
         if not path.endswith("learning_rate") or not isinstance(rate, int | float):
             warnings.warn(
                 f"The checkpoints in {folder} are of a run with another learning rate schedule; the run continues with "
                 "the new one.",
-                stacklevel=6,
+                stacklevel=caller_stacklevel(),
             )
-            return True
+            return snapshot._replace(stop_training=False)
     else:
-        run.chosen_rate = noted
-        return False
-    present = run.trainer.learning_rates()
+        return snapshot._replace(chosen_rate=noted)
+    present = optimizers.learning_rates(snapshot.state.opt_state)
     if len(present) != 1:
         raise ValueError(
-            f"The checkpoints in {folder} are of a run with {len(present)} learning rates, of which one has changed to "
-            f"{rate}; go on as it began, or choose another folder."
+            f"The checkpoints in {folder} are of a run with {len(present)} learning rates, got {rate} for one of them; "
+            "use the same arguments as before, or choose another folder."
         )
     (present_rate,) = present.values()
     if np.float32(rate) == np.float32(present_rate):
-        return False
-    run.trainer.learning_rate = rate
+        return snapshot
     warnings.warn(
         f"The checkpoints in {folder} are of a run with another learning rate; it was {present_rate:.6g} in the last "
         f"one, and the run continues with {rate:.6g}.",
-        stacklevel=6,
+        stacklevel=caller_stacklevel(),
     )
-    return True
+    opt_state = optimizers.set_learning_rate(snapshot.state.opt_state, rate)
+    return snapshot._replace(state=snapshot.state.replace(opt_state=opt_state), stop_training=False)
 
 
-def _restore_callbacks(callbacks: list[Any], noted: list[dict[str, Any]], arrays: dict[str, Any]) -> None:
+def _restore_callbacks(
+    callbacks: Sequence[Callback], noted: list[dict[str, Any]], arrays: Mapping[str, np.ndarray]
+) -> None:
     waiting = list(callbacks)
     for i, note in enumerate(noted):
         callback = next((c for c in waiting if type(c).__name__ == note["class"]), None)

@@ -1,4 +1,4 @@
-"""What changes while a model trains, as one pytree of arrays."""
+"""What a training step reads and writes: a batch of examples, and the state as one pytree of arrays."""
 
 from typing import Any, NamedTuple
 
@@ -7,13 +7,29 @@ import jax.numpy as jnp
 from flax import struct
 
 
+class Batch(NamedTuple):
+    """Some examples: x and y are arrays or trees of arrays [B, ...].
+
+    Attributes:
+        x: Inputs.
+        y: Labels, None if there are none.
+        weight: Sample weights [B], or None.
+        valid: False for padding rows [B]; None if all rows are examples.
+    """
+
+    x: Any
+    y: Any = None
+    weight: Any = None
+    valid: Any = None
+
+
 class Trouble(NamedTuple):
     """Where a loss or a gradient was not finite.
 
     Attributes:
         step: The first such step of the run, -1 if there is none.
-        parameter: Which gradient it was, as the trained parameters are ordered; -1 if it was the loss alone.
-        count: How many such steps there were.
+        parameter: Index of the first such gradient among the trained parameters; -1 if it was the loss alone.
+        count: Number of such steps.
     """
 
     step: jax.Array
@@ -22,6 +38,7 @@ class Trouble(NamedTuple):
 
     @classmethod
     def none(cls) -> "Trouble":
+        """Returns the value at the start of a run."""
         return cls(jnp.full((), -1, jnp.int32), jnp.full((), -1, jnp.int32), jnp.zeros((), jnp.int32))
 
 
@@ -33,7 +50,7 @@ class TrainState(struct.PyTreeNode):
         params: The model's parameters.
         batch_stats: Its running statistics, empty if it has none.
         opt_state: The optimizer's state.
-        key: Random key of the run; every step folds its number in, so that a step's randomness is a function of it.
+        key: Random key of the run. Each step folds its number into this key.
         trouble: Where numbers were not finite.
     """
 

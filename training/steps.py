@@ -1,8 +1,8 @@
 """One training step, and many of them as one compiled program. Read this file first.
 
-Everything here is a pure function of arrays: `Trainer` calls it, and so can a loop of one's own:
+Everything here is a pure function of arrays. `Trainer` calls these functions, and so can a custom loop:
 
-    objective = resolve("mse", ["mae"], None, None, ["output"], y, y_pred)
+    objective = Objective.of(model, Batch(x, y), loss="mse", metrics=["mae"])
     state, rules = create_state(model, optimizer, x, seed=0)
     step = jax.jit(make_train_step(model, objective, optimizer, rules))
     totals = objective.empty()
@@ -14,7 +14,7 @@ Everything here is a pure function of arrays: `Trainer` calls it, and so can a l
 import difflib
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -24,66 +24,42 @@ import optax
 from flax import traverse_util
 from jax import lax
 
-from flaxmodels import constraints
-from flaxmodels.building import weights_of
-from flaxmodels.layers.base import Layer
 from flaxmodels.layers.linen import training_flags
-from flaxmodels.layers.recurrent import stateful_scopes
-from training.objective import Objective
+from training.forward import Outputs, forward
+from training.objective import Objective as Objective
+from training.objective import Totals
 from training.optimizers import scale_loss, scales_loss
+from training.rules import Rules, constrained, merge_params, partition, read_rules
+from training.state import Batch as Batch
 from training.state import TrainState, Trouble
 
-Path = tuple[str, ...]
-Totals = dict[str, Any]
-NO_STEP = jnp.iinfo(jnp.int32).max
-FEW = 4_000_000  # numbers in a state
-
-
-class Batch(NamedTuple):
-    """Some examples: x and y are arrays or trees of arrays [B, ...].
-
-    Attributes:
-        x: Inputs.
-        y: Labels, None where only predictions are wanted.
-        weight: Sample weights [B], or None.
-        valid: False for the rows that only pad the batch [B]; None if all rows are examples.
-    """
-
-    x: Any
-    y: Any = None
-    weight: Any = None
-    valid: Any = None
-
-
-class Rules(NamedTuple):
-    """What the layers say of their parameters: constraints by path, and the paths that are not trained."""
-
-    constraints: dict[Path, Callable[[jax.Array], jax.Array]]
-    frozen: frozenset[Path]
+TrainStep = Callable[[TrainState, Totals, Batch], tuple[TrainState, Totals]]
+Variables = dict[str, Any]
+UNOPTIMIZED_BELOW = 4_000_000  # numbers in a state
 
 
 def create_state(
     model: nn.Module, optimizer: optax.GradientTransformation, x: Any, seed: int = 0, variables: Any = None
 ) -> tuple[TrainState, Rules]:
-    """Initializes everything that training changes, and reads the rules off the layers.
+    """Initializes the state of training, and reads the rules from the layers.
 
     Args:
         model: Any linen module.
-        optimizer: The transformation that the state is for.
-        x: An example batch of inputs; shapes and dtypes count.
+        optimizer: The optimizer whose state is initialized.
+        x: An example batch of inputs; shapes and dtypes suffice.
         seed: Seed of parameters, shuffling and dropout.
-        variables: Variables to start from; those that are missing get fresh values.
+        variables: Initial variables. Missing ones are initialized by the model.
 
     Raises:
-        ValueError: If one of the variables is none of the model's, or has another shape.
+        ValueError: If the model has no such variable, or one of another shape.
     """
     rules = read_rules(model, x)
 
-    def begin(key: jax.Array, x: Any, variables: Any) -> TrainState:
+    def init_state(key: jax.Array, x: Any, variables: Any) -> TrainState:
         rngs = {"params": jax.random.fold_in(key, 0), "dropout": key}
         fresh = model.init(rngs, x, **training_flags(model, train=False))
-        variables = fresh if variables is None else filled_in(variables, fresh)
-        variables = jax.tree.map(jnp.copy, variables)  # the state is donated; the caller keeps the original
+        variables = fresh if variables is None else with_defaults(variables, fresh)
+        variables = jax.tree.map(jnp.copy, variables)  # the state is donated, and the caller keeps the original
         params = variables.get("params", {})
         return TrainState(
             step=jnp.zeros((), jnp.int32),
@@ -98,21 +74,21 @@ def create_state(
     zeros = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), x)
     args = (key, zeros, None if variables is None else dict(variables))
     if isinstance(key, jax.core.Tracer):  # part of a larger program
-        return begin(*args), rules
-    # One program: a process waits for its compilation before the first step, and for many small ones longer.
-    traced = jax.jit(begin).trace(*args)
+        return init_state(*args), rules
+    # One program: compiling it takes less time than compiling the many small operations of `init`.
+    traced = jax.jit(init_state).trace(*args)
     return traced.lower().compile(_options(traced.out_info))(*args), rules
 
 
-def filled_in(given: Mapping[str, Any], present: Mapping[str, Any]) -> dict[str, Any]:
-    """Puts variables in the place of those that a model has, which stay where none is given.
+def with_defaults(given: Mapping[str, Any], present: Mapping[str, Any]) -> Variables:
+    """Returns all variables of a model: the given ones, and the present ones where none is given.
 
     Args:
         given: Collections of variables, such as {"params": ...}, or parts of them.
-        present: All of the model's variables.
+        present: All variables of the model.
 
     Raises:
-        ValueError: If one of the variables is none of the model's, or has another shape.
+        ValueError: If the model has no such variable, or one of another shape.
     """
     known = traverse_util.flatten_dict(dict(present))
     values = traverse_util.flatten_dict(dict(given))
@@ -133,77 +109,9 @@ def filled_in(given: Mapping[str, Any], present: Mapping[str, Any]) -> dict[str,
 
 
 def _options(state: Any) -> dict[str, Any] | None:
-    """What runs once is not optimized: that takes seconds for random numbers, and drawing a few of them no time."""
-    few = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state)) < FEW
+    """Returns compiler options without optimization: for random numbers, it takes seconds and saves none."""
+    few = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state)) < UNOPTIMIZED_BELOW
     return {"xla_backend_optimization_level": 0} if few and jax.default_backend() == "cpu" else None
-
-
-def read_rules(model: nn.Module, x: Any) -> Rules:
-    """Finds the constraints and the frozen parameters of the layers inside a model."""
-    found, frozen = {}, set()
-    for path, (layer, name) in weights_of(model, x, **training_flags(model, train=False)).items():
-        constraint = constraints.get(layer.argument(name, "constraint"))
-        if constraint is not None:
-            found[path] = constraint
-        if layer.frozen:
-            frozen.add(path)
-    return Rules(found, frozenset(frozen))
-
-
-def partition(params: Any, frozen: frozenset[Path]) -> tuple[Any, Any]:
-    """Splits parameters into those that are trained and those that are not."""
-    if not frozen:
-        return params, {}
-    flat = traverse_util.flatten_dict(params)
-    trained = {path: leaf for path, leaf in flat.items() if path not in frozen}
-    rest = {path: leaf for path, leaf in flat.items() if path in frozen}
-    return traverse_util.unflatten_dict(trained), traverse_util.unflatten_dict(rest)
-
-
-def joined(trained: Any, rest: Any) -> Any:
-    """Puts together what `partition` split."""
-    if not rest:
-        return trained
-    return traverse_util.unflatten_dict(traverse_util.flatten_dict(trained) | traverse_util.flatten_dict(rest))
-
-
-def constrained(params: Any, rules: Rules) -> Any:
-    """Applies the constraints to the trained parameters they belong to; what is frozen keeps its values."""
-    if not rules.constraints:
-        return params
-    flat = traverse_util.flatten_dict(params)
-    for path, constraint in rules.constraints.items():
-        if path in flat and path not in rules.frozen:
-            flat[path] = constraint(flat[path])
-    return traverse_util.unflatten_dict(flat)
-
-
-class Outputs(NamedTuple):
-    """What a model gives for a batch."""
-
-    values: Any
-    masks: Any
-    batch_stats: Any
-    regularization: jax.Array
-
-
-def forward(
-    model: nn.Module, variables: Any, batch: Batch, train: bool = False, key: jax.Array | None = None
-) -> Outputs:
-    """Runs a model on a batch; layers of ours that mix rows see which rows are padding."""
-    collections = dict(variables) | ({} if batch.valid is None else {"batch": {"valid": batch.valid}})
-    moves = train or bool(stateful_scopes(model))
-    options: dict[str, Any] = {"mutable": ["batch_stats", "losses"] if moves else ["losses"]}
-    if train:
-        options["rngs"] = {"dropout": key}
-    if isinstance(model, Layer):
-        options |= {"train": train, "method": "outputs_and_mask"}
-        (values, masks), new = model.apply(collections, batch.x, **options)
-    else:
-        options |= training_flags(model, train)
-        (values, new), masks = model.apply(collections, batch.x, **options), None
-    penalty = sum(jax.tree.leaves(new.get("losses", {})), jnp.zeros((), jnp.float32))
-    return Outputs(values, masks, new.get("batch_stats", variables.get("batch_stats", {})), penalty)
 
 
 def make_train_step(
@@ -212,19 +120,19 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     rules: Rules,
     nonfinite: str = "ignore",
-) -> Callable[[TrainState, Totals, Batch], tuple[TrainState, Totals]]:
+) -> TrainStep:
     """Makes the function that does one step: (state, totals, batch) -> (state, totals).
 
     The order in a step, which is Keras':
       1. the key of the step is folded from the run's key and the step's number;
-      2. the outputs, the loss with regularization, and the gradients by the trained parameters, of the loss scaled
-         where the optimizer asks for it;
+      2. the outputs, the loss with regularization, and the gradients with respect to the trained parameters; an
+         optimizer may scale the loss for the gradients;
       3. the optimizer's update is added to the parameters;
       4. constraints are applied to the new parameters;
       5. the loss and the metrics of the outputs of (2) are added to the totals;
-      6. unless `nonfinite` is "ignore", a step whose loss or gradients are not finite is noted in `state.trouble`; if
-         it is "skip", the step changes nothing else, and if it is "stop", neither does any step after it. With "note"
-         all goes on.
+      6. unless `nonfinite` is "ignore", `state.trouble` notes a step whose loss or gradients are not finite. With
+         "skip", such a step changes nothing else. With "stop", no later step changes anything either. With "note",
+         training continues.
     """
     optimizer = optax.with_extra_args_support(optimizer)
 
@@ -233,32 +141,31 @@ def make_train_step(
         trained, rest = partition(state.params, rules.frozen)
 
         def loss_of(trained: Any) -> tuple[jax.Array, Any]:
-            variables = {"params": joined(trained, rest), "batch_stats": state.batch_stats}
+            variables = {"params": merge_params(trained, rest), "batch_stats": state.batch_stats}
             out = forward(model, variables, batch, train=True, key=key)
-            loss, own = objective.loss(batch.y, out.values, batch.weight, out.masks, batch.valid)
-            loss = loss + out.regularization
-            return scale_loss(state.opt_state, loss), (loss, own, out)
+            measured = objective.measure(batch, out)
+            return scale_loss(state.opt_state, measured.loss), (measured, out.batch_stats)
 
-        grads, (loss, own, out) = jax.grad(loss_of, has_aux=True)(trained)
-        # Line searches try the loss at other parameters.
-        tried = {"value": loss, "grad": grads, "value_fn": lambda params: loss_of(params)[1][0]}
+        grads, (measured, batch_stats) = jax.grad(loss_of, has_aux=True)(trained)
+        # A line search evaluates the loss at other parameters.
+        tried = {"value": measured.loss, "grad": grads, "value_fn": lambda params: loss_of(params)[1][0].loss}
         updates, opt_state = optimizer.update(grads, state.opt_state, trained, **tried)
-        params = constrained(joined(optax.apply_updates(trained, updates), rest), rules)
-        counted = objective.update(totals, loss, own, batch.y, out.values, batch.weight, out.masks, batch.valid)
-        new = state.replace(step=state.step + 1, params=params, batch_stats=out.batch_stats, opt_state=opt_state)
+        params = constrained(merge_params(optax.apply_updates(trained, updates), rest), rules)
+        counted = objective.update(totals, measured)
+        new = state.replace(step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state)
         if nonfinite == "ignore":
             return new, counted
-        return guarded(nonfinite, (state, totals), (new, counted), loss, grads)
+        return with_finite_check(nonfinite, (state, totals), (new, counted), measured.loss, grads)
 
     return step
 
 
-def guarded(
+def with_finite_check(
     nonfinite: str, old: tuple[TrainState, Totals], new: tuple[TrainState, Totals], loss: jax.Array, grads: Any
 ) -> tuple[TrainState, Totals]:
-    """Notes whether a step's numbers are finite, and chooses between the state and totals before and after it."""
+    """Notes whether the numbers of a step are finite, and chooses the state and totals before or after the step."""
     state, trouble = old[0], old[0].trouble
-    # An optimizer that scales the loss expects gradients that overflow, and leaves such steps out itself.
+    # An optimizer that scales the loss expects overflows of gradients, and skips these steps.
     leaves = [] if scales_loss(state.opt_state) else jax.tree.leaves(grads)
     bad = ~jnp.stack([jnp.isfinite(loss), *map(_finite, leaves)])
     any_bad = jnp.any(bad)
@@ -280,15 +187,15 @@ def guarded(
     parts = ("step", "params", "batch_stats", "opt_state")
     chosen = choose(kept, *({part: getattr(s, part) for part in parts} for s in (new[0], state)))
     if nonfinite == "skip":
-        chosen["step"] = new[0].step  # it still was a step, and the next one has its own randomness
-    told = kept if nonfinite == "skip" else ~stopped  # the loss that stops a run is part of the means
-    return state.replace(trouble=noted, **chosen), choose(told, new[1], old[1])
+        chosen["step"] = new[0].step  # the skipped step counts, so that the next one has another random key
+    logged = kept if nonfinite == "skip" else ~stopped  # the logs include the loss that stops a run
+    return state.replace(trouble=noted, **chosen), choose(logged, new[1], old[1])
 
 
 def _finite(x: jax.Array) -> jax.Array:
     """Whether all numbers are finite."""
     if x.ndim > 1 and x.size and jnp.issubdtype(x.dtype, jnp.floating):
-        # Zero times what is not finite is NaN; a product reads an array several times as fast as XLA's `all` on a CPU.
+        # Zero times a non-finite number is NaN. On a CPU, a product reads an array several times as fast as `all`.
         x = x.reshape(-1, x.shape[-1]) @ jnp.zeros((x.shape[-1],), x.dtype)
     return jnp.all(jnp.isfinite(x))
 
@@ -298,16 +205,12 @@ def make_eval_step(
 ) -> Callable[[dict[str, Any], Totals, Batch], tuple[dict[str, Any], Totals]]:
     """Makes the function that adds a batch's loss and metrics to the totals.
 
-    It maps (variables, totals, batch) to (variables, totals); the variables change by the states of stateful layers.
+    It maps (variables, totals, batch) to (variables, totals). Only the states of stateful layers change.
     """
 
     def step(variables: dict[str, Any], totals: Totals, batch: Batch) -> tuple[dict[str, Any], Totals]:
         out = forward(model, variables, batch)
-        loss, own = objective.loss(batch.y, out.values, batch.weight, out.masks, batch.valid)
-        totals = objective.update(
-            totals, loss + out.regularization, own, batch.y, out.values, batch.weight, out.masks, batch.valid
-        )
-        return _with_statistics(variables, out), totals
+        return _with_statistics(variables, out), objective.update(totals, objective.measure(batch, out))
 
     return step
 
@@ -331,13 +234,13 @@ def batch_at(data: Batch, order: jax.Array, i: jax.Array, scale: float, padded: 
 
     Args:
         data: All examples [N, ...].
-        order: The rows of each batch [steps, B]; -1 is padding.
-        i: Which batch.
-        scale: Factor of the inputs, as in images stored as bytes; 1 leaves them as they are.
-        padded: Whether -1 occurs.
+        order: Indices of the rows of each batch [steps, B]; -1 is a padding row.
+        i: Number of the batch.
+        scale: Factor of the inputs, for example of images stored as bytes.
+        padded: Whether there are padding rows.
     """
     rows = lax.dynamic_index_in_dim(order, i, keepdims=False)
-    # Padding repeats the batch's own first row: a number that is not finite there would also be in an example.
+    # Padding rows repeat the first row of the batch, so they hold a non-finite number only if an example does.
     taken = jnp.where(rows >= 0, rows, rows[0]) if padded else rows
     x, y, weight = jax.tree.map(lambda a: jnp.take(a, taken, axis=0, mode="clip"), (data.x, data.y, data.weight))
     if scale != 1:
@@ -346,7 +249,7 @@ def batch_at(data: Batch, order: jax.Array, i: jax.Array, scale: float, padded: 
 
 
 def make_order(key: jax.Array | None, n: int, batch_size: int) -> jax.Array:
-    """The rows of each batch of an epoch [steps, B], shuffled if there is a key; -1 pads the last batch."""
+    """Returns the rows of each batch of an epoch [steps, B], shuffled if there is a key; -1 is a padding row."""
     steps = -(-n // batch_size)
     rows = jnp.arange(n, dtype=jnp.int32) if key is None else jax.random.permutation(key, n).astype(jnp.int32)
     padding = jnp.full((steps * batch_size - n,), -1, jnp.int32)
@@ -358,8 +261,8 @@ def loop(
 ) -> Any:
     """Repeats `body(i, carry)` for start <= i < stop, compiled once.
 
-    With a `length`, which then is stop - start, it is a scan: an accelerator knows the number of steps without
-    asking the host at each. Without one, a single program serves any number of steps, which a CPU runs as fast.
+    With a `length`, which must be stop - start, it is a scan: an accelerator runs it without returning to the host at
+    each step. Without one, a single program serves any number of steps; a CPU runs it equally fast.
     """
     if length is None:
         return lax.fori_loop(start, stop, body, carry)
@@ -368,27 +271,27 @@ def loop(
 
 
 def make_train_program(
-    train_step: Callable[[TrainState, Totals, Batch], tuple[TrainState, Totals]],
+    train_step: TrainStep,
     objective: Objective,
     scale: float,
     padded: bool,
     length: int | None = None,
-    each: bool = False,
+    log_each_step: bool = False,
 ) -> Callable[..., tuple[TrainState, Totals, dict[str, jax.Array], dict[str, jax.Array]]]:
-    """Makes a run of training steps: (state, totals, data, order, start, stop) -> (state, totals, logs, logs of each).
+    """Makes a program of training steps: (state, totals, data, order, start, stop) -> (state, totals, logs, step logs).
 
-    With `each`, the last holds the logs after every step [steps of the order, ...], else nothing.
+    With `log_each_step`, the step logs hold the logs after every step [steps, ...]; otherwise they are empty.
     """
 
     def program(
         state: TrainState, totals: Totals, data: Batch, order: jax.Array, start: jax.Array, stop: jax.Array
     ) -> tuple[TrainState, Totals, dict[str, jax.Array], dict[str, jax.Array]]:
-        shapes = jax.eval_shape(objective.logs, totals) if each else {}
+        shapes = jax.eval_shape(objective.logs, totals) if log_each_step else {}
         seen = {name: jnp.zeros((order.shape[0], *log.shape), log.dtype) for name, log in shapes.items()}
 
         def body(i: jax.Array, carry: tuple[TrainState, Totals, Any]) -> tuple[TrainState, Totals, Any]:
             state, totals = train_step(*carry[:2], batch_at(data, order, i, scale, padded))
-            logs = objective.logs(totals) if each else {}
+            logs = objective.logs(totals) if log_each_step else {}
             return state, totals, {name: log.at[i - start].set(logs[name]) for name, log in carry[2].items()}
 
         state, totals, seen = loop(body, (state, totals, seen), start, stop, length)
@@ -405,9 +308,9 @@ def make_eval_program(
     length: int | None = None,
     stateful: bool = False,
 ) -> Callable[..., tuple[Totals, dict[str, jax.Array], dict[str, Any]]]:
-    """Makes a run of evaluation steps: (variables, totals, data, order, start, stop) -> (totals, logs, changed).
+    """Makes a program of evaluation steps: (variables, totals, data, order, start, stop) -> (totals, logs, changed).
 
-    Of the variables, `changed` has the collection with the states of stateful layers, if there are any.
+    If there are stateful layers, `changed` is the collection that holds their states.
     """
 
     def program(
@@ -432,7 +335,7 @@ def make_eval_program(
 def make_predict_program(
     predict_step: Callable[[dict[str, Any], Batch], tuple[dict[str, Any], Any]], scale: float, stateful: bool = False
 ) -> Callable[..., tuple[Any, dict[str, Any]]]:
-    """Makes a run of prediction steps: (variables, data, order, start, stop) -> (outputs [steps, B, ...], changed)."""
+    """Makes a program of predictions: (variables, data, order, start, stop) -> (outputs [steps, B, ...], changed)."""
 
     def program(
         variables: dict[str, Any], data: Batch, order: jax.Array, start: jax.Array, stop: jax.Array
@@ -455,5 +358,5 @@ def make_predict_program(
 
 
 def _changing(variables: dict[str, Any], stateful: bool) -> dict[str, Any]:
-    """The collection that changes without training."""
+    """Returns the collection that changes without training."""
     return {"batch_stats": variables["batch_stats"]} if stateful else {}

@@ -19,7 +19,7 @@ import flaxmodels
 from flaxmodels import Sequential, layers
 from flaxmodels.kernels import dispatch, native, recurrence_choice, recurrence_cudnn
 from tests.support.layer_table import ROWS
-from training.fitting import Program
+from training.programs import Program
 
 KEY = jax.random.key(0)
 PLATFORMS = ("cpu", "cuda")

@@ -10,6 +10,7 @@ from flaxmodels import Input, Model, Sequential, layers
 from flaxmodels.kernels import native
 from tests.support.model_parts import KEY
 from training import steps
+from training.forward import forward
 
 X = jax.random.normal(KEY, (2, 9, 8, 2))
 S = jax.random.normal(KEY, (2, 5, 3))
@@ -104,7 +105,7 @@ def test_what_is_computed_at_once_is_the_same_up_to_rounding():
 def test_training_and_evaluation_compute_pairs_at_once(train):
     model = Sequential(stack())
     variables, batch = model.init(KEY, X), steps.Batch(X, None)
-    program = jax.make_jaxpr(lambda variables: steps.forward(model, variables, batch, train, KEY).values)(variables)
+    program = jax.make_jaxpr(lambda variables: forward(model, variables, batch, train, KEY).values)(variables)
     assert "pooled=True" in str(program)
 
 

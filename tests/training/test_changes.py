@@ -214,8 +214,8 @@ def test_an_optimizer_whose_state_names_no_parameters_starts_anew():
     fit(trainer)
     trainer.model.layers[0].trainable = False
     sentence = (
-        "The optimizer's state does not say which parameters it belongs to, so it starts anew for those that are trained "
-        "from now on; use an optimizer whose state has the structure of the parameters."
+        "The optimizer's state does not have the structure of the parameters, so all trained parameters start with a "
+        "fresh state; use an optimizer whose state has that structure."
     )
     with pytest.warns(UserWarning, match=f"^{re.escape(sentence)}$"):
         fit(trainer)

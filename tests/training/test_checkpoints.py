@@ -475,7 +475,7 @@ def test_a_state_that_is_not_finite_is_never_saved(tmp_path):
 def test_checkpoints_of_another_run_are_refused(tmp_path):
     saved(tmp_path, epochs=1)
     with refuses(
-        f"The checkpoints in {tmp_path} are of a run with batch_size=8, got 4; go on as it began, "
+        f"The checkpoints in {tmp_path} are of a run with batch_size=8, got 4; use the same arguments as before, "
         "or choose another folder."
     ):
         build().fit(X, Y, batch_size=4, epochs=2, verbose=0, resume=tmp_path)
@@ -488,7 +488,7 @@ def test_checkpoints_of_another_run_are_refused(tmp_path):
     other.metrics = build().metrics
     with refuses(
         f"In {tmp_path} there is a checkpoint of another model or optimizer, which differs in "
-        "state/batch_stats/batch_normalization/moving_mean; go on as it began, or choose another folder."
+        "state/batch_stats/batch_normalization/moving_mean; use the same arguments as before, or choose another folder."
     ):
         other.fit(X, Y, batch_size=8, epochs=2, verbose=0, resume=tmp_path)
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from flaxmodels import Input, Sequential, layers
-from training import Trainer, fitting
+from training import Trainer, programs
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(22, 6, 6, 1)).astype("float32")
@@ -87,15 +87,15 @@ def test_another_seed_changes_everything_that_is_random(whole):
 
 def test_the_switch_changes_nothing_on_a_cpu(whole):
     if jax.default_backend() == "cpu":
-        assert fitting.compiler_options(True) is None
+        assert programs.compiler_options(True) is None
         assert bits(trained(deterministic=True)) == whole
 
 
 def test_the_compiler_knows_what_the_switch_asks_for(monkeypatch):
     """XLA refuses the names of options that it does not know, also on a CPU."""
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert fitting.compiler_options(False) is None
-    options = fitting.compiler_options(True)
+    assert programs.compiler_options(False) is None
+    options = programs.compiler_options(True)
     assert options and jax.jit(lambda x: x + 1, compiler_options=options)(1.0) == 2.0
 
 

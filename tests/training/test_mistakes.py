@@ -244,11 +244,11 @@ MISTAKES = {
     ),
     "sparse loss with one-hot": (
         lambda: fit(tr(loss="sparse_categorical_crossentropy")),
-        "sparse_categorical_crossentropy takes one class number for each row of predictions, got `y` of shape (12, 3) and the output of shape (None, 3); use categorical_crossentropy for one-hot labels.",
+        "sparse_categorical_crossentropy takes one class number for each row of predictions, got `y` of shape (None, 3) and the output of shape (None, 3); use categorical_crossentropy for one-hot labels.",
     ),
     "one-hot loss with indices": (
         lambda: fit(tr(), y=Y),
-        "categorical_crossentropy takes labels and predictions of the same shape, got `y` of shape (12,) and the output of shape (None, 3); use sparse_categorical_crossentropy for labels that are class numbers, or make them one-hot.",
+        "categorical_crossentropy takes labels and predictions of the same shape, got `y` of shape (None,) and the output of shape (None, 3); use sparse_categorical_crossentropy for labels that are class numbers, or make them one-hot.",
     ),
     "labels out of range": (
         lambda: fit(tr(loss="sparse_categorical_crossentropy"), y=Y + 1),
@@ -304,7 +304,7 @@ MISTAKES = {
     ),
     "ragged": (
         lambda: fit(tr(), x=[[1.0, 2.0], [1.0]] * 6),
-        "`x` is an array of numbers, but lists of different lengths came; pad them to one length.",
+        "`x` is an array of numbers, got lists of different lengths; pad them to one length.",
     ),
     "nan column": (
         lambda: fit(tr(), x=nan),
@@ -374,7 +374,7 @@ MISTAKES = {
     ),
     "validation other classes": (
         lambda: fit(tr(), validation_data=(X, HOT[:, :2])),
-        "categorical_crossentropy takes labels and predictions of the same shape, got `y` of shape (12, 2) and the output of shape (None, 3); reshape the labels, or change the number of units of the last layer.",
+        "categorical_crossentropy takes labels and predictions of the same shape, got `y` of shape (None, 2) and the output of shape (None, 3); reshape the labels, or change the number of units of the last layer.",
     ),
     "validation_freq": (
         lambda: fit(tr(), validation_data=(X, HOT), validation_freq=0),
@@ -382,7 +382,7 @@ MISTAKES = {
     ),
     "class_weight key": (
         lambda: fit(tr(), class_weight={5: 1.0}),
-        "`class_weight` goes by the classes of the labels, which are 0 to 2, got the key 5; remove it.",
+        "`class_weight` has the classes of the labels as keys, 0 to 2, got the key 5; remove it.",
     ),
     "class_weight list": (
         lambda: fit(tr(), class_weight=[1, 2, 3]),
@@ -410,7 +410,7 @@ MISTAKES = {
     ),
     "shuffle": (
         lambda: fit(tr(), shuffle="batch"),
-        "`shuffle` is True or False, got 'batch'; give True for an order of each epoch's own.",
+        "`shuffle` is True or False, got 'batch'; True shuffles the examples in each epoch.",
     ),
     "steps_per_epoch": (
         lambda: fit(tr(), steps_per_epoch=0),
@@ -422,7 +422,7 @@ MISTAKES = {
     ),
     "generator empty": (
         lambda: tr().fit(iter([]), verbose=0),
-        "`x` is a stream that gave no batch; give at least one.",
+        "`x` is a stream of at least one batch, got none; give a stream that is not exhausted.",
     ),
     "y with stream": (
         lambda: tr().fit(iter([(X, HOT)]), HOT, verbose=0),
@@ -430,11 +430,11 @@ MISTAKES = {
     ),
     "mse with mismatched": (
         lambda: fit(Trainer(mlp(None, 2), "sgd", "mse"), y=X[:, :3]),
-        "mean_squared_error takes labels and predictions of the same shape, got `y` of shape (12, 3) and the output of shape (None, 2); reshape the labels, or change the number of units of the last layer.",
+        "mean_squared_error takes labels and predictions of the same shape, got `y` of shape (None, 3) and the output of shape (None, 2); reshape the labels, or change the number of units of the last layer.",
     ),
     "metric of other labels": (
         lambda: fit(tr(loss="sparse_categorical_crossentropy", metrics=["mae"]), y=Y),
-        "mean_absolute_error takes labels and predictions of the same shape, got `y` of shape (12,) and the output of shape (None, 3); reshape the labels, or change the number of units of the last layer.",
+        "mean_absolute_error takes labels and predictions of the same shape, got `y` of shape (None,) and the output of shape (None, 3); reshape the labels, or change the number of units of the last layer.",
     ),
     "list of labels": (
         lambda: fit(tr(), y=[HOT, HOT, HOT]),
@@ -450,7 +450,7 @@ MISTAKES = {
     ),
     "labels of two outputs exchanged": (
         lambda: fit(two_outputs(), y=[X[:, :2], X[:, :3]]),
-        "mean_squared_error takes labels and predictions of the same shape, got `y` of shape (12, 2) and the output 'b' of shape (None, 3); reshape the labels, or change the number of units of the last layer.",
+        "mean_squared_error takes labels and predictions of the same shape, got `y` of shape (None, 2) and the output 'b' of shape (None, 3); reshape the labels, or change the number of units of the last layer.",
     ),
     "weights of one of two outputs": (
         lambda: fit(two_outputs(), y=[X[:, :3], X[:, :2]], sample_weight={"a": np.ones(12)}),

@@ -90,7 +90,7 @@ def test_one_number_anywhere_is_found(shape, dtype):
 
 def test_skip_leaves_the_step_out_and_goes_on():
     skipping, wanted = trainer(nonfinite="skip"), trainer(nonfinite="skip")
-    with sentence(2, GRADIENT, "2 such steps were left out"):
+    with sentence(2, GRADIENT, "2 such steps were skipped"):
         history = fit(skipping, spoiled(9, 17), epochs=1)
     left = np.r_[0:8, 12:16]
     want = wanted.fit(X[left], Y[left], batch_size=4, shuffle=False, verbose=0)
@@ -108,7 +108,7 @@ def test_restore_goes_back_to_the_epochs_begin():
             return ((X[i : i + 4], y[i : i + 4]) for i in range(0, 20, 4))
 
     restored, wanted = (trainer(optimizer=optimizers.SGD(0.01), nonfinite=n) for n in ("restore", "stop"))
-    with sentence(7, GRADIENT, "the run ends with the state of the epoch's begin"):
+    with sentence(7, GRADIENT, "the run ends with the state at the start of the epoch"):
         restored.fit(Spoil(), epochs=3, verbose=0)
     fit(wanted, Y, epochs=1)
     assert_same(restored, wanted, 1e-6)  # a stream is a padded program, which rounds differently

@@ -10,7 +10,9 @@ import pytest
 
 from flaxmodels import Input, Sequential, layers
 from training import Trainer, optimizers
-from training.objective import resolve
+from training.forward import Outputs
+from training.objective import Objective
+from training.state import Batch
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(64, 6)).astype("float32")
@@ -56,8 +58,9 @@ def test_float16_scales_the_loss():
 def test_losses_and_metrics_of_half_outputs_are_computed_in_float32():
     """A loss of many examples is exact to float32, not to the 8 bits of bfloat16."""
     outputs = jnp.asarray(RNG.dirichlet([1, 1], 64), jnp.bfloat16)
-    objective = resolve("sparse_categorical_crossentropy", None, None, None, ["y"], jnp.asarray(Y), outputs)
-    loss, _ = objective.loss(jnp.asarray(Y), outputs, None, None, None)
+    batch = Batch(jnp.asarray(X), jnp.asarray(Y))
+    objective = Objective.of(model(), batch, loss="sparse_categorical_crossentropy")
+    loss = objective.measure(batch, Outputs(outputs, None, {}, jnp.zeros(()))).loss
     exact = np.asarray(outputs, np.float64)
     exact /= exact.sum(-1, keepdims=True)
     assert float(loss) == pytest.approx(-np.log(exact[np.arange(64), Y]).mean(), rel=1e-5)

@@ -67,7 +67,7 @@ def test_another_optimizer_is_refused(case, tmp_path):
     fit(before, tmp_path, 1)
     fit(before, tmp_path, 1)
     with refuses(
-        f"The checkpoints in {tmp_path} are of a run whose optimizer has {difference}; go on as it began, or choose "
+        f"The checkpoints in {tmp_path} are of a run whose optimizer has {difference}; use the same arguments as before, or choose "
         "another folder."
     ):
         fit(now, tmp_path)
@@ -76,8 +76,8 @@ def test_another_optimizer_is_refused(case, tmp_path):
 def test_one_of_several_rates_is_refused(tmp_path):
     fit(O.by_path({"dense/kernel": O.SGD(0.1)}, "sgd"), tmp_path, 1)
     with refuses(
-        f"The checkpoints in {tmp_path} are of a run with 2 learning rates, of which one has changed to 0.2; go on as "
-        "it began, or choose another folder."
+        f"The checkpoints in {tmp_path} are of a run with 2 learning rates, got 0.2 for one of them; use "
+        "the same arguments as before, or choose another folder."
     ):
         fit(O.by_path({"dense/kernel": O.SGD(0.2)}, "sgd"), tmp_path)
 
@@ -157,7 +157,7 @@ def test_a_rate_of_callbacks_is_not_one_that_was_chosen(tmp_path):
     """What callbacks set in the epochs of one run does not count for the next."""
     trained = trainer(O.SGD(0.5))
     trained.fit(X, Y, batch_size=4, epochs=1, verbose=0, callbacks=[Plateau()])
-    assert trained.chosen_rate is None
+    assert trained.session.chosen_rate is None
     trained.fit(X, Y, batch_size=4, epochs=2, verbose=0, callbacks=[Plateau()], resume=tmp_path)
     assert rates(trained) == [0.25, 0.125]
     assert rates(fit(O.SGD(0.5), tmp_path, 3, [Plateau()])) == [0.25, 0.125, 0.0625]

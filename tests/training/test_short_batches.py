@@ -8,8 +8,10 @@ import pytest
 
 from flaxmodels import Sequential, layers
 from training import Trainer, callbacks, losses, optimizers, steps
-from training.batches import Feed, as_data
-from training.objective import resolve
+from training.data.arrays import ArrayFeed
+from training.data.examples import as_examples
+from training.data.source import FeedOptions
+from training.objective import Objective
 
 N, BATCH = 10, 8
 X = np.random.default_rng(0).normal(size=(N, 3)).astype("float32")
@@ -88,7 +90,7 @@ CASES = {
 def loop(model, loss, x, y, epochs):
     """The parameters, statistics and mean loss of training on batches of their own sizes, by the pure steps."""
     optimizer = optimizers.SGD(1e-4)
-    objective = resolve(loss, None, None, None, ["output"], Y, Y)
+    objective = Objective.of(model, steps.Batch(x[:BATCH], y[:BATCH]), loss=loss)
     state, rules = steps.create_state(model, optimizer, x[:BATCH], seed=0)
     step = jax.jit(steps.make_train_step(model, objective, optimizer, rules))
     for _ in range(epochs):
@@ -200,8 +202,8 @@ def test_a_loss_with_one_number_for_the_batch_takes_weights_as_keras_does():
 @pytest.mark.parametrize("piece_bytes", [float("inf"), 1, 3 * 4 * 3 * 4 * 2])
 @pytest.mark.parametrize("n", [12, 11, 3])
 def test_chunks_without_padding_have_every_example_once(n, piece_bytes):
-    data = as_data(np.arange(n * 3, dtype="float32").reshape(n, 3))
-    feed = Feed(data, 4, piece_bytes, pads=lambda rows: False)
+    data = as_examples(np.arange(n * 3, dtype="float32").reshape(n, 3))
+    feed = ArrayFeed(data, 4, FeedOptions(may_pad=lambda rows: False), piece_bytes)
     assert not feed.padded
     for key in (None, jax.random.key(0)):
         seen = []

@@ -9,7 +9,7 @@ import pytest
 
 from flaxmodels import Sequential, layers
 from training import optimizers, steps
-from training.objective import resolve
+from training.objective import Objective
 from training.steps import Batch
 
 
@@ -19,7 +19,7 @@ def line(**kwargs):
 
 def prepared(model, optimizer, x, y, loss="mse", metrics=("mae",), seed=0):
     state, rules = steps.create_state(model, optimizer, x, seed)
-    objective = resolve(loss, list(metrics), None, None, ["output"], y, y)
+    objective = Objective.of(model, Batch(x, y), loss=loss, metrics=list(metrics))
     return state, objective, steps.make_train_step(model, objective, optimizer, rules)
 
 
@@ -70,7 +70,7 @@ def test_a_run_of_steps_equals_a_numpy_loop(length):
     y = (3 * x - 1).astype("float32")
     state, objective, step = prepared(line(), optimizers.SGD(0.1), x, y)
     order = steps.make_order(jax.random.key(7), 13, 4)
-    program = steps.make_train_program(step, objective, 1.0, True, length, each=True)
+    program = steps.make_train_program(step, objective, 1.0, True, length, log_each_step=True)
     state, _, logs, each = jax.jit(program)(
         state, objective.empty(), Batch(jnp.asarray(x), jnp.asarray(y)), order, jnp.int32(0), jnp.int32(4)
     )
@@ -198,7 +198,7 @@ def test_given_variables_are_copied_not_consumed():
     model = line()
     variables = model.init(jax.random.key(3), x)
     state, rules = steps.create_state(model, optimizers.SGD(0.1), x, variables=variables)
-    objective = resolve("mse", None, None, None, ["output"], y, y)
+    objective = Objective.of(model, Batch(x, y), loss="mse")
     step = jax.jit(steps.make_train_step(model, objective, optimizers.SGD(0.1), rules), donate_argnums=0)
     step(state, objective.empty(), Batch(x, y))
     assert float(variables["params"]["dense"]["kernel"][0, 0]) == 1.0

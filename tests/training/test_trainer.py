@@ -322,7 +322,7 @@ def test_labels_out_of_range():
 def test_integer_labels_with_the_one_hot_loss():
     with refuses(
         losses.LabelShapeError,
-        "categorical_crossentropy takes labels and predictions of the same shape, got `y` of shape (53,) and the output "
+        "categorical_crossentropy takes labels and predictions of the same shape, got `y` of shape (None,) and the output "
         "of shape (None, 3); use sparse_categorical_crossentropy for labels that are class numbers, or make them "
         "one-hot.",
     ):
@@ -362,7 +362,7 @@ def test_arguments_by_output():
     y = [X[:, :1], X[:, :1]]
     with refuses(
         ValueError,
-        "`loss` goes by the model's outputs ['p', 'q'], got 'r'; use these names, or a list in their order.",
+        "`loss` has the model's outputs ['p', 'q'] as keys, got 'r'; use these names, or give a list in this order.",
     ):
         Trainer(two, loss={"r": "mse"}).fit(X, y)
     with refuses(

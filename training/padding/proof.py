@@ -28,10 +28,11 @@ import numpy as np
 from jax.extend.core import Literal
 
 from flaxmodels.kernels.dispatch import DEFAULTS, without_kernels
+from training.forward import forward
 from training.objective import Objective
 from training.padding import control, elementwise, shapes, sums
 from training.padding.values import MIXED, Mixed, Operand, Operation, Rows, Same, Shape, Unknown, Value, without_rule
-from training.steps import Batch, forward
+from training.state import Batch
 
 RULES = elementwise.RULES | shapes.RULES | sums.RULES
 # Operations that call programs; their parameters are those programs.
@@ -200,10 +201,8 @@ def changes_nothing(
         out = forward(model, variables, batch, train=train, key=key)
         if objective is None:
             return out.values
-        loss, own = objective.loss(batch.y, out.values, batch.weight, out.masks, batch.valid)
-        loss = loss + out.regularization
-        totals = objective.update(totals, loss, own, batch.y, out.values, batch.weight, out.masks, batch.valid)
-        return loss, totals, out.batch_stats
+        measured = objective.measure(batch, out)
+        return measured.loss, objective.update(totals, measured), out.batch_stats
 
     def sized(n: int) -> Batch:
         def resized(leaf: Any) -> Any:

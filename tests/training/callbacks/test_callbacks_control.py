@@ -121,7 +121,7 @@ def test_a_learning_rate_can_be_set_without_compiling_anew():
     with pytest.raises(ValueError, match=re.escape("The optimizer has no state yet; call build(x) or fit first.")):
         _ = trainer.learning_rate
     trainer.fit(X, Y, verbose=0)
-    program = next(p for key, p in trainer._programs.items() if key[0] == "train")
+    program = next(p for key, p in trainer.session._programs.items() if key[0] == "train")
     before = trainer.variables["params"]["dense"]["kernel"] + 0
     trainer.learning_rate = 0.0
     trainer.fit(X, Y, verbose=0)

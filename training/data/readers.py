@@ -1,4 +1,4 @@
-"""Where the batches of a stream come from: an iterator, an iterable, a sequence of batches, or a function."""
+"""Reads the batches of a stream: an iterator, an iterable, a sequence of batches, or a function."""
 
 import base64
 import inspect
@@ -11,39 +11,39 @@ from typing import Any
 import jax
 import numpy as np
 
-from training.batches import Data, is_array
+from training.data.examples import Examples, is_array
 from training.datasets import Split
 
 
 def is_stream(x: Any) -> bool:
-    """Whether x gives batches: an iterator, a loader, a sequence of batches, or a function that makes one."""
-    if isinstance(x, list | tuple | Mapping | str | bytes | Split | Data) or is_array(x):
+    """Returns whether x is a stream: an iterator, a loader, a sequence of batches, or a function that makes one."""
+    if isinstance(x, list | tuple | Mapping | str | bytes | Split | Examples) or is_array(x):
         return False
     return callable(x) or any(hasattr(x, name) for name in ("__next__", "__iter__", "__getitem__"))
 
 
 def is_sequence(x: Any) -> bool:
-    """Whether x gives its batches by number, as `keras.utils.PyDataset` and map-style data sets do.
+    """Returns whether x gives its batches by number, like `keras.utils.PyDataset` and map-style datasets.
 
-    An object that can be iterated as well is a sequence only if it has Keras' `on_epoch_end`.
+    An object that can also be iterated is a sequence only if it has Keras' `on_epoch_end`.
     """
     if callable(x) or hasattr(x, "__next__") or not hasattr(x, "__getitem__"):
         return False
     return hasattr(x, "on_epoch_end") or (hasattr(x, "__len__") and not hasattr(x, "__iter__"))
 
 
-def source_of(x: Any) -> "Source":
-    """The source of the batches of x, which `is_stream` accepts."""
+def reader_of(x: Any) -> "Reader":
+    """Returns the reader of a stream."""
     if is_sequence(x):
-        return SequenceSource(x)
-    return IterableSource(x) if callable(x) or not hasattr(x, "__next__") else IteratorSource(x)
+        return SequenceReader(x)
+    return IterableReader(x) if callable(x) or not hasattr(x, "__next__") else IteratorReader(x)
 
 
-class Source:
-    """Base of sources.
+class Reader:
+    """Reads batches in passes.
 
     Attributes:
-        steps: Batches in a pass, None if it is not known.
+        steps: Number of batches in a pass, None if it is not known.
         restarts: Whether there can be a second pass.
     """
 
@@ -51,39 +51,42 @@ class Source:
     restarts = True
 
     def peek(self) -> list[Any]:
-        """The first batch in a list, which is empty if there is none; the batch stays the first."""
+        """Returns the first batch in a list, which is empty if there is none, without consuming the batch."""
         raise NotImplementedError
 
-    def open(self, number: int, first: int, key: jax.Array | None) -> Iterator[Any]:
-        """The batches of pass `number` from step `first` on; `key` shuffles what has no order of its own."""
+    def open(self, pass_index: int, first: int, key: jax.Array | None) -> Iterator[Any]:
+        """Returns the batches of a pass from step `first` on; a `key` shuffles a sequence."""
         raise NotImplementedError
 
     def close(self, used: int, unused: list[Any], state: Any) -> None:
-        """Ends the reading: since `open`, `used` batches were used, after which the iterator had this state.
+        """Stops reading.
 
-        The `unused` batches were read after these.
+        Args:
+            used: How many batches were used since `open`.
+            unused: The batches that were read after them.
+            state: The state of the iterator after the used batches, None if it has none.
         """
 
     def finish(self) -> None:
-        """Takes note that a pass is complete."""
+        """Notes that a pass is complete."""
 
     def state(self) -> Any:
-        """The state of the iterator in use, as JSON can represent it; None if it has none."""
+        """Returns the state of the iterator in use as JSON values, None if it has none."""
         return None
 
     def position(self, used: int) -> dict[str, Any]:
-        """What a checkpoint keeps of the source, of which `used` batches were used since `open`."""
+        """Returns what a checkpoint keeps after `used` batches since `open`."""
         return {}
 
-    def resume(self, number: int, first: int, kept: Mapping[str, Any]) -> None:
-        """Prepares the source to continue with step `first` of pass `number`, by what a checkpoint kept of it."""
+    def resume(self, pass_index: int, first: int, kept: Mapping[str, Any]) -> None:
+        """Prepares reading from step `first` of a pass, given what `position` returned."""
 
 
-class SequenceSource(Source):
-    """The items of a sequence, each of which is a batch; they are shuffled if `open` has a key.
+class SequenceReader(Reader):
+    """Reads the items of a sequence, each of which is a batch; `open` shuffles them if it has a key.
 
-    As Keras does, calls the sequence's `on_epoch_begin` and `on_epoch_end`, if it has them, around each pass. A
-    sequence whose `num_batches` is None has no end.
+    Calls the sequence's `on_epoch_begin` and `on_epoch_end`, if it has them, around each pass, as Keras does. A
+    sequence whose `num_batches` is None is endless.
     """
 
     def __init__(self, sequence: Any):
@@ -93,7 +96,7 @@ class SequenceSource(Source):
     def peek(self) -> list[Any]:
         return [] if self.steps == 0 else [self.sequence[0]]
 
-    def open(self, number: int, first: int, key: jax.Array | None) -> Iterator[Any]:
+    def open(self, pass_index: int, first: int, key: jax.Array | None) -> Iterator[Any]:
         self._call("on_epoch_begin")
         order: Iterable[Any]
         if self.steps is None:
@@ -106,8 +109,8 @@ class SequenceSource(Source):
     def position(self, used: int) -> dict[str, Any]:
         return {"passes": self._passes}
 
-    def resume(self, number: int, first: int, kept: Mapping[str, Any]) -> None:
-        # The sequence may change at the end of each pass, so these ends are repeated.
+    def resume(self, pass_index: int, first: int, kept: Mapping[str, Any]) -> None:
+        # A sequence may change itself at the end of a pass, for example shuffle its items. Repeat these changes.
         for _ in range(kept.get("passes", 0)):
             self._call("on_epoch_begin")
             self.finish()
@@ -121,10 +124,10 @@ class SequenceSource(Source):
             getattr(self.sequence, hook)()
 
 
-class IterableSource(Source):
-    """What an iterable gives anew in each pass, or a function that returns an iterable or iterator.
+class IterableReader(Reader):
+    """Iterates over an iterable in each pass, or calls a function that returns an iterable or iterator.
 
-    The function is called with the number of the pass if it takes an argument.
+    The function receives the index of the pass if it takes an argument.
     """
 
     def __init__(self, iterable: Any):
@@ -134,10 +137,10 @@ class IterableSource(Source):
         self._peeked: Iterator[Any] | None = None
         self._resumed: tuple[int, int, Any] | None = None
 
-    def _start(self, number: int) -> Iterator[Any]:
+    def _start(self, pass_index: int) -> Iterator[Any]:
         made = self.iterable
         if callable(made):
-            made = made(number) if _takes_argument(made) else made()
+            made = made(pass_index) if _takes_argument(made) else made()
         self._iterator = iter(made)
         return self._iterator
 
@@ -146,29 +149,29 @@ class IterableSource(Source):
         self._peeked = itertools.chain(first, self._iterator)
         return first
 
-    def open(self, number: int, first: int, key: jax.Array | None) -> Iterator[Any]:
+    def open(self, pass_index: int, first: int, key: jax.Array | None) -> Iterator[Any]:
         peeked, self._peeked = self._peeked, None
         resumed, self._resumed = self._resumed, None
-        if resumed is not None and resumed[:2] == (number, first) and resumed[2] is not None:
-            iterator = self._start(number)
+        if resumed is not None and resumed[:2] == (pass_index, first) and resumed[2] is not None:
+            iterator = self._start(pass_index)
             iterator.set_state(_decoded(resumed[2]))  # type: ignore[attr-defined]
             return iterator
-        # The iterator that gave the first batch to look at is that of pass 0.
-        iterator = peeked if peeked is not None and number == 0 else self._start(number)
+        # Pass 0 continues with the iterator that `peek` started.
+        iterator = peeked if peeked is not None and pass_index == 0 else self._start(pass_index)
         return itertools.islice(iterator, first, None)
 
     def state(self) -> Any:
         return _state_of(self._iterator)
 
-    def resume(self, number: int, first: int, kept: Mapping[str, Any]) -> None:
-        self._resumed = number, first, kept.get("state")
+    def resume(self, pass_index: int, first: int, kept: Mapping[str, Any]) -> None:
+        self._resumed = pass_index, first, kept.get("state")
 
 
-class IteratorSource(Source):
-    """What an iterator has left: there is one pass, and every batch is used once, whoever uses it.
+class IteratorReader(Reader):
+    """Reads the rest of an iterator: there is one pass, and every batch is used once.
 
-    A batch that was read and not used is kept until the iterator is given again. An iterator with `get_state` and
-    `set_state` is set back instead.
+    Batches that were read and not used are kept for the next call with the same iterator. An iterator with `get_state`
+    and `set_state` is set back instead.
     """
 
     restarts = False
@@ -181,7 +184,7 @@ class IteratorSource(Source):
             self._ledger.unread.extend(itertools.islice(self._rest(), 1))
         return list(itertools.islice(self._ledger.unread, 1))
 
-    def open(self, number: int, first: int, key: jax.Array | None) -> Iterator[Any]:
+    def open(self, pass_index: int, first: int, key: jax.Array | None) -> Iterator[Any]:
         skipped, self._skipped = self._skipped, 0
         self._ledger.used += skipped
         return itertools.islice(self._left(), skipped, None)
@@ -189,7 +192,7 @@ class IteratorSource(Source):
     def _left(self) -> Iterator[Any]:
         while self._ledger.unread:
             yield self._ledger.unread.popleft()
-        # `yield from` would close the rest together with this generator.
+        # `yield from` would close `rest` together with this generator.
         for batch in self._rest():  # noqa: UP028
             yield batch
 
@@ -217,7 +220,7 @@ class IteratorSource(Source):
     def position(self, used: int) -> dict[str, Any]:
         return {"used": self._ledger.used + self._skipped + used}
 
-    def resume(self, number: int, first: int, kept: Mapping[str, Any]) -> None:
+    def resume(self, pass_index: int, first: int, kept: Mapping[str, Any]) -> None:
         used = kept.get("used", first)
         if kept.get("state") is not None:
             self._ledger.unread.clear()
@@ -233,11 +236,11 @@ class IteratorSource(Source):
 
 
 class _Ledger:
-    """What was done with an iterator, whoever did it.
+    """The record of how far an iterator was read, shared by all calls that use it.
 
     Attributes:
         unread: Batches that were read and not used.
-        used: How many batches were used.
+        used: Number of batches that were used.
     """
 
     def __init__(self) -> None:
@@ -245,7 +248,7 @@ class _Ledger:
         self.used = 0
 
 
-# By the identity of the iterator, with a reference to it.
+# Ledgers by the identity of the iterator, with a reference that shows whether the iterator still exists.
 _LEDGERS: dict[int, tuple[Callable[[], Any], _Ledger]] = {}
 
 
@@ -262,14 +265,14 @@ def _ledger_of(iterator: Any) -> _Ledger:
 
 
 def _forget(iterator: Any) -> None:
-    """Removes the ledger of an iterator that it would keep in memory, unless it holds batches."""
+    """Removes a ledger that alone keeps its iterator in memory, unless it holds batches."""
     reference, ledger = _LEDGERS.get(id(iterator), (None, None))
     if isinstance(reference, _Strong) and not ledger.unread:  # type: ignore[union-attr]
         del _LEDGERS[id(iterator)]
 
 
 class _Strong:
-    """A reference that keeps its object."""
+    """A strong reference with the interface of a weak one."""
 
     def __init__(self, referent: Any):
         self.referent = referent

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from flaxmodels import Input, Sequential, layers
-from training import Checkpoints, Trainer, callbacks, optimizers, sources
+from training import Checkpoints, Trainer, callbacks, optimizers
+from training.data import readers
 
 X = np.zeros((4, 3), "float32")
 ROWS = np.random.default_rng(0).normal(size=(50, 4, 4)).astype("float32")
@@ -143,18 +144,18 @@ def test_what_was_read_ahead_is_used_by_the_next_call(kind):
     identity = id(source)
     del source
     gc.collect()
-    assert identity not in sources._LEDGERS
+    assert identity not in readers._LEDGERS
 
 
 def test_what_was_read_ahead_does_not_keep_its_iterator():
     source = ITERATORS["generator"]()
     trainer_of_zeros(steps_per_execution=1).fit(source, steps_per_epoch=9, callbacks=[StopAt(1)], verbose=0)
     reference, identity = weakref.ref(source), id(source)
-    assert len(sources._LEDGERS[identity][1].unread) > 0
+    assert len(readers._LEDGERS[identity][1].unread) > 0
     del source
     gc.collect()
     assert reference() is None
-    assert identity not in sources._LEDGERS
+    assert identity not in readers._LEDGERS
 
 
 def test_a_call_that_is_refused_takes_nothing():
@@ -415,7 +416,7 @@ def test_labels_that_are_items_are_refused():
     )
     with refuses(sentence, TypeError):
         moving().fit(np.zeros((5, 3), "float32"), Items())
-    with refuses("`x` is a stream that gave no batch; give at least one."):
+    with refuses("`x` is a stream of at least one batch, got none; give a stream that is not exhausted."):
         moving().fit(Items(0))
 
 

@@ -9,8 +9,9 @@ import pytest
 
 from flaxmodels import Input, Sequential, layers
 from training import Trainer, callbacks
-from training.sources import is_stream
-from training.streams import Stream, StreamFeed
+from training.data.readers import is_stream
+from training.data.source import FeedOptions
+from training.data.streams import StreamFeed, StreamSource
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(22, 3)).astype("float32")
@@ -151,13 +152,13 @@ def test_a_generator_that_ends_early_ends_the_run():
 
 def test_a_generator_has_one_pass():
     with refuses(
-        "Epoch 2 found no batch, because the stream was gone through before; give "
-        "`steps_per_epoch`, or a list, a loader, or a function that makes the iterator anew."
+        "Epoch 2 needs at least one batch, got a stream that is exhausted; give "
+        "`steps_per_epoch`, or a list, a loader, or a function that returns a new iterator."
     ):
         line().fit(batches(), epochs=2, verbose=0)
     with refuses(
-        "Evaluation found no batch in the stream, which was gone through before; "
-        "give a list, a loader, or a function that makes the iterator anew."
+        "An evaluation needs at least one batch, got a stream that is exhausted; "
+        "give a list, a loader, or a function that returns a new iterator."
     ):
         line().fit(X, Y, epochs=2, validation_data=batches(), verbose=0)
 
@@ -186,7 +187,10 @@ class Second:
 
 
 MISTAKES = {
-    "nothing": (lambda: iter(()), "`x` is a stream that gave no batch; give at least one."),
+    "nothing": (
+        lambda: iter(()),
+        "`x` is a stream of at least one batch, got none; give a stream that is not exhausted.",
+    ),
     "too many parts": (
         lambda: iter([(X, Y, Y, Y)]),
         "`x` is a stream of (x, y) or (x, y, sample_weight), got 4 entries in batch 0; give one of them.",
@@ -198,8 +202,8 @@ MISTAKES = {
     ),
     "larger": (
         lambda: Second(X[:5], Y[:5]),
-        "`x` is a stream of batches of at most 4 examples, the size of its first, got 5 in batch 1; "
-        "make the first batch as large as any.",
+        "`x` is a stream whose first batch is the largest, got 4 examples in it and 5 in batch 1; "
+        "start with a batch of full size.",
     ),
     "no labels": (
         lambda: iter([(X,)]),
@@ -227,7 +231,7 @@ def test_what_a_stream_brings_itself_is_not_given_twice():
         line().predict(batches(), batch_size=3)
     with refuses("A stream brings its own batch_size, but fit got `validation_batch_size` as well; leave it out."):
         line().fit(X, Y, validation_data=batches, validation_batch_size=3, verbose=0)
-    with refuses("`validation_split` divides arrays, got a stream; give `validation_data` instead."):
+    with refuses("`validation_split` divides arrays, got 0.5 for a stream; give `validation_data` instead."):
         line().fit(batches(), validation_split=0.5, verbose=0)
     for name in ("steps_per_epoch", "validation_steps"):
         with refuses(f"`{name}` is a positive integer or None, got 0; leave it out to take all batches."):
@@ -251,7 +255,7 @@ def test_labels_of_every_batch_are_checked():
 
 
 def test_pieces_go_on_from_any_batch():
-    feed = StreamFeed(Stream(batches), piece=2)
+    feed = StreamFeed(StreamSource(batches), FeedOptions(steps_per_chunk=2))
     firsts = [(chunk.first, chunk.steps, chunk.sizes.tolist()) for chunk in feed.chunks(0, None, 3)]
     assert firsts == [(3, 2, [4, 4]), (5, 1, [2])]
 

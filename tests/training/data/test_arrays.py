@@ -6,7 +6,10 @@ import jax
 import numpy as np
 import pytest
 
-from training.batches import Feed, as_data, batch_size_for, split_off
+from training.data.arguments import choose_batch_size
+from training.data.arrays import ArrayFeed, ArraySource
+from training.data.examples import as_examples
+from training.data.source import FeedOptions
 from training.datasets import Split
 
 X, Y = np.arange(12.0, dtype="float32").reshape(6, 2), np.arange(6, dtype="int32")
@@ -17,37 +20,37 @@ def refuses(kind, sentence):
 
 
 def test_arrays_keep_their_type_and_doubles_become_floats():
-    data = as_data(X.astype("float64"), Y.astype("int64"))
+    data = as_examples(X.astype("float64"), Y.astype("int64"))
     assert data.x.dtype == np.float32
     assert data.y.dtype == np.int32
-    assert as_data(X.astype("uint8")).x.dtype == np.uint8
+    assert as_examples(X.astype("uint8")).x.dtype == np.uint8
 
 
 def test_lists_of_numbers_are_labels_and_trees_stay_trees():
-    assert as_data(X, [0, 1, 2, 3, 4, 5]).y.shape == (6,)
-    assert as_data([[1.0, 2.0], [3.0, 4.0]]).x.shape == (2, 2)
-    data = as_data({"a": X, "b": X}, [Y, Y])
+    assert as_examples(X, [0, 1, 2, 3, 4, 5]).y.shape == (6,)
+    assert as_examples([[1.0, 2.0], [3.0, 4.0]]).x.shape == (2, 2)
+    data = as_examples({"a": X, "b": X}, [Y, Y])
     assert set(data.x) == {"a", "b"}
     assert len(data) == 6
 
 
 def test_split_brings_its_labels_and_scale():
-    data = as_data(Split(X.astype("uint8"), Y, scale=0.5, num_classes=6))
+    data = as_examples(Split(X.astype("uint8"), Y, scale=0.5, num_classes=6))
     assert (data.scale, data.num_classes, data.x.dtype) == (0.5, 6, np.uint8)
     with refuses(ValueError, "A Split brings its own labels, got y=an array of shape (6,) as well; leave `y` out."):
-        as_data(Split(X, Y), Y)
+        as_examples(Split(X, Y), Y)
 
 
 def test_lengths_differ():
     with refuses(ValueError, "All arrays have one row per example, got x (6, 2), y (5,); give them the same length."):
-        as_data(X, Y[:5])
+        as_examples(X, Y[:5])
 
 
 def test_empty():
     with refuses(ValueError, "There are no examples: x has shape (0, 2); give at least one."):
-        as_data(X[:0], Y[:0])
+        as_examples(X[:0], Y[:0])
     with refuses(ValueError, "There are no inputs: `x` is empty or None; give an array [N, ...]."):
-        as_data(None)
+        as_examples(None)
 
 
 def test_not_numbers():
@@ -56,11 +59,11 @@ def test_not_numbers():
         "`x` is an array of numbers, got text such as 'a'; encode text as numbers, for example with "
         "np.unique(values, return_inverse=True)[1].",
     ):
-        as_data(np.array(["a", "b"]))
-    with refuses(TypeError, "`x` is an array of numbers, but lists of different lengths came; pad them to one length."):
-        as_data([[1.0], [1.0, 2.0]])
+        as_examples(np.array(["a", "b"]))
+    with refuses(TypeError, "`x` is an array of numbers, got lists of different lengths; pad them to one length."):
+        as_examples([[1.0], [1.0, 2.0]])
     with refuses(ValueError, "`x` has one row per example, got the single number 3.0; give an array [N, ...]."):
-        as_data(3.0)
+        as_examples(3.0)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -72,58 +75,61 @@ def test_not_finite(bad):
         f"`x` holds finite numbers, got {np.float32(bad)} at [1, 1] and 1 such values in all of 12; "
         "remove or fill them, for example with np.nan_to_num.",
     ):
-        as_data(x, Y)
+        as_examples(x, Y)
 
 
 def test_sums_that_overflow_are_no_mistake():
-    as_data(np.full((4, 2), 3e38, "float32"))
+    as_examples(np.full((4, 2), 3e38, "float32"))
 
 
 def test_class_weight_goes_by_label():
-    data = as_data(X, np.array([0, 1, 2, 0, 1, 2]), class_weight={0: 2.0, 2: 0.5})
+    data = as_examples(X, np.array([0, 1, 2, 0, 1, 2]), class_weight={0: 2.0, 2: 0.5})
     assert data.weight.tolist() == [2.0, 1.0, 0.5, 2.0, 1.0, 0.5]
     one_hot = np.eye(3, dtype="float32")[[0, 1, 2, 0, 1, 2]]
-    assert as_data(X, one_hot, class_weight={1: 3.0}).weight.tolist() == [1.0, 3.0, 1.0, 1.0, 3.0, 1.0]
+    assert as_examples(X, one_hot, class_weight={1: 3.0}).weight.tolist() == [1.0, 3.0, 1.0, 1.0, 3.0, 1.0]
 
 
 def test_class_weight_mistakes():
     with refuses(
         ValueError,
-        "`class_weight` goes by the classes of the labels, which are 0 to 5, got the key 7; remove it.",
+        "`class_weight` has the classes of the labels as keys, 0 to 5, got the key 7; remove it.",
     ):
-        as_data(X, Y, class_weight={7: 1.0})
+        as_examples(X, Y, class_weight={7: 1.0})
     with refuses(
         ValueError,
         "Examples are weighted by `class_weight` or by `sample_weight`, got both; multiply them into one.",
     ):
-        as_data(X, Y, np.ones(6), {0: 1.0})
+        as_examples(X, Y, np.ones(6), {0: 1.0})
     with refuses(ValueError, "`class_weight` needs one array of labels, got 2; use `sample_weight` instead."):
-        as_data(X, [Y, Y], class_weight={0: 1.0})
+        as_examples(X, [Y, Y], class_weight={0: 1.0})
     for factor in (float("nan"), "a", None):
         sentence = f"`class_weight` holds a finite number for each class, got {factor!r} for class 0; give one."
         with refuses(ValueError, sentence):
-            as_data(X, Y, class_weight={0: factor})
+            as_examples(X, Y, class_weight={0: factor})
 
 
 def test_validation_split_takes_the_last_examples():
-    train, validation = split_off(as_data(X, Y), 0.34)
-    assert train.y.tolist() == [0, 1, 2]
-    assert validation.y.tolist() == [3, 4, 5]
+    train, validation = ArraySource(as_examples(X, Y)).split_off(0.34)
+    assert train.example.y.tolist() == [0, 1, 2]
+    assert validation.example.y.tolist() == [3, 4, 5]
     with refuses(ValueError, "`validation_split` lies between 0 and 1, got 1.5; 0.2 takes the last fifth."):
-        split_off(as_data(X, Y), 1.5)
-    with refuses(ValueError, "`validation_split`=0.99 leaves no examples to one side of 6; choose another fraction."):
-        split_off(as_data(X, Y), 0.99)
+        ArraySource(as_examples(X, Y)).split_off(1.5)
+    with refuses(
+        ValueError,
+        "`validation_split` leaves at least one example on each side, got 0.99 for 6 examples; choose another fraction.",
+    ):
+        ArraySource(as_examples(X, Y)).split_off(0.99)
 
 
 def test_batch_size_is_checked():
     with refuses(ValueError, "`batch_size` is a positive integer, got 0; 32 is a usual choice."):
-        batch_size_for(as_data(X, Y), 0, None)
+        choose_batch_size(ArraySource(as_examples(X, Y)), 0, None, None)
 
 
 def rows_of(feed, key=None):
     """The labels of each step, as the compiled program would gather them."""
     found = []
-    for chunk in feed.chunks(key):
+    for chunk in feed.chunks(key=key):
         y = np.asarray(chunk.data.y)
         for rows in np.asarray(chunk.order)[: chunk.steps]:
             found.append([int(y[r]) for r in rows if r >= 0])
@@ -134,26 +140,27 @@ def rows_of(feed, key=None):
 @pytest.mark.parametrize("shuffled", [False, True])
 def test_streamed_data_gives_the_same_batches_as_resident_data(batch_size, shuffled):
     key = jax.random.key(5) if shuffled else None
-    data = as_data(X, Y)
-    whole = rows_of(Feed(data, batch_size), key)
+    data = as_examples(X, Y)
+    whole = rows_of(ArrayFeed(data, batch_size), key)
     assert sorted(sum(whole, [])) == list(range(6))
     for limit in (0, 30, 60):
-        streamed = Feed(data, batch_size, limit_bytes=limit)
-        assert streamed.resident is None
+        streamed = ArrayFeed(data, batch_size, limit_bytes=limit)
+        assert streamed.on_device is None
         assert rows_of(streamed, key) == whole
 
 
 def test_streamed_pieces_have_one_shape():
-    feed = Feed(as_data(X, Y), 2, limit_bytes=3 * 2 * 12 * 2)
+    feed = ArrayFeed(as_examples(X, Y), 2, limit_bytes=3 * 2 * 12 * 2)
     shapes = {jax.tree.map(np.shape, chunk.data) for chunk in feed.chunks()}
     assert len(shapes) == 1
 
 
 @pytest.mark.parametrize(("n", "pieces", "length"), [(2, [1], 1), (5, [3], 8), (17, [8, 1], 8), (200, [64, 36], 64)])
 def test_pieces_of_few_shapes_for_data_of_any_length(n, pieces, length):
-    data = as_data(np.zeros((n, 3), np.float32), np.arange(n))
-    feed = Feed(data, 2, limit_bytes=1e9, whole=False)
-    assert feed.resident is None and [chunk.steps for chunk in feed.chunks()] == pieces
+    data = as_examples(np.zeros((n, 3), np.float32), np.arange(n))
+    options = FeedOptions(resident=False)
+    feed = ArrayFeed(data, 2, options, limit_bytes=1e9)
+    assert feed.on_device is None and [chunk.steps for chunk in feed.chunks()] == pieces
     assert {len(chunk.order) for chunk in feed.chunks()} == {length}
     assert sum(rows_of(feed), []) == list(range(n))
-    assert [chunk.steps for chunk in Feed(data, 2, limit_bytes=0, whole=False).chunks()] == [1] * -(-n // 2)
+    assert [chunk.steps for chunk in ArrayFeed(data, 2, options, limit_bytes=0).chunks()] == [1] * -(-n // 2)

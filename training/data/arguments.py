@@ -1,0 +1,106 @@
+"""Makes a source of what `fit`, `evaluate` and `predict` are given."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from training.data.arrays import ArraySource
+from training.data.examples import Examples, as_examples
+from training.data.readers import is_stream
+from training.data.source import Source
+from training.data.streams import StreamSource
+from training.datasets import Split
+
+
+def labelled_source(
+    x: Any,
+    y: Any,
+    sample_weight: Any,
+    class_weight: Mapping[int, float] | None,
+    method: str,
+    batch_size: int | None = None,
+) -> Source:
+    """Returns the source of examples with labels.
+
+    Args:
+        x: Inputs, a `Split`, or a stream of batches.
+        y: Labels, None for a `Split` or a stream.
+        sample_weight: Factors of the examples' losses.
+        class_weight: Factors by class.
+        method: The method that was called, for errors.
+        batch_size: Rows in a batch, None for a stream.
+
+    Raises:
+        ValueError: If there are no labels, or a stream is given together with what it already contains.
+        TypeError: If something is not an array of numbers.
+    """
+    if not is_stream(x):
+        source: Source = ArraySource(as_examples(x, y, sample_weight, class_weight))
+    else:
+        for name, value in (("y", y), ("sample_weight", sample_weight), ("batch_size", batch_size)):
+            if value is not None:
+                raise ValueError(f"A stream brings its own {name}, but {method} got `{name}` as well; leave it out.")
+        source = StreamSource(x, class_weight)
+    if source.example.y is None:
+        call = "validation_data=(x, y)" if method == "validation_data" else f"{method}(x, y)"
+        raise ValueError(f"`{method}` needs labels, got none; write {call}, or give a Split of datasets.load.")
+    return source
+
+
+def validation_source(given: Any) -> Source:
+    """Returns the source of `validation_data`: (x, y), (x, y, sample_weight), a `Split`, or a stream.
+
+    Raises:
+        ValueError: If the argument has another form.
+    """
+    if isinstance(given, Split | Examples) or is_stream(given):
+        return labelled_source(given, None, None, None, "validation_data")
+    if not isinstance(given, tuple | list):
+        got = f"an array of shape {np.shape(given)}" if hasattr(given, "shape") else f"a {type(given).__name__}"
+    elif len(given) not in (2, 3):
+        got = f"{len(given)} {'entry' if len(given) == 1 else 'entries'}"
+    elif given[1] is None:
+        got = "None for y"
+    else:
+        x, y, weight = (*given, None)[:3]
+        return labelled_source(x, y, weight, None, "validation_data")
+    raise ValueError(
+        "`validation_data` is (x, y), (x, y, sample_weight), a Split or a stream of such batches, "
+        f"got {got}; write validation_data=(x, y)."
+    )
+
+
+def unlabelled_source(x: Any, batch_size: int | None = None) -> Source:
+    """Returns the source of the inputs of `predict`; labels are ignored.
+
+    Raises:
+        ValueError: If a batch size is given for a stream.
+    """
+    if not is_stream(x):
+        return ArraySource(as_examples(x)).without_labels()
+    if batch_size is not None:
+        raise ValueError("A stream brings its own batch_size, but predict got `batch_size` as well; leave it out.")
+    return StreamSource(x).without_labels()
+
+
+def choose_batch_size(source: Source, given: int | None, fixed: int | None, steps: int | None) -> int:
+    """Returns the batch size: the given one, the model's fixed one, one that makes `steps` steps, or 32.
+
+    Args:
+        source: The examples; a stream has its own batch size.
+        given: The argument `batch_size`.
+        fixed: The batch size that the model's inputs prescribe.
+        steps: Number of steps of a pass, if it is given.
+
+    Raises:
+        ValueError: If the batch size is not a positive integer.
+    """
+    if source.batch_size is not None:
+        return source.batch_size
+    size = fixed if given is None else given
+    if size is not None:
+        if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
+            raise ValueError(f"`batch_size` is a positive integer, got {size!r}; 32 is a usual choice.")
+        return int(size)
+    return -(-len(source.example) // int(steps)) if steps else 32

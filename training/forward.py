@@ -1,0 +1,56 @@
+"""Runs a model on a batch, for training, evaluation and prediction."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from flaxmodels.layers.base import Layer
+from flaxmodels.layers.linen import training_flags
+from flaxmodels.layers.recurrent import stateful_scopes
+from training.state import Batch
+
+
+class Outputs(NamedTuple):
+    """What a model returns for a batch.
+
+    Attributes:
+        values: The outputs, an array or a tree of arrays [B, ...].
+        masks: A mask for each output, or None; None for a model that has no masks.
+        batch_stats: The running statistics after this batch.
+        regularization: Sum of the layers' penalties, a scalar.
+    """
+
+    values: Any
+    masks: Any
+    batch_stats: Any
+    regularization: jax.Array
+
+
+def forward(
+    model: nn.Module, variables: Mapping[str, Any], batch: Batch, train: bool = False, key: jax.Array | None = None
+) -> Outputs:
+    """Runs a model on a batch. Layers that mix rows receive the flags of padding rows.
+
+    Args:
+        model: Any linen module.
+        variables: Its variables.
+        batch: The batch, of which inputs and flags of padding rows are read.
+        train: Whether the model runs in training mode.
+        key: The key of dropout, needed in training mode.
+    """
+    collections = dict(variables) | ({} if batch.valid is None else {"batch": {"valid": batch.valid}})
+    moves = train or bool(stateful_scopes(model))
+    options: dict[str, Any] = {"mutable": ["batch_stats", "losses"] if moves else ["losses"]}
+    if train:
+        options["rngs"] = {"dropout": key}
+    if isinstance(model, Layer):
+        options |= {"train": train, "method": "outputs_and_mask"}
+        (values, masks), new = model.apply(collections, batch.x, **options)
+    else:
+        options |= training_flags(model, train)
+        (values, new), masks = model.apply(collections, batch.x, **options), None
+    penalty = sum(jax.tree.leaves(new.get("losses", {})), jnp.zeros((), jnp.float32))
+    return Outputs(values, masks, new.get("batch_stats", variables.get("batch_stats", {})), penalty)
