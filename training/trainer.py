@@ -110,8 +110,6 @@ class Trainer:
             model = in_precision(model, precision)
             if precision == "mixed_float16":
                 made = optimizers.LossScaleOptimizer(made)
-        self.loss, self.metrics = loss, metrics
-        self.loss_weights, self.weighted_metrics = loss_weights, weighted_metrics
         self.history = History()
         self.session = Session(
             model,
@@ -136,6 +134,16 @@ class Trainer:
     def optimizer(self) -> optax.GradientTransformation:
         """The optimizer, an optax transformation."""
         return self.session.optimizer
+
+    @property
+    def loss(self) -> Any:
+        """The loss as it was given."""
+        return self.session.losses["loss"]
+
+    @property
+    def metrics(self) -> Any:
+        """The metrics as they were given."""
+        return self.session.losses["metrics"]
 
     @property
     def seed(self) -> int:

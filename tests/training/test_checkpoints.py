@@ -483,9 +483,9 @@ def test_checkpoints_of_another_run_are_refused(tmp_path):
         Sequential([Input((5,)), layers.Dense(2, activation="softmax")]),
         "adam",
         "sparse_categorical_crossentropy",
+        build().metrics,
         seed=3,
     )
-    other.metrics = build().metrics
     with refuses(
         f"In {tmp_path} there is a checkpoint of another model or optimizer, which differs in "
         "state/batch_stats/batch_normalization/moving_mean; use the same arguments as before, or choose another folder."
