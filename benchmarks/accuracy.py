@@ -1,9 +1,9 @@
-"""Do the models learn what they should? Trains each on real data and compares with what is expected.
+"""Trains each model on real data and compares its test accuracy with the expected one.
 
     python benchmarks/accuracy.py --data FOLDER [--only mnist]
 
 FOLDER holds mnist/ and fashion_mnist/ with the four original files each, and pendigits/ with pendigits.tra.csv and
-pendigits.tes.csv. Without it, MNIST and Fashion-MNIST are downloaded, and PenDigits is left out.
+pendigits.tes.csv. Without it, MNIST and Fashion-MNIST are downloaded, and PenDigits is skipped.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from training.datasets import Split
 
 
 def pendigits(folder: pathlib.Path) -> tuple[Split, Split]:
-    """Pen strokes as 8 points of two coordinates, 0 to 100; the digit is the last column."""
+    """Reads pen strokes: 8 points with two coordinates from 0 to 100; the digit is the last column."""
     splits = []
     for file in ("pendigits.tra.csv", "pendigits.tes.csv"):
         table = np.loadtxt(folder / file, delimiter=",", dtype=np.int32)
@@ -29,22 +29,26 @@ def pendigits(folder: pathlib.Path) -> tuple[Split, Split]:
 
 
 def image_set(name):
-    def load(data):
-        found = datasets.load(name, raw_dir=data / name if data else None)
-        return found.train, found.test
+    """Returns a function that loads a set from the original files, or downloads it."""
+
+    def load(folder):
+        data = datasets.load(name, raw_dir=folder / name if folder else None)
+        return data.train, data.test
 
     return load
 
 
 def embedded(name):
-    def load(data):
-        found = datasets.load(name)
-        return found.train, found.test
+    """Returns a function that loads a set that is part of an installed package."""
+
+    def load(folder):
+        data = datasets.load(name)
+        return data.train, data.test
 
     return load
 
 
-# question: data, model, epochs, batch size, optimizer, expected accuracy on the test examples
+# Case: data, model, epochs, batch size, optimizer, expected accuracy on the test set.
 CASES = {
     "mnist-simple_cnn": (image_set("mnist"), lambda: models.simple_cnn((28, 28, 1), 10), 3, 128, "adam", 0.988),
     "mnist-functional_cnn": (image_set("mnist"), lambda: models.functional_cnn((28, 28, 1), 10), 3, 128, "adam", 0.988),
@@ -73,7 +77,7 @@ CASES = {
         0.93,
     ),
     "pendigits-lstm": (
-        lambda data: pendigits(data / "pendigits"),
+        lambda folder: pendigits(folder / "pendigits"),
         lambda: models.rnn_classifier((8, 2), 10, cell="lstm", units=128),
         30,
         64,
@@ -83,9 +87,10 @@ CASES = {
 }
 
 
-def classify(name, data):
+def classify(name, folder):
+    """Trains a classifier and returns the row of its case."""
     load, build, epochs, batch_size, optimizer, expected = CASES[name]
-    train, test = load(data)
+    train, test = load(folder)
     trainer = Trainer(build(), optimizer, "categorical_crossentropy", ["accuracy"], seed=0)
     start = time.perf_counter()
     history = trainer.fit(train, batch_size=batch_size, epochs=epochs, validation_data=test, verbose=2)
@@ -93,7 +98,7 @@ def classify(name, data):
 
 
 def forecast():
-    """The error on the held-out months must be below that of forecasting the last value."""
+    """Trains the forecaster; its test error must be below the error of forecasting the last value."""
     data = datasets.load("airline")
     trainer = Trainer(models.rnn_forecaster((12, 1), cell="gru", units=64), optimizers.Adam(0.01), "mse", ["mae"])
     start = time.perf_counter()
@@ -105,19 +110,20 @@ def forecast():
 
 
 def row(name, measured, value, expected, epochs, start, history):
+    """Writes history and curves of a case and returns its row."""
     seconds = time.perf_counter() - start
-    where = measure.RESULTS / "accuracy" / name
-    shutil.rmtree(where, ignore_errors=True)
-    report.write(where, history, name)
-    (where / "history.json").unlink()
-    good = value < expected if "error" in measured else value >= expected
-    print(f"{name}: {measured} {value:.4f}, expected {expected:.4f}: {'ok' if good else 'MISSED'}", flush=True)
+    folder = measure.RESULTS / "accuracy" / name
+    shutil.rmtree(folder, ignore_errors=True)
+    report.write(folder, history, name)
+    (folder / "history.json").unlink()
+    met = value < expected if "error" in measured else value >= expected
+    print(f"{name}: {measured} {value:.4f}, expected {expected:.4f}: {'met' if met else 'MISSED'}", flush=True)
     return {
         "case": name,
         "measured": measured,
         "value": f"{value:.4f}",
         "expected": f"{expected:.4f}",
-        "met": good,
+        "met": met,
         "epochs": epochs,
         "seconds": f"{seconds:.1f}",
         "device": measure.device(),
@@ -126,9 +132,10 @@ def row(name, measured, value, expected, epochs, start, history):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Runs the cases and adds them to the CSV file; returns 1 if a case misses its expected value."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=pathlib.Path, help="folder with the original files")
-    parser.add_argument("--only", default="", help="only cases whose name contains this")
+    parser.add_argument("--only", default="", help="run only cases whose name contains this")
     args = parser.parse_args()
     names = [name for name in CASES if args.only in name and (args.data or "pendigits" not in name)]
     rows = [classify(name, args.data) for name in names]

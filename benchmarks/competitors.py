@@ -1,17 +1,20 @@
-"""One competitor as a process of its own, because a process has one Keras backend.
+"""Runs one competitor in its own process, because a process has only one Keras backend.
 
     python competitors.py COMPETITOR
 
-reads JSON, a line each, and answers each by a line of JSON: {"model": ..., "task": ..., "options": {...}} sets a case
-up, and the answer says what that took; {} does a run of it, and the answer says its seconds. Every competitor trains
-the same model on the same numbers with Adam and a cross-entropy, or evaluates or predicts with it.
+The process reads requests as lines of JSON and answers each with a line of JSON. A request {"model": ..., "task": ...,
+"options": {...}} builds and compiles a case; the answer holds the seconds of both. The request {} does one run; the
+answer holds its seconds. Every competitor trains the same model on the same data with Adam and cross-entropy, or
+evaluates or predicts with it.
 """
 
+import argparse
 import json
 import os
 import resource
 import sys
 import time
+from functools import partial
 
 import numpy as np
 
@@ -19,11 +22,12 @@ CLASSES = 10
 
 
 def sizes(options):
+    """Returns the options with defaults for missing sizes."""
     return {"n": 640, "batch": 128, "t": 128, "features": 9, "units": 128, "mask": False, "epochs": 1} | options
 
 
 def examples(model, o):
-    """Inputs, labels and lengths: the same numbers for everyone."""
+    """Returns inputs, labels and lengths (or None), the same for all competitors."""
     rng = np.random.default_rng(0)
     y = rng.integers(0, CLASSES, o["n"]).astype("int32")
     if "cnn" in model:
@@ -35,11 +39,11 @@ def examples(model, o):
     return x, y, lengths
 
 
-# ---------------------------------------------------------------- Keras' words, for us and for Keras
+# ---------------------------------------------------------------- the model with Keras' API, for flaxmodels and Keras
 
 
 def network(library, model, o):
-    """The model in Keras' words; `library` is flaxmodels or keras."""
+    """Builds the model with Keras' API; `library` is flaxmodels or keras."""
     layers = library.layers
     if model == "simple_cnn":
         stack = [
@@ -76,7 +80,8 @@ def network(library, model, o):
 LOSS = "sparse_categorical_crossentropy"
 
 
-def ours(model, task, o):
+def flaxmodels_run(model, task, o):
+    """Returns a run of `Trainer.fit`, `evaluate` or `predict`."""
     import flaxmodels
     from training import Trainer
 
@@ -89,9 +94,8 @@ def ours(model, task, o):
     return lambda: trainer.fit(x, y, batch_size=o["batch"], epochs=o["epochs"], verbose=0)
 
 
-def loops(model, task, o, scanned):
-    """The same step as `ours` in a loop written by hand: one program for all steps, or one for each."""
-
+def handwritten_run(model, task, o, use_scan):
+    """Returns a run of the same step as `flaxmodels_run` in a hand-written loop: a `lax.scan` or a step loop."""
     import flaxmodels
     from training import optimizers, steps
     from training.objective import Objective
@@ -102,20 +106,31 @@ def loops(model, task, o, scanned):
     objective = Objective.of(net, steps.Batch(x, y), loss=LOSS, metrics=["accuracy"])
     if task == "predict":
         predict = steps.make_predict_step(net)
-        return by_hand(task, scanned, o, x, y, state.variables, lambda v, x, y: predict(v, steps.Batch(x))[1])
+        return loop_run(task, use_scan, o, x, y, state.variables, lambda v, x, y: predict(v, steps.Batch(x))[1])
     if task == "evaluate":
         evaluate = steps.make_eval_step(net, objective)
         carry = (state.variables, objective.empty())
-        return by_hand(task, scanned, o, x, y, carry, lambda c, x, y: evaluate(*c, steps.Batch(x, y)), objective.logs)
+        return loop_run(task, use_scan, o, x, y, carry, lambda c, x, y: evaluate(*c, steps.Batch(x, y)), objective.logs)
     step = steps.make_train_step(net, objective, adam, rules)
     carry = (state, objective.empty())
-    return by_hand(task, scanned, o, x, y, carry, lambda c, x, y: step(*c, steps.Batch(x, y)), objective.logs)
+    return loop_run(task, use_scan, o, x, y, carry, lambda c, x, y: step(*c, steps.Batch(x, y)), objective.logs)
 
 
-def by_hand(task, scanned, o, x, y, carry, step, logs=lambda totals: totals):
-    """A run of `step(carry, x, y) -> carry`, or of `step(carry, x, y) -> outputs` where the task is to predict.
+def loop_run(task, use_scan, o, x, y, carry, step, logs=lambda totals: totals):
+    """Returns a run of a step over all batches.
 
-    One program does the run where it is scanned; else one program does a step, and the host calls it for each.
+    With `use_scan`, one program does the whole run. Otherwise one program does a step, and Python calls it for each
+    batch.
+
+    Args:
+        task: "train", "evaluate" or "predict".
+        use_scan: Whether to use `lax.scan`.
+        o: Sizes.
+        x: The inputs of all batches.
+        y: The targets of all batches.
+        carry: The variables to predict with; otherwise a pair of state and totals.
+        step: `step(carry, x, y)` returns the outputs to predict; otherwise it returns the next carry.
+        logs: Computes results from the totals.
     """
     import jax
     import jax.numpy as jnp
@@ -123,38 +138,38 @@ def by_hand(task, scanned, o, x, y, carry, step, logs=lambda totals: totals):
     count = o["n"] // o["batch"]
     x, y = (jnp.asarray(a).reshape(count, o["batch"], *a.shape[1:]) for a in (x, y))
     if task == "predict":
-        whole = jax.jit(lambda carry, x, y: jax.lax.scan(lambda c, b: (c, step(c, *b)), carry, (x, y))[1])
-        one = jax.jit(step)
-        if scanned:
-            return lambda: np.asarray(whole(carry, x, y))
-        return lambda: np.concatenate([np.asarray(one(carry, x[i], y[i])) for i in range(count)])
-    # Evaluation has nothing to give away: its variables are needed again.
+        predict_all = jax.jit(lambda carry, x, y: jax.lax.scan(lambda c, b: (c, step(c, *b)), carry, (x, y))[1])
+        predict_batch = jax.jit(step)
+        if use_scan:
+            return lambda: np.asarray(predict_all(carry, x, y))
+        return lambda: np.concatenate([np.asarray(predict_batch(carry, x[i], y[i])) for i in range(count)])
+    # Evaluation donates nothing, because it needs its variables again.
     donated = () if task == "evaluate" else (0,)
-    whole = jax.jit(
+    all_steps = jax.jit(
         lambda carry, x, y: jax.lax.scan(lambda c, b: (step(c, *b), None), carry, (x, y))[0], donate_argnums=donated
     )
-    one = jax.jit(step, donate_argnums=donated)
+    one_step = jax.jit(step, donate_argnums=donated)
     held, empty = [carry], jax.tree.map(np.asarray, carry[1])
 
     def run():
-        now = (held[0][0], jax.tree.map(jnp.array, empty))
+        carry = (held[0][0], jax.tree.map(jnp.array, empty))
         for _ in range(o["epochs"]):
-            if scanned:
-                now = whole(now, x, y)
+            if use_scan:
+                carry = all_steps(carry, x, y)
                 continue
             for i in range(count):
-                now = one(now, x[i], y[i])
-        held[0] = now
-        return jax.device_get(logs(now[1]))
+                carry = one_step(carry, x[i], y[i])
+        held[0] = carry
+        return jax.device_get(logs(carry[1]))
 
     return run
 
 
-# ---------------------------------------------------------------- Flax and optax, without anything of ours
+# ---------------------------------------------------------------- plain Flax and optax, without this project
 
 
 def flax_network(model, o):
-    """The model as a user of flax.linen writes it; it gives logits."""
+    """Builds the model as users of flax.linen write it; it returns logits."""
     import flax.linen as nn
     import jax.numpy as jnp
 
@@ -189,15 +204,15 @@ def flax_network(model, o):
     return Convolutional() if "cnn" in model else Recurrent()
 
 
-def in_flax(model, task, o, scanned):
-    """flax.linen and optax as in their own examples: a jitted step, or a scan of it over the epoch."""
+def flax_run(model, task, o, use_scan):
+    """Returns a run with flax.linen and optax as in their examples: a jitted step, or a scan over the epoch."""
     import jax
     import jax.numpy as jnp
     import optax
 
     x, y, lengths = examples(model, o)
     net, adam = flax_network(model, o), optax.adam(1e-3)
-    # Lengths travel beside the labels.
+    # Lengths are a second column of the targets.
     targets = np.stack([y, y if lengths is None else lengths], 1).astype("int32")
     variables = jax.jit(lambda key: net.init(key, jnp.asarray(x[:1]), None, False))(jax.random.key(0))
 
@@ -205,47 +220,52 @@ def in_flax(model, task, o, scanned):
         rngs = None if key is None else {"dropout": key}
         return net.apply(params, x, None if lengths is None else target[:, 1], train, rngs=rngs)
 
-    def counted(totals, loss, found, target):
-        return totals["loss"] + loss, totals["hits"] + jnp.sum(found.argmax(-1) == target[:, 0])
+    def add_batch(totals, loss, logits, target):
+        hits = jnp.sum(logits.argmax(-1) == target[:, 0])
+        return {"loss": totals["loss"] + loss, "hits": totals["hits"] + hits}
 
     def evaluate(carry, x, target):
-        found = outputs(carry[0], x, target, False)
-        loss = optax.softmax_cross_entropy_with_integer_labels(found, target[:, 0]).mean()
-        return carry[0], dict(zip(("loss", "hits"), counted(carry[1], loss, found, target), strict=True))
+        variables, totals = carry
+        logits = outputs(variables, x, target, False)
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, target[:, 0]).mean()
+        return variables, add_batch(totals, loss, logits, target)
 
     def train(carry, x, target):
         (params, opt_state, key), totals = carry
-        key, own = jax.random.split(key)
+        key, dropout_key = jax.random.split(key)
 
         def loss_of(params):
-            found = outputs(params, x, target, True, own)
-            return optax.softmax_cross_entropy_with_integer_labels(found, target[:, 0]).mean(), found
+            logits = outputs(params, x, target, True, dropout_key)
+            return optax.softmax_cross_entropy_with_integer_labels(logits, target[:, 0]).mean(), logits
 
-        (loss, found), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
+        (loss, logits), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
         updates, opt_state = adam.update(grads, opt_state, params)
-        totals = dict(zip(("loss", "hits"), counted(totals, loss, found, target), strict=True))
-        return (optax.apply_updates(params, updates), opt_state, key), totals
+        return (optax.apply_updates(params, updates), opt_state, key), add_batch(totals, loss, logits, target)
 
     empty = {"loss": jnp.zeros(()), "hits": jnp.zeros((), jnp.int32)}
     if task == "predict":
-        return by_hand(task, scanned, o, x, targets, variables, lambda v, x, y: jax.nn.softmax(outputs(v, x, y, False)))
+
+        def predict(variables, x, target):
+            return jax.nn.softmax(outputs(variables, x, target, False))
+
+        return loop_run(task, use_scan, o, x, targets, variables, predict)
     if task == "evaluate":
-        return by_hand(task, scanned, o, x, targets, (variables, empty), evaluate)
+        return loop_run(task, use_scan, o, x, targets, (variables, empty), evaluate)
     start = (variables, adam.init(variables), jax.random.key(1))
-    return by_hand(task, scanned, o, x, targets, (start, empty), train)
+    return loop_run(task, use_scan, o, x, targets, (start, empty), train)
 
 
 # ---------------------------------------------------------------- Keras
 
 
-def in_keras(model, task, o, backend, per_execution=1):
-    """Keras as its users write it; `per_execution` "best" tries some numbers of steps at once and keeps the fastest."""
+def keras_run(model, task, o, backend, steps_per_execution=1):
+    """Returns a run of Keras as its users write it; "best" tries some `steps_per_execution` and keeps the fastest."""
     os.environ["KERAS_BACKEND"] = backend
     import keras
 
     x, y, _ = examples(model, o)
 
-    def made(steps):
+    def build(steps):
         net = network(keras, model, o)
         net.compile("adam", LOSS, metrics=["accuracy"], steps_per_execution=steps)
         if task == "predict":
@@ -254,22 +274,25 @@ def in_keras(model, task, o, backend, per_execution=1):
             return lambda: net.evaluate(x, y, batch_size=o["batch"], verbose=0)
         return lambda: net.fit(x, y, batch_size=o["batch"], epochs=o["epochs"], verbose=0)
 
-    if per_execution != "best":
-        return made(per_execution)
-    runs = [made(steps) for steps in sorted({2, o["n"] // o["batch"]})]
-    return min(runs, key=lambda run: seconds_of(run) and seconds_of(run))  # the second time, compiled
+    if steps_per_execution != "best":
+        return build(steps_per_execution)
+    runs = [build(steps) for steps in sorted({2, o["n"] // o["batch"]})]
+    # The first call compiles; the second one is measured.
+    return min(runs, key=lambda run: seconds_of(run) and seconds_of(run))
 
 
 def seconds_of(run):
+    """Returns the seconds of one run."""
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
 
 
-# ---------------------------------------------------------------- PyTorch, as its users write it
+# ---------------------------------------------------------------- PyTorch
 
 
 def torch_network(model, o):
+    """Builds the model as users of PyTorch write it."""
     import torch
     from torch import nn
 
@@ -304,7 +327,8 @@ def torch_network(model, o):
     return Recurrent()
 
 
-def in_torch(model, task, o, compiled=False, channels_last=False):
+def torch_run(model, task, o, compiled=False, channels_last=False):
+    """Returns a run of a plain PyTorch training loop."""
     import torch
     from torch import nn
 
@@ -313,53 +337,53 @@ def in_torch(model, task, o, compiled=False, channels_last=False):
     if x.ndim == 4:
         x = x.transpose(0, 3, 1, 2)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.set_float32_matmul_precision("high")  # as JAX multiplies on a GPU by default; a CPU has nothing faster
+    torch.set_float32_matmul_precision("high")  # JAX's default precision on a GPU; no effect on a CPU
     x, y, net = torch.from_numpy(x.copy()).to(device), torch.from_numpy(y).long().to(device), net.to(device)
     if channels_last:
         net, x = net.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
     if compiled:
-        # On a GPU by CUDA graphs.
+        # The mode "reduce-overhead" uses CUDA graphs.
         net = torch.compile(net, mode="reduce-overhead" if device.type == "cuda" else None)
     adam = torch.optim.Adam(net.parameters(), lr=1e-3, fused=device.type == "cuda" or None)
     loss_of = nn.CrossEntropyLoss()
 
-    def outputs(at):
-        part = slice(at, at + o["batch"])
-        return net(x[part]) if lengths is None else net(x[part], torch.from_numpy(lengths[part]))
+    def outputs(start):
+        rows = slice(start, start + o["batch"])
+        return net(x[rows]) if lengths is None else net(x[rows], torch.from_numpy(lengths[rows]))
 
-    def step(at, predicted):
-        labels, found = y[at : at + o["batch"]], outputs(at)
+    def step(start, predictions):
+        labels, logits = y[start : start + o["batch"]], outputs(start)
         if task == "predict":
-            predicted.append(found.softmax(-1).cpu().numpy())
+            predictions.append(logits.softmax(-1).cpu().numpy())
             return 0, 0
-        loss = loss_of(found, labels)
+        loss = loss_of(logits, labels)
         if task == "train":
             adam.zero_grad()
             loss.backward()
             adam.step()
-        # Fetched at the end, so that a GPU is never waited for.
-        return loss.detach(), (found.argmax(1) == labels).sum()
+        # The run reads the totals at its end, so that no step waits for a GPU.
+        return loss.detach(), (logits.argmax(1) == labels).sum()
 
     def run():
         net.train(task == "train")
-        total, hits, predicted = torch.zeros((), device=device), torch.zeros((), device=device), []
+        total, hits, predictions = torch.zeros((), device=device), torch.zeros((), device=device), []
         with torch.set_grad_enabled(task == "train"):
             for _ in range(o["epochs"] if task == "train" else 1):
-                for at in range(0, o["n"], o["batch"]):
-                    loss, right = step(at, predicted)
-                    total, hits = total + loss, hits + right
+                for start in range(0, o["n"], o["batch"]):
+                    loss, correct = step(start, predictions)
+                    total, hits = total + loss, hits + correct
         return total.item(), hits.item()
 
     return run
 
 
-# ---------------------------------------------------------------- a recurrent layer alone, forward or with gradients
+# ---------------------------------------------------------------- a single recurrent layer, forward or with gradients
 
-REPEATS = 10  # of a call, before the device is waited for
+LAYER_CALLS = 10  # in a run, which then waits for the device
 
 
-def ours_alone(model, task, o, name):
-    """Our layer by one implementation, "auto" for what the rule takes."""
+def flaxmodels_layer(model, task, o, implementation):
+    """Returns a run of a recurrent layer with one implementation; "auto" chooses it by the dispatch rule."""
     import jax
     import jax.numpy as jnp
 
@@ -383,16 +407,16 @@ def ours_alone(model, task, o, name):
         call = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
 
     def run():
-        with recurrence_choice.using(name):
-            for _ in range(REPEATS):
-                found = call(variables, x)
-            jax.block_until_ready(found)
+        with recurrence_choice.using(implementation):
+            for _ in range(LAYER_CALLS):
+                outputs = call(variables, x)
+            jax.block_until_ready(outputs)
 
     return run
 
 
-def torch_alone(model, task, o):
-    """torch.nn.LSTM or torch.nn.GRU; masked examples are packed."""
+def torch_layer(model, task, o):
+    """Returns a run of torch.nn.LSTM or torch.nn.GRU; masked examples are packed."""
     import torch
     from torch import nn
 
@@ -400,7 +424,7 @@ def torch_alone(model, task, o):
     dtype = getattr(torch, o.get("dtype", "float32"))
     cuda = torch.cuda.is_available()
     device = torch.device("cuda" if cuda else "cpu")
-    # As JAX does by default on such a device.
+    # JAX uses TensorFloat-32 by default on devices that have it.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     kind = {"lstm": nn.LSTM, "gru": nn.GRU}[model]
     layer = kind(o["features"], o["units"], batch_first=True).to(device, dtype)
@@ -411,16 +435,16 @@ def torch_alone(model, task, o):
         weights = pack(weights, lengths).data
 
     def call():
-        found = layer(x if lengths is None else pack(x, lengths))[0]
+        outputs = layer(x if lengths is None else pack(x, lengths))[0]
         if task == "forward":
             return
         layer.zero_grad(set_to_none=True)
         x.grad = None
-        ((found if lengths is None else found.data) * weights).float().sum().backward()
+        ((outputs if lengths is None else outputs.data) * weights).float().sum().backward()
 
     def run():
         with torch.set_grad_enabled(task != "forward"):
-            for _ in range(REPEATS):
+            for _ in range(LAYER_CALLS):
                 call()
         if cuda:
             torch.cuda.synchronize()
@@ -429,44 +453,47 @@ def torch_alone(model, task, o):
 
 
 def pack(values, lengths):
-    """Right-padded examples as PyTorch's recurrent layers take them."""
+    """Returns right-padded examples in the packed form of PyTorch's recurrent layers."""
     from torch.nn.utils.rnn import pack_padded_sequence
 
     return pack_padded_sequence(values, lengths, batch_first=True, enforce_sorted=False)
 
 
 COMPETITORS = {
-    "ours": ours,
-    "scan by hand": lambda *args: loops(*args, scanned=True),
-    "steps by hand": lambda *args: loops(*args, scanned=False),
-    "flax, scan": lambda *args: in_flax(*args, scanned=True),
-    "flax, steps": lambda *args: in_flax(*args, scanned=False),
-    "keras-jax": lambda *args: in_keras(*args, "jax"),
-    "keras-jax, best": lambda *args: in_keras(*args, "jax", "best"),
-    "keras-torch": lambda *args: in_keras(*args, "torch"),
-    "keras-tensorflow": lambda *args: in_keras(*args, "tensorflow"),
-    "torch": in_torch,
-    "torch, channels last": lambda *args: in_torch(*args, channels_last=True),
-    "torch, compiled": lambda *args: in_torch(*args, compiled=True),
-    "layer": lambda *args: ours_alone(*args, "auto"),
-    "layer, scan": lambda *args: ours_alone(*args, "scan"),
-    "layer, fused": lambda *args: ours_alone(*args, "fused"),
-    "layer, cudnn": lambda *args: ours_alone(*args, "cudnn"),
-    "torch.nn": torch_alone,
+    "flaxmodels": flaxmodels_run,
+    "jax-scan": partial(handwritten_run, use_scan=True),
+    "jax-steps": partial(handwritten_run, use_scan=False),
+    "flax-scan": partial(flax_run, use_scan=True),
+    "flax-steps": partial(flax_run, use_scan=False),
+    "keras-jax": partial(keras_run, backend="jax"),
+    "keras-jax-best": partial(keras_run, backend="jax", steps_per_execution="best"),
+    "keras-torch": partial(keras_run, backend="torch"),
+    "keras-tensorflow": partial(keras_run, backend="tensorflow"),
+    "torch": torch_run,
+    "torch-channels-last": partial(torch_run, channels_last=True),
+    "torch-compiled": partial(torch_run, compiled=True),
+    "layer": partial(flaxmodels_layer, implementation="auto"),
+    "layer-scan": partial(flaxmodels_layer, implementation="scan"),
+    "layer-fused": partial(flaxmodels_layer, implementation="fused"),
+    "layer-cudnn": partial(flaxmodels_layer, implementation="cudnn"),
+    "torch-layer": torch_layer,
 }
 
 
 def main():
-    name = sys.argv[1]
-    # What libraries print must not be taken for an answer.
+    """Answers requests until standard input ends."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("competitor", choices=list(COMPETITORS))
+    build = COMPETITORS[parser.parse_args().competitor]
+    # Libraries may print, so standard output is kept for the answers alone.
     answers, sys.stdout = sys.stdout, sys.stderr
     run = None
     for line in sys.stdin:
-        asked = json.loads(line)
+        request = json.loads(line)
         start, cpu = time.perf_counter(), time.process_time()
-        if asked:
-            run = None  # the case before may go
-            run = COMPETITORS[name](asked["model"], asked["task"], sizes(asked["options"]))
+        if request:
+            run = None  # frees the memory of the previous case
+            run = build(request["model"], request["task"], sizes(request["options"]))
             answer = {"build": time.perf_counter() - start, "first": seconds_of(run), "second": seconds_of(run)}
         else:
             run()

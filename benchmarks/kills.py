@@ -1,13 +1,14 @@
-"""Does a run that is killed at any moment, again and again, end in the same bits?
+"""Checks that a run that is killed at random moments and resumed ends bit-identical to an uninterrupted run.
 
     python benchmarks/kills.py [--kills 50] [--kind arrays stream ...]
 
-A run of tests/support/interrupted.py is started as a process, killed with SIGKILL after a random time, and started
-again, until it has been killed a few times; then it may end. Parameters, statistics, optimizer, history, random key
-and the files that callbacks wrote are compared with those of a run that was not killed. Together, the kinds have
-dropout, also in a recurrence, batch normalization, averaged weights, accumulated gradients, several outputs, all
-callbacks with a state, passes that are cut into epochs, iterators, sequences, and validation that takes long. A run
-that ends before it is killed starts anew in a fresh folder."""
+A run of tests/support/interrupted.py starts as a process, gets SIGKILL after a random time, and starts again, until it
+was killed a few times; then it runs to its end. Parameters, batch statistics, optimizer state, history, random key and
+the files of callbacks are compared with those of an uninterrupted run. Together, the kinds of runs cover dropout (also
+in recurrent layers), batch normalization, averaged weights, gradient accumulation, several outputs, all callbacks with
+a state, passes that are cut into epochs, iterators, sequences and slow validation. If a run ends before it is killed,
+the next one starts in an empty folder.
+"""
 
 import argparse
 import pathlib
@@ -23,10 +24,11 @@ import numpy as np
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests.support import interrupted  # noqa: E402 - found by the line above
+from tests.support import interrupted  # noqa: E402 - needs the path from the line above
 
 
 def start(kind, folder):
+    """Starts or resumes a run in a new process."""
     command = [
         sys.executable,
         "-W",
@@ -39,19 +41,20 @@ def start(kind, folder):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
 
-def killed_once(kind, folder, chance):
-    """Starts the run and kills it; whether it was killed, and at what it was."""
+def start_and_kill(kind, folder, rng):
+    """Starts a run and kills it; returns whether the kill came before its end, and the run's last output line."""
     process = start(kind, folder)
-    lines, limit, last = 0, chance.randrange(0, 11), "starting\n"
+    lines, limit, last = 0, rng.randrange(0, 11), "starting\n"
     while lines < limit and (line := process.stdout.readline()):
         lines, last = lines + 1, line
-    time.sleep(chance.uniform(0, 0.12))  # also between two chunks, and while a checkpoint is written
+    time.sleep(rng.uniform(0, 0.12))  # hits also the time between chunks and the writing of checkpoints
     process.kill()
     process.stdout.close()
     return process.wait() == -9, last.strip()
 
 
 def result(kind, folder, resume):
+    """Runs to the end in this process and returns all arrays to compare."""
     files = interrupted.files_beside(folder, kind)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -59,6 +62,7 @@ def result(kind, folder, resume):
 
 
 def differences(got, want):
+    """Returns the names of arrays that differ or exist on one side only."""
     names = sorted(got.keys() ^ want.keys())
     return names + [
         n for n in want if n in got and not np.array_equal(got[n], want[n], equal_nan=got[n].dtype.kind == "f")
@@ -66,33 +70,34 @@ def differences(got, want):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=50)
+    """Kills runs of each kind and prints a line for each kind."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=50, help="kills of each kind")
     parser.add_argument("--kind", nargs="+", default=list(interrupted.KINDS), choices=list(interrupted.KINDS))
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    chance = random.Random(arguments.seed)
+    rng = random.Random(arguments.seed)
     for kind in arguments.kind:
         with tempfile.TemporaryDirectory() as folder:
             want = result(kind, pathlib.Path(folder) / "run", resume=False)
-        survived = runs = kills = validating = 0
+        identical = runs = kills = validating = 0
         while kills < arguments.kills:
             with tempfile.TemporaryDirectory() as parent:
                 folder, before = pathlib.Path(parent) / "run", kills
-                for _ in range(min(chance.randrange(3, 9), arguments.kills - kills)):
-                    killed, during = killed_once(kind, folder, chance)
+                for _ in range(min(rng.randrange(3, 9), arguments.kills - kills)):
+                    killed, during = start_and_kill(kind, folder, rng)
                     kills += killed
                     validating += killed and during == "validating"
                     if not killed:
                         break
                 runs += 1
                 if differing := differences(result(kind, folder, resume=True), want):
-                    print(f"{kind}: a run ended in other bits: {', '.join(differing[:5])}", flush=True)
+                    print(f"{kind}: a run ended with different bits in {', '.join(differing[:5])}", flush=True)
                 else:
-                    survived += kills - before
+                    identical += kills - before
         print(
-            f"{kind}: {kills} kills in {runs} runs, {validating} of them in a validation; {survived} survived to the "
-            "same bits",
+            f"{kind}: {kills} kills in {runs} runs, {validating} of them in a validation; "
+            f"{identical} kills in runs that ended bit-identical",
             flush=True,
         )
 

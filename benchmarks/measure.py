@@ -1,4 +1,4 @@
-"""What all benchmarks share: the machine's name and peak, versions, results as CSV and tables, interleaved timing."""
+"""Shared by all benchmarks: device name, versions, interleaved timing, tables and CSV files."""
 
 import csv
 import importlib.metadata
@@ -15,7 +15,7 @@ RESULTS = pathlib.Path(__file__).parent / "results"
 
 
 def device() -> str:
-    """The accelerator's name, or the processor's and its number of cores."""
+    """Returns the name of the accelerator, or of the processor with its number of cores."""
     import jax
 
     first = jax.devices()[0]
@@ -24,13 +24,13 @@ def device() -> str:
     name = platform.processor() or platform.machine()
     info = pathlib.Path("/proc/cpuinfo")
     if info.exists():
-        found = re.search(r"model name\s*:\s*(.+)", info.read_text())
-        name = found[1] if found else name
+        match = re.search(r"model name\s*:\s*(.+)", info.read_text())
+        name = match[1] if match else name
     return f"{name} {os.cpu_count()} cores"
 
 
 def versions(*packages: str) -> str:
-    """Versions as "jax 0.10.2, flax 0.12.8"; of a package that is not installed "no keras"."""
+    """Returns versions as "jax 0.10.2, flax 0.12.8"; "no keras" for a package that is not installed."""
 
     def version(name: str) -> str:
         try:
@@ -41,15 +41,15 @@ def versions(*packages: str) -> str:
     return ", ".join(map(version, packages))
 
 
-def surroundings(*packages: str) -> str:
-    """What a reader needs beside every number: device, threads, versions, and how busy the machine was before."""
+def environment(*packages: str) -> str:
+    """Returns device, number of threads, versions and the machine's load, to print above all results."""
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    load = f", load {os.getloadavg()[0]:.1f} before" if hasattr(os, "getloadavg") else ""
+    load = f", load average {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
     return f"{device()}, {threads} threads, python {platform.python_version()}, {versions(*packages)}{load}"
 
 
 def matrix_peak(size: int = 2048, rounds: int = 7) -> float:
-    """GFLOP/s of the best of some products of two float32 matrices: what this machine can do at all, just now."""
+    """Returns the GFLOP/s of the fastest of some products of two float32 matrices."""
     import jax
     import jax.numpy as jnp
 
@@ -64,14 +64,14 @@ def matrix_peak(size: int = 2048, rounds: int = 7) -> float:
     return 2 * size**3 / min(times) / 1e9
 
 
-def results_file(question: str, ending: str = "csv") -> pathlib.Path:
-    """The file of a question's results, named by device and version."""
+def results_file(name: str, suffix: str = "csv") -> pathlib.Path:
+    """Returns the path of a results file, with device and JAX version in its name."""
     where = re.sub(r"[^A-Za-z0-9]+", "-", f"{device()} jax {importlib.metadata.version('jax')}").strip("-")
-    return RESULTS / f"{question}-{where}.{ending}"
+    return RESULTS / f"{name}-{where}.{suffix}"
 
 
 def write_rows(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes rows as CSV, a column per key that occurs."""
+    """Writes rows as CSV, with a column for each key that occurs."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w", newline="") as file:
         writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
@@ -79,57 +79,67 @@ def write_rows(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
         writer.writerows(rows)
 
 
-def merge_rows(path: pathlib.Path, rows: Sequence[Mapping[str, Any]], by: str) -> None:
-    """Writes rows as CSV; rows that are there already stay, unless a new one has the same value of column `by`."""
-    new = {str(row[by]) for row in rows}
-    old = []
-    if path.exists():
-        with open(path, newline="") as file:
-            old = [row for row in csv.DictReader(file) if row[by] not in new]
-    write_rows(path, sorted([*old, *rows], key=lambda row: str(row[by])))
-
-
 def read_rows(path: pathlib.Path) -> list[dict[str, str]]:
-    """The rows of a CSV."""
+    """Reads the rows of a CSV file; no rows if the file does not exist."""
+    if not path.exists():
+        return []
     with open(path, newline="") as file:
         return list(csv.DictReader(file))
 
 
+def merge_rows(
+    path: pathlib.Path,
+    rows: Sequence[Mapping[str, Any]],
+    by: str,
+    read: Callable[[pathlib.Path], Sequence[Mapping[str, Any]]] = read_rows,
+) -> None:
+    """Adds rows to a CSV file.
+
+    Args:
+        path: The CSV file.
+        rows: The new rows.
+        by: The column that identifies a row; a new row replaces an existing row with the same value.
+        read: Reads the existing rows.
+    """
+    new = {str(row[by]) for row in rows}
+    existing = [row for row in read(path) if row[by] not in new]
+    write_rows(path, sorted([*existing, *rows], key=lambda row: str(row[by])))
+
+
 def markdown(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> str:
-    """Rows as a table for a README, with all columns or some."""
+    """Returns rows as a Markdown table, with all columns or the given ones."""
     columns = columns or list(rows[0])
-    lines = [columns, ["---"] * len(columns), *([_shown(row.get(c, "")) for c in columns] for row in rows)]
+    lines = [columns, ["---"] * len(columns), *([_format(row.get(c, "")) for c in columns] for row in rows)]
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
-def beside(
-    rows: Sequence[Mapping[str, Any]], case: str, competitor: str, value: str, first: str = "ours"
+def comparison(
+    rows: Sequence[Mapping[str, Any]], case: str, competitor: str, value: str, reference: str = "flaxmodels"
 ) -> list[dict[str, str]]:
-    """A row per case and a column per competitor, with how many times as fast the first one is in brackets.
+    """Returns a row per case with a column per competitor; the speed-up of the reference over it is in brackets.
 
     Args:
         rows: A row for each competitor in each case.
-        case: The column that names a case.
-        competitor: The column that names a competitor.
-        value: The column that is shown; more is better.
-        first: The competitor that the others are compared with.
+        case: The column with the name of the case.
+        competitor: The column with the name of the competitor.
+        value: The column with the speed; higher is better.
+        reference: The competitor that all others are compared with.
     """
     names = list(dict.fromkeys(row[competitor] for row in rows))
-    names = [first, *(name for name in names if name != first)]
+    names = [reference, *(name for name in names if name != reference)]
     table = []
-    for this in dict.fromkeys(row[case] for row in rows):
-        found = {row[competitor]: float(row[value]) for row in rows if row[case] == this}
-        line = {case: this}
+    for current in dict.fromkeys(row[case] for row in rows):
+        speeds = {row[competitor]: float(row[value]) for row in rows if row[case] == current}
+        line = {case: current}
         for name in names:
-            times = (
-                f" ({found[first] / found[name]:.2f}x)" if name in found and name != first and first in found else ""
-            )
-            line[name] = f"{_shown(found[name])}{times}" if name in found else ""
+            line[name] = _format(speeds[name]) if name in speeds else ""
+            if name in speeds and reference in speeds and name != reference:
+                line[name] += f" ({speeds[reference] / speeds[name]:.2f}x)"
         table.append(line)
     return table
 
 
-def _shown(value: Any) -> str:
+def _format(value: Any) -> str:
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -138,11 +148,11 @@ def _shown(value: Any) -> str:
 
 
 def interleaved(competitors: Mapping[str, Callable[[], Any]], rounds: int = 7) -> dict[str, list[float]]:
-    """Seconds of each competitor's runs, taken in turns so that all see the same machine.
+    """Returns the seconds of each competitor's runs, which take turns so that all see the same load.
 
     Args:
-        competitors: Functions that return when their work is done; each is run once before, uncounted.
-        rounds: Counted runs of each.
+        competitors: Functions that return when their work is done; each has one warm-up run that is not counted.
+        rounds: Counted runs of each competitor.
     """
     for run in competitors.values():
         run()
@@ -156,4 +166,5 @@ def interleaved(competitors: Mapping[str, Callable[[], Any]], rounds: int = 7) -
 
 
 def median(values: Sequence[float]) -> float:
+    """Returns the median."""
     return statistics.median(values)

@@ -1,11 +1,11 @@
-"""What does `fit` cost over the same step in a loop written by hand?
+"""Measures the overhead of `fit` over a hand-written loop of the same step.
 
     python benchmarks/overhead.py [--rounds 9] [--batches 3 10 40] [--keep-memory]
 
-`fit` shows its live display on a pseudo-terminal and calls three callbacks; the loops do nothing but steps. All are in
-one process and take turns, so that the machine treats them alike; each runs five epochs a turn. Beside the medians of
-all turns stands the best one, which a busy machine disturbs least. With --keep-memory, `training.keep_memory()` is
-called before anything else, as the command line does.
+`fit` shows its live display on a pseudo-terminal and calls three callbacks; the loops only run steps. All run in one
+process and take turns, so that all see the same load. Each turn has five epochs. The results hold the median and the
+best turn, which other load disturbs least. With --keep-memory, the script calls `training.keep_memory()` first, as the
+command line does.
 """
 
 import argparse
@@ -25,25 +25,27 @@ from training import Trainer, callbacks, keep_memory, optimizers, steps
 from training.objective import Objective
 
 EPOCHS = 5
+REFERENCE = "hand-written JAX (lax.scan)"
 
 
 def terminal():
-    """Gives this process a pseudo-terminal as its standard output, which someone reads; returns the real one."""
-    real = os.fdopen(os.dup(1), "w")
-    ours, theirs = pty.openpty()
-    os.dup2(theirs, 1)
+    """Replaces standard output by a pseudo-terminal that a thread reads; returns the original output."""
+    original = os.fdopen(os.dup(1), "w")
+    reader, writer = pty.openpty()
+    os.dup2(writer, 1)
     os.environ["TERM"] = "xterm-256color"
 
     def read():
-        while os.read(ours, 65536):
+        while os.read(reader, 65536):
             pass
 
     threading.Thread(target=read, daemon=True).start()
     sys.stdout = os.fdopen(1, "w", buffering=1)
-    return real
+    return original
 
 
-def called_back():
+def three_callbacks():
+    """Returns callbacks that never change the run."""
     return [
         callbacks.EarlyStopping("loss", patience=10**6),
         callbacks.ReduceLROnPlateau("loss", patience=10**6),
@@ -51,17 +53,17 @@ def called_back():
     ]
 
 
-def by_hand(model, x, y, o):
-    """Two loops over epochs of the same step: one program for an epoch, and one program for a step."""
+def handwritten_loops(model, x, y, o):
+    """Returns two runs of the same step: one program for each epoch, and one program for each step."""
     adam, key = optimizers.Adam(), jax.random.key(0)
     state, rules = steps.create_state(model, adam, x[:1])
     example = steps.Batch(x, y)
     objective = Objective.of(model, example, loss="sparse_categorical_crossentropy", metrics=["accuracy"])
     step = steps.make_train_step(model, objective, adam, rules, "stop")
     data, count = steps.Batch(jnp.asarray(x), jnp.asarray(y)), o["n"] // o["batch"]
-    held = [state]
+    held = [state]  # both loops continue from the state of the previous run
 
-    def one_epoch(state, data, key):
+    def run_epoch(state, data, key):
         order = steps.make_order(key, o["n"], o["batch"])
 
         def body(carry, i):
@@ -69,30 +71,30 @@ def by_hand(model, x, y, o):
 
         return jax.lax.scan(body, (state, objective.empty()), jnp.arange(count))[0]
 
-    epoch = jax.jit(one_epoch, donate_argnums=0)
-    one = jax.jit(
+    epoch = jax.jit(run_epoch, donate_argnums=0)
+    one_step = jax.jit(
         lambda state, totals, data, order, i: step(state, totals, steps.batch_at(data, order, i, 1.0, False)),
         donate_argnums=(0, 1),
     )
     shuffled = jax.jit(lambda key: steps.make_order(key, o["n"], o["batch"]))
 
-    def scanned():
-        for number in range(EPOCHS):
-            held[0], totals = epoch(held[0], data, jax.random.fold_in(key, number))
+    def scan():
+        for i in range(EPOCHS):
+            held[0], totals = epoch(held[0], data, jax.random.fold_in(key, i))
             jax.device_get(objective.logs(totals))
 
-    def stepwise():
-        for number in range(EPOCHS):
-            totals, order = objective.empty(), shuffled(jax.random.fold_in(key, number))
+    def step_loop():
+        for epoch_index in range(EPOCHS):
+            totals, order = objective.empty(), shuffled(jax.random.fold_in(key, epoch_index))
             for i in range(count):
-                held[0], totals = one(held[0], totals, data, order, i)
+                held[0], totals = one_step(held[0], totals, data, order, i)
             jax.device_get(objective.logs(totals))
 
-    return scanned, stepwise
+    return scan, step_loop
 
 
 def cases(batches):
-    """Name, model and numbers: epochs of several lengths of a convolutional and a recurrent model."""
+    """Yields name, model, data and sizes: a CNN and an LSTM with epochs of several lengths."""
     for model in ("functional_cnn", "lstm"):
         batch = 128 if model == "functional_cnn" else 64
         for count in batches:
@@ -105,51 +107,51 @@ def cases(batches):
             )
 
 
-def measured(name, model, examples, o, rounds):
-    """Rows for `fit`, with and without display and callbacks, and for the loops."""
+def measure_case(name, model, examples, o, rounds):
+    """Yields a row for each hand-written loop, and for `fit` with and without display and callbacks."""
     x, y, _ = examples
     trainer = Trainer(model, "adam", "sparse_categorical_crossentropy", ["accuracy"])
-    scanned, stepwise = by_hand(model, x, y, o)
+    scan, step_loop = handwritten_loops(model, x, y, o)
+    options = {"batch_size": o["batch"], "epochs": EPOCHS}
     runs = {
-        "scan by hand": scanned,
-        "steps by hand": stepwise,
-        "fit, display and 3 callbacks": lambda: trainer.fit(
-            x, y, batch_size=o["batch"], epochs=EPOCHS, verbose=1, callbacks=called_back()
-        ),
-        "fit, silent": lambda: trainer.fit(x, y, batch_size=o["batch"], epochs=EPOCHS, verbose=0),
+        REFERENCE: scan,
+        "hand-written JAX (step loop)": step_loop,
+        "fit, display and 3 callbacks": lambda: trainer.fit(x, y, **options, verbose=1, callbacks=three_callbacks()),
+        "fit, silent": lambda: trainer.fit(x, y, **options, verbose=0),
     }
     for run in runs.values():
-        run()  # `fit` finds the length of its chunks in its first runs
+        run()  # one more warm-up: `fit` chooses its chunk length in its first runs
     seconds = measure.interleaved(runs, rounds)
-    base = measure.median(seconds["scan by hand"])
+    base = seconds[REFERENCE]
     for competitor, times in seconds.items():
-        # Turn by turn, because what slows a turn slows its neighbours as well.
-        over = [mine / theirs - 1 for mine, theirs in zip(times, seconds["scan by hand"], strict=True)]
+        # Load that slows a turn slows the neighbouring runs of the same turn as well.
+        over = [mine / theirs - 1 for mine, theirs in zip(times, base, strict=True)]
         yield {
             "case": name,
             "competitor": competitor,
             "milliseconds_per_epoch": round(1e3 * measure.median(times) / EPOCHS, 2),
-            "over_scan_percent": round(100 * (measure.median(times) / base - 1), 1),
+            "over_scan_percent": round(100 * (measure.median(times) / measure.median(base) - 1), 1),
             "turn_by_turn_percent": round(100 * measure.median(over), 1),
-            "best_percent": round(100 * (min(times) / min(seconds["scan by hand"]) - 1), 1),
+            "best_percent": round(100 * (min(times) / min(base) - 1), 1),
             "spread": round(max(times) / min(times), 2),
         }
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--batches", type=int, nargs="+", default=[3, 10, 40])
-    parser.add_argument("--keep-memory", action="store_true")
+    """Measures all cases; prints a table and writes a CSV file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=9, help="counted runs of each competitor")
+    parser.add_argument("--batches", type=int, nargs="+", default=[3, 10, 40], help="steps per epoch")
+    parser.add_argument("--keep-memory", action="store_true", help="call training.keep_memory() first")
     arguments = parser.parse_args()
     kept = arguments.keep_memory and keep_memory()
-    real, start, rows = terminal(), time.perf_counter(), []
-    print(measure.surroundings("jax", "flax", "optax"), file=real, flush=True)
+    output, start, rows = terminal(), time.perf_counter(), []
+    print(measure.environment("jax", "flax", "optax"), file=output, flush=True)
     for case in cases(arguments.batches):
-        rows += measured(*case, arguments.rounds)
-        print(f"{case[0]} after {time.perf_counter() - start:.0f} s", file=real, flush=True)
+        rows += measure_case(*case, arguments.rounds)
+        print(f"{case[0]} after {time.perf_counter() - start:.0f} s", file=output, flush=True)
     measure.write_rows(measure.results_file("overhead-memory-kept" if kept else "overhead"), rows)
-    print(measure.markdown(rows), file=real, flush=True)
+    print(measure.markdown(rows), file=output, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""How do time and memory grow with the number of examples, the steps of a sequence, the units and the batch?
+"""Measures how time and memory grow with the number of examples, time steps, units and the batch size.
 
-    python benchmarks/scaling.py [--rounds 3] [--peers ours "scan by hand" torch]
+    python benchmarks/scaling.py [--rounds 3] [--peers jax-scan torch]
 
-One size grows while the others stay. Time is that of an epoch, competitors in turns; the exponent is the slope of its
-logarithm over the logarithm of the size between the two largest: 1 is proportional. Memory is the peak of a fresh
-process less what it had before it was given any data, and stands beside that of the scan written by hand.
+One size grows while the others stay. Time is the time of an epoch, measured in turns. The exponent is the slope of
+log(time) over log(size) between neighbouring sizes; 1 means proportional. Memory is the peak of a fresh process minus
+its peak before it got the data. It is compared with that of hand-written JAX (lax.scan).
 """
 
 import argparse
@@ -25,54 +25,56 @@ GROW = {
     "units": [32, 128, 512],
     "batch": [16, 64, 256],
 }
-EXAMPLES = [10_000, 40_000]  # of images [28, 28, 1] as float32, 30 and 120 MiB
-MEMORY = ["ours", "scan by hand", "flax, scan", "torch"]
+EXAMPLES = [10_000, 40_000]  # images [28, 28, 1] in float32: 30 and 120 MiB
+MEMORY = ["flaxmodels", "jax-scan", "flax-scan", "torch"]
 
 
-def times(peers, rounds):
-    """A row for each size and competitor, with the exponent of the growth."""
-    rows, kept = [], {}
+def times(names, rounds):
+    """Returns a row for each size and competitor, with the exponent of the growth."""
+    rows, workers = [], {}
     for size, values in GROW.items():
-        before = {}
+        previous = {}
         for value in values:
-            # A batch grows with as many steps as before, all else with as many examples.
+            # The batch size grows at a fixed number of steps, all other sizes at a fixed number of examples.
             options = BASE | {size: value} | ({"n": 4 * value} if size == "batch" else {})
-            for row in throughput.compare("lstm", "train", options, peers, rounds, kept):
+            for row in throughput.compare("lstm", "train", options, names, rounds, workers):
                 name, seconds = row["competitor"], row["seconds"]
-                last = before.get(name)
-                slope = math.log(seconds / last[1]) / math.log(value / last[0]) if last else math.nan
-                before[name] = value, seconds
+                exponent = ""
+                if name in previous:
+                    last_value, last_seconds = previous[name]
+                    exponent = round(math.log(seconds / last_seconds) / math.log(value / last_value), 2)
+                previous[name] = value, seconds
                 rows.append(
                     {
                         "case": f"lstm, {size} {value}",
                         "competitor": name,
                         "seconds": seconds,
-                        "exponent": "" if math.isnan(slope) else round(slope, 2),
+                        "exponent": exponent,
                         "memory_mib": "",
-                        "memory_beside_scan": "",
+                        "memory_over_jax_scan": "",
                     }
                 )
-    for worker in filter(None, kept.values()):
-        worker.close()
+    throughput.close_all(workers)
     return rows
 
 
 def peak():
+    """Returns the peak memory of this process in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def memory_of(name, n):
-    """MiB that a fresh process needs for an epoch of n images, beyond what a run over two batches took."""
+    """Returns the MiB that a fresh process needs for an epoch of n images, beyond a run over two batches."""
     command = [sys.executable, __file__, "--memory", name, str(n)]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
-    if found.returncode:
-        raise RuntimeError(found.stderr[-2000:])
-    return json.loads(found.stdout.splitlines()[-1])
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    if process.returncode:
+        raise RuntimeError(process.stderr[-2000:])
+    return json.loads(process.stdout.splitlines()[-1])
 
 
-def in_this_process(name, n):
-    """What `memory_of` runs: libraries and compiled programs first, then the data."""
-    answers, sys.stdout = sys.stdout, sys.stderr
+def print_memory(name, n):
+    """Prints the memory for `memory_of`, in its process; the first run loads libraries and compiles programs."""
+    answers, sys.stdout = sys.stdout, sys.stderr  # libraries may print
     options = {"n": 256, "batch": 128}
     competitors.COMPETITORS[name]("functional_cnn", "train", competitors.sizes(options))()
     before = peak()
@@ -82,10 +84,10 @@ def in_this_process(name, n):
 
 
 def memories():
-    """A row for each number of examples and competitor."""
+    """Returns a row for each number of examples and competitor."""
     rows = []
     for n in EXAMPLES:
-        found = {name: memory_of(name, n // 128 * 128) for name in MEMORY}
+        memory = {name: memory_of(name, n // 128 * 128) for name in MEMORY}
         rows += [
             {
                 "case": f"functional_cnn, n {n}",
@@ -93,24 +95,25 @@ def memories():
                 "seconds": "",
                 "exponent": "",
                 "memory_mib": round(mib),
-                "memory_beside_scan": round(mib / found["scan by hand"], 2),
+                "memory_over_jax_scan": round(mib / memory["jax-scan"], 2),
             }
-            for name, mib in found.items()
+            for name, mib in memory.items()
         ]
     return rows
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--peers", nargs="+", default=["ours", "scan by hand", "torch"], choices=throughput.ALL)
+    """Measures memory and time; prints a table and writes a CSV file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3, help="counted runs of each competitor")
+    parser.add_argument("--peers", nargs="+", default=["jax-scan", "torch"], choices=throughput.PEERS)
     parser.add_argument("--memory", nargs=2, metavar=("COMPETITOR", "N"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.memory:
-        in_this_process(arguments.memory[0], int(arguments.memory[1]))
+        print_memory(arguments.memory[0], int(arguments.memory[1]))
         return
-    print(measure.surroundings("jax", "flax", "optax", "torch"))
-    rows = [*memories(), *times(arguments.peers, arguments.rounds)]
+    print(measure.environment("jax", "flax", "optax", "torch"))
+    rows = [*memories(), *times([throughput.OURS, *arguments.peers], arguments.rounds)]
     measure.write_rows(measure.results_file("scaling"), rows)
     print(measure.markdown(rows))
 

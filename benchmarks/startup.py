@@ -1,12 +1,12 @@
-"""How long is it from the start of a process to the end of its first epoch, and how long does an import take?
+"""Measures the time from the start of a process to the end of its first epoch, and import times.
 
     python benchmarks/startup.py [--rounds 3]
 
-Fresh processes in turns. A round trains the same small CNN on the embedded digits for an epoch, three times: with
-nothing among the user's caches, as the very first process, which also builds the kernels in C; with an empty folder for
-compiled programs; and with what the process before left there. Ours is the command line as a user types it; Keras and
-PyTorch are scripts that do the same. Python's own compiled files are there in all. Imports are timed likewise, as whole
-processes less the start of an empty one.
+Each measurement is a fresh process, and competitors take turns. A round trains the same small CNN on the embedded
+digits for one epoch, three times. "First" has empty caches and also compiles the C kernels. "Cold" has the kernels, but
+an empty folder for compiled programs. "Warm" has the programs of the cold start. For flaxmodels this is the command
+line; Keras and PyTorch are scripts that do the same. Python's bytecode files always exist. Import times are those of
+whole processes minus that of an empty one.
 """
 
 import argparse
@@ -29,7 +29,7 @@ x, y = (table[:1437, :-1] / 16).astype("float32").reshape(-1, 8, 8, 1), table[:1
 KERAS = """
 import os
 os.environ["KERAS_BACKEND"] = BACKEND
-if BACKEND == "jax":  # what Keras' users can do for their second start
+if BACKEND == "jax":  # makes JAX cache all programs, as a user of Keras could do
     import jax
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 import keras
@@ -51,8 +51,8 @@ model = nn.Sequential(
 x, y = torch.from_numpy(x.transpose(0, 3, 1, 2).copy()), torch.from_numpy(y).long()
 adam, loss_of = torch.optim.Adam(model.parameters(), lr=1e-3), nn.CrossEntropyLoss()
 order = torch.randperm(len(x))
-for at in range(0, len(x), 128):
-    rows = order[at : at + 128]
+for start in range(0, len(x), 128):
+    rows = order[start : start + 128]
     loss = loss_of(model(x[rows]), y[rows])
     adam.zero_grad()
     loss.backward()
@@ -72,18 +72,18 @@ IMPORTS = [
 
 
 def commands(folder):
-    """Each competitor's command line."""
-    ours = ["-m", "training", "fit", "simple_cnn", "digits", "--epochs", "1", "--out", str(folder / "run")]
+    """Returns the command line of each competitor."""
+    fit = ["-m", "training", "fit", "simple_cnn", "digits", "--epochs", "1", "--out", str(folder / "run")]
     return {
-        "ours": [*ours, "--no-resume"],
+        "flaxmodels": [*fit, "--no-resume"],
         "keras-jax": ["-c", "BACKEND = 'jax'" + DATA + KERAS],
         "keras-torch": ["-c", "BACKEND = 'torch'" + DATA + KERAS],
         "torch": ["-c", DATA + TORCH],
     }
 
 
-def surroundings(programs, kernels="kernels"):
-    """The environment of a process whose compiled programs are in a folder; of kernels in C beside it."""
+def process_environment(programs, kernels="kernels"):
+    """Returns environment variables with folders for compiled programs and the C kernels."""
     folder = programs.parent
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(programs), "KERAS_BACKEND": "jax"}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -91,41 +91,42 @@ def surroundings(programs, kernels="kernels"):
 
 
 def first_epoch(command, environment):
-    """Seconds from the start of a process to the line that says that its first epoch is done."""
-    start, found, said = time.perf_counter(), None, []
+    """Returns the seconds from the start of a process to the line that reports its first epoch."""
+    start, seconds, output = time.perf_counter(), None, []
     with subprocess.Popen(
         [sys.executable, *command], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
         for line in process.stdout:
-            said.append(line)
-            if found is None and line.startswith("Epoch 1/"):
-                found = time.perf_counter() - start
-    if found is None:
-        raise RuntimeError("".join(said)[-2000:])
-    return found
+            output.append(line)
+            if seconds is None and line.startswith("Epoch 1/"):
+                seconds = time.perf_counter() - start
+    if seconds is None:
+        raise RuntimeError("".join(output)[-2000:])
+    return seconds
 
 
 def starts(rounds):
-    """A row per competitor: the very first start, a cold and a warm one, medians and spreads."""
-    with tempfile.TemporaryDirectory() as kept:
-        folder = pathlib.Path(kept)
+    """Returns a row for each competitor with the medians of its first, cold and warm starts."""
+    with tempfile.TemporaryDirectory() as parent:
+        folder = pathlib.Path(parent)
         seconds = {name: {"first": [], "cold": [], "warm": []} for name in commands(folder)}
         for turn in range(-1, rounds):
             for name, command in commands(folder).items():
                 programs = folder / f"programs {name} {turn}"
-                places = {
-                    "first": surroundings(folder / f"first {name} {turn}", f"kernels {name} {turn}"),
-                    "cold": surroundings(programs),
-                    "warm": surroundings(programs),
+                environments = {
+                    "first": process_environment(folder / f"first {name} {turn}", f"kernels {name} {turn}"),
+                    "cold": process_environment(programs),
+                    "warm": process_environment(programs),
                 }
                 for start, times in seconds[name].items():
-                    taken = first_epoch(command, places[start])
-                    if turn >= 0:  # the turn before writes Python's compiled files, and builds kernels that stay
-                        times.append(taken)
-    return [row_of(name, times) for name, times in seconds.items()]
+                    elapsed = first_epoch(command, environments[start])
+                    if turn >= 0:  # turn -1 writes Python's bytecode files and compiles the kernels for cold starts
+                        times.append(elapsed)
+    return [start_row(name, times) for name, times in seconds.items()]
 
 
-def row_of(name, seconds):
+def start_row(name, seconds):
+    """Returns the row of a competitor."""
     first, cold, warm = (measure.median(times) for times in seconds.values())
     return {
         "what": f"first epoch, {name}",
@@ -139,19 +140,19 @@ def row_of(name, seconds):
 
 
 def imports(rounds):
-    """A row per import: seconds beyond those of a process that imports nothing."""
+    """Returns a row for each import: its seconds beyond those of a process that imports nothing."""
     with tempfile.TemporaryDirectory() as folder:
-        environment = surroundings(pathlib.Path(folder) / "programs")
+        environment = process_environment(pathlib.Path(folder) / "programs")
 
         def run(code):
             return lambda: subprocess.run([sys.executable, "-c", code], env=environment, check=True)
 
         seconds = measure.interleaved({code: run(code) for code in IMPORTS}, rounds)
-    nothing = measure.median(seconds.pop("pass"))
+    empty = measure.median(seconds.pop("pass"))
     return [
         {
             "what": code,
-            "warm_seconds": round(measure.median(times) - nothing, 3),
+            "warm_seconds": round(measure.median(times) - empty, 3),
             "spread": round(max(times) / min(times), 2),
         }
         for code, times in seconds.items()
@@ -159,10 +160,11 @@ def imports(rounds):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3)
+    """Measures all starts and imports; prints a table and writes a CSV file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3, help="counted starts of each kind; two more of each import")
     arguments = parser.parse_args()
-    print(measure.surroundings("jax", "flax", "optax", "keras", "torch"))
+    print(measure.environment("jax", "flax", "optax", "keras", "torch"))
     rows = [*starts(arguments.rounds), *imports(arguments.rounds + 2)]
     measure.write_rows(measure.results_file("startup"), rows)
     print(measure.markdown(rows))

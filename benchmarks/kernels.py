@@ -1,12 +1,11 @@
-"""Is our form of an operation faster than XLA's own, where, and by how much?
+"""Compares the kernels of flaxmodels with XLA's own implementation of the same operation.
 
-    python benchmarks/ops.py [--only conv] [--seconds 10]
+    python benchmarks/kernels.py [--only conv] [--seconds 10]
 
-Each case runs forward, its outputs kept or only their sum, and forward with gradients; called step by step, and as
-steps of one `lax.scan`, which is how training runs. The two take turns, so a busy machine slows both; the ratio of
-medians is the result. Processor time per step (all threads) stands beside it: other programs change it little, and
-threads of ours that wait do not count.
-The last case is a whole training step of the simple CNN with Adam.
+Each case runs forward (outputs stored, or only their sum) and forward with gradients. It runs as one call per step and
+as steps of one `lax.scan`, which is how training runs. Both implementations take turns, so that both see the same load;
+the result is the ratio of the medians. CPU time per step (all threads) is recorded too: other programs change it
+little, and it does not count threads that wait. The last case is a training step of the simple CNN with Adam.
 """
 
 import argparse
@@ -23,6 +22,7 @@ from jax import lax
 from flaxmodels.kernels import convolution, pooling
 
 STEPS = 3
+# Our function and XLA's.
 PAIRS = {
     "conv": (convolution.conv, convolution.reference),
     "depthwise": (convolution.depthwise_conv, convolution.reference_depthwise),
@@ -33,14 +33,16 @@ PAIRS = {
 
 
 def geometry(axes, padding="same", stride=1, **others):
+    """Returns the options of a convolution over some spatial axes."""
     return {"strides": (stride,) * axes, "padding": padding, "dilation": (1,) * axes, **others}
 
 
-def window(axes, taps, stride, padding="valid"):
-    return {"window": (taps,) * axes, "strides": (stride,) * axes, "padding": padding}
+def window(axes, size, stride, padding="valid"):
+    """Returns the options of a pooling over some spatial axes."""
+    return {"window": (size,) * axes, "strides": (stride,) * axes, "padding": padding}
 
 
-# operation, case: shape of the inputs, of the kernel, options
+# (operation, case): shape of the inputs, shape of the kernel, options
 CASES = {
     ("conv", "simple CNN, first"): ((128, 28, 28, 1), (3, 3, 1, 32), geometry(2, "valid")),
     ("conv", "simple CNN, second"): ((128, 26, 26, 32), (3, 3, 32, 64), geometry(2, "valid")),
@@ -67,10 +69,11 @@ CASES = {
 
 
 PASSES = "forward", "forward, summed", "forward and gradients"
+LOOPS = "one call per step", "scan"
 
 
-def step_of(op, options, passes):
-    """A step that no loop can do once for all: it reads and changes what it carries, or reads a new x."""
+def make_step(op, options, passes):
+    """Returns a step whose work XLA cannot hoist out of a loop: it depends on the carry or on a new x."""
 
     def outputs(args):
         x, *kernel = args
@@ -81,65 +84,67 @@ def step_of(op, options, passes):
             return args, outputs([x, *args[1:]])
         if passes == "forward, summed":
             total = outputs(args).sum()
-            return [part + 1e-9 * total for part in args], None
+            return [arg + 1e-9 * total for arg in args], None
         y, vjp = jax.vjp(outputs, args)
-        return [part - 1e-6 * grad for part, grad in zip(args, vjp(y)[0], strict=True)], None
+        return [arg - 1e-6 * grad for arg, grad in zip(args, vjp(y)[0], strict=True)], None
 
     return step
 
 
 def arrays(*shapes):
+    """Returns random arrays."""
     keys = jax.random.split(jax.random.key(0), len(shapes))
     return [jax.random.normal(k, s) / math.sqrt(math.prod(s[1:-1])) for k, s in zip(keys, shapes, strict=True)]
 
 
-def runner(step, start, each, scanned):
-    """A function that takes a step for each of some numbers or inputs and notes the processor seconds."""
-    if scanned:
-        many = jax.jit(lambda start, each: lax.scan(step, start, each))
+def make_run(step, carry, xs, use_scan):
+    """Returns a function that runs the step for each x and appends its CPU seconds to a list."""
+    if use_scan:
+        all_steps = jax.jit(lambda carry, xs: lax.scan(step, carry, xs))
     else:
-        one = jax.jit(step)
+        one_step = jax.jit(step)
 
-        def many(start, each):
-            kept = []
-            for i in each:
-                start, y = one(start, i)
-                kept.append(y)
-            return start, kept
+        def all_steps(carry, xs):
+            outputs = []
+            for x in xs:
+                carry, y = one_step(carry, x)
+                outputs.append(y)
+            return carry, outputs
 
-        each = list(each)
+        xs = list(xs)
 
-    def run(used):
-        before = time.process_time()
-        jax.block_until_ready(many(start, each))
-        used.append(time.process_time() - before)
+    def run(cpu_seconds):
+        start = time.process_time()
+        jax.block_until_ready(all_steps(carry, xs))
+        cpu_seconds.append(time.process_time() - start)
 
     return run
 
 
-def compare(xla, ours, seconds):
-    """Milliseconds per step of both, by the clock and by the processor, from runs in turns; compiling is told apart."""
+def compare(flaxmodels_run, xla_run, seconds):
+    """Returns milliseconds per step of both runs and their ratios; compile time is separate."""
     start = time.perf_counter()
-    for run in (xla, ours):
+    for run in (xla_run, flaxmodels_run):
         run([])
-    compiling = time.perf_counter()
-    for run in (xla, ours):
+    compiled = time.perf_counter()
+    for run in (xla_run, flaxmodels_run):
         run([])
-    rounds = int(min(max(seconds / (time.perf_counter() - compiling), 2), 50))
-    used = {"xla": [], "ours": []}
-    turns = {"xla": lambda: xla(used["xla"]), "ours": lambda: ours(used["ours"])}
-    clock = measure.interleaved(turns, rounds)
-    row = {"rounds": rounds, "first runs s": round(compiling - start, 1)}
-    for name, seconds_each in clock.items():
-        row[f"{name} ms"] = round(measure.median(seconds_each) / STEPS * 1e3, 3)
-        row[f"{name} processor ms"] = round(measure.median(used[name]) / STEPS * 1e3, 3)
-    for unit in ("ms", "processor ms"):
-        row[f"xla / ours, {unit}"] = round(row[f"xla {unit}"] / row[f"ours {unit}"], 2)
+    rounds = int(min(max(seconds / (time.perf_counter() - compiled), 2), 50))
+    cpu = {"xla": [], "flaxmodels": []}
+    times = measure.interleaved(
+        {"xla": lambda: xla_run(cpu["xla"]), "flaxmodels": lambda: flaxmodels_run(cpu["flaxmodels"])}, rounds
+    )
+    row = {"rounds": rounds, "compile_seconds": round(compiled - start, 1)}
+    for name in times:
+        row[f"{name}_ms"] = round(measure.median(times[name]) / STEPS * 1e3, 3)
+        row[f"{name}_cpu_ms"] = round(measure.median(cpu[name]) / STEPS * 1e3, 3)
+    for unit in ("ms", "cpu_ms"):
+        row[f"speedup_{unit}"] = round(row[f"xla_{unit}"] / row[f"flaxmodels_{unit}"], 2)
     return row
 
 
 def simple_cnn_step(conv, max_pool, batch=128):
-    """A training step of the sequential CNN: 32 and 64 filters, 128 units, dropout, Adam."""
+    """Returns a training step of the simple CNN (32 and 64 filters, 128 units, dropout, Adam) and its state."""
     conv = functools.partial(conv, **geometry(2, "valid"))
     optimizer = optax.adam(1e-3)
     params = arrays((3, 3, 1, 32), (1, 1, 1, 32), (3, 3, 32, 64), (1, 1, 1, 64), (9216, 128), (1, 128), (128, 10))
@@ -154,7 +159,7 @@ def simple_cnn_step(conv, max_pool, batch=128):
 
     def step(state, i):
         params, optimizer_state = state
-        x, y = (lax.dynamic_slice_in_dim(part, i % 4 * batch, batch) for part in (images, labels))
+        x, y = (lax.dynamic_slice_in_dim(array, i % 4 * batch, batch) for array in (images, labels))
         gradients = jax.grad(loss)(params, x, y, jax.random.fold_in(jax.random.key(0), i))
         updates, optimizer_state = optimizer.update(gradients, optimizer_state)
         return (optax.apply_updates(params, updates), optimizer_state), None
@@ -163,32 +168,31 @@ def simple_cnn_step(conv, max_pool, batch=128):
 
 
 def rows(only, seconds):
-    for (kind, case), (x, kernel, options) in CASES.items():
-        if only in f"{kind} {case}":
-            start = arrays(x, kernel) if kernel else arrays(x)
-            for passes in PASSES:
-                each = arrays((STEPS, *x))[0] if passes == "forward" else jnp.arange(STEPS)
-                for where in ("step by step", "scan"):
-                    ours, xla = (
-                        runner(step_of(op, options, passes), start, each, where == "scan") for op in PAIRS[kind]
-                    )
-                    yield {"operation": kind, "case": case, "what": passes, "where": where} | compare(
-                        xla, ours, seconds
-                    )
+    """Yields a row for each case, pass and kind of loop."""
+    for (operation, case), (x, kernel, options) in CASES.items():
+        if only not in f"{operation} {case}":
+            continue
+        carry = arrays(x, kernel) if kernel else arrays(x)
+        for passes in PASSES:
+            xs = arrays((STEPS, *x))[0] if passes == "forward" else jnp.arange(STEPS)
+            for loop in LOOPS:
+                runs = [make_run(make_step(op, options, passes), carry, xs, loop == "scan") for op in PAIRS[operation]]
+                yield {"operation": operation, "case": case, "pass": passes, "loop": loop} | compare(*runs, seconds)
     if only in "simple CNN training step":
-        for where in ("step by step", "scan"):
-            ours, xla = (
-                runner(*simple_cnn_step(conv, max_pool), jnp.arange(STEPS), where == "scan")
+        for loop in LOOPS:
+            runs = [
+                make_run(*simple_cnn_step(conv, max_pool), jnp.arange(STEPS), loop == "scan")
                 for conv, max_pool in zip(PAIRS["conv"], PAIRS["max_pool"], strict=True)
-            )
-            row = {"operation": "simple CNN", "case": "batch 128", "what": "training step", "where": where}
-            yield row | compare(xla, ours, seconds)
+            ]
+            row = {"operation": "simple CNN", "case": "batch 128", "pass": "training step", "loop": loop}
+            yield row | compare(*runs, seconds)
 
 
 def main():
+    """Prints a row for each case; writes a CSV file if all cases run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", help="cases whose name contains this")
-    parser.add_argument("--seconds", type=float, default=10, help="of measuring for each comparison")
+    parser.add_argument("--only", default="", help="run only cases whose name contains this")
+    parser.add_argument("--seconds", type=float, default=10, help="measuring time of each comparison")
     arguments = parser.parse_args()
     print(f"{measure.device()}, {measure.versions('jax', 'jaxlib')}")
     done = []
@@ -198,7 +202,7 @@ def main():
         print(" | ".join(map(str, row.values())), flush=True)
         done.append(row)
         if not arguments.only:
-            measure.write_rows(measure.results_file("ops"), done)
+            measure.write_rows(measure.results_file("kernels"), done)
 
 
 if __name__ == "__main__":
