@@ -249,6 +249,7 @@ def chart(rows, path):
             panel.text(value, i, f" {value:,.0f}", va="center", fontsize=7)
         panel.set_title(", ".join(case), fontsize=9)
         panel.set_xlim(0, 1.25 * max(values))
+        panel.locator_params(axis="x", nbins=4)
         panel.tick_params(labelsize=7)
         panel.spines[["top", "right"]].set_visible(False)
     figure.suptitle("Throughput of flaxmodels and peers (higher is better)", fontsize=10)
