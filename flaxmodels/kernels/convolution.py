@@ -5,7 +5,7 @@ the arithmetic allows, and training is a loop (`lax.scan` over steps). A matrix 
 computes it without making its left matrix, and `winograd.c` with fewer multiplications where its rule, measured, says
 that they pay. Where there is no C compiler, or for what it does not do, the inputs under each tap of the kernel are
 laid side by side (shifted slices, concatenated) and multiplied by the kernel, a block of examples at a time.
-`benchmarks/ops.py` measures all of them.
+`benchmarks/kernels.py` measures all of them.
 
 All of it is bilinear and says so: slices, concatenations and products differentiate into the same again, and so do the
 three kernels. So forward mode, second derivatives and `vmap` (over kernels too) work, and what is not asked for, such
