@@ -40,8 +40,8 @@ class Form(NamedTuple):
     def called(self, function: str, out: Any, x: Any, kernel: Any, *operands: jax.Array) -> Any:
         """Calls a kernel in C for a padded x and a kernel of these shapes."""
         geometry = Geometry(x.shape[1:-1], kernel.shape[:-2], self.strides, self.dilation, self.groups)
-        numbers = geometry.numbers(x.shape[-1], kernel.shape[-1], self.relu, self.pooled)
-        return native.call(function, out, *operands, numbers=numbers)
+        attributes = geometry.attributes(x.shape[-1], kernel.shape[-1], self.relu, self.pooled)
+        return native.call(function, out, *operands, attributes=attributes)
 
 
 def conv_bias(
@@ -90,10 +90,7 @@ def plain(x: jax.Array, kernel: jax.Array, bias: jax.Array, *, form: Form) -> li
     for tap, other in enumerate(others, start=1):
         larger = (other > best) | (other != other)
         best, which = lax.select(larger, other, best), lax.select(larger, jnp.full_like(which, tap), which)
-    return [best, jnp.where(best > 0, which, NOBODY) if form.relu else which]
-
-
-NOBODY = 8  # more than any neighbour's number: no gradient passes
+    return [best, jnp.where(best > 0, which, native.BLOCKED) if form.relu else which]
 
 
 def neighbours(y: jax.Array) -> list[jax.Array]:
@@ -145,11 +142,11 @@ def _compiled_gradients(
     padded, by = pad(x, form.pads), [gate] if form.relu or form.pooled else []
     found = {}
     if X in given:
-        d_padded = form.called("conv_data", jax.typeof(padded), padded, kernel, dy, kernel, *by)
+        d_padded = form.called("conv_backward_input", jax.typeof(padded), padded, kernel, dy, kernel, *by)
         found[X] = pad(d_padded, [(-low, -high) for low, high in form.pads])
     if KERNEL in given or BIAS in given:
         out = [jax.typeof(kernel), jax.ShapeDtypeStruct(kernel.shape[-1:], kernel.dtype)]
-        found[KERNEL], found[BIAS] = form.called("conv_kernel", out, padded, kernel, padded, dy, *by)
+        found[KERNEL], found[BIAS] = form.called("conv_backward_kernel", out, padded, kernel, padded, dy, *by)
     return [found[i] for i in given]
 
 

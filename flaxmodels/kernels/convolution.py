@@ -24,8 +24,6 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.extend.core import Primitive
-from jax.interpreters import ad
 
 from flaxmodels.kernels import dispatch, native
 from flaxmodels.kernels.native import Geometry
@@ -113,7 +111,7 @@ def depthwise_conv(
         return total.reshape(*total.shape[:-2], channels * multiplier)
 
     def compiled(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        by_kernel = math.prod(window) <= native.MOST_TAPS and min(map(min, pads)) >= 0
+        by_kernel = math.prod(window) <= native.MAX_EDGE_TAPS and min(map(min, pads)) >= 0
         x, around = (x, tuple(pads)) if by_kernel else (pad(x, pads), ())
         x = jnp.repeat(x, multiplier, axis=-1)
         geometry = Geometry(x.shape[1:-1], tuple(window), tuple(strides), tuple(dilation), pads=around)
@@ -300,12 +298,12 @@ def _in_blocks(block: Op, numbers: int, x: jax.Array, kernel: jax.Array) -> jax.
 
 # --- the kernels in C, as operations that JAX can differentiate and map
 #
-# Each of x, the kernel and y is a bilinear function of the other two; the gradients of any of the three operations are
-# the other two.
+# Each of x, the kernel and y is a bilinear function of the other two. The registry of the kernels says so, and
+# `native.window_primitive` defines the derivatives and the batching rules from it.
 
 
 def _conv_shape(x: Any, kernel: Any, geometry: Geometry) -> tuple[int, ...]:
-    return (x.shape[0], *geometry.places(), kernel.shape[-1])
+    return (x.shape[0], *geometry.output_sizes(), kernel.shape[-1])
 
 
 def _data_shape(dy: Any, kernel: Any, geometry: Geometry) -> tuple[int, ...]:
@@ -314,22 +312,6 @@ def _data_shape(dy: Any, kernel: Any, geometry: Geometry) -> tuple[int, ...]:
 
 def _kernel_shape(x: Any, dy: Any, geometry: Geometry) -> tuple[int, ...]:
     return (*geometry.window, x.shape[-1] // geometry.groups, dy.shape[-1])
-
-
-def _mapped(operation: Primitive, operands: Any, axes: Any, *, geometry: Geometry) -> tuple[jax.Array, int]:
-    """Under `vmap`: as a larger batch where the kernel is the same for all, else one after the other."""
-    if operation not in (kernel_p, depthwise_kernel_p) and axes[1] is None:
-        a = jnp.moveaxis(operands[0], axes[0], 0)
-        out = operation.bind(a.reshape(-1, *a.shape[2:]), operands[1], geometry=geometry)
-        return out.reshape(*a.shape[:2], *out.shape[1:]), 0
-    mapped = [jnp.moveaxis(x, axis, 0) for x, axis in zip(operands, axes, strict=True) if axis is not None]
-
-    def one(parts: list[jax.Array]) -> jax.Array:
-        rest = iter(parts)
-        both = [x if axis is None else next(rest) for x, axis in zip(operands, axes, strict=True)]
-        return operation.bind(*both, geometry=geometry)
-
-    return lax.map(one, mapped), 0
 
 
 def _conv_ends(x: Any, kernel: Any, geometry: Geometry) -> list[int]:
@@ -356,13 +338,13 @@ def _kernel_by_xla(x: jax.Array, dy: jax.Array, *, geometry: Geometry) -> jax.Ar
     return jax.linear_transpose(lambda kernel: _conv_by_xla(x, kernel, geometry=geometry), kernel)(dy)[0]
 
 
-conv_p = native.operation("conv", _conv_shape, _conv_ends, _mapped, _conv_by_xla)
-data_p = native.operation("conv_data", _data_shape, _data_ends, _mapped, _data_by_xla)
-kernel_p = native.operation("conv_kernel", _kernel_shape, _conv_ends, _mapped, _kernel_by_xla)
+conv_p = native.window_primitive("conv", _conv_shape, _conv_ends, _conv_by_xla)
+data_p = native.window_primitive("conv_backward_input", _data_shape, _data_ends, _data_by_xla)
+kernel_p = native.window_primitive("conv_backward_kernel", _kernel_shape, _conv_ends, _kernel_by_xla)
 
 
 def _depthwise_shape(x: Any, kernel: Any, geometry: Geometry) -> tuple[int, ...]:
-    return (x.shape[0], *geometry.places(), x.shape[-1])
+    return (x.shape[0], *geometry.output_sizes(), x.shape[-1])
 
 
 def _depthwise_data_shape(dy: Any, kernel: Any, geometry: Geometry) -> tuple[int, ...]:
@@ -394,31 +376,13 @@ def _depthwise_kernel_by_xla(x: jax.Array, dy: jax.Array, *, geometry: Geometry)
 
 
 depthwise_p, depthwise_data_p, depthwise_kernel_p = (
-    native.operation(name, shape, _depthwise_ends, _mapped, default)
+    native.window_primitive(name, shape, _depthwise_ends, default)
     for name, shape, default in (
         ("depthwise", _depthwise_shape, _depthwise_by_xla),
-        ("depthwise_data", _depthwise_data_shape, _depthwise_data_by_xla),
-        ("depthwise_kernel", _depthwise_kernel_shape, _depthwise_kernel_by_xla),
+        ("depthwise_backward_input", _depthwise_data_shape, _depthwise_data_by_xla),
+        ("depthwise_backward_kernel", _depthwise_kernel_shape, _depthwise_kernel_by_xla),
     )
 )
-
-# The gradients by the first and by the second operand, each given the other one.
-for there, data, weight in ((conv_p, data_p, kernel_p), (depthwise_p, depthwise_data_p, depthwise_kernel_p)):
-    ad.defbilinear(
-        there,
-        lambda dy, x, kernel, geometry, data=data: data.bind(dy, kernel, geometry=geometry),
-        lambda dy, x, kernel, geometry, weight=weight: weight.bind(x, dy, geometry=geometry),
-    )
-    ad.defbilinear(
-        data,
-        lambda dx, dy, kernel, geometry, there=there: there.bind(dx, kernel, geometry=geometry),
-        lambda dx, dy, kernel, geometry, weight=weight: weight.bind(dx, dy, geometry=geometry),
-    )
-    ad.defbilinear(
-        weight,
-        lambda dk, x, dy, geometry, data=data: data.bind(dy, dk, geometry=geometry),
-        lambda dk, x, dy, geometry, there=there: there.bind(x, dk, geometry=geometry),
-    )
 
 
 # --- windows

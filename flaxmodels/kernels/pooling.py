@@ -169,12 +169,12 @@ def _lowest(x: jax.Array) -> Any:
 
 # --- the kernels in C, as operations that JAX can differentiate and map
 #
-# To select where x is largest is linear in the values; its transpose scatters, and the other way round.
+# Selecting where x is largest is linear in the values. Its transpose scatters, and the reverse; the registry says so.
 
 
 def _suits(x: jax.Array, geometry: Geometry) -> bool:
-    fits = x.dtype == jnp.float32 and x.shape[-1] >= FEWEST_CHANNELS and x.size > 0 and min(geometry.places()) > 0
-    return fits and (not any(map(any, geometry.pads)) or math.prod(geometry.window) <= native.MOST_TAPS)
+    fits = x.dtype == jnp.float32 and x.shape[-1] >= FEWEST_CHANNELS and x.size > 0 and min(geometry.output_sizes()) > 0
+    return fits and (not any(map(any, geometry.pads)) or math.prod(geometry.window) <= native.MAX_EDGE_TAPS)
 
 
 def _max(x: jax.Array, *, geometry: Geometry) -> jax.Array:
@@ -185,7 +185,7 @@ def _max(x: jax.Array, *, geometry: Geometry) -> jax.Array:
 def _max_by_kernel(x: jax.Array, *, geometry: Geometry) -> jax.Array:
     # Values that are x itself are not selected, but compared.
     out = jax.ShapeDtypeStruct(_selected(x, x, geometry), np.float32)
-    return native.call("pool_select", out, x, x, numbers=geometry.numbers(x.shape[-1], 0))
+    return native.call("pool_select", out, x, x, attributes=geometry.attributes(x.shape[-1], 0))
 
 
 def _select(x: jax.Array, values: jax.Array, *, geometry: Geometry) -> jax.Array:
@@ -197,28 +197,21 @@ def _scatter(x: jax.Array, dy: jax.Array, *, geometry: Geometry) -> jax.Array:
 
 
 def _selected(x: Any, values: Any, geometry: Geometry) -> tuple[int, ...]:
-    return (x.shape[0], *geometry.places(), x.shape[-1])
+    return (x.shape[0], *geometry.output_sizes(), x.shape[-1])
 
 
 def _channels(x: jax.Array, _: jax.Array, geometry: Geometry) -> list[int]:
     return [x.shape[-1], 0]
 
 
-select_p = native.operation("pool_select", _selected, _channels, native.as_one_batch, _select)
-scatter_p = native.operation("pool_scatter", lambda x, dy, geometry: x.shape, _channels, native.as_one_batch, _scatter)
+select_p = native.window_primitive("pool_select", _selected, _channels, _select)
+scatter_p = native.window_primitive("pool_scatter", lambda x, dy, geometry: x.shape, _channels, _scatter)
 max_p = dispatch.primitive(
     "pool_max",
     lambda x, geometry: jax.ShapeDtypeStruct(_selected(x, x, geometry), np.float32),
-    native.as_one_batch,
+    native.fold_into_batch,
     _max,
     cpu=_max_by_kernel,
 )
 
 ad.defjvp(max_p, lambda tangent, x, *, geometry: select_p.bind(x, tangent, geometry=geometry))
-for there, back in ((select_p, scatter_p), (scatter_p, select_p)):
-    # Where x is largest does not change with a little of x.
-    ad.defjvp(there, None, lambda tangent, x, _, *, geometry, there=there: there.bind(x, tangent, geometry=geometry))
-    ad.primitive_transposes[there] = lambda given, x, _, *, geometry, back=back: (
-        None,
-        back.bind(x, given, geometry=geometry),
-    )

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from flaxmodels.kernels import dispatch, native
+from flaxmodels.kernels.native import GRU, LSTM, SIMPLE
 
-LSTM, GRU, SIMPLE = range(3)
 GATES = (4, 3, 1)
 
 
@@ -67,8 +67,8 @@ def forward(
         h,
         _or_empty(c),
     )
-    numbers = (kind, units, features, keep)
-    return tuple(native.call("recurrence", out, *operands, _bytes(mask), numbers=numbers))
+    attributes = {"cell_type": kind, "units": units, "features": features, "keep_residuals": keep}
+    return tuple(native.call("recurrence", out, *operands, _bytes(mask), attributes=attributes))
 
 
 def backward(
@@ -93,7 +93,8 @@ def backward(
     shapes = [(steps, batch, width), (steps, batch, width) if kind == GRU else (0,), h.shape]
     out = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in [*shapes, h.shape if kind == LSTM else (0,)]]
     operands: tuple[Any, ...] = (factors, hs, _or_empty(cs), h, _or_empty(c), d_hs, d_h, _or_empty(d_c), recurrent)
-    return tuple(native.call("recurrence_back", out, *operands, _bytes(mask), numbers=(kind, units, 0, 1)))
+    attributes = {"cell_type": kind, "units": units, "features": 0, "keep_residuals": 1}
+    return tuple(native.call("recurrence_backward", out, *operands, _bytes(mask), attributes=attributes))
 
 
 def _or_empty(array: jax.Array | None) -> jax.Array:

@@ -1,4 +1,7 @@
-"""Outputs and gradients with whole and partial vectors, by the kernels in C of the process that runs this."""
+"""Outputs and gradients of the C kernels, with whole and partial vectors.
+
+Run as a script, this file saves them, so that a test can compare builds for different instruction sets.
+"""
 
 import sys
 
@@ -18,7 +21,7 @@ def lstm(x, kernel, recurrent):
     return recurrence.lstm(recurrence.Inputs(x, kernel), recurrent, recurrence.LSTMState(zeros, zeros), None)[0]
 
 
-# Of a convolution: a plain one and one by patches; windows that lie in the image, and that reach over its edge.
+# Convolutions: a plain one and a Winograd one. Windows: inside the image, and across its edge.
 CALLS = [
     (lambda x, kernel: convolution.conv(x, kernel, **UNIT), (2, 5, 6, 13), (3, 2, 13, 21)),
     (lambda x, kernel: convolution.conv(x, kernel, **UNIT), (3, 16, 16, 48), (3, 3, 48, 48)),
@@ -30,7 +33,7 @@ CALLS = [
 
 
 def outputs():
-    """Arrays of float32."""
+    """Returns the outputs and gradients of all calls, float32 arrays."""
     rng, found = np.random.default_rng(0), []
     for call, *shapes in CALLS:
         operands = [jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in shapes]

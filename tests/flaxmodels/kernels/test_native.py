@@ -1,4 +1,4 @@
-"""Kernels in C: built once, kept, trusted only where nobody else can write, and never needed."""
+"""C kernels are built once, cached where only the user can write, checked before loading, and optional."""
 
 import hashlib
 import os
@@ -13,24 +13,25 @@ import numpy as np
 import pytest
 
 from flaxmodels.kernels import native
+from flaxmodels.kernels.native import build
 from tests.support import kernel_outputs
 
 PROBE = """
 import warnings
-with warnings.catch_warnings(record=True) as told:
+with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     from flaxmodels.kernels import convolution, native
     import jax.numpy as jnp
     y = convolution.conv(jnp.ones((1, 3, 1)), jnp.ones((2, 1, 1)), strides=(1,), padding="valid", dilation=(1,))
     assert y.ravel().tolist() == [2, 2], y
-    print(native.available(), *(warning.message for warning in told))
+    print(native.available(), *(warning.message for warning in caught))
 """
 CC = os.environ.get("CC") or "cc"
 needs_kernels = pytest.mark.skipif(not native.available(), reason="needs a C compiler for the kernels")
 
 
 def probe(folder, **environment):
-    """What a fresh process with its own caches says of the kernels."""
+    """Returns what a new process with a separate cache prints about the kernels."""
     command = [sys.executable, "-c", PROBE]
     environment = {**os.environ, "XDG_CACHE_HOME": str(folder), "JAX_PLATFORMS": "cpu", **environment}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
@@ -48,70 +49,71 @@ def library(folder):
 
 
 @needs_kernels
-def test_built_once_and_used_again(tmp_path):
+def test_library_is_built_once_and_reused(tmp_path):
     assert probe(tmp_path) == "True"
     path = library(tmp_path)
     before = path.stat().st_mtime_ns
     assert re.fullmatch(r"flaxmodels_[0-9a-f]{16}", path.stem) and path.stem == native.prefix()
-    # A compiler that can't be started is no trouble to who has the library.
     assert probe(tmp_path) == "True" and library(tmp_path).stat().st_mtime_ns == before
-    # What others may have written is not loaded, but built anew.
+    # A library that others can write to is rebuilt instead of loaded.
     path.chmod(0o666)
     assert probe(tmp_path) == "True" and library(tmp_path).stat().st_mode & 0o22 == 0
 
 
 @needs_kernels
-def test_a_damaged_library_is_not_loaded_but_built_again(tmp_path):
-    """Mapping a file that was cut short would end the process with SIGBUS."""
+def test_damaged_library_is_rebuilt(tmp_path):
+    """Mapping a truncated file would kill the process with SIGBUS."""
     assert probe(tmp_path) == "True"
     path = library(tmp_path)
     whole, digest = path.read_bytes(), path.with_suffix(".sha256")
     text, changed = digest.read_text(), bytearray(whole)
-    assert native._is_whole(path) and hashlib.sha256(whole).hexdigest() == text
+    assert build._is_intact(path) and hashlib.sha256(whole).hexdigest() == text
     changed[len(whole) // 2] ^= 1
     for damaged in (whole[:2000], b"", bytes(changed), whole + b"0"):
         path.write_bytes(damaged)
-        assert not native._is_whole(path)
+        assert not build._is_intact(path)
     path.write_bytes(whole)
     for damaged in ("", text[:10]):
         digest.write_text(damaged)
-        assert not native._is_whole(path)
+        assert not build._is_intact(path)
     digest.unlink()
-    assert not native._is_whole(path)
-    # Without a compiler that works there is nothing to load; with one, the library is built again.
+    assert not build._is_intact(path)
+    # A compiler that fails leaves no library to load; a working one rebuilds it.
     path.write_bytes(whole[: len(whole) // 2])
     compiler = tmp_path / "cc"
     compiler.write_text(f'#!/bin/sh\nfor last; do :; done\n[ "$last" = /dev/null ] || exit 1\nexec {CC} "$@"\n')
     compiler.chmod(0o755)
-    assert probe(tmp_path, CC=str(compiler)).startswith("False The kernels for this CPU can't be built or loaded, ")
-    assert probe(tmp_path) == "True" and native._is_whole(path) and len(path.read_bytes()) == len(whole)
-    assert {file.name for file in path.parent.iterdir()} == {path.name, digest.name}  # nothing else is left
+    assert probe(tmp_path, CC=str(compiler)).startswith("False The C kernels can't be built or loaded, ")
+    assert probe(tmp_path) == "True" and build._is_intact(path) and len(path.read_bytes()) == len(whole)
+    assert {file.name for file in path.parent.iterdir()} == {path.name, digest.name}  # no temporary files remain
 
 
 @needs_kernels
-def test_the_compilers_version_and_options_name_the_library_not_its_path(tmp_path):
+def test_library_name_depends_on_compiler_version_and_options_but_not_its_path(tmp_path):
     compiler = tmp_path / "my cc"
     compiler.write_text(f'#!/bin/sh\nexec {CC} "$@"\n')
     compiler.chmod(0o755)
     plain = shlex.split(CC)
-    assert native._name([str(compiler), *plain[1:]]) == native._name(plain)
-    assert native._name([*plain, "-DOTHER"]) != native._name(plain)
+    assert build._library_name([str(compiler), *plain[1:]]) == build._library_name(plain)
+    assert build._library_name([*plain, "-DOTHER"]) != build._library_name(plain)
     compiler.write_text(f'#!/bin/sh\nexec {CC} "$@" -D__VERSION__=1\n')
-    assert native._name([str(compiler), *plain[1:]]) != native._name(plain)
+    assert build._library_name([str(compiler), *plain[1:]]) != build._library_name(plain)
     # A command of several words, as in "ccache cc".
     assert probe(tmp_path, CC=f"env '{compiler}' -U__VERSION__") == "True"
 
 
-def test_a_compiler_that_does_not_print_its_version():
+def test_compiler_without_version_message():
     assert (
-        native._version(["false"]) == native._version(["/nowhere/cc"]) == "a compiler that does not print its version"
+        build._compiler_version(["false"])
+        == build._compiler_version(["/nowhere/cc"])
+        == "a compiler that does not print its version"
     )
 
 
-def test_a_compilers_command_that_no_shell_would_read(tmp_path):
+def test_malformed_compiler_command(tmp_path):
     assert probe(tmp_path, CC="'cc") == (
-        "False The kernels for this CPU can't be built or loaded, so XLA computes everything, slower (No closing "
-        'quotation); repair the C compiler "\'cc", or set FLAXMODELS_NATIVE=0 to do without.'
+        "False The C kernels can't be built or loaded, so XLA computes everything, more slowly (No closing "
+        'quotation); fix the C compiler "\'cc", or set FLAXMODELS_NATIVE=0 to run without them.'
     )
 
 
@@ -126,7 +128,7 @@ print(flaxmodels.kernels_info().reason)
 
 
 def info(folder, **environment):
-    """What a fresh process logs, and what it says of the kernels and of the reason to do without."""
+    """Returns what a new process logs, its state of the kernels, and the reason if they are off."""
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", **environment}
     environment |= {"XDG_CACHE_HOME": str(folder)} if folder else {}
     done = subprocess.run([sys.executable, "-c", INFO], capture_output=True, text=True, env=environment, timeout=120)
@@ -140,31 +142,31 @@ def info(folder, **environment):
     [
         (
             {"CC": "", "PATH": "/nowhere"},
-            "there is no C compiler, so XLA computes everything, slower; install one such as gcc.",
+            "no C compiler was found, so XLA computes everything, more slowly; install one such as gcc.",
         ),
-        ({native.SWITCH: "0"}, "FLAXMODELS_NATIVE=0 switches them off, so XLA computes everything, slower."),
+        ({native.SWITCH: "0"}, "FLAXMODELS_NATIVE=0 disables them, so XLA computes everything, more slowly."),
     ],
 )
-def test_why_there_are_no_kernels_is_logged_once(tmp_path, environment, reason):
-    sentence = f"No kernels for this CPU: {reason}"
+def test_reason_without_kernels_is_logged_once(tmp_path, environment, reason):
+    sentence = f"The C kernels are off: {reason}"
     assert info(tmp_path, **environment) == ([f"flaxmodels: {sentence}"], sentence, reason)
 
 
 @needs_kernels
-def test_what_is_known_of_the_kernels():
+def test_kernels_info_and_log_with_kernels():
     logged, shown, *_ = info(None)
     assert logged == [f"flaxmodels: {shown}"]
     found = native.kernels_info()
     assert found.enabled and found.reason == "" and found.library.stem == native.prefix()
     assert shown == (
-        f"Kernels for this CPU: vectors of {found.vector_width} numbers, {found.threads} threads, "
+        f"The C kernels are on: vectors of {found.vector_width} numbers, {found.threads} threads, "
         f"built by {found.compiler_version}"
     )
     assert found.vector_width in (8, 16) and re.search(r"\d+\.\d+", found.compiler_version)
     assert found.threads == len(os.sched_getaffinity(0))
 
 
-def test_threads_are_those_of_xla(monkeypatch):
+def test_thread_count_follows_xla(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {1, 4, 5}, raising=False)
     monkeypatch.delenv("NPROC", raising=False)
     monkeypatch.delenv("PJRT_NPROC", raising=False)
@@ -175,7 +177,7 @@ def test_threads_are_those_of_xla(monkeypatch):
     assert native.threads() == 5
 
 
-def test_switched_off():
+def test_disabled_by_environment_variable():
     assert probe(".", FLAXMODELS_NATIVE="0") == "False"
 
 
@@ -183,25 +185,25 @@ def test_without_a_compiler(tmp_path):
     assert probe(tmp_path, PATH=str(tmp_path), CC="") == "False"
 
 
-def test_a_compiler_that_fails_is_told_of_in_one_sentence(tmp_path):
+def test_failing_compiler_gives_one_warning(tmp_path):
     compiler = tmp_path / "cc"
     compiler.write_text("#!/bin/sh\necho 'out of order' >&2\nexit 1\n")
     compiler.chmod(0o755)
     assert probe(tmp_path, CC=str(compiler)) == (
-        "False The kernels for this CPU can't be built or loaded, so XLA computes everything, slower (out of order); "
-        f"repair the C compiler '{compiler}', or set FLAXMODELS_NATIVE=0 to do without."
+        "False The C kernels can't be built or loaded, so XLA computes everything, more slowly (out of order); "
+        f"fix the C compiler '{compiler}', or set FLAXMODELS_NATIVE=0 to run without them."
     )
 
 
 @needs_kernels
-def test_without_a_folder_for_caches(tmp_path):
+def test_without_cache_folder(tmp_path):
     (tmp_path / "file").write_text("")
     assert probe(tmp_path / "file", TMPDIR=str(tmp_path)) == "True"
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]  # nothing is left behind
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]  # no temporary files remain
 
 
 @needs_kernels
-def test_a_folder_that_others_may_write_to_is_not_used(tmp_path):
+def test_cache_folder_that_others_can_write_to_is_not_used(tmp_path):
     folder = tmp_path / "flaxmodels" / "native"
     folder.mkdir(parents=True)
     folder.chmod(0o777)
@@ -213,7 +215,7 @@ def test_a_folder_that_others_may_write_to_is_not_used(tmp_path):
 @needs_kernels
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="names instructions of x86 processors")
 @pytest.mark.parametrize("without", ["-mno-avx512f", "-mno-avx512f -mno-avx2"])
-def test_kernels_for_processors_with_narrower_vectors(tmp_path, without):
+def test_kernels_with_narrower_vectors(tmp_path, without):
     compiler = tmp_path / "cc"
     compiler.write_text(f'#!/bin/sh\nexec {CC} "$@" {without}\n')
     compiler.chmod(0o755)
@@ -236,19 +238,19 @@ rng, digest = np.random.default_rng(0), hashlib.sha256()
 draw = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)
 unit = {"strides": (1, 1), "padding": "valid", "dilation": (1, 1)}
 
-def note(function, *operands):
+def add_to_digest(function, *operands):
     y, vjp = jax.vjp(jax.jit(function), *operands)
     for array in (y, *vjp(y)):
         digest.update(np.asarray(array).tobytes())
 
 for batch in (3, 37):
-    note(lambda x, k: convolution.conv(x, k, **unit), draw(batch, 9, 9, 5), draw(3, 3, 5, 21))
-    note(lambda x, k: convolution.conv(x, k, **unit), draw(batch, 14, 14, 48), draw(3, 3, 48, 48))
-    note(lambda x, k: convolution.conv(x, k, **unit), draw(batch, 5, 5, 128), draw(3, 3, 128, 64))
-    note(lambda *of: conv_bias(*of, **unit, relu=True), draw(batch, 9, 9, 5), draw(3, 3, 5, 21), draw(21))
-    note(lambda *of: conv_bias(*of, **unit, pooled=True), draw(batch, 9, 9, 5), draw(3, 3, 5, 21), draw(21))
-    note(lambda x, k: convolution.depthwise_conv(x, k, **unit), draw(batch, 9, 9, 19), draw(3, 3, 19, 1))
-    note(lambda x: pooling.max_pool(x, (3, 3), (2, 2), "same"), draw(batch, 9, 9, 19))
+    add_to_digest(lambda x, k: convolution.conv(x, k, **unit), draw(batch, 9, 9, 5), draw(3, 3, 5, 21))
+    add_to_digest(lambda x, k: convolution.conv(x, k, **unit), draw(batch, 14, 14, 48), draw(3, 3, 48, 48))
+    add_to_digest(lambda x, k: convolution.conv(x, k, **unit), draw(batch, 5, 5, 128), draw(3, 3, 128, 64))
+    add_to_digest(lambda *of: conv_bias(*of, **unit, relu=True), draw(batch, 9, 9, 5), draw(3, 3, 5, 21), draw(21))
+    add_to_digest(lambda *of: conv_bias(*of, **unit, pooled=True), draw(batch, 9, 9, 5), draw(3, 3, 5, 21), draw(21))
+    add_to_digest(lambda x, k: convolution.depthwise_conv(x, k, **unit), draw(batch, 9, 9, 19), draw(3, 3, 19, 1))
+    add_to_digest(lambda x: pooling.max_pool(x, (3, 3), (2, 2), "same"), draw(batch, 9, 9, 19))
     for kind, gates in enumerate(recurrence_cpu.GATES):
         lstm, gru, units = kind == 0, kind == 1, 13
         recurrent, state = draw(units, gates * units), draw(batch, units)
@@ -267,7 +269,7 @@ print(digest.hexdigest())
 
 
 @needs_kernels
-def test_the_kernels_give_the_same_bits_with_any_number_of_threads():
+def test_results_are_bit_identical_with_any_number_of_threads():
     found = set()
     for threads in (1, 2, 7):
         environment = os.environ | {"NPROC": str(threads), "JAX_PLATFORMS": "cpu"}
