@@ -179,7 +179,7 @@ def _library_name(command: Sequence[str]) -> str:
     import jaxlib
 
     # The compiler's predefined macros contain its version and the instructions that it may use.
-    macros = _with_tuning(command, lambda tuned: _run([*tuned, "-dM", "-E", "-x", "c", os.devnull]))
+    macros = _with_tuning(command, lambda tuned: _run([*tuned, "-dM", "-E", "-x", "c", "-"]))
     files = [*registry.sources(), *sorted(path.name for path in FOLDER.glob("*.h"))]
     parts = [(FOLDER / file).read_bytes() for file in files]
     texts = (registry.header(), *FLAGS, *command[1:], macros, _processor(), jaxlib.__version__)
@@ -271,5 +271,7 @@ def _compile(library: pathlib.Path, command: Sequence[str]) -> None:
 
 
 def _run(command: Sequence[str]) -> str:
-    """Runs a command and returns what it prints."""
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=BUILD_TIMEOUT_SECONDS).stdout
+    """Runs a command with empty input and returns what it prints."""
+    return subprocess.run(
+        command, check=True, input="", capture_output=True, text=True, timeout=BUILD_TIMEOUT_SECONDS
+    ).stdout
