@@ -1,8 +1,8 @@
 // Convolutions for a CPU, channels last: implicit matrix products, im2col without a copy.
 //
-// The left matrix of im2col has one row for each output position: the values under the window. One row of the window is a
-// contiguous segment of the image, so a matrix row is an offset into the image plus a few segments, and no patch is copied.
-// The tiles of `tiles.h` read it in place.
+// The left matrix of im2col has one row for each output position: the values under the window. One row of the window is
+// a contiguous segment of the image, so a matrix row is an offset into the image plus a few segments, and no patch is
+// copied. The tiles of `tiles.h` read it in place.
 //
 // Bias, ReLU, max pooling and their gradients are fused into the loops, where the values are in registers or in cache.
 
@@ -68,8 +68,8 @@ static int init_conv(Conv *c, const WindowAttributes *g, int64_t batch) {
 
 // ---------------------------------------------------------------- forward pass
 
-// One panel of features, starting at `feature`, for output positions [from, to) counted over all images. `out` has rows of
-// all features and starts at position `from`.
+// One panel of features, starting at `feature`, for output positions [from, to) counted over all images. `out` has rows
+// of all features and starts at position `from`.
 static void forward_panel(const Conv *c, const float *x, const float *panel, int64_t feature, int64_t from, int64_t to,
                           int64_t columns, float *out) {
   Vec bias[2] = {{0}, {0}};
@@ -176,8 +176,8 @@ static int forward(XLA_FFI_CallFrame *frame, Conv *c) {
 
 // ---------------------------------------------------------------- gradients of the outputs
 
-// Gathers gradients of n positions of one image, starting at `from`: `columns` features, starting at `feature`, as rows of
-// `row_length` floats padded with zeros. Applies the gradients of max pooling and ReLU.
+// Gathers gradients of n positions of one image, starting at `from`: `columns` features, starting at `feature`, as rows
+// of `row_length` floats padded with zeros. Applies the gradients of max pooling and ReLU.
 static void gather_gradients(const Conv *c, float *to, int64_t image, int64_t from, int64_t n, int64_t feature,
                              int64_t columns, int64_t row_length) {
   int64_t first = c->argmax ? image * c->pooled_size[0] * c->pooled_size[1] : image * c->positions + from;
@@ -198,7 +198,8 @@ static void gather_gradients(const Conv *c, float *to, int64_t image, int64_t fr
     }
 }
 
-// Returns the gradients of n positions of one image: in place where all of them pass, otherwise gathered in scratch memory.
+// Returns the gradients of n positions of one image: in place where all of them pass, otherwise gathered in scratch
+// memory.
 static const float *gradients(const Conv *c, int64_t part, int64_t image, int64_t from, int64_t n) {
   if (!c->y && !c->argmax) return c->dy + (image * c->positions + from) * c->features;
   float *to = c->scratch + part * BLOCK * c->features;
@@ -211,8 +212,8 @@ static const float *gradients(const Conv *c, int64_t part, int64_t image, int64_
 // Panels of the transposed kernel: for each group and segment, columns are values of the segment.
 static int64_t panels_per_segment(const Conv *c) { return ceil_div(c->segment_length, TILE_COLS); }
 
-// Adds what positions [from, to) of one image contribute to one panel of columns of one segment: a product of gradients and
-// the transposed kernel, scattered to the image.
+// Adds what positions [from, to) of one image contribute to one panel of columns of one segment: a product of gradients
+// and the transposed kernel, scattered to the image.
 static void backward_input_panel(const Conv *c, const float *dy, const float *panel, float *out, int64_t from,
                                  int64_t to, int64_t columns) {
   const int64_t zero = 0;
@@ -266,8 +267,8 @@ static int backward_input(XLA_FFI_CallFrame *frame, Conv *c) {
 
 // ---------------------------------------------------------------- backward pass with respect to the kernel
 
-// Adds the gradient of one panel of features, for segments [segment, end) of its group, over images [image, last). `out`
-// has rows of all features. The bias's gradient is computed together with the first segment.
+// Adds the gradient of one panel of features, for segments [segment, end) of its group, over images [image, last).
+// `out` has rows of all features. The bias's gradient is computed together with the first segment.
 static void backward_kernel_panel(const Conv *c, int64_t image, int64_t last, int64_t segment, int64_t end,
                                   int64_t panel, float *out, float *d_bias) {
   int64_t group = panel / panels_per_group(c), column = panel % panels_per_group(c) * TILE_COLS;

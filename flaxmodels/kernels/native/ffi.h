@@ -118,12 +118,13 @@ static inline XLA_FFI_Error *check_attributes(XLA_FFI_CallFrame *frame, const Si
 
 // Compares a call with the registry: number, types and ranks of the arrays, and the attributes.
 static inline XLA_FFI_Error *check_call(XLA_FFI_CallFrame *frame, const Signature *s) {
-  XLA_FFI_Error *error = check_count(frame, s->kernel, "operand", s->required_operands, s->max_operands, frame->args.size);
-  if (!error) error = check_count(frame, s->kernel, "result", s->required_results, s->max_results, frame->rets.size);
-  for (int i = 0; !error && i < frame->args.size; i++)
+  const int64_t operands = frame->args.size, results = frame->rets.size;
+  XLA_FFI_Error *error = check_count(frame, s->kernel, "operand", s->required_operands, s->max_operands, operands);
+  if (!error) error = check_count(frame, s->kernel, "result", s->required_results, s->max_results, results);
+  for (int i = 0; !error && i < operands; i++)
     error = check_array(frame, s->kernel, "operand", s->operands + i, frame->args.types[i] == XLA_FFI_ArgType_BUFFER,
                         frame->args.args[i]);
-  for (int i = 0; !error && i < frame->rets.size; i++)
+  for (int i = 0; !error && i < results; i++)
     error = check_array(frame, s->kernel, "result", s->results + i, frame->rets.types[i] == XLA_FFI_RetType_BUFFER,
                         frame->rets.rets[i]);
   return error ? error : check_attributes(frame, s);
@@ -140,9 +141,9 @@ static inline int answer_version_query(XLA_FFI_CallFrame *frame) {
   return 1;
 }
 
-// Defines the exported function of a kernel in the registry. Its body has the arguments `frame` and `kernel_name`. It sees
-// only calls that fit the signature, and it must still check sizes that depend on attributes. A name that the registry
-// does not declare fails to compile.
+// Defines the exported function of a kernel in the registry. Its body has the arguments `frame` and `kernel_name`. It
+// sees only calls that fit the signature, and it must still check sizes that depend on attributes. A name that the
+// registry does not declare fails to compile.
 #define KERNEL(name)                                                                         \
   static XLA_FFI_Error *compute_##name(XLA_FFI_CallFrame *frame, const char *kernel_name);   \
   XLA_FFI_Error *flaxmodels_##name(XLA_FFI_CallFrame *frame) {                               \

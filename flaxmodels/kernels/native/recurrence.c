@@ -1,11 +1,11 @@
 // LSTM, GRU and simple RNN for a CPU: scans over time, forward and backward.
 //
-// Rows of the batch are independent, so each thread takes some rows through all time steps and never waits for others. The
-// recurrent kernel, packed into panels, stays in the thread's cache. The gates are computed on the products of a step while
-// these are in cache.
+// Rows of the batch are independent, so each thread takes some rows through all time steps and never waits for others.
+// The recurrent kernel, packed into panels, stays in the thread's cache. The gates are computed on the products of a
+// step while these are in cache.
 //
-// Shapes: T steps, B batch, F features, U units, G gates: 4 (i f g o) for an LSTM, 3 (z r g) for a GRU, 1 for a simple RNN.
-// The U columns of a gate are padded to whole vectors.
+// Shapes: T steps, B batch, F features, U units, G gates: 4 (i f g o) for an LSTM, 3 (z r g) for a GRU, 1 for a simple
+// RNN. The U columns of a gate are padded to whole vectors.
 
 #include "threads.h"
 #include "tiles.h"
@@ -84,8 +84,8 @@ INLINE Vec hyperbolic_tangent(Vec x) {
 
 // ---------------------------------------------------------------- products of one step
 
-// A GRU needs its inputs' products and its recurrent products separately. The other cells multiply [x, h] at once; this is
-// the number of input columns in that matrix.
+// A GRU needs its inputs' products and its recurrent products separately. The other cells multiply [x, h] at once; this
+// is the number of input columns in that matrix.
 static int64_t joined_features(const Recurrence *r) { return r->cell_type == GRU ? 0 : r->features; }
 
 // out [rows, columns] = left [rows, depth] times panels.
@@ -104,8 +104,8 @@ static void multiply_panels(const float *left, int64_t rows, int64_t depth, cons
     }
 }
 
-// Packs a kernel [rows, G U] into rows of one panel, from `first_row` on, with each gate's columns padded to whole vectors.
-// The padding is not written: the memory is zero.
+// Packs a kernel [rows, G U] into rows of one panel, from `first_row` on, with each gate's columns padded to whole
+// vectors. The padding is not written: the memory is zero.
 static void pack_gates(const Recurrence *r, const float *kernel, int64_t rows, float *panel, int64_t first_row,
                        int64_t column) {
   for (int64_t half = 0; half < TILE_COLS; half += LANES) {
@@ -123,7 +123,8 @@ static void pack_gates(const Recurrence *r, const float *kernel, int64_t rows, f
 
 INLINE int is_valid_step(const Recurrence *r, int64_t at) { return !r->mask || r->mask[at]; }
 
-// The input of a gate's activation: the product, its bias, and the inputs' contribution where the caller has computed it.
+// The input of a gate's activation: the product, its bias, and the inputs' contribution where the caller has computed
+// it.
 INLINE Vec gate_input(const Recurrence *r, const float *products, int64_t at, int64_t gate, int64_t j, int64_t n) {
   Vec sum = load(products + gate * r->padded_units + j) + load(r->padded_bias + gate * r->padded_units + j);
   if (!r->features) sum += load_n(r->x + (at * r->gate_count + gate) * r->units + j, n);
@@ -182,7 +183,8 @@ static void simple_row(const Recurrence *r, int64_t at, const float *products, f
   }
 }
 
-// Backward rows: dh is the gradient of h after the step. They replace it by the part that bypasses the recurrent product.
+// Backward rows: dh is the gradient of h after the step. They replace it by the part that bypasses the recurrent
+// product.
 static void lstm_row_backward(const Recurrence *r, int64_t at, const float *previous_c, float *dh, float *dc) {
   const float *gates = r->gates + at * 4 * r->units;
   float *dz = r->d_recurrent + at * 4 * r->units;
@@ -311,7 +313,8 @@ static Recurrence init_recurrence(XLA_FFI_CallFrame *frame, int sequence, int ma
   const int64_t gate_counts[] = {[LSTM] = 4, [GRU] = 3, [SIMPLE] = 1};
   int64_t steps = axis_size(frame, sequence, 0), batch = axis_size(frame, sequence, 1);
   if (a->cell_type > SIMPLE || a->keep_residuals > 1 || steps < 1 || batch < 1) return (Recurrence){0};
-  Recurrence r = {.cell_type = a->cell_type, .units = a->units, .features = a->features, .steps = steps, .batch = batch};
+  Recurrence r = {.cell_type = a->cell_type, .units = a->units, .features = a->features};
+  r.steps = steps, r.batch = batch;
   r.keep_residuals = a->keep_residuals, r.gate_count = gate_counts[a->cell_type];
   r.mask = axis_size(frame, mask, 0) ? operand(frame, mask)->data : NULL;
   r.padded_units = ceil_div(r.units, LANES) * LANES;

@@ -50,7 +50,8 @@ static inline int64_t thread_count(XLA_FFI_CallFrame *frame) {
   return 1;
 }
 
-// Runs all units and waits for them; returns 0 without memory. The calling thread works too, so a busy pool can't block it.
+// Runs all units and waits for them; returns 0 without memory. The calling thread works too, so a busy pool can't block
+// it.
 static inline int parallel_for(XLA_FFI_CallFrame *frame, Work *work, void *arguments, int64_t units) {
   Job *job = malloc(sizeof *job);
   if (!job) return 0;
@@ -72,8 +73,8 @@ static inline int parallel_for(XLA_FFI_CallFrame *frame, Work *work, void *argum
   return 1;
 }
 
-// Largest number of partial sums of a reduction over the batch. It is independent of the number of threads, so the result
-// is bit-identical with any number of threads.
+// Largest number of partial sums of a reduction over the batch. It is independent of the number of threads, so the
+// result is bit-identical with any number of threads.
 enum { MAX_PARTS = 16 };
 
 // The first of the images that belong to a part.

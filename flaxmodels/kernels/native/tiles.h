@@ -1,4 +1,5 @@
-// Register-blocked matrix products (Goto and van de Geijn, 2008): a tile of TILE_ROWS x TILE_COLS sums stays in registers.
+// Register-blocked matrix products (Goto and van de Geijn, 2008): a tile of TILE_ROWS x TILE_COLS sums stays in
+// registers.
 //
 // The right matrix is packed into panels of TILE_COLS columns, so that it is read in order. The left matrix is never
 // copied: a row of it is a list of segments, runs of values that are contiguous in memory.
@@ -20,8 +21,8 @@ static inline float *alloc_panel(int64_t n) {
   return aligned_alloc(64, (ceil_div(n, TILE_COLS) * TILE_COLS + TILE_COLS) * sizeof(float));
 }
 
-// sums[i] = left row i times a panel. Left row i consists of the segments at left[i] + segment_offset[s], each of `length`
-// values. `rows` and `vectors` (1 or 2 vectors of the panel's columns) are constants at each call.
+// sums[i] = left row i times a panel. Left row i consists of the segments at left[i] + segment_offset[s], each of
+// `length` values. `rows` and `vectors` (1 or 2 vectors of the panel's columns) are constants at each call.
 INLINE void multiply_tile_const(int rows, int vectors, const float *const *left, const float *panel,
                                 const int64_t *segment_offset, int64_t segments, int64_t length,
                                 Vec out[TILE_ROWS][2]) {
@@ -40,8 +41,9 @@ INLINE void multiply_tile_const(int rows, int vectors, const float *const *left,
     UNROLL for (int j = 0; j < vectors; j++) out[i][j] = sums[i][j];
 }
 
-// sums[i] += over n positions, x[position_offset[k] + value_offset[i]] times row k of the block: outer products of columns
-// of the left matrix and rows of a block with TILE_COLS columns. `rows` and `vectors` are constants at each call.
+// sums[i] += over n positions, x[position_offset[k] + value_offset[i]] times row k of the block: outer products of
+// columns of the left matrix and rows of a block with TILE_COLS columns. `rows` and `vectors` are constants at each
+// call.
 INLINE void add_outer_products_const(int rows, int vectors, const float *x, const int64_t *position_offset,
                                      const int64_t *value_offset, const float *block, int64_t n,
                                      Vec out[TILE_ROWS][2]) {
@@ -99,7 +101,8 @@ INLINE void add_row(float *to, const Vec *sums, int64_t columns) {
   if (columns > LANES) store_n(to + LANES, load_n(to + LANES, columns - LANES) + sums[1], columns - LANES);
 }
 
-// Packs some columns of a matrix as a panel, padded with zeros. Entry (k, j) is at matrix[k * row_stride + j * col_stride].
+// Packs some columns of a matrix as a panel, padded with zeros. Entry (k, j) is at matrix[k * row_stride + j *
+// col_stride].
 static inline void pack_panel(float *panel, const float *matrix, int64_t depth, int64_t columns, int64_t row_stride,
                               int64_t col_stride) {
   if (col_stride == 1) {

@@ -1,7 +1,7 @@
 // Windows that move over an image, channels last: offsets of their taps, and which taps lie inside the image.
 //
-// A position is an index of the output; a tap is an index of the window. Each of the three spatial axes has size 1 where
-// the image has fewer.
+// A position is an index of the output; a tap is an index of the window. Each of the three spatial axes has size 1
+// where the image has fewer.
 
 #pragma once
 
@@ -40,8 +40,8 @@ static inline const WindowAttributes *window_attributes(XLA_FFI_CallFrame *frame
   return g;
 }
 
-// Writes the offsets of a grid of points in an image [size 0, size 1, size 2, channels]: `count` points along each axis,
-// `step` apart.
+// Writes the offsets of a grid of points in an image [size 0, size 1, size 2, channels]: `count` points along each
+// axis, `step` apart.
 static inline void fill_offsets(int64_t *offsets, const int64_t *count, const int64_t *step, const int64_t *size,
                                 int64_t channels) {
   for (int64_t i = 0; i < count[0]; i++)

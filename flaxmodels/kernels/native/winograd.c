@@ -1,11 +1,11 @@
 // Winograd convolution F(2x2, 3x3) for a CPU, channels last: 16 multiplications for outputs that otherwise take 36.
 //
-// A patch of 4 x 4 input values covers the windows of 2 x 2 outputs. Sums and differences of its values are 16 points, and
-// the kernel is transformed to 16 points as well. At each point a matrix product over the channels follows. Sums and
-// differences of the 16 results are the 2 x 2 outputs. The gradients use the transposed transforms.
+// A patch of 4 x 4 input values covers the windows of 2 x 2 outputs. Sums and differences of its values are 16 points,
+// and the kernel is transformed to 16 points as well. At each point a matrix product over the channels follows. Sums
+// and differences of the 16 results are the 2 x 2 outputs. The gradients use the transposed transforms.
 //
-// The transforms only add and halve, so rounding errors are those of plain sums. A NaN reaches the outputs whose windows
-// contain it; an infinity may turn them into NaN.
+// The transforms only add and halve, so rounding errors are those of plain sums. A NaN reaches the outputs whose
+// windows contain it; an infinity may turn them into NaN.
 //
 // A block of patches passes through all stages in thread-local memory that fits the L2 cache.
 //
@@ -17,9 +17,9 @@
 
 enum { SIDE = 4, POINTS = SIDE * SIDE, MAX_PATCHES = 24, MAX_POINT_VALUES = 1 << 16 };
 
-// Points of a block of patches. image_points is ordered by point, patch and channel; gradient_points and product_points by
-// point, panel, patch and column. A gap of TILE_COLS floats separates two points: at a distance of a power of two they would
-// compete for the same cache sets.
+// Points of a block of patches. image_points is ordered by point, patch and channel; gradient_points and product_points
+// by point, panel, patch and column. A gap of TILE_COLS floats separates two points: at a distance of a power of two
+// they would compete for the same cache sets.
 static _Thread_local float image_points[MAX_POINT_VALUES + POINTS * TILE_COLS] __attribute__((aligned(64)));
 static _Thread_local float gradient_points[MAX_POINT_VALUES + POINTS * TILE_COLS] __attribute__((aligned(64)));
 static _Thread_local float product_points[POINTS * MAX_PATCHES * TILE_COLS] __attribute__((aligned(64)));
@@ -34,8 +34,8 @@ static int64_t patches_along(const Conv *c, int axis) {
 static int64_t patches_per_image(const Conv *c) { return patches_along(c, 0) * patches_along(c, 1); }
 
 // The limits are measured. Below 32 channels or features the transforms cost what the products save; above 256 too few
-// patches fit into a block. Patches that reach beyond the image are wasted work, and so is the transform of the kernel for
-// few positions.
+// patches fit into a block. Patches that reach beyond the image are wasted work, and so is the transform of the kernel
+// for few positions.
 int winograd_applies(const Conv *c, const WindowAttributes *g) {
   const int64_t *window = g->window, *stride = g->stride, *dilation = g->dilation;
   int is_3x3 = g->image_size[0] == 1 && window[0] == 1 && window[1] == 3 && window[2] == 3 && c->groups == 1;
@@ -92,10 +92,12 @@ INLINE void kernel_transform_transposed(Vec *v, int64_t s) {
 
 // ---------------------------------------------------------------- patches
 
-// The distance between two points of the same patch and channel, for a block of patches with so many values at each point.
+// The distance between two points of the same patch and channel, for a block of patches with so many values at each
+// point.
 static int64_t point_stride(int64_t block, int64_t values) { return block * values + TILE_COLS; }
 
-// The image of a patch, its first row and column, and the numbers of its outputs; it has two more values along each axis.
+// The image of a patch, its first row and column, and the numbers of its outputs; it has two more values along each
+// axis.
 typedef struct {
   int64_t image, row, column;
   int rows, columns;
