@@ -21,7 +21,7 @@ static inline float *alloc_panel(int64_t n) {
   return aligned_alloc(64, (ceil_div(n, TILE_COLS) * TILE_COLS + TILE_COLS) * sizeof(float));
 }
 
-// sums[i] = left row i times a panel. Left row i consists of the segments at left[i] + segment_offset[s], each of
+// out[i] = left row i times a panel. Left row i consists of the segments at left[i] + segment_offset[s], each of
 // `length` values. `rows` and `vectors` (1 or 2 vectors of the panel's columns) are constants at each call.
 INLINE void multiply_tile_const(int rows, int vectors, const float *const *left, const float *panel,
                                 const int64_t *segment_offset, int64_t segments, int64_t length,
@@ -41,7 +41,7 @@ INLINE void multiply_tile_const(int rows, int vectors, const float *const *left,
     UNROLL for (int j = 0; j < vectors; j++) out[i][j] = sums[i][j];
 }
 
-// sums[i] += over n positions, x[position_offset[k] + value_offset[i]] times row k of the block: outer products of
+// out[i] += over n positions, x[position_offset[k] + value_offset[i]] times row k of the block: outer products of
 // columns of the left matrix and rows of a block with TILE_COLS columns. `rows` and `vectors` are constants at each
 // call.
 INLINE void add_outer_products_const(int rows, int vectors, const float *x, const int64_t *position_offset,
