@@ -231,11 +231,12 @@ def test_kernels_with_narrower_vectors(tmp_path, without):
 BITS = """
 import hashlib
 import jax, jax.numpy as jnp, numpy as np
-from flaxmodels.kernels import convolution, pooling, recurrence_cpu
+from flaxmodels.kernels import convolution, native, pooling
 from flaxmodels.kernels.biased_convolution import conv_bias
 
 rng, digest = np.random.default_rng(0), hashlib.sha256()
 draw = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)
+spec = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
 unit = {"strides": (1, 1), "padding": "valid", "dilation": (1, 1)}
 
 def add_to_digest(function, *operands):
@@ -251,18 +252,19 @@ for batch in (3, 37):
     add_to_digest(lambda *of: conv_bias(*of, **unit, pooled=True), draw(batch, 9, 9, 5), draw(3, 3, 5, 21), draw(21))
     add_to_digest(lambda x, k: convolution.depthwise_conv(x, k, **unit), draw(batch, 9, 9, 19), draw(3, 3, 19, 1))
     add_to_digest(lambda x: pooling.max_pool(x, (3, 3), (2, 2), "same"), draw(batch, 9, 9, 19))
-    for kind, gates in enumerate(recurrence_cpu.GATES):
-        lstm, gru, units = kind == 0, kind == 1, 13
-        recurrent, state = draw(units, gates * units), draw(batch, units)
-        cell, inner = state if lstm else None, draw(gates * units) if gru else None
-        there = recurrence_cpu.forward(
-            kind, draw(6, batch, 5), draw(5, gates * units), None, recurrent, inner, state, cell, None, True
-        )
-        hs, cs, factors = there
-        back = recurrence_cpu.backward(
-            kind, factors, hs, cs if lstm else None, state, cell, hs, state, cell, recurrent, None
-        )
-        for array in (*there, *back):
+    for cell_type, gates in ((native.LSTM, 4), (native.GRU, 3), (native.SIMPLE, 1)):
+        lstm, gru, units, none = cell_type == native.LSTM, cell_type == native.GRU, 13, jnp.zeros(0)
+        x, kernel, recurrent, h = draw(6, batch, 5), draw(5, gates * units), draw(units, gates * units), draw(batch, units)
+        c, recurrent_bias = h if lstm else none, draw(gates * units) if gru else none
+        attributes = {"cell_type": cell_type, "units": units, "features": 5, "keep_residuals": 1}
+        sequence, width, mask = spec(6, batch, units), spec(6, batch, gates * units), jnp.zeros((0, 0), jnp.uint8)
+        out = [sequence, sequence if lstm else none, spec(6, batch, 4 * units) if lstm or gru else none]
+        operands = x, kernel, jnp.zeros(gates * units), recurrent, recurrent_bias, h, c, mask
+        hs, cs, kept = native.call("recurrence", out, *operands, attributes=attributes)
+        out = [width, width if gru else none, h, c]
+        operands = kept, hs, cs, h, c, hs, h, c, recurrent, mask
+        gradients = native.call("recurrence_backward", out, *operands, attributes=attributes | {"features": 0})
+        for array in (hs, cs, kept, *gradients):
             digest.update(np.asarray(array).tobytes())
 print(digest.hexdigest())
 """
