@@ -14,7 +14,7 @@ from flaxmodels.kernels import dispatch
 from flaxmodels.kernels.native import build
 from flaxmodels.kernels.native.registry import KERNELS, MAX_SPATIAL_AXES, Kernel
 
-# The primitives of kernels that are linear in some operands, by the name of the kernel.
+# The primitives of kernels over windows, by the name of the kernel. Gradients of one kernel call others.
 _PRIMITIVES: dict[str, Primitive] = {}
 
 
