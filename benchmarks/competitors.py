@@ -388,7 +388,7 @@ def flaxmodels_layer(model, task, o, implementation):
     import jax.numpy as jnp
 
     from flaxmodels import layers
-    from flaxmodels.kernels import recurrence_choice
+    from flaxmodels.kernels import recurrence
 
     x, _, lengths = examples(model, o)
     dtype = o.get("dtype", "float32")
@@ -407,7 +407,7 @@ def flaxmodels_layer(model, task, o, implementation):
         call = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
 
     def run():
-        with recurrence_choice.using(implementation):
+        with recurrence.use_implementation(implementation):
             for _ in range(LAYER_CALLS):
                 outputs = call(variables, x)
             jax.block_until_ready(outputs)

@@ -45,7 +45,7 @@ import numpy as np
 import throughput
 
 from flaxmodels import Input, Sequential, layers, models
-from flaxmodels.kernels import recurrence, recurrence_choice
+from flaxmodels.kernels import recurrence
 from training import Trainer, datasets, optimizers, schedules
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -146,7 +146,7 @@ def gradients(kind, arrays, mask, implementation):
             jax.tree.map(lambda o: jnp.cos(jnp.arange(o.size).reshape(o.shape)).astype(o.dtype), outputs)
         )
 
-    with recurrence_choice.using(implementation):
+    with recurrence.use_implementation(implementation):
         return jax.device_get(jax.jit(forward_and_backward)(arrays))
 
 

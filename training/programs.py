@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxmodels.kernels.dispatch import kernels_allowed
-from flaxmodels.kernels.recurrence_choice import asked
+from flaxmodels.kernels.recurrence import requested
 
 
 class Program:
@@ -55,7 +55,7 @@ def compiler_options(deterministic: bool) -> dict[str, bool] | None:
 def signature(args: Any) -> Any:
     """Returns the key of a compiled program: structure, shapes and dtypes of the arguments, and the kernels in use."""
     leaves, structure = jax.tree.flatten(args)
-    return structure, tuple(_kind(leaf) for leaf in leaves), kernels_allowed(), asked()
+    return structure, tuple(_kind(leaf) for leaf in leaves), kernels_allowed(), requested()
 
 
 def _kind(leaf: Any) -> Any:

@@ -250,7 +250,7 @@ class SimpleRNNCell(Cell):
 
         def own(xs: jax.Array, state: Hidden, mask: jax.Array | None) -> tuple[jax.Array, Hidden]:
             inputs = contribution(self.cast(xs), kernel, bias, masks)
-            return recurrence.simple(inputs, recurrent_kernel, state, mask)
+            return recurrence.simple_rnn(inputs, recurrent_kernel, state, mask)
 
         return steps_from(project, advance, zeros, own if self.is_standard(recurrent_masks) else None)
 

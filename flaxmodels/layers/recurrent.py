@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
-from flaxmodels.kernels import recurrence_choice
-from flaxmodels.kernels.recurrence import expand
+from flaxmodels.kernels import recurrence
+from flaxmodels.kernels.recurrence import expand_mask
 from flaxmodels.layers.base import Layer
 from flaxmodels.layers.cells import GRUCell, LSTMCell, SimpleRNNCell, Steps, state_from
 from flaxmodels.layers.stacked_cells import StackedRNNCells, check_cell, initial_states, steps_of
@@ -93,9 +93,9 @@ class Recurrent(Layer):
         """The outputs to return, of the output after each step [T, B, ...]."""
         if mask is not None and self.unroll:
             begun = jax.lax.cummax(mask.astype(jnp.int32)).astype(bool)
-            hs = jnp.where(expand(begun, hs), hs, 0)
+            hs = jnp.where(expand_mask(begun, hs), hs, 0)
         elif mask is not None and self.zero_output_for_mask:
-            hs = jnp.where(expand(mask, hs), hs, 0)
+            hs = jnp.where(expand_mask(mask, hs), hs, 0)
         return self.cast(jnp.swapaxes(hs, 0, 1) if self.return_sequences else hs[-1])
 
     def compute_mask(self, inputs: Any, mask: Any) -> Any:
@@ -286,14 +286,14 @@ class Fused(Sequenced, kw_only=True):
         if self.use_cudnn is not True:
             return steps
         kind = "LSTM" if isinstance(self, LSTMCell) else "GRU"
-        if recurrence_choice.refusal("cudnn", kind, self.units, steps.zeros.h.dtype, forced=True):
+        if recurrence.why_unsupported("cudnn", kind, self.units, steps.zeros.h.dtype, by_user=True):
             raise ValueError(
                 f"{self.label} has no implementation by cuDNN on the backend {jax.default_backend()!r}, "
                 "got use_cudnn=True; leave it at 'auto' to have the fastest there is."
             )
 
         def run(*arguments: Any) -> tuple[jax.Array, Any]:
-            with recurrence_choice.using("cudnn"):
+            with recurrence.use_implementation("cudnn"):
                 return steps.run(*arguments)
 
         return steps._replace(run=run)

@@ -17,7 +17,8 @@ from jax import export
 
 import flaxmodels
 from flaxmodels import Sequential, layers
-from flaxmodels.kernels import dispatch, native, recurrence_choice, recurrence_cudnn
+from flaxmodels.kernels import dispatch, native, recurrence
+from flaxmodels.kernels.recurrence import cudnn
 from tests.support.layer_table import ROWS
 from training.programs import Program
 
@@ -145,11 +146,11 @@ def lowered_for_a_gpu(program, x):
 @pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated:DeprecationWarning")
 @pytest.mark.parametrize(("name", "target"), [("fused", "xla.gpu.triton"), ("cudnn", "stand_in_for_cudnn")])
 def test_exported_programs_hold_no_kernels_of_a_gpu(name, target, monkeypatch):
-    monkeypatch.setattr(recurrence_choice, "refusal", lambda *a, **k: None)
-    monkeypatch.setattr(recurrence_cudnn, "_forward", call_of_cudnn)
+    monkeypatch.setattr(recurrence.dispatch, "why_unsupported", lambda *a, **k: None)
+    monkeypatch.setattr(cudnn, "_forward", call_of_cudnn)
     layer, x = layers.LSTM(16, return_sequences=True), jnp.ones((8, 4, 3))
     variables = layer.init(KEY, x)
-    with recurrence_choice.using(name):
+    with recurrence.use_implementation(name):
         program = jax.jit(lambda x: layer.apply(variables, x))
         assert target in lowered_for_a_gpu(program, x)
         assert "custom_call" not in export.export(program, platforms=("cuda",))(x).mlir_module()
@@ -194,7 +195,7 @@ def test_a_compiled_program_of_a_trainer_is_compiled_again():
     assert program.is_compiled(x)
     with flaxmodels.without_kernels():
         assert not program.is_compiled(x)
-    with recurrence_choice.using("scan"):
+    with recurrence.use_implementation("scan"):
         assert not program.is_compiled(x)
 
 
@@ -247,7 +248,7 @@ DIVIDED = """
 import contextlib, jax, jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 from flaxmodels import layers
-from flaxmodels.kernels.recurrence_choice import using
+from flaxmodels.kernels.recurrence import use_implementation
 assert jax.device_count() == 2
 mesh = jax.make_mesh((2,), ("b",), axis_types=(jax.sharding.AxisType.Auto,))
 rows = jax.sharding.NamedSharding(mesh, P("b"))
@@ -256,7 +257,7 @@ variables = layer.init(jax.random.key(0), x)
 def run(x):
     return layer.apply(variables, x)
 def kernels(program):
-    with using("fused"):
+    with use_implementation("fused"):
         return "triton" in lowered_for_a_gpu(program, x)
 print(kernels(jax.jit(run)), kernels(jax.jit(run, in_shardings=rows)))
 mesh = mesh_of_gpus((2,), ("b",)) or mesh

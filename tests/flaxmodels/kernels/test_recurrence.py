@@ -40,7 +40,7 @@ def simple_reference(inputs, kernel, state, mask):
 KINDS = {
     "LSTM": (recurrence.lstm, lstm_reference, 4),
     "GRU": (recurrence.gru, gru_reference, 3),
-    "SimpleRNN": (recurrence.simple, simple_reference, 1),
+    "SimpleRNN": (recurrence.simple_rnn, simple_reference, 1),
 }
 
 
@@ -113,7 +113,7 @@ def test_kernels_in_c_are_the_reference_in_float64(kind, sizes, kernel_of_inputs
 def test_kernels_in_c_saturate_and_keep_nan_to_its_row():
     x = jnp.asarray([[[3e38], [-3e38], [jnp.nan], [jnp.inf], [-jnp.inf], [1e-6]]], jnp.float32)
     zeros = jnp.zeros((6, 2), jnp.float32)
-    hs, _ = recurrence.simple(Inputs(jnp.repeat(x, 2, axis=2)), jnp.eye(2), Hidden(zeros), None)
+    hs, _ = recurrence.simple_rnn(Inputs(jnp.repeat(x, 2, axis=2)), jnp.eye(2), Hidden(zeros), None)
     np.testing.assert_array_equal(hs[0, :, 0], np.array([1, -1, np.nan, 1, -1, 1e-6], np.float32))
     hs, last = recurrence.lstm(Inputs(jnp.repeat(x, 8, axis=2)), jnp.zeros((2, 8)), LSTMState(zeros, zeros), None)
     want = [np.tanh(1), 0, np.nan, np.tanh(1), 0, 0.5 * np.tanh(0.5 * 1e-6)]
