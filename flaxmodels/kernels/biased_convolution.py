@@ -1,17 +1,18 @@
-"""A convolution and what follows it in one: its bias, a rectifier, the largest of neighbours.
+"""A convolution fused with its bias, ReLU and a max pooling over windows of two.
 
-What XLA does on a CPU after a kernel in C goes through memory once more: there to add the bias and rectify, back for
-the rectifier's gradient and again for the bias's. `convolution.c` does that where the values are in registers anyway,
-and where only the largest of neighbouring outputs is kept, the others never get to memory. Elsewhere it is what XLA
-makes of it.
+On a CPU, separate XLA operations after a kernel in C would read the outputs from memory again: in the forward pass to
+add the bias and apply ReLU, in the backward pass for the gradients of ReLU and of the bias. `native/convolution.c` does
+so while the values are in registers. With pooling, only the maxima are ever written to memory. On other platforms these
+are separate operations, which XLA fuses.
 
-The derivatives are those of `plain`, which is also what any other transformation sees.
+The derivatives are those of `unfused`, which every transformation of JAX sees.
 
 Shapes: as in `convolution`.
 """
 
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -20,12 +21,23 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad
 
 from flaxmodels.kernels import dispatch, native
-from flaxmodels.kernels.convolution import Ints, Pairs, conv, pad, padding_pairs, views
+from flaxmodels.kernels.convolution import ArrayLike, Ints, Pairs, conv, pad, padding_pairs, tap_views
 from flaxmodels.kernels.native import Geometry
+
+Shapes: TypeAlias = jax.ShapeDtypeStruct | Sequence[jax.ShapeDtypeStruct]
 
 
 class Form(NamedTuple):
-    """What a convolution does, besides its arrays."""
+    """The parameters of a fused convolution besides its arrays.
+
+    Attributes:
+        strides: Stride of the window along each spatial axis.
+        pads: Numbers of zeros (in front, behind) of each spatial axis.
+        dilation: Distance between taps along each spatial axis.
+        groups: Number of groups of channels.
+        relu: Whether ReLU follows.
+        pooled: Whether max pooling over windows of two follows.
+    """
 
     strides: tuple[int, ...]
     pads: tuple[tuple[int, int], ...]
@@ -34,11 +46,12 @@ class Form(NamedTuple):
     relu: bool
     pooled: bool
 
-    def convolved(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    def conv(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        """Computes the convolution alone."""
         return conv(x, kernel, strides=self.strides, padding=self.pads, dilation=self.dilation, groups=self.groups)
 
-    def called(self, function: str, out: Any, x: Any, kernel: Any, *operands: jax.Array) -> Any:
-        """Calls a kernel in C for a padded x and a kernel of these shapes."""
+    def call(self, function: str, out: Shapes, x: ArrayLike, kernel: ArrayLike, *operands: jax.Array) -> Any:
+        """Calls a kernel in C on operands that belong to a padded x and a kernel of these shapes."""
         geometry = Geometry(x.shape[1:-1], kernel.shape[:-2], self.strides, self.dilation, self.groups)
         attributes = geometry.attributes(x.shape[-1], kernel.shape[-1], self.relu, self.pooled)
         return native.call(function, out, *operands, attributes=attributes)
@@ -56,12 +69,23 @@ def conv_bias(
     relu: bool = False,
     pooled: bool = False,
 ) -> jax.Array:
-    """Convolves and adds a bias, and replaces what is below zero by zero if `relu`; the rest as in `conv`.
+    """Computes a convolution with bias: y = conv(x, kernel) + bias, then ReLU and max pooling if requested.
 
-    If `pooled`, the largest of two neighbours along each spatial axis follows, as by `pooling.max_pool` with windows of
-    two side by side; an odd one at the end counts nowhere.
+    Args:
+        x: The inputs.
+        kernel: The kernel, of the dtype of `x`.
+        bias: The bias, likewise.
+        strides: Stride of the window along each spatial axis.
+        padding: As in `conv`.
+        dilation: Distance between taps along each spatial axis.
+        groups: Number of groups into which channels and features are split.
+        relu: Whether to apply ReLU.
+        pooled: Whether to apply max pooling with windows and strides of two along each spatial axis, without padding.
 
     Shapes: x [B, *S, C], kernel [*K, C / groups, F], bias [F] -> [B, *S', F], pooled [B, *(S' // 2), F].
+
+    Raises:
+        ValueError: If `padding` is an unknown name.
 
     Example:
         >>> x, kernel, bias = jnp.ones((1, 3, 1)), jnp.ones((2, 1, 2)), jnp.array([1.0, -3.0])
@@ -70,128 +94,144 @@ def conv_bias(
     """
     pads = tuple(padding_pairs(x.shape[1:-1], kernel.shape[:-2], strides, padding, dilation))
     form = Form(tuple(strides), pads, tuple(dilation), groups, relu, pooled)
-    # The rule: as for a convolution alone, and in float32 only; sums of halves are rounded before a bias is added.
-    one = x.dtype == kernel.dtype == bias.dtype == jnp.float32 and not (pooled and len(strides) > 2)
-    one = one and dispatch.is_static(x) and dispatch.kernels_allowed() and native.available()
-    if one and x.size and jax.eval_shape(partial(plain, form=form), x, kernel, bias)[0].size:
-        return biased_p.bind(x, kernel, bias, form=form)[0]
-    return plain(x, kernel, bias, form=form)[0]
+    # Fused only in float32, because sums in half precision are rounded before the bias is added, and with outputs.
+    fused = x.dtype == kernel.dtype == bias.dtype == jnp.float32 and not (pooled and len(strides) > 2)
+    fused = fused and dispatch.is_static(x) and dispatch.kernels_allowed() and native.available()
+    if fused and x.size and jax.eval_shape(partial(unfused, form=form), x, kernel, bias)[0].size:
+        return fused_p.bind(x, kernel, bias, form=form)[0]
+    return unfused(x, kernel, bias, form=form)[0]
 
 
-def plain(x: jax.Array, kernel: jax.Array, bias: jax.Array, *, form: Form) -> list[jax.Array]:
-    """The same from single operations; if pooled, also which neighbour is the largest, for whether gradients pass."""
-    y = form.convolved(x, kernel)
+def unfused(x: jax.Array, kernel: jax.Array, bias: jax.Array, *, form: Form) -> list[jax.Array]:
+    """Computes `conv_bias` in separate operations; with pooling, also returns the argmax of each window.
+
+    The argmax is the index of the tap that receives the gradient, or `native.BLOCKED` if ReLU blocks the gradient.
+    """
+    y = form.conv(x, kernel)
     y = y + jnp.expand_dims(bias, tuple(range(y.ndim - 1)))
     y = jax.nn.relu(y) if form.relu else y
     if not form.pooled:
         return [y]
-    best, *others = neighbours(y)
-    which = jnp.zeros(best.shape, jnp.uint8)
+    best, *others = pool_taps(y)
+    argmax = jnp.zeros(best.shape, jnp.uint8)
     for tap, other in enumerate(others, start=1):
         larger = (other > best) | (other != other)
-        best, which = lax.select(larger, other, best), lax.select(larger, jnp.full_like(which, tap), which)
-    return [best, jnp.where(best > 0, which, native.BLOCKED) if form.relu else which]
+        best, argmax = lax.select(larger, other, best), lax.select(larger, jnp.full_like(argmax, tap), argmax)
+    return [best, jnp.where(best > 0, argmax, native.BLOCKED) if form.relu else argmax]
 
 
-def neighbours(y: jax.Array) -> list[jax.Array]:
-    """What the windows of two neighbours along each spatial axis see, row by row."""
+def pool_taps(y: jax.Array) -> list[jax.Array]:
+    """Returns the values under each tap of a window of two along each spatial axis, in row-major order."""
     twos = (2,) * (y.ndim - 2)
-    return list(views(y, twos, twos, (1,) * len(twos)))
+    return list(tap_views(y, twos, twos, (1,) * len(twos)))
 
 
-def _let_pass(changes: jax.Array, gate: jax.Array, form: Form) -> jax.Array:
-    """Of changes of the outputs those that get through the rectifier and to the largest of neighbours."""
+def _through_relu_and_pool(tangent: jax.Array, gate: jax.Array, form: Form) -> jax.Array:
+    """Applies the derivative of ReLU and pooling to a tangent of the convolution's outputs.
+
+    Args:
+        tangent: The tangent.
+        gate: With pooling, the argmax of each window; otherwise the outputs.
+        form: The parameters.
+    """
     if not form.pooled:
-        return jnp.where(gate > 0, changes, 0) if form.relu else changes
-    parts = [jnp.where(gate == tap, near, 0) for tap, near in enumerate(neighbours(changes))]
+        return jnp.where(gate > 0, tangent, 0) if form.relu else tangent
+    parts = [jnp.where(gate == tap, values, 0) for tap, values in enumerate(pool_taps(tangent))]
     return sum(parts[1:], parts[0])
 
 
-# --- three operations: outputs; what small changes of the operands do to them; and gradients
+# --- three primitives: the outputs, their tangent (JVP), and the gradients (VJP)
 #
-# `given` names the operands, x, kernel and bias, that change or by which gradients are asked for: 0, 1, 2.
+# `wrt` contains the operands with a tangent, or whose gradients are needed.
 
 X, KERNEL, BIAS = range(3)
+Operands: TypeAlias = tuple[int, ...]
 
 
-def _tangent(gate: jax.Array, x: jax.Array, kernel: jax.Array, *changes: Any, form: Form, given: Any) -> jax.Array:
-    of = dict(zip(given, changes, strict=True))
-    shape = jax.eval_shape(form.convolved, x, kernel).shape
-    parts = [form.convolved(of[X], kernel)] if X in of else []
-    parts += [form.convolved(x, of[KERNEL])] if KERNEL in of else []
+def _tangent(
+    gate: jax.Array, x: jax.Array, kernel: jax.Array, *tangents: jax.Array, form: Form, wrt: Operands
+) -> jax.Array:
+    of = dict(zip(wrt, tangents, strict=True))
+    shape = jax.eval_shape(form.conv, x, kernel).shape
+    parts = [form.conv(of[X], kernel)] if X in of else []
+    parts += [form.conv(x, of[KERNEL])] if KERNEL in of else []
     parts += [jnp.broadcast_to(of[BIAS], shape)] if BIAS in of else []
-    return _let_pass(sum(parts[1:], parts[0]), gate, form)
+    return _through_relu_and_pool(sum(parts[1:], parts[0]), gate, form)
 
 
-def _gradients(dy: jax.Array, gate: jax.Array, x: jax.Array, kernel: jax.Array, *, form: Form, given: Any) -> list:
-    y = jax.eval_shape(form.convolved, x, kernel)
-    (dy,) = jax.linear_transpose(partial(_let_pass, gate=gate, form=form), y)(dy)
-    back = jax.vjp(form.convolved, x, kernel)[1]
-    return [dy.sum(range(dy.ndim - 1)) if i == BIAS else back(dy)[i] for i in given]
-
-
-def _compiled(x: jax.Array, kernel: jax.Array, bias: jax.Array, *, form: Form) -> list[jax.Array]:
-    out = jax.eval_shape(partial(plain, form=form), x, kernel, bias)
-    x = pad(x, form.pads)
-    return form.called("conv", out, x, kernel, x, kernel, bias)
-
-
-def _compiled_gradients(
-    dy: jax.Array, gate: jax.Array, x: jax.Array, kernel: jax.Array, *, form: Form, given: Any
+def _gradients(
+    dy: jax.Array, gate: jax.Array, x: jax.Array, kernel: jax.Array, *, form: Form, wrt: Operands
 ) -> list[jax.Array]:
-    padded, by = pad(x, form.pads), [gate] if form.relu or form.pooled else []
-    found = {}
-    if X in given:
-        d_padded = form.called("conv_backward_input", jax.typeof(padded), padded, kernel, dy, kernel, *by)
-        found[X] = pad(d_padded, [(-low, -high) for low, high in form.pads])
-    if KERNEL in given or BIAS in given:
+    y = jax.eval_shape(form.conv, x, kernel)
+    (dy,) = jax.linear_transpose(partial(_through_relu_and_pool, gate=gate, form=form), y)(dy)
+    back = jax.vjp(form.conv, x, kernel)[1]
+    return [dy.sum(range(dy.ndim - 1)) if i == BIAS else back(dy)[i] for i in wrt]
+
+
+def _fused_by_c_kernel(x: jax.Array, kernel: jax.Array, bias: jax.Array, *, form: Form) -> list[jax.Array]:
+    out = jax.eval_shape(partial(unfused, form=form), x, kernel, bias)
+    x = pad(x, form.pads)
+    return form.call("conv", out, x, kernel, x, kernel, bias)
+
+
+def _gradients_by_c_kernel(
+    dy: jax.Array, gate: jax.Array, x: jax.Array, kernel: jax.Array, *, form: Form, wrt: Operands
+) -> list[jax.Array]:
+    padded, gates = pad(x, form.pads), [gate] if form.relu or form.pooled else []
+    gradients = {}
+    if X in wrt:
+        d_padded = form.call("conv_backward_input", jax.typeof(padded), padded, kernel, dy, kernel, *gates)
+        gradients[X] = pad(d_padded, [(-low, -high) for low, high in form.pads])
+    if KERNEL in wrt or BIAS in wrt:
         out = [jax.typeof(kernel), jax.ShapeDtypeStruct(kernel.shape[-1:], kernel.dtype)]
-        found[KERNEL], found[BIAS] = form.called("conv_backward_kernel", out, padded, kernel, padded, dy, *by)
-    return [found[i] for i in given]
+        gradients[KERNEL], gradients[BIAS] = form.call("conv_backward_kernel", out, padded, kernel, padded, dy, *gates)
+    return [gradients[i] for i in wrt]
 
 
-def _operation(function: Any, several: bool = False, **lowered: Any) -> Primitive:
-    """An operation that is `function` but where another one is named for a platform."""
+def _primitive(name: str, function: Callable[..., Any], multiple: bool = False, **kernels: Any) -> Primitive:
+    """Makes a primitive that computes `function`, unless there is a kernel for the platform."""
 
-    def out(*operands: Any, **static: Any) -> Any:
+    def out(*operands: ArrayLike, **static: Any) -> Any:
         return jax.eval_shape(partial(function, **static), *operands)
 
-    def mapped(made: Primitive, operands: Any, axes: Any, **static: Any) -> Any:
-        found = jax.vmap(partial(function, **static), in_axes=tuple(axes))(*operands)
-        return found, jax.tree.map(lambda _: 0, found)
+    def batched(_: Primitive, operands: Sequence[jax.Array], axes: Sequence[int | None], **static: Any) -> Any:
+        outputs = jax.vmap(partial(function, **static), in_axes=tuple(axes))(*operands)
+        return outputs, jax.tree.map(lambda _: 0, outputs)
 
-    name = f"conv_bias_{function.__name__.strip('_')}"
-    return dispatch.primitive(name, out, mapped, function, several, **lowered)
-
-
-biased_p = _operation(plain, several=True, cpu=_compiled)
-tangent_p = _operation(_tangent)
-gradients_p = _operation(_gradients, several=True, cpu=_compiled_gradients)
+    return dispatch.primitive(name, out, batched, function, multiple, **kernels)
 
 
-def _differentiate(primals: Any, tangents: Any, *, form: Form) -> Any:
-    y, *which = found = biased_p.bind(*primals, form=form)
-    given = tuple(i for i, tangent in enumerate(tangents) if not isinstance(tangent, ad.Zero))
-    dy = tangent_p.bind(*(which or [y]), *primals[:2], *(tangents[i] for i in given), form=form, given=given)
-    return found, [dy, *(ad.Zero(jax.core.ShapedArray(w.shape, jax.dtypes.float0)) for w in which)]
+fused_p = _primitive("conv_bias", unfused, multiple=True, cpu=_fused_by_c_kernel)
+tangent_p = _primitive("conv_bias_tangent", _tangent)
+gradients_p = _primitive("conv_bias_gradients", _gradients, multiple=True, cpu=_gradients_by_c_kernel)
 
 
-def _transpose(dy: Any, gate: Any, x: Any, kernel: Any, *changes: Any, form: Form, given: Any) -> Any:
-    wanted = tuple(i for i, change in zip(given, changes, strict=True) if ad.is_undefined_primal(change))
-    found = dict(zip(wanted, gradients_p.bind(dy, gate, x, kernel, form=form, given=wanted), strict=True))
-    return [None, None, None, *(found.get(i) for i in given)]
+def _fused_jvp(primals: Sequence[jax.Array], tangents: Sequence[Any], *, form: Form) -> tuple[list, list]:
+    y, *argmax = outputs = fused_p.bind(*primals, form=form)
+    wrt = tuple(i for i, tangent in enumerate(tangents) if not isinstance(tangent, ad.Zero))
+    dy = tangent_p.bind(*(argmax or [y]), *primals[:2], *(tangents[i] for i in wrt), form=form, wrt=wrt)
+    return outputs, [dy, *(ad.Zero(jax.core.ShapedArray(a.shape, jax.dtypes.float0)) for a in argmax)]
 
 
-def _differentiate_as(function: Any) -> Any:
-    """The rule for an operation whose derivative is that of `function`."""
+def _tangent_transpose(
+    dy: jax.Array, gate: jax.Array, x: jax.Array, kernel: jax.Array, *tangents: Any, form: Form, wrt: Operands
+) -> list[jax.Array | None]:
+    needed = tuple(i for i, tangent in zip(wrt, tangents, strict=True) if ad.is_undefined_primal(tangent))
+    values = gradients_p.bind(dy, gate, x, kernel, form=form, wrt=needed)
+    gradients = dict(zip(needed, values, strict=True))
+    return [None, None, None, *(gradients.get(i) for i in wrt)]
 
-    def rule(primals: Any, tangents: Any, **params: Any) -> Any:
+
+def _jvp_of(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns the JVP rule of a primitive that has the derivatives of `function`."""
+
+    def rule(primals: Sequence[jax.Array], tangents: Sequence[Any], **params: Any) -> Any:
         return jax.jvp(partial(function, **params), tuple(primals), tuple(map(ad.instantiate_zeros, tangents)))
 
     return rule
 
 
-ad.primitive_jvps[biased_p] = _differentiate
-ad.primitive_transposes[tangent_p] = _transpose
-ad.primitive_jvps[tangent_p] = _differentiate_as(_tangent)
-ad.primitive_jvps[gradients_p] = _differentiate_as(_gradients)
+ad.primitive_jvps[fused_p] = _fused_jvp
+ad.primitive_transposes[tangent_p] = _tangent_transpose
+ad.primitive_jvps[tangent_p] = _jvp_of(_tangent)
+ad.primitive_jvps[gradients_p] = _jvp_of(_gradients)

@@ -1,21 +1,27 @@
-"""Operations with several implementations: which of them a program holds.
+"""Operations with several implementations: chooses which one a program contains.
 
-A program holds a kernel of ours where the platform has one. The exceptions are exported programs, whose custom calls no
-other process could resolve, and programs traced inside `without_kernels`.
+A program contains a kernel of this library where the platform has one. There are two exceptions. Exported programs
+contain none, because no other process could resolve their custom calls. Programs traced inside `without_kernels`
+contain none either.
 """
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+Function: TypeAlias = Callable[..., Any]
+# (platform, function) pairs, hashable as a parameter of a primitive.
+Kernels: TypeAlias = tuple[tuple[str, Function], ...]
+Shapes: TypeAlias = tuple[jax.ShapeDtypeStruct, ...]
+
 PLATFORMS = ("cpu", "cuda")
-# Part of the keys of JAX's caches, so that a program traced with kernels is not reused without them, or the reverse.
+# Part of the keys of JAX's caches, so a program traced with kernels is not reused without them, or the reverse.
 _kernels: Any = jax.make_user_context(True)
 
 
@@ -42,7 +48,7 @@ def without_kernels() -> Iterator[None]:
 
 
 def kernels_allowed() -> bool:
-    """Whether programs traced here may contain kernels: not inside of `without_kernels`.
+    """Returns whether programs traced here may contain kernels: False inside `without_kernels`.
 
     Example:
         >>> kernels_allowed()
@@ -51,12 +57,12 @@ def kernels_allowed() -> bool:
     return _kernels.value
 
 
-# What each operation made by `primitive` computes by operations of XLA alone: (operands, keyword arguments) -> results.
-DEFAULTS: dict[Primitive, Callable[..., Any]] = {}
+# The XLA implementation of each primitive made by `primitive`: (operands, keyword arguments) -> results.
+DEFAULTS: dict[Primitive, Function] = {}
 
 
 def is_static(*arrays: Any) -> bool:
-    """Whether all sizes are numbers; sizes that are symbols occur only in programs to be exported.
+    """Returns whether all sizes are numbers. Symbolic sizes occur only in programs that will be exported.
 
     Example:
         >>> is_static(np.ones((2, 3)))
@@ -66,61 +72,56 @@ def is_static(*arrays: Any) -> bool:
 
 
 def primitive(
-    name: str,
-    out: Callable[..., Any],
-    mapped: Callable[..., Any],
-    default: Callable[..., Any],
-    several: bool = False,
-    **kernels: Callable[..., Any],
+    name: str, out: Function, batched: Function, default: Function, multiple: bool = False, **kernels: Function
 ) -> Primitive:
-    """Makes an operation on arrays that programs name; its keyword arguments are part of the program.
+    """Makes a JAX primitive with a kernel on some platforms. Its keyword arguments are parameters of the primitive.
 
     Args:
-        name: Its name.
+        name: The name of the primitive.
         out: Shape and dtype of the result, or a list of them, from the operands.
-        mapped: The batching rule: (operation, operands, axes) -> outputs, axes.
-        default: Computes it by operations of XLA alone.
-        several: Whether it returns a list.
-        **kernels: Computes it by kernels, by the name of the platform.
+        batched: The batching rule: (primitive, operands, axes) -> outputs, axes.
+        default: The function in XLA operations, for all other platforms.
+        multiple: Whether it returns a list of results.
+        **kernels: The function by a kernel, by the name of the platform.
     """
-    made = Primitive(name)
-    made.multiple_results = several
-    DEFAULTS[made] = default
+    new = Primitive(name)
+    new.multiple_results = multiple
+    DEFAULTS[new] = default
 
-    # Called outside of a program, the operation is a program itself, compiled once.
+    # A call outside of a program is compiled as a program of its own, once.
     @cache
-    def program(**static: Any) -> Callable:
-        return jax.jit(partial(made.bind, **static))
+    def program(**static: Any) -> Function:
+        return jax.jit(partial(new.bind, **static))
 
     def abstract(*operands: Any, **static: Any) -> Any:
         return jax.tree.map(lambda a: jax.core.ShapedArray(a.shape, a.dtype), out(*operands, **static))
 
-    made.def_impl(lambda *operands, **static: program(**static)(*operands))
-    made.def_abstract_eval(abstract)
-    batching.primitive_batchers[made] = partial(mapped, made)
-    xla = mlir.lower_fun(default, multiple_results=several)
-    mlir.register_lowering(made, xla)
+    new.def_impl(lambda *operands, **static: program(**static)(*operands))
+    new.def_abstract_eval(abstract)
+    batching.primitive_batchers[new] = partial(batched, new)
+    xla = mlir.lower_fun(default, multiple_results=multiple)
+    mlir.register_lowering(new, xla)
     for platform, kernel in kernels.items():
-        rule = partial(_lower, platform, xla, mlir.lower_fun(kernel, multiple_results=several))
-        mlir.register_lowering(made, rule, platform=platform)
-    return made
+        rule = partial(_lower, platform, xla, mlir.lower_fun(kernel, multiple_results=multiple))
+        mlir.register_lowering(new, rule, platform=platform)
+    return new
 
 
-def _lower(platform: str, xla: Any, kernel: Any, context: Any, *operands: Any, **static: Any) -> Any:
-    """Lowers to the kernel where the program may contain it, else to operations of XLA alone."""
+def _lower(platform: str, xla: Function, kernel: Function, context: Any, *operands: Any, **static: Any) -> Any:
+    """Lowers to the kernel if the program may contain it, otherwise to XLA operations."""
     module = context.module_context
     exported = getattr(module.lowering_parameters, "for_export", False)
-    # XLA can't divide a kernel among devices: each of them would compute the whole batch. On a GPU that takes longer
-    # than the divided operations of XLA.
+    # XLA cannot partition a kernel: each device would compute the whole batch. On a GPU that takes longer than the
+    # partitioned XLA operations.
     divided = platform == "cuda" and is_divided(module.axis_context)
     allowed = kernels_allowed() and not exported and not divided
     return (kernel if allowed else xla)(context, *operands, **static)
 
 
 def is_divided(axes: Any) -> bool:
-    """Whether XLA divides a program among devices, by the context in which it is lowered.
+    """Returns whether XLA partitions a program among devices, from the axis context in which it is lowered.
 
-    A program under `jax.shard_map` divides itself: what it computes on each device is a program of one device.
+    A program under `jax.shard_map` is partitioned by the user: on each device, it is a program of one device.
     """
     if hasattr(axes, "num_devices"):
         return axes.num_devices > 1
@@ -129,16 +130,16 @@ def is_divided(axes: Any) -> bool:
     return mesh is not None and any(size > 1 for name, size in mesh.shape.items() if name not in manual)
 
 
-def alternatives(default: Callable[..., Any], *arguments: Any, **kernels: Callable[..., Any]) -> Any:
-    """Computes a function by a kernel where the platform has one, else as it is written.
+def alternatives(default: Function, *arguments: Any, **kernels: Function) -> Any:
+    """Computes a function by a kernel where the platform has one, otherwise by XLA operations.
 
-    Derivatives are those of the function as it is written. The platform is that for which the program is lowered, so a
-    program for several platforms has the right kernel on each. What no platform of the program uses is not traced.
+    Derivatives are those of `default`. The platform is the one for which a program is lowered, so a program for several
+    platforms contains the right kernel on each. Kernels for other platforms are not traced.
 
     Args:
-        default: The function, of operations of XLA alone.
-        *arguments: Trees of arrays.
-        **kernels: What computes the same on a platform, by its name, one of `PLATFORMS`.
+        default: The function in XLA operations.
+        *arguments: Its arguments, pytrees of arrays.
+        **kernels: The same function by a kernel, by the name of the platform, one of `PLATFORMS`.
 
     Example:
         >>> alternatives(lambda x: x + 1, np.float32(1), cuda=lambda x: 1 + x).item()
@@ -147,14 +148,14 @@ def alternatives(default: Callable[..., Any], *arguments: Any, **kernels: Callab
     if not kernels or not kernels_allowed():
         return default(*arguments)
     flat, structure = jax.tree.flatten(arguments)
-    out, found = jax.tree.flatten(jax.eval_shape(default, *arguments))
+    out, out_structure = jax.tree.flatten(jax.eval_shape(default, *arguments))
 
-    def of_leaves(function: Callable[..., Any]) -> Callable[..., list[Any]]:
+    def on_leaves(function: Function) -> Callable[..., list[jax.Array]]:
         return lambda *leaves: jax.tree.leaves(function(*jax.tree.unflatten(structure, leaves)))
 
-    ways = tuple((platform, of_leaves(kernel)) for platform, kernel in kernels.items())
-    leaves = alternatives_p.bind(*flat, out=tuple(out), default=of_leaves(default), kernels=ways)
-    return jax.tree.unflatten(found, leaves)
+    pairs = tuple((platform, on_leaves(kernel)) for platform, kernel in kernels.items())
+    leaves = alternatives_p.bind(*flat, out=tuple(out), default=on_leaves(default), kernels=pairs)
+    return jax.tree.unflatten(out_structure, leaves)
 
 
 alternatives_p = Primitive("alternatives")
@@ -162,41 +163,50 @@ alternatives_p.multiple_results = True
 
 
 @alternatives_p.def_impl
-def _compute(*operands: Any, out: Any, default: Any, kernels: Any) -> Any:
-    # Outside of a program the platform is known, so this is a call of one of the functions.
+def _compute(*operands: jax.Array, out: Shapes, default: Function, kernels: Kernels) -> Any:
+    # Outside of a program the platform is known, so this calls only one of the functions.
     return lax.platform_dependent(*operands, default=default, **dict(kernels))
 
 
 @alternatives_p.def_abstract_eval
-def _shapes(*operands: Any, out: Any, default: Any, kernels: Any) -> Any:
+def _shapes(*operands: Any, out: Shapes, default: Function, kernels: Kernels) -> list[Any]:
     return [jax.core.ShapedArray(a.shape, a.dtype) for a in out]
 
 
-def _differentiate(primals: Any, tangents: Any, *, out: Any, default: Any, kernels: Any) -> Any:
+def _jvp(
+    primals: Sequence[jax.Array], tangents: Sequence[Any], *, out: Shapes, default: Function, kernels: Kernels
+) -> Any:
     return jax.jvp(default, tuple(primals), tuple(map(ad.instantiate_zeros, tangents)))
 
 
-def _map(operands: Sequence[Any], axes: Any, *, out: Any, default: Any, kernels: Any) -> Any:
+def _batch(
+    operands: Sequence[jax.Array],
+    axes: Sequence[int | None],
+    *,
+    out: Shapes,
+    default: Function,
+    kernels: Kernels,
+) -> tuple[list[jax.Array], list[int]]:
     (size,) = {a.shape[axis] for a, axis in zip(operands, axes, strict=True) if axis is not None}
-    mapped = partial(jax.vmap, in_axes=tuple(axes), axis_size=size)
-    found = alternatives_p.bind(
+    batched = partial(jax.vmap, in_axes=tuple(axes), axis_size=size)
+    outputs = alternatives_p.bind(
         *operands,
         out=tuple(jax.ShapeDtypeStruct((size, *a.shape), a.dtype) for a in out),
-        default=mapped(default),
-        kernels=tuple((platform, mapped(kernel)) for platform, kernel in kernels),
+        default=batched(default),
+        kernels=tuple((platform, batched(kernel)) for platform, kernel in kernels),
     )
-    return found, [0] * len(found)
+    return outputs, [0] * len(outputs)
 
 
 def _lower_alternatives(
-    platform: str, context: Any, *operands: Any, out: Any, default: Any, kernels: Any
+    platform: str, context: Any, *operands: Any, out: Shapes, default: Function, kernels: Kernels
 ) -> Sequence[Any]:
     xla, kernel = (mlir.lower_fun(f, multiple_results=True) for f in (default, dict(kernels).get(platform, default)))
     return _lower(platform, xla, kernel, context, *operands)
 
 
-ad.primitive_jvps[alternatives_p] = _differentiate
-batching.primitive_batchers[alternatives_p] = _map
+ad.primitive_jvps[alternatives_p] = _jvp
+batching.primitive_batchers[alternatives_p] = _batch
 mlir.register_lowering(alternatives_p, partial(_lower_alternatives, "default"))
 for platform in PLATFORMS:
     mlir.register_lowering(alternatives_p, partial(_lower_alternatives, platform), platform=platform)

@@ -1,4 +1,4 @@
-"""A convolution with bias, rectifier and pooling in one against single operations in float64: values and derivatives."""
+"""A convolution fused with bias, ReLU and pooling against separate operations in float64: values and derivatives."""
 
 import itertools
 
@@ -13,8 +13,8 @@ from flaxmodels.kernels.biased_convolution import conv_bias
 from flaxmodels.kernels.convolution import reference
 from flaxmodels.kernels.pooling import reference_max_pool
 
-# Shapes of x and kernel, strides, padding, dilation, groups: vectors of features that are full and not, one panel and
-# several, one place and more than a block of them, kernels small and large, patches.
+# Shapes of x and kernel, strides, padding, dilation, groups: full and partial vectors of features, one panel and several,
+# one output position and more than a block of them, small and large kernels, Winograd.
 CASES = [
     ((2, 7, 6, 3), (3, 3, 3, 5), (1, 1), "valid", (1, 1), 1),
     ((3, 9, 9, 4), (3, 2, 4, 32), (2, 1), "same", (1, 1), 1),
@@ -37,18 +37,18 @@ def arrays(x, kernel, dtype=np.float32, seed=0):
     ]
 
 
-def both(case, relu, pooled=False):
+def fused_and_separate(case, relu, pooled=False):
     _, _, strides, padding, dilation, groups = case
     options = {"strides": strides, "padding": padding, "dilation": dilation, "groups": groups}
 
-    def plain(x, kernel, bias):
+    def separate(x, kernel, bias):
         y = reference(x, kernel, **options)
         y = y + jnp.expand_dims(bias, range(y.ndim - 1))
         y = jnp.where(y > 0, y, 0) if relu else y
         twos = (2,) * (y.ndim - 2)
         return reference_max_pool(y, twos, twos, "valid") if pooled else y
 
-    return lambda *operands: conv_bias(*operands, **options, relu=relu, pooled=pooled), plain
+    return lambda *operands: conv_bias(*operands, **options, relu=relu, pooled=pooled), separate
 
 
 def in_float64(function, *operands):
@@ -67,71 +67,71 @@ def assert_close(got, want):
 
 
 @pytest.mark.parametrize("case", [CASES[1], CASES[2], CASES[7]])
-def test_values_and_gradients_of_the_largest_of_neighbours(case):
+def test_values_and_gradients_with_relu_and_pooling(case):
     test_values_and_gradients(case, True, True)
 
 
 @pytest.mark.parametrize(("case", "relu", "pooled"), FORMS)
 def test_values_and_gradients(case, relu, pooled):
     if pooled and case is CASES[6]:
-        pytest.skip("has one output along each axis, so no neighbours")
-    ours, plain = both(case, relu, pooled)
+        pytest.skip("has one output along each axis, which cannot be pooled")
+    fused, separate = fused_and_separate(case, relu, pooled)
     operands = arrays(*case[:2])
-    want = in_float64(plain, *operands)
+    want = in_float64(separate, *operands)
     d_y = np.random.default_rng(1).normal(size=want.shape)
 
-    def there_and_back(function):
+    def with_gradients(function):
         def run(operands, d_y):
             y, back = jax.vjp(function, *operands)
             return y, back(d_y)
 
         return run
 
-    got = jax.jit(there_and_back(ours))(single(operands), single(d_y))
-    assert_close(got, in_float64(there_and_back(plain), operands, d_y))
+    got = jax.jit(with_gradients(fused))(single(operands), single(d_y))
+    assert_close(got, in_float64(with_gradients(separate), operands, d_y))
     if relu and not pooled:
         assert (got[0] == 0).any() and (got[0] > 0).any()
 
 
 @pytest.mark.spread
 @pytest.mark.parametrize("pooled", [True, False])
-@pytest.mark.parametrize("given", [(0,), (1,), (2,), (0, 2), (0, 1, 2)])
-def test_changes_and_gradients_of_some_operands(given, pooled):
-    ours, plain = both(CASES[1], True, pooled)
-    operands, changes = arrays(*CASES[1][:2]), arrays(*CASES[1][:2], seed=1)
+@pytest.mark.parametrize("wrt", [(0,), (1,), (2,), (0, 2), (0, 1, 2)])
+def test_tangents_and_gradients_of_some_operands(wrt, pooled):
+    fused, separate = fused_and_separate(CASES[1], True, pooled)
+    operands, tangents = arrays(*CASES[1][:2]), arrays(*CASES[1][:2], seed=1)
 
-    def change(function):
-        def run(operands, changes):
+    def jvp(function):
+        def run(operands, tangents):
             def some(*of):
-                return function(*(of[given.index(i)] if i in given else operands[i] for i in range(3)))
+                return function(*(of[wrt.index(i)] if i in wrt else operands[i] for i in range(3)))
 
-            return jax.jvp(some, [operands[i] for i in given], [changes[i] for i in given])
+            return jax.jvp(some, [operands[i] for i in wrt], [tangents[i] for i in wrt])
 
         return run
 
-    assert_close(change(ours)(single(operands), single(changes)), in_float64(change(plain), operands, changes))
+    assert_close(jvp(fused)(single(operands), single(tangents)), in_float64(jvp(separate), operands, tangents))
 
     def gradient(function):
-        return jax.grad(lambda *of: (function(*of) ** 2).sum(), argnums=given)
+        return jax.grad(lambda *of: (function(*of) ** 2).sum(), argnums=wrt)
 
-    assert_close(gradient(ours)(*single(operands)), in_float64(gradient(plain), *operands))
+    assert_close(gradient(fused)(*single(operands)), in_float64(gradient(separate), *operands))
 
 
 @pytest.mark.rotate
 @pytest.mark.parametrize(("relu", "pooled"), [(True, False), (False, False), (True, True)])
 def test_second_derivatives(relu, pooled):
-    ours, plain = both(CASES[0], relu, pooled)
-    operands, changes = arrays(*CASES[0][:2]), arrays(*CASES[0][:2], seed=1)
+    fused, separate = fused_and_separate(CASES[0], relu, pooled)
+    operands, tangents = arrays(*CASES[0][:2]), arrays(*CASES[0][:2], seed=1)
 
     def product(outer):
         # The Hessian of a sum of cubes times a vector, forward over reverse and reverse over reverse.
         def run(function):
             gradient = jax.grad(lambda of: (function(*of) ** 3).sum())
             if outer == "jvp":
-                return lambda of, changes: jax.jvp(gradient, (of,), (changes,))[1]
+                return lambda of, tangents: jax.jvp(gradient, (of,), (tangents,))[1]
 
-            def along(of, changes):
-                return sum(jnp.vdot(a, b) for a, b in zip(gradient(of), changes, strict=True))
+            def along(of, tangents):
+                return sum(jnp.vdot(a, b) for a, b in zip(gradient(of), tangents, strict=True))
 
             return jax.grad(along)
 
@@ -139,27 +139,27 @@ def test_second_derivatives(relu, pooled):
 
     for outer in ("jvp", "grad"):
         run = product(outer)
-        assert_close(run(ours)(single(operands), single(changes)), in_float64(run(plain), operands, changes))
+        assert_close(run(fused)(single(operands), single(tangents)), in_float64(run(separate), operands, tangents))
 
 
 @pytest.mark.parametrize(
     ("axes", "pooled"), [((0, None, None), False), ((0, 0, 0), False), ((None, 0, None), False), ((0, 0, None), True)]
 )
-def test_mapped(axes, pooled):
-    ours, _ = both(CASES[0], True, pooled)
+def test_vmap(axes, pooled):
+    fused, _ = fused_and_separate(CASES[0], True, pooled)
     operands = single(arrays(*CASES[0][:2]))
     several = [a if axis is None else jnp.stack([a, a + 1]) for a, axis in zip(operands, axes, strict=True)]
 
     def gradients(*of):
-        return jax.grad(lambda *of: (ours(*of) ** 2).sum(), argnums=(0, 1, 2))(*of)
+        return jax.grad(lambda *of: (fused(*of) ** 2).sum(), argnums=(0, 1, 2))(*of)
 
-    for function in (ours, gradients):
+    for function in (fused, gradients):
         got = jax.vmap(function, in_axes=axes)(*several)
         one = [function(*(a if axis is None else a[i] for a, axis in zip(several, axes, strict=True))) for i in (0, 1)]
         jax.tree.map(lambda g, *w: np.testing.assert_allclose(g, jnp.stack(w), rtol=1e-5, atol=1e-5), got, *one)
 
 
-def test_of_zero_nothing_passes_and_nan_stays():
+def test_relu_blocks_the_gradient_at_zero_and_keeps_nan():
     x, kernel, bias = jnp.array([0.0, 2, -3, jnp.nan]).reshape(4, 1, 1), jnp.ones((1, 1, 1)), jnp.zeros(1)
 
     def run(x, bias):
@@ -171,7 +171,7 @@ def test_of_zero_nothing_passes_and_nan_stays():
     assert d_x.ravel().tolist() == [0, 1, 0, 0] and d_bias.tolist() == [1]
 
 
-def test_other_dtypes_and_nothing_at_all():
+def test_half_precision_and_empty_batch():
     def run(*of):
         return conv_bias(*of, strides=(1,), padding="valid", dilation=(1,), relu=True)
 
@@ -183,7 +183,7 @@ def test_other_dtypes_and_nothing_at_all():
 
 @pytest.mark.skipif(not native.available(), reason="needs a C compiler for the kernels")
 @pytest.mark.parametrize("name", ["relu", None])
-def test_a_layer_takes_it_for_a_bias_and_for_relu(name):
+def test_a_layer_fuses_bias_and_relu(name):
     layer = layers.Conv2D(4, 3, activation=name)
     x = jnp.ones((1, 5, 5, 2))
     text = str(jax.make_jaxpr(layer.apply)(layer.init(jax.random.key(0), x), x))
@@ -192,27 +192,30 @@ def test_a_layer_takes_it_for_a_bias_and_for_relu(name):
 
 @pytest.mark.parametrize("pooled", [True, False])
 @pytest.mark.parametrize("platform", ["cpu", "cuda"])
-def test_elsewhere_it_is_what_xla_makes_of_it(platform, pooled):
-    ours, _ = both(CASES[0], True, pooled)
-    gradients = jax.jit(jax.grad(lambda *of: ours(*of).sum(), argnums=(0, 1, 2)))
+def test_only_programs_for_a_cpu_contain_the_kernels(platform, pooled):
+    fused, _ = fused_and_separate(CASES[0], True, pooled)
+    gradients = jax.jit(jax.grad(lambda *of: fused(*of).sum(), argnums=(0, 1, 2)))
     lowered = gradients.trace(*single(arrays(*CASES[0][:2]))).lower(lowering_platforms=(platform,)).as_text()
     kernels = native.available() and platform == "cpu"
     assert ("flaxmodels_" in lowered) == kernels and ("stablehlo.convolution" in lowered) == (not kernels)
 
 
 @pytest.mark.skipif(not native.available(), reason="needs a C compiler for the kernels")
-def test_outside_of_a_program_it_is_compiled_once():
-    ours, _ = both(CASES[0], True)
+def test_an_eager_call_is_compiled_once():
+    fused, _ = fused_and_separate(CASES[0], True)
     operands = single(arrays(*CASES[0][:2]))
-    both_ways = lambda: (ours(*operands), jax.grad(lambda *of: ours(*of).sum(), argnums=(0, 1, 2))(*operands))  # noqa: E731
-    both_ways()
+
+    def values_and_gradients():
+        return fused(*operands), jax.grad(lambda *of: fused(*of).sum(), argnums=(0, 1, 2))(*operands)
+
+    values_and_gradients()
     compiled = []
     listen = lambda name, seconds, **_: compiled.append(name) if "backend_compile" in name else None  # noqa: E731
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
-        both_ways()
+        values_and_gradients()
         assert compiled == []
-        jax.jit(lambda x: x + 1)(operands[0])  # a new program, so compiling is seen
+        jax.jit(lambda x: x + 1)(operands[0])  # a new program, so a compilation is recorded
         assert compiled
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)

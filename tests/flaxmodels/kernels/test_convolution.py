@@ -1,4 +1,4 @@
-"""Convolutions against loops, XLA's own and Keras': values, gradients, transformations, and which one is chosen."""
+"""Convolutions against loops, XLA and Keras: values, gradients, transformations, and the chosen implementation."""
 
 import re
 
@@ -13,7 +13,7 @@ from tests.support.spatial_oracle import loop_conv, loop_depthwise, loop_transpo
 UNIT = {"strides": (1, 1), "padding": "valid", "dilation": (1, 1)}
 
 
-@pytest.fixture(params=[64, 4 << 20], ids=["one_example_a_block", "one_block"])
+@pytest.fixture(params=[64, 4 << 20], ids=["one_example_per_block", "one_block"])
 def block_bytes(request, monkeypatch):
     monkeypatch.setattr(convolution, "BLOCK_BYTES", request.param)
     return request.param
@@ -21,7 +21,7 @@ def block_bytes(request, monkeypatch):
 
 @pytest.fixture
 def no_kernels(monkeypatch):
-    """As where there is no C compiler."""
+    """Simulates a machine without a C compiler."""
     monkeypatch.setattr(native, "available", lambda: False)
 
 
@@ -33,7 +33,7 @@ def normal(rng, *shape):
 
 
 def with_gradients(op, x, kernel, seed=0, **options):
-    """Outputs and the gradients by x and the kernel of a random weighting of them."""
+    """Returns the outputs, and the gradients of a random weighted sum of them with respect to x and the kernel."""
 
     @jax.jit
     def all_three(x, kernel):
@@ -44,14 +44,14 @@ def with_gradients(op, x, kernel, seed=0, **options):
     return all_three(x, kernel)
 
 
-def same(got, want, tolerance=1e-10):
+def assert_same(got, want, tolerance=1e-10):
     for g, w in zip(got, want, strict=True):
         assert g.shape == w.shape and g.dtype == w.dtype
         np.testing.assert_allclose(g, w, rtol=tolerance, atol=tolerance)
 
 
 def random_geometry(rng, axes, paddings):
-    """Sizes that include kernels larger than the inputs where padding makes that possible."""
+    """Draws sizes; kernels may be larger than the inputs where padding allows it."""
     while True:
         geometry = {
             "strides": tuple(rng.integers(1, 4, axes).tolist()),
@@ -65,7 +65,7 @@ def random_geometry(rng, axes, paddings):
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_conv_is_the_loop_and_its_gradients_are_xlas(seed, block_bytes):
+def test_conv_equals_the_loop_and_its_gradients_equal_xla(seed, block_bytes):
     rng = np.random.default_rng(seed)
     axes, groups = 1 + seed % 3, 1 + seed % 2
     sizes, window, geometry = random_geometry(rng, axes, ["valid", "same"] + ["causal"] * (axes == 1))
@@ -74,45 +74,45 @@ def test_conv_is_the_loop_and_its_gradients_are_xlas(seed, block_bytes):
         got = with_gradients(convolution.conv, x, kernel, groups=groups, **geometry)
         want = with_gradients(convolution.reference, x, kernel, groups=groups, **geometry)
         loop = loop_conv(x, kernel, geometry["strides"], geometry["dilation"], geometry["padding"], groups)
-        same(got, want)
-        same(got[:1], [jnp.asarray(loop)])
+        assert_same(got, want)
+        assert_same(got[:1], [jnp.asarray(loop)])
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_depthwise_conv_is_the_loop_and_its_gradients_are_xlas(seed, block_bytes):
+def test_depthwise_conv_equals_the_loop_and_its_gradients_equal_xla(seed, block_bytes):
     rng = np.random.default_rng(seed)
     sizes, window, geometry = random_geometry(rng, 1 + seed % 2, ["valid", "same"])
     with jax.enable_x64(True):
         x, kernel = normal(rng, 3, *sizes, 3), normal(rng, *window, 3, 1 + seed % 2)
         got = with_gradients(convolution.depthwise_conv, x, kernel, **geometry)
-        same(got, with_gradients(convolution.reference_depthwise, x, kernel, **geometry))
+        assert_same(got, with_gradients(convolution.reference_depthwise, x, kernel, **geometry))
         loop = loop_depthwise(x, kernel, geometry["strides"], geometry["dilation"], geometry["padding"])
-        same(got[:1], [jnp.asarray(loop)])
+        assert_same(got[:1], [jnp.asarray(loop)])
 
 
 @needs_kernels
-def test_an_enormous_depthwise_window_over_the_edge():
+def test_a_huge_depthwise_window_reaches_over_the_edge():
     rng = np.random.default_rng(0)
     x, kernel = rng.standard_normal((1, 66, 3, 8)), rng.standard_normal((1400, 3, 8, 1))
     got = convolution.depthwise_conv(*map(jnp.float32, (x, kernel)), strides=(64, 1), padding="same", dilation=(1, 1))
-    same([got], [jnp.float32(loop_depthwise(x, kernel, (64, 1), (1, 1), "same"))], 1e-4)
+    assert_same([got], [jnp.float32(loop_depthwise(x, kernel, (64, 1), (1, 1), "same"))], 1e-4)
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_conv_transpose_is_the_loop_and_its_gradients_are_xlas(seed, block_bytes):
+def test_conv_transpose_equals_the_loop_and_its_gradients_equal_xla(seed, block_bytes):
     rng = np.random.default_rng(seed)
     sizes, window, geometry = random_geometry(rng, 1 + seed % 3, ["valid", "same"])
     with jax.enable_x64(True):
         x, kernel = normal(rng, 3, *sizes, 2), normal(rng, *window, 3, 2)
         geometry["output_padding"] = None
         got = with_gradients(convolution.conv_transpose, x, kernel, **geometry)
-        same(got, with_gradients(convolution.reference_transpose, x, kernel, **geometry))
+        assert_same(got, with_gradients(convolution.reference_transpose, x, kernel, **geometry))
         loop = loop_transpose(x, kernel, geometry["strides"], geometry["dilation"], geometry["padding"])
-        same(got[:1], [jnp.asarray(loop)])
+        assert_same(got[:1], [jnp.asarray(loop)])
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_conv_transpose_with_output_padding_is_keras(seed):
+def test_conv_transpose_with_output_padding_equals_keras(seed):
     import keras
 
     rng = np.random.default_rng(seed)
@@ -125,25 +125,25 @@ def test_conv_transpose_with_output_padding_is_keras(seed):
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         want = keras.ops.conv_transpose(x, kernel, dilation_rate=tuple(dilation), **options)
     for op in (convolution.conv_transpose, convolution.reference_transpose):
-        same([op(x, kernel, dilation=tuple(dilation), **options)], [want], tolerance=1e-5)
+        assert_same([op(x, kernel, dilation=tuple(dilation), **options)], [want], tolerance=1e-5)
 
 
-# --- the kernels in C, which take float32
+# --- the kernels in C, in float32
 
 
 @needs_kernels
 @pytest.mark.parametrize("seed", range(12))
-def test_kernels_are_the_loop_in_float64_and_its_gradients(seed):
+def test_kernels_equal_the_reference_in_float64(seed):
     rng = np.random.default_rng(seed)
     axes = 1 + seed % 3
     sizes, window, geometry = random_geometry(rng, axes, ["valid", "same"] + ["causal"] * (axes == 1))
-    # Whole and partial tiles of rows and columns; batches of less and more examples than there are parts.
+    # Full and partial tiles of rows and columns; batches of fewer and more examples than threads.
     batch, channels, features = (int(rng.integers(1, high)) for high in (40, 20, 40))
     x, kernel = (rng.standard_normal(s) for s in ((batch, *sizes, channels), (*window, channels, features)))
     compare_with_float64(convolution.conv, convolution.reference, x, kernel, **geometry)
     groups = 2 + seed % 3
-    parted = rng.standard_normal((batch, *sizes, 3 * groups)), rng.standard_normal((*window, 3, 5 * groups))
-    compare_with_float64(convolution.conv, convolution.reference, *parted, **geometry, groups=groups)
+    grouped = rng.standard_normal((batch, *sizes, 3 * groups)), rng.standard_normal((*window, 3, 5 * groups))
+    compare_with_float64(convolution.conv, convolution.reference, *grouped, **geometry, groups=groups)
     each = x, rng.standard_normal((*window, channels, 1 + seed % 3))
     compare_with_float64(convolution.depthwise_conv, convolution.reference_depthwise, *each, **geometry)
     if geometry["padding"] != "causal":
@@ -153,15 +153,15 @@ def test_kernels_are_the_loop_in_float64_and_its_gradients(seed):
 
 
 @needs_kernels
-def test_kernels_with_a_gradient_too_large_for_a_copy_per_part():
+def test_a_kernel_gradient_too_large_for_a_copy_per_thread():
     rng = np.random.default_rng(0)
     x, kernel = rng.standard_normal((3, 4, 5, 180)), rng.standard_normal((3, 3, 90, 100))
     assert kernel.size > 1 << 16  # LARGE_KERNEL in convolution.c
     compare_with_float64(convolution.conv, convolution.reference, x, kernel, **UNIT, groups=2)
 
 
-# By winograd.c: images, channels and features; odd and even sizes, panels full and not, kernels of few and many numbers.
-PATCHES = [
+# Images, channels and features for winograd.c: odd and even sizes, full and partial panels, small and large kernels.
+WINOGRAD = [
     ((20, 8, 8), 32, 32), ((7, 13, 16), 40, 72), ((8, 11, 11), 144, 32), ((1, 30, 26), 32, 256), ((4, 14, 15), 128, 136),
     ((7, 13, 16), 48, 80), ((8, 11, 11), 136, 32),
 ]  # fmt: skip
@@ -169,8 +169,8 @@ PATCHES = [
 
 @pytest.mark.rotate
 @needs_kernels
-@pytest.mark.parametrize(("images", "channels", "features"), PATCHES)
-def test_windows_of_three_by_three_by_patches(images, channels, features):
+@pytest.mark.parametrize(("images", "channels", "features"), WINOGRAD)
+def test_winograd_equals_the_reference_in_float64(images, channels, features):
     rng = np.random.default_rng(0)
     x, kernel = rng.standard_normal((*images, channels)), rng.standard_normal((3, 3, channels, features))
     compare_with_float64(convolution.conv, convolution.reference, x, kernel, **UNIT)
@@ -178,17 +178,17 @@ def test_windows_of_three_by_three_by_patches(images, channels, features):
 
 
 @needs_kernels
-def test_patches_give_the_same_bits_again_and_keep_what_is_not_finite():
+def test_winograd_is_deterministic_and_keeps_values_that_are_not_finite():
     rng = np.random.default_rng(0)
     x, kernel = normal(rng, 20, 8, 8, 32).astype(jnp.float32), normal(rng, 3, 3, 32, 40).astype(jnp.float32)
-    same_bits_again(x, kernel, times=5)
+    assert_deterministic(x, kernel, times=5)
     y = convolution.conv(x.at[3, 3, 3].set(jnp.inf), kernel, **UNIT)
     finite = jnp.isfinite(y).all(-1)
     assert not finite[3, 1:4, 1:4].any() and finite.sum() == finite.size - 9
-    assert jnp.isnan(y).any()  # of patches: plain sums would have been infinite
+    assert jnp.isnan(y).any()  # Winograd subtracts infinities; plain sums would be infinite
 
 
-def same_bits_again(x, kernel, times):
+def assert_deterministic(x, kernel, times):
     first = with_gradients(convolution.conv, x, kernel, **UNIT)
     for _ in range(times):
         for g, w in zip(with_gradients(convolution.conv, x, kernel, **UNIT), first, strict=True):
@@ -196,7 +196,7 @@ def same_bits_again(x, kernel, times):
 
 
 def compare_with_float64(op, reference, x, kernel, **options):
-    """Outputs and gradients of the kernel in float32 beside the reference in float64, and that it was the kernel."""
+    """Compares the kernel in C with the reference in float64, and checks that the kernel was called."""
     narrow = [jnp.asarray(a, jnp.float32) for a in (x, kernel)]
     got = with_gradients(op, *narrow, **options)
     assert native.prefix() in jax.jit(lambda *a: op(*a, **options)).lower(*narrow).as_text()
@@ -208,15 +208,15 @@ def compare_with_float64(op, reference, x, kernel, **options):
 
 
 @needs_kernels
-def test_kernels_give_the_same_bits_for_any_split_of_the_work():
-    """Parts of the work are summed in order, whichever thread does them first."""
+def test_kernels_are_deterministic():
+    """Threads sum their parts in a fixed order, whichever finishes first."""
     rng = np.random.default_rng(0)
     x, kernel = normal(rng, 33, 9, 9, 5).astype(jnp.float32), normal(rng, 3, 3, 5, 7).astype(jnp.float32)
-    same_bits_again(x, kernel, times=20)
+    assert_deterministic(x, kernel, times=20)
 
 
 @needs_kernels
-def test_derivatives_and_batches_of_depthwise_kernels_are_kernels():
+def test_derivatives_and_batches_of_depthwise_kernels():
     rng = np.random.default_rng(1)
     x, kernel = normal(rng, 2, 6, 5, 9).astype(jnp.float32), normal(rng, 3, 2, 9, 2).astype(jnp.float32)
 
@@ -236,14 +236,14 @@ def test_derivatives_and_batches_of_depthwise_kernels_are_kernels():
 
 
 @needs_kernels
-def test_kernels_keep_to_values_that_are_not_finite():
+def test_kernels_propagate_values_that_are_not_finite():
     x = jnp.ones((1, 4, 4, 1)).at[0, 3, 3, 0].set(jnp.nan).at[0, 0, 0, 0].set(jnp.inf)
     y = convolution.conv(x, jnp.ones((2, 2, 1, 17)), **UNIT)
     assert jnp.isnan(y[0, 2, 2]).all() and jnp.isinf(y[0, 0, 0]).all() and (y[0, 1, 1] == 4).all()
 
 
-def test_gradients_are_those_of_a_loop():
-    """y is linear in x and in the kernel, so its derivatives are the loop's outputs for one number at a time."""
+def test_gradients_equal_those_of_the_loop():
+    """y is linear in x and in the kernel, so its derivatives are the loop's outputs for unit vectors."""
     rng = np.random.default_rng(0)
     with jax.enable_x64(True):
         x, kernel = normal(rng, 2, 3, 4, 2), normal(rng, 2, 3, 2, 2)
@@ -258,7 +258,7 @@ def test_gradients_are_those_of_a_loop():
         np.testing.assert_allclose(dkernel.ravel(), want, rtol=1e-12, atol=1e-12)
 
 
-def test_counted_by_hand():
+def test_small_examples_computed_by_hand():
     x, kernel = jnp.arange(1.0, 6.0).reshape(1, 5, 1), jnp.asarray([1.0, 10.0]).reshape(2, 1, 1)
     one = {"strides": (1,), "dilation": (1,)}
     outputs = {p: convolution.conv(x, kernel, padding=p, **one).ravel().tolist() for p in ("valid", "same", "causal")}
@@ -269,7 +269,7 @@ def test_counted_by_hand():
     assert spread.ravel().tolist() == [1, 10, 0, 2, 20, 0]
 
 
-def test_pairs_of_zeros_may_differ_and_crop():
+def test_padding_pairs_may_differ_and_crop():
     rng = np.random.default_rng(0)
     x, kernel = normal(rng, 2, 6, 7, 2), normal(rng, 3, 3, 2, 3)
     pads = ((2, 1), (-1, 3))
@@ -279,13 +279,13 @@ def test_pairs_of_zeros_may_differ_and_crop():
 
 
 @pytest.mark.parametrize("window", [(6, 7), (1, 30)])
-def test_large_windows_are_gathered_axis_by_axis(window):
+def test_im2col_of_large_windows(window):
     rng = np.random.default_rng(0)
     options = {"strides": (2, 1), "padding": "same", "dilation": (1, 2)}
     with jax.enable_x64(True):
         x, kernel = normal(rng, 2, 9, 8, 2), normal(rng, *window, 2, 3)
         got = with_gradients(convolution.conv, x, kernel, **options)
-        same(got, with_gradients(convolution.reference, x, kernel, **options))
+        assert_same(got, with_gradients(convolution.reference, x, kernel, **options))
 
 
 # --- transformations
@@ -301,7 +301,7 @@ def test_vmap_over_inputs_and_kernels():
             one = with_gradients(
                 convolution.reference, x[i if axes[0] == 0 else 0], kernel[i if axes[1] == 0 else 0], **UNIT
             )
-            same([g[i] for g in got], one, tolerance=1e-4)
+            assert_same([g[i] for g in got], one, tolerance=1e-4)
 
 
 @pytest.mark.parametrize("x64", [True, False])
@@ -317,26 +317,26 @@ def test_forward_mode_and_second_derivatives(block_bytes, x64):
 
         got, want = twice(convolution.conv), twice(convolution.reference)
         scale = max(abs(np.asarray(w)).max() for w in jax.tree.leaves(want))
-        same(jax.tree.leaves(got), jax.tree.leaves(want), tolerance=1e-9 if x64 else 1e-6 * scale)
+        assert_same(jax.tree.leaves(got), jax.tree.leaves(want), tolerance=1e-9 if x64 else 1e-6 * scale)
 
 
-def test_eager_is_jitted_and_shapes_need_no_data():
+def test_eager_calls_and_eval_shape():
     rng = np.random.default_rng(0)
     x, kernel = normal(rng, 2, 5, 5, 3), normal(rng, 3, 3, 3, 4)
     eager = convolution.conv(x, kernel, **UNIT)
-    same([eager], with_gradients(convolution.conv, x, kernel, **UNIT)[:1], tolerance=1e-6)
+    assert_same([eager], with_gradients(convolution.conv, x, kernel, **UNIT)[:1], tolerance=1e-6)
     shape = jax.eval_shape(lambda x: convolution.conv(x, kernel, **UNIT), jax.ShapeDtypeStruct(x.shape, x.dtype))
     assert shape.shape == eager.shape and shape.dtype == eager.dtype
 
 
 @needs_kernels
-def test_kernels_evaluate_outside_of_compiled_programs():
-    geometry = convolution.Geometry((5,), (2,), (1,), (1,))
+def test_kernels_can_be_called_outside_of_jit():
+    geometry = native.Geometry((5,), (2,), (1,), (1,))
     x, kernel = jnp.arange(1.0, 6.0).reshape(1, 5, 1), jnp.asarray([1.0, 10.0]).reshape(2, 1, 1)
     assert convolution.conv_p.bind(x, kernel, geometry=geometry).ravel().tolist() == [21, 32, 43, 54]
 
 
-def test_no_examples_and_no_outputs():
+def test_empty_batches_and_empty_outputs():
     kernel = jnp.ones((3, 3, 2, 4))
     for shape, outputs in (((0, 5, 5, 2), (0, 3, 3, 4)), ((2, 2, 5, 2), (2, 0, 3, 4))):
         y, dx, dkernel = with_gradients(convolution.conv, jnp.ones(shape), kernel, **UNIT)
@@ -357,11 +357,11 @@ def test_half_precision_rounds_once(dtype, block_bytes):
         np.testing.assert_allclose(g.astype(jnp.float32), w, rtol=0, atol=rounding)
 
 
-# --- what is chosen
+# --- the chosen implementation
 
 
 def scanned_step(kernels, x):
-    """Two convolutions of each kind and a pooling, trained for three steps."""
+    """Trains convolutions of each kind and a pooling for three steps."""
 
     def loss(kernels, x):
         x = jax.nn.relu(convolution.conv(x, kernels[0], **UNIT))
@@ -380,11 +380,12 @@ def scanned_step(kernels, x):
 
 
 @pytest.mark.parametrize("kernels_in_c", [pytest.param(True, marks=needs_kernels), False])
-def test_a_training_loop_has_convolutions_on_gpu_and_none_on_cpu(kernels_in_c, monkeypatch):
+def test_a_training_loop_contains_xla_convolutions_on_a_gpu_but_not_on_a_cpu(kernels_in_c, monkeypatch):
     if not kernels_in_c:
         monkeypatch.setattr(native, "available", lambda: False)
     kernels = [jnp.ones(shape) for shape in ((3, 3, 1, 4), (3, 3, 2, 4), (3, 3, 4, 1), (3, 3, 2, 4))]
-    traced = jax.jit(lambda *a: scanned_step(*a)).trace(kernels, jnp.ones((8, 10, 10, 1)))  # traced anew each time
+    # A new function, so that it is traced again.
+    traced = jax.jit(lambda *a: scanned_step(*a)).trace(kernels, jnp.ones((8, 10, 10, 1)))
     on_cpu = traced.lower(lowering_platforms=("cpu",))
     assert "convolution" not in on_cpu.as_text()
     assert (f"{native.prefix()}_conv_backward_input" if kernels_in_c else "dot_general") in on_cpu.as_text()
@@ -393,14 +394,14 @@ def test_a_training_loop_has_convolutions_on_gpu_and_none_on_cpu(kernels_in_c, m
     assert "stablehlo.convolution" in on_gpu and "select_and_scatter" not in on_gpu
 
 
-def test_a_window_of_too_many_taps_is_left_to_xla(no_kernels):
-    x, kernel = jnp.ones((1, 200, 1)), jnp.ones((convolution.LONGEST_WINDOW + 1, 1, 1))
+def test_xla_computes_a_window_of_too_many_taps(no_kernels):
+    x, kernel = jnp.ones((1, 200, 1)), jnp.ones((convolution.MAX_WINDOW + 1, 1, 1))
     one = {"strides": (1,), "padding": "valid", "dilation": (1,)}
     assert "convolution" in jax.jit(lambda x: convolution.conv(x, kernel, **one)).lower(x).as_text()
     assert "convolution" not in jax.jit(lambda x: convolution.conv(x, kernel[1:], **one)).lower(x).as_text()
 
 
-def test_a_differentiated_scan_keeps_inputs_and_no_patches(block_bytes):
+def test_a_differentiated_scan_stacks_no_patches(block_bytes):
     kernel = jnp.ones((3, 3, 2, 2))
     same_size = UNIT | {"padding": "same"}
 

@@ -1,4 +1,4 @@
-"""Pooling against loops and XLA's own: values, gradients at ties, infinities and NaN, transformations."""
+"""Pooling against loops and XLA: values, gradients at ties, infinities and NaN, transformations."""
 
 import re
 from functools import partial
@@ -25,8 +25,8 @@ REDUCTIONS = {
     "sum": (pooling.sum_pool, pooling.reference_sum_pool, np.sum),
     "avg": (pooling.avg_pool, reference_avg_pool, np.mean),
 }
-# Sizes, window, strides, padding: side by side, overlapping, with gaps, odd sizes, sizes of one and of several factors,
-# windows larger than the inputs.
+# Sizes, window, strides, padding: disjoint, overlapping and with gaps, odd sizes, window sizes with one and with several
+# factors, windows larger than the inputs.
 CASES = [
     ((6, 4), (2, 2), (2, 2), "valid"),
     ((7, 5), (2, 2), (2, 2), "valid"),
@@ -62,7 +62,7 @@ def with_gradient(op, x, *geometry):
 
 @pytest.mark.parametrize("sizes, window, strides, padding", CASES)
 @pytest.mark.parametrize("name", REDUCTIONS)
-def test_is_the_loop_and_its_gradient_is_xlas(name, sizes, window, strides, padding):
+def test_values_equal_the_loop_and_gradients_equal_xla(name, sizes, window, strides, padding):
     op, reference, reduce = REDUCTIONS[name]
     # Few different values, so that maxima are often equal.
     values = np.random.default_rng(0).integers(-2, 3, (2, *sizes, 3))
@@ -78,7 +78,7 @@ def test_is_the_loop_and_its_gradient_is_xlas(name, sizes, window, strides, padd
 @pytest.mark.skipif(not native.available(), reason="needs a C compiler for the kernels")
 @pytest.mark.parametrize("channels", [8, 19])
 @pytest.mark.parametrize("sizes, window, strides, padding", CASES)
-def test_the_kernel_in_c_is_the_loop_and_its_gradient_is_xlas(sizes, window, strides, padding, channels):
+def test_the_kernel_in_c_equals_the_loop_and_its_gradient_equals_xla(sizes, window, strides, padding, channels):
     values = np.random.default_rng(0).integers(-2, 3, (3, *sizes, channels))
     x, geometry = jnp.asarray(values, jnp.float32), (window, strides, padding)
     assert native.prefix() in jax.jit(lambda x: pooling.max_pool(x, *geometry)).lower(x).as_text()
@@ -113,7 +113,7 @@ def test_the_kernel_in_c_with_infinities_and_nan_anywhere(window, stride):
     np.testing.assert_array_equal(got, loop_pool(values, *geometry, np.max))
 
 
-def test_an_enormous_window_over_the_edge():
+def test_a_huge_window_reaches_over_the_edge():
     values = np.random.default_rng(0).permutation(66 * 3 * 8).reshape(1, 66, 3, 8)
     geometry = (1400, 3), (64, 1), "same"
     got = pooling.max_pool(jnp.asarray(values, jnp.float32), *geometry)
@@ -132,7 +132,7 @@ def test_the_first_of_equal_maxima_gets_the_gradient():
     assert dx[0, ..., 0].tolist() == [[0, 0, 0, 1], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
 
 
-def test_padding_is_below_every_number_and_outside_every_mean():
+def test_padding_is_below_every_number_and_not_averaged():
     x = jnp.asarray([-3.0, -1.0, -2.0]).reshape(1, 3, 1)
     assert pooling.max_pool(x, (2,), (2,), "same").ravel().tolist() == [-1, -2]
     assert pooling.avg_pool(x, (2,), (2,), "same").ravel().tolist() == [-2, -2]
@@ -142,7 +142,7 @@ def test_padding_is_below_every_number_and_outside_every_mean():
 
 @pytest.mark.parametrize("channels", [1, 8])
 @pytest.mark.parametrize("padding", ["valid", "same"])
-def test_minus_infinity_is_a_number_like_others(padding, channels):
+def test_minus_infinity(padding, channels):
     x = jnp.full((1, 7, channels), -jnp.inf)
     got = with_gradient(pooling.max_pool, x, (3,), (1,), padding)
     want = with_gradient(pooling.reference_max_pool, x, (3,), (1,), padding)
@@ -150,17 +150,17 @@ def test_minus_infinity_is_a_number_like_others(padding, channels):
 
 
 @pytest.mark.parametrize("window, stride", [(2, 2), (3, 1), (4, 4), (8, 2)])
-def test_nan_is_seen_in_every_window(window, stride):
+def test_every_window_with_nan_is_nan(window, stride):
     x = jnp.arange(24.0).at[jnp.asarray([5, 6, 17])].set(jnp.nan).reshape(1, 24, 1)
     got, gradient = with_gradient(pooling.max_pool, x, (window,), (stride,), "same")
     np.testing.assert_array_equal(got, pooling.reference_max_pool(x, (window,), (stride,), "same"))
-    # The gradient of a window with NaN goes to one of them, of each other to its maximum: none is lost.
+    # The gradient of a window with NaN goes to a NaN, that of another window to its maximum. None is lost.
     weights = np.random.default_rng(1).integers(1, 100, got.shape).astype(np.float32)
     assert gradient.sum() == weights.sum()
     assert gradient.ravel()[jnp.asarray([5, 6, 17])].sum() == weights[np.isnan(got)].sum()
 
 
-def test_half_precision_is_summed_in_single():
+def test_half_precision_is_summed_in_float32():
     x = jnp.ones((1, 512, 1), jnp.bfloat16)
     assert pooling.avg_pool(x, (512,), (512,), "valid").item() == 1
     assert pooling.sum_pool(x, (512,), (512,), "valid").item() == 512
@@ -191,7 +191,7 @@ def test_transformations(name):
     assert shape.shape == (5, 4, 4, 2)
 
 
-def test_no_examples():
+def test_empty_batch():
     for op in (pooling.max_pool, pooling.avg_pool, pooling.sum_pool):
         y, dx = with_gradient(op, jnp.ones((0, 6, 6, 2)), (2, 2), (2, 2), "valid")
         assert y.shape == (0, 3, 3, 2) and dx.shape == (0, 6, 6, 2)
@@ -199,15 +199,15 @@ def test_no_examples():
 
 @pytest.mark.parametrize("name", REDUCTIONS)
 @pytest.mark.parametrize("window, strides", [((5, 5), (5, 5)), ((5, 2), (1, 1))])
-def test_a_window_that_fits_nowhere_has_no_outputs(name, window, strides):
-    """As in Keras' operations; the layers refuse it."""
+def test_a_window_larger_than_the_inputs_has_no_outputs(name, window, strides):
+    """Keras' operations do the same; the layers raise an error."""
     x, (pool, reference, _) = jnp.ones((2, 3, 3, 8)), REDUCTIONS[name]
     assert pool(x, window, strides, "valid").shape == reference(x, window, strides, "valid").shape
     assert 0 in pool(x, window, strides, "valid").shape
     np.testing.assert_array_equal(jax.grad(lambda x: jnp.sum(pool(x, window, strides, "valid")))(x), 0)
 
 
-def test_the_gradient_scatters_nothing_but_for_large_primes():
+def test_gradients_use_select_and_scatter_only_for_large_primes():
     def lowered(window):
         gradient = jax.grad(lambda x: pooling.max_pool(x, (window,), (1,), "valid").sum())
         return jax.jit(gradient).lower(jnp.ones((1, 64, 1))).as_text()

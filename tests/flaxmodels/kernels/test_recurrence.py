@@ -8,7 +8,7 @@ from flaxmodels.kernels.recurrence import Hidden, Inputs, LSTMState
 from tests.support.recurrence_oracle import MASKS, STEPS, with_gradients
 
 
-def contributed(inputs):
+def project(inputs):
     x = inputs.x if inputs.kernel is None else inputs.x @ inputs.kernel
     return x if inputs.bias is None else x + inputs.bias[None, None]
 
@@ -19,7 +19,7 @@ def lstm_reference(inputs, kernel, state, mask):
         c = jax.nn.sigmoid(f) * state.c + jax.nn.sigmoid(i) * jnp.tanh(g)
         return LSTMState(jax.nn.sigmoid(o) * jnp.tanh(c), c)
 
-    return recurrence.scan(advance, contributed(inputs), state, mask)
+    return recurrence.scan(advance, project(inputs), state, mask)
 
 
 def gru_reference(inputs, kernel, bias, state, mask):
@@ -29,14 +29,14 @@ def gru_reference(inputs, kernel, bias, state, mask):
         z, r = jax.nn.sigmoid(x_z + a), jax.nn.sigmoid(x_r + b)
         return Hidden(z * state.h + (1 - z) * jnp.tanh(x_g + r * d))
 
-    return recurrence.scan(advance, contributed(inputs), state, mask)
+    return recurrence.scan(advance, project(inputs), state, mask)
 
 
 def simple_reference(inputs, kernel, state, mask):
-    return recurrence.scan(lambda x, state: Hidden(jnp.tanh(x + state.h @ kernel)), contributed(inputs), state, mask)
+    return recurrence.scan(lambda x, state: Hidden(jnp.tanh(x + state.h @ kernel)), project(inputs), state, mask)
 
 
-# The recurrence, its reference, the number of gates.
+# The recurrence, its reference, the number of gates
 KINDS = {
     "LSTM": (recurrence.lstm, lstm_reference, 4),
     "GRU": (recurrence.gru, gru_reference, 3),
@@ -66,18 +66,18 @@ def draw(kind, seed, dtype):
 @pytest.mark.parametrize("seed", range(12))
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float64, 1e-12), (jnp.float32, 2e-5)])
-def test_values_and_all_gradients_are_those_of_the_scan(kind, seed, dtype, tolerance):
+def test_values_and_gradients_equal_the_scan(kind, seed, dtype, tolerance):
     with jax.enable_x64(dtype == jnp.float64):
-        own, reference, _ = KINDS[kind]
+        function, reference, _ = KINDS[kind]
         arrays, mask = draw(kind, seed, dtype)
-        results = [with_gradients(lambda _, a, f=f: f(*a, mask), {}, arrays) for f in (own, reference)]
+        results = [with_gradients(lambda _, a, f=f: f(*a, mask), {}, arrays) for f in (function, reference)]
         for got, want in zip(*map(jax.tree.leaves, results), strict=True):
             assert got.dtype == want.dtype == dtype
             scale = max(1.0, float(jnp.abs(want).max()))
             np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance * scale)
 
 
-# Steps, batch, features, units: whole and partial tiles and vectors, more rows than threads have, one of each.
+# Steps, batch, features, units: full and partial tiles and vectors, more rows than threads, all sizes 1.
 SIZES = [(1, 1, 1, 1), (5, 7, 3, 8), (3, 14, 9, 16), (4, 25, 17, 20), (2, 5, 33, 37)]
 
 
@@ -85,8 +85,8 @@ SIZES = [(1, 1, 1, 1), (5, 7, 3, 8), (3, 14, 9, 16), (4, 25, 17, 20), (2, 5, 33,
 @pytest.mark.parametrize("kernel_of_inputs", [True, False])
 @pytest.mark.parametrize("sizes", SIZES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_kernels_in_c_are_the_reference_in_float64(kind, sizes, kernel_of_inputs):
-    own, reference, gates = KINDS[kind]
+def test_kernels_in_c_equal_the_reference_in_float64(kind, sizes, kernel_of_inputs):
+    function, reference, gates = KINDS[kind]
     (t, b, f, u), rng = sizes, np.random.default_rng(sum(sizes))
     width, state = gates * u, LSTMState if kind == "LSTM" else Hidden
     inputs = Inputs(rng.normal(size=(t, b, f)), rng.normal(size=(f, width)) / np.sqrt(f), rng.normal(size=width))
@@ -96,9 +96,9 @@ def test_kernels_in_c_are_the_reference_in_float64(kind, sizes, kernel_of_inputs
     arrays = [inputs, *weights, state(*[rng.normal(size=(b, u)) for _ in state._fields])]
     mask = None if t == 4 else jnp.asarray(rng.random((t, b)) < 0.7)
     narrow = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), arrays)
-    assert native.prefix() in jax.jit(lambda a: own(*a, mask)).lower(narrow).as_text()
-    got = with_gradients(lambda _, a: own(*a, mask), {}, narrow)
-    alone = jax.jit(lambda a: own(*a, mask))(narrow)
+    assert native.prefix() in jax.jit(lambda a: function(*a, mask)).lower(narrow).as_text()
+    got = with_gradients(lambda _, a: function(*a, mask), {}, narrow)
+    alone = jax.jit(lambda a: function(*a, mask))(narrow)
     with jax.enable_x64(True):
         arrays = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), arrays)
         want = jax.tree.map(np.asarray, with_gradients(lambda _, a: reference(*a, mask), {}, arrays))
@@ -110,7 +110,7 @@ def test_kernels_in_c_are_the_reference_in_float64(kind, sizes, kernel_of_inputs
 
 
 @pytest.mark.skipif(not native.available(), reason="needs a C compiler for the kernels")
-def test_kernels_in_c_saturate_and_keep_nan_to_its_row():
+def test_kernels_in_c_saturate_and_keep_nan_in_its_row():
     x = jnp.asarray([[[3e38], [-3e38], [jnp.nan], [jnp.inf], [-jnp.inf], [1e-6]]], jnp.float32)
     zeros = jnp.zeros((6, 2), jnp.float32)
     hs, _ = recurrence.simple_rnn(Inputs(jnp.repeat(x, 2, axis=2)), jnp.eye(2), Hidden(zeros), None)
@@ -122,30 +122,30 @@ def test_kernels_in_c_saturate_and_keep_nan_to_its_row():
 
 @pytest.mark.rotate
 @pytest.mark.parametrize("kind", KINDS)
-def test_gradients_are_slopes(kind):
+def test_gradients_equal_finite_differences(kind):
     with jax.enable_x64(True):
-        own = KINDS[kind][0]
+        function = KINDS[kind][0]
         arrays, mask = draw(kind, 3, jnp.float64)
         leaves, treedef = jax.tree.flatten(arrays)
 
         def total(leaves):
-            hs, last = own(*jax.tree.unflatten(treedef, leaves), mask)
+            hs, last = function(*jax.tree.unflatten(treedef, leaves), mask)
             return jnp.sum(jnp.sin(hs)) + sum(jnp.sum(s**2) for s in last)
 
         grads, rng = jax.grad(total)(leaves), np.random.default_rng(0)
         for k in range(len(leaves)):
-            way = rng.normal(size=leaves[k].shape)
-            ends = [total([*leaves[:k], leaves[k] + e * way, *leaves[k + 1 :]]) for e in (1e-5, -1e-5)]
-            np.testing.assert_allclose((ends[0] - ends[1]) / 2e-5, jnp.sum(grads[k] * way), rtol=1e-6, atol=1e-8)
+            direction = rng.normal(size=leaves[k].shape)
+            ends = [total([*leaves[:k], leaves[k] + e * direction, *leaves[k + 1 :]]) for e in (1e-5, -1e-5)]
+            np.testing.assert_allclose((ends[0] - ends[1]) / 2e-5, jnp.sum(grads[k] * direction), rtol=1e-6, atol=1e-8)
 
 
 @pytest.mark.rotate
 @pytest.mark.parametrize("kind", KINDS)
-def test_vmap_jit_and_second_derivatives_work(kind):
-    own, reference, _ = KINDS[kind]
+def test_vmap_jit_and_second_derivatives(kind):
+    function, reference, _ = KINDS[kind]
     arrays, _ = draw(kind, 0, jnp.float32)
     several = jax.tree.map(lambda a: jnp.stack([a, 2 * a]), arrays)
-    got = jax.jit(jax.vmap(lambda *a: own(*a, None)))(*several)
+    got = jax.jit(jax.vmap(lambda *a: function(*a, None)))(*several)
     want = jax.vmap(lambda *a: reference(*a, None))(*several)
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
@@ -154,16 +154,16 @@ def test_vmap_jit_and_second_derivatives_work(kind):
         slope = jax.grad(lambda x: jnp.sum(f(arrays[0]._replace(x=x), *arrays[1:], None)[0] ** 2))
         return jax.grad(lambda x: jnp.sum(slope(x) ** 2))(arrays[0].x)
 
-    np.testing.assert_allclose(twice(own), twice(reference), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(twice(function), twice(reference), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.rotate
 @pytest.mark.parametrize("kind", KINDS)
-def test_half_precision_sums_in_float32(kind):
-    own, reference, _ = KINDS[kind]
+def test_half_precision_is_summed_in_float32(kind):
+    function, reference, _ = KINDS[kind]
     arrays, mask = draw(kind, 4, jnp.bfloat16)
     exact = jax.tree.map(lambda a: a.astype(jnp.float32), arrays)
-    outputs, grads = with_gradients(lambda _, a: own(*a, mask), {}, arrays)
+    outputs, grads = with_gradients(lambda _, a: function(*a, mask), {}, arrays)
     wanted, wanted_grads = with_gradients(lambda _, a: reference(*a, mask), {}, exact)
     for got, want in zip(jax.tree.leaves((outputs, grads)), jax.tree.leaves((wanted, wanted_grads)), strict=True):
         assert got.dtype == jnp.bfloat16
@@ -171,7 +171,7 @@ def test_half_precision_sums_in_float32(kind):
         np.testing.assert_allclose(got.astype(jnp.float32), want, rtol=0.05, atol=0.05 * scale)
 
 
-def test_scan_is_a_loop():
+def test_scan_equals_a_loop():
     rng = np.random.default_rng(0)
     xs, state, kernel = rng.normal(size=(4, 2, 3)), rng.normal(size=(2, 3)), rng.normal(size=(3, 3))
     mask = rng.random((4, 2)) < 0.6
@@ -193,10 +193,12 @@ def test_scan_is_a_loop():
                 np.testing.assert_allclose(last.h[row], h[0], rtol=1e-12)
 
 
-def test_values_of_masked_steps_do_not_matter_even_if_they_are_not_finite():
-    for kind, (own, _, _) in KINDS.items():
-        arrays, _ = draw(kind, 1, jnp.float32)  # products alone; through a kernel of its own NaN would spread
+def test_nan_at_masked_steps_is_ignored():
+    for kind, (function, _, _) in KINDS.items():
+        arrays, _ = draw(kind, 1, jnp.float32)  # inputs without a kernel, whose gradient would be NaN
         xs = arrays[0].x.at[0].set(jnp.nan)
         mask = (jnp.arange(xs.shape[0]) > 0)[:, None] & jnp.ones(xs.shape[:2], bool)
-        grads = jax.grad(lambda a, own=own, mask=mask: jnp.sum(own(*a, mask)[0]))([Inputs(xs), *arrays[1:]])
+        grads = jax.grad(lambda a, function=function, mask=mask: jnp.sum(function(*a, mask)[0]))(
+            [Inputs(xs), *arrays[1:]]
+        )
         assert all(jnp.isfinite(g).all() for g in jax.tree.leaves(grads)), kind
