@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast, get_args
 
 import jax
@@ -87,36 +87,7 @@ def requested() -> Name:
 
 def recurrence(implementations: Implementations[State]) -> Recurrence[State]:
     """Returns a recurrence that chooses one of its implementations each time a program is traced."""
-
-    def forward(
-        inputs: Inputs, kernel: jax.Array, bias: jax.Array | None, state: State, mask: jax.Array | None, keep: bool
-    ) -> tuple[jax.Array, State, Residuals]:
-        def with_keep(passes: Passes[State]) -> Callable[..., Any]:
-            run: Callable[..., Any] = passes.forward
-            return lambda *arguments: run(*arguments, keep)
-
-        arguments = (inputs, kernel, bias, state, mask)
-        steps, batch = inputs.x.shape[:2]
-        chosen = platform_passes(implementations, kernel, steps * batch, arguments)
-        kernels = {platform: with_keep(passes) for platform, passes in chosen.items()}
-        return dispatch.alternatives(with_keep(implementations.scan), *arguments, **kernels)
-
-    def backward(
-        hs: jax.Array,
-        residuals: Residuals,
-        kernel: jax.Array,
-        first: State,
-        mask: jax.Array | None,
-        d_hs: jax.Array,
-        d_last: State,
-    ) -> tuple[jax.Array, jax.Array | None, State]:
-        arguments = (hs, residuals, kernel, first, mask, d_hs, d_last)
-        steps, batch = hs.shape[:2]
-        chosen = platform_passes(implementations, kernel, steps * batch, arguments)
-        kernels = {platform: passes.backward for platform, passes in chosen.items()}
-        return dispatch.alternatives(implementations.scan.backward, *arguments, **kernels)
-
-    by_platform = differentiable(Passes(forward, backward), has_residuals=implementations.kind != "SimpleRNN")
+    by_platform = _by_platform(implementations, lambda *arguments: platform_passes(implementations, *arguments))
 
     def run(
         inputs: Inputs, kernel: jax.Array, bias: jax.Array | None, state: State, mask: jax.Array | None
@@ -131,12 +102,47 @@ def recurrence(implementations: Implementations[State]) -> Recurrence[State]:
     return run
 
 
+def _by_platform(
+    implementations: Implementations[State], choose: Callable[[jax.Array, int, tuple], Mapping[str, Passes[State]]]
+) -> Recurrence[State]:
+    """Returns a recurrence whose passes depend on the platform; `choose` has the arguments of `platform_passes`.
+
+    A program is lowered for each platform with its own implementation. Second derivatives are those of the scan.
+    """
+
+    def forward(
+        inputs: Inputs, kernel: jax.Array, bias: jax.Array | None, state: State, mask: jax.Array | None, keep: bool
+    ) -> tuple[jax.Array, State, Residuals]:
+        def with_keep(passes: Passes[State]) -> Callable[..., Any]:
+            run: Callable[..., Any] = passes.forward
+            return lambda *arguments: run(*arguments, keep)
+
+        arguments = (inputs, kernel, bias, state, mask)
+        steps, batch = inputs.x.shape[:2]
+        kernels = {platform: with_keep(passes) for platform, passes in choose(kernel, steps * batch, arguments).items()}
+        return dispatch.alternatives(with_keep(implementations.scan), *arguments, **kernels)
+
+    def backward(
+        hs: jax.Array,
+        residuals: Residuals,
+        kernel: jax.Array,
+        first: State,
+        mask: jax.Array | None,
+        d_hs: jax.Array,
+        d_last: State,
+    ) -> tuple[jax.Array, jax.Array | None, State]:
+        arguments = (hs, residuals, kernel, first, mask, d_hs, d_last)
+        steps, batch = hs.shape[:2]
+        kernels = {platform: passes.backward for platform, passes in choose(kernel, steps * batch, arguments).items()}
+        return dispatch.alternatives(implementations.scan.backward, *arguments, **kernels)
+
+    return differentiable(Passes(forward, backward), has_residuals=implementations.kind != "SimpleRNN")
+
+
 def platform_passes(
     implementations: Implementations[State], kernel: jax.Array, rows: int, arguments: tuple
 ) -> dict[str, Passes[State]]:
-    """Returns what computes one pass on each platform; the scan computes it on the others.
-
-    A program is lowered for each platform with its own implementation. A second derivative is that of the scan.
+    """Returns what computes a forward or a backward pass, by platform; on the others it is the scan.
 
     Args:
         implementations: The recurrence.
@@ -253,12 +259,13 @@ def is_verified(name: Name, implementations: Implementations, units: int, dtype:
 
 @functools.cache
 def _is_verified(name: Name, implementations: Implementations, units: int, dtype: str, exact: bool) -> bool:
-    scan, _, fused, cudnn = implementations[1:]
-    candidate: Any = cudnn if name == "cudnn" else differentiable(cast(Passes, fused))
-    reason = verify.why_wrong(candidate, differentiable(scan), implementations.kind, units, dtype)
+    kind, scan, _, fused, cudnn = implementations
+    on_cuda = {"cuda": cast(Passes, fused)}
+    candidate: Any = cudnn if name == "cudnn" else _by_platform(implementations, lambda *_: on_cuda)
+    reason = verify.why_wrong(candidate, differentiable(scan), kind, units, dtype)
     if reason is not None:
         warnings.warn(
-            f"The {implementations.kind} of {units} units in {dtype} is not computed by {name!r} on this device, "
+            f"The {kind} of {units} units in {dtype} is not computed by {name!r} on this device, "
             f"because {reason}; the next implementation is used instead, no action is needed.",
             stacklevel=2,
         )

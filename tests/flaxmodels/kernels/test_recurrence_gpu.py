@@ -361,6 +361,16 @@ def test_the_check_can_run_while_a_program_is_traced(monkeypatch):
     dispatch._is_verified.cache_clear()
 
 
+def test_the_check_runs_the_fused_kernel_on_a_gpu(monkeypatch):
+    dispatch._is_verified.cache_clear()
+    candidates = []
+    monkeypatch.setattr(verify, "max_error", lambda candidate, *_: candidates.append(candidate) or 0.0)
+    assert dispatch.is_verified("fused", GRU, 16, jnp.float32)
+    arrays, mask = draw("GRU", (3, 2, 2, 16), jnp.float32, np.random.default_rng(0))
+    assert "triton" in lower_for_cuda(lambda a: candidates[0](*a, mask), arrays)
+    dispatch._is_verified.cache_clear()
+
+
 def test_max_error_of_the_scan_is_a_rounding_error():
     scan = differentiable(GRU.scan)
     assert verify.max_error(scan, scan, "GRU", 4, "float32", seed=0) < 1e-5
