@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
-from flaxmodels.kernels import recurrence
-from flaxmodels.kernels.recurrence import expand_mask
+from flaxmodels.kernels.recurrence import dispatch, expand_mask
 from flaxmodels.layers.base import Layer
 from flaxmodels.layers.cells import GRUCell, LSTMCell, SimpleRNNCell, Steps, state_from
 from flaxmodels.layers.stacked_cells import StackedRNNCells, check_cell, initial_states, steps_of
@@ -286,14 +285,14 @@ class Fused(Sequenced, kw_only=True):
         if self.use_cudnn is not True:
             return steps
         kind = "LSTM" if isinstance(self, LSTMCell) else "GRU"
-        if recurrence.why_unsupported("cudnn", kind, self.units, steps.zeros.h.dtype, by_user=True):
+        if dispatch.why_unsupported("cudnn", kind, self.units, steps.zeros.h.dtype, by_user=True):
             raise ValueError(
                 f"{self.label} has no implementation by cuDNN on the backend {jax.default_backend()!r}, "
                 "got use_cudnn=True; leave it at 'auto' to have the fastest there is."
             )
 
         def run(*arguments: Any) -> tuple[jax.Array, Any]:
-            with recurrence.use_implementation("cudnn"):
+            with dispatch.use_implementation("cudnn"):
                 return steps.run(*arguments)
 
         return steps._replace(run=run)

@@ -5,7 +5,7 @@ On a CPU, the three run by kernels in C (`cpu.py`, float32). On an NVIDIA GPU, L
 also the reference of the others. `dispatch.py` chooses.
 """
 
-from flaxmodels.kernels.recurrence.dispatch import requested, use_implementation, why_unsupported
+from flaxmodels.kernels.recurrence.dispatch import requested, use_implementation
 from flaxmodels.kernels.recurrence.products import product
 from flaxmodels.kernels.recurrence.recurrences import gru, lstm, simple_rnn
 from flaxmodels.kernels.recurrence.reference import Step, expand_mask, scan
