@@ -66,14 +66,14 @@ def backward(
 ) -> tuple[jax.Array, jax.Array | None, Any]:
     """Computes the gradients of a recurrence, as in `Passes`."""
     (steps, batch, units), width = hs.shape, GATES[kind] * hs.shape[-1]
-    is_lstm, empty = kind == "LSTM", jnp.zeros(0, jnp.float32)
-    cs, gates = residuals if is_lstm else (empty, residuals[0] if residuals else empty)
+    is_lstm = kind == "LSTM"
+    cs, gates = residuals if is_lstm else (None, residuals[0] if residuals else None)
     shapes = [(steps, batch, width), (steps, batch, width) if kind == "GRU" else (0,), first.h.shape]
     out = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in [*shapes, first.h.shape if is_lstm else (0,)]]
     operands: tuple[jax.Array, ...] = (
-        gates,
+        _or_empty(gates),
         hs,
-        cs,
+        _or_empty(cs),
         first.h,
         _or_empty(getattr(first, "c", None)),
         d_hs,
