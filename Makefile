@@ -6,7 +6,7 @@ OFFSET ?=
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 # A minute or two, compiled as for users: steps and whole fits, layers that are computed together, kernels.
 OPTIMIZED = $(addprefix tests/training/test_,steps.py trainer.py keras_training.py determinism.py) \
-	$(addprefix tests/flaxmodels/,layers/test_keras_masks.py test_joined_layers.py) \
+	$(addprefix tests/flaxmodels/,layers/test_keras_masks.py test_fusion.py) \
 	$(addprefix tests/flaxmodels/kernels/test_,biased_convolution.py pooling.py)
 
 .PHONY: train test test-optimized test-all conformance bench gpu lint format clean

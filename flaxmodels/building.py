@@ -11,6 +11,7 @@ import numpy as np
 from flax import traverse_util
 from flax.linen import module as linen_module
 
+from flaxmodels.fusion import find_fusion
 from flaxmodels.graph import Graph, check_scopes, scope_names, snake_case
 from flaxmodels.layers import symbolic
 from flaxmodels.layers.base import Layer, Lookup, arguments, trace
@@ -104,13 +105,13 @@ class Container(Layer):
         raise TypeError(f"{type(self).__name__} is no model; use Sequential or Model.")
 
     @nn.nowrap
-    def at_once(self, layer: Layer, after: Layer) -> bool:
-        """Whether two layers are computed at once: only where nobody can see what is between them.
+    def may_fuse(self) -> bool:
+        """Returns whether pairs of layers may be computed at once, because nothing observes what is between them.
 
-        Parameters are made, intermediates recorded and methods intercepted layer by layer.
+        Parameters are initialized, intermediates recorded and methods intercepted layer by layer.
         """
-        seen = self.is_initializing() or self.is_mutable_collection("intermediates")
-        return not seen and not getattr(linen_module, "_global_interceptor_stack", ()) and layer.joins(after)
+        observed = self.is_initializing() or self.is_mutable_collection("intermediates")
+        return not observed and not getattr(linen_module, "_global_interceptor_stack", ())
 
     @nn.nowrap
     def symbols(self) -> tuple[Any, Any]:
@@ -303,11 +304,13 @@ class Sequential(Container):
         if self.layers.source is not None:
             inputs = self.check_inputs(self.layers.source, inputs)[0]
         bound = [layer.clone(parent=self, name=name) for name, layer in self.children()]
+        may_fuse = self.may_fuse()
         while bound:
             layer, *bound = bound
-            if bound and self.at_once(layer, bound[0]):
-                after, *bound = bound
-                inputs, mask = layer.outputs_with(after, inputs, mask=mask, train=train)
+            fused = find_fusion(layer, bound[0]) if bound and may_fuse else None
+            if fused is not None:
+                following, *bound = bound
+                inputs, mask = fused(layer, following, inputs, mask=mask, train=train)
             else:
                 inputs, mask = layer.call_with_mask(inputs, mask=mask, train=train)
         return inputs, mask
@@ -393,16 +396,17 @@ class Model(Container):
         masks: dict[int, Any] = dict(zip(map(id, symbols), given, strict=True))
         bound = {id(layer): layer.clone(parent=self, name=name) for name, layer in self.children()}
         done: set[Node] = set()
+        may_fuse = self.may_fuse()
         for node in graph.nodes:
             if node in done:
                 continue
-            layer, after = bound[id(node.layer)], graph.followers.get(node)
-            if after and self.at_once(layer, bound[id(after.layer)]):
+            layer, following = bound[id(node.layer)], graph.followers.get(node)
+            after = bound[id(following.layer)] if following and may_fuse else None
+            fused = find_fusion(layer, after) if after else None
+            if following and fused:
                 source = id(node.args[0])
-                outputs, out_mask = layer.outputs_with(
-                    bound[id(after.layer)], values[source], mask=masks.get(source), train=train
-                )
-                done.add(node := after)
+                outputs, out_mask = fused(layer, after, values[source], mask=masks.get(source), train=train)
+                done.add(node := following)
             else:
                 outputs, out_mask = _call(node, layer, values, masks, train)
             leaves = jax.tree.leaves(node.outputs)

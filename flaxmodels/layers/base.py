@@ -152,16 +152,6 @@ class Layer(nn.Module, kw_only=True):
         """The mask of the outputs: the inputs' own where the layer keeps positions, else None."""
         return mask if self.SUPPORTS_MASKING else None
 
-    @nn.nowrap
-    def joins(self, after: "Layer") -> bool:
-        """Whether `outputs_with` is faster than this layer and then the one after it; a model that stacks them asks."""
-        return False
-
-    def outputs_with(self, after: "Layer", inputs: Any, *, mask: Any = None, train: bool = False) -> tuple[Any, Any]:
-        """Computes the outputs of the layer after this one, and their mask, from this one's inputs."""
-        outputs, mask = self.call_with_mask(inputs, mask=mask, train=train)
-        return after.call_with_mask(outputs, mask=mask, train=train)
-
     def children(self) -> list[tuple[str, Any]]:
         """Layers inside this one by scope name, in the order of Keras' `get_weights()`."""
         return []

@@ -1,7 +1,6 @@
 """Convolutions over time, planes and volumes: one class for any number of axes, thin ones that fix it."""
 
 import dataclasses
-from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import flax.linen as nn
@@ -10,10 +9,7 @@ import jax
 from flaxmodels import activations
 from flaxmodels.kernels import convolution
 from flaxmodels.kernels.biased_convolution import conv_bias
-from flaxmodels.layers import checks
-from flaxmodels.layers.base import Layer
 from flaxmodels.layers.dense import add_bias
-from flaxmodels.layers.pooling import MaxPooling, MaxPooling1D, MaxPooling2D
 from flaxmodels.layers.spatial import Spatial
 
 
@@ -133,32 +129,16 @@ class Conv(Convolution):
         self.check_strides_or_dilation()
 
     def compute(self, inputs: jax.Array) -> jax.Array:
-        return self.convolved(inputs)
-
-    @nn.nowrap
-    def joins(self, after: Layer) -> bool:
-        """Whether the largest of two neighbours along each axis follows: then the others need not get to memory."""
-        twos = (2,) * self.RANK
-        return (
-            POOLED.get(type(self)) is type(after)
-            and (after.pool_size, after.strides, after.padding) == (twos, twos, "valid")  # type: ignore[attr-defined]
-            and not self.channels_first
-            and not after.channels_first  # type: ignore[attr-defined]
-            and after.compute_dtype == self.compute_dtype
-            and self.activity_regularizer is None
-            and after.activity_regularizer is None
-            and self.use_bias
-            and activations.get(self.activation) in (activations.relu, activations.linear)
-        )
-
-    def outputs_with(self, after: Layer, inputs: Any, *, mask: Any = None, train: bool = False) -> tuple[Any, Any]:
-        """Computes the largest of the neighbours among the outputs, and their mask: there is none."""
-        checks.check_call(self, inputs, mask, train)
-        return self.convolved(inputs, after), None  # type: ignore[arg-type]
+        x, kernel, bias = self.operands(inputs)
+        if bias is None:
+            return self.activated(convolution.conv(x, kernel, **self.geometry, groups=self.groups))
+        relu = activations.get(self.activation) is activations.relu
+        outputs = conv_bias(x, kernel, bias, **self.geometry, groups=self.groups, relu=relu)
+        return self.as_given(outputs) if relu else self.activated(outputs)
 
     @nn.compact
-    def convolved(self, inputs: jax.Array, after: MaxPooling | None = None) -> jax.Array:
-        """The outputs, or those of the pooling after them."""
+    def operands(self, inputs: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+        """Returns the inputs, checked and with channels last, the kernel, and the bias if there is one."""
         x = self.prepared(inputs)
         self.check_window(inputs, "kernel_size", self.dilation_rate)
         channels = x.shape[-1]
@@ -168,16 +148,7 @@ class Conv(Convolution):
                 "channels; change `groups`."
             )
         kernel = self.add_weight("kernel", (*self.kernel_size, channels // self.groups, self.filters))
-        if not self.use_bias:
-            return self.activated(convolution.conv(x, kernel, **self.geometry, groups=self.groups))
-        bias = self.add_weight("bias", (self.filters,))
-        relu = activations.get(self.activation) is activations.relu
-        convolve = partial(conv_bias, **self.geometry, groups=self.groups, relu=relu)
-        if after is not None:
-            after.check_window(jax.eval_shape(convolve, x, kernel, bias), "pool_size")
-            return convolve(x, kernel, bias, pooled=True)
-        outputs = convolve(x, kernel, bias)
-        return self.as_given(outputs) if relu else self.activated(outputs)
+        return x, kernel, self.add_weight("bias", (self.filters,)) if self.use_bias else None
 
 
 class Conv1D(Conv):
@@ -374,9 +345,6 @@ class Conv3DTranspose(ConvTranspose):
 
     RANK: ClassVar[int] = 3
 
-
-# Which pooling a convolution can do along with its own work.
-POOLED: dict[type, type] = {Conv1D: MaxPooling1D, Conv2D: MaxPooling2D}
 
 Convolution1D = Conv1D
 Convolution2D = Conv2D

@@ -1,4 +1,4 @@
-"""Layers that a model computes at once give what they give one after the other, and only where nobody sees between."""
+"""Fused pairs of layers give the results of separate layers, and are fused only where nothing observes the values between."""
 
 import flax.linen as nn
 import jax
@@ -19,13 +19,13 @@ def graph(*stack, keep=False):
     return Model(x, [between[0], y] if keep else y)
 
 
-def joined(model):
-    """How many convolutions of the model's program pool, and how many poolings are left."""
+def count_fused(model):
+    """Returns the number of convolutions in the model's program that pool, and the number of separate poolings."""
     text = str(jax.make_jaxpr(model.apply)(model.init(KEY, X), X))
     return text.count("pooled=True"), text.count("pool_select")
 
 
-def stacked(activation="relu", **pooling):
+def conv_pool_stack(activation="relu", **pooling):
     return [
         layers.Conv2D(8, 3, activation=activation),
         layers.MaxPooling2D(**pooling),
@@ -38,22 +38,22 @@ def stacked(activation="relu", **pooling):
 @needs_kernels
 @pytest.mark.parametrize("activation", ["relu", None])
 @pytest.mark.parametrize("make", [lambda stack: Sequential(stack), lambda stack: graph(*stack)])
-def test_a_convolution_and_its_pooling_are_computed_at_once(make, activation):
-    model = make(stacked(activation))
+def test_convolution_and_pooling_are_fused(make, activation):
+    model = make(conv_pool_stack(activation))
     variables = model.init(KEY, X)
-    assert joined(model) == (2, 0)
+    assert count_fused(model) == (2, 0)
 
     def loss(variables, x, **how):
         y = model.apply(variables, x, **how)
         return ((y[0] if how else y) ** 2).sum()
 
-    at_once = jax.value_and_grad(loss, argnums=(0, 1))(variables, X)
-    one_by_one = jax.value_and_grad(lambda *of: loss(*of, mutable=["intermediates"]), argnums=(0, 1))(variables, X)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), at_once, one_by_one)
+    fused = jax.value_and_grad(loss, argnums=(0, 1))(variables, X)
+    separate = jax.value_and_grad(lambda *of: loss(*of, mutable=["intermediates"]), argnums=(0, 1))(variables, X)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), fused, separate)
 
 
 @needs_kernels
-def test_over_time_as_well():
+def test_convolution_and_pooling_over_time_are_fused():
     x = jax.random.normal(KEY, (2, 9, 3))
     model = Sequential([layers.Conv1D(9, 3, padding="causal", activation="relu"), layers.MaxPooling1D()])
     variables = model.init(KEY, x)
@@ -62,7 +62,7 @@ def test_over_time_as_well():
     np.testing.assert_allclose(model.apply(variables, x), y, rtol=1e-6, atol=1e-6)
 
 
-class Own(layers.Conv2D):
+class Custom(layers.Conv2D):
     """A convolution that computes something else."""
 
     @nn.compact
@@ -75,32 +75,32 @@ class Own(layers.Conv2D):
 @pytest.mark.parametrize(
     "model",
     [
-        Sequential(stacked(pool_size=2, strides=1)[:2]),
-        Sequential(stacked(pool_size=3)[:2]),
-        Sequential(stacked(padding="same")[:2]),
-        Sequential(stacked("tanh")[:2]),
+        Sequential(conv_pool_stack(pool_size=2, strides=1)[:2]),
+        Sequential(conv_pool_stack(pool_size=3)[:2]),
+        Sequential(conv_pool_stack(padding="same")[:2]),
+        Sequential(conv_pool_stack("tanh")[:2]),
         Sequential([layers.Conv2D(8, 3, use_bias=False), layers.MaxPooling2D()]),
         Sequential([layers.Conv2D(8, 3, activity_regularizer="l2"), layers.MaxPooling2D()]),
         Sequential([layers.Conv2D(8, 3), layers.MaxPooling2D(activity_regularizer="l2")]),
         Sequential([layers.Conv2D(8, 3), layers.MaxPooling2D(data_format="channels_first")]),
         Sequential([layers.Conv2D(8, 3), layers.MaxPooling2D(dtype="bfloat16")]),
-        Sequential([Own(8, 3), layers.MaxPooling2D()]),
-        graph(*stacked()[:2], keep=True),
+        Sequential([Custom(8, 3), layers.MaxPooling2D()]),
+        graph(*conv_pool_stack()[:2], keep=True),
     ],
     ids=str,
 )
-def test_else_one_after_the_other(model):
-    assert joined(model)[0] == 0
+def test_other_pairs_are_computed_separately(model):
+    assert count_fused(model)[0] == 0
 
 
 @needs_kernels
-def test_an_output_that_two_layers_read_is_computed_once():
+def test_output_with_two_consumers_is_not_fused():
     x = Input(X.shape[1:])
     y = layers.Conv2D(8, 3)(x)
-    assert joined(Model(x, layers.Add()([layers.MaxPooling2D()(y), layers.MaxPooling2D()(y)])))[0] == 0
+    assert count_fused(Model(x, layers.Add()([layers.MaxPooling2D()(y), layers.MaxPooling2D()(y)])))[0] == 0
 
 
-def test_a_shared_convolution_comes_through():
+def test_shared_convolution_is_fused_at_each_call():
     conv, pooling = layers.Conv2D(8, 3, activation="relu"), layers.MaxPooling2D()
     x, z = Input(X.shape[1:]), Input(X.shape[1:])
     model = Model([x, z], [pooling(conv(x)), pooling(conv(z))])
@@ -111,7 +111,7 @@ def test_a_shared_convolution_comes_through():
     assert not np.array_equal(first, second)
 
 
-def test_sizes_that_do_not_fit_are_the_poolings_mistake():
+def test_outputs_smaller_than_the_window_raise_the_error_of_the_pooling():
     model = Sequential([layers.Conv2D(8, 3), layers.MaxPooling2D()])
     variables = model.init(KEY, X)
     message = (
