@@ -1,4 +1,4 @@
-"""Saves and loads models in the format that the file's name says: ours, or one of Keras."""
+"""Saves and loads models in the format given by the ending of the file name: ours, or one of Keras'."""
 
 import os
 from collections.abc import Mapping
@@ -6,25 +6,26 @@ from typing import Any
 
 import flax.linen as nn
 
-import flaxmodels
+import flaxmodels  # Gives `interop`, which is imported when a Keras file is read or written.
 from flaxmodels import formats, saving
+from flaxmodels.layers.base import Layer
 
 
 def save(
     path: str | os.PathLike[str], model: nn.Module, variables: Mapping[str, Any], architecture: bool | None = None
 ) -> None:
-    """Writes a model and its variables into one file, whole or not at all; the same model gives the same bytes.
+    """Writes a model and its variables into one file, completely or not at all; equal models give equal bytes.
 
     Args:
         path: The file. Its name ends in ".safetensors" for the format of flaxmodels, in ".keras" for a model that Keras
             loads, or in ".weights.h5" for weights that Keras loads.
         model: A model of our layers.
         variables: Its variables.
-        architecture: Whether the file also holds the architecture; without it, `load_weights` reads it. By default
-            it does where the format can: a ".weights.h5" file never does, a ".keras" file always does.
+        architecture: Whether the file also holds the architecture. `load_weights` reads a file without it. The default
+            is True for ".safetensors"; a ".weights.h5" file never holds it, a ".keras" file always does.
 
     Raises:
-        ValueError: If the name says no format, or the model holds something that the format cannot describe.
+        ValueError: If the ending is unknown, or the format cannot describe a part of the model.
 
     Example:
         >>> import tempfile, jax, jax.numpy as jnp
@@ -42,30 +43,30 @@ def save(
     if ending == ".safetensors":
         saving.save(path, model, variables, architecture is not False)
     elif ending == ".keras":
-        flaxmodels.interop.save_keras(path, _layer(model), variables)
+        flaxmodels.interop.save_keras(path, _as_layer(model), variables)
     else:
-        flaxmodels.interop.save_keras_weights(path, _layer(model), variables)
+        flaxmodels.interop.save_keras_weights(path, _as_layer(model), variables)
 
 
 def check_can_save(path: str | os.PathLike[str], model: nn.Module, architecture: bool | None = None) -> None:
-    """Raises where `save` would because of the model, whatever its variables are."""
+    """Raises if `save` would refuse the model, whatever its variables are."""
     check_architecture(path, architecture)
     ending = formats.ending_of(path)
     if ending == ".keras":
-        flaxmodels.interop.keras_files.check_can_save(_layer(model))
+        flaxmodels.interop.keras_files.check_can_save(_as_layer(model))
     elif ending == ".safetensors" and architecture is not False:
-        saving.to_config(model)  # type: ignore[arg-type]
+        saving.to_config(model)
     elif ending == ".weights.h5":
-        _layer(model)
+        _as_layer(model)
 
 
 def check_architecture(path: str | os.PathLike[str], architecture: bool | None, given: str | None = None) -> None:
-    """Raises unless a file of the format that its name says can hold, or leave out, the architecture.
+    """Raises unless the format of a file can hold the architecture, or leave it out, as requested.
 
     Args:
         path: The file.
-        architecture: Whether the file is to hold the architecture; None where either will do.
-        given: What the error calls the argument with its value.
+        architecture: Whether the file holds the architecture; None if either is acceptable.
+        given: The argument and its value for the error, such as "save_weights_only=True".
     """
     ending = formats.ending_of(path)
     given = given or f"architecture={architecture}"
@@ -81,10 +82,10 @@ def check_architecture(path: str | os.PathLike[str], architecture: bool | None, 
         )
 
 
-def _layer(model: nn.Module) -> Any:
-    if not isinstance(model, flaxmodels.layers.Layer):
+def _as_layer(model: nn.Module) -> Layer:
+    if not isinstance(model, Layer):
         raise ValueError(
-            f"A file of Keras names the layers of Keras, and {type(model).__name__} is a linen module; "
+            f"A Keras file names Keras layers, but {type(model).__name__} is a linen module; "
             "save it as '.safetensors' with architecture=False."
         )
     return model
@@ -97,11 +98,11 @@ def load(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Any]]:
         path: A ".safetensors" file that `save` wrote, or a ".keras" file that `save` or Keras wrote.
 
     Returns:
-        The model and its variables: `model.apply(variables, x)` gives what it gave when it was saved.
+        The model and its variables: `model.apply(variables, x)` gives the same outputs as before saving.
 
     Raises:
         FileNotFoundError: If there is no file.
-        ValueError: If the file is of no such format, is damaged, or its arrays do not fit its architecture.
+        ValueError: If the file has another format, is damaged, or its arrays do not fit its architecture.
     """
     formats.check_is_file(path)
     ending = formats.ending_of(path)
@@ -114,7 +115,7 @@ def load(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Any]]:
 
 
 def load_weights(path: str | os.PathLike[str], variables: Mapping[str, Any]) -> dict[str, Any]:
-    """Reads variables of the structure of the given ones, whatever architecture the file holds.
+    """Reads variables of the given structure, whatever architecture the file holds.
 
     Args:
         path: A ".safetensors" file that `save` wrote.
@@ -122,13 +123,12 @@ def load_weights(path: str | os.PathLike[str], variables: Mapping[str, Any]) -> 
 
     Raises:
         FileNotFoundError: If there is no file.
-        ValueError: If the file is of another format, or names or shapes differ; the first ten differences
-            are listed.
+        ValueError: If the file has another format, or names or shapes differ; the first ten differences are listed.
     """
     formats.check_is_file(path)
     if formats.ending_of(path) != ".safetensors":
         raise ValueError(
-            f"{path} names its weights as Keras does, which takes the model too; use "
+            f"{path} is a Keras file, and reading its weights also needs the model; use "
             "interop.load_keras_weights(path, model, variables)."
         )
     return saving.load_weights(path, variables)

@@ -78,12 +78,12 @@ def conv_max_pooling(
 ) -> tuple[jax.Array, None]:
     """Computes a convolution and the max pooling of its outputs; neither layer passes a mask on."""
     checks.check_call(conv, inputs, mask, train)
-    x, kernel, bias = conv.operands(inputs)
+    operands = conv.operands(inputs)
     relu = activations.get(conv.activation) is activations.relu
     convolve = partial(conv_bias, **conv.geometry, groups=conv.groups, relu=relu)
-    pooling.check_window(jax.eval_shape(convolve, x, kernel, bias), "pool_size")
+    pooling.check_window(jax.eval_shape(convolve, *operands), "pool_size")
     with jax.named_scope(f"{conv.name}.{pooling.name}"):
-        return convolve(x, kernel, bias, pooled=True), None
+        return convolve(*operands, pooled=True), None
 
 
 FUSIONS: tuple[Fusion, ...] = tuple(

@@ -10,7 +10,6 @@ import dataclasses
 import io
 import json
 import os
-import pathlib
 import stat
 import tempfile
 import zipfile
@@ -30,6 +29,8 @@ from flaxmodels.interop import hdf5, keras_config
 from flaxmodels.interop.keras_weights import COLLECTIONS, PartsReader
 from flaxmodels.layers import symbolic
 from flaxmodels.layers.base import Layer
+from flaxmodels.saving.format import MAX_DEPTH, check_shapes, write
+from flaxmodels.saving.messages import reason
 
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 MAX_READ = 2**20  # bytes at once, so also of a zip file's table of members
@@ -216,7 +217,7 @@ def _fitted(
     inside = groups(model, expected, names)
     places = {f"{group.path}/{i}": where for group in inside for i, where in enumerate(group.arrays)}
     ours = {"/".join(places[name]) if name in places else name: array.shape for name, array in found.items()}
-    saving._check_shapes(path, {"/".join(where): tuple(expected[where].shape) for where in places.values()}, ours)
+    check_shapes(path, {"/".join(where): tuple(expected[where].shape) for where in places.values()}, ours)
     read = set(places.values())
     result = {where: _not_in_keras(where, like) for where, like in expected.items() if where not in read}
     for name, where in places.items():
@@ -239,7 +240,7 @@ def _built(path: Any, config: Any) -> tuple[Layer, dict[Path, Any]]:
             _inputs_of(model)
         return model, expected or {}
     except Exception as error:  # whatever a layer makes of arguments that nobody checked
-        raise ValueError(f"{path} describes no model that can be built: {saving._reason(error)}.") from error
+        raise ValueError(f"{path} describes no model that can be built: {reason(error)}.") from error
 
 
 def shapes_of(model: Layer) -> dict[Path, Any]:
@@ -278,16 +279,14 @@ def _parsed(path: Any, text: str) -> Any:
     try:
         value = json.loads(text, object_pairs_hook=unique, parse_constant=constant)
     except (ValueError, RecursionError) as error:
-        raise ValueError(
-            f"{path} is damaged: its {CONFIG} is no JSON ({saving._reason(error)}); save it again."
-        ) from error
+        raise ValueError(f"{path} is damaged: its {CONFIG} is no JSON ({reason(error)}); save it again.") from error
     depth, level = 0, [value]
     while level:
         depth += 1
         strings = [item for item in level if isinstance(item, str)]
-        if depth > saving.MAX_DEPTH or any(len(string) > MAX_STRING for string in strings):
+        if depth > MAX_DEPTH or any(len(string) > MAX_STRING for string in strings):
             raise ValueError(
-                f"{path} nests more than {saving.MAX_DEPTH} levels deep or has strings of more than {MAX_STRING} "
+                f"{path} nests more than {MAX_DEPTH} levels deep or has strings of more than {MAX_STRING} "
                 "characters; it was not written by Keras."
             )
         level = [inner for item in level if isinstance(item, list | dict) for inner in (
@@ -322,7 +321,7 @@ def _members(path: Any) -> Iterator[tuple[zipfile.ZipFile, dict[str, zipfile.Zip
             with zipfile.ZipFile(file) as archive:
                 yield archive, _checked(path, archive)
         except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, UnicodeError) as error:
-            raise ValueError(f"{path} is no Keras file, or damaged: {saving._reason(error)}; save it again.") from error
+            raise ValueError(f"{path} is no Keras file, or damaged: {reason(error)}; save it again.") from error
 
 
 def _checked(path: Any, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
@@ -400,7 +399,7 @@ def save_keras(path: str | os.PathLike[str], model: Layer, variables: Mapping[st
             archive.writestr(_member(name), json.dumps(value))
         archive.writestr(_member(WEIGHTS), _weights(model, flat))
     saving.check_can_be_read(saving.to_config(model), len(content.getvalue()))
-    saving._replace(pathlib.Path(path), content.getvalue())
+    write(path, content.getvalue())
 
 
 def check_can_save(model: Layer) -> None:
@@ -428,14 +427,14 @@ def save_keras_weights(path: str | os.PathLike[str], model: Layer, variables: Ma
         ValueError: If the path ends otherwise, or a custom layer has weights whose order is not known.
     """
     formats.check_ending(path, ".weights.h5")
-    saving._replace(pathlib.Path(path), _weights(model, traverse_util.flatten_dict(dict(variables))))
+    write(path, _weights(model, traverse_util.flatten_dict(dict(variables))))
 
 
 def _check_complete(expected: Mapping[Path, Any], given: Mapping[Path, Any]) -> None:
     """Raises unless the variables are those of the model; the states of stateful layers depend on the batch."""
     shapes = [{"/".join(k): tuple(v.shape) for k, v in tree.items() if not k[-1].startswith("state_")}
               for tree in (expected, given)]  # fmt: skip
-    saving._check_shapes("`variables`", *shapes)
+    check_shapes("`variables`", *shapes)
 
 
 def groups(module: Layer, variables: Mapping[Path, Any], names: StoredNames | None = None) -> list[Group]:

@@ -129,16 +129,16 @@ class Conv(Convolution):
         self.check_strides_or_dilation()
 
     def compute(self, inputs: jax.Array) -> jax.Array:
-        x, kernel, bias = self.operands(inputs)
-        if bias is None:
-            return self.activated(convolution.conv(x, kernel, **self.geometry, groups=self.groups))
+        operands = self.operands(inputs)
+        if not self.use_bias:
+            return self.activated(convolution.conv(*operands, **self.geometry, groups=self.groups))
         relu = activations.get(self.activation) is activations.relu
-        outputs = conv_bias(x, kernel, bias, **self.geometry, groups=self.groups, relu=relu)
+        outputs = conv_bias(*operands, **self.geometry, groups=self.groups, relu=relu)
         return self.as_given(outputs) if relu else self.activated(outputs)
 
     @nn.compact
-    def operands(self, inputs: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-        """Returns the inputs, checked and with channels last, the kernel, and the bias if there is one."""
+    def operands(self, inputs: jax.Array) -> tuple[jax.Array, ...]:
+        """Returns the inputs, checked and with channels last, the kernel, and the bias if the layer has one."""
         x = self.prepared(inputs)
         self.check_window(inputs, "kernel_size", self.dilation_rate)
         channels = x.shape[-1]
@@ -148,7 +148,7 @@ class Conv(Convolution):
                 "channels; change `groups`."
             )
         kernel = self.add_weight("kernel", (*self.kernel_size, channels // self.groups, self.filters))
-        return x, kernel, self.add_weight("bias", (self.filters,)) if self.use_bias else None
+        return (x, kernel, self.add_weight("bias", (self.filters,))) if self.use_bias else (x, kernel)
 
 
 class Conv1D(Conv):

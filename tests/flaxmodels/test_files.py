@@ -1,4 +1,4 @@
-"""A model file's name says its format: what each ending writes, which reader takes it, and that bytes repeat."""
+"""The ending of a file name decides its format; equal models give equal bytes."""
 
 import hashlib
 import json
@@ -22,8 +22,8 @@ from training.callbacks import ModelCheckpoint
 
 KEY = jax.random.key(0)
 X, Y = np.ones((4, 3), np.float32), np.ones((4, 2), np.float32)
-NO_FORMAT = "The name of a model file ends in '.safetensors', '.keras' or '.weights.h5', which says its format, got "
-LEGACY = "'.h5' is the legacy format of Keras, which is neither read nor written, got "
+NO_FORMAT = "The name of a model file ends in '.safetensors', '.keras' or '.weights.h5', which gives its format, got "
+LEGACY = "'.h5' is the legacy format of Keras, which is not supported, got "
 
 
 def raises(sentence, error=ValueError):
@@ -41,7 +41,7 @@ def assert_equal(one, other):
 
 
 def content(path):
-    """The format of a file, by what other libraries make of it."""
+    """Returns the format of a file, as other libraries detect it."""
     if zipfile.is_zipfile(path):
         return sorted(zipfile.ZipFile(path).namelist())
     return "hdf5" if h5py.is_hdf5(path) else path.read_bytes()[8:9]
@@ -108,7 +108,7 @@ def test_other_endings_are_refused(name, tmp_path):
             load(path)
 
 
-def test_the_legacy_format_is_neither_written_nor_read(tmp_path):
+def test_legacy_format_is_refused(tmp_path):
     model, variables = small()
     path = tmp_path / "m.h5"
     sentence = f"{LEGACY}{str(path)!r}; use '.keras' for a model, or '.weights.h5' for weights alone."
@@ -122,28 +122,26 @@ def test_the_legacy_format_is_neither_written_nor_read(tmp_path):
             load(path)
 
 
-def test_readers_and_writers_of_one_format_name_their_ending(tmp_path):
+def test_error_names_the_expected_ending(tmp_path):
     model, variables = small()
     path = tmp_path / "m.safetensors"
-    with raises(
-        f"A model of Keras is in a file whose name ends in '.keras', got {str(path)!r}; use a name with that ending."
-    ):
+    with raises(f"The file name of a Keras model ends in '.keras', got {str(path)!r}; use a name with that ending."):
         interop.save_keras(path, model, variables)
     fm.save(path, model, variables)
     with raises(
-        "Weights of Keras are in a file whose name ends in '.weights.h5' or '.keras', "
+        "The file name of Keras weights ends in '.weights.h5' or '.keras', "
         f"got {str(path)!r}; use a name with that ending."
     ):
         interop.load_keras_weights(path, model, variables)
 
 
-def test_weights_alone_name_their_reader(tmp_path):
+def test_error_names_the_function_that_reads_keras_weights(tmp_path):
     model, variables = small()
     for name in ("m.weights.h5", "m.keras"):
         path = tmp_path / name
         fm.save(path, model, variables)
         with raises(
-            f"{path} names its weights as Keras does, which takes the model too; use "
+            f"{path} is a Keras file, and reading its weights also needs the model; use "
             "interop.load_keras_weights(path, model, variables)."
         ):
             fm.load_weights(path, variables)
@@ -172,15 +170,15 @@ def test_architecture_and_format_agree(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["m.keras", "m.weights.h5"])
-def test_a_linen_module_is_none_of_keras(name, tmp_path):
+def test_linen_module_cannot_be_saved_for_keras(name, tmp_path):
     with raises(
-        "A file of Keras names the layers of Keras, and Dense is a linen module; "
+        "A Keras file names Keras layers, but Dense is a linen module; "
         "save it as '.safetensors' with architecture=False."
     ):
         fm.save(tmp_path / name, nn.Dense(2), nn.Dense(2).init(KEY, X))
 
 
-# ---------------------------------------------------------------- an ending that lies
+# ---------------------------------------------------------------- endings that do not match the content
 
 
 HOLDS = {
@@ -192,7 +190,7 @@ HOLDS = {
 
 @pytest.mark.parametrize("true", HOLDS)
 @pytest.mark.parametrize("false", HOLDS)
-def test_an_ending_that_lies(true, false, tmp_path):
+def test_content_of_another_format_is_refused(true, false, tmp_path):
     if true == false:
         return
     model, variables = small()
@@ -200,8 +198,8 @@ def test_an_ending_that_lies(true, false, tmp_path):
     path = (tmp_path / true).rename(tmp_path / false)
     found, like = HOLDS[true]
     sentence = (
-        f"The name of {path} ends in {false.removeprefix('m')!r}, but it holds {found}, as {like!r} files do; "
-        "rename it to what it is."
+        f"The name of {path} ends in {false.removeprefix('m')!r}, but it holds {found}, which belongs in a {like!r} file; "
+        "rename the file."
     )
     readers = {
         "m.safetensors": [fm.load, lambda path: fm.load_weights(path, variables)],
@@ -258,13 +256,13 @@ def test_model_checkpoint_refuses_an_ending_before_the_run(tmp_path):
 
 
 def test_model_checkpoint_refuses_a_model_before_the_first_epoch(tmp_path):
-    """A layer that only code describes, which would otherwise be noticed after an epoch."""
+    """A layer that cannot be saved is refused before the first epoch, not after it."""
     trainer = Trainer(Sequential([Input((3,)), layers.Lambda(jnp.abs), layers.Dense(2)]), "sgd", "mse")
     with raises(
         "A Keras file names Keras' own layers, and Lambda is none of them; replace it, or save the model as '.safetensors'."
     ):
         trainer.fit(X, Y, verbose=0, callbacks=[ModelCheckpoint(tmp_path / "m.keras")])
-    with pytest.raises(ValueError, match=r"^A model file names the layers of flaxmodels, but only code describes what"):
+    with pytest.raises(ValueError, match=r"^A model file names layers of flaxmodels, but only code can describe"):
         trainer.fit(X, Y, verbose=0, callbacks=[ModelCheckpoint(tmp_path / "m.safetensors")])
     checkpoint = ModelCheckpoint(tmp_path / "m.weights.h5", save_weights_only=True)
     trainer.fit(X, Y, verbose=0, callbacks=[checkpoint])
@@ -335,12 +333,12 @@ def test_metadata_are_sorted(tmp_path):
     assert list(header["__metadata__"]) == ["digest", "flaxmodels", "model"]
 
 
-# ---------------------------------------------------------------- whole or not at all
+# ---------------------------------------------------------------- failing writes
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
 @pytest.mark.parametrize("failing", ["fsync", "replace"])
-def test_a_failing_write_leaves_the_old_file(ending, failing, tmp_path, monkeypatch):
+def test_failing_write_leaves_the_old_file(ending, failing, tmp_path, monkeypatch):
     path = tmp_path / f"m{ending}"
     fm.save(path, *small())
     before = path.read_bytes()
@@ -351,8 +349,8 @@ def test_a_failing_write_leaves_the_old_file(ending, failing, tmp_path, monkeypa
     monkeypatch.setattr(os, failing, fail)
     model, variables = small()
     sentence = (
-        f"The model can't be written to {path} (disk full), and what was there is as before; make room, or choose "
-        "another place."
+        f"The model can't be written to {path} (disk full), and an existing file is unchanged; free some space, or choose "
+        "another path."
     )
     with raises(sentence, OSError):
         fm.save(path, model, jax.tree.map(lambda x: x + 1, variables))

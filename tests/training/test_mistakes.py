@@ -585,17 +585,17 @@ FILES = {
     "a folder": (lambda p: fm.load(p), "There is no model file at {}; give the path that it was saved to."),
     "a text": (
         lambda p: ((p / "m.safetensors").write_text("hello"), fm.load(p / "m.safetensors")),
-        "{}/m.safetensors is no model file: its header should have 2 to 16777216 bytes within the file's 5, got 0; "
+        "{}/m.safetensors is not a model file: its header should have 2 to 16777216 bytes within the file's 5, got 0; "
         "save the model again.",
     ),
     "a cut file": (
         lambda p: (fm.save(p / "m.safetensors", *started()), cut(p / "m.safetensors"), fm.load(p / "m.safetensors")),
-        "{}/m.safetensors is no model file: its header should have 2 to 16777216 bytes within the file's 5, got 0; "
+        "{}/m.safetensors is not a model file: its header should have 2 to 16777216 bytes within the file's 5, got 0; "
         "save the model again.",
     ),
     "no such folder": (
         lambda p: fm.save(p / "no" / "m.safetensors", *started()),
-        "The folder {}/no is not there to write m.safetensors into; make it first.",
+        "The folder {}/no for m.safetensors does not exist; create it first.",
     ),
     "before training": (
         lambda p: tr().save(p / "m.safetensors"),
@@ -603,7 +603,7 @@ FILES = {
     ),
     "a Lambda": (
         lambda p: fm.save(p / "m.safetensors", Sequential([Input((4,)), layers.Lambda(jnp.tanh)]), {}),
-        "A model file names the layers of flaxmodels, but only code describes what Lambda does; save with "
+        "A model file names layers of flaxmodels, but only code can describe Lambda; save with "
         "architecture=False, build the model in code, and read its variables with fm.load_weights.",
     ),
     "checkpoints in a file": (

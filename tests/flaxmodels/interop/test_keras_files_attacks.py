@@ -211,7 +211,7 @@ SUPPORTED = ", ".join(repr(name) for name in sorted(keras_files.keras_config.LAY
         (arguments(units="2"), "`units` of Dense 'dense' is"),
         (arguments(name="a/b"), "The name of a layer is a string without '/', got 'a/b' for Dense; "),
         (arguments(name=7), "it describes each part with a str 'name', got "),
-        (arguments(weights=[1]), "Dense in a model file has the unknown arguments ['weights']; known are "),
+        (arguments(weights=[1]), "Dense in a model file has unknown arguments ['weights']; known are "),
         (arguments(quantization_config={"class_name": "Int8QuantizationConfig", "module": "keras.quantizers", "config": {}}),
          foreign("Int8QuantizationConfig", "keras.quantizers")),
         (arguments(dtype="object"), "it names an unknown dtype, 'object'"),
@@ -254,15 +254,15 @@ def big(kind, shape, **config):
     ("change", "reason"),
     [
         (big("LSTM", (10**6, 1), units=1, unroll=True),
-         "LSTM 'big' in a file unrolls up to 4096 steps, got 1000000"),
+         "LSTM 'big' in a file unrolls at most 4096 steps, got 1000000"),
         (big("AdaptiveAveragePooling1D", (8, 1), output_size=10**10),
-         "`output_size` of AdaptiveAveragePooling1D 'big' in a file is up to 4096, got (10000000000,)"),
+         "`output_size` of AdaptiveAveragePooling1D 'big' in a file is at most 4096, got (10000000000,)"),
         (big("MaxPooling1D", (8, 1), pool_size=10**9, padding="same"),
-         "`pool_size` of MaxPooling1D 'big' in a file is up to 65536, got (1000000000,)"),
+         "`pool_size` of MaxPooling1D 'big' in a file is at most 65536, got (1000000000,)"),
         (big("AveragePooling2D", (10**5, 10**5, 1), pool_size=2, padding="same"),
-         "AveragePooling2D 'big' in a file has up to 16777216 places, got inputs of sizes [100000, 100000, 1]"),
+         "AveragePooling2D 'big' in a file has at most 16777216 positions, got inputs of sizes [100000, 100000, 1]"),
         (big("Conv2D", (8, 8, 1), filters=1, kernel_size=10**5, padding="same"),
-         "`kernel_size` of Conv2D 'big' in a file is up to 65536, got (100000, 100000)"),
+         "`kernel_size` of Conv2D 'big' in a file is at most 65536, got (100000, 100000)"),
     ],
     ids=lambda value: "" if callable(value) else value.split("`")[-1].split(" in a")[0],
 )  # fmt: skip
@@ -288,7 +288,7 @@ def test_drawing_is_bounded_in_our_own_files(tmp_path):
     header = json.dumps({"__metadata__": {"flaxmodels": "1", "model": json.dumps(model)}}).encode()
     path.write_bytes(len(header).to_bytes(8, "little") + header)
     sentence = (
-        f"{path} describes no model that can be built: `output_size` of AdaptiveAveragePooling1D 'big' in a file is up to 4096, "
+        f"{path} describes no model that can be built: `output_size` of AdaptiveAveragePooling1D 'big' in a file is at most 4096, "
         "got (10000000000,)."
     )
     with raises(sentence):
@@ -373,7 +373,7 @@ def history(layer, call=0):
         (lambda named, c: history(named["second"]).__setitem__(0, "nowhere"), "it takes from call 1 of 'nowhere', which is not there"),
         (lambda named, c: history(named["second"]).__setitem__(1, 99), "it takes from call 99 of 'first', which is not there"),
         (lambda named, c: history(named["second"]).__setitem__(1, -1), "it takes from call -1 of 'first', which is not there"),
-        (lambda named, c: history(named["second"]).__setitem__(2, 99), "A model file refers to '[1, 99]', which is not there"),
+        (lambda named, c: history(named["second"]).__setitem__(2, 99), "A model file refers to '[1, 99]', which does not exist"),
         (lambda named, c: history(named["second"]).__setitem__(2, -1), "it takes from call 1 of 'first', which is not there"),
         (lambda named, c: history(named["second"]).append(1), "its tensors come from [layer, call, output], got "),
         (lambda named, c: c.update(output_layers=[["sum", 0.5, 0]]), "it takes from call 0.5 of 'sum', which is not there"),

@@ -233,7 +233,7 @@ def test_a_layer_comes_back_from_json(row):
 
 def test_a_lambda_says_that_it_cannot_be_saved():
     sentence = (
-        "A model file names the layers of flaxmodels, but only code describes what Lambda does; "
+        "A model file names layers of flaxmodels, but only code can describe Lambda; "
         "save with architecture=False, build the model in code, and read its variables with fm.load_weights."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):

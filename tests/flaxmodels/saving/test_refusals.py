@@ -14,6 +14,8 @@ import pytest
 
 import flaxmodels as fm
 from flaxmodels import Input, Model, Sequential, initializers, interop, layers, regularizers, saving
+from flaxmodels.saving import schema
+from flaxmodels.saving.format import MAX_HEADER_BYTES as LIMIT
 
 KEY = jax.random.key(0)
 
@@ -63,9 +65,6 @@ def metadata(model="", version="1"):
     return {"__metadata__": {"flaxmodels": version, "model": model if isinstance(model, str) else json.dumps(model)}}
 
 
-LIMIT = saving.MAX_HEADER_BYTES
-
-
 @pytest.mark.parametrize(
     ("content", "length"),
     [
@@ -81,7 +80,7 @@ LIMIT = saving.MAX_HEADER_BYTES
 def test_headers_of_impossible_length(content, length, path):
     path.write_bytes(content)
     with raises(
-        f"{path} is no model file: its header should have 2 to {LIMIT} bytes within the file's {len(content)}, "
+        f"{path} is not a model file: its header should have 2 to {LIMIT} bytes within the file's {len(content)}, "
         f"got {length}; save the model again."
     ):
         fm.load(path)
@@ -90,19 +89,19 @@ def test_headers_of_impossible_length(content, length, path):
 @pytest.mark.parametrize(
     ("header", "sentence"),
     [
-        (b"{'a': 1}", "is damaged: its header is no JSON (Expecting property name enclosed in double quotes: "
+        (b"{'a': 1}", "is damaged: its header is not valid JSON (Expecting property name enclosed in double quotes: "
                       "line 1 column 2 (char 1)); save the model again."),
-        (b"\xff\xfe{}", "is damaged: its header is no JSON (Expecting value: line 1 column 1 (char 0)); save the "
+        (b"\xff\xfe{}", "is damaged: its header is not valid JSON (Expecting value: line 1 column 1 (char 0)); save the "
                         "model again."),
-        (b"[1]", "is no model file: its header is no JSON object; save the model again."),
-        (b"12", "is no model file: its header is no JSON object; save the model again."),
+        (b"[1]", "is not a model file: its header is not a JSON object; save the model again."),
+        (b"12", "is not a model file: its header is not a JSON object; save the model again."),
         ({}, "was not written by flaxmodels; read it with safetensors."),
         ({"__metadata__": {"format": "pt"}}, "was not written by flaxmodels; read it with safetensors."),
         ({"__metadata__": []}, "was not written by flaxmodels; read it with safetensors."),
         ({"__metadata__": {"flaxmodels": "1", "model": {"class": "Dense"}}},
          "was not written by flaxmodels; read it with safetensors."),
-        (metadata(version="2"), "has format '2', this version reads '1'; install a newer version."),
-        (metadata("{"), "is damaged: its header is no JSON (Expecting property name enclosed in double quotes: "
+        (metadata(version="2"), "has format '2', but this version reads '1'; install a newer version."),
+        (metadata("{"), "is damaged: its header is not valid JSON (Expecting property name enclosed in double quotes: "
                         "line 1 column 2 (char 1)); save the model again."),
     ]
     + [
@@ -133,7 +132,7 @@ def nested_in_itself(depth):
 
 
 def test_depth_has_a_limit(path):
-    deep = f"{path} nests more than 64 levels deep; it was not written by save."
+    deep = f"{path} nests more than 64 levels deep; use a file that fm.save wrote."
     for levels in (65, 900):
         write(path, b"[" * levels + b"]" * levels)
         with raises(deep):
@@ -142,7 +141,9 @@ def test_depth_has_a_limit(path):
     with raises(deep):
         fm.load(path)
     write(path, b"[" * 10**6 + b"]" * 10**6)
-    with pytest.raises(ValueError, match=rf"^{re.escape(str(path))} is damaged: its header is no JSON \(.*recursion"):
+    with pytest.raises(
+        ValueError, match=rf"^{re.escape(str(path))} is damaged: its header is not valid JSON \(.*recursion"
+    ):
         fm.load(path)
 
 
@@ -180,7 +181,7 @@ def test_the_descriptions_below_are_right_but_for_one_thing(path):
             fm.load(path)
 
 
-KNOWN = ", ".join(repr(name) for name in sorted(saving._classes()))
+KNOWN = ", ".join(repr(name) for name in sorted(schema._classes()))
 UNITS = "`units` of Dense is a positive integer, got {}; give 1 or more."
 DENSE_KNOWN = sorted(
     "units activation use_bias kernel_initializer bias_initializer kernel_regularizer bias_regularizer "
@@ -188,8 +189,8 @@ DENSE_KNOWN = sorted(
 )
 
 
-def part(kind, key, came):
-    return f"A model file describes each part with a {kind} {key!r}, got {str(came)[:80]!r}."
+def part(kind, key, given):
+    return f"Each part in a model file has a {key!r} of type {kind}, got {str(given)[:80]!r}."
 
 
 @pytest.mark.parametrize(
@@ -212,11 +213,11 @@ def part(kind, key, came):
         ),
         (
             sequence({"class": "Dense", "config": {"units": 2, "parent": 1, "__class__": 2}}),
-            f"Dense in a model file has the unknown arguments ['__class__', 'parent']; known are {DENSE_KNOWN}.",
+            f"Dense in a model file has unknown arguments ['__class__', 'parent']; known are {DENSE_KNOWN}.",
         ),
         (
             sequence(DENSE, config={"layers": []}),
-            "Sequential in a model file has the unknown arguments ['layers']; known are "
+            "Sequential in a model file has unknown arguments ['layers']; known are "
             "['activity_regularizer', 'dtype', 'input_shape', 'param_dtype', 'trainable'].",
         ),
         (
@@ -245,9 +246,9 @@ def part(kind, key, came):
             None,
         ),
         (graph(call={"layer": "other"}), "Unknown layer of a graph in a model file 'other'. Known: 'dense'."),
-        (graph(call={"args": [{"symbol": [3, 0]}]}), "A model file refers to '[3, 0]', which is not there."),
-        (graph(outputs={"symbol": [0, 1]}), "A model file refers to '[0, 1]', which is not there."),
-        (graph(outputs={"symbol": [[], {}]}), "A model file refers to '[[], {}]', which is not there."),
+        (graph(call={"args": [{"symbol": [3, 0]}]}), "A model file refers to '[3, 0]', which does not exist."),
+        (graph(outputs={"symbol": [0, 1]}), "A model file refers to '[0, 1]', which does not exist."),
+        (graph(outputs={"symbol": [[], {}]}), "A model file refers to '[[], {}]', which does not exist."),
         (
             graph(outputs=3),
             "Model in a model file can't be built: The outputs of a Model are symbols, made by Input(...) and by "
@@ -318,7 +319,9 @@ def test_models_that_unfold_have_a_limit(path):
         calls = [{"layer": "inner", "args": [{"symbol": [i - 1, 0]}], "kwargs": {}} for i in range(10)]
         inner = graph(layers={"inner": inner}, calls=calls, outputs={"symbol": [9, 0]})
     write(path, metadata(inner))
-    with raises(f"{path} describes no model that can be built: it calls {2 * 10**10} layers, allowed are 5000."):
+    with raises(
+        f"{path} describes no model that can be built: it calls {2 * 10**10} layers, but at most 5000 are allowed."
+    ):
         fm.load(path)
 
 
@@ -367,7 +370,7 @@ def test_refusing_takes_no_memory(path):
 def test_a_header_of_too_many_parts(path):
     parts = LIMIT // 3
     write(path, b"[" + b"[]," * (parts - 2) + b"[]]")
-    with raises(f"{path} describes {parts} parts, allowed are 1000000; it was not written by save."):
+    with raises(f"{path} describes {parts} parts, but at most 1000000 are allowed; use a file that fm.save wrote."):
         fm.load(path)
 
 
@@ -410,7 +413,9 @@ def test_any_byte_that_is_altered_is_refused_or_changes_nothing(path):
         except ValueError as error:
             refused += 1
             if place >= data:
-                assert str(error) == f"{path} is damaged: its content is not what was written; save the model again."
+                assert (
+                    str(error) == f"{path} is damaged: its content differs from what was written; save the model again."
+                )
         else:
             assert place < data and saving.to_config(loaded[0]) == saving.to_config(model)
             assert bits(loaded[1]) == bits(variables)
@@ -483,7 +488,7 @@ def test_a_folder_is_not_written_over(tmp_path):
     }.items():
         path = tmp_path / name
         path.mkdir()
-        sentence = f"A model is saved in a file, and {path} is a folder; add the file's name."
+        sentence = f"A model is saved in a file, but {path} is a folder; add a file name."
         with pytest.raises(IsADirectoryError, match=f"^{re.escape(sentence)}$"):
             save(path, model, variables)
     assert len(list(tmp_path.iterdir())) == 3
@@ -498,7 +503,7 @@ def test_a_file_of_holes_costs_nothing(path, tmp_path):
         tracemalloc.start()
         try:
             with pytest.raises(
-                ValueError, match="is damaged: its header is no JSON|is no Keras file, or damaged: File"
+                ValueError, match="is damaged: its header is not valid JSON|is no Keras file, or damaged: File"
             ):
                 read(tmp_path / name)
             assert tracemalloc.get_traced_memory()[1] < 2**24

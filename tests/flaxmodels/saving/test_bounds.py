@@ -13,16 +13,17 @@ import pytest
 from flax import traverse_util
 
 import flaxmodels as fm
-from flaxmodels import Input, Model, Sequential, bounds, interop, layers, saving
+from flaxmodels import Input, Model, Sequential, interop, layers, saving
 from flaxmodels.interop import keras_files
 from flaxmodels.layers import symbolic
-from tests.flaxmodels import test_saving
+from flaxmodels.saving import bounds
+from tests.flaxmodels.saving import test_model_file
 from tests.support.layer_table import ROWS
 
 KEY = jax.random.key(0)
 TOO_MANY = (
-    "it has more layers than a file of its size may have, 256 and one for 4096 bytes, of which a large layer counts as up "
-    "to 8 and one that repeats another as none"
+    "it has more layers than a file of its size may have, 256 and one per 4096 bytes, where a large layer counts as up "
+    "to 8 and a repeated one as none"
 )
 
 
@@ -122,7 +123,7 @@ HOSTILE = {
         lambda: keras_graph([called(keras_layer("Dense", "d", units=4), *[[]] * N)], ["d", 0, 0]),
         "Dense computes with parameters from outside, but was called on an array by itself",
     ),
-    "more calls than allowed": (lambda: chained(6000), "it calls 6000 layers, allowed are 5000"),
+    "more calls than allowed": (lambda: chained(6000), "it calls 6000 layers, but at most 5000 are allowed"),
     "one call of many inputs": (lambda: keras_graph([called(keras_layer("Add", "d"), [[tensor("in")] * 8000])], ["d", 0, 0]), TOO_MANY),
     "cells in cells": (
         lambda: keras_stack(
@@ -136,7 +137,7 @@ HOSTILE = {
     ),
     "unknown arguments": (
         lambda: keras_stack(keras_layer("Dense", "d", units=1, **{f"argument{i}": 1 for i in range(N)})),
-        "Dense in a model file has the unknown arguments ['argument0', 'argument1',",
+        "Dense in a model file has unknown arguments ['argument0', 'argument1',",
     ),
     "a long list for a number": (lambda: keras_stack(keras_layer("Dense", "d", units=[1] * 10**5)), "`units` of Dense 'd' is a"),
     "unknown class": (lambda: keras_stack(keras_layer("D" * 9000, "d")), "Unknown layer in a Keras file 'DDD"),
@@ -194,7 +195,7 @@ def our_stack(*inner):
     [
         (our_stack(*({"class": "Dense", "config": {"units": 1 + i}, "name": f"d{i}"} for i in range(N))), TOO_MANY),
         (our_stack(*({"class": "Flatten", "config": {}, "name": f"d{i}"} for i in range(6000))),
-         "it calls 6001 layers, allowed are 5000"),
+         "it calls 6001 layers, but at most 5000 are allowed"),
         (our_stack({"class": "Dense", "config": {"units": "x" * 10**5}, "name": "d" * 10**5}), "`units` of Dense 'ddd"),
         (our_stack({"class": "Dense", "config": {"units": [1] * 10**5}, "name": "d"}), "`units` of Dense 'd' is"),
     ],
@@ -232,7 +233,7 @@ def test_what_would_not_be_read_is_not_written(tmp_path):
     """So many layers that repeat no other one, and so few numbers in them."""
     model = Sequential([Input((4,)), *(layers.Dropout(i / 10**6) for i in range(300))])
     sentence = (
-        "The model cannot be saved with its architecture, which would not be read again: "
+        "The model cannot be saved with its architecture, because the file could not be read again: "
         f"{TOO_MANY}; save its weights alone."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
@@ -253,7 +254,7 @@ def initialized(model):
 
 
 @pytest.mark.parametrize(
-    "make", [make for make in test_saving.MODELS if make().input_spec is not None], ids=lambda make: make.__name__
+    "make", [make for make in test_model_file.MODELS if make().input_spec is not None], ids=lambda make: make.__name__
 )
 def test_the_variables_that_are_put_together_are_those_of_init(make):
     """A reader does not initialize the whole model: it joins what it has inferred layer by layer."""

@@ -1,4 +1,4 @@
-"""Model files: what goes round comes back bit by bit, and what others wrote can't hurt."""
+"""Model files: saving and loading preserves every bit, and only describable models are saved."""
 
 import inspect
 import json
@@ -18,6 +18,7 @@ import safetensors.numpy
 import flaxmodels as fm
 from flaxmodels import Input, Model, Sequential, activations, constraints, initializers, layers, regularizers, saving
 from flaxmodels.layers.base import Layer
+from flaxmodels.saving import format, schema
 
 KEY = jax.random.key(0)
 
@@ -31,7 +32,7 @@ def bits(tree):
             for path, x in jax.tree.leaves_with_path(tree)}  # fmt: skip
 
 
-# ---------------------------------------------------------------- there and back
+# ---------------------------------------------------------------- saving and loading
 
 
 def stack():
@@ -178,7 +179,7 @@ def test_every_object_comes_back(argument, kind):
     thing = kind(**ARGUMENTS.get(kind.__name__, {}))
     again = getattr(saving.from_config(config(layers.Dense(2, **{argument: thing}))), argument)
     assert type(again) is kind
-    assert saving._fields(again) == saving._fields(thing)
+    assert schema._fields(again) == schema._fields(thing)
     assert again == thing or kind in (initializers.Initializer, regularizers.Regularizer, constraints.Constraint)
 
 
@@ -216,7 +217,7 @@ def test_every_dtype_comes_back(value):
     ],
 )
 def test_values_in_arguments(given, expected):
-    again = saving._decode(json.loads(json.dumps(saving._encode(given, "x"))))
+    again = schema._decode(json.loads(json.dumps(schema._encode(given, "x"))))
     assert again == expected and type(again) is type(expected)
 
 
@@ -224,7 +225,7 @@ def test_values_in_arguments(given, expected):
     "array", [np.array([[1.5, -0.1]], "float32"), np.array([], "int8"), jnp.array([1.5], jnp.bfloat16), np.float16([3])]
 )
 def test_arrays_in_arguments(array):
-    again = saving._decode(json.loads(json.dumps(saving._encode(array, "x"))))
+    again = schema._decode(json.loads(json.dumps(schema._encode(array, "x"))))
     assert again.dtype == array.dtype and again.shape == array.shape and again.tobytes() == np.asarray(array).tobytes()
 
 
@@ -331,7 +332,7 @@ def test_a_file_is_replaced_whole_with_the_usual_rights(path):
 
 @pytest.mark.parametrize("failing", ["fsync", "replace"])
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
-def test_a_failing_write_leaves_the_old_file(path, monkeypatch, failing, error):
+def test_failing_write_leaves_the_old_file(path, monkeypatch, failing, error):
     model, variables = small()
     fm.save(path, model, variables)
     before = path.read_bytes()
@@ -341,8 +342,8 @@ def test_a_failing_write_leaves_the_old_file(path, monkeypatch, failing, error):
 
     monkeypatch.setattr(os, failing, fail)
     sentence = (
-        f"The model can't be written to {path} (disk full), and what was there is as before; make room, or choose "
-        "another place."
+        f"The model can't be written to {path} (disk full), and an existing file is unchanged; free some space, or choose "
+        "another path."
     )
     with pytest.raises(type(error), match=f"^{re.escape(sentence)}$" if isinstance(error, OSError) else None):
         fm.save(path, model, jax.tree.map(lambda x: x + 1, variables))
@@ -350,14 +351,14 @@ def test_a_failing_write_leaves_the_old_file(path, monkeypatch, failing, error):
     assert os.listdir(path.parent) == [path.name]
 
 
-def test_a_model_that_can_not_be_described_leaves_the_old_file(path):
+def test_refused_model_leaves_the_old_file(path):
     path.write_bytes(b"old")
-    with pytest.raises(ValueError, match="A model file names the layers of flaxmodels"):
+    with pytest.raises(ValueError, match="A model file names layers of flaxmodels"):
         fm.save(path, nn.Dense(2), {})
     assert path.read_bytes() == b"old" and os.listdir(path.parent) == [path.name]
 
 
-# ---------------------------------------------------------------- what only code describes
+# ---------------------------------------------------------------- models and values that only code can describe
 
 
 class Dense(Layer):
@@ -385,9 +386,9 @@ class Stack(Sequential):
         (layers.TimeDistributed(Dense()), "Dense"),
     ],
 )
-def test_classes_that_only_code_describes(model, name, path):
+def test_custom_classes_are_refused(model, name, path):
     with raises(
-        f"A model file names the layers of flaxmodels, but only code describes what {name} does; "
+        f"A model file names layers of flaxmodels, but only code can describe {name}; "
         "save with architecture=False, build the model in code, and read its variables with fm.load_weights."
     ):
         fm.save(path, model, {})
@@ -407,22 +408,22 @@ class Unknown:
     [own, jnp.sin, Unknown, Unknown(), {1: 2}, b"x", {2}],
     ids=["function", "jax", "class", "object", "mapping", "bytes", "set"],
 )
-def test_values_that_only_code_describes(value, path):
+def test_values_that_are_not_data_are_refused(value, path):
     with raises(
-        f"A model file holds names, numbers and our own objects, but Softmax.axis is {value!r}, which only "
-        "code describes; use a name, or save with architecture=False and build the model in code."
+        f"A model file holds names, numbers and our own objects, but only code can describe Softmax.axis, "
+        f"got {value!r}; use a name, or save with architecture=False and build the model in code."
     ):
         fm.save(path, layers.Softmax(axis=value), {})
 
 
-def test_arrays_in_arguments_have_a_limit(path, monkeypatch):
-    monkeypatch.setattr(saving, "MAX_HEADER_BYTES", 2000)
+def test_size_of_arrays_in_arguments_is_limited(path, monkeypatch):
+    monkeypatch.setattr(format, "MAX_HEADER_BYTES", 2000)
     model = layers.Embedding(100, 9, initializers.Constant(np.zeros((100, 9))))
     with pytest.raises(ValueError) as caught:
         fm.save(path, model, {})
     assert re.fullmatch(
-        r"The header of a model file has up to 2000 bytes, got \d{4}; give large arrays to `variables`, "
-        "not to the arguments of layers.",
+        r"The header of a model file has up to 2000 bytes, got \d{4}; pass large arrays in `variables`, "
+        "not as arguments of layers.",
         str(caught.value),
     )
     assert not path.exists()
@@ -431,8 +432,8 @@ def test_arrays_in_arguments_have_a_limit(path, monkeypatch):
 # ---------------------------------------------------------------- files of earlier versions
 
 
-def test_a_file_of_format_1_is_read_by_every_later_version():
-    """Written once and never again; beside it what the model gave then."""
+def test_file_of_format_1_can_be_read():
+    """The golden file is never rewritten; the expected outputs were computed when it was written."""
     folder = pathlib.Path(__file__).parent / "golden"
     model, variables = fm.load(folder / "format1.safetensors")
     images = np.linspace(-1, 1, 72, dtype="float32").reshape(2, 6, 6, 1)

@@ -1,0 +1,167 @@
+"""Limits on the time and memory that an untrusted model description may take while its graph is built."""
+
+import contextlib
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import traverse_util
+
+from flaxmodels import initializers
+from flaxmodels.layers import symbolic
+from flaxmodels.layers.base import Layer
+from flaxmodels.layers.pooling import AveragePooling
+
+# Limits of arguments whose values already cost time or memory while a graph is built.
+LIMITS = {"kernel_size": 2**16, "pool_size": 2**16, "output_size": 2**12, "power_iterations": 2**10}
+MAX_UNROLLED = 2**12
+RANDOM = (
+    initializers.VarianceScaling,
+    initializers.RandomNormal,
+    initializers.RandomUniform,
+    initializers.TruncatedNormal,
+    initializers.Orthogonal,
+)
+MAX_PLACES = 2**24  # Average pooling counts, at each position, the inputs that its window covers.
+
+
+def bounded(method: Any, args: Any, kwargs: Any, context: Any) -> Any:
+    """Calls a method of a layer, unless building its graph would take too much time or memory.
+
+    An interceptor for `flax.linen.intercept_methods`, used while a model is built from an untrusted description.
+
+    Raises:
+        ValueError: If a size of the layer is above the limits in this file.
+    """
+    layer = context.module
+    if isinstance(layer, Layer) and context.method_name == "outputs_and_mask":
+        sizes = [size for leaf in jax.tree.leaves(args) for size in jnp.shape(leaf)[1:]]
+        for name, limit in LIMITS.items():
+            value = getattr(layer, name) if name in type(layer).__dataclass_fields__ else None
+            numbers = [n for n in (value if isinstance(value, list | tuple) else [value]) if isinstance(n, int)]
+            if math.prod(numbers) > limit:
+                raise ValueError(f"`{name}` of {layer.label} in a file is at most {limit}, got {value}")
+        places = math.prod(sizes) // max(min(sizes, default=1), 1)
+        if isinstance(layer, AveragePooling) and places > MAX_PLACES:
+            raise ValueError(f"{layer.label} in a file has at most {MAX_PLACES} positions, got inputs of sizes {sizes}")
+        if getattr(layer, "unroll", False) and sizes[:1] > [MAX_UNROLLED]:
+            raise ValueError(f"{layer.label} in a file unrolls at most {MAX_UNROLLED} steps, got {sizes[0]}")
+    if isinstance(layer, Layer) and context.method_name == "add_weight":
+        return _without_random_numbers(layer, method, *args, **kwargs)
+    return method(*args, **kwargs)
+
+
+def _without_random_numbers(layer: Layer, method: Any, name: str, *args: Any, **kwargs: Any) -> Any:
+    """Makes a parameter of zeros: tracing the generation of random numbers takes longer than the rest of the layer."""
+    argument = f"{layer.ARGUMENTS.get(name, name)}_initializer"
+    value = getattr(layer, argument, None)
+    initializer = None if value is None else initializers.get(value)
+    shape = args[0] if args else kwargs["shape"]
+    has_axes = getattr(initializer, "input_axes", None) is not None  # The shape may lack them, which has to raise.
+    if len(shape) < 2 or has_axes or not isinstance(initializer, RANDOM):
+        return method(name, *args, **kwargs)
+    object.__setattr__(layer, argument, initializers.Zeros())
+    try:
+        return method(name, *args, **kwargs)
+    finally:
+        object.__setattr__(layer, argument, value)
+
+
+# The cost of inferring the shapes of a layer, in units of a Dense layer (4 ms); 1 for layers that are not listed.
+COSTS = {
+    **dict.fromkeys(("Bidirectional", "SimpleRNN", "GRU", "LSTM", "RNN", "StackedRNNCells"), 6),
+    **dict.fromkeys(("ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D", "MultiHeadAttention", "GroupQueryAttention"), 8),
+    **dict.fromkeys(("TimeDistributed", "SimpleRNNCell", "GRUCell", "LSTMCell"), 3),
+    **dict.fromkeys((f"{kind}Conv{rank}D" for kind in ("Separable", "Depthwise") for rank in (1, 2)), 3),
+    **dict.fromkeys((f"Conv{rank}D" for rank in (1, 2, 3)), 3),
+    **dict.fromkeys((f"Conv{rank}DTranspose" for rank in (1, 2, 3)), 3),
+    **dict.fromkeys(("BatchNormalization", "SpectralNormalization", "EinsumDense"), 2),
+}
+FREE = 256
+BYTES_PER_UNIT = 4096  # Real files consist mostly of arrays, so a large file may hold many layers.
+INPUTS_PER_UNIT = 8
+
+
+def allowed(size: int) -> int:
+    """Returns the cost that is allowed for a file of `size` bytes; a hostile file of 1 MB then takes less than 2 s."""
+    return FREE + size // BYTES_PER_UNIT
+
+
+class Inferences:
+    """Infers the shapes of layers up to a total cost, once for layers with the same arguments and inputs.
+
+    Large models repeat the same layers many times.
+
+    Args:
+        limit: The cost that is allowed.
+        describe: Returns the description of a layer as JSON values.
+        cost_of: Returns the cost of a description.
+    """
+
+    def __init__(self, limit: int, describe: Callable[[Layer], dict[str, Any]], cost_of: Callable[[Any], int]):
+        self.limit, self.describe, self.cost_of = limit, describe, cost_of
+        self.spent = 0
+        self._layers: dict[int, tuple[Layer, str, int]] = {}  # Keeps each layer alive, so that its id stays unique.
+        self._inferred: dict[Any, tuple[Any, Any]] = {}
+        self._variables: dict[int, Any] = {}
+
+    @contextlib.contextmanager
+    def used(self) -> Iterator[None]:
+        """Makes all calls on symbols in this context use this object."""
+        token = symbolic.REMEMBERED.set(self)
+        try:
+            yield
+        finally:
+            symbolic.REMEMBERED.reset(token)
+
+    def __call__(self, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], name: str | None) -> Any:
+        """Returns the outputs of a call as a tree of symbols.
+
+        Raises:
+            ValueError: If the inference exceeds the allowed cost.
+        """
+        text, cost = self._description(layer)
+        leaves, structure = jax.tree.flatten((args, kwargs))
+        shapes = [leaf.shape if isinstance(leaf, symbolic.Symbol) else None for leaf in leaves]
+        key = text, structure, tuple(map(_identity, leaves))
+        if key not in self._inferred:
+            ragged = any(None in (shape or ())[1:] for shape in shapes)
+            self.spent += (cost + len(leaves) // INPUTS_PER_UNIT) * (2 if ragged else 1)
+            if self.spent > self.limit:
+                raise ValueError(
+                    f"it has more layers than a file of its size may have, {FREE} and one per {BYTES_PER_UNIT} bytes, "
+                    "where a large layer counts as up to 8 and a repeated one as none"
+                )
+            self._inferred[key] = symbolic.infer_with_variables(layer.clone(name=name or layer.name), args, kwargs)
+        outputs, variables = self._inferred[key]
+        self._variables.setdefault(id(layer), variables)
+        return outputs
+
+    def _description(self, layer: Layer) -> tuple[str, int]:
+        """Returns the description of a layer without its name, as JSON, and its cost."""
+        if id(layer) not in self._layers:
+            description = self.describe(layer)
+            text = json.dumps({key: value for key, value in description.items() if key != "name"})
+            self._layers[id(layer)] = layer, text, self.cost_of(description)
+        return self._layers[id(layer)][1:]
+
+    def variables_of(self, model: Layer) -> dict[tuple[str, ...], jax.ShapeDtypeStruct]:
+        """Returns the shapes and dtypes of the variables of a model, by path; all its layers were called."""
+        variables: dict[tuple[str, ...], jax.ShapeDtypeStruct] = {}
+        for name, layer in model.children():
+            tree: Mapping[str, Any] = self._variables[id(layer)]
+            for (collection, *path), value in traverse_util.flatten_dict(dict(tree)).items():
+                variables[collection, name, *path] = value
+        return variables
+
+
+def _identity(leaf: Any) -> Any:
+    """Returns the part of an argument that determines the shapes of the outputs."""
+    if isinstance(leaf, symbolic.Symbol):
+        return "symbol", leaf.shape, jnp.dtype(leaf.dtype).name
+    if isinstance(leaf, bool | int | float | str):
+        return type(leaf).__name__, leaf
+    return "object", id(leaf)

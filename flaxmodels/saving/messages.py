@@ -1,0 +1,24 @@
+"""Shortens text from untrusted files for error messages."""
+
+MAX_SENTENCE = 4_000  # A list of all layers has 3000 characters.
+
+
+def reason(error: Exception) -> str:
+    """Returns the first line of an error without its full stop, shortened, as a part of another sentence.
+
+    Example:
+        >>> reason(ValueError("It failed.\\nMore text."))
+        'It failed'
+    """
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return shorten(lines[0].rstrip("."), MAX_SENTENCE)
+
+
+def shorten(text: str, length: int) -> str:
+    """Returns the text, cut after `length` characters.
+
+    Example:
+        >>> shorten("abcdef", 3)
+        'abc ...'
+    """
+    return text if len(text) <= length else f"{text[:length]} ..."

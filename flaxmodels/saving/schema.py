@@ -1,0 +1,286 @@
+"""Translates between an architecture and plain JSON values, which name our own classes alone."""
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flaxmodels import activations, constraints, initializers, layers, regularizers
+from flaxmodels.building import Linen, Model, Sequential
+from flaxmodels.layers.base import Layer
+from flaxmodels.layers.symbolic import Input, Symbol
+from flaxmodels.names import lookup
+from flaxmodels.saving.messages import reason
+
+OBJECTS = {"initializers": initializers, "regularizers": regularizers, "constraints": constraints}
+Config = dict[str, Any]
+
+# ---------------------------------------------------------------- architecture to JSON
+
+
+def to_config(model: nn.Module) -> Config:
+    """Describes a layer or model by JSON values and the names of our own classes.
+
+    Raises:
+        ValueError: If only code can describe a part of the model.
+
+    Example:
+        >>> from flaxmodels import layers
+        >>> to_config(layers.Dense(3, activation="relu"))
+        {'class': 'Dense', 'config': {'units': 3, 'activation': 'relu'}}
+    """
+    if type(model) is Sequential:
+        return _with_name(model, _sequential_config(model))
+    if type(model) is Model:
+        return _with_name(model, _graph_config(model))
+    if not _is_named(type(model)):
+        inner = model.module if isinstance(model, Linen) else model
+        raise ValueError(
+            f"A model file names layers of flaxmodels, but only code can describe {type(inner).__name__}; "
+            "save with architecture=False, build the model in code, and read its variables with fm.load_weights."
+        )
+    return _with_name(model, {"class": type(model).__name__, "config": _fields(model)})
+
+
+def _with_name(model: nn.Module, config: Config) -> Config:
+    return config | ({"name": model.name} if model.name else {})
+
+
+def _fields(thing: Any, without: tuple[str, ...] = ()) -> Config:
+    """Returns the fields of a dataclass that differ from their defaults, as JSON values."""
+    config = {}
+    for field in dataclasses.fields(thing):
+        value = getattr(thing, field.name)
+        if field.name in ("parent", "name", *without) or not field.init or _same(value, field.default):
+            continue
+        config[field.name] = _encode(value, f"{type(thing).__name__}.{field.name}")
+    return config
+
+
+def _same(a: Any, b: Any) -> bool:
+    return a is b or (type(a) is type(b) and isinstance(a, str | int | float | bool | tuple) and a == b)
+
+
+def _encode(value: Any, where: str) -> Any:
+    """Returns a value as JSON values; `where` names its place in errors."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray | jax.Array):
+        return {"array": np.asarray(value).tolist(), "dtype": jnp.dtype(value.dtype).name}
+    if isinstance(value, list | tuple):
+        return [_encode(item, where) for item in value]
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {"mapping": {key: _encode(item, where) for key, item in value.items()}}
+    if isinstance(value, nn.Module):
+        return {"layer": to_config(value)}
+    for kind, module in OBJECTS.items():
+        if dataclasses.is_dataclass(value) and getattr(module, type(value).__name__, None) is type(value):
+            return {kind: type(value).__name__, "config": _fields(value)}
+    for name, function in activations.ACTIVATIONS.items():
+        if value is function:
+            return name
+    if _is_dtype(value):
+        return {"dtype": jnp.dtype(value).name}
+    raise ValueError(
+        f"A model file holds names, numbers and our own objects, but only code can describe {where}, got {value!r}; "
+        "use a name, or save with architecture=False and build the model in code."
+    )
+
+
+def _is_dtype(value: Any) -> bool:
+    try:
+        return jnp.dtype(value).kind != "O"
+    except (TypeError, ValueError):
+        return False
+
+
+def _sequential_config(model: Sequential) -> Config:
+    source = model.layers.source
+    described = [to_config(layer) | {"name": name} for name, layer in model.children()]
+    return {
+        "class": "Sequential",
+        "config": _fields(model, without=("layers",)),
+        "input": None if source is None else _symbol_config(source),
+        "layers": described,
+    }
+
+
+def _symbol_config(symbol: Symbol) -> Config:
+    return {"shape": list(symbol.shape), "dtype": jnp.dtype(symbol.dtype).name, "name": symbol.name}
+
+
+def _graph_config(model: Model) -> Config:
+    graph = model.graph
+    sources = jax.tree.leaves(graph.inputs)
+    # A symbol is written as [index of the call, index of its output]; the inputs of the model have call -1.
+    places = {id(symbol): [-1, i] for i, symbol in enumerate(sources)}
+    for i, node in enumerate(graph.nodes):
+        places.update((id(symbol), [i, j]) for j, symbol in enumerate(jax.tree.leaves(node.outputs)))
+
+    def encode(value: Any, where: str) -> Any:
+        if isinstance(value, Symbol):
+            return {"symbol": places[id(value)]}
+        if isinstance(value, tuple):
+            return {"tuple": [encode(item, where) for item in value]}
+        if isinstance(value, list):
+            return [encode(item, where) for item in value]
+        if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+            return {"mapping": {key: encode(item, where) for key, item in value.items()}}
+        return _encode(value, where)
+
+    calls = [
+        {
+            "layer": graph.names[id(node.layer)],
+            "args": [encode(value, "an argument") for value in node.args],
+            "kwargs": {name: encode(value, name) for name, value in node.kwargs.items()},
+        }
+        for node in graph.nodes
+    ]
+    return {
+        "class": "Model",
+        "config": _fields(model, without=("inputs", "outputs", "graph")),
+        "sources": [_symbol_config(symbol) for symbol in sources],
+        "layers": {name: to_config(layer) | {"name": name} for name, layer in model.children()},
+        "calls": calls,
+        "inputs": encode(graph.inputs, "inputs"),
+        "outputs": encode(graph.outputs, "outputs"),
+    }
+
+
+# ---------------------------------------------------------------- JSON to architecture
+
+
+def from_config(config: Any) -> Layer:
+    """Builds the layer or model that `to_config` described, from our own classes only.
+
+    Raises:
+        ValueError: If the description is malformed or names something unknown.
+
+    Example:
+        >>> from_config({"class": "Dense", "config": {"units": 3}}).units
+        3
+    """
+    kind = entry(config, "class", str)
+    name = _string_or_none(config.get("name"))
+    if kind in ("Sequential", "Model"):
+        return _sequential(config, name) if kind == "Sequential" else _graph(config, name)
+    cls = lookup("layer in a model file", kind[:80], _classes())
+    return _construct(cls, entry(config, "config", dict), name=name)
+
+
+def _is_named(cls: type) -> bool:
+    """Returns whether a class is in `_classes()`, without importing the other ones."""
+    name = cls.__name__
+    return name in layers.__all__ and name not in ("Layer", "Lambda") and getattr(layers, name) is cls
+
+
+def _classes() -> dict[str, type[Layer]]:
+    """Returns the layers that a file may name; a Lambda would hold code."""
+    return {name: cls for name, cls in layers.classes().items() if name != "Lambda"}
+
+
+def entry(config: Any, key: str, kind: type) -> Any:
+    """Returns `config[key]`, or raises if the configuration has no such entry of this type."""
+    value = config.get(key) if isinstance(config, dict) else None
+    if not isinstance(value, kind):
+        raise ValueError(f"Each part in a model file has a {key!r} of type {kind.__name__}, got {str(config)[:80]!r}.")
+    return value
+
+
+def _construct(cls: Callable[..., Any], config: Config, **extra: Any) -> Any:
+    """Calls a class with decoded arguments and `extra` ones, after a check of the names."""
+    fields = {field.name for field in dataclasses.fields(cls) if field.init} - {"parent", "name", *extra}  # type: ignore[arg-type]
+    unknown = sorted(set(config) - fields)
+    if unknown:
+        raise ValueError(f"{cls.__name__} in a model file has unknown arguments {unknown}; known are {sorted(fields)}.")
+    try:
+        return cls(**{key: _decode(value) for key, value in config.items()}, **extra)
+    except TypeError as error:
+        raise ValueError(f"{cls.__name__} in a model file can't be built: {reason(error)}.") from error
+
+
+def _decode(value: Any) -> Any:
+    """Returns the value that `_encode` wrote; lists become tuples."""
+    if isinstance(value, list):
+        return tuple(_decode(item) for item in value)
+    if not isinstance(value, dict):
+        return value
+    if "layer" in value:
+        return from_config(value["layer"])
+    if "mapping" in value:
+        return {key: _decode(item) for key, item in entry(value, "mapping", dict).items()}
+    if "array" in value:
+        return np.array(value["array"], _dtype(value.get("dtype")))
+    if "dtype" in value:
+        return _dtype(value["dtype"])
+    for kind, module in OBJECTS.items():
+        if kind in value:
+            known = {
+                v.__name__: v for v in vars(module).values() if isinstance(v, type) and dataclasses.is_dataclass(v)
+            }
+            cls = lookup(f"object of {kind} in a model file", entry(value, kind, str)[:80], known)
+            return _construct(cls, entry(value, "config", dict))
+    raise ValueError(f"A model file holds an unknown kind of value, {str(value)[:80]!r}.")
+
+
+def _dtype(name: Any) -> Any:
+    try:
+        if isinstance(name, str) and re.fullmatch(r"bool|u?int\d+|b?float\d+(_\w+)?|complex\d+", name):
+            return jnp.dtype(name)
+    except TypeError:
+        pass
+    raise ValueError(f"A model file names an unknown dtype, {str(name)[:80]!r}.")
+
+
+def _input(config: Any) -> Symbol:
+    shape, name = entry(config, "shape", list), config.get("name")
+    return Input(batch_shape=tuple(shape), dtype=_dtype(config.get("dtype")), name=_string_or_none(name))
+
+
+def _string_or_none(name: Any) -> str | None:
+    if name is not None and not isinstance(name, str):
+        raise ValueError(f"A name in a model file is a string, got {str(name)[:80]!r}.")
+    return name
+
+
+def _sequential(config: Any, name: str | None) -> Sequential:
+    source = config.get("input")
+    front = [] if source is None else [_input(source)]
+    stack = [*front, *map(from_config, entry(config, "layers", list))]
+    return _construct(Sequential, entry(config, "config", dict), layers=stack, name=name)
+
+
+def _graph(config: Any, name: str | None) -> Model:
+    outputs = {-1: [_input(source) for source in entry(config, "sources", list)]}
+    by_name = {key: from_config(value) for key, value in entry(config, "layers", dict).items()}
+
+    def decode(value: Any) -> Any:
+        if isinstance(value, list):
+            return [decode(item) for item in value]
+        if isinstance(value, dict) and "symbol" in value:
+            try:
+                call, i = entry(value, "symbol", list)
+                return outputs[call][i]
+            except (KeyError, IndexError, ValueError, TypeError) as error:
+                where = str(value["symbol"])[:80]
+                raise ValueError(f"A model file refers to {where!r}, which does not exist.") from error
+        if isinstance(value, dict) and "tuple" in value:
+            return tuple(decode(item) for item in entry(value, "tuple", list))
+        if isinstance(value, dict) and "mapping" in value:
+            return {key: decode(item) for key, item in entry(value, "mapping", dict).items()}
+        return _decode(value)
+
+    for i, call in enumerate(entry(config, "calls", list)):
+        layer = lookup("layer of a graph in a model file", entry(call, "layer", str), by_name)
+        args = decode(entry(call, "args", list))
+        kwargs = {key: decode(value) for key, value in entry(call, "kwargs", dict).items()}
+        outputs[i] = jax.tree.leaves(layer(*args, **kwargs))
+    ends = {"inputs": decode(config.get("inputs")), "outputs": decode(config.get("outputs"))}
+    return _construct(Model, entry(config, "config", dict), **ends, graph=None, name=name)
