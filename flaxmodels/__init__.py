@@ -1,7 +1,8 @@
 """Keras' words, Flax's modules: layers and models that are pure linen modules."""
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from flaxmodels import lazy
 
 if TYPE_CHECKING:
     from flaxmodels import activations as activations
@@ -23,32 +24,13 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-MODULES = ("activations", "constraints", "initializers", "interop", "layers", "models", "regularizers")
+# Creating the classes of all layers takes a third of a second, so names are imported when they are first used.
+SUBMODULES = "activations constraints initializers interop layers models regularizers"
 NAMES = {
-    "Input": "building",
-    "Linen": "building",
-    "Model": "building",
-    "Sequential": "building",
-    "kernels_info": "kernels.native",
-    "load": "files",
-    "load_weights": "files",
-    "save": "files",
-    "without_kernels": "kernels.dispatch",
+    "building": "Input Linen Model Sequential",
+    "files": "load load_weights save",
+    "kernels.dispatch": "without_kernels",
+    "kernels.native": "kernels_info",
 }
 
-__all__ = [*NAMES, *MODULES]
-
-
-def __getattr__(name: str) -> Any:
-    """Imports what is asked for when it is asked for, because making all the classes of layers takes a while."""
-    if name in MODULES:
-        return importlib.import_module(f"flaxmodels.{name}")
-    if name in NAMES:
-        value = getattr(importlib.import_module(f"flaxmodels.{NAMES[name]}"), name)
-        globals()[name] = value  # asked for once only
-        return value
-    raise AttributeError(f"module 'flaxmodels' has no attribute {name!r}; it has {', '.join(__all__)}.")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__, __all__ = lazy.attach(__name__, NAMES, SUBMODULES)

@@ -1,7 +1,8 @@
-"""The two packages: what importing them loads, and that every way to ask for a name gives the same thing."""
+"""The two packages: what importing them loads, and that every way to import a name gives the same object."""
 
 import ast
 import importlib
+import inspect
 import pathlib
 import subprocess
 import sys
@@ -10,13 +11,13 @@ import pytest
 
 from flaxmodels import layers
 
-# Modules that take long to import, and that nobody needs who only imports the packages.
+# Modules that take long to import and that importing the packages alone must not load.
 HEAVY = [
     "absl.testing", "array_record", "grain", "h5py", "jax", "flax", "optax", "numpy", "matplotlib", "orbax", "PIL", "rich",
     "safetensors", "scipy", "sklearn", "tensorboardX", "tensorflow", "tensorflow_datasets", "tensorstore", "torch", "typer",
 ]  # fmt: skip
-# What models and trainers are made of.
-NEEDED = {"jax", "flax", "optax", "numpy", "rich"}  # rich by flax.linen
+# Modules that models and trainers need.
+NEEDED = {"jax", "flax", "optax", "numpy", "rich"}  # flax.linen imports rich.
 MODEL = """
 from flaxmodels import Sequential, layers
 from training import Trainer
@@ -29,7 +30,7 @@ DIGITS = "from training import datasets; datasets.load('digits')"
 
 
 def loaded(code):
-    """Heavy modules that a fresh process has after some code."""
+    """Returns the heavy modules that a fresh process has imported after running some code."""
     code += f"\nimport sys\nprint([name for name in {HEAVY} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -47,50 +48,50 @@ def test_first_training_loads_only_what_it_computes_with(code):
     assert loaded(code) <= NEEDED
 
 
-PACKAGES = ["flaxmodels", "training"]
+PACKAGES = ["flaxmodels", "training", "flaxmodels.layers"]
 
 
-def for_type_checkers(package):
-    """The names that type checkers see, and where from."""
-    tree = ast.parse(pathlib.Path(package.__file__).read_text())
-    block = next(node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
-    return {alias.name: node.module for node in block.body for alias in node.names if alias.asname == alias.name}
+def names_for_type_checkers(package):
+    """Returns the names that type checkers see, each with the module that it is imported from."""
+    path = pathlib.Path(package.__file__)
+    stub = path.with_suffix(".pyi")
+    body = ast.parse((stub if stub.exists() else path).read_text()).body
+    if not stub.exists():
+        body = next(x.body for x in body if isinstance(x, ast.If) and ast.unparse(x.test) == "TYPE_CHECKING")
+    imports = [node for node in body if isinstance(node, ast.ImportFrom)]
+    return {alias.name: node.module for node in imports for alias in node.names if alias.asname == alias.name}
+
+
+def lazy_names(package):
+    """Returns the names of a lazy package, each with the module that it is imported from."""
+    names = {name: f"{package.__name__}.{module}" for module, names in package.NAMES.items() for name in names.split()}
+    return names | dict.fromkeys(getattr(package, "SUBMODULES", "").split(), package.__name__)
 
 
 @pytest.mark.parametrize("name", PACKAGES)
-def test_type_checkers_see_the_names_that_a_program_gets(name):
+def test_type_checkers_see_the_names_of_the_lazy_table(name):
     package = importlib.import_module(name)
-    wanted = dict.fromkeys(package.MODULES, name) | {n: f"{name}.{module}" for n, module in package.NAMES.items()}
-    assert for_type_checkers(package) == wanted
-    assert sorted(package.__all__) == sorted(wanted)
+    assert names_for_type_checkers(package) == lazy_names(package)
+    assert sorted(package.__all__) == sorted(lazy_names(package))
 
 
 @pytest.mark.parametrize("name", PACKAGES)
-def test_every_way_to_ask_gives_the_same(name):
+def test_every_way_to_import_a_name_gives_the_same_object(name):
     package = importlib.import_module(name)
-    assert set(package.__all__) <= set(dir(package))
-    for module in package.MODULES:
-        assert getattr(package, module) is importlib.import_module(f"{name}.{module}")
-    for thing, module in package.NAMES.items():
-        assert getattr(package, thing) is getattr(importlib.import_module(f"{name}.{module}"), thing)
+    assert {*package.__all__, "__file__"} <= set(dir(package))
     everything = {}
     exec(f"from {name} import *", everything)
-    assert set(package.__all__) <= set(everything)
+    for attribute, module in lazy_names(package).items():
+        is_module = module == name
+        value = importlib.import_module(f"{name}.{attribute}" if is_module else module)
+        value = value if is_module else getattr(value, attribute)
+        assert getattr(package, attribute) is vars(package)[attribute] is everything[attribute] is value
 
 
-def test_layers_are_those_that_type_checkers_see():
-    tree = ast.parse(pathlib.Path(layers.__file__).with_suffix(".pyi").read_text())
-    seen = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
-    wanted = [(node.module, alias.name) for node in seen for alias in node.names if alias.asname == alias.name]
-    got = [(f"flaxmodels.layers.{module}", name) for module, names in layers.MODULES.items() for name in names.split()]
-    assert sorted(got) == sorted(wanted) and sorted(layers.__all__) == sorted(name for _, name in got)
-    assert set(layers.__all__) <= set(dir(layers))
-    for module, name in got:
-        assert getattr(layers, name) is getattr(importlib.import_module(module), name)
-    sentence = "module 'flaxmodels.layers' has no attribute 'Dence'; dir(flaxmodels.layers) lists them."
-    with pytest.raises(AttributeError) as caught:
-        layers.Dence  # noqa: B018
-    assert str(caught.value) == sentence
+def test_classes_of_layers_are_all_public_subclasses_of_layer():
+    public = [getattr(layers, name) for name in layers.__all__]
+    wanted = {cls for cls in public if inspect.isclass(cls) and issubclass(cls, layers.Layer)} - {layers.Layer}
+    assert set(layers.classes().values()) == wanted
 
 
 @pytest.mark.rotate
@@ -110,12 +111,17 @@ def test_names_in_a_fresh_process(code):
 
 
 @pytest.mark.parametrize("name", PACKAGES)
-def test_unknown_name_is_one_sentence_with_all_known_ones(name):
+def test_unknown_name_is_refused(name):
     package = importlib.import_module(name)
-    sentence = f"module '{name}' has no attribute 'Sequentail'; it has {', '.join(package.__all__)}."
+    sentence = f"module '{name}' has no attribute 'Sequentail'; dir({name}) lists the known ones."
     with pytest.raises(AttributeError) as caught:
         package.Sequentail  # noqa: B018
-    assert str(caught.value) == sentence
+    assert str(caught.value) == sentence and caught.value.name == "Sequentail"
+
+
+@pytest.mark.parametrize("name", ["flaxmodels", "training"])
+def test_package_is_marked_as_typed(name):
+    assert (pathlib.Path(importlib.import_module(name).__file__).parent / "py.typed").exists()
 
 
 def test_memory_is_kept_where_the_c_library_can_be_told(monkeypatch):

@@ -1,9 +1,9 @@
 """Trains linen modules: whole epochs as one compiled program, with Keras' words for losses, metrics and optimizers."""
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from training import process as process  # its hooks have to be there before a process forks
+from flaxmodels import lazy
+from training import process as process  # Its hooks must be registered before the process forks.
 
 if TYPE_CHECKING:
     from training import callbacks as callbacks
@@ -22,37 +22,13 @@ if TYPE_CHECKING:
     from training.state import TrainState as TrainState
     from training.trainer import Trainer as Trainer
 
-MODULES = (
-    "data",
-    "callbacks",
-    "checkpoints",
-    "datasets",
-    "losses",
-    "metrics",
-    "objective",
-    "optimizers",
-    "schedules",
-    "steps",
-)
+# Names are imported when they are first used, so that the command line starts quickly.
+SUBMODULES = "callbacks checkpoints data datasets losses metrics objective optimizers schedules steps"
 NAMES = {
-    "compilation_cache": "cache",
-    "keep_memory": "cache",
-    "Checkpoints": "checkpoints",
-    "Trainer": "trainer",
-    "TrainState": "state",
+    "cache": "compilation_cache keep_memory",
+    "checkpoints": "Checkpoints",
+    "state": "TrainState",
+    "trainer": "Trainer",
 }
 
-__all__ = [*NAMES, *MODULES]
-
-
-def __getattr__(name: str) -> Any:
-    """Imports what is asked for when it is asked for, so that the command line answers at once."""
-    if name in MODULES:
-        return importlib.import_module(f"training.{name}")
-    if name in NAMES:
-        return getattr(importlib.import_module(f"training.{NAMES[name]}"), name)
-    raise AttributeError(f"module 'training' has no attribute {name!r}; it has {', '.join(__all__)}.")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__, __all__ = lazy.attach(__name__, NAMES, SUBMODULES)

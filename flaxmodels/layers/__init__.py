@@ -1,11 +1,15 @@
 """Keras' layers as linen modules."""
 
 import functools
-import importlib
-from typing import Any
+from typing import TYPE_CHECKING
 
-# Which module has which names; what type checkers see stands in `__init__.pyi`.
-MODULES = {
+from flaxmodels import lazy
+
+if TYPE_CHECKING:
+    from flaxmodels.layers.base import Layer
+
+# The names that each module defines. Type checkers read `__init__.pyi`, which a test compares with this table.
+NAMES = {
     "activation": "ELU Activation LeakyReLU PReLU ReLU Softmax",
     "adaptive_pooling": "AdaptiveAveragePooling1D AdaptiveAveragePooling2D AdaptiveAveragePooling3D "
     "AdaptiveMaxPooling1D AdaptiveMaxPooling2D AdaptiveMaxPooling3D",
@@ -40,34 +44,19 @@ MODULES = {
     "symbolic": "Input",
     "wrappers": "Bidirectional TimeDistributed",
 }
-_MODULE_OF = {name: module for module, names in MODULES.items() for name in names.split()}
 
-__all__ = list(_MODULE_OF)
-
-
-def __getattr__(name: str) -> Any:
-    """Imports a layer when it is asked for, because making all of these classes takes a third of a second."""
-    if name not in _MODULE_OF:
-        raise AttributeError(
-            f"module 'flaxmodels.layers' has no attribute {name!r}; dir(flaxmodels.layers) lists them."
-        )
-    value = getattr(importlib.import_module(f"flaxmodels.layers.{_MODULE_OF[name]}"), name)
-    globals()[name] = value  # asked for once only
-    return value
+__getattr__, __dir__, __all__ = lazy.attach(__name__, NAMES)
 
 
 @functools.cache
-def classes() -> dict[str, type]:
-    """All classes of layers by name, `Layer` itself left out; imports every module of them.
+def classes() -> "dict[str, type[Layer]]":
+    """Returns all classes of layers by name, without `Layer`; imports all modules of layers.
 
     Example:
         >>> "Dense" in classes(), "Input" in classes()
         (True, False)
     """
     base = __getattr__("Layer")
-    found = {name: __getattr__(name) for name in __all__}
-    return {name: cls for name, cls in found.items() if isinstance(cls, type) and issubclass(cls, base) and cls != base}
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    values = [__getattr__(name) for name in __all__]
+    named = zip(__all__, values, strict=True)
+    return {name: cls for name, cls in named if isinstance(cls, type) and issubclass(cls, base) and cls is not base}
