@@ -1,9 +1,9 @@
-"""The order of Keras' `model.layers`: by distance from the outputs, then by a walk back from them, depth first.
+"""The order of Keras' `model.layers`: by distance from the outputs, then by a depth-first traversal from them.
 
 Keras also counts the operations that compute masks. When a layer that takes a mask is called on one masked tensor and
-nothing else, Keras fills the mask in as an argument of the call and keeps it there, so that the operations behind it
-become nodes of the graph. They move layers, since they lead from a layer to the input of the layer that made the mask.
-A call whose arguments Keras has to convert first (lists, keywords, another dtype) keeps no such argument.
+nothing else, Keras adds the mask to the arguments of the call and keeps it there. The operations that compute the mask
+then become nodes of the graph. They change the order, because they connect the layer with the input of the layer that
+made the mask. Keras does not keep the mask if it has to convert the arguments (lists, keywords, another dtype).
 """
 
 from collections.abc import Iterable, Sequence
@@ -28,11 +28,11 @@ from flaxmodels.layers.wrappers import Bidirectional, TimeDistributed
 
 
 class Operation:
-    """An operation on masks, which Keras counts as a node.
+    """An operation on masks that Keras counts as a node.
 
     Args:
         kind: Keras' name of the operation.
-        config: Its configuration, which has no effect on the order.
+        config: The configuration of the operation, which does not affect the order.
         *arguments: Symbols, operations, and constants.
     """
 
@@ -43,12 +43,12 @@ class Operation:
 
 
 def in_keras_order(nodes: Sequence[Node], outputs: Any, dtype: Any = None) -> list[Layer]:
-    """The distinct layers of a graph in the order of Keras' `model.layers`.
+    """Returns the distinct layers of a graph in the order of Keras' `model.layers`.
 
     Args:
-        nodes: The calls of the graph, each after those that it takes from.
+        nodes: The calls of the graph in topological order.
         outputs: A tree of the symbols that the graph computes.
-        dtype: The dtype of the model around, which layers without one compute in.
+        dtype: The dtype of the model, in which layers without a dtype compute.
     """
     sources = _sources(nodes, dtype)
     entered, left = _traversal(sources, outputs)
@@ -65,7 +65,7 @@ def in_keras_order(nodes: Sequence[Node], outputs: Any, dtype: Any = None) -> li
 
 
 def _traversal(sources: dict[Any, list[Any]], outputs: Any) -> tuple[list[Any], list[Any]]:
-    """The calls and operations as a walk from the outputs back, depth first, enters them, and as it leaves them."""
+    """Returns calls and operations in the preorder and postorder of a depth-first traversal from the outputs."""
     entered: dict[Any, None] = {}
     left: list[Any] = []
     for output in jax.tree.leaves(outputs):
@@ -87,7 +87,7 @@ def _traversal(sources: dict[Any, list[Any]], outputs: Any) -> tuple[list[Any], 
 
 
 def _sources(nodes: Sequence[Node], dtype: Any) -> dict[Any, list[Any]]:
-    """For each call, and each operation on masks, the calls and operations that it takes from, in Keras' order."""
+    """Returns for each call and each operation on masks the calls and operations of its inputs, in Keras' order."""
     masks: dict[int, Any] = {}
     inside = set(nodes)
     sources: dict[Any, list[Any]] = {}
@@ -96,9 +96,9 @@ def _sources(nodes: Sequence[Node], dtype: Any) -> dict[Any, list[Any]]:
         open_nodes = [(node, arguments)]
         while open_nodes:
             node, arguments = open_nodes.pop()
-            found = [leaf for leaf in jax.tree.leaves(arguments) if isinstance(leaf, Symbol | Operation)]
-            found = [leaf if isinstance(leaf, Operation) else leaf.node for leaf in found]
-            sources[node] = [leaf for leaf in found if isinstance(leaf, Operation) or leaf in inside]
+            leaves = [leaf for leaf in jax.tree.leaves(arguments) if isinstance(leaf, Symbol | Operation)]
+            inputs = [leaf if isinstance(leaf, Operation) else leaf.node for leaf in leaves]
+            sources[node] = [leaf for leaf in inputs if isinstance(leaf, Operation) or leaf in inside]
             open_nodes += [(leaf, leaf.arguments) for leaf in sources[node]
                            if isinstance(leaf, Operation) and leaf not in sources]  # fmt: skip
 
@@ -113,12 +113,12 @@ def _sources(nodes: Sequence[Node], dtype: Any) -> dict[Any, list[Any]]:
 
 
 def _masks_of(inputs: Any, masks: dict[int, Any]) -> Any:
-    """The masks of a tree of symbols, in its structure."""
+    """Returns the masks of a tree of symbols, in its structure."""
     return jax.tree.map(lambda leaf: masks.get(id(leaf)), inputs)
 
 
 def _keeps_mask(node: Node, dtype: Any) -> bool:
-    """Whether Keras writes the mask of the inputs down as an argument of a call that was given none."""
+    """Returns whether Keras adds the mask of the inputs to the arguments of a call without a mask."""
     layer, wanted = node.layer, node.layer.keras_input_dtype(dtype)
     if isinstance(layer, Linen) or not computes_with_mask(layer):
         return False
@@ -129,7 +129,7 @@ def _keeps_mask(node: Node, dtype: Any) -> bool:
 
 
 def _passed_on(node: Node, mask: Any, dtype: Any) -> Iterable[Any]:
-    """The masks of the outputs of a call, as far as there are any."""
+    """Returns the masks of the outputs of a call, or an empty list if there are none."""
     layer: Any = node.layer
     inputs = _cast(node, dtype)
     first = mask[0] if isinstance(mask, list | tuple) and mask else mask
@@ -158,7 +158,7 @@ def _passed_on(node: Node, mask: Any, dtype: Any) -> Iterable[Any]:
 
 
 def _cast(node: Node, dtype: Any) -> Any:
-    """What a call takes first, as Keras casts it to the dtype of the layer."""
+    """Returns the first argument of a call, with the casts that Keras adds to it."""
     wanted = node.layer.keras_input_dtype(dtype)
 
     def cast(leaf: Any) -> Any:
@@ -169,7 +169,7 @@ def _cast(node: Node, dtype: Any) -> Any:
 
 
 def _dtype_of(symbol: Symbol, dtype: Any) -> Any:
-    """The dtype that a symbol has in a model of a dtype; the symbol itself was drawn without knowing the model."""
+    """Returns the dtype of a symbol inside a model of a dtype, which was unknown when the symbol was made."""
     layer: Any = None if symbol.node is None else symbol.node.layer
     if symbol.node is None or dtype is None or layer.dtype is not None:
         return symbol.dtype

@@ -27,7 +27,7 @@ def attach(
     modules = submodules.split()
     public = [*module_of, *modules]
 
-    def __getattr__(name: str) -> Any:  # noqa: N807
+    def __getattr__(name: str) -> Any:
         if name in modules:
             return importlib.import_module(f"{package}.{name}")
         if name not in module_of:
@@ -40,7 +40,7 @@ def attach(
         setattr(sys.modules[package], name, value)
         return value
 
-    def __dir__() -> list[str]:  # noqa: N807
+    def __dir__() -> list[str]:
         return sorted({*vars(sys.modules[package]), *public})
 
     return __getattr__, __dir__, public

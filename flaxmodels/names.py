@@ -1,4 +1,4 @@
-"""Looks a name up in a table; an unknown name is answered with the closest and all known ones."""
+"""Looks names up in tables; the error for an unknown name lists the closest and all known names."""
 
 import difflib
 from collections.abc import Mapping
@@ -8,13 +8,13 @@ T = TypeVar("T")
 
 
 def lookup(kind: str, name: str, table: Mapping[str, T], alternative: str = "") -> T:
-    """Returns `table[name]`, or tells what is known.
+    """Returns `table[name]`, or raises an error that lists the known names.
 
     Args:
-        kind: What the table holds, for the error, such as "loss".
+        kind: The kind of entry for the error, such as "loss".
         name: The name that the user gave.
-        table: Names to things.
-        alternative: A closing sentence for the error, such as "Or pass a function (y_true, y_pred) -> [B]."
+        table: Entries by name.
+        alternative: A last sentence for the error, such as "Or pass a function (y_true, y_pred) -> [B]."
 
     Raises:
         ValueError: If the table has no such name.
@@ -29,7 +29,7 @@ def lookup(kind: str, name: str, table: Mapping[str, T], alternative: str = "") 
     if isinstance(name, str) and name in table:
         return table[name]
     close = difflib.get_close_matches(str(name), table, n=1)
-    guess = f" Did you mean {close[0]!r}?" if close else ""
+    suggestion = f" Did you mean {close[0]!r}?" if close else ""
     known = ", ".join(repr(k) for k in sorted(table))
     closing = f" {alternative}" if alternative else ""
-    raise ValueError(f"Unknown {kind} {name!r}.{guess} Known: {known}.{closing}")
+    raise ValueError(f"Unknown {kind} {name!r}.{suggestion} Known: {known}.{closing}")

@@ -6,8 +6,9 @@ from typing import Any
 import jax
 
 from flaxmodels import activations
-from flaxmodels.building import Sequential, lookups_of
+from flaxmodels.building import Sequential
 from flaxmodels.graph import Graph
+from flaxmodels.inspection import lookups_of
 from training.objective import Objective
 
 PROBABILITIES = ("softmax", "sigmoid", "hard_sigmoid")

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxmodels.building import Container, Model
+from flaxmodels.building import Model
+from flaxmodels.container import Container
 from flaxmodels.layers.linen import training_flags
 from training import losses, metrics
 from training.forward import Outputs, forward

@@ -8,7 +8,7 @@ import jax
 from flax import traverse_util
 
 from flaxmodels import constraints
-from flaxmodels.building import weights_of
+from flaxmodels.inspection import weights_of
 from flaxmodels.layers.linen import training_flags
 
 Path = tuple[str, ...]

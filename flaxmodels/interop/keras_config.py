@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxmodels import activations, constraints, initializers, layers, regularizers
-from flaxmodels.building import Container, Model, Sequential
+from flaxmodels.building import Model, Sequential
+from flaxmodels.container import Container
 from flaxmodels.interop import keras_masks
 from flaxmodels.layers.base import Layer
 from flaxmodels.layers.symbolic import Symbol

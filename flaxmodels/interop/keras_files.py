@@ -23,7 +23,8 @@ import numpy as np
 from flax import traverse_util
 
 from flaxmodels import formats, layers, saving
-from flaxmodels.building import Container, Model
+from flaxmodels.building import Model
+from flaxmodels.container import Container
 from flaxmodels.graph import snake_case
 from flaxmodels.interop import hdf5, keras_config
 from flaxmodels.interop.keras_weights import COLLECTIONS, PartsReader

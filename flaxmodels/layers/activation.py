@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from flaxmodels import activations
 from flaxmodels.layers import checks
-from flaxmodels.layers.base import Layer, wide
+from flaxmodels.layers.base import Layer, accumulation_dtype
 from flaxmodels.layers.checks import checked_axes
 
 
@@ -240,5 +240,5 @@ def masked_softmax(x: jax.Array, keep: jax.Array, axis: int | tuple[int, ...] = 
     The sums are in float32 for narrower x.
     """
     # -1e9 and not -inf: its gradient is finite where nothing is kept.
-    weights = activations.softmax(jnp.where(keep, x.astype(wide(x.dtype)), -1e9), axis)
+    weights = activations.softmax(jnp.where(keep, x.astype(accumulation_dtype(x.dtype)), -1e9), axis)
     return jnp.where(keep, weights, 0).astype(x.dtype)

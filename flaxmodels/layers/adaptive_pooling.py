@@ -1,4 +1,4 @@
-"""Adaptive pooling: as many windows as outputs are wanted, whatever the size of the inputs."""
+"""Adaptive pooling: the number of outputs is fixed, and the windows adapt to the size of the inputs."""
 
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -12,10 +12,10 @@ from flaxmodels.layers.spatial import Spatial
 
 
 class AdaptivePooling(Spatial):
-    """Splits each axis of n positions into m windows that together cover it, and reduces each to one number.
+    """Covers each axis of n positions with m windows and reduces each window to one number.
 
-    Window i covers the positions from floor(i * n / m) to, not including, ceil((i + 1) * n / m). Keras' JAX backend
-    rounds these in float32; for 7, 13, 14 or 15 outputs some of its windows are too large and give NaN, here none.
+    Window i covers the positions from floor(i * n / m) up to, but not including, ceil((i + 1) * n / m). Keras' JAX
+    backend rounds these in float32: for 7, 13, 14 or 15 outputs some of its windows are too large and give NaN.
 
     Args:
         output_size: Number of outputs m; one integer for all axes, or one per axis.
@@ -37,6 +37,7 @@ class AdaptivePooling(Spatial):
 
     @nn.compact
     def compute(self, inputs: jax.Array) -> jax.Array:
+        """Reduces the windows of one axis after another."""
         self.check_axes(inputs)
         self.check_not_empty(inputs)
         x = self.cast(inputs)
@@ -49,7 +50,7 @@ class AdaptivePooling(Spatial):
 
 
 def windows(n: int, m: int) -> tuple[np.ndarray, np.ndarray]:
-    """The positions [m, w] of m windows over n positions, and which of them each window covers; others fill up."""
+    """Returns the positions [m, w] of m windows over n positions, and which of them each window covers."""
     i = np.arange(m)
     start, end = i * n // m, -(-(i + 1) * n // m)
     positions = start[:, None] + np.arange((end - start).max())
@@ -57,14 +58,14 @@ def windows(n: int, m: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def mean_of(x: jax.Array, covered: np.ndarray, axis: int) -> jax.Array:
-    """The mean along an axis, of what is covered."""
-    wide = np.promote_types(x.dtype, np.float32)
-    total = jnp.sum(jnp.where(covered, x, 0), axis, dtype=wide)
-    return (total / covered.sum(axis).astype(wide)).astype(x.dtype)
+    """Returns the mean of the covered values along an axis."""
+    dtype = np.promote_types(x.dtype, np.float32)
+    total = jnp.sum(jnp.where(covered, x, 0), axis, dtype=dtype)
+    return (total / covered.sum(axis).astype(dtype)).astype(x.dtype)
 
 
 def max_of(x: jax.Array, covered: np.ndarray, axis: int) -> jax.Array:
-    """The largest value along an axis, of what is covered; the first of equal ones gets the gradient."""
+    """Returns the maximum of the covered values along an axis; the first of equal ones gets the gradient."""
     first = jnp.argmax(jnp.where(covered, x, -jnp.inf), axis, keepdims=True)
     return jnp.squeeze(jnp.take_along_axis(x, first, axis), axis)
 
@@ -76,13 +77,13 @@ class AdaptiveAveragePooling(AdaptivePooling):
 
 
 class AdaptiveMaxPooling(AdaptivePooling):
-    """Takes the largest value of each window; the first of equal ones gets the gradient, as in `MaxPooling2D`."""
+    """Takes the maximum of each window; the first of equal values gets the gradient, as in `MaxPooling2D`."""
 
     REDUCE = staticmethod(max_of)
 
 
 class AdaptiveAveragePooling1D(AdaptiveAveragePooling):
-    """Takes the means of as many windows over time as asked for; arguments, errors as in `AdaptivePooling`.
+    """Takes the mean of m windows over time; arguments and errors as in `AdaptivePooling`.
 
     Shapes: x [B, T, C] -> [B, m, C]; channels_first: x [B, C, T] -> [B, C, m].
 
@@ -99,7 +100,7 @@ class AdaptiveAveragePooling1D(AdaptiveAveragePooling):
 
 
 class AdaptiveAveragePooling2D(AdaptiveAveragePooling):
-    """Takes the means of as many windows over planes as asked for; arguments, errors as in `AdaptivePooling`.
+    """Takes the mean of m windows over each of two spatial axes; arguments and errors as in `AdaptivePooling`.
 
     Shapes: x [B, H, W, C] -> [B, m, m', C]; channels_first: x [B, C, H, W] -> [B, C, m, m'].
 
@@ -115,7 +116,7 @@ class AdaptiveAveragePooling2D(AdaptiveAveragePooling):
 
 
 class AdaptiveAveragePooling3D(AdaptiveAveragePooling):
-    """Takes the means of as many windows over volumes as asked for; arguments, errors as in `AdaptivePooling`.
+    """Takes the mean of m windows over each of three spatial axes; arguments and errors as in `AdaptivePooling`.
 
     Shapes: x [B, D, H, W, C] -> [B, m, m', m'', C]; with channels_first the channels are axis 1.
 
@@ -131,7 +132,7 @@ class AdaptiveAveragePooling3D(AdaptiveAveragePooling):
 
 
 class AdaptiveMaxPooling1D(AdaptiveMaxPooling):
-    """Takes the largest values of as many windows over time as asked for; arguments, errors as in `AdaptivePooling`.
+    """Takes the maximum of m windows over time; arguments and errors as in `AdaptivePooling`.
 
     Shapes: x [B, T, C] -> [B, m, C]; channels_first: x [B, C, T] -> [B, C, m].
 
@@ -148,7 +149,7 @@ class AdaptiveMaxPooling1D(AdaptiveMaxPooling):
 
 
 class AdaptiveMaxPooling2D(AdaptiveMaxPooling):
-    """Takes the largest values of as many windows over planes as asked for; arguments, errors as in `AdaptivePooling`.
+    """Takes the maximum of m windows over each of two spatial axes; arguments and errors as in `AdaptivePooling`.
 
     Shapes: x [B, H, W, C] -> [B, m, m', C]; channels_first: x [B, C, H, W] -> [B, C, m, m'].
 
@@ -164,7 +165,7 @@ class AdaptiveMaxPooling2D(AdaptiveMaxPooling):
 
 
 class AdaptiveMaxPooling3D(AdaptiveMaxPooling):
-    """Takes the largest values of as many windows over volumes as asked for; arguments, errors as in `AdaptivePooling`.
+    """Takes the maximum of m windows over each of three spatial axes; arguments and errors as in `AdaptivePooling`.
 
     Shapes: x [B, D, H, W, C] -> [B, m, m', m'', C]; with channels_first the channels are axis 1.
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flaxmodels.layers import attention_masks as masks
 from flaxmodels.layers import checks
 from flaxmodels.layers.activation import masked_softmax
-from flaxmodels.layers.base import Layer, wide
+from flaxmodels.layers.base import Layer, accumulation_dtype
 from flaxmodels.layers.core import EinsumDense
 from flaxmodels.layers.regularization import check_rate, dropout, noise_key
 
@@ -48,7 +48,7 @@ class ScoredAttention(Layer):
         if use_causal_mask:
             causal = jnp.expand_dims(masks.causal(*scores.shape[-2:]), tuple(range(scores.ndim - 2)))
             keep = causal if keep is None else keep & causal
-        logits = scores.astype(wide(scores.dtype))
+        logits = scores.astype(accumulation_dtype(scores.dtype))
         if keep is not None:
             # Lowered, not replaced: where nothing is kept, the weights are those of Keras and not 0.
             logits = jnp.where(keep, logits, logits - 1e9)
@@ -362,7 +362,7 @@ class ProjectedAttention(Layer):
                 queries, keys, values, mask=keep, scale=scale, implementation="cudnn"
             ), None
         to_scores, to_outputs = _equations(queries.ndim, axes)
-        scores = jnp.einsum(to_scores, queries * scale, keys, preferred_element_type=wide(queries.dtype))
+        scores = jnp.einsum(to_scores, queries * scale, keys, preferred_element_type=accumulation_dtype(queries.dtype))
         over = tuple(range(scores.ndim - len(axes), scores.ndim))
         # Where a query may see nothing, Keras' fused computation gives all keys the same weight, its other one none.
         fused = queries.ndim == 4 and settings.dropout == 0 and not scored

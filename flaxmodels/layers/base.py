@@ -1,61 +1,47 @@
-"""The base of all layers: a linen module that also draws graphs, carries masks and names its weights as Keras does."""
+"""The base class of all layers: a linen module that also builds graphs, carries masks and has Keras' weight names."""
 
 import functools
 import inspect
 import math
 import threading
-from collections.abc import Iterator
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, overload
 
 import flax.errors
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from flaxmodels import initializers, regularizers
 from flaxmodels.layers import checks, symbolic
-
-
-class Lookup(NamedTuple):
-    """A layer that takes integers in a range from an input of a model; see `Layer.trace_inputs`.
-
-    Attributes:
-        source: The index of the model's input.
-        path: The layer's scopes, joined by "/".
-        layer: The class of the layer.
-        size: How many integers there are, from 0 on.
-    """
-
-    source: int
-    path: str
-    layer: str
-    size: int
+from flaxmodels.layers.tracing import Lookup
 
 
 class _Calls(threading.local):
-    """Scopes of layers of transformed classes that this thread is calling, and whether in training."""
+    """The transformed layers that this thread is calling, as scope and training flag, outermost first."""
 
     def __init__(self) -> None:
-        self.stack: list[tuple[Any, bool]] = []
+        self.stack: list[tuple[tuple[str, ...], bool]] = []
 
 
 _transformed = _Calls()
 
 
 class Layer(nn.Module, kw_only=True):
-    """Computes outputs from inputs; on symbols it draws a graph instead.
+    """Computes outputs from arrays; called on symbols, it adds a node to a graph instead.
 
-    A layer of a new kind is a dataclass of Keras' arguments with one method `compute`, marked `@nn.compact`, that takes
-    arrays. Where it needs them, `compute` also takes `mask` and `train`; every layer accepts both when it is called.
+    A custom layer is a dataclass of Keras' arguments with one method `compute`, marked `@nn.compact`, that takes
+    arrays. If it needs them, `compute` also takes `mask` and `train`; every layer accepts both when it is called.
 
     Args:
-        dtype: Computation's dtype, "mixed_bfloat16" and the like included; by default that of the model around the
-            layer, or else that of the parameters.
-        param_dtype: The parameters' dtype.
+        dtype: Dtype of the computation, or a Keras policy such as "mixed_bfloat16". The default is the dtype of the
+            enclosing model, otherwise that of the parameters.
+        param_dtype: Dtype of the parameters.
         trainable: Whether a `Trainer` updates the parameters. If False, their regularizers are left out as well. A
             change takes effect at the next `fit`.
         activity_regularizer: Adds a loss on the outputs, divided by the number of examples. Each call of the layer
-            counts; Keras counts the last call alone, unless the layer is inside a nested model.
+            counts; Keras counts only the last call, unless the layer is inside a nested model.
         input_shape: Shape of one example; `Sequential` reads it from its first layer.
         name: Scope of the parameters; by default Keras' automatic name, such as `conv2d_1`.
 
@@ -71,11 +57,12 @@ class Layer(nn.Module, kw_only=True):
 
     # Names of the parameters and statistics in the order of Keras' `get_weights()`.
     WEIGHTS: ClassVar[tuple[str, ...]] = ()
-    # Parameters whose arguments have another first word: {"embedding": "embeddings"} for `embeddings_initializer`.
+    # The first word of a parameter's arguments if it differs from the parameter's name: {"embedding": "embeddings"}
+    # for `embeddings_initializer`.
     ARGUMENTS: ClassVar[dict[str, str]] = {}
-    # Whether a mask that comes in goes on to the next layer.
+    # Whether the mask of the inputs is also the mask of the outputs.
     SUPPORTS_MASKING: ClassVar[bool] = False
-    # How many rows the layers inside this one receive for each example.
+    # The number of rows that the layers inside this one receive per example.
     rows_per_example: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
@@ -86,13 +73,22 @@ class Layer(nn.Module, kw_only=True):
             symbolic.as_shape(self.input_shape)
         super().__post_init__()
 
+    @overload
+    def __call__(
+        self, inputs: symbolic.Symbol | Sequence[symbolic.Symbol], *args: Any, **kwargs: Any
+    ) -> symbolic.Symbol: ...
+    @overload
+    def __call__(self, inputs: ArrayLike | Sequence[ArrayLike], *args: Any, **kwargs: Any) -> jax.Array: ...
+    @overload
+    def __call__(self, inputs: Any = None, *args: Any, **kwargs: Any) -> Any: ...
     def __call__(self, inputs: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Computes the outputs, or draws a node where a symbol is among the arguments.
+        """Computes the outputs, or adds a node to a graph if an argument is a symbol.
 
         Args:
-            inputs: An array, or a list of arrays for layers that merge; also by the name that `compute` gives it.
+            inputs: An array, or a list of arrays for layers that merge. Also accepted by the name of the first
+                parameter of `compute`.
             *args: Further arrays, for layers that take them.
-            **kwargs: `mask`, `train` (False by default) and what the layer's `compute` names.
+            **kwargs: `mask`, `train` (False by default) and the other parameters of `compute`.
         """
         if inputs is None:
             inputs = kwargs.pop(next(iter(arguments(self)), "inputs"), None)
@@ -100,7 +96,7 @@ class Layer(nn.Module, kw_only=True):
             return symbolic.record(self, (inputs, *args), kwargs)
         if self.scope is None:
             raise ValueError(
-                f"{type(self).__name__} computes with parameters from outside, but was called on an array by itself; "
+                f"{type(self).__name__} holds no parameters, so it cannot be called on an array directly; "
                 "use variables = layer.init(jax.random.key(0), x) and layer.apply(variables, x)."
             )
         if _transformed.stack and _transformed.stack[-1][0] == self.path:
@@ -113,17 +109,17 @@ class Layer(nn.Module, kw_only=True):
     def call_with_mask(
         self, inputs: Any, *args: Any, mask: Any = None, train: bool = False, **kwargs: Any
     ) -> tuple[Any, Any]:
-        """Calls this layer and returns its outputs and their mask; this is how a layer around this one calls it.
+        """Calls this layer from an enclosing layer and returns its outputs and their mask.
 
-        The call itself is `__call__`, whose outputs flax records (`capture_intermediates`, `nn.tabulate`), and whose
-        value is therefore the outputs alone; the mask is kept aside.
+        The outputs go through `__call__`, because flax records its results (`capture_intermediates`, `nn.tabulate`).
+        It returns the outputs alone and keeps the mask in an attribute.
         """
         if mask is not None:
             kwargs["mask"] = mask
         if type(self).__call__ is Layer.__call__:
             outputs = self(inputs, *args, **kwargs | ({} if train is False else {"train": train}))
             return outputs, self.__dict__.pop("_output_mask")
-        # A class transformed by flax, such as nn.remat(Dense), takes arrays alone, and calls a copy of itself.
+        # A class transformed by flax, such as nn.remat(Dense), takes only arrays and calls a copy of itself.
         _transformed.stack.append((self.path, train))
         try:
             outputs = self(inputs, *args, **kwargs)
@@ -131,14 +127,15 @@ class Layer(nn.Module, kw_only=True):
             _transformed.stack.pop()
         if type(self).outputs_and_mask is Layer.outputs_and_mask:
             return outputs, self.compute_mask(inputs, mask)
-        # The copy has the mask, so it is computed again; what only the outputs need is left out by XLA.
-        again = self.clone(parent=None).apply(self.variables, inputs, *args, **kwargs, method="outputs_and_mask")
-        return outputs, again[1]
+        # Only the copy knows the mask, so compute it again; XLA removes the operations that only the outputs need.
+        clone = self.clone(parent=None)
+        _, output_mask = clone.apply(self.variables, inputs, *args, **kwargs, method="outputs_and_mask")
+        return outputs, output_mask
 
     def outputs_and_mask(
         self, inputs: Any, *args: Any, mask: Any = None, train: bool = False, **kwargs: Any
     ) -> tuple[Any, Any]:
-        """Computes the outputs and the mask that belongs to them."""
+        """Computes the outputs and their mask."""
         checks.check_call(self, inputs, mask, train)
         for name, value in (("mask", mask), ("train", train)):
             if name in arguments(self):
@@ -149,52 +146,40 @@ class Layer(nn.Module, kw_only=True):
         return outputs, self.compute_mask(inputs, mask)
 
     def compute_mask(self, inputs: Any, mask: Any) -> Any:
-        """The mask of the outputs: the inputs' own where the layer keeps positions, else None."""
+        """Returns the mask of the outputs: that of the inputs if the layer keeps positions, otherwise None."""
         return mask if self.SUPPORTS_MASKING else None
 
     def children(self) -> list[tuple[str, Any]]:
-        """Layers inside this one by scope name, in the order of Keras' `get_weights()`."""
+        """Returns the scope names and the layers inside this one, in the order of Keras' `get_weights()`."""
         return []
 
     @nn.nowrap
-    def trace_inputs(self, sources: Any, lookups: list["Lookup"], path: str, *args: Any, **kwargs: Any) -> Any:
-        """Finds which inputs of a model reach a layer that looks integers up, with unchanged values; see `trace`.
-
-        Args:
-            sources: For each of the layer's inputs a set: the indices of the model's inputs of which it holds values;
-                empty where it holds others.
-            lookups: Receives what is found.
-            path: The layer's scopes, joined by "/".
-            *args: Further arguments of the call.
-            **kwargs: Likewise.
-
-        Returns:
-            A set for each output, or one for all.
-        """
+    def trace_inputs(self, sources: Any, lookups: list[Lookup], path: str, *args: Any, **kwargs: Any) -> Any:
+        """Returns which inputs of a model the outputs hold values of; arguments as in `tracing.trace`."""
         return frozenset()
 
     @nn.nowrap
     def argument(self, weight: str, kind: str) -> Any:
-        """The argument that belongs to a weight, such as `kernel_constraint`, or None."""
+        """Returns the argument of a kind for a weight, such as `kernel_constraint`, or None."""
         return getattr(self, f"{self.ARGUMENTS.get(weight, weight)}_{kind}", None)
 
     def add_weight(self, name: str, shape: tuple[int, ...], dtype: Any = None) -> jax.Array:
-        """Makes a parameter by its `<name>_initializer` and its loss by `<name>_regularizer`.
+        """Creates a parameter with its `<name>_initializer` and adds the loss of its `<name>_regularizer`.
 
-        A frozen layer adds no loss on its parameters: nothing could reduce it. Keras leaves it out as well.
+        A frozen layer adds no loss on its parameters, as in Keras, because training could not reduce it.
 
         Args:
             name: Name in `params`.
-            shape: The parameter's shape.
-            dtype: What it is cast to for the computation; None for `compute_dtype`.
+            shape: Shape of the parameter.
+            dtype: Dtype of the returned value; None for `compute_dtype`.
         """
         initializer: Any = initializers.get(self.argument(name, "initializer") or "glorot_uniform")
         try:
             value = self.param(name, initializer, shape, jnp.dtype(self.param_dtype))
         except flax.errors.ScopeParamShapeError as error:
             raise ValueError(
-                f"{self.label} takes inputs for which `{name}` has shape {self._shape_of(name)}, got some for which it "
-                f"has shape {shape}; give inputs of the size that the variables were made for, or make new ones."
+                f"`{name}` of {self.label} has shape {self._shape_of(name)}, but inputs of this size need {shape}; "
+                "give inputs of the size that the variables were made for, or call `init` again."
             ) from error
         regularizer = regularizers.get(self.argument(name, "regularizer"))
         if regularizer is not None and not self.is_initializing() and not self.frozen:
@@ -206,12 +191,12 @@ class Layer(nn.Module, kw_only=True):
 
     @nn.nowrap
     def cast(self, array: jax.Array) -> jax.Array:
-        """The array in the computation's dtype."""
+        """Returns the array in the dtype of the computation."""
         return jnp.asarray(array).astype(self.compute_dtype)
 
     @nn.nowrap
     def cast_floats(self, tree: Any) -> Any:
-        """The arrays, those of floating point in the computation's dtype, others as they are."""
+        """Returns the arrays, with floating-point arrays cast to the dtype of the computation."""
 
         def cast(x: Any) -> Any:
             checks.check_array(self, "inputs", x)
@@ -222,38 +207,39 @@ class Layer(nn.Module, kw_only=True):
     @property
     @nn.nowrap
     def compute_dtype(self) -> Any:
-        """The dtype that the layer computes in: its own, or that of the nearest model around it which has one."""
-        return compute_dtype(next((m.dtype for m in self._around() if m.dtype is not None), None), self.param_dtype)
+        """The dtype that the layer computes in: its own, otherwise that of the nearest enclosing layer with one."""
+        dtypes = (layer.dtype for layer in self._enclosing() if layer.dtype is not None)
+        return compute_dtype(next(dtypes, None), self.param_dtype)
 
     @nn.nowrap
-    def keras_input_dtype(self, around: Any) -> Any:
-        """The dtype that Keras casts inputs of floating point to when this layer is called; None if it casts none.
+    def keras_input_dtype(self, model_dtype: Any) -> Any:
+        """Returns the dtype that Keras casts floating-point inputs of this layer to; None if it casts none.
 
         Args:
-            around: The dtype of the model around this layer, or None.
+            model_dtype: The dtype of the enclosing model, or None.
         """
-        return compute_dtype(around if self.dtype is None else self.dtype, self.param_dtype)
+        return compute_dtype(model_dtype if self.dtype is None else self.dtype, self.param_dtype)
 
     @nn.nowrap
     def inner_outputs(self) -> Any:
-        """The symbols inside a model that its outputs are, in their structure; None for other layers."""
+        """Returns the symbols inside a model that are its outputs, in their structure; None for other layers."""
         return None
 
     @nn.nowrap
-    def _around(self) -> Iterator["Layer"]:
-        """This layer and the layers around it, from the inside out."""
+    def _enclosing(self) -> Iterator["Layer"]:
+        """Yields this layer and the layers that enclose it, from the inside out."""
         module: Any = self
         while isinstance(module, nn.Module):
             if isinstance(module, Layer):
                 yield module
             module = module.parent
 
-    def rows(self, leading: int) -> jax.Array | None:
-        """Which of the `leading` rows are examples, not padding, as a mask [leading]; None where all are.
+    def valid_rows(self, leading: int) -> jax.Array | None:
+        """Returns the mask [leading] of the rows that are examples, not padding; None if all are.
 
-        A caller that pads a batch gives the collection "batch" with `valid` [B]. The answer is right where the batch is
-        the first part of the leading axis, B * T rows with the T rows of an example side by side. A layer can't see
-        whether that is so; `training.padding` proves it for a whole model before a batch is padded.
+        A caller that pads a batch passes the collection "batch" with `valid` [B]. The mask is correct if the leading
+        axis has B * T rows and the T rows of each example are consecutive. A layer cannot check this, so
+        `training.padding` proves it for the whole model before a batch is padded.
         """
         root = self.scope.root if self.scope else None
         if root is None or not root.has_variable("batch", "valid"):
@@ -271,32 +257,32 @@ class Layer(nn.Module, kw_only=True):
                     f"{self.label} divides the loss on its outputs by the number of examples, got outputs of shape (); "
                     "give inputs with an axis for the batch, or leave the regularizer out."
                 )
-            rows = self.rows(output.shape[0])
+            rows = self.valid_rows(output.shape[0])
             count: Any = output.shape[0]
             if rows is not None:
                 output = jnp.where(jnp.expand_dims(rows, tuple(range(1, output.ndim))), output, 0)
                 count = jnp.sum(rows)
             loss = regularizer(output)
-            examples = jnp.maximum(count, 1).astype(loss.dtype) / self._folded()
+            examples = jnp.maximum(count, 1).astype(loss.dtype) / self._rows_per_example()
             loss = loss / examples
             self.sow("losses", "activity", loss, reduce_fn=jnp.add, init_fn=lambda: 0.0)
 
     @nn.nowrap
-    def _folded(self) -> int:
-        """How many rows of this layer's inputs belong to one example: more than one inside `TimeDistributed`."""
-        _, *outer = self._around()
+    def _rows_per_example(self) -> int:
+        """Returns how many rows of this layer's inputs belong to one example: several inside `TimeDistributed`."""
+        _, *outer = self._enclosing()
         return math.prod(layer.rows_per_example for layer in outer)
 
     @property
     @nn.nowrap
     def frozen(self) -> bool:
-        """Whether this layer, or a layer around it, has `trainable=False`."""
-        return not all(layer.trainable for layer in self._around())
+        """Whether this layer or an enclosing one has `trainable=False`."""
+        return not all(layer.trainable for layer in self._enclosing())
 
     @property
     @nn.nowrap
     def label(self) -> str:
-        """What an error calls the layer: its class and, where it is known, its scope."""
+        """The layer in error messages: its class and, if known, its scope."""
         scope = ("/".join(self.path) if self.scope is not None else "") or self.name
         return f"{type(self).__name__} {scope!r}" if scope else type(self).__name__
 
@@ -310,7 +296,7 @@ class Layer(nn.Module, kw_only=True):
 
     @nn.nowrap
     def check_rank(self, inputs: Any, axes: str) -> None:
-        """Raises unless the inputs have as many axes as named, "B T F" for three."""
+        """Raises unless the inputs have one axis for each letter in `axes`, such as "B T F"."""
         shape, rank = tuple(inputs.shape), len(axes.split())
         if len(shape) != rank:
             raise ValueError(
@@ -319,36 +305,36 @@ class Layer(nn.Module, kw_only=True):
             )
 
 
-def trace(layer: Any, sources: Any, lookups: list[Lookup], path: str, *args: Any, **kwargs: Any) -> Any:
-    """Calls `layer.trace_inputs`, unless a subclass computes something else than the class that defines it."""
-    classes = type(layer).__mro__
-    computing = next(i for i, cls in enumerate(classes) if {"compute", "outputs_and_mask"} & set(vars(cls)))
-    tracing = next(i for i, cls in enumerate(classes) if "trace_inputs" in vars(cls))
-    return layer.trace_inputs(sources, lookups, path, *args, **kwargs) if tracing <= computing else frozenset()
+class MultiOutputLayer(Layer):
+    """A layer that may return several outputs, depending on its arguments.
 
+    It differs from `Layer` for type checkers alone, to which its call may return anything.
+    """
 
-@nn.nowrap
-def keep_values(
-    layer: Any, sources: Any, lookups: list[Lookup], path: str, *args: Any, **kwargs: Any
-) -> frozenset[int]:
-    """The `trace_inputs` of a layer whose outputs are values of its inputs, or 0."""
-    return sources
+    if TYPE_CHECKING:
+
+        def __call__(self, inputs: Any = None, *args: Any, **kwargs: Any) -> Any: ...
 
 
 def compute_dtype(dtype: Any, param_dtype: Any) -> Any:
-    """The dtype to compute in: `dtype`, also as a Keras policy such as "mixed_bfloat16", or else `param_dtype`."""
+    """Returns the dtype to compute in: that of `dtype`, which may be a Keras policy, otherwise `param_dtype`.
+
+    Example:
+        >>> compute_dtype("mixed_bfloat16", "float32").name, compute_dtype(None, "float32").name
+        ('bfloat16', 'float32')
+    """
     if isinstance(dtype, str) and dtype.startswith("mixed_"):
         dtype = dtype.removeprefix("mixed_")
     return jnp.dtype(param_dtype if dtype is None else dtype)
 
 
-def wide(dtype: Any) -> Any:
-    """The dtype for sums and statistics of a dtype: float32, or float64 for float64."""
+def accumulation_dtype(dtype: Any) -> Any:
+    """Returns the dtype for sums and statistics of a dtype: float64 for float64, otherwise float32."""
     return jnp.dtype(jnp.float64 if jnp.dtype(dtype) == jnp.float64 else jnp.float32)
 
 
 def arguments(layer: Any) -> tuple[str, ...]:
-    """The names of what a layer's `compute` takes."""
+    """Returns the parameter names of a layer's `compute`."""
     return _arguments(type(layer))  # type: ignore[arg-type]
 
 

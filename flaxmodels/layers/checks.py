@@ -1,4 +1,4 @@
-"""What every layer asks of its arguments and of what it is called with: one sentence, before anything is computed."""
+"""Argument and call checks shared by all layers; each raises one sentence before anything is computed."""
 
 import dataclasses
 import functools
@@ -16,51 +16,51 @@ from flaxmodels import activations, constraints, initializers, regularizers
 
 
 def is_integer(value: Any) -> bool:
-    """Whether the value is a whole number, Python's or NumPy's; truth values are none."""
+    """Returns whether the value is an integer of Python or NumPy, not a boolean."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def is_number(value: Any) -> bool:
-    """Whether the value is one real number, also one in an array or a traced one."""
+    """Returns whether the value is one real number, which may be a scalar array or a tracer."""
     if isinstance(value, np.ndarray | jax.Array):
         return value.ndim == 0 and bool(jnp.issubdtype(value.dtype, jnp.floating) or is_integer_dtype(value.dtype))
     return is_integer(value) or isinstance(value, float | np.floating)
 
 
 def is_integer_dtype(dtype: Any) -> bool:
-    """Whether the dtype is one of integers."""
+    """Returns whether the dtype is an integer dtype."""
     return bool(jnp.issubdtype(dtype, jnp.integer))
 
 
-def is_truth(value: Any) -> bool:
-    """Whether the value is True or False, or 1 or 0 for them."""
+def is_boolean(value: Any) -> bool:
+    """Returns whether the value is True, False, 1 or 0."""
     return isinstance(value, bool | np.bool_ | int | np.integer) and value in (0, 1)
 
 
 def is_array(value: Any) -> bool:
-    """Whether the value is an array of numbers or truth values."""
+    """Returns whether the value is an array of numbers or booleans."""
     if not isinstance(value, np.ndarray | np.generic | jax.Array):
         return False
     return bool(jnp.issubdtype(value.dtype, jnp.number) or value.dtype == bool)
 
 
 def check_not_negative(layer: Any, *names: str, fix: str = "0 or more") -> None:
-    """Raises unless the named arguments are numbers from 0 on; called at construction."""
+    """Raises unless the named arguments are numbers of at least 0; called at construction."""
     for name in names:
         value = getattr(layer, name)
         if not is_number(value) or (not isinstance(value, jax.core.Tracer) and np.asarray(value) < 0):
-            raise ValueError(f"`{name}` of {layer.label} is a number from 0 on, got {value!r}; give {fix}.")
+            raise ValueError(f"`{name}` of {layer.label} is a number of at least 0, got {value!r}; give {fix}.")
 
 
-# What an annotation of a field asks for, and how an error calls it. Annotations that are not here ask for nothing.
+# For the annotation of a field, the check of its value and the words for an error; other annotations are not checked.
 KINDS: dict[Any, tuple[Callable[[Any], bool], str]] = {
-    bool: (is_truth, "True or False"),
+    bool: (is_boolean, "True or False"),
     int: (is_integer, "an integer"),
     float: (is_number, "a number"),
     str: (lambda value: isinstance(value, str), "a string"),
     type(None): (lambda value: value is None, "None"),
 }
-# What the last word of a field's name asks for.
+# For the last word of a field's name, the function that looks its value up.
 GETTERS: dict[str, Callable[[Any], Any]] = {
     "activation": activations.get,
     "initializer": initializers.get,
@@ -71,22 +71,22 @@ GETTERS: dict[str, Callable[[Any], Any]] = {
 
 @functools.cache
 def _kinds(cls: Any) -> dict[str, tuple[Any, ...]]:
-    """The fields of a layer that are annotated by kinds alone, and these kinds."""
-    kinds = {
+    """Returns the fields of a layer whose annotation consists of `KINDS`, and these kinds."""
+    annotated = {
         field.name: typing.get_args(field.type) if isinstance(field.type, types.UnionType) else (field.type,)
         for field in dataclasses.fields(cls)
     }
-    return {name: given for name, given in kinds.items() if all(kind in KINDS for kind in given)}
+    return {name: kinds for name, kinds in annotated.items() if all(kind in KINDS for kind in kinds)}
 
 
 def check_fields(layer: Any) -> None:
-    """Raises unless each argument of a layer is of the kind that its annotation, or its name, asks for."""
+    """Raises unless each argument of a layer matches its annotation and its name."""
     cls: Any = type(layer)
     for name, kinds in _kinds(cls).items():
         value = getattr(layer, name)
         if value is not getattr(cls, name, ...) and not any(KINDS[kind][0](value) for kind in kinds):
             wanted = " or ".join(KINDS[kind][1] for kind in kinds)
-            raise ValueError(f"`{name}` of {layer.label} is {wanted}, got {shown(value)}; give {wanted}.")
+            raise ValueError(f"`{name}` of {layer.label} is {wanted}, got {describe(value)}; give {wanted}.")
     for field in dataclasses.fields(layer):
         getter = GETTERS.get(field.name.rpartition("_")[2])
         if getter is None:
@@ -111,10 +111,10 @@ def check_dtype(layer: Any, name: str) -> None:
         )
 
 
-def shown(value: Any) -> str:
-    """What an error says of a value that should not be there."""
+def describe(value: Any) -> str:
+    """Returns a short description of an invalid value for an error."""
     if isinstance(value, jax.core.Tracer):
-        return "a value that is traced"
+        return "a traced value"
     if isinstance(value, np.ndarray | jax.Array):
         return f"an array of shape {value.shape} and dtype {value.dtype}"
     if isinstance(value, list | tuple):
@@ -123,26 +123,26 @@ def shown(value: Any) -> str:
 
 
 @functools.cache
-def _called_with(cls: Any) -> tuple[str, Any, bool]:
-    """Of a layer's first argument the name and the annotation, and whether the layer computes with a mask."""
+def _call_signature(cls: Any) -> tuple[str, Any, bool]:
+    """Returns the name and the annotation of a layer's first parameter, and whether the layer computes with a mask."""
     parameters = inspect.signature(getattr(cls, "compute", cls.outputs_and_mask)).parameters
-    found = list(parameters.values())[1]
-    return found.name, found.annotation, "mask" in parameters
+    first = list(parameters.values())[1]
+    return first.name, first.annotation, "mask" in parameters
 
 
 def computes_with_mask(layer: Any) -> bool:
-    """Whether a layer's outputs depend on the mask; otherwise it is only passed on to the next layer."""
+    """Returns whether a layer's outputs depend on the mask; otherwise the mask is only passed to the next layer."""
     cls: Any = type(layer)
-    return _called_with(cls)[2]
+    return _call_signature(cls)[2]
 
 
 def check_call(layer: Any, inputs: Any, mask: Any, train: Any) -> None:
-    """Raises unless inputs, mask and training flag are what any layer takes.
+    """Raises unless inputs, mask and training flag of a call are valid for every layer.
 
-    Whether `inputs` is one array or a list of them, the annotation in the layer's `compute` says.
+    The annotation in the layer's `compute` determines whether `inputs` is one array or a list of arrays.
     """
     cls: Any = type(layer)
-    name, annotation, masked = _called_with(cls)
+    name, annotation, masked = _call_signature(cls)
     if annotation is jax.Array:
         check_array(layer, name, inputs)
     elif annotation == Sequence[jax.Array] and isinstance(inputs, list | tuple):
@@ -151,45 +151,45 @@ def check_call(layer: Any, inputs: Any, mask: Any, train: Any) -> None:
     for leaf in jax.tree.leaves(mask):
         if not is_array(leaf) or not leaf.shape:
             raise ValueError(
-                f"The mask of {layer.label} is an array of truth values, got {shown(leaf)}; "
+                f"The mask of {layer.label} is a boolean array, got {describe(leaf)}; "
                 "give one such as jnp.any(x != 0, axis=-1), or None."
             )
     passed_on = is_array(mask) and is_array(inputs) and layer.SUPPORTS_MASKING and not masked
     if passed_on and getattr(layer, "data_format", None) != "channels_first":
         check_mask(layer, mask, inputs.shape)
-    if isinstance(train, jax.core.Tracer) or not is_truth(train):
+    if isinstance(train, jax.core.Tracer) or not is_boolean(train):
         raise ValueError(
-            f"`train` of {layer.label} is True or False, got {shown(train)}; "
+            f"`train` of {layer.label} is True or False, got {describe(train)}; "
             'under jax.jit, fix it with functools.partial or static_argnames="train".'
         )
 
 
 def check_array(layer: Any, name: str, value: Any) -> None:
-    """Raises unless an argument of a call is an array of numbers or truth values."""
+    """Raises unless an argument of a call is an array of numbers or booleans."""
     if not is_array(value):
         raise ValueError(
-            f"`{name}` of {layer.label} is an array of numbers, got {shown(value)}; give a NumPy or a JAX array."
+            f"`{name}` of {layer.label} is an array of numbers, got {describe(value)}; give a NumPy or a JAX array."
         )
 
 
 def check_mask(layer: Any, mask: Any, shape: tuple[int, ...], name: str = "mask") -> None:
-    """Raises unless a mask has the leading sizes of an array of the given shape, or 1 in their place."""
+    """Raises unless a mask has the leading sizes of an array of the given shape, or 1 instead."""
     fits = mask.ndim <= len(shape) and all(m in (1, n) for m, n in zip(mask.shape, shape, strict=False))
     if not fits:
         raise ValueError(
-            f"The {name} of {layer.label} has the leading sizes of {tuple(shape)}, the shape of what it masks, "
-            f"got shape {tuple(mask.shape)}; give one truth value for each position."
+            f"The {name} of {layer.label} has the leading sizes of the masked array of shape {tuple(shape)}, "
+            f"got shape {tuple(mask.shape)}; give one boolean for each position."
         )
 
 
 def checked_axes(layer: Any, axis: Any, x: jax.Array) -> tuple[int, ...]:
-    """The axes that an argument names, sorted as given and counted from the front; raises if one is none of x's."""
+    """Returns the axes of an argument as non-negative numbers, sorted as given; raises if x lacks one of them."""
     given = tuple(axis) if isinstance(axis, list | tuple) else (axis,)
     within = bool(given) and all(is_integer(a) and -x.ndim <= a < x.ndim for a in given)
     axes = tuple(a % x.ndim for a in sorted(given)) if within else ()
     if not within or len(set(axes)) < len(axes):
         raise ValueError(
-            f"`axis` of {layer.label} names axes of its inputs, each once, got {axis} for inputs of shape {x.shape}; "
+            f"`axis` of {layer.label} names different axes of its inputs, got {axis} for inputs of shape {x.shape}; "
             f"give axes from {-x.ndim} to {x.ndim - 1}."
         )
     return axes

@@ -1,4 +1,4 @@
-"""Convolutions over time, planes and volumes: one class for any number of axes, thin ones that fix it."""
+"""Convolutions and transposed convolutions: one class for any number of spatial axes, and thin subclasses."""
 
 import dataclasses
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -14,11 +14,11 @@ from flaxmodels.layers.spatial import Spatial
 
 
 class Convolution(Spatial):
-    """What all convolutions share: the window's arguments, the layout, bias and activation."""
+    """The base class of all convolutions: arguments of the window, data format, bias and activation."""
 
     PADDINGS: ClassVar[tuple[str, ...]] = ("valid", "same")
 
-    if TYPE_CHECKING:  # Each kind declares these fields itself, because Keras' order differs among them.
+    if TYPE_CHECKING:  # Each subclass declares these fields, because Keras' order of arguments differs.
         kernel_size: ClassVar[Any]
         strides: ClassVar[Any]
         padding: ClassVar[str]
@@ -36,32 +36,32 @@ class Convolution(Spatial):
         super().__post_init__()
 
     @nn.nowrap
-    def prepared(self, inputs: jax.Array) -> jax.Array:
-        """The inputs, their axes checked, in the computation's dtype and with channels last."""
+    def prepare(self, inputs: jax.Array) -> jax.Array:
+        """Returns the checked inputs in the dtype of the computation and with channels last."""
         self.check_axes(inputs)
         return self.channels_last(self.cast(inputs))
 
-    def finished(self, outputs: jax.Array) -> jax.Array:
-        """Outputs with channels last, after bias, layout and activation."""
+    def finish(self, outputs: jax.Array) -> jax.Array:
+        """Applies bias, data format and activation to outputs with channels last."""
         if self.use_bias:
             outputs = add_bias(outputs, self.add_weight("bias", outputs.shape[-1:]))
-        return self.activated(outputs)
+        return self.activate(outputs)
 
     @nn.nowrap
-    def activated(self, outputs: jax.Array) -> jax.Array:
-        """Outputs with channels last, after layout and activation."""
-        # The layout comes before the activation: one like softmax works on the last axis that the user sees.
-        return activations.get(self.activation)(self.as_given(outputs))
+    def activate(self, outputs: jax.Array) -> jax.Array:
+        """Applies data format and activation to outputs with channels last."""
+        # The data format comes first, because softmax works on the last axis of the final outputs.
+        return activations.get(self.activation)(self.to_data_format(outputs))
 
     @property
     @nn.nowrap
     def geometry(self) -> dict[str, Any]:
-        """What the operations need to know of the window's way."""
+        """The arguments of the convolution kernels that describe the window."""
         return {"strides": self.strides, "padding": self.padding, "dilation": self.dilation_rate}
 
     @nn.nowrap
     def check_strides_or_dilation(self) -> None:
-        """Raises if the window both jumps and has gaps."""
+        """Raises if both `strides` and `dilation_rate` are above 1."""
         if max(self.strides) > 1 and max(self.dilation_rate) > 1:
             raise ValueError(
                 f"{self.label} takes `strides` or `dilation_rate` above 1, not both, got strides={self.strides} "
@@ -70,7 +70,7 @@ class Convolution(Spatial):
 
 
 class Conv(Convolution):
-    """Slides a window over the inputs; each output is the sum of what the window covers, times a kernel.
+    """Convolves the inputs with a kernel.
 
     y[p, f] = activation(sum over k, c of x[p * strides + k * dilation_rate, c] * kernel[k, c, f] + bias[f])
 
@@ -78,12 +78,12 @@ class Conv(Convolution):
         filters: Number of output channels.
         kernel_size: Size of the window; one integer for all axes, or one per axis.
         strides: Steps of the window.
-        padding: "valid" keeps windows that lie inside the inputs; "same" pads with zeros, to as many outputs as
-            inputs (divided by `strides`); "causal", over time only, pads in front: no output sees later inputs.
+        padding: "valid" uses only windows inside the inputs. "same" pads with zeros, for as many outputs as inputs
+            (divided by `strides`). "causal", over time only, pads at the start, so no output depends on later inputs.
         data_format: "channels_last" (also for None) or "channels_first".
         dilation_rate: Distance between the positions that a window covers.
-        groups: Number of parts that the channels are split into; each makes its own share of the filters.
-        activation: Name or function; None keeps y as it is.
+        groups: Number of groups that the channels are split into; each computes an equal share of the filters.
+        activation: Name or function; None for the identity.
         use_bias: Whether a bias is added.
         kernel_initializer: Name or initializer of `kernel` [*kernel_size, C / groups, filters].
         bias_initializer: Name or initializer of `bias` [filters].
@@ -110,7 +110,7 @@ class Conv(Convolution):
     bias_initializer: Any = "zeros"
     kernel_regularizer: Any = None
     bias_regularizer: Any = None
-    # Keras has `activity_regularizer` in this place, so what follows goes by name alone.
+    # Keras has `activity_regularizer` at this position, so the arguments after it are keyword-only.
     _: dataclasses.KW_ONLY
     kernel_constraint: Any = None
     bias_constraint: Any = None
@@ -129,17 +129,18 @@ class Conv(Convolution):
         self.check_strides_or_dilation()
 
     def compute(self, inputs: jax.Array) -> jax.Array:
+        """Convolves the inputs, then applies bias and activation."""
         operands = self.operands(inputs)
         if not self.use_bias:
-            return self.activated(convolution.conv(*operands, **self.geometry, groups=self.groups))
+            return self.activate(convolution.conv(*operands, **self.geometry, groups=self.groups))
         relu = activations.get(self.activation) is activations.relu
         outputs = conv_bias(*operands, **self.geometry, groups=self.groups, relu=relu)
-        return self.as_given(outputs) if relu else self.activated(outputs)
+        return self.to_data_format(outputs) if relu else self.activate(outputs)
 
     @nn.compact
     def operands(self, inputs: jax.Array) -> tuple[jax.Array, ...]:
         """Returns the inputs, checked and with channels last, the kernel, and the bias if the layer has one."""
-        x = self.prepared(inputs)
+        x = self.prepare(inputs)
         self.check_window(inputs, "kernel_size", self.dilation_rate)
         channels = x.shape[-1]
         if channels % self.groups:
@@ -171,7 +172,7 @@ class Conv1D(Conv):
 
 
 class Conv2D(Conv):
-    """Convolves over planes; arguments and errors as in `Conv`.
+    """Convolves over two spatial axes; arguments and errors as in `Conv`.
 
     Shapes: x [B, H, W, C] -> [B, H', W', filters]; channels_first: x [B, C, H, W] -> [B, filters, H', W'].
 
@@ -188,7 +189,7 @@ class Conv2D(Conv):
 
 
 class Conv3D(Conv):
-    """Convolves over volumes; arguments and errors as in `Conv`.
+    """Convolves over three spatial axes; arguments and errors as in `Conv`.
 
     Shapes: x [B, D, H, W, C] -> [B, D', H', W', filters]; with channels_first the channels are axis 1.
 
@@ -205,7 +206,7 @@ class Conv3D(Conv):
 
 
 class ConvTranspose(Convolution):
-    """Spreads each input over a window of outputs, as a convolution's gradient goes back to its inputs.
+    """Applies a transposed convolution: the gradient of a convolution with respect to its inputs.
 
     y[p * strides + k * dilation_rate - crop, f] sums x[p, c] * kernel[k, f, c]; then bias and activation.
 
@@ -217,11 +218,11 @@ class ConvTranspose(Convolution):
         filters: Number of output channels.
         kernel_size: Size of the window; one integer for all axes, or one per axis.
         strides: Distance between the windows of neighbouring inputs.
-        padding: "valid" keeps all outputs that a window reaches; "same" crops them.
-        output_padding: Changes the number of outputs, see above.
+        padding: "valid" keeps all outputs that a window covers; "same" crops them.
+        output_padding: Changes the number of outputs as described above.
         data_format: "channels_last" (also for None) or "channels_first".
         dilation_rate: Distance between the outputs that a window covers.
-        activation: Name or function; None keeps y as it is.
+        activation: Name or function; None for the identity.
         use_bias: Whether a bias is added.
         kernel_initializer: Name or initializer of `kernel` [*kernel_size, filters, C].
         bias_initializer: Name or initializer of `bias` [filters].
@@ -232,7 +233,7 @@ class ConvTranspose(Convolution):
 
     Raises:
         ValueError: If a size is not positive, `output_padding` is not below `strides`, `strides` and
-            `dilation_rate` are both above 1, or no output is left.
+            `dilation_rate` are both above 1, or there would be no output.
     """
 
     filters: int
@@ -248,7 +249,7 @@ class ConvTranspose(Convolution):
     bias_initializer: Any = "zeros"
     kernel_regularizer: Any = None
     bias_regularizer: Any = None
-    # Keras has `activity_regularizer` in this place, so what follows goes by name alone.
+    # Keras has `activity_regularizer` at this position, so the arguments after it are keyword-only.
     _: dataclasses.KW_ONLY
     kernel_constraint: Any = None
     bias_constraint: Any = None
@@ -271,14 +272,15 @@ class ConvTranspose(Convolution):
 
     @nn.compact
     def compute(self, inputs: jax.Array) -> jax.Array:
-        x = self.prepared(inputs)
+        """Applies the transposed convolution, bias and activation."""
+        x = self.prepare(inputs)
         self.check_outputs(inputs)
         kernel = self.add_weight("kernel", (*self.kernel_size, self.filters, x.shape[-1]))
-        return self.finished(convolution.conv_transpose(x, kernel, **self.geometry, output_padding=self.output_padding))
+        return self.finish(convolution.conv_transpose(x, kernel, **self.geometry, output_padding=self.output_padding))
 
     @nn.nowrap
     def check_outputs(self, inputs: jax.Array) -> None:
-        """Raises if no output would be left on an axis."""
+        """Raises if an axis would have no output."""
         self.check_not_empty(inputs)
         if self.padding == "valid" or self.output_padding is None:
             return
@@ -293,7 +295,7 @@ class ConvTranspose(Convolution):
 
 
 class Conv1DTranspose(ConvTranspose):
-    """Spreads inputs over time; arguments, sizes and errors as in `ConvTranspose`.
+    """Applies a transposed convolution over time; arguments, sizes and errors as in `ConvTranspose`.
 
     Shapes: x [B, T, C] -> [B, T', filters]; channels_first: x [B, C, T] -> [B, filters, T'].
 
@@ -310,7 +312,7 @@ class Conv1DTranspose(ConvTranspose):
 
 
 class Conv2DTranspose(ConvTranspose):
-    """Spreads inputs over planes; arguments, sizes and errors as in `ConvTranspose`.
+    """Applies a transposed convolution over two spatial axes; arguments, sizes and errors as in `ConvTranspose`.
 
     Shapes: x [B, H, W, C] -> [B, H', W', filters]; channels_first: x [B, C, H, W] -> [B, filters, H', W'].
 
@@ -328,9 +330,9 @@ class Conv2DTranspose(ConvTranspose):
 
 
 class Conv3DTranspose(ConvTranspose):
-    """Spreads inputs over volumes; arguments, sizes and errors as in `ConvTranspose`.
+    """Applies a transposed convolution over three spatial axes; arguments, sizes and errors as in `ConvTranspose`.
 
-    Keras has `data_format` before `output_padding` here alone; give both by name.
+    In this class alone, Keras has `data_format` before `output_padding`; pass both by name.
 
     Shapes: x [B, D, H, W, C] -> [B, D', H', W', filters]; with channels_first the channels are axis 1.
 

@@ -137,13 +137,13 @@ class ConvLSTM(Sequenced, LSTMLike, Spatial):
 
         def step(x: jax.Array, state: LSTMState) -> tuple[jax.Array, LSTMState]:
             state = advance(x, LSTMState(*map(self.channels_last, state)))
-            return self.as_given(state.h), LSTMState(*map(self.as_given, state))
+            return self.to_data_format(state.h), LSTMState(*map(self.as_given, state))
 
         def run(xs: jax.Array, state: LSTMState, mask: Any, unroll: bool) -> tuple[jax.Array, LSTMState]:
             hs, state = recurrence.scan(advance, project(xs), LSTMState(*map(self.channels_last, state)), mask, unroll)
             return jax.vmap(self.as_given)(hs), LSTMState(*map(self.as_given, state))
 
-        first = self.as_given(zeros)
+        first = self.to_data_format(zeros)
         return Steps(project, step, run, LSTMState(first, first), first.shape)
 
 

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 
 from flaxmodels import activations, initializers
 from flaxmodels.layers import checks, symbolic
-from flaxmodels.layers.base import Layer, keep_values
+from flaxmodels.layers.base import Layer
+from flaxmodels.layers.tracing import keep_values
 
 
 class EinsumDense(Layer):

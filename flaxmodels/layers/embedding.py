@@ -10,7 +10,8 @@ import numpy as np
 
 from flaxmodels import initializers
 from flaxmodels.layers import checks
-from flaxmodels.layers.base import Layer, Lookup
+from flaxmodels.layers.base import Layer
+from flaxmodels.layers.tracing import Lookup
 
 
 class Table(Layer):

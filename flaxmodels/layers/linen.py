@@ -1,21 +1,21 @@
-"""The layer that any linen module is."""
+"""Wraps any linen module as a layer."""
 
 import inspect
 from typing import Any
 
 import flax.linen as nn
 
-from flaxmodels.layers.base import Layer
+from flaxmodels.layers.base import Layer, MultiOutputLayer
 
 
-class Linen(Layer):
-    """Puts any linen module where a layer goes; its parameters take the layer's own scope.
+class Linen(MultiOutputLayer):
+    """Wraps any linen module as a layer; the parameters of the module are in the layer's scope.
 
     Args:
-        module: A linen module; it receives `train` and `mask` if its `__call__` names them, and likewise
-            `deterministic` and `use_running_average`, unless they are set on it.
+        module: A linen module. It receives `train` and `mask` if they are parameters of its `__call__`, and likewise
+            `deterministic` and `use_running_average`, unless they are set as attributes.
 
-    Shapes: whatever the module takes and gives.
+    Shapes: those of the module.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -35,21 +35,22 @@ class Linen(Layer):
         self, inputs: Any, *args: Any, mask: Any = None, train: bool = False, **kwargs: Any
     ) -> tuple[Any, Any]:
         """Calls the module and returns its outputs and their mask."""
-        # The module has the same scope, and flax already records the outputs of its call there.
+        # The module has the same scope, where flax already records the outputs of its call.
         return self.outputs_and_mask(inputs, *args, mask=mask, train=train, **kwargs)
 
     def compute(self, inputs: Any, *args: Any, mask: Any = None, train: bool = False, **kwargs: Any) -> Any:
-        given = training_flags(self.module, train)
+        """Calls the module with the arguments that it takes."""
+        flags: dict[str, Any] = {**training_flags(self.module, train)}
         if "mask" in inspect.signature(type(self.module).__call__).parameters:
-            given["mask"] = mask
-        return self.module(inputs, *args, **given, **kwargs)
+            flags["mask"] = mask
+        return self.module(inputs, *args, **flags, **kwargs)
 
 
 def training_flags(module: nn.Module, train: bool) -> dict[str, Any]:
-    """Returns the arguments of a linen module's call that say whether it is trained, whichever name they have there.
+    """Returns the arguments that tell a linen module whether it is being trained, by the names that its call has.
 
-    These are `train`, `training`, `is_training`, `deterministic` and `use_running_average`; the last two are left out
-    where the module has them as attributes with a value. A layer of this library needs none.
+    The names are `train`, `training`, `is_training`, `deterministic` and `use_running_average`. The last two are left
+    out if the module has an attribute of that name with a value. A layer of this library needs none.
 
     Example:
         >>> training_flags(nn.Dropout(0.5), train=True), training_flags(nn.Dense(3), train=True)
@@ -57,9 +58,9 @@ def training_flags(module: nn.Module, train: bool) -> dict[str, Any]:
     """
     if isinstance(module, Layer):
         return {}
-    given = {"train": train, "training": train, "is_training": train}
+    flags = {"train": train, "training": train, "is_training": train}
     for name in ("deterministic", "use_running_average"):
         if getattr(module, name, None) is None:
-            given[name] = not train
-    named = inspect.signature(type(module).__call__).parameters
-    return {name: value for name, value in given.items() if name in named}
+            flags[name] = not train
+    parameters = inspect.signature(type(module).__call__).parameters
+    return {name: value for name, value in flags.items() if name in parameters}

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxmodels.layers import checks
-from flaxmodels.layers.base import Layer, Lookup
+from flaxmodels.layers.base import Layer
+from flaxmodels.layers.tracing import Lookup
 
 
 class Masking(Layer):

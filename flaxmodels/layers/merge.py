@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxmodels.layers import checks, symbolic
-from flaxmodels.layers.base import Layer, Lookup, wide
+from flaxmodels.layers.base import Layer, accumulation_dtype
+from flaxmodels.layers.tracing import Lookup
 
 Masks = list[jax.Array | None]
 
@@ -353,7 +354,7 @@ class Dot(Merge):
             )
         a, b = a % x.ndim, b % y.ndim
         if self.normalize:
-            x, y = (self.cast(normalized(z.astype(wide(z.dtype)), axis)) for z, axis in ((x, a), (y, b)))
+            x, y = (self.cast(normalized(z.astype(accumulation_dtype(z.dtype)), axis)) for z, axis in ((x, a), (y, b)))
         outputs = jax.lax.dot_general(x, y, (((a,), (b,)), ((0,), (0,))))
         return outputs[:, None] if outputs.ndim == 1 else outputs
 

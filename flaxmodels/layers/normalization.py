@@ -10,7 +10,7 @@ import numpy as np
 
 from flaxmodels import initializers
 from flaxmodels.layers import checks
-from flaxmodels.layers.base import Layer, wide
+from flaxmodels.layers.base import Layer, accumulation_dtype
 from flaxmodels.layers.checks import checked_axes
 from flaxmodels.layers.merge import normalized
 from flaxmodels.layers.regularization import check_rate
@@ -126,13 +126,13 @@ class BatchNormalization(Layer):
             )
         if mask is not None:
             checks.check_mask(self, mask, inputs.shape)
-        x = inputs.astype(wide(inputs.dtype))
+        x = inputs.astype(accumulation_dtype(inputs.dtype))
         shape = (x.shape[axis],)
         scale = self.add_weight("gamma", shape, x.dtype) if self.scale else None
         offset = self.add_weight("beta", shape, x.dtype) if self.center else None
         averages = self._averages(shape)
         if train and not self.frozen:
-            rows = self.rows(x.shape[0]) if axis else None
+            rows = self.valid_rows(x.shape[0]) if axis else None
             keep = _kept(x, mask, rows)
             mean, variance = _moments(x, axis, keep)
             if self.renorm:
@@ -150,7 +150,7 @@ class BatchNormalization(Layer):
         initial = {"moving_mean": means, "moving_variance": variances}
         if self.renorm:
             initial |= {"moving_stddev": variances, "renorm_mean": means, "renorm_stddev": variances}
-        dtype = wide(self.param_dtype)
+        dtype = accumulation_dtype(self.param_dtype)
 
         def make(name: str) -> jax.Array:
             value = initializers.get(initial[name])(self.make_rng("params"), shape, dtype)
@@ -253,7 +253,7 @@ class LayerNormalization(Layer):
     @nn.compact
     def compute(self, inputs: jax.Array) -> jax.Array:
         axes = checked_axes(self, self.axis, inputs)
-        x = inputs.astype(wide(inputs.dtype))
+        x = inputs.astype(accumulation_dtype(inputs.dtype))
         shape, aligned = tuple(x.shape[axis] for axis in axes), _aligned(x.shape, axes)
         gamma = beta = None
         if self.scale or self.rms_scaling:
@@ -329,7 +329,7 @@ class GroupNormalization(Layer):
                 f"`groups` of {self.label} divides the number of channels, which are not the batch's axis, got "
                 f"{groups} for axis {self.axis} of shape {inputs.shape}; give a divisor of {channels}, or another axis."
             )
-        x = inputs.astype(wide(inputs.dtype))
+        x = inputs.astype(accumulation_dtype(inputs.dtype))
         x = x.reshape(*inputs.shape[:axis], groups, channels // groups, *inputs.shape[axis + 1 :])
         aligned = _aligned(x.shape, (axis, axis + 1))
         gamma = self.add_weight("gamma", (channels,), x.dtype).reshape(aligned) if self.scale else None
@@ -376,7 +376,7 @@ class RMSNormalization(Layer):
     @nn.compact
     def compute(self, inputs: jax.Array) -> jax.Array:
         axes = checked_axes(self, self.axis, inputs)
-        x = self.cast(inputs).astype(wide(self.compute_dtype))
+        x = self.cast(inputs).astype(accumulation_dtype(self.compute_dtype))
         scale = self.add_weight("scale", tuple(x.shape[axis] for axis in axes), x.dtype)
         rescaled = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axes, keepdims=True) + self.epsilon)
         return self.cast(rescaled * scale.reshape(_aligned(x.shape, axes)))
@@ -408,7 +408,7 @@ class UnitNormalization(Layer):
     @nn.compact
     def compute(self, inputs: jax.Array) -> jax.Array:
         axes = checked_axes(self, self.axis, inputs)
-        x = self.cast(inputs).astype(wide(self.compute_dtype))
+        x = self.cast(inputs).astype(accumulation_dtype(self.compute_dtype))
         return self.cast(normalized(x, axes, 1e-12))
 
 
@@ -485,7 +485,7 @@ class SpectralNormalization(Layer):
 
     def _divided(self, kernel: jax.Array, train: bool) -> jax.Array:
         """The kernel over sigma; in training both u and sigma move on."""
-        matrix = kernel.reshape(-1, kernel.shape[-1]).astype(wide(kernel.dtype))
+        matrix = kernel.reshape(-1, kernel.shape[-1]).astype(accumulation_dtype(kernel.dtype))
         make_u = initializers.TruncatedNormal(stddev=0.02)
         u = self.variable("batch_stats", "vector_u", lambda: make_u(self.make_rng("params"), (1, matrix.shape[-1])))
         sigma = self.variable("batch_stats", "sigma", jnp.ones, (), jnp.float32)

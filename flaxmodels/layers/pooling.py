@@ -1,4 +1,4 @@
-"""Pooling: every window of a channel, or all its positions, become one number."""
+"""Pooling: reduces each window of each channel, or all its positions, to one number."""
 
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -17,9 +17,9 @@ class Pooling(Spatial):
 
     Args:
         pool_size: Size of the window; one integer for all axes, or one per axis.
-        strides: Steps of the window; None for those of `pool_size`, windows side by side.
-        padding: "valid" keeps windows that lie inside the inputs; "same" gives as many outputs as inputs (divided
-            by `strides`), from what the windows cover of the inputs.
+        strides: Steps of the window; None for `pool_size`, which makes windows adjacent.
+        padding: "valid" uses only windows inside the inputs. "same" gives as many outputs as inputs (divided by
+            `strides`); a window at the border reduces only the inputs that it covers.
         data_format: "channels_last" (also for None) or "channels_first".
 
     Raises:
@@ -44,14 +44,15 @@ class Pooling(Spatial):
 
     @nn.compact
     def compute(self, inputs: jax.Array) -> jax.Array:
+        """Reduces each window."""
         self.check_axes(inputs)
         self.check_window(inputs, "pool_size")
         x = self.channels_last(self.cast(inputs))
-        return self.as_given(type(self).REDUCE(x, self.pool_size, self.strides, self.padding))
+        return self.to_data_format(type(self).REDUCE(x, self.pool_size, self.strides, self.padding))
 
 
 class MaxPooling(Pooling):
-    """Takes the largest value of each window; `pool_size` is 2 where none is given."""
+    """Takes the maximum of each window; `pool_size` is 2 by default."""
 
     pool_size: Any = 2
 
@@ -59,7 +60,7 @@ class MaxPooling(Pooling):
 
 
 class AveragePooling(Pooling):
-    """Takes the mean of each window, of the inputs it covers: what "same" adds does not count."""
+    """Takes the mean of the inputs that each window covers; padding of "same" does not count."""
 
     REDUCE = staticmethod(pooling.avg_pool)
 
@@ -71,7 +72,7 @@ class SumPooling(Pooling):
 
 
 class MaxPooling1D(MaxPooling):
-    """Takes the largest value of each window over time; arguments and errors as in `Pooling`.
+    """Takes the maximum of each window over time; arguments and errors as in `Pooling`.
 
     Shapes: x [B, T, C] -> [B, T', C]; channels_first: x [B, C, T] -> [B, C, T'].
 
@@ -87,7 +88,7 @@ class MaxPooling1D(MaxPooling):
 
 
 class MaxPooling2D(MaxPooling):
-    """Takes the largest value of each window of a plane; arguments and errors as in `Pooling`.
+    """Takes the maximum of each window over two spatial axes; arguments and errors as in `Pooling`.
 
     Shapes: x [B, H, W, C] -> [B, H', W', C]; channels_first: x [B, C, H, W] -> [B, C, H', W'].
 
@@ -103,7 +104,7 @@ class MaxPooling2D(MaxPooling):
 
 
 class MaxPooling3D(MaxPooling):
-    """Takes the largest value of each window of a volume; arguments and errors as in `Pooling`.
+    """Takes the maximum of each window over three spatial axes; arguments and errors as in `Pooling`.
 
     Shapes: x [B, D, H, W, C] -> [B, D', H', W', C]; with channels_first the channels are axis 1.
 
@@ -135,7 +136,7 @@ class AveragePooling1D(AveragePooling):
 
 
 class AveragePooling2D(AveragePooling):
-    """Takes the mean of each window of a plane; arguments and errors as in `Pooling`.
+    """Takes the mean of each window over two spatial axes; arguments and errors as in `Pooling`.
 
     Shapes: x [B, H, W, C] -> [B, H', W', C]; channels_first: x [B, C, H, W] -> [B, C, H', W'].
 
@@ -151,7 +152,7 @@ class AveragePooling2D(AveragePooling):
 
 
 class AveragePooling3D(AveragePooling):
-    """Takes the mean of each window of a volume; arguments and errors as in `Pooling`.
+    """Takes the mean of each window over three spatial axes; arguments and errors as in `Pooling`.
 
     Shapes: x [B, D, H, W, C] -> [B, D', H', W', C]; with channels_first the channels are axis 1.
 
@@ -183,7 +184,7 @@ class SumPooling1D(SumPooling):
 
 
 class SumPooling2D(SumPooling):
-    """Takes the sum of each window of a plane; arguments and errors as in `Pooling`.
+    """Takes the sum of each window over two spatial axes; arguments and errors as in `Pooling`.
 
     Shapes: x [B, H, W, C] -> [B, H', W', C]; channels_first: x [B, C, H, W] -> [B, C, H', W'].
 
@@ -199,7 +200,7 @@ class SumPooling2D(SumPooling):
 
 
 class SumPooling3D(SumPooling):
-    """Takes the sum of each window of a volume; arguments and errors as in `Pooling`.
+    """Takes the sum of each window over three spatial axes; arguments and errors as in `Pooling`.
 
     Shapes: x [B, D, H, W, C] -> [B, D', H', W', C]; with channels_first the channels are axis 1.
 
@@ -219,7 +220,7 @@ class GlobalPooling(Spatial):
 
     Args:
         data_format: "channels_last" (also for None) or "channels_first".
-        keepdims: Whether the reduced axes stay, with size 1.
+        keepdims: Whether the reduced axes are kept with size 1.
 
     Raises:
         ValueError: If the inputs have another number of axes or no positions, or `data_format` is unknown.
@@ -236,7 +237,8 @@ class GlobalPooling(Spatial):
 
     @nn.compact
     def compute(self, inputs: jax.Array) -> jax.Array:
-        return self.reduce(self.checked(inputs))
+        """Reduces all positions."""
+        return self.reduce(self.prepare(inputs))
 
     @nn.nowrap
     def reduce(self, x: jax.Array) -> jax.Array:
@@ -244,26 +246,26 @@ class GlobalPooling(Spatial):
         return type(self).REDUCE(x, self.position_axes, keepdims=self.keepdims)
 
     @nn.nowrap
-    def checked(self, inputs: jax.Array) -> jax.Array:
-        """The inputs, checked, in the computation's dtype."""
+    def prepare(self, inputs: jax.Array) -> jax.Array:
+        """Returns the checked inputs in the dtype of the computation."""
         self.check_axes(inputs)
         self.check_not_empty(inputs)
         return self.cast(inputs)
 
     @nn.nowrap
-    def kept(self, inputs: jax.Array, mask: jax.Array) -> jax.Array:
-        """The mask with an axis of size 1 in place of the channels."""
-        wanted = tuple(inputs.shape[axis] for axis in (0, *self.position_axes))
-        if tuple(mask.shape) != wanted:
+    def expand_mask(self, inputs: jax.Array, mask: jax.Array) -> jax.Array:
+        """Returns the mask with an axis of size 1 for the channels."""
+        expected = tuple(inputs.shape[axis] for axis in (0, *self.position_axes))
+        if tuple(mask.shape) != expected:
             raise ValueError(
-                f"{self.label} takes a mask with a value for each position, of shape {wanted}, got shape "
+                f"{self.label} takes a mask with a value for each position, of shape {expected}, got shape "
                 f"{tuple(mask.shape)}; make the mask from inputs of shape {tuple(inputs.shape)}."
             )
         return jnp.expand_dims(mask.astype(bool), 1 if self.channels_first else -1)
 
 
 class GlobalMaxPooling(GlobalPooling):
-    """Takes the largest value over all positions."""
+    """Takes the maximum over all positions."""
 
     REDUCE = staticmethod(jnp.max)
 
@@ -281,7 +283,7 @@ class GlobalSumPooling(GlobalPooling):
 
 
 class GlobalMaxPooling1D(GlobalMaxPooling):
-    """Takes the largest value over time; arguments and errors as in `GlobalPooling`.
+    """Takes the maximum over time; arguments and errors as in `GlobalPooling`.
 
     Shapes: x [B, T, C] -> [B, C], or [B, 1, C] if keepdims; channels_first: x [B, C, T].
 
@@ -297,7 +299,7 @@ class GlobalMaxPooling1D(GlobalMaxPooling):
 
 
 class GlobalMaxPooling2D(GlobalMaxPooling):
-    """Takes the largest value over a plane; arguments and errors as in `GlobalPooling`.
+    """Takes the maximum over two spatial axes; arguments and errors as in `GlobalPooling`.
 
     Shapes: x [B, H, W, C] -> [B, C], or [B, 1, 1, C] if keepdims; channels_first: x [B, C, H, W].
 
@@ -313,7 +315,7 @@ class GlobalMaxPooling2D(GlobalMaxPooling):
 
 
 class GlobalMaxPooling3D(GlobalMaxPooling):
-    """Takes the largest value over a volume; arguments and errors as in `GlobalPooling`.
+    """Takes the maximum over three spatial axes; arguments and errors as in `GlobalPooling`.
 
     Shapes: x [B, D, H, W, C] -> [B, C], or [B, 1, 1, 1, C] if keepdims; channels_first: x [B, C, D, H, W].
 
@@ -329,9 +331,9 @@ class GlobalMaxPooling3D(GlobalMaxPooling):
 
 
 class GlobalAveragePooling1D(GlobalAveragePooling):
-    """Takes the mean over time, of the steps that the mask keeps; arguments, errors as in `GlobalPooling`.
+    """Takes the mean over the time steps that the mask keeps; arguments and errors as in `GlobalPooling`.
 
-    Where the mask keeps no step the mean is 0; Keras divides by zero there.
+    If the mask keeps no step, the mean is 0, where Keras divides by zero.
 
     Shapes: x [B, T, C], mask [B, T] -> [B, C], or [B, 1, C] if keepdims; channels_first: x [B, C, T].
 
@@ -348,17 +350,18 @@ class GlobalAveragePooling1D(GlobalAveragePooling):
 
     @nn.compact
     def compute(self, inputs: jax.Array, *, mask: jax.Array | None = None) -> jax.Array:
-        x = self.checked(inputs)
+        """Takes the mean over the time steps that the mask keeps."""
+        x = self.prepare(inputs)
         if mask is None:
             return self.reduce(x)
-        kept, axes, wide = self.kept(inputs, mask), self.position_axes, np.promote_types(x.dtype, np.float32)
-        total = jnp.sum(jnp.where(kept, x, 0), axes, dtype=wide, keepdims=self.keepdims)
-        count = jnp.sum(kept, axes, dtype=wide, keepdims=self.keepdims)
+        kept, axes, dtype = self.expand_mask(inputs, mask), self.position_axes, np.promote_types(x.dtype, np.float32)
+        total = jnp.sum(jnp.where(kept, x, 0), axes, dtype=dtype, keepdims=self.keepdims)
+        count = jnp.sum(kept, axes, dtype=dtype, keepdims=self.keepdims)
         return (total / jnp.maximum(count, 1)).astype(x.dtype)
 
 
 class GlobalAveragePooling2D(GlobalAveragePooling):
-    """Takes the mean over a plane; arguments and errors as in `GlobalPooling`.
+    """Takes the mean over two spatial axes; arguments and errors as in `GlobalPooling`.
 
     Shapes: x [B, H, W, C] -> [B, C], or [B, 1, 1, C] if keepdims; channels_first: x [B, C, H, W].
 
@@ -374,7 +377,7 @@ class GlobalAveragePooling2D(GlobalAveragePooling):
 
 
 class GlobalAveragePooling3D(GlobalAveragePooling):
-    """Takes the mean over a volume; arguments and errors as in `GlobalPooling`.
+    """Takes the mean over three spatial axes; arguments and errors as in `GlobalPooling`.
 
     Shapes: x [B, D, H, W, C] -> [B, C], or [B, 1, 1, 1, C] if keepdims; channels_first: x [B, C, D, H, W].
 
@@ -390,7 +393,7 @@ class GlobalAveragePooling3D(GlobalAveragePooling):
 
 
 class GlobalSumPooling1D(GlobalSumPooling):
-    """Takes the sum over time, of the steps that the mask keeps; arguments, errors as in `GlobalPooling`.
+    """Takes the sum over the time steps that the mask keeps; arguments and errors as in `GlobalPooling`.
 
     Shapes: x [B, T, C], mask [B, T] -> [B, C], or [B, 1, C] if keepdims; channels_first: x [B, C, T].
 
@@ -407,12 +410,13 @@ class GlobalSumPooling1D(GlobalSumPooling):
 
     @nn.compact
     def compute(self, inputs: jax.Array, *, mask: jax.Array | None = None) -> jax.Array:
-        x = self.checked(inputs)
-        return self.reduce(x if mask is None else jnp.where(self.kept(inputs, mask), x, 0))
+        """Takes the sum over the time steps that the mask keeps."""
+        x = self.prepare(inputs)
+        return self.reduce(x if mask is None else jnp.where(self.expand_mask(inputs, mask), x, 0))
 
 
 class GlobalSumPooling2D(GlobalSumPooling):
-    """Takes the sum over a plane; arguments and errors as in `GlobalPooling`.
+    """Takes the sum over two spatial axes; arguments and errors as in `GlobalPooling`.
 
     Shapes: x [B, H, W, C] -> [B, C], or [B, 1, 1, C] if keepdims; channels_first: x [B, C, H, W].
 
@@ -428,7 +432,7 @@ class GlobalSumPooling2D(GlobalSumPooling):
 
 
 class GlobalSumPooling3D(GlobalSumPooling):
-    """Takes the sum over a volume; arguments and errors as in `GlobalPooling`.
+    """Takes the sum over three spatial axes; arguments and errors as in `GlobalPooling`.
 
     Shapes: x [B, D, H, W, C] -> [B, C], or [B, 1, 1, 1, C] if keepdims; channels_first: x [B, C, D, H, W].
 

@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxmodels.layers.base import Layer, keep_values
+from flaxmodels.layers.base import Layer
 from flaxmodels.layers.checks import is_integer
 from flaxmodels.layers.spatial import Spatial, integers
+from flaxmodels.layers.tracing import keep_values
 
 
 class Flatten(Spatial):

@@ -1,4 +1,4 @@
-"""Convolutions that leave the channels apart, and those that mix them in a second, pointwise step."""
+"""Depthwise convolutions, and separable ones, which add a pointwise convolution."""
 
 import dataclasses
 from typing import Any, ClassVar
@@ -11,19 +11,19 @@ from flaxmodels.layers.conv import Convolution
 
 
 class DepthwiseConv(Convolution):
-    """Slides a window over each channel by itself, with a kernel of its own.
+    """Convolves each channel separately, with a separate kernel.
 
     y[p, c * depth_multiplier + m] sums x[p * strides + k * dilation_rate, c] * kernel[k, c, m]; then bias, activation.
 
     Args:
         kernel_size: Size of the window; one integer for all axes, or one per axis.
         strides: Steps of the window.
-        padding: "valid" keeps windows that lie inside the inputs; "same" pads with zeros, to as many outputs as
-            inputs (divided by `strides`).
+        padding: "valid" uses only windows inside the inputs. "same" pads with zeros, for as many outputs as inputs
+            (divided by `strides`).
         depth_multiplier: Number of output channels for each input channel.
         data_format: "channels_last" (also for None) or "channels_first".
         dilation_rate: Distance between the positions that a window covers.
-        activation: Name or function; None keeps y as it is.
+        activation: Name or function; None for the identity.
         use_bias: Whether a bias is added.
         depthwise_initializer: Name or initializer of `kernel` [*kernel_size, C, depth_multiplier].
         bias_initializer: Name or initializer of `bias` [C * depth_multiplier].
@@ -48,7 +48,7 @@ class DepthwiseConv(Convolution):
     bias_initializer: Any = "zeros"
     depthwise_regularizer: Any = None
     bias_regularizer: Any = None
-    # Keras has `activity_regularizer` in this place, so what follows goes by name alone.
+    # Keras has `activity_regularizer` at this position, so the arguments after it are keyword-only.
     _: dataclasses.KW_ONLY
     depthwise_constraint: Any = None
     bias_constraint: Any = None
@@ -63,10 +63,11 @@ class DepthwiseConv(Convolution):
 
     @nn.compact
     def compute(self, inputs: jax.Array) -> jax.Array:
-        x = self.prepared(inputs)
+        """Applies the depthwise convolution, bias and activation."""
+        x = self.prepare(inputs)
         self.check_window(inputs, "kernel_size", self.dilation_rate)
         kernel = self.add_weight("kernel", (*self.kernel_size, x.shape[-1], self.depth_multiplier))
-        return self.finished(convolution.depthwise_conv(x, kernel, **self.geometry))
+        return self.finish(convolution.depthwise_conv(x, kernel, **self.geometry))
 
 
 class DepthwiseConv1D(DepthwiseConv):
@@ -87,7 +88,7 @@ class DepthwiseConv1D(DepthwiseConv):
 
 
 class DepthwiseConv2D(DepthwiseConv):
-    """Convolves each channel over planes; arguments and errors as in `DepthwiseConv`.
+    """Convolves each channel over two spatial axes; arguments and errors as in `DepthwiseConv`.
 
     Shapes: x [B, H, W, C] -> [B, H', W', C * depth_multiplier]; with channels_first the channels are axis 1.
 
@@ -104,7 +105,7 @@ class DepthwiseConv2D(DepthwiseConv):
 
 
 class SeparableConv(Convolution):
-    """Convolves each channel by itself, then mixes the channels at each position.
+    """Convolves each channel separately, then mixes the channels at each position.
 
     y = activation(depthwise(x, depthwise_kernel) @ pointwise_kernel + bias)
 
@@ -112,12 +113,12 @@ class SeparableConv(Convolution):
         filters: Number of output channels.
         kernel_size: Size of the window; one integer for all axes, or one per axis.
         strides: Steps of the window.
-        padding: "valid" keeps windows that lie inside the inputs; "same" pads with zeros, to as many outputs as
-            inputs (divided by `strides`).
+        padding: "valid" uses only windows inside the inputs. "same" pads with zeros, for as many outputs as inputs
+            (divided by `strides`).
         data_format: "channels_last" (also for None) or "channels_first".
         dilation_rate: Distance between the positions that a window covers.
-        depth_multiplier: Number of channels between the two steps for each input channel.
-        activation: Name or function; None keeps y as it is.
+        depth_multiplier: Number of intermediate channels for each input channel.
+        activation: Name or function; None for the identity.
         use_bias: Whether a bias is added.
         depthwise_initializer: Name or initializer of `depthwise_kernel` [*kernel_size, C, depth_multiplier].
         pointwise_initializer: Name or initializer of `pointwise_kernel` [1, ..., C * depth_multiplier, filters].
@@ -148,7 +149,7 @@ class SeparableConv(Convolution):
     depthwise_regularizer: Any = None
     pointwise_regularizer: Any = None
     bias_regularizer: Any = None
-    # Keras has `activity_regularizer` in this place, so what follows goes by name alone.
+    # Keras has `activity_regularizer` at this position, so the arguments after it are keyword-only.
     _: dataclasses.KW_ONLY
     depthwise_constraint: Any = None
     pointwise_constraint: Any = None
@@ -164,13 +165,14 @@ class SeparableConv(Convolution):
 
     @nn.compact
     def compute(self, inputs: jax.Array) -> jax.Array:
-        x = self.prepared(inputs)
+        """Applies both convolutions, bias and activation."""
+        x = self.prepare(inputs)
         self.check_window(inputs, "kernel_size", self.dilation_rate)
         channels, ones = x.shape[-1], (1,) * self.RANK
         depthwise = self.add_weight("depthwise_kernel", (*self.kernel_size, channels, self.depth_multiplier))
         pointwise = self.add_weight("pointwise_kernel", (*ones, channels * self.depth_multiplier, self.filters))
         x = convolution.depthwise_conv(x, depthwise, **self.geometry)
-        return self.finished(convolution.conv(x, pointwise, strides=ones, padding="valid", dilation=ones))
+        return self.finish(convolution.conv(x, pointwise, strides=ones, padding="valid", dilation=ones))
 
 
 class SeparableConv1D(SeparableConv):
@@ -191,7 +193,7 @@ class SeparableConv1D(SeparableConv):
 
 
 class SeparableConv2D(SeparableConv):
-    """Convolves each channel over planes, then mixes them; arguments and errors as in `SeparableConv`.
+    """Convolves each channel over two spatial axes, then mixes them; arguments and errors as in `SeparableConv`.
 
     Shapes: x [B, H, W, C] -> [B, H', W', filters]; channels_first: x [B, C, H, W] -> [B, filters, H', W'].
 

@@ -1,4 +1,4 @@
-"""What layers over time, planes and volumes share: one size per axis, named choices, where the channels are."""
+"""The base class of layers over one to three spatial axes: sizes per axis, named choices and the data format."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -15,17 +15,17 @@ AXES = {1: "T", 2: "H W", 3: "D H W"}
 
 
 class Spatial(Layer):
-    """A layer over inputs [B, positions, C], or [B, C, positions] where `data_format` is "channels_first".
+    """A layer over inputs [B, positions, C], or [B, C, positions] if `data_format` is "channels_first".
 
-    A class fixes RANK, the number of axes that positions have. Arguments are checked and completed at
-    construction: sizes become tuples, names become lower case.
+    A subclass sets RANK, the number of spatial axes. Arguments are checked and normalized at construction: sizes
+    become tuples, names become lower case.
     """
 
     RANK: ClassVar[int] = 0
 
     @nn.nowrap
     def set_sizes(self, name: str, lowest: int = 1) -> None:
-        """Makes of the argument a tuple of one integer per axis of the positions."""
+        """Replaces the named argument by a tuple of one integer per spatial axis."""
         value = getattr(self, name)
         sizes = integers((value,) * self.RANK if is_integer(value) else value, self.RANK, lowest)
         if sizes is None:
@@ -37,7 +37,7 @@ class Spatial(Layer):
 
     @nn.nowrap
     def set_choice(self, name: str, choices: tuple[str, ...]) -> None:
-        """Makes of the argument one of the choices, whatever its case."""
+        """Replaces the named argument by the choice that it equals, ignoring case."""
         value = getattr(self, name)
         choice = value.lower() if isinstance(value, str) else None
         if choice not in choices:
@@ -48,7 +48,7 @@ class Spatial(Layer):
 
     @nn.nowrap
     def set_data_format(self) -> None:
-        """Makes of `data_format` one of its two names; None is "channels_last"."""
+        """Replaces `data_format` by one of its two names; None becomes "channels_last"."""
         if getattr(self, "data_format", None) is None:
             object.__setattr__(self, "data_format", "channels_last")
         self.set_choice("data_format", ("channels_last", "channels_first"))
@@ -62,18 +62,18 @@ class Spatial(Layer):
     @property
     @nn.nowrap
     def position_axes(self) -> tuple[int, ...]:
-        """Which axes of inputs and outputs the positions have."""
+        """The spatial axes of inputs and outputs."""
         first = 2 if self.channels_first else 1
         return tuple(range(first, first + self.RANK))
 
     @nn.nowrap
     def check_axes(self, inputs: jax.Array) -> None:
-        """Raises unless the inputs have axes for batch, positions and channels."""
+        """Raises unless the inputs have one axis each for batch, positions and channels."""
         self.check_rank(inputs, f"B C {AXES[self.RANK]}" if self.channels_first else f"B {AXES[self.RANK]} C")
 
     @nn.nowrap
     def check_not_empty(self, inputs: jax.Array) -> None:
-        """Raises unless there is a position on each axis."""
+        """Raises if a spatial axis has size 0."""
         for axis in self.position_axes:
             if inputs.shape[axis] < 1:
                 raise ValueError(
@@ -83,7 +83,7 @@ class Spatial(Layer):
 
     @nn.nowrap
     def check_window(self, inputs: jax.Array, argument: str, dilation: tuple[int, ...] | None = None) -> None:
-        """Raises unless the window that the argument gives lies at least once on the inputs."""
+        """Raises unless the window of the named argument fits into the inputs."""
         self.check_not_empty(inputs)
         window, shape = getattr(self, argument), tuple(inputs.shape)
         for axis, k, d in zip(self.position_axes, window, dilation or (1,) * self.RANK, strict=True):
@@ -96,17 +96,17 @@ class Spatial(Layer):
 
     @nn.nowrap
     def channels_last(self, inputs: jax.Array) -> jax.Array:
-        """The inputs with the channels as the last axis."""
+        """Returns the inputs with the channels as the last axis."""
         return jnp.moveaxis(inputs, 1, -1) if self.channels_first else inputs
 
     @nn.nowrap
-    def as_given(self, outputs: jax.Array) -> jax.Array:
-        """Outputs whose channels are last, in the layout of the inputs."""
+    def to_data_format(self, outputs: jax.Array) -> jax.Array:
+        """Returns outputs with channels last in the layout of `data_format`."""
         return jnp.moveaxis(outputs, -1, 1) if self.channels_first else outputs
 
 
 def integers(value: Any, count: int, lowest: int) -> tuple[int, ...] | None:
-    """The value as a tuple of `count` integers of at least `lowest`, or None where it is no such thing."""
+    """Returns the value as a tuple of `count` integers of at least `lowest`, or None if it is anything else."""
     if not isinstance(value, Sequence | np.ndarray) or len(value) != count:
         return None
     if not all(is_integer(n) and n >= lowest for n in value):

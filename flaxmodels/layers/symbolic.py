@@ -1,4 +1,4 @@
-"""Symbols stand for arrays while a graph of layers is drawn; every layer call on them leaves a node behind."""
+"""Symbols represent arrays while a graph of layers is built; each call of a layer on symbols adds a node."""
 
 import contextvars
 import itertools
@@ -13,20 +13,20 @@ Shape = tuple[int | None, ...]
 
 _order: Iterator[int] = itertools.count()
 
-# What infers the outputs of a call in place of `infer`, in this context: a reader of files remembers and counts.
-REMEMBERED: contextvars.ContextVar[Callable[[Any, tuple[Any, ...], dict[str, Any], str | None], Any] | None] = (
-    contextvars.ContextVar("REMEMBERED", default=None)
+# Replaces `infer_with_variables` in this context: the readers of files cache inferences and limit their cost.
+CACHED_INFERENCE: contextvars.ContextVar[Callable[[Any, tuple[Any, ...], dict[str, Any], str | None], Any] | None] = (
+    contextvars.ContextVar("CACHED_INFERENCE", default=None)
 )
 
-# Sizes that stand in for unknown ones when shapes are inferred: a leading size that comes out as BATCH is the batch;
-# any other unknown size is found as what differs between two inferences. Where a layer refuses the first pair of sizes
-# (they are smaller than its window, or do not divide as it needs), the next is tried.
+# Sizes that replace unknown ones when shapes are inferred. A leading output size of BATCH is the batch. Any other
+# unknown size is one that differs between two inferences. If a layer refuses the first pair of sizes, because they are
+# smaller than its window or not divisible as needed, the next pair is tried.
 BATCH = 61
 UNKNOWN = ((64, 96), (960, 1440), (30720, 46080))
 
 
 class Node:
-    """One call of a layer on symbols; `order` grows with each call, so sorting by it sorts a graph topologically."""
+    """One call of a layer on symbols; `order` increases with each call, so it sorts a graph topologically."""
 
     def __init__(self, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]):
         self.layer, self.args, self.kwargs = layer, args, kwargs
@@ -34,18 +34,19 @@ class Node:
         self.order = next(_order)
 
     def symbols(self) -> list["Symbol"]:
-        """The symbols that the call took."""
+        """Returns the symbols among the arguments of the call."""
         return symbols_in((self.args, self.kwargs))
 
 
 class Symbol:
-    """The place of an array in a graph: its shape (None where any size goes), its dtype and the node it comes from."""
+    """Represents an array in a graph: its shape, with None for any size, its dtype and the node that outputs it."""
 
     def __init__(self, shape: Shape, dtype: Any, node: Node | None = None, name: str | None = None):
         self.shape, self.dtype, self.node, self.name = shape, dtype, node, name
 
     @property
     def ndim(self) -> int:
+        """The number of axes."""
         return len(self.shape)
 
     def __repr__(self) -> str:
@@ -54,14 +55,14 @@ class Symbol:
 
     def __array__(self, *args: Any, **kwargs: Any) -> Any:
         raise TypeError(
-            f"A symbol holds no numbers, but one of shape {self.shape} came where an array is needed; "
-            "call layers on it, make a Model of inputs and outputs, and give arrays to the model."
+            f"An array is needed here, got a symbol of shape {self.shape}, which has no values; "
+            "call layers on it, make a Model of inputs and outputs, and pass arrays to the model."
         )
 
     def __bool__(self) -> bool:
         raise TypeError(
-            f"A symbol holds no numbers, but one of shape {self.shape} came where a truth value is needed; "
-            "decide in Python before the graph is drawn, or inside a layer."
+            f"A boolean is needed here, got a symbol of shape {self.shape}, which has no values; "
+            "decide in Python before the graph is built, or inside a layer."
         )
 
 
@@ -73,11 +74,11 @@ def Input(  # noqa: N802 - Keras' name
     *,
     batch_shape: Shape | None = None,
 ) -> Symbol:
-    """Makes the symbol that a model's input array will stand for.
+    """Makes the symbol of an input of a model.
 
     Args:
-        shape: Shape of one example, without the batch; None where any size goes.
-        batch_size: Batch size, if the model takes only this one.
+        shape: Shape of one example, without the batch; None for an axis of any size.
+        batch_size: Batch size, if it is fixed.
         dtype: The array's dtype, float32 by default.
         name: Name in summaries and in dictionaries of inputs.
         batch_shape: Shape with the batch, instead of `shape` and `batch_size`.
@@ -86,7 +87,7 @@ def Input(  # noqa: N802 - Keras' name
         A symbol of shape [B, *shape].
 
     Raises:
-        ValueError: If neither or both of `shape` and `batch_shape` come, or a size is not positive.
+        ValueError: If neither or both of `shape` and `batch_shape` are given, or a size is not positive.
 
     References:
         Keras, `keras.Input`.
@@ -111,7 +112,7 @@ def Input(  # noqa: N802 - Keras' name
 
 
 def as_shape(shape: Any) -> Shape:
-    """The sizes as a tuple of integers and None; raises where they are none."""
+    """Returns a shape as a tuple of integers and None; raises if a size is anything else."""
     sizes = tuple(shape) if isinstance(shape, list | tuple | np.ndarray) else (shape,)
     for size in sizes:
         if size is not None and (not isinstance(size, int | np.integer) or isinstance(size, bool) or size < 1):
@@ -123,16 +124,16 @@ def as_shape(shape: Any) -> Shape:
 
 
 def symbols_in(tree: Any) -> list[Symbol]:
-    """The symbols among the leaves of a tree."""
+    """Returns the symbols among the leaves of a tree."""
     return [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, Symbol)]
 
 
 def record(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], name: str | None = None) -> Any:
-    """Notes a call of a layer on symbols and returns the symbols of its outputs; errors call the layer by `name`."""
+    """Records a call of a layer on symbols and returns the symbols of its outputs; errors use `name` for the layer."""
     node = Node(layer, args, kwargs)
-    remembered = REMEMBERED.get()
-    if remembered is not None:
-        inferred = remembered(layer, args, kwargs, name)
+    cached_inference = CACHED_INFERENCE.get()
+    if cached_inference is not None:
+        inferred = cached_inference(layer, args, kwargs, name)
     else:
         inferred, _ = infer_with_variables(layer.clone(name=name or layer.name), args, kwargs)
     node.outputs = jax.tree.map(lambda symbol: Symbol(symbol.shape, symbol.dtype, node), inferred)
@@ -140,7 +141,7 @@ def record(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], name: str 
 
 
 def infer(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Infers the outputs of a module as a tree of symbols, never running it.
+    """Infers the outputs of a module as a tree of symbols, without computing them.
 
     Args:
         module: A module that is not bound.
@@ -151,7 +152,7 @@ def infer(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 
 def infer_with_variables(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-    """Infers the outputs of a module as a tree of symbols, and its variables as shapes and dtypes."""
+    """Returns the outputs of a module as a tree of symbols, and its variables as shapes and dtypes."""
     leaves, treedef = jax.tree.flatten((args, kwargs))
     where = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Symbol)]
     rngs = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
@@ -176,7 +177,7 @@ def infer_with_variables(module: Any, args: tuple[Any, ...], kwargs: dict[str, A
 
 
 def evaluate(function: Callable[[Any], Any], symbols: Any) -> tuple[Any, Any]:
-    """The shapes that a function of arrays gives for symbols in their place, for two choices of the unknown sizes."""
+    """Returns the output shapes of a function of arrays for two choices of the unknown sizes of symbols."""
     ragged = any(None in symbol.shape[1:] for symbol in symbols_in(symbols))
     refused: Exception | None = None
     for sizes in UNKNOWN if ragged else UNKNOWN[:1]:
@@ -186,11 +187,13 @@ def evaluate(function: Callable[[Any], Any], symbols: Any) -> tuple[Any, Any]:
         except (TypeError, ValueError) as error:
             refused = refused or error
     if refused is not None:
-        refused.add_note(f"Here {BATCH} stands for an unknown batch size, {UNKNOWN[0][0]} for other unknown sizes.")
+        refused.add_note(f"Here {BATCH} represents an unknown batch size, {UNKNOWN[0][0]} other unknown sizes.")
     raise refused  # type: ignore[misc]
 
 
 def _filled(symbols: Any, unknown: int) -> Any:
+    """Returns the symbols as shapes and dtypes without unknown sizes."""
+
     def fill(symbol: Symbol) -> jax.ShapeDtypeStruct:
         sizes = [unknown if n is None else n for n in symbol.shape]
         if symbol.shape and symbol.shape[0] is None:

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from flaxmodels.layers import checks
-from flaxmodels.layers.base import Layer, Lookup, trace
+from flaxmodels.layers.base import Layer
 from flaxmodels.layers.recurrent import Recurrent
+from flaxmodels.layers.tracing import Lookup, trace
 
 
 class Bidirectional(Layer):

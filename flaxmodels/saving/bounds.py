@@ -111,11 +111,11 @@ class Inferences:
     @contextlib.contextmanager
     def used(self) -> Iterator[None]:
         """Makes all calls on symbols in this context use this object."""
-        token = symbolic.REMEMBERED.set(self)
+        token = symbolic.CACHED_INFERENCE.set(self)
         try:
             yield
         finally:
-            symbolic.REMEMBERED.reset(token)
+            symbolic.CACHED_INFERENCE.reset(token)
 
     def __call__(self, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], name: str | None) -> Any:
         """Returns the outputs of a call as a tree of symbols.

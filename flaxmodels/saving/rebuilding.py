@@ -6,7 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from flaxmodels.building import Container
+from flaxmodels.container import Container
 from flaxmodels.layers.base import Layer
 from flaxmodels.saving import bounds
 from flaxmodels.saving.messages import reason

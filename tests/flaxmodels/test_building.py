@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from flaxmodels import Input, Linen, Model, Sequential, layers
-from flaxmodels.building import scope_names
-from flaxmodels.graph import snake_case
+from flaxmodels.graph import scope_names, snake_case
 from flaxmodels.layers import symbolic
 from flaxmodels.layers.base import Layer
 from tests.support.model_parts import DENSE, KEY, X, abstract, raises, shapes
@@ -31,17 +30,17 @@ def test_names_count_per_class():
     assert scope_names(stack) == ["dense", "flatten", "dense_1", "dense_2", "lstm"]
 
 
-def test_automatic_names_step_aside_for_given_ones():
+def test_automatic_names_avoid_given_names():
     given = [layers.Dense(1), layers.Dense(1, name="dense"), layers.Dense(1, name="dense_2"), layers.Dense(1)]
     assert scope_names(given) == ["dense_1", "dense", "dense_2", "dense_3"]
 
 
-def test_a_linen_module_is_named_after_its_class():
+def test_linen_module_is_named_after_its_class():
     model = Sequential([Input((3,)), nn.Dense(3), layers.Dense(3), nn.LayerNorm(), nn.Dense(3, name="mine")])
     assert model.layers.names == ["dense", "dense_1", "layer_norm", "mine"]
 
 
-def test_names_that_are_methods_and_fields_elsewhere():
+def test_names_of_methods_and_fields_are_allowed():
     x = Input((3,))
     model = Model(x, layers.Dense(2, name="layers")(layers.Dense(3, name="outputs")(x)))
     assert list(abstract(model, X)) == ["layers", "outputs"]
@@ -50,7 +49,7 @@ def test_names_that_are_methods_and_fields_elsewhere():
 
 
 def test_duplicate_names_are_refused():
-    sentence = "Layers of one model need names of their own, got 'a' 2 times; give each layer another `name`, or none."
+    sentence = "Layers of one model need different names, got 'a' 2 times; give each layer another `name`, or none."
     with raises(ValueError, sentence):
         Sequential([layers.Dense(1, name="a"), layers.Dense(1, name="a")])
     x = Input((3,))
@@ -59,7 +58,7 @@ def test_duplicate_names_are_refused():
 
 
 @pytest.mark.parametrize("name", ["a/b", 3])
-def test_other_names_are_refused(name):
+def test_invalid_names_are_refused(name):
     with raises(
         ValueError,
         f"The name of a layer is a string without '/', got {name!r} for Dense; use another character, such as '_'.",
@@ -70,7 +69,7 @@ def test_other_names_are_refused(name):
 # ---------------------------------------------------------------- Sequential
 
 
-def test_add_and_list_are_one():
+def test_add_and_list_build_the_same_model():
     added = Sequential()
     added.add(Input((3,)))
     added.add(layers.Dense(2))
@@ -85,7 +84,7 @@ def test_add_and_list_are_one():
     np.testing.assert_array_equal(results[0], results[2])
 
 
-def test_numbers_of_a_stack():
+def test_outputs_of_a_sequential():
     model = Sequential([layers.Dense(2, "relu"), layers.Dense(1)])
     variables = {
         "params": {
@@ -97,28 +96,28 @@ def test_numbers_of_a_stack():
     np.testing.assert_array_equal(model.apply(variables, X), [[0.5], [2.5]])
 
 
-def test_without_an_input_the_shape_comes_with_the_data():
+def test_sequential_without_input_takes_the_shape_of_the_data():
     model = Sequential([layers.Dense(2)])
     assert model.input_spec is None
     assert abstract(model, X) == {"dense": DENSE}
     with raises(
         ValueError,
-        "Sequential has no shapes until its input is known, and none was given; "
+        "Sequential has no shapes without a known input; "
         "add Input(shape) first, or give the first layer `input_shape`.",
     ):
         _ = model.output_shape
-    with pytest.raises(ValueError, match=re.escape("Sequential 'deep' has no shapes until its input is known")):
+    with pytest.raises(ValueError, match=re.escape("Sequential 'deep' has no shapes without a known input")):
         Sequential([layers.Dense(2)], name="deep").summary()
 
 
-def test_shapes_are_checked_as_layers_come():
+def test_shapes_are_checked_when_layers_are_added():
     model = Sequential([Input((4, 4))])
     with pytest.raises(ValueError, match=re.escape("Conv2D 'conv2d' takes inputs of 4 axes")):
         model.add(layers.Conv2D(2, 3))
     assert len(model.layers) == 0
 
 
-def test_pop_takes_the_last_layer_off():
+def test_pop_removes_the_last_layer():
     last = layers.Dense(1)
     model = Sequential([Input((3,)), layers.Dense(2), last])
     assert model.pop() is last
@@ -128,18 +127,18 @@ def test_pop_takes_the_last_layer_off():
     model.pop(), model.pop()
     assert model.output_shape == (None, 3)
     np.testing.assert_array_equal(model.apply({}, X), X)
-    with raises(ValueError, "A Sequential without layers has none to take off; add a layer first."):
+    with raises(ValueError, "A Sequential without layers has no last layer to remove; add a layer first."):
         model.pop()
 
 
-def test_a_stack_is_a_sequence():
+def test_layers_of_a_sequential_are_a_sequence():
     first, second = layers.Dense(1), layers.Dense(2)
     model = Sequential([first, second])
     assert list(model.layers) == [first, second] and model.layers[-1] is second and len(model.layers) == 2
     assert repr(model.layers) == "[dense, dense_1]"
 
 
-def test_none_and_nothing_are_empty_stacks():
+def test_sequential_may_be_empty():
     for model in (Sequential(), Sequential(None), Sequential([])):
         assert len(model.layers) == 0
         with raises(ValueError, "A Sequential without layers computes nothing; add a layer first."):
@@ -147,36 +146,35 @@ def test_none_and_nothing_are_empty_stacks():
 
 
 @pytest.mark.parametrize(
-    ("thing", "came"),
+    ("thing", "given"),
     [
         (layers.Dense, "<class 'flaxmodels.layers.dense.Dense'> of type type"),
         ("dense", "'dense' of type str"),
         (jnp.tanh, f"{jnp.tanh!r} of type {type(jnp.tanh).__name__}"),
     ],
 )
-def test_only_layers_stack(thing, came):
+def test_only_layers_are_accepted(thing, given):
     with raises(
         TypeError,
-        f"Sequential takes layers, linen modules and Input(...), got {came}; "
-        "make an object of a layer's class, such as layers.Dense(10).",
+        f"Sequential takes layers, linen modules and Input(...), got {given}; create a layer, such as layers.Dense(10).",
     ):
         Sequential([thing])
 
 
 @pytest.mark.parametrize(
-    ("before", "came"),
+    ("before", "given"),
     [
         ([layers.Dense(2)], "1 layers"),
         ([Input((3,))], "0 layers and an input of shape (None, 3)"),
         ([layers.Dense(2, input_shape=(3,))], "1 layers and an input of shape (None, 3)"),
     ],
 )
-def test_an_input_comes_first(before, came):
-    with raises(ValueError, f"Input(...) comes first in a Sequential, got it after {came}; move it to the front."):
+def test_input_must_be_first(before, given):
+    with raises(ValueError, f"Input(...) comes first in a Sequential, got it after {given}; move it to the front."):
         Sequential([*before, Input((2,))])
 
 
-def test_a_bound_stack_is_frozen():
+def test_bound_sequential_is_frozen():
     class Adds(nn.Module):
         def setup(self):
             self.net = Sequential([layers.Dense(2)])
@@ -190,7 +188,7 @@ def test_a_bound_stack_is_frozen():
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_stacks_in_stacks(known):
+def test_nested_sequentials(known):
     inner = Sequential(([Input((3,))] if known else []) + [layers.Dense(2), layers.Dense(2)])
     model = Sequential([inner, Sequential([layers.Dense(1)])])
     assert abstract(model, X) == {
@@ -200,7 +198,7 @@ def test_stacks_in_stacks(known):
     assert (model.input_spec is not None) == known
 
 
-def test_a_model_in_front_gives_the_input():
+def test_input_of_a_first_model_is_used():
     x = Input((3,))
     assert Sequential([Model(x, layers.Dense(2)(x)), layers.Dense(5)]).output_shape == (None, 5)
 
@@ -208,12 +206,12 @@ def test_a_model_in_front_gives_the_input():
 # ---------------------------------------------------------------- one layer, one scope
 
 
-def test_a_layer_in_two_scopes_is_refused():
-    """Keras would share the parameters; two scopes can't, so nobody is to find out from the numbers."""
+def test_layer_in_two_scopes_is_refused():
+    """Keras would share the parameters, which two scopes cannot do."""
     dense, x, y = layers.Dense(3), Input((3,)), Input((3,))
     inner, module = Model(x, dense(x)), nn.Dense(3)
-    once = "share it by calling it twice in one Model, or make two."
-    scope = "A layer has its parameters in one scope, but one Dense is in"
+    once = "share it by calling it twice in one Model, or make two layers."
+    scope = "A layer belongs to one scope, got one Dense in"
     with raises(ValueError, f"{scope} 'dense' and in 'dense_1'; {once}"):
         Sequential([dense, dense])
     with raises(ValueError, f"{scope} 'dense' and in 'dense_1'; {once}"):
@@ -227,7 +225,7 @@ def test_a_layer_in_two_scopes_is_refused():
         Sequential([Sequential([inner]), Sequential([inner])])
 
 
-def test_layers_that_make_their_inner_ones_anew_come_often():
+def test_layers_that_create_their_inner_layers_may_be_called_twice():
     x = Input((4, 3))
     attention = layers.MultiHeadAttention(1, 2)
     lstm = layers.LSTM(3, return_sequences=True)
@@ -263,13 +261,13 @@ def test_linen_layers_follow_train():
     np.testing.assert_allclose(new["batch_stats"]["batch_norm"]["mean"], 0.5 * hidden.mean(0), rtol=1e-5)
 
 
-def test_what_a_linen_module_says_itself_stands():
+def test_attributes_of_a_linen_module_take_precedence():
     still = Sequential([nn.Dropout(0.5, deterministic=True), nn.BatchNorm(use_running_average=True)])
     variables = still.init(KEY, X)
     np.testing.assert_allclose(still.apply(variables, X, train=True), X, rtol=1e-4)
 
 
-def test_linen_modules_get_train_and_mask_if_they_name_them():
+def test_linen_modules_receive_train_and_mask_if_they_are_parameters():
     class Names(nn.Module):
         @nn.compact
         def __call__(self, x, mask=None, train=False):
@@ -295,7 +293,7 @@ def test_linen_modules_in_a_graph():
 # ---------------------------------------------------------------- Model
 
 
-def test_a_shared_layer_shares_its_parameters():
+def test_shared_layer_shares_its_parameters():
     a, b, shared = Input((2,)), Input((2,)), layers.Dense(1)
     model = Model([a, b], layers.Subtract()([shared(a), shared(b)]))
     variables = {"params": {"dense": {"kernel": jnp.array([[2.0], [-1]]), "bias": jnp.array([5.0])}}}
@@ -365,7 +363,7 @@ def test_arrays_among_further_arguments_are_constants():
     np.testing.assert_array_equal(model.apply({}, X), X + 110)
 
 
-def test_a_part_of_a_graph_is_a_model():
+def test_part_of_a_graph_is_a_model():
     x = Input((3,))
     middle = layers.Dense(4, name="first")(x)
     end = layers.Dense(2, name="second")(middle)
@@ -374,14 +372,14 @@ def test_a_part_of_a_graph_is_a_model():
     assert [type(layer).__name__ for layer in Model(x, end).layers] == ["Dense", "Dense"]
 
 
-def test_a_model_may_give_its_input():
+def test_model_may_output_its_input():
     x = Input((3,))
     model = Model(x, [x, layers.Flatten()(x)])
     assert model.init(KEY, X) == {}
     np.testing.assert_array_equal(model.apply({}, X)[0], X)
 
 
-def test_long_chains_and_diamonds_are_no_trouble():
+def test_long_chains_and_diamonds():
     relu, add = layers.Activation("relu"), layers.Add()
 
     def call(layer, *args):
@@ -400,18 +398,18 @@ def test_long_chains_and_diamonds_are_no_trouble():
     assert Model(x, y).apply({}, jnp.full((1, 3), 2.0**-60)).tolist() == [[1, 1, 1]]
 
 
-def test_an_input_left_out_is_named():
+def test_missing_input_is_named():
     a, b = Input((3,)), Input((3,), name="forgotten")
     with raises(
         ValueError,
-        "The outputs of a Model depend on its inputs alone, but <Symbol shape=(None, 3) dtype=float32 input "
-        "'forgotten'> is needed and not among them; add it to `inputs`.",
+        "The outputs of a Model depend on its `inputs` alone, got outputs that also need <Symbol shape=(None, 3) dtype=float32 input "
+        "'forgotten'>; add it to `inputs`.",
     ):
         Model(a, layers.Add()([a, b]))
 
 
 @pytest.mark.parametrize(
-    ("arguments", "what", "came"),
+    ("arguments", "what", "given"),
     [
         ({}, "inputs", "none"),
         ({"inputs": []}, "inputs", "none"),
@@ -420,10 +418,10 @@ def test_an_input_left_out_is_named():
         ({"inputs": Input((3,)), "outputs": ["x"]}, "outputs", "'x' of type str"),
     ],
 )
-def test_a_model_connects_symbols(arguments, what, came):
+def test_model_takes_symbols_only(arguments, what, given):
     with raises(
         TypeError,
-        f"The {what} of a Model are symbols, made by Input(...) and by calling layers on them, got {came}; "
+        f"The {what} of a Model are symbols, made by Input(...) and by calling layers on them, got {given}; "
         "write x = Input(shape), y = layer(x), Model(x, y).",
     ):
         Model(**arguments)

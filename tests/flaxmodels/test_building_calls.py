@@ -1,4 +1,4 @@
-"""Models as modules: the structure of inputs, linen's and JAX' transformations, modules around them, summaries."""
+"""Models as modules: structure of inputs, transformations of linen and JAX, enclosing modules, summaries."""
 
 import copy
 import functools
@@ -12,7 +12,7 @@ import pytest
 from jax import flatten_util
 
 from flaxmodels import Input, Model, Sequential, layers
-from flaxmodels.building import Container
+from flaxmodels.container import Container
 from flaxmodels.layers.base import Layer
 from tests.support.model_parts import DENSE, KEY, Mode, SetUp, X, abstract, raises
 
@@ -39,7 +39,7 @@ A, B = jnp.full((1, 2), 5.0), jnp.full((1, 2), 3.0)
         (lambda a, b: {"y": [a], "x": b}, {"x": B, "y": (A,)}),
     ],
 )
-def test_inputs_find_their_places(structure, inputs):
+def test_inputs_match_the_structure(structure, inputs):
     assert subtraction(structure).apply({}, inputs).tolist() == [[2, 2]]
 
 
@@ -52,7 +52,7 @@ def test_one_input(structure, inputs):
 
 
 @pytest.mark.parametrize(
-    ("structure", "inputs", "expected", "came"),
+    ("structure", "inputs", "expected", "given"),
     [
         (lambda a, b: [a, b], [A], "['a', 'b']", "['(1, 2)']"),
         (lambda a, b: [a, b], A, "['a', 'b']", "['(1, 2)']"),
@@ -66,32 +66,32 @@ def test_one_input(structure, inputs):
         (lambda a, b: [[a], b], [A, B], "[['a'], 'b']", "['(1, 2)', '(1, 2)']"),
     ],
 )
-def test_inputs_of_another_structure(structure, inputs, expected, came):
+def test_inputs_of_another_structure_are_refused(structure, inputs, expected, given):
     with raises(
         ValueError,
-        f"Model takes inputs in the structure {expected}, got {came}; "
-        "give them as the model's inputs were given, or in a dictionary by the inputs' names.",
+        f"Model takes inputs with the structure {expected}, got {given}; "
+        "pass them in the structure of the model's inputs, or in a dictionary by input name.",
     ):
         subtraction(structure).apply({}, inputs)
 
 
 @pytest.mark.parametrize("structure", [lambda a, b: [a, b], lambda a, b: {"a": a, "b": b}])
-def test_inputs_by_other_names(structure):
-    with raises(ValueError, "Model takes inputs by the names ['a', 'b'], got ['a', 'c']; add 'b'."):
+def test_inputs_with_other_names_are_refused(structure):
+    with raises(ValueError, "Model takes inputs with the names ['a', 'b'], got ['a', 'c']; add 'b'."):
         subtraction(structure).apply({}, {"a": A, "c": B})
 
 
-def test_masks_of_another_structure():
+def test_masks_of_another_structure_are_refused():
     with raises(
         ValueError,
-        "Model takes masks in the structure ['a', 'b'], got ['(1, 2)']; "
-        "give them as the model's inputs were given, or in a dictionary by the inputs' names.",
+        "Model takes masks with the structure ['a', 'b'], got ['(1, 2)']; "
+        "pass them in the structure of the model's inputs, or in a dictionary by input name.",
     ):
         subtraction(lambda a, b: [a, b]).apply({}, [A, B], mask=A)
 
 
 @pytest.mark.parametrize("shape", [(3,), (2, 4), (2, 3, 1)])
-def test_inputs_of_another_shape(shape):
+def test_inputs_of_another_shape_are_refused(shape):
     rest = f"takes inputs of shape (None, 3), got {shape}; reshape the data, or change the model's input shape."
     x = Input((3,))
     for model in (Sequential([x, layers.Dense(2)]), Model(x, layers.Dense(2)(x))):
@@ -99,15 +99,15 @@ def test_inputs_of_another_shape(shape):
             model.init(KEY, jnp.ones(shape))
 
 
-def test_a_fixed_batch_size_is_part_of_the_shapes_and_any_other_is_taken():
-    """As in Keras, whose models compute batches of every size."""
+def test_fixed_batch_size_accepts_other_batch_sizes():
+    """As in Keras, models accept batches of every size."""
     model = Sequential([Input((3,), batch_size=4), layers.Dense(2)])
     assert model.output_shape == (4, 2)
     assert model.apply(model.init(KEY, X), X).shape == (2, 2)
 
 
 @pytest.mark.parametrize("argument", [{"training": True}, {"initial_state": X}])
-def test_nothing_is_accepted_and_ignored(argument):
+def test_unknown_arguments_are_refused(argument):
     x = Input((3,))
     for model in (Sequential([layers.Dense(2)]), Model(x, layers.Dense(2)(x))):
         with pytest.raises(TypeError, match=f"unexpected keyword argument '{next(iter(argument))}'"):
@@ -117,25 +117,25 @@ def test_nothing_is_accepted_and_ignored(argument):
 @pytest.mark.parametrize(
     ("name", "value"), [("param_dtype", "bfloat16"), ("activity_regularizer", "l2"), ("input_shape", (3,))]
 )
-def test_what_a_model_has_not_of_its_own(name, value):
-    with raises(ValueError, f"Sequential has no `{name}` of its own, got {value!r}; give it to the layers inside."):
+def test_arguments_of_layers_are_refused_by_models(name, value):
+    with raises(ValueError, f"Sequential does not take `{name}`, got {value!r}; give it to the layers inside."):
         Sequential([layers.Dense(2)], **{name: value})
     x = Input((3,))
-    with raises(ValueError, f"Model 'm' has no `{name}` of its own, got {value!r}; give it to the layers inside."):
+    with raises(ValueError, f"Model 'm' does not take `{name}`, got {value!r}; give it to the layers inside."):
         Model(x, layers.Dense(2)(x), name="m", **{name: value})
 
 
-def test_a_container_of_no_kind_is_no_model():
-    with raises(TypeError, "Container is no model; use Sequential or Model."):
+def test_container_itself_is_not_a_model():
+    with raises(TypeError, "Container is not a model; use Sequential or Model."):
         Container().init(KEY, X)
 
 
-def test_a_layer_by_itself_needs_parameters():
+def test_layer_called_on_an_array_needs_parameters():
     x = Input((3,))
     for layer in (layers.Dense(2), Sequential([layers.Dense(2)]), Model(x, layers.Dense(2)(x))):
         with raises(
             ValueError,
-            f"{type(layer).__name__} computes with parameters from outside, but was called on an array by itself; "
+            f"{type(layer).__name__} holds no parameters, so it cannot be called on an array directly; "
             "use variables = layer.init(jax.random.key(0), x) and layer.apply(variables, x).",
         ):
             layer(X)
@@ -245,7 +245,7 @@ def test_in_setup():
 
 
 @pytest.mark.parametrize("module", [Compact(), SetUp()])
-def test_train_comes_through_a_module_of_ones_own(module):
+def test_train_reaches_layers_inside_a_custom_module(module):
     variables = module.init(KEY, X)
     assert not np.allclose(module.apply(variables, X), module.apply(variables, X, train=True))
 
@@ -265,7 +265,7 @@ def text_of(model):
     return lines[0]
 
 
-def test_summary_of_a_stack():
+def test_summary_of_a_sequential():
     model = Sequential([Input((28, 28, 1)), layers.Conv2D(32, 3), layers.Flatten(), nn.Dense(10)], name="small")
     assert text_of(model) == (
         "small: 216,650 parameters\n"
@@ -292,7 +292,7 @@ def test_summary_of_a_graph_with_a_shared_layer(capsys):
 
 
 def test_summary_of_a_model_that_needs_large_inputs():
-    """64 steps would not do for the windows of 80 and 4 * 30."""
+    """The windows of 80 and 4 * 30 need more than the 64 steps that are tried first."""
     x = Input((None, 1))
     y = layers.Conv1D(1, 30)(layers.Conv1D(1, 80, strides=4)(x))
     assert text_of(Model(x, y)).splitlines()[0] == "model: 112 parameters"

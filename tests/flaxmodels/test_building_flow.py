@@ -1,4 +1,4 @@
-"""What passes through models: train, masks, losses, weights and dtypes."""
+"""Models pass the training flag, masks, losses, weights and dtypes to and from their layers."""
 
 import flax.linen as nn
 import jax
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from flaxmodels import Input, Model, Sequential, layers
-from flaxmodels.building import weights_of
+from flaxmodels.inspection import weights_of
 from flaxmodels.layers.base import Layer
 from tests.support.model_parts import KEY, Forget, Mode, SetUp, Steps, X
 
@@ -22,7 +22,7 @@ def test_train_reaches_every_layer():
     assert (stack.apply({}, X) - X).tolist() == np.zeros((2, 3)).tolist()
 
 
-def test_train_that_a_call_fixed_stands():
+def test_train_given_in_a_call_is_kept():
     x = Input((3,))
     frozen = Sequential([Mode(step=1.0), Sequential([Mode(step=2.0)])])
     y = Mode(step=20.0)(Mode(step=10.0)(frozen(x, train=False)), train=True)
@@ -31,7 +31,7 @@ def test_train_that_a_call_fixed_stands():
     assert float((model.apply({}, X) - X)[0, 0]) == 20
 
 
-def test_dropout_keys_come_through():
+def test_dropout_keys_reach_layers():
     model = Sequential([layers.Dropout(0.5), Sequential([layers.Dropout(0.5)])])
     ones = jnp.ones((1, 400))
     a, b = (model.apply({}, ones, train=True, rngs={"dropout": jax.random.key(i)}) for i in (1, 2))
@@ -53,7 +53,7 @@ SEQUENCES = jnp.array([[[1.0], [1], [0], [0]], [[1], [1], [1], [0]]])
         ([Steps()], [-1, -1]),
     ],
 )
-def test_masks_go_on(stack, counts):
+def test_masks_are_passed_on(stack, counts):
     model = Sequential(stack)
     assert model.apply(model.init(KEY, SEQUENCES), SEQUENCES)[:, 0, 0].tolist() == counts
     x = y = Input((4, 1))
@@ -63,7 +63,7 @@ def test_masks_go_on(stack, counts):
     assert model.apply(model.init(KEY, SEQUENCES), SEQUENCES)[:, 0, 0].tolist() == counts
 
 
-def test_a_mask_from_outside():
+def test_mask_as_an_argument():
     mask = jnp.array([[True] * 4, [True, False, False, False]])
     x, a, b = (Input((4, 1), name=name) for name in "xab")
     assert Sequential([Steps()]).apply({}, SEQUENCES, mask=mask)[:, 0, 0].tolist() == [4, 1]
@@ -74,7 +74,7 @@ def test_a_mask_from_outside():
         assert (first[:, 0, 0].tolist(), second[:, 0, 0].tolist()) == ([-1, -1], [4, 1])
 
 
-def test_a_mask_as_a_symbol():
+def test_mask_as_a_symbol():
     x, mask = Input((4, 1)), Input((4,), dtype="bool")
     keep = jnp.array([[True] * 4, [False] * 4])
     for layer in (Steps(), Sequential([Steps()]), Model(x, Steps()(x))):
@@ -82,7 +82,7 @@ def test_a_mask_as_a_symbol():
         assert model.apply({}, [SEQUENCES, keep])[:, 0, 0].tolist() == [4, 0]
 
 
-def test_masks_beside_outputs():
+def test_masks_of_several_outputs():
     x = Input((4, 1))
     masked = layers.Masking()(x)
     out, masks = Model(x, {"a": masked, "b": x}).apply({}, SEQUENCES, method="outputs_and_mask")
@@ -92,7 +92,7 @@ def test_masks_beside_outputs():
     assert mask.sum(1).tolist() == [2, 3]
 
 
-def test_a_masked_recurrence_sees_what_is_there():
+def test_masked_recurrence_ignores_masked_steps():
     model = Sequential([layers.Masking(), layers.LSTM(3)])
     data = jax.random.normal(KEY, (2, 5, 2)).at[1, 3:].set(0)
     variables = model.init(KEY, data)
@@ -107,7 +107,7 @@ def test_masks_of_merged_inputs():
 
 
 def test_masks_of_further_arguments():
-    """The value's mask hides its steps from the query."""
+    """The mask of the value hides its steps from the query."""
     x, values = Input((2, 3)), Input((4, 3))
     attention = layers.MultiHeadAttention(1, 2)
     data = jax.random.normal(KEY, (1, 4, 3)).at[:, 2:].set(0)
@@ -126,7 +126,7 @@ def losses_of(model, variables, inputs, **collections):
     return model.apply({**variables, **collections}, inputs, mutable=["losses"])[1].get("losses", {})
 
 
-def test_a_shared_layer_is_regularized_once():
+def test_shared_layer_is_regularized_once():
     x = Input((3,))
     shared = layers.Dense(3, kernel_initializer="ones", kernel_regularizer="l2")
     model = Model(x, shared(shared(x)))
@@ -143,7 +143,7 @@ def test_regularizers_of_nested_layers():
     np.testing.assert_allclose(found["sequential"]["dense"]["kernel"], 0.06, rtol=1e-6)
 
 
-def test_activities_add_up_over_calls_and_divide_by_the_batch():
+def test_activity_losses_add_up_over_calls_and_divide_by_the_batch():
     x = Input((3,))
     twice = layers.ActivityRegularization(l1=1.0)
     model = Model(x, twice(twice(x)))
@@ -152,7 +152,7 @@ def test_activities_add_up_over_calls_and_divide_by_the_batch():
     assert float(losses_of(model, {}, X)["activity_regularization"]["activity"]) == 15
 
 
-def test_activities_of_padding_do_not_count():
+def test_activity_losses_ignore_padding():
     model = Sequential([layers.Dense(3, activity_regularizer="l2")])
     variables = model.init(KEY, X)
     padded = jnp.concatenate([X, jnp.full((3, 3), 100.0)])
@@ -165,7 +165,7 @@ def test_activities_of_padding_do_not_count():
     assert float(none["dense"]["activity"]) == 0
 
 
-def test_activities_of_padding_where_time_is_in_the_batch():
+def test_activity_losses_ignore_padding_with_time_in_the_batch():
     class Folded(nn.Module):
         @nn.compact
         def __call__(self, x):
@@ -176,7 +176,7 @@ def test_activities_of_padding_where_time_is_in_the_batch():
     assert float(found["a"]["activity"]) == (0 + 1 + 2 + 3 + 4 + 5) / 3
 
 
-def test_activities_are_those_of_keras():
+def test_activity_losses_match_keras():
     keras = pytest.importorskip("keras")
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         theirs = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, activity_regularizer="l2")])
@@ -234,13 +234,13 @@ def test_weights_of_wrappers():
     }
 
 
-def test_weights_of_an_embedding_have_the_arguments_name():
+def test_weights_of_an_embedding_have_the_name_of_the_argument():
     ids = jax.ShapeDtypeStruct((2, 4), jnp.int32)
     layer, name = found_in(layers.Embedding(5, 2, embeddings_constraint="unit_norm"), ids)["embedding"]
     assert layer.argument(name, "constraint") == "unit_norm"
 
 
-def test_weights_of_modules_of_ones_own():
+def test_weights_of_custom_modules():
     assert sorted(found_in(SetUp(), STRUCT)) == ["body/dense/bias", "body/dense/kernel", "head/dense/bias"] + [
         "head/dense/kernel"
     ]
@@ -262,7 +262,7 @@ def test_paths_are_those_of_init():
     assert sorted(found_in(model, SEQUENCE)) == sorted(paths)
 
 
-def test_a_frozen_model_freezes_what_is_inside():
+def test_frozen_model_freezes_its_layers():
     class Own(nn.Module):
         @nn.compact
         def __call__(self, x):
@@ -286,7 +286,7 @@ def test_a_frozen_model_freezes_what_is_inside():
 # ---------------------------------------------------------------- dtypes
 
 
-def test_the_dtype_of_a_model_is_that_of_its_layers():
+def test_layers_inherit_the_dtype_of_the_model():
     seen = {}
 
     class Notes(Layer):

@@ -1,4 +1,4 @@
-"""Programs without kernels: exported ones, which any process can run, and those traced inside `without_kernels`."""
+"""Programs without kernels: exported programs, which any process can run, and programs traced in `without_kernels`."""
 
 import contextlib
 import functools
@@ -28,7 +28,7 @@ needs_kernels = pytest.mark.skipif(not native.available(), reason="needs a C com
 
 
 def cnn():
-    """A fused pair of a convolution and its pooling, a convolution alone, and a pooling alone."""
+    """Returns a model with a fused convolution and pooling, a separate convolution and a separate pooling."""
     return Sequential(
         [
             layers.Conv2D(8, 3, activation="relu"),
@@ -71,12 +71,12 @@ assert "flaxmodels" not in sys.modules and "training" not in sys.modules
 
 
 def bound(make, shape):
-    """A function of inputs, and inputs."""
+    """Returns a function and its inputs."""
     model, x = make(), jax.random.normal(KEY, (3, *shape))
     return functools.partial(model.apply, model.init(KEY, x)), x
 
 
-def test_a_process_without_this_library_runs_exported_models_and_their_gradients(tmp_path):
+def test_process_without_this_library_runs_exported_models_and_gradients(tmp_path):
     want = {}
     for name, (make, shape) in MODELS.items():
         function, x = bound(make, shape)
@@ -116,7 +116,7 @@ def test_every_layer_can_be_exported_for_a_batch_of_any_size(row, train):
 
 @needs_kernels
 @pytest.mark.parametrize("name", MODELS)
-def test_gradients_of_exported_programs_hold_no_kernels(name):
+def test_gradients_of_exported_programs_contain_no_kernels(name):
     function, x = bound(*MODELS[name])
     slope = jax.jit(jax.grad(lambda x: (function(x) ** 2).sum()))
     assert native.prefix() in slope.lower(x).as_text()
@@ -130,7 +130,7 @@ def call_of_cudnn(x, h, c, weights, lengths):
 
 
 def mesh_of_gpus(shape, names):
-    """A mesh for which JAX 0.11 lowers Pallas kernels without a GPU; None in JAX 0.10, which needs none."""
+    """Returns a mesh for which JAX 0.11 lowers Pallas kernels without a GPU; None in JAX 0.10, which needs none."""
     device = getattr(jax.sharding, "AbstractDevice", None)
     types = (jax.sharding.AxisType.Auto,) * len(shape)
     gpu = device and device("NVIDIA H200", 132, "gpu")
@@ -145,7 +145,7 @@ def lowered_for_a_gpu(program, x):
 
 @pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated:DeprecationWarning")
 @pytest.mark.parametrize(("name", "target"), [("fused", "xla.gpu.triton"), ("cudnn", "stand_in_for_cudnn")])
-def test_exported_programs_hold_no_kernels_of_a_gpu(name, target, monkeypatch):
+def test_exported_programs_contain_no_gpu_kernels(name, target, monkeypatch):
     monkeypatch.setattr(recurrence.dispatch, "why_unsupported", lambda *a, **k: None)
     monkeypatch.setattr(cudnn, "_forward", call_of_cudnn)
     layer, x = layers.LSTM(16, return_sequences=True), jnp.ones((8, 4, 3))
@@ -160,7 +160,7 @@ def test_exported_programs_hold_no_kernels_of_a_gpu(name, target, monkeypatch):
 
 @needs_kernels
 @pytest.mark.parametrize("name", MODELS)
-def test_a_function_is_traced_again_without_kernels_and_again_with_them(name):
+def test_function_is_retraced_without_and_with_kernels(name):
     function, x = bound(*MODELS[name])
     program = jax.jit(jax.value_and_grad(lambda x: (function(x) ** 2).sum()))
     want, found = program(x), []
@@ -179,7 +179,7 @@ def test_a_function_is_traced_again_without_kernels_and_again_with_them(name):
 
 
 @needs_kernels
-def test_what_was_traced_before_is_lowered_without_kernels():
+def test_traced_function_is_lowered_without_kernels():
     function, x = bound(*MODELS["cnn"])
     traced = jax.jit(jax.grad(lambda x: function(x).sum())).trace(x)
     with flaxmodels.without_kernels():
@@ -188,7 +188,7 @@ def test_what_was_traced_before_is_lowered_without_kernels():
 
 
 @needs_kernels
-def test_a_compiled_program_of_a_trainer_is_compiled_again():
+def test_program_of_a_trainer_is_recompiled():
     function, x = bound(*MODELS["cnn"])
     program = Program(function)
     program(x)
@@ -233,7 +233,7 @@ def chosen(x, counts=True):
     return dispatch.alternatives(doubled, x, jnp.asarray(counts), cpu=kernel)["y"]
 
 
-def test_a_kernel_is_called_on_its_platform_and_differentiated_as_the_function():
+def test_kernel_is_called_on_its_platform_with_the_derivative_of_the_function():
     assert np.isclose(chosen(1.0), np.sin(1) + 100) and np.isclose(jax.jit(chosen)(1.0), np.sin(1) + 100)
     for slope in (jax.grad(chosen), jax.jit(jax.grad(chosen)), jax.jacfwd(chosen)):
         assert np.isclose(slope(1.0), np.cos(1))
@@ -265,7 +265,7 @@ print(kernels(jax.jit(jax.shard_map(run, mesh=mesh, in_specs=P("b"), out_specs=P
 """
 
 
-def test_only_a_program_that_is_divided_among_devices_does_without_the_kernels_of_a_gpu():
+def test_only_partitioned_programs_skip_gpu_kernels():
     command = [sys.executable, "-c", "".join([*map(inspect.getsource, (mesh_of_gpus, lowered_for_a_gpu)), DIVIDED])]
     environment = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     root = str(pathlib.Path(flaxmodels.__file__).parent.parent)

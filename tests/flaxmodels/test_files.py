@@ -54,7 +54,7 @@ KERAS = ["config.json", "metadata.json", "model.weights.h5"]
 
 
 @pytest.mark.parametrize(("name", "wanted"), [("m.safetensors", b"{"), ("m.keras", KERAS), ("m.weights.h5", "hdf5")])
-def test_the_ending_decides(name, wanted, tmp_path):
+def test_ending_decides_the_format(name, wanted, tmp_path):
     model, variables = small()
     path = tmp_path / name
     fm.save(path, model, variables)
@@ -68,7 +68,7 @@ def test_the_ending_decides(name, wanted, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["m.keras", "m.weights.h5"])
-def test_keras_reads_them(name, tmp_path):
+def test_keras_reads_our_files(name, tmp_path):
     keras = pytest.importorskip("keras")
     trainer = Trainer(small()[0], "sgd", "mse")
     trainer.fit(X, Y, verbose=0)
@@ -84,7 +84,7 @@ def test_keras_reads_them(name, tmp_path):
     np.testing.assert_allclose(outputs, trainer.predict(X), rtol=1e-5, atol=1e-6)
 
 
-def test_a_file_of_keras_is_loaded(tmp_path):
+def test_keras_file_is_loaded(tmp_path):
     keras = pytest.importorskip("keras")
     theirs = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
     theirs.save(tmp_path / "m.keras")
@@ -152,7 +152,7 @@ def test_error_names_the_function_that_reads_keras_weights(tmp_path):
         fm.load(tmp_path / "m.weights.h5")
 
 
-def test_architecture_and_format_agree(tmp_path):
+def test_architecture_must_suit_the_format(tmp_path):
     model, variables = small()
     keras, weights = str(tmp_path / "m.keras"), str(tmp_path / "m.weights.h5")
     with raises(
@@ -223,7 +223,7 @@ def test_content_of_another_format_is_refused(true, false, tmp_path):
         ("e{epoch}-{loss:.1f}.weights.h5", {"save_weights_only": True}, "hdf5"),
     ],
 )
-def test_model_checkpoint_writes_what_its_ending_says(name, arguments, wanted, tmp_path):
+def test_model_checkpoint_writes_the_format_of_its_ending(name, arguments, wanted, tmp_path):
     trainer = Trainer(small()[0], "sgd", "mse")
     history = trainer.fit(X, Y, epochs=2, verbose=0, callbacks=[ModelCheckpoint(tmp_path / name, **arguments)])
     names = sorted(os.listdir(tmp_path))
@@ -269,7 +269,7 @@ def test_model_checkpoint_refuses_a_model_before_the_first_epoch(tmp_path):
     assert os.listdir(tmp_path) == ["m.weights.h5"]
 
 
-def test_the_command_line_predicts_with_a_file_of_keras(tmp_path, capsys):
+def test_command_line_predicts_with_a_keras_file(tmp_path, capsys):
     from training.__main__ import app
 
     model, variables = small()
@@ -296,7 +296,7 @@ for ending in (".safetensors", ".keras", ".weights.h5"):
 ENDINGS = (".safetensors", ".keras", ".weights.h5")
 
 
-def test_the_same_bytes_in_every_process(tmp_path):
+def test_bytes_are_equal_in_every_process(tmp_path):
     found = []
     for seed, how in (("1", "jit"), ("2", "plain")):
         # Memory that is freed holds other bytes, so that none of them can get into a file.
@@ -308,7 +308,7 @@ def test_the_same_bytes_in_every_process(tmp_path):
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_the_same_bytes_again(ending, tmp_path):
+def test_bytes_are_equal_when_saved_again(ending, tmp_path):
     model, variables = small()
     contents = set()
     for i in range(8):
@@ -317,7 +317,7 @@ def test_the_same_bytes_again(ending, tmp_path):
     assert len(contents) == 1
 
 
-def test_a_model_that_was_read_is_written_with_the_same_bytes(tmp_path):
+def test_loaded_model_is_saved_with_equal_bytes(tmp_path):
     model, variables = small()
     for ending in (".safetensors", ".keras"):
         fm.save(tmp_path / f"a{ending}", model, variables)
@@ -326,7 +326,7 @@ def test_a_model_that_was_read_is_written_with_the_same_bytes(tmp_path):
         assert (tmp_path / f"b{ending}").read_bytes() == (tmp_path / f"c{ending}").read_bytes()
 
 
-def test_metadata_are_sorted(tmp_path):
+def test_metadata_is_sorted(tmp_path):
     fm.save(tmp_path / "m.safetensors", *small())
     text = (tmp_path / "m.safetensors").read_bytes()
     header = json.loads(text[8 : 8 + int.from_bytes(text[:8], "little")])

@@ -1,4 +1,4 @@
-"""Flax sees each layer inside a model: in recorded intermediates, in tables, by interceptors and transformed classes."""
+"""Flax sees each layer inside a model: in intermediates, tables, interceptors and transformed classes."""
 
 import flax.linen as nn
 import jax
@@ -18,7 +18,7 @@ needs_kernels = pytest.mark.skipif(not native.available(), reason="needs a C com
 
 
 def captured(model, x, **how):
-    """The model's variables, its outputs, and what flax records of its calls."""
+    """Returns the model's variables, its outputs, and the intermediates that flax records."""
     variables = model.init({"params": KEY, "dropout": KEY}, x)
     collections = ["intermediates", "batch_stats"]
     y, state = model.apply(variables, x, capture_intermediates=True, mutable=collections, **how)
@@ -34,7 +34,7 @@ def stack():
 
 
 def by_hand(variables, x):
-    """The outputs of each layer of `stack`, one after the other."""
+    """Returns the outputs of each layer of `stack`, computed one by one."""
     params, conv, pooling, head = variables["params"], *stack()
     found = {"conv2d": conv.apply({"params": params["conv2d"]}, x)}
     found["max_pooling2d"] = pooling.apply({}, found["conv2d"])
@@ -65,7 +65,7 @@ def test_every_layer_is_listed_with_its_outputs(make):
     np.testing.assert_array_equal(y, found["head"]["dense"]["__call__"][0])
 
 
-def test_it_is_the_list_of_linens_own_sequential():
+def test_intermediates_match_those_of_linen_sequential():
     ours, theirs = (kind([nn.Dense(4), nn.relu, nn.Dense(2)]) for kind in (_as_ours, nn.Sequential))
     variables, y, found = captured(theirs, S)
     renamed = {"params": {"dense": variables["params"]["layers_0"], "dense_1": variables["params"]["layers_2"]}}
@@ -81,11 +81,11 @@ def _as_ours(stack):
 
 
 @needs_kernels
-def test_what_is_computed_at_once_is_the_same_up_to_rounding():
+def test_fused_layers_give_equal_outputs_up_to_rounding():
     model = Sequential(stack())
     variables, y, found = captured(model, X)
-    at_once = jax.make_jaxpr(model.apply)(variables, X)
-    assert "pooled=True" in str(at_once)
+    fused = jax.make_jaxpr(model.apply)(variables, X)
+    assert "pooled=True" in str(fused)
     np.testing.assert_allclose(model.apply(variables, X), y, rtol=1e-5, atol=1e-6)
 
     def seen(variables):
@@ -102,14 +102,14 @@ def test_what_is_computed_at_once_is_the_same_up_to_rounding():
 
 @needs_kernels
 @pytest.mark.parametrize("train", [False, True])
-def test_training_and_evaluation_compute_pairs_at_once(train):
+def test_training_and_evaluation_fuse_pairs(train):
     model = Sequential(stack())
     variables, batch = model.init(KEY, X), steps.Batch(X, None)
     program = jax.make_jaxpr(lambda variables: forward(model, variables, batch, train, KEY).values)(variables)
     assert "pooled=True" in str(program)
 
 
-def test_a_layer_called_twice_has_two_entries():
+def test_layer_called_twice_has_two_entries():
     a, b = Input((3,)), Input((3,))
     dense = layers.Dense(4)
     model = Model([a, b], layers.Add()([dense(a), dense(b)]))
@@ -121,7 +121,7 @@ def test_a_layer_called_twice_has_two_entries():
     np.testing.assert_allclose(first + second, y, rtol=1e-6)
 
 
-def test_inside_of_wrappers():
+def test_layers_inside_wrappers_are_listed():
     model = Sequential(
         [layers.TimeDistributed(layers.Dense(4)), layers.Bidirectional(layers.LSTM(2)), layers.Dropout(0.5)]
     )
@@ -141,7 +141,7 @@ def test_in_training_with_statistics():
     np.testing.assert_allclose(dense, X[:, 0, 0] @ variables["params"]["dense"]["kernel"], rtol=1e-6)
 
 
-def test_a_filter_chooses_layers():
+def test_filter_selects_layers():
     model = Sequential(stack())
     variables = model.init(KEY, X)
     _, state = model.apply(
@@ -163,13 +163,13 @@ def test_masks_pass_between_layers_while_calls_are_recorded():
     np.testing.assert_array_equal(mask, x[..., 0] != 0)
 
 
-def test_a_table_lists_every_layer():
+def test_table_lists_every_layer():
     table = nn.tabulate(Sequential(stack()), KEY, console_kwargs={"width": 120, "force_terminal": False})(X)
     for path in ("conv2d", "max_pooling2d", "head/flatten", "head/dense"):
         assert f" {path} " in table
 
 
-def test_an_interceptor_sees_every_layer_of_a_pair():
+def test_interceptor_sees_every_layer_of_a_pair():
     model, seen = Sequential(stack()), []
     variables = model.init(KEY, X)
 
@@ -184,7 +184,7 @@ def test_an_interceptor_sees_every_layer_of_a_pair():
 
 
 @pytest.mark.parametrize("train", [False, True])
-def test_a_transformed_class_takes_effect(train):
+def test_transformed_class_takes_effect(train):
     plain, remade = (Sequential([kind(4), layers.Dropout(0.0)]) for kind in (layers.Dense, nn.remat(layers.Dense)))
     variables = plain.init(KEY, S)
     renamed = {"params": dict(zip(remade.init(KEY, S)["params"], variables["params"].values(), strict=True))}
@@ -200,8 +200,8 @@ def test_a_transformed_class_takes_effect(train):
 
 
 @pytest.mark.parametrize("train", [False, True])
-def test_a_transformed_model_inside_a_model(train):
-    """The mask of its outputs goes on, and the training flag reaches its layers."""
+def test_transformed_model_inside_a_model(train):
+    """The mask of its outputs is passed on, and the training flag reaches its layers."""
 
     def made(kind):
         inner = [layers.Masking(), layers.Dropout(0.5), layers.Dense(4, kernel_regularizer="l2")]
@@ -226,7 +226,7 @@ def test_a_transformed_model_inside_a_model(train):
 
 
 class Perturbed(nn.Module):
-    """Lets callers ask for the gradient by its outputs, and notes their mean."""
+    """Lets callers compute the gradient with respect to its outputs, and sows their mean."""
 
     @nn.compact
     def __call__(self, x):

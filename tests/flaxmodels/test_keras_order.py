@@ -1,4 +1,4 @@
-"""The order of layers in graphs with masks, which decides whose weights are whose: live Keras is the oracle."""
+"""The order of layers in graphs with masks, which decides the order of weights, compared with live Keras."""
 
 import jax
 import keras
@@ -15,13 +15,13 @@ OURS = Library(fm.layers, fm.Input, fm.Model, fm.Sequential)
 
 
 def relaxed(function, *args, **kwargs):
-    """Calls Keras, which promotes ranks and dtypes."""
+    """Calls Keras with promotion of ranks and dtypes allowed."""
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         return function(*args, **kwargs)
 
 
 def names(model):
-    """The names of Keras' layers, those of nested models included."""
+    """Returns the names of Keras' layers, including those of nested models."""
     layers = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
     return [(layer.name, names(layer) if hasattr(layer, "layers") else None) for layer in layers]
 
@@ -40,7 +40,7 @@ def assert_close(got, want):
 
 
 def draw(number, *options):
-    """One graph in Keras, with random weights, and in this library."""
+    """Returns one graph in Keras, with random weights, and in this library."""
     theirs = relaxed(lambda: Drawing(KERAS, number, *options).model())
     rng = np.random.default_rng(number)
     theirs.set_weights([rng.uniform(-1, 1, w.shape).astype("float32") for w in theirs.get_weights()])
@@ -54,7 +54,7 @@ def zeros(model, x):
 
 @pytest.mark.parametrize("number", range(200))
 def test_weights_of_random_graphs(number, tmp_path, monkeypatch):
-    """Order, the list of weights, and files in both directions."""
+    """Compares order, the list of weights, and files in both directions."""
     monkeypatch.setattr(keras.layers.MultiHeadAttention, "call", attention_that_keeps_masks)
     theirs, ours = draw(number)
     assert our_names(ours) == names(theirs)
@@ -84,14 +84,14 @@ def test_weights_of_random_graphs(number, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("number", range(200, 400))
 def test_order_of_random_graphs(number):
-    """Here Keras' graph may have other masks than those that Keras computes with; the graph alone decides."""
+    """Keras' graph may contain other masks than those Keras computes with; only the graph determines the order."""
     theirs, ours = draw(number, True, "mixed_bfloat16")
     assert our_names(ours) == names(theirs)
 
 
 @pytest.mark.parametrize("number", range(400, 500))
 def test_order_in_a_model_of_another_dtype(number, tmp_path):
-    """Whether Keras keeps a mask depends on the dtypes of layers, which those without one have from their model."""
+    """Whether Keras keeps a mask depends on the dtypes of layers, which they may inherit from the model."""
     ours = Drawing(OURS, number, True, "float32").model()
     ours = fm.Model(ours.inputs, ours.outputs, dtype="mixed_bfloat16")
     rng, inputs = np.random.default_rng(number), data_for(jax.tree.leaves(ours.inputs))
@@ -104,8 +104,8 @@ def test_order_in_a_model_of_another_dtype(number, tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
-def test_masks_move_layers(monkeypatch):
-    """The graphs above have other orders without masks, so that the comparison can fail."""
+def test_masks_change_the_order(monkeypatch):
+    """Without masks the graphs above have other orders, so the comparison can fail."""
     graphs = [Drawing(OURS, number).model().graph for number in range(30)]
     orders = [graph.layers_in(None) for graph in graphs]
     monkeypatch.setattr(keras_order, "_keeps_mask", lambda node, dtype: False)
@@ -117,7 +117,7 @@ def test_masks_move_layers(monkeypatch):
 
 
 def two_branches(lib):
-    """A branch without a mask and one with, whose layers of one shape Keras puts between one another."""
+    """Makes branches with and without a mask, whose layers of equal shape Keras interleaves."""
     a, b = lib.Input((3, 3)), lib.Input((3,), dtype="int32")
     x = lib.layers.Dense(3, name="a1")(a)
     x = lib.layers.Dense(3, name="a2")(x)
@@ -146,7 +146,7 @@ def test_two_branches(tmp_path):
 
 
 def other_dtype(lib):
-    """Keras casts the arguments of the second recurrent layer first, and so keeps no mask; `Masking` casts its own."""
+    """Keras casts the arguments of the second recurrent layer, so it keeps no mask; `Masking` casts its own."""
     x, s = lib.Input((4, 3)), lib.Input((4, 3))
     y = lib.layers.Masking(name="masking", dtype="mixed_bfloat16")(lib.layers.Dense(3, name="first")(x))
     y = lib.layers.GRU(3, return_sequences=True, name="gru", dtype="mixed_bfloat16")(y)
@@ -158,7 +158,7 @@ def other_dtype(lib):
 
 
 def keyword(lib):
-    """Keras converts the arguments of a call with keywords first, and so keeps no mask."""
+    """Keras converts the arguments of a call with keywords, so it keeps no mask."""
     x, s = lib.Input((4,), dtype="int32"), lib.Input((4, 3))
     training = {"training": False} if lib is KERAS else {"train": False}
     y = lib.layers.Embedding(6, 3, mask_zero=True, name="embedding")(x)
@@ -168,7 +168,7 @@ def keyword(lib):
 
 
 def mask_as_input(lib):
-    """A mask that is an input goes on to the next layer."""
+    """A mask that is an input is passed to the next layer."""
     x, s, m = lib.Input((4, 3)), lib.Input((4, 3)), lib.Input((4,), dtype="bool")
     y = lib.layers.GRU(3, return_sequences=True, name="gru")(lib.layers.Dense(3, name="dense")(x), mask=m)
     y = lib.layers.LSTM(3, return_sequences=True, name="lstm")(y)
@@ -177,7 +177,7 @@ def mask_as_input(lib):
 
 
 def reversible(lib):
-    """The graph of Keras has no mask behind a ReversibleEmbedding."""
+    """Keras' graph has no mask after a ReversibleEmbedding."""
     x, s = lib.Input((4,), dtype="int32"), lib.Input((4, 3))
     y = lib.layers.ReversibleEmbedding(6, 3, mask_zero=True, name="embedding")(x)
     y = lib.layers.GRU(3, return_sequences=True, name="gru")(lib.layers.Dense(3, name="dense")(y))
@@ -186,7 +186,7 @@ def reversible(lib):
 
 
 def time_and_lists(lib):
-    """Masks joined in time, of several ranks, and the lists that Bidirectional returns."""
+    """Masks concatenated over time, of several ranks, and the lists that Bidirectional returns."""
     x, i, s = lib.Input((4, 3)), lib.Input((2, 4), dtype="int32"), lib.Input((4, 3))
     y = lib.layers.Concatenate(1, name="in_time")([lib.layers.Masking(name="masking")(x), x])
     a, b = lib.layers.Bidirectional(lib.layers.GRU(3, return_sequences=True), merge_mode=None, name="both")(y)
@@ -207,7 +207,7 @@ def test_order(make):
     assert our_names(ours) == names(theirs)
 
 
-def test_a_later_part_of_a_graph(tmp_path):
+def test_later_part_of_a_graph(tmp_path):
     """Its inputs have no mask. Keras cannot make a model of such symbols, but reads it from a file."""
     x, s = fm.Input((4,), dtype="int32"), fm.Input((4, 3))
     middle = fm.layers.Embedding(6, 3, mask_zero=True)(x)

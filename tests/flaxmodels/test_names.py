@@ -1,4 +1,4 @@
-"""Names that are known, and the sentences for those that are not."""
+"""Looking names up in tables, and the errors for unknown names."""
 
 import re
 
@@ -9,11 +9,11 @@ from flaxmodels.names import lookup
 TABLE = {"mse": 1, "mae": 2, "poisson": 3}
 
 
-def test_known_name_gives_its_entry():
+def test_known_name_returns_its_entry():
     assert lookup("loss", "mae", TABLE) == 2
 
 
-def test_entry_that_is_false_is_still_found():
+def test_entry_may_be_none():
     assert lookup("loss", "none", {"none": None}) is None
 
 
@@ -28,6 +28,6 @@ def test_entry_that_is_false_is_still_found():
         (["mse"], "", "Unknown loss ['mse']. Did you mean 'mse'? Known: 'mae', 'mse', 'poisson'."),
     ],
 )
-def test_unknown_name_tells_the_closest_and_all(name, alternative, sentence):
+def test_unknown_name_lists_closest_and_known_names(name, alternative, sentence):
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
         lookup("loss", name, TABLE, alternative)

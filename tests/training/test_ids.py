@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from flaxmodels import Input, Model, Sequential, layers
-from flaxmodels.building import lookups_of
+from flaxmodels.inspection import lookups_of
 from training import Trainer
 from training.datasets import Split
 

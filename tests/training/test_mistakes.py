@@ -64,11 +64,11 @@ MISTAKES = {
     ),
     "layer class": (
         lambda: Sequential([layers.Dense]),
-        "Sequential takes layers, linen modules and Input(...), got <class 'flaxmodels.layers.dense.Dense'> of type type; make an object of a layer's class, such as layers.Dense(10).",
+        "Sequential takes layers, linen modules and Input(...), got <class 'flaxmodels.layers.dense.Dense'> of type type; create a layer, such as layers.Dense(10).",
     ),
     "not a layer": (
         lambda: Sequential([Input((4,)), "relu"]),
-        "Sequential takes layers, linen modules and Input(...), got 'relu' of type str; make an object of a layer's class, such as layers.Dense(10).",
+        "Sequential takes layers, linen modules and Input(...), got 'relu' of type str; create a layer, such as layers.Dense(10).",
     ),
     "no list": (
         lambda: Sequential(layers.Dense(2), layers.Dense(3)),
@@ -76,7 +76,7 @@ MISTAKES = {
     ),
     "same name": (
         lambda: Sequential([layers.Dense(2, name="a"), layers.Dense(2, name="a")]),
-        "Layers of one model need names of their own, got 'a' 2 times; give each layer another `name`, or none.",
+        "Layers of one model need different names, got 'a' 2 times; give each layer another `name`, or none.",
     ),
     "input after": (
         lambda: Sequential([layers.Dense(2), Input((4,))]),
@@ -94,11 +94,11 @@ MISTAKES = {
         lambda: (lambda a, b: Model(a, layers.Add()([layers.Dense(2)(a), layers.Dense(2)(b)])))(
             Input((4,)), Input((4,))
         ),
-        "The outputs of a Model depend on its inputs alone, but <Symbol shape=(None, 4) dtype=float32 input None> is needed and not among them; add it to `inputs`.",
+        "The outputs of a Model depend on its `inputs` alone, got outputs that also need <Symbol shape=(None, 4) dtype=float32 input None>; add it to `inputs`.",
     ),
     "call layer on array": (
         lambda: layers.Dense(2)(X),
-        "Dense computes with parameters from outside, but was called on an array by itself; use variables = layer.init(jax.random.key(0), x) and layer.apply(variables, x).",
+        "Dense holds no parameters, so it cannot be called on an array directly; use variables = layer.init(jax.random.key(0), x) and layer.apply(variables, x).",
     ),
     "conv on flat": (
         lambda: Sequential([Input((28, 28)), layers.Conv2D(4, 3)]),
@@ -366,7 +366,7 @@ MISTAKES = {
     ),
     "input missing": (
         lambda: named_inputs().fit({"age": X}, HOT, verbose=0),
-        "Model takes inputs by the names ['age', 'kind'], got ['age']; add 'kind'.",
+        "Model takes inputs with the names ['age', 'kind'], got ['age']; add 'kind'.",
     ),
     "validation data len": (
         lambda: fit(tr(), validation_data=(X,)),
@@ -529,7 +529,7 @@ MISTAKES = {
         lambda: (lambda a, b: Trainer(Model([a, b], layers.Add()([a, b])), "sgd", "mse").fit(X, X, verbose=0))(
             Input((4,)), Input((4,))
         ),
-        "Model takes inputs in the structure ['(None, 4)', '(None, 4)'], got ['(12, 4)']; give them as the model's inputs were given, or in a dictionary by the inputs' names.",
+        "Model takes inputs with the structure ['(None, 4)', '(None, 4)'], got ['(12, 4)']; pass them in the structure of the model's inputs, or in a dictionary by input name.",
     ),
     "keras weights count": (
         lambda: interop.set_keras_weights(mlp(), mlp().init(jax.random.key(0), X), [np.ones((4, 3))]),

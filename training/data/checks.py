@@ -6,7 +6,9 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from flaxmodels.building import Container, Symbol, lookups_of
+from flaxmodels.container import Container
+from flaxmodels.inspection import lookups_of
+from flaxmodels.layers.symbolic import Symbol
 from training import losses
 from training.data.examples import Examples
 from training.objective import Objective, ordered
@@ -48,7 +50,7 @@ def check_ids(examples: Examples, model: nn.Module) -> None:
     if not lookups:
         return
     spec = model.input_spec if isinstance(model, Container) else None
-    arrays = jax.tree.leaves(examples.x) if spec is None else model.in_order(spec, examples.x)
+    arrays = jax.tree.leaves(examples.x) if spec is None else model.match_structure(spec, examples.x)
     names = [symbol.name for symbol in jax.tree.leaves(spec)] if len(arrays) > 1 else ["x"]
     for lookup in lookups:
         array = np.asarray(arrays[lookup.source])

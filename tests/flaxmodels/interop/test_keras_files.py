@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from flaxmodels import Input, Model, Sequential, initializers, interop, layers
-from flaxmodels.building import weights_of
+from flaxmodels.inspection import weights_of
 from flaxmodels.interop import keras_config
 from tests.flaxmodels.interop import test_interop
 from tests.support.layer_oracle import numbers

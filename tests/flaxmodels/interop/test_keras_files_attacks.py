@@ -222,7 +222,7 @@ SUPPORTED = ", ".join(repr(name) for name in sorted(keras_files.keras_config.LAY
         (lambda c: (dense(c).update(shared_object_id=5), c["config"]["layers"].append(copy.deepcopy(dense(c)))),
          "one Dense is in two models, and here its weights would be two; share it by calling it twice in one model"),
         (entries(module=["keras.layers"]), "it names 'Dense' of \"['keras.layers']\", registered as 'None', but only "),
-        (lambda c: c["config"]["layers"].append(copy.deepcopy(dense(c))), "Layers of one model need names of their own, got 'dense' 2 times; "),
+        (lambda c: c["config"]["layers"].append(copy.deepcopy(dense(c))), "Layers of one model need different names, got 'dense' 2 times; "),
         (lambda c: c["config"]["layers"].pop(0), "A Keras file holds a model whose input is known; put Input(shape) in front"),
         (lambda c: c["config"]["layers"][0]["config"].update(batch_shape=[None, -3]), "The sizes of an input shape are positive integers or None"),
         (lambda c: c["config"]["layers"][0]["config"].update(sparse=True), "it has an input that is sparse, and inputs are dense arrays here; make it dense"),
@@ -380,7 +380,7 @@ def history(layer, call=0):
         (lambda named, c: c.update(output_layers=None), "its inputs and outputs are [layer, call, output], got 'None'"),
         (lambda named, c: c["layers"].append(named["first"]), "two layers have the name 'first'; give each its own"),
         (lambda named, c: named["first"].update(inbound_nodes=[[["a", 0, 0, {}]]]), "it describes each part with a list 'args', got "),
-        (lambda named, c: c.update(input_layers=[["a", 0, 0]]), "The outputs of a Model depend on its inputs alone, but "),
+        (lambda named, c: c.update(input_layers=[["a", 0, 0]]), "The outputs of a Model depend on its `inputs` alone, got outputs that also need "),
     ],
 )  # fmt: skip
 @pytest.mark.spread

@@ -1,4 +1,4 @@
-"""Adaptive pooling: by hand, by float64 loops, by Keras; and what it refuses."""
+"""Adaptive pooling against hand calculations, float64 loops and Keras; refused arguments."""
 
 import itertools
 
@@ -15,7 +15,7 @@ NAMES = [f"Adaptive{kind}Pooling{rank}D" for kind in REDUCE for rank in (1, 2, 3
 
 
 def loop(x, sizes, reduce):
-    """Adaptive pooling, channels last; means of means, since Keras reduces one axis after the other."""
+    """Computes adaptive pooling, channels last; means of means, because Keras reduces one axis at a time."""
     x = np.asarray(x, np.float64)
     for axis, m in enumerate(sizes, 1):
         n = x.shape[axis]
@@ -24,7 +24,7 @@ def loop(x, sizes, reduce):
     return x
 
 
-def test_windows_share_what_does_not_divide():
+def test_windows_overlap_if_sizes_do_not_divide():
     x = jnp.arange(5.0).reshape(1, 5, 1)
     assert layers.AdaptiveMaxPooling1D(3).apply({}, x).ravel().tolist() == [1, 3, 4]
     assert layers.AdaptiveAveragePooling1D(3).apply({}, x).ravel().tolist() == [0.5, 2, 3.5]
@@ -36,7 +36,7 @@ def test_more_outputs_than_inputs_repeat():
     assert layers.AdaptiveMaxPooling1D(3).apply({}, x).ravel().tolist() == [1, 2, 2]
 
 
-def test_the_first_of_equal_values_gets_the_gradient():
+def test_first_of_equal_values_gets_the_gradient():
     _, grads = run(layers.AdaptiveMaxPooling1D(2), np.ones((1, 4, 1), np.float32))
     assert grads(np.array([[[1.0], [10.0]]]))[1].ravel().tolist() == [1, 0, 10, 0]
 
@@ -44,7 +44,7 @@ def test_the_first_of_equal_values_gets_the_gradient():
 @pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
 @pytest.mark.parametrize("kind", REDUCE)
 @pytest.mark.parametrize("sizes", [(1,), (4,), (7,), (3, 2), (5, 8), (2, 3, 1), (3, 4, 2)])
-def test_pooling_is_the_loop_and_its_gradient_is_the_loops_adjoint(sizes, kind, data_format):
+def test_pooling_and_its_gradient_match_a_loop(sizes, kind, data_format):
     count = int(np.prod((7, 5, 4)[: len(sizes)])) * 4
     x = np.random.default_rng(0).permutation(count).astype(np.float32) / count  # no ties
     x = x.reshape(2, *(7, 5, 4)[: len(sizes)], 2)
@@ -63,7 +63,7 @@ def test_pooling_is_the_loop_and_its_gradient_is_the_loops_adjoint(sizes, kind, 
 
 @pytest.mark.parametrize("positive", [False, True], ids=["numbers", "ties"])
 @pytest.mark.parametrize("name", NAMES)
-def test_as_in_keras(name, positive):
+def test_outputs_match_keras(name, positive):
     rank = int(name[-2])
     as_in_keras(name, {"output_size": (3, 2, 4)[:rank]}, (2, *(7, 5, 4)[:rank], 2), positive=positive)
     if rank < 3 and not positive:
@@ -75,7 +75,7 @@ def test_arguments_are_those_of_keras(name):
     same_signature(name)
 
 
-def test_around_the_numbers():
+def test_edge_cases():
     layer = layers.AdaptiveMaxPooling2D([3, np.int64(2)])
     assert (layer.output_size, layer.data_format) == ((3, 2), "channels_last")
     assert layer.clone() == layer

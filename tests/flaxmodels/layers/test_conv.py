@@ -1,4 +1,4 @@
-"""Convolutions and transposed convolutions: by hand, by float64 loops, by Keras; and what they refuse."""
+"""Convolutions and transposed convolutions against hand calculations, float64 loops and Keras; refused arguments."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from flaxmodels import Input, Sequential, layers
-from flaxmodels.building import weights_of
+from flaxmodels.inspection import weights_of
 from tests.support.spatial_oracle import (
     as_in_keras,
     loop_conv,
@@ -30,28 +30,28 @@ def ones(name, x, **config):
     return np.asarray(layer.init_with_output(jax.random.key(0), jnp.asarray(x, jnp.float32))[0])
 
 
-def test_same_counts_what_the_window_covers():
+def test_same_padding_by_hand():
     y = ones("Conv2D", np.ones((1, 3, 4, 2)), kernel_size=3, padding="same")
     assert (y[0, :, :, 0] == 2 * np.array([[4, 6, 6, 4], [6, 9, 9, 6], [4, 6, 6, 4]])).all()
 
 
-def test_same_with_strides_pads_behind_first():
+def test_same_padding_with_strides_pads_the_end_first():
     y = ones("Conv1D", np.reshape([1, 2, 4, 8], (1, 4, 1)), kernel_size=3, strides=2, padding="same")
     assert y.ravel().tolist() == [1 + 2 + 4, 4 + 8]
 
 
-def test_causal_sees_no_later_step():
+def test_causal_padding_ignores_later_steps():
     y = ones("Conv1D", np.reshape([1, 2, 4, 8, 16], (1, 5, 1)), kernel_size=2, dilation_rate=2, padding="causal")
     assert y.ravel().tolist() == [1, 2, 4 + 1, 8 + 2, 16 + 4]
 
 
-def test_groups_keep_to_their_channels():
+def test_groups_read_only_their_channels():
     layer = layers.Conv1D(4, 1, groups=2, kernel_initializer="ones")
     y, _ = layer.init_with_output(jax.random.key(0), jnp.array([[[1.0, 2.0, 4.0, 8.0]]]))
     assert y.tolist() == [[[3.0, 3.0, 12.0, 12.0]]]
 
 
-def test_transpose_spreads():
+def test_transposed_convolution_by_hand():
     x = np.reshape([1, 10], (1, 2, 1))
     assert ones("Conv1DTranspose", x, kernel_size=3, strides=2).ravel().tolist() == [1, 1, 11, 10, 10]
     assert ones("Conv1DTranspose", x, kernel_size=1, strides=3).ravel().tolist() == [1, 0, 0, 10, 0, 0]
@@ -66,7 +66,7 @@ def test_bias_and_activation():
     assert y.tolist() == [[[0.0, 0.0], [3.0, 3.0]]]
 
 
-def test_activation_works_on_the_last_axis_of_the_layout():
+def test_activation_works_on_the_last_axis_of_the_data_format():
     layer = layers.Conv1D(2, 1, activation="softmax", data_format="channels_first")
     y, _ = layer.init_with_output(jax.random.key(0), numbers(0, 1, 3, 5))
     near(y.sum(-1), np.ones((1, 2)))
@@ -90,9 +90,7 @@ LOOPS = [
 
 @pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
 @pytest.mark.parametrize(("rank", "window", "strides", "dilation", "padding", "groups"), LOOPS)
-def test_conv_is_the_loop_and_its_gradients_are_the_loops_adjoint(
-    rank, window, strides, dilation, padding, groups, data_format
-):
+def test_conv_and_its_gradients_match_a_loop(rank, window, strides, dilation, padding, groups, data_format):
     cin, cout = 2 * groups, 3 * groups
     x, dx = numbers(0, 2, *(6, 5, 4)[:rank], cin), numbers(1, 2, *(6, 5, 4)[:rank], cin)
     kernel, dkernel = numbers(2, *window, 2, cout), numbers(3, *window, 2, cout)
@@ -127,9 +125,7 @@ TRANSPOSED = [
 
 @pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
 @pytest.mark.parametrize(("rank", "window", "strides", "dilation", "padding"), TRANSPOSED)
-def test_transpose_is_the_loop_and_its_gradients_are_the_loops_adjoint(
-    rank, window, strides, dilation, padding, data_format
-):
+def test_transposed_conv_and_its_gradients_match_a_loop(rank, window, strides, dilation, padding, data_format):
     x, dx = numbers(0, 2, *(4, 3, 2)[:rank], 2), numbers(1, 2, *(4, 3, 2)[:rank], 2)
     kernel, dkernel, bias = numbers(2, *window, 3, 2), numbers(3, *window, 3, 2), numbers(4, 3)
     layer = getattr(layers, f"Conv{rank}DTranspose")(
@@ -174,7 +170,7 @@ KERAS = [
 
 
 @pytest.mark.parametrize(("name", "config", "shape"), KERAS)
-def test_as_in_keras(name, config, shape):
+def test_outputs_match_keras(name, config, shape):
     as_in_keras(name, config, shape)
 
 
@@ -184,7 +180,7 @@ def test_arguments_are_those_of_keras(name):
     same_signature(name, swapped=("output_padding", "data_format") if name == "Conv3DTranspose" else ())
 
 
-def test_other_names():
+def test_aliases():
     for rank in RANKS:
         assert getattr(layers, f"Convolution{rank}D") is getattr(layers, f"Conv{rank}D")
         assert getattr(layers, f"Convolution{rank}DTranspose") is getattr(layers, f"Conv{rank}DTranspose")
@@ -193,7 +189,7 @@ def test_other_names():
 # ---------------------------------------------------------------- around the numbers
 
 
-def test_sizes_are_completed():
+def test_sizes_become_tuples():
     layer = layers.Conv2D(3, [np.int64(3), 2], padding="SAME")
     assert (layer.kernel_size, layer.strides, layer.dilation_rate) == ((3, 2), (1, 1), (1, 1))
     assert (layer.padding, layer.data_format) == ("same", "channels_last")
@@ -206,7 +202,7 @@ def test_unknown_sizes_stay_unknown():
 
 
 @pytest.mark.parametrize("name", ["Conv2D", "Conv2DTranspose"])
-def test_regularizers_and_constraints_find_their_weights(name):
+def test_regularizers_and_constraints_apply_to_their_weights(name):
     layer = getattr(layers, name)(2, 2, kernel_regularizer="l2", bias_regularizer="l1", kernel_constraint="non_neg")
     x = jnp.ones((1, 4, 4, 3))
     variables = layer.init(jax.random.key(0), x)
@@ -222,7 +218,7 @@ def test_regularizers_and_constraints_find_their_weights(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_computes_in_the_dtype_asked_for(name):
+def test_computes_in_the_given_dtype(name):
     rank = int(name[4])
     layer = getattr(layers, name)(2, 2, dtype="mixed_bfloat16")
     y, variables = layer.init_with_output(jax.random.key(0), jnp.ones((1, *(3,) * rank, 2)))

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxmodels import Input, Model, Sequential, building, initializers, interop, layers
+from flaxmodels import Input, Model, Sequential, initializers, inspection, interop, layers
 from tests.support.layer_oracle import assert_arguments, assert_as_keras, numbers
 from tests.support.spatial_oracle import near, refuses
 
@@ -74,7 +74,7 @@ def test_regularizers_and_constraints_are_found():
     variables = layer.init(jax.random.key(0), x)
     _, state = layer.apply(variables, x, mutable=["losses"])
     assert float(state["losses"]["kernel"]) == pytest.approx(0.01 * float((variables["params"]["kernel"] ** 2).sum()))
-    found = building.weights_of(layer, x)
+    found = inspection.weights_of(layer, x)
     assert {path: owner.argument(name, "constraint") for path, (owner, name) in found.items()} == {
         ("kernel",): None,
         ("bias",): "non_neg",

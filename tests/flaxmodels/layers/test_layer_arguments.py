@@ -19,7 +19,7 @@ def refuses(function, sentence):
 
 
 KNOWN = "Did you mean 'relu'?"
-FROM_0 = "is a number from 0 on"
+FROM_0 = "is a number of at least 0"
 A_NUMBER = "give a number."
 MADE = [
     # Kinds of arguments, by their annotations

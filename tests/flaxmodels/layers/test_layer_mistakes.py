@@ -28,7 +28,7 @@ def refuses(function, sentence):
 
 AN_ARRAY = "give a NumPy or a JAX array."
 A_MASK = "give one such as jnp.any(x != 0, axis=-1), or None."
-A_POSITION = "give one truth value for each position."
+A_POSITION = "give one boolean for each position."
 CALLED = [
     # What is no array
     (layers.Dense(2), (None,), {}, f"`inputs` of Dense is an array of numbers, got None; {AN_ARRAY}"),
@@ -86,20 +86,20 @@ CALLED = [
         layers.Dense(2),
         (x(2, 3, 4),),
         {"mask": [[True] * 3] * 2},
-        f"The mask of Dense is an array of truth values, got True of type bool; {A_MASK}",
+        f"The mask of Dense is a boolean array, got True of type bool; {A_MASK}",
     ),
     (
         layers.Dense(2),
         (x(2, 3, 4),),
         {"mask": x(2, 4)},
-        "The mask of Dense has the leading sizes of (2, 3, 4), the shape of what it masks, got shape (2, 4); "
+        "The mask of Dense has the leading sizes of the masked array of shape (2, 3, 4), got shape (2, 4); "
         f"{A_POSITION}",
     ),
     (
         layers.BatchNormalization(),
         (x(2, 3, 4),),
         {"mask": x(2, 4)},
-        "The mask of BatchNormalization has the leading sizes of (2, 3, 4), the shape of what it masks, got shape "
+        "The mask of BatchNormalization has the leading sizes of the masked array of shape (2, 3, 4), got shape "
         f"(2, 4); {A_POSITION}",
     ),
     (
@@ -113,21 +113,21 @@ CALLED = [
         layers.Minimum(),
         ([x(2, 3), x(2, 4, 3)],),
         {"mask": [None, x(2, 3)]},
-        "The mask of input 1 of Minimum has the leading sizes of (2, 4, 3), the shape of what it masks, got shape "
+        "The mask of input 1 of Minimum has the leading sizes of the masked array of shape (2, 4, 3), got shape "
         f"(2, 3); {A_POSITION}",
     ),
     (
         layers.Attention(),
         ([x(2, 3, 5), x(2, 4, 5)],),
         {"mask": [None, x(2, 3)]},
-        "The value mask of Attention has the leading sizes of (2, 4), the shape of what it masks, got shape (2, 3); "
+        "The value mask of Attention has the leading sizes of the masked array of shape (2, 4), got shape (2, 3); "
         f"{A_POSITION}",
     ),
     (
         layers.MultiHeadAttention(1, 2),
         (x(2, 3, 4), x(2, 5, 4)),
         {"value_mask": x(2, 3)},
-        "The value mask of MultiHeadAttention has the leading sizes of (2, 5), the shape of what it masks, got shape "
+        "The value mask of MultiHeadAttention has the leading sizes of the masked array of shape (2, 5), got shape "
         f"(2, 3); {A_POSITION}",
     ),
     (
@@ -277,21 +277,21 @@ CALLED = [
         layers.Softmax(axis="last"),
         (x(2, 3),),
         {},
-        "`axis` of Softmax names axes of its inputs, each once, got last for inputs of shape (2, 3); "
+        "`axis` of Softmax names different axes of its inputs, got last for inputs of shape (2, 3); "
         "give axes from -2 to 1.",
     ),
     (
         layers.LayerNormalization(axis=1.0),
         (x(2, 3),),
         {},
-        "`axis` of LayerNormalization names axes of its inputs, each once, got 1.0 for inputs of shape (2, 3); "
+        "`axis` of LayerNormalization names different axes of its inputs, got 1.0 for inputs of shape (2, 3); "
         "give axes from -2 to 1.",
     ),
     (
         layers.BatchNormalization(3),
         (x(2, 3, 4),),
         {},
-        "`axis` of BatchNormalization names axes of its inputs, each once, got 3 for inputs of shape (2, 3, 4); "
+        "`axis` of BatchNormalization names different axes of its inputs, got 3 for inputs of shape (2, 3, 4); "
         "give axes from -3 to 2.",
     ),
     (
@@ -429,8 +429,8 @@ def test_inputs_of_another_size_than_the_variables_are_told_the_layer_by_its_pla
     variables = {"params": {"dense": {"kernel": x(3, 2), "bias": x(2)}}}
     refuses(
         lambda: Sequential([layers.Dense(2)]).apply(variables, x(5, 4)),
-        "Dense 'dense' takes inputs for which `kernel` has shape (3, 2), got some for which it has shape (4, 2); "
-        "give inputs of the size that the variables were made for, or make new ones.",
+        "`kernel` of Dense 'dense' has shape (3, 2), but inputs of this size need (4, 2); "
+        "give inputs of the size that the variables were made for, or call `init` again.",
     )
 
 
@@ -445,7 +445,7 @@ def test_a_loss_on_outputs_without_a_batch():
 def test_a_traced_training_flag_is_told_how_to_be_fixed():
     refuses(
         lambda: jax.jit(lambda train: layers.ReLU().apply({}, x(2), train=train))(True),
-        "`train` of ReLU is True or False, got a value that is traced; "
+        "`train` of ReLU is True or False, got a traced value; "
         'under jax.jit, fix it with functools.partial or static_argnames="train".',
     )
 

@@ -343,14 +343,14 @@ def test_the_others_as_keras(name, config):
             lambda: layers.BatchNormalization(axis=3),
             (2, 3, 4),
             None,
-            "`axis` of BatchNormalization names axes of its inputs, each once, got 3 for inputs of shape (2, 3, 4); "
+            "`axis` of BatchNormalization names different axes of its inputs, got 3 for inputs of shape (2, 3, 4); "
             "give axes from -3 to 2.",
         ),
         (
             lambda: layers.LayerNormalization(axis=(1, -2)),
             (2, 3, 4),
             None,
-            "`axis` of LayerNormalization names axes of its inputs, each once, got (1, -2) for inputs of shape (2, 3, "
+            "`axis` of LayerNormalization names different axes of its inputs, got (1, -2) for inputs of shape (2, 3, "
             "4); give axes from -3 to 2.",
         ),
         (

@@ -1,4 +1,4 @@
-"""Pooling over windows and over everything: by hand, by float64 loops, by Keras; and what it refuses."""
+"""Pooling over windows and global pooling against hand calculations, float64 loops and Keras; refused arguments."""
 
 import inspect
 
@@ -29,7 +29,7 @@ def test_windows_by_hand():
     assert pooled("MaxPooling1D", x, pool_size=3, strides=1) == [5, 5, 4]
 
 
-def test_what_same_adds_counts_for_nothing():
+def test_same_padding_does_not_count():
     x = np.reshape([-1, -5, -3, -4, -7], (1, 5, 1))
     assert pooled("MaxPooling1D", x, padding="same") == [-1, -3, -7]
     assert pooled("AveragePooling1D", x, pool_size=2, padding="same") == [-3, -3.5, -7]
@@ -37,7 +37,7 @@ def test_what_same_adds_counts_for_nothing():
     assert pooled("AveragePooling1D", x, pool_size=3, strides=2, padding="same") == [-3, -4, -5.5]
 
 
-def test_the_first_of_equal_values_gets_the_gradient():
+def test_first_of_equal_values_gets_the_gradient():
     _, grads = run(layers.MaxPooling1D(3, 1), np.reshape([2, 2, 1, 2], (1, 4, 1)).astype(np.float32))
     assert grads(np.array([[[1.0], [10.0]]]))[1].ravel().tolist() == [1, 10, 0, 0]
 
@@ -62,7 +62,7 @@ LOOPS = [
 @pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
 @pytest.mark.parametrize("kind", REDUCE)
 @pytest.mark.parametrize(("rank", "window", "strides", "padding"), LOOPS)
-def test_pooling_is_the_loop_and_its_gradient_is_the_loops_adjoint(rank, window, strides, padding, kind, data_format):
+def test_pooling_and_its_gradient_match_a_loop(rank, window, strides, padding, kind, data_format):
     x = np.random.default_rng(0).permutation(2 * 3 * int(np.prod((6, 5, 4)[:rank]))).astype(np.float32)  # no ties
     x = x.reshape(2, *(6, 5, 4)[:rank], 3) / x.size
     layer = getattr(layers, f"{kind}Pooling{rank}D")(window, strides, padding, data_format)
@@ -85,7 +85,7 @@ def test_pooling_is_the_loop_and_its_gradient_is_the_loops_adjoint(rank, window,
 @pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
 @pytest.mark.parametrize("kind", REDUCE)
 @pytest.mark.parametrize("rank", RANKS)
-def test_global_pooling_is_the_loop(rank, kind, data_format, keepdims):
+def test_global_pooling_matches_a_loop(rank, kind, data_format, keepdims):
     x = numbers(0, 2, *(4, 3, 2)[:rank], 3)
     first = data_format == "channels_first"
     layer = getattr(layers, f"Global{kind}Pooling{rank}D")(data_format, keepdims)
@@ -119,7 +119,7 @@ def test_mask_over_time(kind, data_format, keepdims):
     near(di, np.stack([share, share], -1))
 
 
-def test_global_pooling_takes_the_mask_of_a_masking_layer_and_ends_it():
+def test_global_pooling_uses_the_mask_and_does_not_pass_it_on():
     x = jnp.array([[[1.0], [3.0], [0.0]]])
     model = Sequential([Input((3, 1)), layers.Masking(), layers.GlobalAveragePooling1D()])
     outputs, mask = model.apply({}, x, method=model.outputs_and_mask)
@@ -153,17 +153,17 @@ KERAS = [
 
 
 @pytest.mark.parametrize(("name", "config", "shape"), KERAS)
-def test_as_in_keras(name, config, shape):
+def test_outputs_match_keras(name, config, shape):
     as_in_keras(name, config, shape)
 
 
 @pytest.mark.parametrize(("name", "config", "shape"), [row for row in KERAS if "Max" in row[0]])
-def test_equal_maxima_share_the_gradient_as_in_keras(name, config, shape):
+def test_gradient_of_equal_maxima_matches_keras(name, config, shape):
     as_in_keras(name, config, shape, positive=True)
 
 
 @pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
-def test_masked_as_in_keras(data_format):
+def test_masked_pooling_matches_keras(data_format):
     mask = np.array([[True, False, True, True], [False, True, False, False]])
     shape = (2, 4, 3) if data_format == "channels_last" else (2, 3, 4)
     as_in_keras("GlobalAveragePooling1D", {"data_format": data_format}, shape, mask)
@@ -178,12 +178,12 @@ def test_arguments_are_those_of_keras(prefix, kind, rank):
 
 @pytest.mark.parametrize("prefix", ["", "Global"])
 @pytest.mark.parametrize("rank", RANKS)
-def test_sums_take_the_arguments_of_means(prefix, rank):
+def test_sum_pooling_has_the_arguments_of_average_pooling(prefix, rank):
     sums, means = (getattr(layers, f"{prefix}{kind}Pooling{rank}D") for kind in ("Sum", "Average"))
     assert inspect.signature(sums) == inspect.signature(means)
 
 
-def test_other_names():
+def test_aliases():
     for rank in RANKS:
         for prefix in ("", "Global"):
             assert getattr(layers, f"{prefix}MaxPool{rank}D") is getattr(layers, f"{prefix}MaxPooling{rank}D")
@@ -193,7 +193,7 @@ def test_other_names():
 # ---------------------------------------------------------------- around the numbers
 
 
-def test_strides_are_those_of_the_window():
+def test_default_strides_are_the_pool_size():
     layer = layers.AveragePooling2D([2, np.int32(3)], padding="SAME")
     assert (layer.pool_size, layer.strides, layer.padding) == ((2, 3), (2, 3), "same")
     assert layer.clone() == layer
@@ -205,7 +205,7 @@ def test_unknown_sizes_stay_unknown():
 
 
 @pytest.mark.parametrize("name", ["MaxPooling2D", "AveragePooling2D", "SumPooling2D", "GlobalMaxPooling2D"])
-def test_computes_in_the_dtype_asked_for(name):
+def test_computes_in_the_given_dtype(name):
     config = {} if name.startswith("Global") else {"pool_size": 2}
     x = jnp.ones((1, 4, 4, 2))
     assert getattr(layers, name)(**config, dtype="mixed_bfloat16").apply({}, x).dtype == jnp.bfloat16

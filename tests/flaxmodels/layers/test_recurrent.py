@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from flaxmodels import Input, Model, Sequential, interop, layers
-from flaxmodels.building import weights_of
+from flaxmodels.inspection import weights_of
 from tests.support.recurrence_oracle import MASKS, assert_as_keras, loop
 
 KINDS = {"LSTM": 2, "GRU": 1, "SimpleRNN": 1}

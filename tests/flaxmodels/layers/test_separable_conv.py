@@ -1,4 +1,4 @@
-"""Depthwise and separable convolutions: by hand, by float64 loops, by Keras; and what they refuse."""
+"""Depthwise and separable convolutions against hand calculations, float64 loops and Keras; refused arguments."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from flaxmodels import Input, Sequential, layers
-from flaxmodels.building import weights_of
+from flaxmodels.inspection import weights_of
 from tests.support.spatial_oracle import (
     as_in_keras,
     loop_conv,
@@ -21,7 +21,7 @@ from tests.support.spatial_oracle import (
 NAMES = ["DepthwiseConv1D", "DepthwiseConv2D", "SeparableConv1D", "SeparableConv2D"]
 
 
-def test_depthwise_keeps_channels_apart():
+def test_depthwise_conv_does_not_mix_channels():
     layer = layers.DepthwiseConv1D(2, depth_multiplier=2)
     x = jnp.array([[[1.0, 10.0], [2.0, 20.0], [4.0, 40.0]]])
     kernel = jnp.array([[[1.0, 0.0], [1.0, 0.0]], [[0.0, 1.0], [1.0, 1.0]]])  # [time, channel, multiplier]
@@ -29,7 +29,7 @@ def test_depthwise_keeps_channels_apart():
     assert y[0].tolist() == [[1.0, 2.0, 10.0 + 20.0, 20.0], [2.0, 4.0, 20.0 + 40.0, 40.0]]
 
 
-def test_separable_mixes_afterwards():
+def test_separable_conv_mixes_channels_at_each_position():
     layer = layers.SeparableConv1D(1, 2)
     x = jnp.array([[[1.0, 10.0], [2.0, 20.0]]])
     y, _ = run(layer, x, [np.ones((2, 2, 1)), np.array([[[100.0], [1.0]]]), np.array([0.5])])
@@ -47,9 +47,7 @@ LOOPS = [
 
 @pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
 @pytest.mark.parametrize(("rank", "window", "strides", "dilation", "padding"), LOOPS)
-def test_depthwise_is_the_loop_and_its_gradients_are_the_loops_adjoint(
-    rank, window, strides, dilation, padding, data_format
-):
+def test_depthwise_conv_and_its_gradients_match_a_loop(rank, window, strides, dilation, padding, data_format):
     x, dx = numbers(0, 2, *(6, 5)[:rank], 3), numbers(1, 2, *(6, 5)[:rank], 3)
     kernel, dkernel, bias = numbers(2, *window, 3, 2), numbers(3, *window, 3, 2), numbers(4, 6)
     layer = getattr(layers, f"DepthwiseConv{rank}D")(
@@ -69,7 +67,7 @@ def test_depthwise_is_the_loop_and_its_gradients_are_the_loops_adjoint(
 
 
 @pytest.mark.parametrize(("rank", "window", "strides", "dilation", "padding"), LOOPS)
-def test_separable_is_two_loops(rank, window, strides, dilation, padding):
+def test_separable_conv_matches_two_loops(rank, window, strides, dilation, padding):
     x, ones = numbers(0, 2, *(6, 5)[:rank], 3), (1,) * rank
     depthwise, pointwise, bias = numbers(1, *window, 3, 2), numbers(2, *ones, 6, 4), numbers(3, 4)
     layer = getattr(layers, f"SeparableConv{rank}D")(
@@ -109,7 +107,7 @@ KERAS = [
 
 
 @pytest.mark.parametrize(("name", "config", "shape"), KERAS)
-def test_as_in_keras(name, config, shape):
+def test_outputs_match_keras(name, config, shape):
     as_in_keras(name, config, shape)
 
 
@@ -118,7 +116,7 @@ def test_arguments_are_those_of_keras(name):
     same_signature(name)
 
 
-def test_other_names():
+def test_aliases():
     assert layers.SeparableConvolution1D is layers.SeparableConv1D
     assert layers.SeparableConvolution2D is layers.SeparableConv2D
 
@@ -128,7 +126,7 @@ def test_unknown_sizes_stay_unknown():
     assert model.output_shape == (None, None, 2, 4)
 
 
-def test_initializers_regularizers_and_constraints_find_their_weights():
+def test_initializers_regularizers_and_constraints_apply_to_their_weights():
     x = jnp.ones((1, 4, 4, 3))
     layer = layers.DepthwiseConv2D(
         2, depthwise_initializer="ones", depthwise_regularizer="l2", depthwise_constraint="non_neg"
@@ -162,7 +160,7 @@ def test_initializers_regularizers_and_constraints_find_their_weights():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_computes_in_the_dtype_asked_for(name):
+def test_computes_in_the_given_dtype(name):
     filters = {"filters": 2} if name.startswith("Sep") else {}
     layer = getattr(layers, name)(kernel_size=2, dtype="mixed_bfloat16", **filters)
     y, variables = layer.init_with_output(jax.random.key(0), jnp.ones((1, *(3,) * int(name[-2]), 2)))

@@ -1,4 +1,4 @@
-"""Symbols: what Input makes, what a layer's call leaves behind, which shapes come out."""
+"""Symbols: `Input`, recorded calls of layers, and inferred shapes."""
 
 import re
 from typing import ClassVar
@@ -14,7 +14,7 @@ from flaxmodels.layers.base import Layer
 
 
 def raises(kind, sentence):
-    """Notes, ours and JAX', stand on lines of their own."""
+    """Compares the first line alone; notes of this library and of JAX follow on further lines."""
     return pytest.raises(kind, match=f"^{re.escape(sentence)}(\n|$)")
 
 
@@ -47,7 +47,7 @@ def test_input_dtype(dtype, expected):
     assert Input((2,), dtype=dtype).dtype == jnp.dtype(expected)
 
 
-def test_repr_says_where_a_symbol_comes_from():
+def test_repr_names_the_source_of_a_symbol():
     x = Input((2,), name="pixels")
     assert repr(x) == "<Symbol shape=(None, 2) dtype=float32 input 'pixels'>"
     assert repr(layers.Dense(3)(x)) == "<Symbol shape=(None, 3) dtype=float32 output of Dense>"
@@ -86,18 +86,18 @@ def test_input_refuses(arguments, sentence):
         Input(**arguments)
 
 
-def test_a_symbol_is_no_array():
+def test_symbol_is_not_an_array():
     x = Input((2,))
     with raises(
         TypeError,
-        "A symbol holds no numbers, but one of shape (None, 2) came where an array is needed; "
-        "call layers on it, make a Model of inputs and outputs, and give arrays to the model.",
+        "An array is needed here, got a symbol of shape (None, 2), which has no values; "
+        "call layers on it, make a Model of inputs and outputs, and pass arrays to the model.",
     ):
         np.asarray(x)
     with raises(
         TypeError,
-        "A symbol holds no numbers, but one of shape (None, 2) came where a truth value is needed; "
-        "decide in Python before the graph is drawn, or inside a layer.",
+        "A boolean is needed here, got a symbol of shape (None, 2), which has no values; "
+        "decide in Python before the graph is built, or inside a layer.",
     ):
         bool(x)
 
@@ -106,7 +106,7 @@ def test_a_symbol_is_no_array():
 
 
 class Probe(Layer):
-    """Gives what a test asks for, and notes which shapes it was tried with."""
+    """Returns outputs of a given shape and records the input shapes of its calls."""
 
     give: str = "two"
     TRIED: ClassVar[list] = []
@@ -129,7 +129,7 @@ class Probe(Layer):
         return inputs[:, : 2 if train else 1]
 
 
-def test_a_call_leaves_a_node_with_its_arguments():
+def test_call_records_a_node_with_its_arguments():
     x, y, layer = Input((2,)), Input((2,)), Probe()
     out, _ = layer(x, other=y, train=True)
     assert out.node.layer is layer
@@ -156,7 +156,7 @@ def test_outputs_keep_their_structure():
     assert {name: symbol.shape for name, symbol in out.items()} == {"a": (), "b": (None, 1)}
 
 
-def test_a_state_beside_the_outputs():
+def test_layer_with_a_state():
     y, h, c = layers.LSTM(3, return_state=True)(Input((4, 2)))
     assert (y.shape, h.shape, c.shape) == ((None, 3), (None, 3), (None, 3))
 
@@ -180,13 +180,13 @@ def test_unknown_sizes(layer, shape, expected):
     assert layer(Input(batch_shape=shape)).shape == expected
 
 
-def test_a_fixed_train_decides_the_shape():
+def test_shape_depends_on_given_train():
     x = Input((5,))
     assert Probe(give="train")(x).shape == (None, 1)
     assert Probe(give="train")(x, train=True).shape == (None, 2)
 
 
-def test_larger_sizes_are_tried_where_a_layer_refuses_small_ones():
+def test_larger_sizes_are_tried_if_a_layer_refuses_small_ones():
     Probe.TRIED.clear()
     assert Probe(give="window")(Input((None, 1))).shape == (None, None, 1)
     assert Probe.TRIED == [(61, 64, 1), (61, 960, 1), (61, 1440, 1)]
@@ -196,15 +196,15 @@ def test_larger_sizes_are_tried_where_a_layer_refuses_small_ones():
 
 
 @pytest.mark.parametrize(("shape", "tries"), [((4, 1), 1), ((None, 1), 3)])
-def test_a_layers_own_error_comes_through(shape, tries):
+def test_error_of_a_layer_is_raised(shape, tries):
     Probe.TRIED.clear()
     with raises(ValueError, "never") as caught:
         Probe(give="never")(Input(shape))
     assert len(Probe.TRIED) == tries
-    assert caught.value.__notes__[-1:] == ["Here 61 stands for an unknown batch size, 64 for other unknown sizes."]
+    assert caught.value.__notes__[-1:] == ["Here 61 represents an unknown batch size, 64 other unknown sizes."]
 
 
-def test_an_error_names_the_layer():
+def test_error_names_the_layer():
     with raises(
         ValueError, "Dense 'head' takes inputs of at least 2 axes [B, F], got shape (61,); add the missing axis."
     ):
@@ -216,7 +216,7 @@ def test_shapes_are_inferred_without_running():
     assert huge.shape == (None, 10**6)
 
 
-def test_an_argument_may_be_named_as_compute_names_it():
+def test_first_argument_may_be_passed_by_its_name_in_compute():
     x = Input((5, 4))
     assert layers.Dense(3)(inputs=x).shape == (None, 5, 3)
     assert layers.MultiHeadAttention(2, 3)(query=x, value=x).shape == (None, 5, 4)

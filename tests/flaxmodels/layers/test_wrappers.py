@@ -152,8 +152,7 @@ BIDIRECTIONAL_ERRORS = {
     "distributed": (
         TypeError,
         lambda: layers.TimeDistributed(3),
-        "`layer` of TimeDistributed is a layer, got 3 of type int; "
-        "make an object of a layer's class, such as layers.Dense(10).",
+        "`layer` of TimeDistributed is a layer, got 3 of type int; create a layer, such as layers.Dense(10).",
     ),
     "axes": (
         ValueError,

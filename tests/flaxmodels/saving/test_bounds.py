@@ -1,4 +1,4 @@
-"""What files may cost: how many layers and calls they have, how long they take, how long a refusal is."""
+"""Limits of model files: number of layers and calls, time to read, length of an error."""
 
 import json
 import re
@@ -29,7 +29,7 @@ TOO_MANY = (
 
 @pytest.fixture(scope="module")
 def arrays(tmp_path_factory):
-    """The arrays of a valid Keras file."""
+    """Returns the arrays of a valid Keras file."""
     path = tmp_path_factory.mktemp("valid") / "model.keras"
     model = Sequential([Input((4,)), layers.Dense(4, name="dense")])
     fm.save(path, model, model.init(KEY, np.ones((1, 4), np.float32)))
@@ -49,7 +49,7 @@ def in_ours(path, model):
 
 
 def refusal(path):
-    """The sentence that refuses a file, after a check of its length and of the time that it took."""
+    """Returns the error of a refused file, and checks its length and the time it took."""
     started = time.process_time()
     with pytest.raises(ValueError) as caught:
         fm.load(path)
@@ -101,7 +101,7 @@ N = 3000
 
 
 def chained(count):
-    """One layer that is called again and again, each time on what it gave before."""
+    """Returns a model that calls one layer repeatedly on its own output."""
     calls = [[tensor("in") if i == 0 else tensor("d", i - 1)] for i in range(count)]
     return keras_graph([called(keras_layer("Dense", "d", units=4), *calls)], ["d", count - 1, 0])
 
@@ -109,7 +109,7 @@ def chained(count):
 HOSTILE = {
     "one layer again and again": (
         lambda: keras_stack(*[keras_layer("Dense", "d", units=4)] * N),
-        f"Layers of one model need names of their own, got 'd' {N} times; give each layer another `name`, or none",
+        f"Layers of one model need different names, got 'd' {N} times; give each layer another `name`, or none",
     ),
     "other layers each time": (lambda: keras_stack(*(keras_layer("Dense", f"d{i}", units=1 + i) for i in range(N))), TOO_MANY),
     "other recurrent layers": (
@@ -121,7 +121,7 @@ HOSTILE = {
     "other rates": (lambda: keras_stack(*(keras_layer("Dropout", f"d{i}", rate=i / 10**6) for i in range(N))), TOO_MANY),
     "calls without arguments": (
         lambda: keras_graph([called(keras_layer("Dense", "d", units=4), *[[]] * N)], ["d", 0, 0]),
-        "Dense computes with parameters from outside, but was called on an array by itself",
+        "Dense holds no parameters, so it cannot be called on an array directly",
     ),
     "more calls than allowed": (lambda: chained(6000), "it calls 6000 layers, but at most 5000 are allowed"),
     "one call of many inputs": (lambda: keras_graph([called(keras_layer("Add", "d"), [[tensor("in")] * 8000])], ["d", 0, 0]), TOO_MANY),
@@ -146,7 +146,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("case", HOSTILE)
 @pytest.mark.spread
-def test_hostile_files_of_keras(case, arrays, tmp_path):
+def test_hostile_keras_files_are_refused_quickly(case, arrays, tmp_path):
     make, reason = HOSTILE[case]
     in_keras(tmp_path / "m.keras", make(), arrays)
     text = refusal(tmp_path / "m.keras")
@@ -166,7 +166,7 @@ def test_hostile_files_of_keras(case, arrays, tmp_path):
 )
 @pytest.mark.spread
 def test_repeated_work_costs_little(make, arrays, tmp_path):
-    """A layer, a call and an output that repeat another: inferred once, so these are read, or lack arrays."""
+    """A repeated layer, call or output is inferred once, so the file is read or refused for missing arrays."""
     in_keras(tmp_path / "m.keras", make(), arrays)
     started = time.process_time()
     try:
@@ -201,15 +201,15 @@ def our_stack(*inner):
     ],
     ids=["layers", "calls", "names", "lists"],
 )  # fmt: skip
-def test_hostile_files_of_ours(model, reason, tmp_path):
+def test_hostile_model_files_are_refused_quickly(model, reason, tmp_path):
     in_ours(tmp_path / "m.safetensors", model)
     text = refusal(tmp_path / "m.safetensors")
     assert text.startswith(f"{tmp_path / 'm.safetensors'} describes no model that can be built: {reason}")
     assert len(text) < 4100 + len(str(tmp_path))
 
 
-def test_models_in_models_in_models(arrays, tmp_path):
-    """Each model around the last one costs the inference of all inside."""
+def test_deeply_nested_models_are_refused(arrays, tmp_path):
+    """Each enclosing model repeats the inference of all models inside."""
     inner = keras_layer("Dense", "d", units=4)
     for i in range(14):
         inner = keras_stack(inner, *(keras_layer("Dense", f"d{j}", units=4) for j in range(30)))
@@ -221,7 +221,7 @@ def test_models_in_models_in_models(arrays, tmp_path):
 # ---------------------------------------------------------------- what is within bounds
 
 
-def test_a_deep_model_of_equal_layers_goes_round(tmp_path):
+def test_deep_model_of_equal_layers_can_be_saved_and_loaded(tmp_path):
     model = Sequential([Input((4,)), *(layers.Dense(4) for _ in range(600))])
     variables = {"params": {name: {"kernel": jnp.zeros((4, 4)), "bias": jnp.zeros(4)} for name, _ in model.children()}}
     fm.save(tmp_path / "m.safetensors", model, variables)
@@ -229,8 +229,8 @@ def test_a_deep_model_of_equal_layers_goes_round(tmp_path):
     assert len(again.children()) == 600
 
 
-def test_what_would_not_be_read_is_not_written(tmp_path):
-    """So many layers that repeat no other one, and so few numbers in them."""
+def test_unreadable_model_is_not_written(tmp_path):
+    """A model of many different layers with few values."""
     model = Sequential([Input((4,)), *(layers.Dropout(i / 10**6) for i in range(300))])
     sentence = (
         "The model cannot be saved with its architecture, because the file could not be read again: "
@@ -256,15 +256,15 @@ def initialized(model):
 @pytest.mark.parametrize(
     "make", [make for make in test_model_file.MODELS if make().input_spec is not None], ids=lambda make: make.__name__
 )
-def test_the_variables_that_are_put_together_are_those_of_init(make):
-    """A reader does not initialize the whole model: it joins what it has inferred layer by layer."""
+def test_inferred_variables_match_init(make):
+    """The reader combines shapes inferred layer by layer instead of initializing the whole model."""
     config = json.loads(json.dumps(saving.to_config(make())))
     model, found = saving.build(config, 0)
     assert shapes(found) == shapes(initialized(model))
 
 
 @pytest.mark.parametrize("row", ROWS, ids=str)
-def test_the_variables_of_every_layer(row):
+def test_inferred_variables_of_every_layer_match_init(row):
     arrays = list(row.arrays())
     symbols = jax.tree.map(lambda x: Input(x.shape[1:], dtype=x.dtype), arrays)
     call = {k: v for k, v in row.call.items() if k != "train"}

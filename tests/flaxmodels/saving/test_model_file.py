@@ -105,7 +105,7 @@ def example(model):
 
 
 @pytest.mark.parametrize("make", MODELS, ids=lambda make: make.__name__)
-def test_models_come_back_bit_by_bit(make, tmp_path):
+def test_models_are_restored_bit_for_bit(make, tmp_path):
     path, model = tmp_path / "model.safetensors", make()
     inputs = example(model)
     variables = jax.jit(model.init)(KEY, inputs)
@@ -133,7 +133,7 @@ def config(model):
     return json.loads(json.dumps(saving.to_config(model)))
 
 
-def test_what_a_model_says_of_itself_comes_back():
+def test_configuration_is_restored():
     again = saving.from_config(config(nested()))
     assert [layer.trainable for layer in again.layers] == [False, True]
     assert [layer.dtype for layer in again.layers] == [None, "bfloat16"]
@@ -175,7 +175,7 @@ OBJECTS = [
 
 
 @pytest.mark.parametrize(("argument", "kind"), OBJECTS, ids=lambda x: x if isinstance(x, str) else x.__name__)
-def test_every_object_comes_back(argument, kind):
+def test_every_object_is_restored(argument, kind):
     thing = kind(**ARGUMENTS.get(kind.__name__, {}))
     again = getattr(saving.from_config(config(layers.Dense(2, **{argument: thing}))), argument)
     assert type(again) is kind
@@ -190,7 +190,7 @@ def test_there_are_objects_of_every_kind():
 
 
 @pytest.mark.parametrize("name", activations.ACTIVATIONS)
-def test_every_activation_comes_back(name):
+def test_every_activation_is_restored(name):
     function = activations.ACTIVATIONS[name]
     again = saving.from_config(config(layers.Dense(2, activation=function))).activation
     assert activations.get(again) is function
@@ -200,7 +200,7 @@ def test_every_activation_comes_back(name):
 @pytest.mark.parametrize(
     "value", [jnp.bfloat16, np.dtype("float16"), "mixed_bfloat16", np.float32, jnp.float8_e4m3fn], ids=str
 )
-def test_every_dtype_comes_back(value):
+def test_every_dtype_is_restored(value):
     again = saving.from_config(config(layers.Dense(2, dtype=value))).dtype
     assert again == value or jnp.dtype(again) == jnp.dtype(value)
 
@@ -250,7 +250,7 @@ def test_arrays_of_every_dtype(dtype, path):
     assert bits(fm.load_weights(path, variables)) == bits(variables)
 
 
-def test_a_model_in_bfloat16(path):
+def test_model_in_bfloat16(path):
     model = Sequential([Input((3,), dtype="bfloat16"), layers.Dense(2, param_dtype=jnp.bfloat16)])
     variables = model.init(KEY, jnp.ones((1, 3), jnp.bfloat16))
     fm.save(path, model, variables)
@@ -267,7 +267,7 @@ def test_float64(path):
         assert bits(fm.load(path)[1]) == bits(variables)
 
 
-def test_the_file_is_plain_safetensors(path):
+def test_file_is_plain_safetensors(path):
     model, variables = small()
     fm.save(path, model, variables)
     flat = safetensors.numpy.load_file(path)
@@ -285,7 +285,7 @@ def test_bfloat16_is_plain_safetensors(path):
     assert np.frombuffer(path.read_bytes()[-2:], ml_dtypes.bfloat16).tolist() == [1.5]
 
 
-def test_a_model_without_variables(path):
+def test_model_without_variables(path):
     fm.save(path, Sequential([Input((3,)), layers.Flatten()]), {})
     model, variables = fm.load(path)
     assert variables == {} and model.output_shape == (None, 3)
@@ -306,20 +306,20 @@ def test_weights_of_a_file_with_an_architecture(path):
     assert bits(fm.load_weights(path, variables)) == bits(variables)
 
 
-def test_weights_of_modules_of_ones_own(path):
+def test_weights_of_custom_modules(path):
     model = nn.Dense(2)
     variables = model.init(KEY, jnp.ones((1, 3)))
     fm.save(path, model, variables, architecture=False)
     assert bits(fm.load_weights(path, variables)) == bits(variables)
 
 
-def test_a_string_is_a_path(tmp_path):
+def test_path_may_be_a_string(tmp_path):
     model, variables = small()
     fm.save(str(tmp_path / "m.safetensors"), model, variables)
     assert bits(fm.load(str(tmp_path / "m.safetensors"))[1]) == bits(variables)
 
 
-def test_a_file_is_replaced_whole_with_the_usual_rights(path):
+def test_file_is_replaced_with_default_permissions(path):
     model, variables = small()
     path.write_bytes(b"old" * 10**5)
     fm.save(path, model, variables)
@@ -362,7 +362,7 @@ def test_refused_model_leaves_the_old_file(path):
 
 
 class Dense(Layer):
-    """A class of one's own, called like one of ours."""
+    """A custom class with the name of a library class."""
 
     units: int = 2
 
@@ -371,7 +371,7 @@ class Dense(Layer):
 
 
 class Stack(Sequential):
-    """A container of one's own."""
+    """A custom container."""
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Model files that others wrote: whatever is in them, they are read or refused with one sentence."""
+"""Untrusted model files are either read or refused with one sentence."""
 
 import inspect
 import json
@@ -77,7 +77,7 @@ def metadata(model="", version="1"):
     ],
     ids=["empty", "short", "zero", "beyond", "huge", "too-long"],
 )
-def test_headers_of_impossible_length(content, length, path):
+def test_headers_of_impossible_length_are_refused(content, length, path):
     path.write_bytes(content)
     with raises(
         f"{path} is not a model file: its header should have 2 to {LIMIT} bytes within the file's {len(content)}, "
@@ -117,7 +117,7 @@ def test_headers_of_impossible_length(content, length, path):
         ]
     ],
 )  # fmt: skip
-def test_headers_that_say_nothing_of_use(header, sentence, path):
+def test_invalid_headers_are_refused(header, sentence, path):
     write(path, header)
     with pytest.raises(ValueError) as caught:
         fm.load(path)
@@ -131,7 +131,7 @@ def nested_in_itself(depth):
     return inner
 
 
-def test_depth_has_a_limit(path):
+def test_depth_is_limited(path):
     deep = f"{path} nests more than 64 levels deep; use a file that fm.save wrote."
     for levels in (65, 900):
         write(path, b"[" * levels + b"]" * levels)
@@ -147,7 +147,7 @@ def test_depth_has_a_limit(path):
         fm.load(path)
 
 
-def test_brackets_in_names_are_no_depth(path):
+def test_brackets_in_names_do_not_count_as_depth(path):
     model = Sequential([Input((3,)), layers.Dense(2, name="[" * 100)])
     fm.save(path, model, model.init(KEY, jnp.ones((1, 3))))
     assert fm.load(path)[0].layers[0].name == "[" * 100
@@ -174,7 +174,7 @@ def graph(**changes):
     } | changes
 
 
-def test_the_descriptions_below_are_right_but_for_one_thing(path):
+def test_base_descriptions_are_valid(path):
     for described in (sequence(DENSE), graph()):
         write(path, metadata(described))
         with pytest.raises(ValueError, match="dense/kernel is missing"):
@@ -261,7 +261,7 @@ def part(kind, key, given):
         for units in (-1, 0, 1.5, None, "2", True, float("nan"), float("inf"))
     ],
 )  # fmt: skip
-def test_descriptions_of_no_model(described, reason, path):
+def test_invalid_descriptions_are_refused(described, reason, path):
     write(path, metadata(described))
     if reason is None:
         kinds = (v for v in vars(initializers).values() if inspect.isclass(v))
@@ -290,8 +290,8 @@ def test_descriptions_of_no_model(described, reason, path):
         graph(inputs=None),
     ],
 )
-def test_other_descriptions_of_no_model(described, path):
-    """The sentence is the layer's, Python's or JAX'; it is one line that names the file."""
+def test_invalid_descriptions_give_one_line(described, path):
+    """The error of the layer, Python or JAX becomes one line that names the file."""
     write(path, metadata(described))
     with pytest.raises(ValueError) as caught:
         fm.load(path)
@@ -300,7 +300,7 @@ def test_other_descriptions_of_no_model(described, path):
 
 
 @pytest.mark.parametrize("size", [10**9, 10**30])
-def test_huge_sizes_meet_no_arrays(size, path):
+def test_huge_sizes_allocate_nothing(size, path):
     for described in (
         sequence({"class": "Dense", "config": {"units": size}}),
         sequence(DENSE, input=SOURCE | {"shape": [None, size]}),
@@ -312,8 +312,8 @@ def test_huge_sizes_meet_no_arrays(size, path):
             fm.load(path)
 
 
-def test_models_that_unfold_have_a_limit(path):
-    """Ten levels of ten calls each are a small file, and ten thousand million calls."""
+def test_number_of_nested_calls_is_limited(path):
+    """Ten levels of ten calls each make a small file and ten thousand million calls."""
     inner = sequence(DENSE | {"config": {"units": 3}})
     for _ in range(10):
         calls = [{"layer": "inner", "args": [{"symbol": [i - 1, 0]}], "kwargs": {}} for i in range(10)]
@@ -349,14 +349,14 @@ def tensors(**entries):
         {"a": ("F32", [1], [0, 4]), "a/b": ("F32", [1], [4, 8])},
     ],
 )
-def test_arrays_that_do_not_fit_their_file(entries, path):
+def test_invalid_arrays_are_refused(entries, path):
     write(path, tensors(**entries), b"\0" * 8)
     with pytest.raises(ValueError) as caught:
         fm.load(path)
     assert re.fullmatch(rf"{re.escape(str(path))} is damaged: .+; save the model again\.", str(caught.value))
 
 
-def test_refusing_takes_no_memory(path):
+def test_refusing_allocates_no_memory(path):
     write(path, tensors(a=("F32", [2**47], [0, 2**49])) | {"__metadata__": metadata(sequence(DENSE))["__metadata__"]})
     tracemalloc.start()
     try:
@@ -367,14 +367,14 @@ def test_refusing_takes_no_memory(path):
         tracemalloc.stop()
 
 
-def test_a_header_of_too_many_parts(path):
+def test_header_of_too_many_parts_is_refused(path):
     parts = LIMIT // 3
     write(path, b"[" + b"[]," * (parts - 2) + b"[]]")
     with raises(f"{path} describes {parts} parts, but at most 1000000 are allowed; use a file that fm.save wrote."):
         fm.load(path)
 
 
-def test_truncated_anywhere(path):
+def test_truncated_files_are_refused(path):
     model, variables = small()
     fm.save(path, model, variables)
     whole = path.read_bytes()
@@ -397,7 +397,7 @@ def without_digest(content):
     return struct.pack("<Q", len(text)) + text + content[8 + length :]
 
 
-def test_any_byte_that_is_altered_is_refused_or_changes_nothing(path):
+def test_changed_bytes_are_refused_or_have_no_effect(path):
     model = Sequential([Input((3,)), layers.Dense(2, "relu")])
     variables = model.init(KEY, jnp.ones((1, 3)))
     fm.save(path, model, variables)
@@ -422,7 +422,7 @@ def test_any_byte_that_is_altered_is_refused_or_changes_nothing(path):
     assert refused > 0.9 * len(places)
 
 
-def test_files_without_a_digest_are_read(path):
+def test_file_without_digest_is_read(path):
     model, variables = small()
     fm.save(path, model, variables)
     path.write_bytes(without_digest(path.read_bytes()))
@@ -430,7 +430,7 @@ def test_files_without_a_digest_are_read(path):
 
 
 def test_mutations_either_load_or_are_refused(path):
-    """Bytes flipped, cut and repeated, digits and words of the header exchanged: never another exception."""
+    """Flipped, removed or repeated bytes and replaced words raise no other exception."""
     rng = np.random.default_rng(0)
     x, dense = Input((3,)), layers.Dense(2, "relu", kernel_regularizer=regularizers.L2(0.1))
     model = Model(x, layers.Add()([dense(x), dense(x)]))
@@ -464,8 +464,8 @@ def test_mutations_either_load_or_are_refused(path):
 # ---------------------------------------------------------------- what is no file
 
 
-def test_nobody_waits_for_a_pipe(tmp_path):
-    """To open one would wait until somebody writes into it."""
+def test_pipes_are_refused_without_waiting(tmp_path):
+    """Opening a pipe would wait until a process writes to it."""
     model, variables = small()
     for name, read in {
         "m.safetensors": fm.load,
@@ -479,7 +479,7 @@ def test_nobody_waits_for_a_pipe(tmp_path):
                 read(path)
 
 
-def test_a_folder_is_not_written_over(tmp_path):
+def test_folder_is_not_overwritten(tmp_path):
     model, variables = small()
     for name, save in {
         "m.safetensors": fm.save,
@@ -494,8 +494,8 @@ def test_a_folder_is_not_written_over(tmp_path):
     assert len(list(tmp_path.iterdir())) == 3
 
 
-def test_a_file_of_holes_costs_nothing(path, tmp_path):
-    """A terabyte that takes no place on the disk."""
+def test_sparse_file_allocates_no_memory(path, tmp_path):
+    """The file has a terabyte but takes no space on the disk."""
     for name, read in {"m.safetensors": fm.load, "m.keras": interop.load_keras}.items():
         with open(tmp_path / name, "wb") as file:
             file.write(struct.pack("<Q", 100))

@@ -1,0 +1,173 @@
+"""The base class of models: checks inputs against the model's symbols, and reports shapes and a summary."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from flax.linen import module as linen_module
+
+from flaxmodels.layers.base import Layer
+from flaxmodels.layers.symbolic import Symbol
+from flaxmodels.summary import Call, table
+
+
+class Container(Layer):
+    """The base of `Sequential` and `Model`: checks of the inputs, output shapes, the summary."""
+
+    def __post_init__(self) -> None:
+        for name in ("param_dtype", "activity_regularizer", "input_shape"):
+            value = getattr(self, name)
+            if value is not getattr(Layer, name):
+                raise ValueError(f"{self.label} does not take `{name}`, got {value!r}; give it to the layers inside.")
+        super().__post_init__()
+
+    def outputs_and_mask(self, inputs: Any, *, mask: Any = None, train: bool = False) -> tuple[Any, Any]:
+        """Computes the outputs and their mask."""
+        raise TypeError(f"{type(self).__name__} is not a model; use Sequential or Model.")
+
+    @nn.nowrap
+    def may_fuse(self) -> bool:
+        """Returns whether pairs of layers may be computed together, because nothing observes the values between them.
+
+        Parameters are initialized, intermediates recorded and methods intercepted layer by layer.
+        """
+        observed = self.is_initializing() or self.is_mutable_collection("intermediates")
+        return not observed and not getattr(linen_module, "_global_interceptor_stack", ())
+
+    @nn.nowrap
+    def symbols(self) -> tuple[Any, Any]:
+        """Returns the symbols of the inputs and of the outputs, None for a Sequential without a known input."""
+        return None, None
+
+    @nn.nowrap
+    def inner_outputs(self) -> Any:
+        """Returns the symbols of the outputs."""
+        return self.symbols()[1]
+
+    @property
+    @nn.nowrap
+    def input_spec(self) -> Any:
+        """The symbol of the input, or a tree of symbols; None if the input is not known."""
+        return self.symbols()[0]
+
+    @property
+    @nn.nowrap
+    def output_shape(self) -> Any:
+        """The shape of the output, or a tree of shapes, with None for sizes that vary.
+
+        Raises:
+            ValueError: If the input's shape is not known.
+        """
+        inputs, outputs = self.symbols()
+        if inputs is None:
+            raise ValueError(
+                f"{self.label} has no shapes without a known input; "
+                "add Input(shape) first, or give the first layer `input_shape`."
+            )
+        return jax.tree.map(lambda symbol: symbol.shape, outputs)
+
+    @nn.nowrap
+    def calls(self) -> list[Call]:
+        """Returns the calls of layers in order."""
+        return []
+
+    @nn.nowrap
+    def summary(self, print_fn: Callable[[str], None] = print) -> None:
+        """Prints a table of the layers with output shape, number of parameters and sources of the inputs.
+
+        Args:
+            print_fn: Receives the whole text.
+
+        Raises:
+            ValueError: If the input's shape is not known.
+
+        Example:
+            >>> from flaxmodels import Input, Sequential, layers
+            >>> Sequential([Input((4,)), layers.Dense(2)], name="tiny").summary()
+            tiny: 10 parameters
+            layer (class)    output     parameters  inputs
+            dense (Dense)    (None, 2)          10  input
+        """
+        _ = self.output_shape  # Raises if the input is not known.
+        print_fn(table(self))
+
+    @nn.nowrap
+    def match_structure(self, expected: Any, given: Any, what: str = "inputs") -> list[Any]:
+        """Returns the values given for the expected symbols, in the order of the symbols.
+
+        Args:
+            expected: A symbol, or a tree of symbols.
+            given: Values in the same structure, or in a dictionary by the names of the symbols.
+            what: What the values are, for the error.
+
+        Raises:
+            ValueError: If the structures differ.
+        """
+        if isinstance(expected, Symbol):
+            expected = [expected]
+        if not isinstance(given, list | tuple | Mapping):
+            given = [given]
+        if isinstance(given, Mapping):
+            self._check_keys(expected, given, what)
+        if isinstance(given, Mapping) and not isinstance(expected, Mapping):
+            names = [symbol.name for symbol in jax.tree.leaves(expected)]
+            given = [given[name] for name in names] if set(names) <= set(given) else given
+        values = _matched(expected, given)
+        if values is None:
+            names = jax.tree.map(lambda symbol: symbol.name or str(symbol.shape), expected)
+            raise ValueError(
+                f"{self.label} takes {what} with the structure {names}, got {_shapes_of(given)}; "
+                "pass them in the structure of the model's inputs, or in a dictionary by input name."
+            )
+        return values
+
+    @nn.nowrap
+    def _check_keys(self, expected: Any, given: Mapping[str, Any], what: str) -> None:
+        """Raises if the value of a named input is missing; skipped unless all inputs have names."""
+        names = list(expected) if isinstance(expected, Mapping) else [s.name for s in jax.tree.leaves(expected)]
+        missing = [name for name in names if name not in given]
+        if missing and None not in names:
+            raise ValueError(
+                f"{self.label} takes {what} with the names {sorted(names)}, got {sorted(given)}; "
+                f"add {', '.join(map(repr, missing))}."
+            )
+
+    @nn.nowrap
+    def check_inputs(self, expected: Any, inputs: Any) -> list[Any]:
+        """Returns the input arrays in the order of the expected symbols; raises if structure or shapes differ."""
+        arrays = self.match_structure(expected, inputs)
+        for symbol, array in zip(jax.tree.leaves(expected), arrays, strict=True):
+            shape = tuple(np.shape(array))
+            # As in Keras, any batch size is accepted, even if the input has a fixed one.
+            same = len(shape) == symbol.ndim and all(
+                n is None or n == m for n, m in zip(symbol.shape[1:], shape[1:], strict=True)
+            )
+            if not same:
+                raise ValueError(
+                    f"{self.label} takes inputs of shape {symbol.shape}, got {shape}; "
+                    "reshape the data, or change the model's input shape."
+                )
+        return arrays
+
+
+def _matched(expected: Any, given: Any) -> list[Any] | None:
+    """Returns the values for the expected symbols, in the order of jax.tree.leaves; None if the structures differ."""
+    if isinstance(expected, Symbol):
+        return None if isinstance(given, list | tuple | Mapping) else [given]
+    if isinstance(expected, Mapping):
+        if not isinstance(given, Mapping) or set(expected) != set(given):
+            return None
+        pairs = [(expected[key], given[key]) for key in sorted(expected)]
+    else:
+        if not isinstance(given, list | tuple) or len(expected) != len(given):
+            return None
+        pairs = list(zip(expected, given, strict=True))
+    parts = [_matched(*pair) for pair in pairs]
+    return None if None in parts else [leaf for part in parts if part is not None for leaf in part]
+
+
+def _shapes_of(given: Any) -> str:
+    """Returns the structure of the given arrays as text, with shapes in place of arrays."""
+    return str(jax.tree.map(lambda leaf: str(np.shape(leaf)), given, is_leaf=lambda leaf: leaf is None))
