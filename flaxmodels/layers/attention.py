@@ -12,12 +12,12 @@ import jax.numpy as jnp
 from flaxmodels.layers import attention_masks as masks
 from flaxmodels.layers import checks
 from flaxmodels.layers.activation import masked_softmax
-from flaxmodels.layers.base import Layer, accumulation_dtype
+from flaxmodels.layers.base import MultiOutputLayer, accumulation_dtype
 from flaxmodels.layers.core import EinsumDense
 from flaxmodels.layers.regularization import check_rate, dropout, noise_key
 
 
-class ScoredAttention(Layer):
+class ScoredAttention(MultiOutputLayer):
     """What Attention and AdditiveAttention share: all but the scores."""
 
     SUPPORTS_MASKING: ClassVar[bool] = True
@@ -197,7 +197,7 @@ class AdditiveAttention(ScoredAttention):
         return jnp.sum(total, -1)
 
 
-class ProjectedAttention(Layer):
+class ProjectedAttention(MultiOutputLayer):
     """What MultiHeadAttention and GroupQueryAttention share: projections, masks, and the attention between them."""
 
     SUPPORTS_MASKING: ClassVar[bool] = True

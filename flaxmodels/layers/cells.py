@@ -12,7 +12,7 @@ from flaxmodels import activations, initializers
 from flaxmodels.kernels import recurrence
 from flaxmodels.kernels.recurrence import Hidden, LSTMState
 from flaxmodels.layers import checks
-from flaxmodels.layers.base import Layer
+from flaxmodels.layers.base import Layer, MultiOutputLayer
 from flaxmodels.layers.dense import add_bias
 from flaxmodels.layers.regularization import check_rate, dropout, noise_key
 
@@ -62,7 +62,7 @@ def steps_from(
     return Steps(project, step, run, zeros, zeros.h.shape)
 
 
-class Cell(Layer, kw_only=True):
+class Cell(MultiOutputLayer, kw_only=True):
     """What the cells share: the arguments, dropout, and `compute`, which takes one step.
 
     A cell of a new kind defines `steps`, marked `@nn.compact`.

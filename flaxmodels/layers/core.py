@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from flaxmodels import activations, initializers
 from flaxmodels.layers import checks, symbolic
-from flaxmodels.layers.base import Layer
+from flaxmodels.layers.base import Layer, MultiOutputLayer
 from flaxmodels.layers.tracing import keep_values
 
 
@@ -170,7 +170,7 @@ class Identity(Layer):
         return self.cast_floats(inputs)
 
 
-class Lambda(Layer):
+class Lambda(MultiOutputLayer):
     """Applies a function of arrays.
 
     Args:

@@ -1,7 +1,7 @@
 """Recurrent layers: cells taken through time."""
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import flax.linen as nn
 import jax
@@ -9,24 +9,24 @@ import jax.numpy as jnp
 from flax import traverse_util
 
 from flaxmodels.kernels.recurrence import dispatch, expand_mask
-from flaxmodels.layers.base import Layer
+from flaxmodels.layers.base import Layer, MultiOutputLayer
 from flaxmodels.layers.cells import GRUCell, LSTMCell, SimpleRNNCell, Steps, state_from
 from flaxmodels.layers.stacked_cells import StackedRNNCells, check_cell, initial_states, steps_of
 
 
-class Recurrent(Layer):
+class Recurrent(MultiOutputLayer):
     """Takes a cell through time: what all recurrent layers share. Each has the fields of `RNN`, and `steps`."""
 
     if TYPE_CHECKING:
-        return_sequences: bool
-        return_state: bool
-        go_backwards: bool
-        stateful: bool
-        unroll: bool
-        zero_output_for_mask: bool
-        steps: Callable[..., Steps]
-        state_size: Any
-        axes: str
+        return_sequences: ClassVar[bool]
+        return_state: ClassVar[bool]
+        go_backwards: ClassVar[bool]
+        stateful: ClassVar[bool]
+        unroll: ClassVar[bool]
+        zero_output_for_mask: ClassVar[bool]
+        steps: ClassVar[Callable[..., Steps]]
+        state_size: ClassVar[Any]
+        axes: ClassVar[str]
 
     @nn.compact
     def compute(
@@ -268,7 +268,7 @@ class Fused(Sequenced, kw_only=True):
     """A recurrent layer of which the platform may have an implementation of its own."""
 
     if TYPE_CHECKING:
-        units: int
+        units: ClassVar[int]
 
     use_cudnn: bool | Literal["auto"] = "auto"
 

@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 
 from flaxmodels.kernels import recurrence
-from flaxmodels.layers.base import Layer
+from flaxmodels.layers.base import Layer, MultiOutputLayer
 from flaxmodels.layers.cells import Cell, Steps, one_step
 
 
-class StackedRNNCells(Layer):
+class StackedRNNCells(MultiOutputLayer):
     """Stacks cells into one: each takes the output of the one before.
 
     Args:

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from flaxmodels.layers import checks
-from flaxmodels.layers.base import Layer
+from flaxmodels.layers.base import Layer, MultiOutputLayer
 from flaxmodels.layers.recurrent import Recurrent
 from flaxmodels.layers.tracing import Lookup, trace
 
 
-class Bidirectional(Layer):
+class Bidirectional(MultiOutputLayer):
     """Takes a recurrent layer through time in both directions, and merges the two outputs.
 
     The outputs of the backward layer are put back into the order of time. With `return_sequences`, masked steps give
@@ -150,7 +150,7 @@ class Bidirectional(Layer):
         return (*outputs, *of_forward[1:], *of_backward[1:])
 
 
-class TimeDistributed(Layer):
+class TimeDistributed(MultiOutputLayer):
     """Applies one layer to every step of a sequence.
 
     Time is folded into the batch, so that the layer runs once on B T examples; a layer with statistics of its batch,
