@@ -131,7 +131,7 @@ def run_signature(
 def model_signature(model: nn.Module) -> Any:
     """Returns the architecture as JSON values, or the name of the class if only code describes the model."""
     try:
-        return json.loads(json.dumps(saving.to_config(model)))  # type: ignore[arg-type]
+        return json.loads(json.dumps(saving.to_config(model)))
     except ValueError:
         return type(model).__name__
 
