@@ -1,7 +1,7 @@
-"""Activations by Keras' names: pure functions of an array, to be differentiated, jitted and vmapped.
+"""Activation functions under Keras' names: pure functions that can be jitted, differentiated and vmapped.
 
-Values and gradients are Keras' on its JAX backend, at kinks too. Where a sum over many elements is
-involved (softmax, log_softmax, sparsemax), bfloat16 and float16 are computed in float32 and cast back.
+Values and gradients equal those of Keras' JAX backend, including the gradients at kinks. Functions that sum over
+many elements (softmax, log_softmax, sparsemax) compute bfloat16 and float16 in float32 and cast the result back.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,11 +12,13 @@ import jax.numpy as jnp
 from flaxmodels.names import lookup
 
 Activation = Callable[[jax.Array], jax.Array]
+# What an `activation` argument accepts: a name, a function, or None for no activation.
+ActivationLike = str | Activation | None
 Axis = int | Sequence[int]
 
 
 def linear(x: jax.Array) -> jax.Array:
-    """Returns x itself."""
+    """Returns x unchanged."""
     return x
 
 
@@ -26,13 +28,15 @@ def linear(x: jax.Array) -> jax.Array:
 def relu(
     x: jax.Array, negative_slope: float = 0.0, max_value: float | None = None, threshold: float = 0.0
 ) -> jax.Array:
-    """Rectifies: x above `threshold`, capped at `max_value`; `negative_slope` (x - threshold) below.
+    """Applies the rectified linear unit.
+
+    y = x where x > threshold, negative_slope (x - threshold) elsewhere; positive values are capped at max_value.
 
     Args:
         x: Any array.
-        negative_slope: The slope below the threshold.
-        max_value: The largest value returned; None for no cap.
-        threshold: Where the positive part begins.
+        negative_slope: Slope below the threshold.
+        max_value: Largest value returned; None for no cap.
+        threshold: Value above which x is returned unchanged.
 
     Shapes: any -> the same.
 
@@ -42,7 +46,7 @@ def relu(
     """
     if negative_slope != 0 and max_value is None and threshold == 0:
         return jax.nn.leaky_relu(x, negative_slope)
-    # One rectifier per case, as in Keras: they agree in value and differ in the gradient at the kinks.
+    # As in Keras, each case has its own function: the values agree, but the gradients at the kinks differ.
     if threshold != 0:
         out = jnp.where(x > threshold, x, 0)
         negative_part = jax.nn.relu(threshold - x)
@@ -55,27 +59,27 @@ def relu(
 
 
 def relu6(x: jax.Array) -> jax.Array:
-    """min(max(x, 0), 6)."""
+    """Returns min(max(x, 0), 6)."""
     return jax.nn.relu6(x)
 
 
 def leaky_relu(x: jax.Array, negative_slope: float = 0.2) -> jax.Array:
-    """x where x >= 0, else `negative_slope` x."""
+    """Returns x where x >= 0, and `negative_slope` x elsewhere."""
     return jax.nn.leaky_relu(x, negative_slope)
 
 
 def threshold(x: jax.Array, threshold: float, default_value: float) -> jax.Array:
-    """x where x > `threshold`, else `default_value`."""
+    """Returns x where x > `threshold`, and `default_value` elsewhere."""
     return jnp.where(x > threshold, x, default_value)
 
 
 def hard_shrink(x: jax.Array, threshold: float = 0.5) -> jax.Array:
-    """x where |x| > `threshold`, else 0."""
+    """Returns x where |x| > `threshold`, and 0 elsewhere."""
     return jnp.where(jnp.abs(x) > threshold, x, 0.0)
 
 
 def soft_shrink(x: jax.Array, threshold: float = 0.5) -> jax.Array:
-    """x moved towards 0 by `threshold`, and 0 where |x| <= `threshold`."""
+    """Returns x moved towards 0 by `threshold`, and 0 where |x| <= `threshold`."""
     return jnp.where(x > threshold, x - threshold, jnp.where(x < -threshold, x + threshold, 0.0))
 
 
@@ -83,17 +87,24 @@ def soft_shrink(x: jax.Array, threshold: float = 0.5) -> jax.Array:
 
 
 def exponential(x: jax.Array) -> jax.Array:
-    """exp(x)."""
+    """Returns exp(x)."""
     return jnp.exp(x)
 
 
 def elu(x: jax.Array, alpha: float = 1.0) -> jax.Array:
-    """x where x > 0, else `alpha` (exp(x) - 1) (Clevert et al., 2016, https://arxiv.org/abs/1511.07289)."""
+    """Returns x where x > 0, and `alpha` (exp(x) - 1) elsewhere.
+
+    References:
+        Clevert et al., Fast and Accurate Deep Network Learning by Exponential Linear Units, 2016,
+        https://arxiv.org/abs/1511.07289
+    """
     return jax.nn.elu(x, alpha)
 
 
 def selu(x: jax.Array) -> jax.Array:
-    """1.0507 elu(x, 1.6733), which keeps mean 0 and variance 1 from layer to layer under `LecunNormal`.
+    """Returns 1.0507 elu(x, 1.6733).
+
+    Layers initialized by `LecunNormal` then keep mean 0 and variance 1 from layer to layer.
 
     References:
         Klambauer et al., Self-Normalizing Neural Networks, 2017, https://arxiv.org/abs/1706.02515
@@ -102,22 +113,30 @@ def selu(x: jax.Array) -> jax.Array:
 
 
 def celu(x: jax.Array, alpha: float = 1.0) -> jax.Array:
-    """max(x, 0) + min(0, `alpha` (exp(x / `alpha`) - 1)) (Barron, 2017, https://arxiv.org/abs/1704.07483)."""
+    """Returns max(x, 0) + min(0, `alpha` (exp(x / `alpha`) - 1)).
+
+    References:
+        Barron, Continuously Differentiable Exponential Linear Units, 2017, https://arxiv.org/abs/1704.07483
+    """
     return jax.nn.celu(x, alpha)
 
 
 def softplus(x: jax.Array) -> jax.Array:
-    """log(1 + exp(x))."""
+    """Returns log(1 + exp(x))."""
     return jax.nn.softplus(x)
 
 
 def sparse_plus(x: jax.Array) -> jax.Array:
-    """0 where x <= -1, (x + 1)^2 / 4 between, x where x >= 1."""
+    """Returns 0 where x <= -1, (x + 1)^2 / 4 where -1 < x < 1, and x where x >= 1."""
     return jax.nn.sparse_plus(x)
 
 
 def squareplus(x: jax.Array, b: float = 4) -> jax.Array:
-    """(x + sqrt(x^2 + `b`)) / 2 (Barron, 2021, https://arxiv.org/abs/2112.11687)."""
+    """Returns (x + sqrt(x^2 + `b`)) / 2.
+
+    References:
+        Barron, Squareplus: A Softplus-Like Algebraic Rectifier, 2021, https://arxiv.org/abs/2112.11687
+    """
     return jax.nn.squareplus(x, b)
 
 
@@ -125,42 +144,46 @@ def squareplus(x: jax.Array, b: float = 4) -> jax.Array:
 
 
 def sigmoid(x: jax.Array) -> jax.Array:
-    """1 / (1 + exp(-x))."""
+    """Returns 1 / (1 + exp(-x))."""
     return jax.nn.sigmoid(x)
 
 
 def hard_sigmoid(x: jax.Array) -> jax.Array:
-    """x / 6 + 1/2, kept within [0, 1]."""
+    """Returns x / 6 + 1/2, clipped to [0, 1]."""
     return jax.nn.hard_sigmoid(x)
 
 
 def sparse_sigmoid(x: jax.Array) -> jax.Array:
-    """(x + 1) / 2, kept within [0, 1] (Blondel et al., 2019, https://arxiv.org/abs/1901.02324)."""
+    """Returns (x + 1) / 2, clipped to [0, 1].
+
+    References:
+        Blondel et al., Learning with Fenchel-Young Losses, 2019, https://arxiv.org/abs/1901.02324
+    """
     return jax.nn.sparse_sigmoid(x)
 
 
 def log_sigmoid(x: jax.Array) -> jax.Array:
-    """log(sigmoid(x)) = -softplus(-x)."""
+    """Returns log(sigmoid(x)) = -softplus(-x)."""
     return jax.nn.log_sigmoid(x)
 
 
 def tanh(x: jax.Array) -> jax.Array:
-    """The hyperbolic tangent."""
+    """Returns the hyperbolic tangent of x."""
     return jnp.tanh(x)
 
 
 def tanh_shrink(x: jax.Array) -> jax.Array:
-    """x - tanh(x)."""
+    """Returns x - tanh(x)."""
     return x - jnp.tanh(x)
 
 
 def hard_tanh(x: jax.Array) -> jax.Array:
-    """x, kept within [-1, 1]."""
+    """Returns x, clipped to [-1, 1]."""
     return jax.nn.hard_tanh(x)
 
 
 def softsign(x: jax.Array) -> jax.Array:
-    """x / (1 + |x|)."""
+    """Returns x / (1 + |x|)."""
     return jax.nn.soft_sign(x)
 
 
@@ -168,21 +191,29 @@ def softsign(x: jax.Array) -> jax.Array:
 
 
 def silu(x: jax.Array) -> jax.Array:
-    """x sigmoid(x), also called swish (Ramachandran et al., 2017, https://arxiv.org/abs/1710.05941)."""
+    """Returns x sigmoid(x), also called swish.
+
+    References:
+        Ramachandran et al., Searching for Activation Functions, 2017, https://arxiv.org/abs/1710.05941
+    """
     return jax.nn.silu(x)
 
 
 def hard_silu(x: jax.Array) -> jax.Array:
-    """x hard_sigmoid(x), also called hard_swish (Howard et al., 2019, https://arxiv.org/abs/1905.02244)."""
+    """Returns x hard_sigmoid(x), also called hard_swish.
+
+    References:
+        Howard et al., Searching for MobileNetV3, 2019, https://arxiv.org/abs/1905.02244
+    """
     return jax.nn.hard_silu(x)
 
 
 def gelu(x: jax.Array, approximate: bool = False) -> jax.Array:
-    """x Phi(x), with the normal distribution function Phi.
+    """Returns x Phi(x), where Phi is the distribution function of the standard normal distribution.
 
     Args:
         x: Any array.
-        approximate: Whether to use 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) instead.
+        approximate: Whether to compute 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) instead.
 
     Shapes: any -> the same.
 
@@ -193,21 +224,25 @@ def gelu(x: jax.Array, approximate: bool = False) -> jax.Array:
 
 
 def mish(x: jax.Array) -> jax.Array:
-    """x tanh(softplus(x)) (Misra, 2019, https://arxiv.org/abs/1908.08681)."""
+    """Returns x tanh(softplus(x)).
+
+    References:
+        Misra, Mish: A Self Regularized Non-Monotonic Activation Function, 2019, https://arxiv.org/abs/1908.08681
+    """
     return x * jnp.tanh(jax.nn.softplus(x))
 
 
 def glu(x: jax.Array, axis: int = -1) -> jax.Array:
-    """a sigmoid(b), where a and b are the two halves of x along `axis`.
+    """Returns a sigmoid(b), where a and b are the two halves of x along `axis`.
 
     Args:
-        x: Any array whose size along `axis` is even.
-        axis: The axis that is halved.
+        x: Array whose size along `axis` is even.
+        axis: Axis that is split in half.
 
     Shapes: x [..., 2 F] -> [..., F].
 
     Raises:
-        ValueError: If the axis cannot be halved.
+        ValueError: If the size along `axis` is odd.
 
     References:
         Dauphin et al., Language Modeling with Gated Convolutional Networks, 2017, https://arxiv.org/abs/1612.08083
@@ -218,7 +253,7 @@ def glu(x: jax.Array, axis: int = -1) -> jax.Array:
     """
     if jnp.shape(x)[axis] % 2:
         raise ValueError(
-            f"glu halves x along `axis`={axis}, whose size must be even, but x has the shape {jnp.shape(x)}; "
+            f"glu splits x in half along `axis`={axis}, whose size must be even, got x of shape {jnp.shape(x)}; "
             "choose another axis or an even number of units."
         )
     return jax.nn.glu(x, axis)
@@ -228,11 +263,11 @@ def glu(x: jax.Array, axis: int = -1) -> jax.Array:
 
 
 def softmax(x: jax.Array, axis: Axis = -1) -> jax.Array:
-    """exp(x) / sum(exp(x)), the sum along `axis`.
+    """Returns exp(x) / sum(exp(x)), where the sum runs along `axis`.
 
     Args:
         x: Any array.
-        axis: The axis or axes along which the result sums to 1.
+        axis: Axis or axes along which the result sums to 1.
 
     Shapes: any -> the same.
 
@@ -240,24 +275,24 @@ def softmax(x: jax.Array, axis: Axis = -1) -> jax.Array:
         >>> softmax(jnp.zeros((1, 4))).tolist()
         [[0.25, 0.25, 0.25, 0.25]]
     """
-    return _narrowed(jax.nn.softmax(_widened(x), _axes(axis)), like=x)
+    return _cast_back(jax.nn.softmax(_to_float32(x), _axes(axis)), like=x)
 
 
 def log_softmax(x: jax.Array, axis: Axis = -1) -> jax.Array:
-    """x - log(sum(exp(x))), the sum along `axis` (one axis or several): the logarithm of `softmax`."""
-    return _narrowed(jax.nn.log_softmax(_widened(x), _axes(axis)), like=x)
+    """Returns x - log(sum(exp(x))), the logarithm of `softmax`, where the sum runs along `axis` (one or several)."""
+    return _cast_back(jax.nn.log_softmax(_to_float32(x), _axes(axis)), like=x)
 
 
 def sparsemax(x: jax.Array, axis: int = -1) -> jax.Array:
-    """max(x - tau, 0) along `axis`, with Keras' threshold tau.
+    """Returns max(x - tau, 0) along `axis`, with the threshold tau that Keras uses.
 
-    Let z be x sorted downwards, c_j = z_1 + ... + z_j, and k the number of j with z_j > (c_j - 1) / j. The
-    paper's tau is (c_k - 1) / k, and its result sums to 1. Keras' tau is (c_1 + ... + c_k - 1) / k, the same
-    for k = 1 only; otherwise the result does not sum to 1. The numbers here are Keras'.
+    Let z be x sorted in descending order, c_j = z_1 + ... + z_j, and k the number of j with z_j > (c_j - 1) / j.
+    The paper defines tau = (c_k - 1) / k, for which the result sums to 1. Keras computes
+    tau = (c_1 + ... + c_k - 1) / k, which is the same only for k = 1. This function returns Keras' numbers.
 
     Args:
         x: Any array.
-        axis: The axis along which x is compared.
+        axis: Axis along which the result is sparse.
 
     Shapes: any -> the same.
 
@@ -268,26 +303,26 @@ def sparsemax(x: jax.Array, axis: int = -1) -> jax.Array:
         >>> sparsemax(jnp.array([[0.5, 3.0, 1.0]])).tolist()
         [[0.0, 1.0, 0.0]]
     """
-    z = jnp.moveaxis(_widened(x), axis, -1)
+    z = jnp.moveaxis(_to_float32(x), axis, -1)
     descending = -jnp.sort(-z, axis=-1)
     cumulative = jnp.cumsum(descending, axis=-1)
     rank = jnp.arange(1, z.shape[-1] + 1, dtype=z.dtype).reshape((1,) * (z.ndim - 1) + (-1,))
     support = descending > (cumulative - 1) / rank
     k = jnp.sum(support, axis=-1, keepdims=True, dtype=z.dtype)
     tau = (jnp.sum(jnp.where(support, cumulative, 0), axis=-1, keepdims=True) - 1) / k
-    return _narrowed(jnp.moveaxis(jnp.maximum(z - tau, 0), -1, axis), like=x)
+    return _cast_back(jnp.moveaxis(jnp.maximum(z - tau, 0), -1, axis), like=x)
 
 
-def _widened(x: jax.Array) -> jax.Array:
-    """x as it is if it is of float32 or wider, else in float32."""
+def _to_float32(x: jax.Array) -> jax.Array:
+    """Returns x as float32, or unchanged if it is float32 or float64."""
     x = jnp.asarray(x)
     return x if x.dtype in (jnp.float32, jnp.float64) else x.astype(jnp.float32)
 
 
-def _narrowed(y: jax.Array, like: jax.Array) -> jax.Array:
-    """y in the type of `like` if that is bfloat16, float16 or narrower, else as it is."""
-    narrow = jnp.issubdtype(like.dtype, jnp.floating) and like.dtype.itemsize < 4
-    return y.astype(like.dtype) if narrow else y
+def _cast_back(y: jax.Array, like: jax.Array) -> jax.Array:
+    """Returns y in the dtype of `like` if that is a floating-point dtype of less than 32 bits, else y unchanged."""
+    is_narrow = jnp.issubdtype(like.dtype, jnp.floating) and like.dtype.itemsize < 4
+    return y.astype(like.dtype) if is_narrow else y
 
 
 def _axes(axis: Axis) -> int | tuple[int, ...]:
@@ -335,15 +370,15 @@ ACTIVATIONS: dict[str, Callable[..., jax.Array]] = {
 }
 
 
-def get(activation: str | Activation | None) -> Callable[..., jax.Array]:
-    """The activation that a layer's argument means.
+def get(activation: ActivationLike) -> Callable[..., jax.Array]:
+    """Returns the activation function for a layer's `activation` argument.
 
     Args:
         activation: A name in `ACTIVATIONS`, any function x -> y, or None for `linear`.
 
     Raises:
         ValueError: If the name is unknown.
-        TypeError: If it is neither a name nor callable.
+        TypeError: If the argument is neither a name, a callable nor None.
 
     Example:
         >>> get("relu") is relu, get(None) is linear, get(jnp.sin) is jnp.sin
@@ -356,5 +391,5 @@ def get(activation: str | Activation | None) -> Callable[..., jax.Array]:
     if callable(activation):
         return activation
     raise TypeError(
-        f'An activation must be a name, a function or None, but {activation!r} came; pass a name such as "relu".'
+        f'An activation must be a name, a function or None, got {activation!r}; pass a name such as "relu".'
     )

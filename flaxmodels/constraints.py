@@ -1,8 +1,8 @@
-"""Constraints on weights by Keras' names and arguments: frozen dataclasses that project an array.
+"""Weight constraints with Keras' names and arguments: frozen dataclasses that project an array onto a set.
 
-Norms are those of the vectors along `axis`, which should be the weights that enter one unit: axis 0 for the
-kernel of `Dense`, axes (0, 1, 2) for that of `Conv2D`. The gradient at a vector of zeros is finite, where
-Keras' is NaN. bfloat16 and float16 arrays are computed in float32 and cast back.
+Norms are taken along `axis`, which should span the weights that enter one unit: axis 0 for the kernel of `Dense`,
+axes (0, 1, 2) for the kernel of `Conv2D`. The gradient at a vector of zeros is finite, whereas Keras' is NaN.
+bfloat16 and float16 arrays are computed in float32 and cast back.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,26 +21,42 @@ Axis = int | Sequence[int] | None
 
 @dataclass(frozen=True, eq=False)
 class Constraint:
-    """The base class: w as it is. A subclass overrides `__call__`."""
+    """Base class of constraints, which returns weights unchanged; a subclass overrides `__call__`.
+
+    Example:
+        >>> class AtMostOne(Constraint):
+        ...     def __call__(self, w):
+        ...         return jnp.minimum(w, 1)
+        >>> AtMostOne()(jnp.array([0.5, 3.0])).tolist()
+        [0.5, 1.0]
+    """
 
     def __call__(self, w: jax.Array) -> jax.Array:
+        """Returns the constrained weight, an array of the shape and dtype of w."""
         return w
+
+
+# What a `..._constraint` argument accepts: a name, an instance, a class, or a function w -> w.
+ConstraintLike = str | Callable[[jax.Array], jax.Array] | type[Constraint] | None
 
 
 @dataclass(frozen=True)
 class MaxNorm(Constraint):
-    """Shrinks vectors whose norm exceeds `max_value` to that norm.
+    """Rescales vectors whose norm exceeds `max_value` to that norm.
 
     w min(norm, max_value) / (norm + 1e-7)
 
     Args:
-        max_value: The largest norm.
-        axis: The axis or axes along which a norm is taken; None for all.
+        max_value: Largest norm.
+        axis: Axis or axes along which the norm is taken; None for all.
 
     Shapes: any -> the same.
 
     Raises:
         ValueError: If `max_value` is negative or not a number.
+
+    References:
+        Keras, `keras.constraints.MaxNorm`.
 
     Example:
         >>> w = MaxNorm(max_value=1)(jnp.array([[3.0, 0.0], [4.0, 0.5]]))
@@ -52,16 +68,20 @@ class MaxNorm(Constraint):
     axis: Axis = 0
 
     def __post_init__(self) -> None:
-        _settle(self, "max_value")
+        _check_and_normalize(self, "max_value")
 
     def __call__(self, w: jax.Array) -> jax.Array:
-        norm, wide = _norm(w, self.axis)
-        return (wide * (jnp.clip(norm, 0, self.max_value) / (EPSILON + norm))).astype(w.dtype)
+        norm, w_f32 = _norm(w, self.axis)
+        return (w_f32 * (jnp.clip(norm, 0, self.max_value) / (EPSILON + norm))).astype(w.dtype)
 
 
 @dataclass(frozen=True)
 class NonNeg(Constraint):
-    """max(w, 0)."""
+    """Replaces negative weights by 0: max(w, 0).
+
+    References:
+        Keras, `keras.constraints.NonNeg`.
+    """
 
     def __call__(self, w: jax.Array) -> jax.Array:
         return jnp.maximum(w, 0)
@@ -69,40 +89,52 @@ class NonNeg(Constraint):
 
 @dataclass(frozen=True)
 class UnitNorm(Constraint):
-    """w / (norm + 1e-7): every vector that is not zero gets the norm 1.
+    """Rescales vectors to norm 1; vectors of zeros stay zero.
+
+    w / (norm + 1e-7)
 
     Args:
-        axis: The axis or axes along which a norm is taken; None for all.
+        axis: Axis or axes along which the norm is taken; None for all.
 
     Shapes: any -> the same.
+
+    References:
+        Keras, `keras.constraints.UnitNorm`.
+
+    Example:
+        >>> print(UnitNorm()(jnp.array([[3.0], [4.0]]))[:, 0].round(2))
+        [0.6 0.8]
     """
 
     axis: Axis = 0
 
     def __post_init__(self) -> None:
-        _settle(self)
+        _check_and_normalize(self)
 
     def __call__(self, w: jax.Array) -> jax.Array:
-        norm, wide = _norm(w, self.axis)
-        return (wide / (EPSILON + norm)).astype(w.dtype)
+        norm, w_f32 = _norm(w, self.axis)
+        return (w_f32 / (EPSILON + norm)).astype(w.dtype)
 
 
 @dataclass(frozen=True)
 class MinMaxNorm(Constraint):
-    """Moves norms towards the interval from `min_value` to `max_value`.
+    """Rescales vectors so that their norms move towards the interval from `min_value` to `max_value`.
 
     w (rate clip(norm, min_value, max_value) + (1 - rate) norm) / (norm + 1e-7)
 
     Args:
-        min_value: The smallest norm.
-        max_value: The largest norm.
-        rate: How far a norm outside moves at each application, 1 for all the way.
-        axis: The axis or axes along which a norm is taken; None for all.
+        min_value: Smallest norm.
+        max_value: Largest norm.
+        rate: Fraction of the distance that a norm outside the interval moves; 1 moves it into the interval at once.
+        axis: Axis or axes along which the norm is taken; None for all.
 
     Shapes: any -> the same.
 
     Raises:
-        ValueError: If a bound is negative, the bounds are in the wrong order, or the rate is not in [0, 1].
+        ValueError: If a bound is negative, `min_value` exceeds `max_value`, or the rate is not in [0, 1].
+
+    References:
+        Keras, `keras.constraints.MinMaxNorm`.
 
     Example:
         >>> MinMaxNorm(0.5, 2.0, rate=0.5)(jnp.array([[4.0], [0.0]])).round(4).tolist()
@@ -115,37 +147,37 @@ class MinMaxNorm(Constraint):
     axis: Axis = 0
 
     def __post_init__(self) -> None:
-        _settle(self, "min_value", "max_value", "rate")
+        _check_and_normalize(self, "min_value", "max_value", "rate")
         if self.min_value > self.max_value:
             raise ValueError(
                 f"`min_value`={self.min_value} of MinMaxNorm must not exceed `max_value`={self.max_value}; swap them."
             )
         if self.rate > 1:
-            raise ValueError(f"`rate` of MinMaxNorm must be in [0, 1], but {self.rate} came; use 1 for all the way.")
+            raise ValueError(f"`rate` of MinMaxNorm must be in [0, 1], got {self.rate}; use 1 for the full correction.")
 
     def __call__(self, w: jax.Array) -> jax.Array:
-        norm, wide = _norm(w, self.axis)
+        norm, w_f32 = _norm(w, self.axis)
         desired = self.rate * jnp.clip(norm, self.min_value, self.max_value) + (1 - self.rate) * norm
-        return (wide * (desired / (EPSILON + norm))).astype(w.dtype)
+        return (w_f32 * (desired / (EPSILON + norm))).astype(w.dtype)
 
 
 def _norm(w: jax.Array, axis: Axis) -> tuple[jax.Array, jax.Array]:
-    """The Euclidean norms of w along `axis`, kept as dimensions, and w in the type they are computed in."""
-    wide = w.astype(np.promote_types(w.dtype, np.float32))
+    """Returns the Euclidean norms of w along `axis`, with reduced axes of size 1, and w in at least float32."""
+    w_f32 = w.astype(np.promote_types(w.dtype, np.float32))
     axes = tuple(axis) if isinstance(axis, Sequence) else axis
-    square = jnp.sum(jnp.square(wide), axis=axes, keepdims=True)
-    positive = square > 0  # the derivative of the root at zero is infinite, so zeros must not reach it
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1)), 0), wide
+    square = jnp.sum(jnp.square(w_f32), axis=axes, keepdims=True)
+    positive = square > 0  # the derivative of the square root at 0 is infinite, so 0 must not reach it
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1)), 0), w_f32
 
 
-def _settle(constraint: Constraint, *numbers: str) -> None:
-    """Checks the fields `numbers` and stores all fields in one form, so that equal constraints hash alike."""
+def _check_and_normalize(constraint: Constraint, *numbers: str) -> None:
+    """Checks the fields `numbers` and stores all in a canonical form, so that equal constraints have equal hashes."""
     for name in numbers:
         value = getattr(constraint, name)
         if not (isinstance(value, (int, float, np.number)) and value >= 0):
             raise ValueError(
                 f"`{name}` of {type(constraint).__name__} must be a number that is not negative, "
-                f"but {value!r} came; norms are never negative."
+                f"got {value!r}; use 0 or more."
             )
         object.__setattr__(constraint, name, float(value))
     axis = getattr(constraint, "axis", None)
@@ -174,16 +206,16 @@ CONSTRAINTS: dict[str, type[Constraint]] = {
 }
 
 
-def get(constraint: str | Callable | None) -> Callable[[jax.Array], jax.Array] | None:
-    """The constraint that a layer's argument means.
+def get(constraint: ConstraintLike) -> Callable[[jax.Array], jax.Array] | None:
+    """Returns the constraint for a layer's `..._constraint` argument.
 
     Args:
-        constraint: A name in `CONSTRAINTS` or a class, for its default arguments; an instance or any
-            function w -> w; or None.
+        constraint: A name in `CONSTRAINTS` or a class, both for an instance with default arguments; an instance or
+            any function w -> w, which is returned as is; or None.
 
     Raises:
         ValueError: If the name is unknown.
-        TypeError: If it is neither a name nor callable.
+        TypeError: If the argument is neither a name, a callable nor None.
 
     Example:
         >>> get("unit_norm"), get(NonNeg), get(None)
@@ -193,9 +225,9 @@ def get(constraint: str | Callable | None) -> Callable[[jax.Array], jax.Array] |
         return None
     if isinstance(constraint, str):
         return lookup("constraint", constraint, CONSTRAINTS, "Or pass a function w -> w.")()
-    found = constraint() if isinstance(constraint, type) else constraint
-    if callable(found):
-        return found
+    resolved = constraint() if isinstance(constraint, type) else constraint
+    if callable(resolved):
+        return resolved
     raise TypeError(
-        f'A constraint must be a name, a function or None, but {constraint!r} came; pass a name such as "max_norm".'
+        f'A constraint must be a name, a function or None, got {constraint!r}; pass a name such as "max_norm".'
     )

@@ -1,33 +1,47 @@
-"""Initial values of weights by Keras' names and arguments: frozen dataclasses called as (key, shape, dtype).
+"""Weight initializers with Keras' names and arguments: frozen dataclasses called as (key, shape, dtype).
 
-Any function of that signature may stand where an initializer may, such as those of `jax.nn.initializers`.
-A random initializer whose `seed` is not None ignores the key, and draws the very numbers that Keras draws
-with that seed on its JAX backend. Types narrower than float32 are drawn in float32 and rounded.
+Any function of that signature can be used as an initializer, such as those of `jax.nn.initializers`. A random
+initializer whose `seed` is not None ignores the key and draws the same numbers as Keras' JAX backend with that seed.
+Values of dtypes narrower than float32 are drawn in float32 and rounded.
 """
 
 import abc
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike, DTypeLike
 
 from flaxmodels.names import lookup
 
 Shape = Sequence[int]
 
-TRUNCATED_STDDEV = 0.87962566103423978  # of a standard normal variable that is drawn again beyond 2
+TRUNCATED_NORMAL_STDDEV = 0.87962566103423978  # standard deviation of a standard normal truncated to [-2, 2]
 
 
 @dataclass(frozen=True, eq=False)
 class Initializer(abc.ABC):
-    """The base class; a subclass says in `__call__` which array of `shape` and `dtype` it makes."""
+    """Base class of initializers; a subclass implements `__call__`.
+
+    Example:
+        >>> class Twos(Initializer):
+        ...     def __call__(self, key, shape, dtype=jnp.float32):
+        ...         return jnp.full(shape, 2, dtype)
+        >>> Twos()(jax.random.key(0), (2,)).tolist()
+        [2.0, 2.0]
+    """
 
     @abc.abstractmethod
-    def __call__(self, key: jax.Array, shape: Shape, dtype: Any = jnp.float32) -> jax.Array: ...
+    def __call__(self, key: jax.Array, shape: Shape, dtype: DTypeLike = jnp.float32) -> jax.Array:
+        """Returns an array of the given shape and dtype; `key` is the source of randomness."""
+
+
+# What an `..._initializer` argument accepts: a name, an instance, a class, or a function (key, shape, dtype) -> array.
+InitializerLike = str | Callable[..., jax.Array] | type[Initializer] | None
 
 
 # --- constants
@@ -35,53 +49,53 @@ class Initializer(abc.ABC):
 
 @dataclass(frozen=True)
 class Zeros(Initializer):
-    """0 everywhere."""
+    """Initializes all elements to 0."""
 
-    def __call__(self, key: jax.Array, shape: Shape, dtype: Any = jnp.float32) -> jax.Array:
+    def __call__(self, key: jax.Array, shape: Shape, dtype: DTypeLike = jnp.float32) -> jax.Array:
         return jnp.zeros(tuple(shape), dtype)
 
 
 @dataclass(frozen=True)
 class Ones(Initializer):
-    """1 everywhere."""
+    """Initializes all elements to 1."""
 
-    def __call__(self, key: jax.Array, shape: Shape, dtype: Any = jnp.float32) -> jax.Array:
+    def __call__(self, key: jax.Array, shape: Shape, dtype: DTypeLike = jnp.float32) -> jax.Array:
         return jnp.ones(tuple(shape), dtype)
 
 
 @dataclass(frozen=True)
 class Constant(Initializer):
-    """`value` everywhere.
+    """Initializes all elements to a constant or a given array.
 
     Args:
-        value: A number, or an array that broadcasts to the shape, such as a matrix of ready-made embeddings.
+        value: A number, or an array that broadcasts to the weight's shape, such as a matrix of pretrained embeddings.
 
     Raises:
-        ValueError: If the value is no number or array of numbers, or does not broadcast to the shape.
+        ValueError: If the value is not a number or an array of numbers, or does not broadcast to the weight's shape.
 
     Example:
         >>> Constant([1.0, 2.0])(None, (2, 2)).tolist()
         [[1.0, 2.0], [1.0, 2.0]]
     """
 
-    value: Any = 0.0
+    value: ArrayLike | Sequence = 0.0
 
     def __post_init__(self) -> None:
         value = np.array(self.value)
         if value.dtype.kind not in "biuf" and not jnp.issubdtype(value.dtype, jnp.floating):
             raise ValueError(
-                f"`value` of Constant must be a number or an array of numbers, but {self.value!r} came; "
-                "pass such as 0.5."
+                f"`value` of Constant must be a number or an array of numbers, got {self.value!r}; "
+                "pass, for example, 0.5."
             )
         value.flags.writeable = False
         object.__setattr__(self, "value", value.item() if value.ndim == 0 else value)
 
-    def __call__(self, key: jax.Array, shape: Shape, dtype: Any = jnp.float32) -> jax.Array:
+    def __call__(self, key: jax.Array, shape: Shape, dtype: DTypeLike = jnp.float32) -> jax.Array:
         try:
             return jnp.broadcast_to(jnp.asarray(self.value, dtype), tuple(shape))
         except ValueError as error:
             raise ValueError(
-                f"`value` of Constant must broadcast to the weight's shape {tuple(shape)}, but has the shape "
+                f"`value` of Constant must broadcast to the weight's shape {tuple(shape)}, got shape "
                 f"{np.shape(self.value)}; pass a number or an array of that shape."
             ) from error
 
@@ -92,7 +106,7 @@ class Constant(Initializer):
         return hash(self._identity())
 
     def _identity(self) -> tuple:
-        """What makes two constants equal; an array has neither a hash nor an equality of its own."""
+        """Returns a hashable key of the value; arrays are neither hashable nor comparable to a single boolean."""
         if isinstance(self.value, np.ndarray):
             return self.value.shape, self.value.dtype.name, self.value.tobytes()
         return (self.value,)
@@ -100,45 +114,43 @@ class Constant(Initializer):
 
 @dataclass(frozen=True)
 class Identity(Initializer):
-    """`gain` on the main diagonal of a matrix, 0 elsewhere.
+    """Initializes a matrix to `gain` times the identity.
 
     Args:
-        gain: The value on the diagonal.
+        gain: Value on the main diagonal; all other elements are 0.
 
     Raises:
-        ValueError: If the gain is not a finite number or the shape not that of a matrix.
+        ValueError: If the gain is not a finite number, or the weight is not a matrix.
     """
 
     gain: float = 1.0
 
     def __post_init__(self) -> None:
-        _settle(self, "gain")
+        _check_and_normalize(self, "gain")
 
-    def __call__(self, key: jax.Array, shape: Shape, dtype: Any = jnp.float32) -> jax.Array:
+    def __call__(self, key: jax.Array, shape: Shape, dtype: DTypeLike = jnp.float32) -> jax.Array:
         if len(shape) != 2:
-            raise ValueError(
-                f"Identity initializes matrices, but the shape {tuple(shape)} came; use it on weights of rank 2."
-            )
+            raise ValueError(f"Identity initializes matrices, got shape {tuple(shape)}; use it on weights of rank 2.")
         return jnp.eye(shape[0], shape[1], dtype=dtype) * jnp.asarray(self.gain, dtype)
 
 
 @dataclass(frozen=True)
 class STFT(Initializer):
-    """Convolution kernels that compute a short-time Fourier transform, its real or its imaginary part.
+    """Initializes a 1D convolution kernel that computes the real or imaginary part of a short-time Fourier transform.
 
-    kernel[t, 0, f] = cos(-2 pi t f / n) window[t] / scale with n = 2 (F - 1), and sin for the imaginary part;
+    kernel[t, 0, f] = cos(-2 pi t f / n) window[t] / scale with n = 2 (F - 1); the imaginary part uses sin.
     scale is sqrt(sum(window^2)) for "density" and sum(|window|) for "spectrum".
 
     Args:
         side: "real" or "imag".
-        window: The name of a window in `scipy.signal.windows`, the T values themselves, or None for none.
-        scaling: "density", "spectrum" or None; without a window there is no scaling.
+        window: Name of a window in `scipy.signal.windows`, its T values, or None for no window.
+        scaling: "density", "spectrum" or None; it has no effect without a window.
         periodic: Whether a window given by name is periodic instead of symmetric.
 
-    Shapes: [T, 1, F], T the length of a frame and F the number of frequencies.
+    Shapes: [T, 1, F], where T is the frame length and F the number of frequencies.
 
     Raises:
-        ValueError: If an argument is not one of those, or the shape does not fit.
+        ValueError: If an argument has another value, or the weight another shape.
 
     Example:
         >>> STFT("real", window=None)(None, (2, 1, 3)).round(3).tolist()
@@ -151,8 +163,8 @@ class STFT(Initializer):
     periodic: bool = False
 
     def __post_init__(self) -> None:
-        _choose(self, "side", ("real", "imag"))
-        _choose(self, "scaling", ("density", "spectrum", None))
+        _check_choice(self, "side", ("real", "imag"))
+        _check_choice(self, "scaling", ("density", "spectrum", None))
         try:
             if isinstance(self.window, str):
                 _window(self.window, 1, self.periodic)
@@ -161,22 +173,22 @@ class STFT(Initializer):
         except (TypeError, ValueError) as error:
             raise ValueError(
                 "`window` of STFT must be the name of a window that needs no parameter, values or None, "
-                f'but {self.window!r} came; pass such as "hann".'
+                f'got {self.window!r}; pass, for example, "hann".'
             ) from error
 
-    def __call__(self, key: jax.Array, shape: Shape, dtype: Any = jnp.float32) -> jax.Array:
+    def __call__(self, key: jax.Array, shape: Shape, dtype: DTypeLike = jnp.float32) -> jax.Array:
         if len(shape) != 3 or shape[1] != 1 or shape[2] < 2:
             raise ValueError(
                 "STFT initializes kernels of shape (frame length, 1, frequencies), 2 frequencies or more, "
-                f"but the shape {tuple(shape)} came; use it on such a kernel."
+                f"got shape {tuple(shape)}; choose another initializer or such a shape."
             )
-        wide = _drawn(dtype)
-        time = jnp.arange(shape[0], dtype=wide).reshape(-1, 1, 1)
-        frequency = jnp.arange(shape[2], dtype=wide).reshape(1, 1, -1) / (2 * (shape[2] - 1))
+        float_dtype = _sampling_dtype(dtype)
+        time = jnp.arange(shape[0], dtype=float_dtype).reshape(-1, 1, 1)
+        frequency = jnp.arange(shape[2], dtype=float_dtype).reshape(1, 1, -1) / (2 * (shape[2] - 1))
         angle = -2 * time * frequency * math.pi
         kernel = jnp.cos(angle) if self.side == "real" else jnp.sin(angle)
         if self.window is not None:
-            kernel = kernel * self._scaled_window(shape[0]).astype(wide)
+            kernel = kernel * self._scaled_window(shape[0]).astype(float_dtype)
         return kernel.astype(dtype)
 
     def _scaled_window(self, length: int) -> np.ndarray:
@@ -184,7 +196,7 @@ class STFT(Initializer):
         values = _window(window, length, self.periodic) if isinstance(window, str) else np.asarray(window)
         if values.shape != (length,):
             raise ValueError(
-                f"`window` of STFT must have one value per step of the frame, {length}, but has the shape "
+                f"`window` of STFT must have one value per step of the frame, {length}, got shape "
                 f"{values.shape}; pass {length} values or a name."
             )
         if self.scaling == "density":
@@ -205,15 +217,22 @@ def _window(name: str, length: int, periodic: bool) -> np.ndarray:
 
 @dataclass(frozen=True)
 class RandomNormal(Initializer):
-    """Independent normal values.
+    """Draws independent values from a normal distribution.
 
     Args:
-        mean: Their mean.
-        stddev: Their standard deviation.
-        seed: An integer that decides the values whatever the key is, or None.
+        mean: Mean of the distribution.
+        stddev: Standard deviation of the distribution.
+        seed: Integer that replaces the key, so that all calls draw the same values; None to use the key.
 
     Raises:
-        ValueError: If the mean is not finite, the deviation negative, or the seed not in [0, 2^32).
+        ValueError: If the mean is not finite, the deviation is negative, or the seed is not in [0, 2^32).
+
+    References:
+        Keras, `keras.initializers.RandomNormal`.
+
+    Example:
+        >>> RandomNormal(mean=2.0, stddev=0.0)(jax.random.key(0), (2,)).tolist()
+        [2.0, 2.0]
     """
 
     mean: float = 0.0
@@ -221,36 +240,60 @@ class RandomNormal(Initializer):
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        _settle(self, "mean", "stddev")
+        _check_and_normalize(self, "mean", "stddev")
 
-    def __call__(self, key: jax.Array, shape: Shape, dtype: Any = jnp.float32) -> jax.Array:
-        drawn = jax.random.normal(_key(key, self.seed), tuple(shape), _drawn(dtype))
-        return (drawn * self.stddev + self.mean).astype(dtype)
+    def __call__(self, key: jax.Array, shape: Shape, dtype: DTypeLike = jnp.float32) -> jax.Array:
+        samples = jax.random.normal(_key_or_seed(key, self.seed), tuple(shape), _sampling_dtype(dtype))
+        return (samples * self.stddev + self.mean).astype(dtype)
 
 
 @dataclass(frozen=True)
 class TruncatedNormal(RandomNormal):
-    """Independent normal values, drawn again while they are more than two `stddev` from the mean.
+    """Draws independent values from a normal distribution truncated at two standard deviations from the mean.
 
-    The standard deviation of what comes out is therefore 0.88 `stddev`. Arguments: see `RandomNormal`.
+    The standard deviation of the drawn values is therefore 0.88 `stddev`.
+
+    Args:
+        mean: Mean of the normal distribution.
+        stddev: Standard deviation of the normal distribution before truncation.
+        seed: Integer that replaces the key, so that all calls draw the same values; None to use the key.
+
+    Raises:
+        ValueError: If the mean is not finite, the deviation is negative, or the seed is not in [0, 2^32).
+
+    References:
+        Keras, `keras.initializers.TruncatedNormal`.
+
+    Example:
+        >>> bool(jnp.all(jnp.abs(TruncatedNormal(stddev=1.0)(jax.random.key(0), (100,))) <= 2))
+        True
     """
 
-    def __call__(self, key: jax.Array, shape: Shape, dtype: Any = jnp.float32) -> jax.Array:
-        drawn = jax.random.truncated_normal(_key(key, self.seed), -2.0, 2.0, tuple(shape), _drawn(dtype))
-        return (drawn * self.stddev + self.mean).astype(dtype)
+    def __call__(self, key: jax.Array, shape: Shape, dtype: DTypeLike = jnp.float32) -> jax.Array:
+        samples = jax.random.truncated_normal(
+            _key_or_seed(key, self.seed), -2.0, 2.0, tuple(shape), _sampling_dtype(dtype)
+        )
+        return (samples * self.stddev + self.mean).astype(dtype)
 
 
 @dataclass(frozen=True)
 class RandomUniform(Initializer):
-    """Independent values, uniform between `minval` and `maxval`.
+    """Draws independent values from a uniform distribution.
 
     Args:
-        minval: The lower bound.
-        maxval: The upper bound.
-        seed: An integer that decides the values whatever the key is, or None.
+        minval: Lower bound.
+        maxval: Upper bound.
+        seed: Integer that replaces the key, so that all calls draw the same values; None to use the key.
 
     Raises:
-        ValueError: If a bound is not finite, the bounds are swapped, or the seed is not in [0, 2^32).
+        ValueError: If a bound is not finite, `minval` exceeds `maxval`, or the seed is not in [0, 2^32).
+
+    References:
+        Keras, `keras.initializers.RandomUniform`.
+
+    Example:
+        >>> bool(jnp.all(RandomUniform(1.0, 2.0)(jax.random.key(0), (100,)) >= 1))
+        True
     """
 
     minval: float = -0.05
@@ -258,31 +301,41 @@ class RandomUniform(Initializer):
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        _settle(self, "minval", "maxval")
+        _check_and_normalize(self, "minval", "maxval")
         if self.minval > self.maxval:
             raise ValueError(
                 f"`minval`={self.minval} of RandomUniform must not exceed `maxval`={self.maxval}; swap them."
             )
 
-    def __call__(self, key: jax.Array, shape: Shape, dtype: Any = jnp.float32) -> jax.Array:
-        drawn = jax.random.uniform(_key(key, self.seed), tuple(shape), _drawn(dtype), self.minval, self.maxval)
-        return drawn.astype(dtype)
+    def __call__(self, key: jax.Array, shape: Shape, dtype: DTypeLike = jnp.float32) -> jax.Array:
+        samples = jax.random.uniform(
+            _key_or_seed(key, self.seed), tuple(shape), _sampling_dtype(dtype), self.minval, self.maxval
+        )
+        return samples.astype(dtype)
 
 
 @dataclass(frozen=True)
 class VarianceScaling(Initializer):
-    """Independent values of mean 0 and variance `scale` / n, n being the inputs or outputs of the weight.
+    """Draws independent values of mean 0 and variance `scale` / n, where n is the fan-in or fan-out of the weight.
 
     Args:
-        scale: A positive number.
-        mode: What n is: "fan_in", "fan_out", or "fan_avg" for their mean.
+        scale: Positive factor of the variance.
+        mode: Value of n: "fan_in", "fan_out", or "fan_avg" for their mean.
         distribution: "truncated_normal" (or "normal"), "untruncated_normal" or "uniform".
-        seed: An integer that decides the values whatever the key is, or None.
-        input_axes: The axes that count as inputs; None for those of `compute_fans`.
-        output_axes: The axes that count as outputs; both are given or neither.
+        seed: Integer that replaces the key, so that all calls draw the same values; None to use the key.
+        input_axes: Axes whose sizes multiply to the fan-in; by default see `compute_fans`.
+        output_axes: Axes whose sizes multiply to the fan-out; give both or neither.
 
     Raises:
-        ValueError: If an argument is not one of those.
+        ValueError: If an argument has another value.
+
+    References:
+        Keras, `keras.initializers.VarianceScaling`.
+
+    Example:
+        >>> weight = VarianceScaling(scale=3.0, distribution="uniform")(jax.random.key(0), (9, 100))
+        >>> bool(jnp.all(jnp.abs(weight) <= 1))  # sqrt(3 scale / fan_in)
+        True
     """
 
     scale: float = 1.0
@@ -293,18 +346,18 @@ class VarianceScaling(Initializer):
     output_axes: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
-        _settle(self, "scale")
+        _check_and_normalize(self, "scale")
         if self.scale <= 0:
             raise ValueError(
-                f"`scale` of {type(self).__name__} must be positive, but {self.scale} came; use such as 1."
+                f"`scale` of {type(self).__name__} must be positive, got {self.scale}; use, for example, 1."
             )
         distribution = str(self.distribution).lower()
         distribution = "truncated_normal" if distribution == "normal" else distribution
         object.__setattr__(self, "distribution", distribution)
-        _choose(self, "mode", ("fan_in", "fan_out", "fan_avg"))
-        _choose(self, "distribution", ("truncated_normal", "untruncated_normal", "uniform"))
+        _check_choice(self, "mode", ("fan_in", "fan_out", "fan_avg"))
+        _check_choice(self, "distribution", ("truncated_normal", "untruncated_normal", "uniform"))
 
-    def __call__(self, key: jax.Array, shape: Shape, dtype: Any = jnp.float32) -> jax.Array:
+    def __call__(self, key: jax.Array, shape: Shape, dtype: DTypeLike = jnp.float32) -> jax.Array:
         fan_in, fan_out = compute_fans(shape, self.input_axes, self.output_axes)
         n = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}[self.mode]
         variance = self.scale / max(1.0, n)
@@ -314,15 +367,20 @@ class VarianceScaling(Initializer):
         stddev = math.sqrt(variance)
         if self.distribution == "untruncated_normal":
             return RandomNormal(0.0, stddev, self.seed)(key, shape, dtype)
-        return TruncatedNormal(0.0, stddev / TRUNCATED_STDDEV, self.seed)(key, shape, dtype)
+        return TruncatedNormal(0.0, stddev / TRUNCATED_NORMAL_STDDEV, self.seed)(key, shape, dtype)
 
 
-# The six below make the first three fields constants of the class, so that their fields are their arguments.
+# In the six subclasses below, the first three fields are class constants, so their constructors don't take them.
 
 
 @dataclass(frozen=True)
 class GlorotUniform(VarianceScaling):
-    """Uniform, variance 2 / (fan_in + fan_out): the default of most kernels.
+    """Draws uniform values of variance 2 / (fan_in + fan_out); the default initializer of most kernels.
+
+    Args:
+        seed: Integer that replaces the key; None to use the key.
+        input_axes: Axes whose sizes multiply to the fan-in; by default see `compute_fans`.
+        output_axes: Axes whose sizes multiply to the fan-out; give both or neither.
 
     References:
         Glorot and Bengio, 2010, https://proceedings.mlr.press/v9/glorot10a.html
@@ -339,7 +397,16 @@ class GlorotUniform(VarianceScaling):
 
 @dataclass(frozen=True)
 class GlorotNormal(VarianceScaling):
-    """Truncated normal, variance 2 / (fan_in + fan_out); see `GlorotUniform`."""
+    """Draws truncated normal values of variance 2 / (fan_in + fan_out).
+
+    Args:
+        seed: Integer that replaces the key; None to use the key.
+        input_axes: Axes whose sizes multiply to the fan-in; by default see `compute_fans`.
+        output_axes: Axes whose sizes multiply to the fan-out; give both or neither.
+
+    References:
+        Glorot and Bengio, 2010, https://proceedings.mlr.press/v9/glorot10a.html
+    """
 
     scale: ClassVar[float] = 1.0
     mode: ClassVar[str] = "fan_avg"
@@ -348,7 +415,16 @@ class GlorotNormal(VarianceScaling):
 
 @dataclass(frozen=True)
 class LecunUniform(VarianceScaling):
-    """Uniform, variance 1 / fan_in; see `LecunNormal`."""
+    """Draws uniform values of variance 1 / fan_in.
+
+    Args:
+        seed: Integer that replaces the key; None to use the key.
+        input_axes: Axes whose sizes multiply to the fan-in; by default see `compute_fans`.
+        output_axes: Axes whose sizes multiply to the fan-out; give both or neither.
+
+    References:
+        Klambauer et al., Self-Normalizing Neural Networks, 2017, https://arxiv.org/abs/1706.02515
+    """
 
     scale: ClassVar[float] = 1.0
     mode: ClassVar[str] = "fan_in"
@@ -357,7 +433,12 @@ class LecunUniform(VarianceScaling):
 
 @dataclass(frozen=True)
 class LecunNormal(VarianceScaling):
-    """Truncated normal, variance 1 / fan_in.
+    """Draws truncated normal values of variance 1 / fan_in.
+
+    Args:
+        seed: Integer that replaces the key; None to use the key.
+        input_axes: Axes whose sizes multiply to the fan-in; by default see `compute_fans`.
+        output_axes: Axes whose sizes multiply to the fan-out; give both or neither.
 
     References:
         Klambauer et al., Self-Normalizing Neural Networks, 2017, https://arxiv.org/abs/1706.02515
@@ -370,7 +451,16 @@ class LecunNormal(VarianceScaling):
 
 @dataclass(frozen=True)
 class HeUniform(VarianceScaling):
-    """Uniform, variance 2 / fan_in; see `HeNormal`."""
+    """Draws uniform values of variance 2 / fan_in.
+
+    Args:
+        seed: Integer that replaces the key; None to use the key.
+        input_axes: Axes whose sizes multiply to the fan-in; by default see `compute_fans`.
+        output_axes: Axes whose sizes multiply to the fan-out; give both or neither.
+
+    References:
+        He et al., Delving Deep into Rectifiers, 2015, https://arxiv.org/abs/1502.01852
+    """
 
     scale: ClassVar[float] = 2.0
     mode: ClassVar[str] = "fan_in"
@@ -379,7 +469,12 @@ class HeUniform(VarianceScaling):
 
 @dataclass(frozen=True)
 class HeNormal(VarianceScaling):
-    """Truncated normal, variance 2 / fan_in.
+    """Draws truncated normal values of variance 2 / fan_in.
+
+    Args:
+        seed: Integer that replaces the key; None to use the key.
+        input_axes: Axes whose sizes multiply to the fan-in; by default see `compute_fans`.
+        output_axes: Axes whose sizes multiply to the fan-out; give both or neither.
 
     References:
         He et al., Delving Deep into Rectifiers, 2015, https://arxiv.org/abs/1502.01852
@@ -392,16 +487,17 @@ class HeNormal(VarianceScaling):
 
 @dataclass(frozen=True)
 class Orthogonal(Initializer):
-    """A random orthogonal matrix: its rows or its columns, whichever are fewer, are orthonormal.
+    """Draws a random orthogonal matrix, whose rows or columns (whichever are fewer) are orthonormal.
 
-    All such matrices are equally likely. A weight of a higher rank is a matrix [all other axes, last axis].
+    The distribution is uniform over all such matrices. A weight of rank above 2 is the matrix
+    [product of all other axes, last axis], reshaped.
 
     Args:
-        gain: A factor on the matrix.
-        seed: An integer that decides the values whatever the key is, or None.
+        gain: Factor of the matrix.
+        seed: Integer that replaces the key, so that all calls draw the same values; None to use the key.
 
     Raises:
-        ValueError: If the gain is not finite, the seed not in [0, 2^32), or the shape is of rank 0 or 1.
+        ValueError: If the gain is not finite, the seed is not in [0, 2^32), or the weight has less than two axes.
 
     References:
         Saxe et al., Exact solutions to the nonlinear dynamics of learning, 2014, https://arxiv.org/abs/1312.6120
@@ -416,18 +512,18 @@ class Orthogonal(Initializer):
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        _settle(self, "gain")
+        _check_and_normalize(self, "gain")
 
-    def __call__(self, key: jax.Array, shape: Shape, dtype: Any = jnp.float32) -> jax.Array:
+    def __call__(self, key: jax.Array, shape: Shape, dtype: DTypeLike = jnp.float32) -> jax.Array:
         if len(shape) < 2:
             raise ValueError(
-                f"Orthogonal initializes weights of rank 2 or more, but the shape {tuple(shape)} came; "
-                "use another initializer."
+                f"Orthogonal initializes weights of rank 2 or more, got shape {tuple(shape)}; use another initializer."
             )
         rows, columns = math.prod(shape[:-1]), shape[-1]
         tall = (max(rows, columns), min(rows, columns))
-        q, r = jnp.linalg.qr(jax.random.normal(_key(key, self.seed), tall, _drawn(dtype)))
-        q = q * jnp.where(jnp.diag(r) < 0, -1.0, 1.0).astype(q.dtype)[None, :]  # without it Q is not uniform
+        q, r = jnp.linalg.qr(jax.random.normal(_key_or_seed(key, self.seed), tall, _sampling_dtype(dtype)))
+        # Without this choice of signs, Q would not be distributed uniformly.
+        q = q * jnp.where(jnp.diag(r) < 0, -1.0, 1.0).astype(q.dtype)[None, :]
         q = q.T if rows < columns else q
         return (self.gain * q.reshape(tuple(shape))).astype(dtype)
 
@@ -435,12 +531,12 @@ class Orthogonal(Initializer):
 def compute_fans(
     shape: Shape, input_axes: Sequence[int] | None = None, output_axes: Sequence[int] | None = None
 ) -> tuple[int, int]:
-    """The numbers of inputs and outputs of one weight.
+    """Returns the fan-in and fan-out of a weight.
 
     Args:
-        shape: The weight's shape; a kernel of a convolution is [..., inputs, outputs].
-        input_axes: The axes whose sizes multiply to the number of inputs.
-        output_axes: The axes whose sizes multiply to the number of outputs; both are given or neither.
+        shape: Shape of the weight; a convolution kernel is [..., inputs, outputs].
+        input_axes: Axes whose sizes multiply to the fan-in.
+        output_axes: Axes whose sizes multiply to the fan-out; give both or neither.
 
     Example:
         >>> compute_fans((3, 3, 8, 16)), compute_fans((4, 5, 6), input_axes=(0,), output_axes=(1, 2))
@@ -455,58 +551,58 @@ def compute_fans(
     return shape[-2] * window, shape[-1] * window
 
 
-# --- fields, keys and types
+# --- checks, keys and dtypes
 
 
-def _settle(initializer: Initializer, *numbers: str) -> None:
-    """Checks the fields and stores them in one form, so that equal initializers hash alike."""
+def _check_and_normalize(initializer: Initializer, *numbers: str) -> None:
+    """Checks the fields and stores them in a canonical form, so that equal initializers have equal hashes."""
     kind = type(initializer).__name__
     for name in numbers:
         value = getattr(initializer, name)
         if not (isinstance(value, (int, float, np.number)) and math.isfinite(value)):
-            raise ValueError(f"`{name}` of {kind} must be a finite number, but {value!r} came; pass such as 0.5.")
+            raise ValueError(f"`{name}` of {kind} must be a finite number, got {value!r}; pass, for example, 0.5.")
         if name == "stddev" and value < 0:
-            raise ValueError(f"`stddev` of {kind} must not be negative, but {value!r} came; pass {-value!r}.")
+            raise ValueError(f"`stddev` of {kind} must not be negative, got {value!r}; pass {-value!r}.")
         object.__setattr__(initializer, name, float(value))
     seed = getattr(initializer, "seed", None)
     if seed is not None:
         if not (isinstance(seed, (int, np.integer)) and 0 <= seed < 2**32):
             raise ValueError(
-                f"`seed` of {kind} must be an integer from 0 to 2**32 - 1 or None, but {seed!r} came; pass such as 0."
+                f"`seed` of {kind} must be an integer from 0 to 2**32 - 1 or None, got {seed!r}; pass, for example, 0."
             )
         object.__setattr__(initializer, "seed", int(seed))
     axes = [name for name in ("input_axes", "output_axes") if getattr(initializer, name, None) is not None]
     if len(axes) == 1:
         raise ValueError(
-            f"`input_axes` and `output_axes` of {kind} must be given together, but only `{axes[0]}` came; "
+            f"`input_axes` and `output_axes` of {kind} must be given together, got only `{axes[0]}`; "
             "pass both or neither."
         )
     for name in axes:
         object.__setattr__(initializer, name, tuple(int(axis) for axis in getattr(initializer, name)))
 
 
-def _choose(initializer: Initializer, name: str, known: tuple) -> None:
-    """Checks that the field `name` has one of the known values."""
-    if getattr(initializer, name) not in known:
+def _check_choice(initializer: Initializer, name: str, choices: tuple[str | None, ...]) -> None:
+    """Raises unless the field `name` has one of the values `choices`."""
+    if getattr(initializer, name) not in choices:
         raise ValueError(
-            f"`{name}` of {type(initializer).__name__} must be {' or '.join(map(repr, known))}, "
-            f"but {getattr(initializer, name)!r} came; choose one."
+            f"`{name}` of {type(initializer).__name__} must be {' or '.join(map(repr, choices))}, "
+            f"got {getattr(initializer, name)!r}; choose one."
         )
 
 
-def _key(key: jax.Array, seed: int | None) -> jax.Array:
-    """The key, unless there is a seed: then the one that Keras makes of it."""
+def _key_or_seed(key: jax.Array, seed: int | None) -> jax.Array:
+    """Returns the key, or the key that Keras derives from the seed if there is one."""
     if seed is None:
         return key
     return jax.random.wrap_key_data(jnp.array([seed, 0], jnp.uint32), impl="threefry2x32")
 
 
-def _drawn(dtype: Any) -> np.dtype:
-    """The type in which values of type `dtype` are computed."""
+def _sampling_dtype(dtype: DTypeLike) -> np.dtype:
+    """Returns the dtype in which values of `dtype` are drawn: at least float32."""
     if not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(
-            f"A random or computed weight must be of a floating type, but {jnp.dtype(dtype).name} came; "
-            "pass such as float32."
+            f"A random or computed weight must have a floating-point dtype, got {jnp.dtype(dtype).name}; "
+            "pass, for example, float32."
         )
     return np.promote_types(jnp.dtype(dtype), np.float32)
 
@@ -562,16 +658,16 @@ INITIALIZERS: dict[str, type[Initializer]] = {
 }
 
 
-def get(initializer: str | Callable | None) -> Callable[..., jax.Array] | None:
-    """The initializer that a layer's argument means.
+def get(initializer: InitializerLike) -> Callable[..., jax.Array] | None:
+    """Returns the initializer for a layer's `..._initializer` argument.
 
     Args:
-        initializer: A name in `INITIALIZERS` or a class, for its default arguments; an instance or any
-            function (key, shape, dtype) -> array; or None.
+        initializer: A name in `INITIALIZERS` or a class, both for an instance with default arguments; an instance or
+            any function (key, shape, dtype) -> array, which is returned as is; or None.
 
     Raises:
         ValueError: If the name is unknown.
-        TypeError: If it is neither a name nor callable.
+        TypeError: If the argument is neither a name, a callable nor None.
 
     Example:
         >>> get("zeros"), get(RandomUniform), get(None)
@@ -581,10 +677,10 @@ def get(initializer: str | Callable | None) -> Callable[..., jax.Array] | None:
         return None
     if isinstance(initializer, str):
         return lookup("initializer", initializer, INITIALIZERS, "Or pass a function (key, shape, dtype) -> array.")()
-    found = initializer() if isinstance(initializer, type) else initializer
-    if callable(found):
-        return found
+    resolved = initializer() if isinstance(initializer, type) else initializer
+    if callable(resolved):
+        return resolved
     raise TypeError(
-        f"An initializer must be a name, a function or None, but {initializer!r} came; "
+        f"An initializer must be a name, a function or None, got {initializer!r}; "
         'pass a name such as "glorot_uniform", or Constant(values) for an array.'
     )

@@ -1,12 +1,11 @@
-"""Penalties on weights by Keras' names and arguments: frozen dataclasses that map an array to a scalar.
+"""Weight penalties with Keras' names and arguments: frozen dataclasses that map an array to a scalar.
 
-bfloat16 and float16 arrays are summed in float32, and their penalty is a float32.
+bfloat16 and float16 arrays are summed in float32, and their penalty has dtype float32.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,24 +18,40 @@ EPSILON = 1e-7  # Keras' `config.epsilon()`
 
 @dataclass(frozen=True, eq=False)
 class Regularizer:
-    """The base class: no penalty. A subclass overrides `__call__`."""
+    """Base class of regularizers, whose penalty is 0; a subclass overrides `__call__`.
+
+    Example:
+        >>> class Mean(Regularizer):
+        ...     def __call__(self, x):
+        ...         return jnp.mean(jnp.abs(x))
+        >>> float(Mean()(jnp.array([1.0, -3.0])))
+        2.0
+    """
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return jnp.zeros((), _widened(x).dtype)
+        """Returns the penalty of x, a scalar."""
+        return jnp.zeros((), _to_float32(x).dtype)
+
+
+# What a `..._regularizer` argument accepts: a name, an instance, a class, or a function x -> scalar.
+RegularizerLike = str | Callable[[jax.Array], jax.Array] | type[Regularizer] | None
 
 
 @dataclass(frozen=True)
 class L1L2(Regularizer):
-    """l1 sum |x| + l2 sum x^2.
+    """Penalizes absolute values and squares: l1 sum |x| + l2 sum x^2.
 
     Args:
-        l1: The factor of the absolute values; None means 0.
-        l2: The factor of the squares; None means 0.
+        l1: Factor of the sum of absolute values; None means 0.
+        l2: Factor of the sum of squares; None means 0.
 
     Shapes: any -> [].
 
     Raises:
-        ValueError: If a factor is not a non-negative number.
+        ValueError: If a factor is not a finite number of at least 0.
+
+    References:
+        Keras, `keras.regularizers.L1L2`.
 
     Example:
         >>> float(L1L2(l1=0.5, l2=2.0)(jnp.array([3.0, -1.0])))
@@ -47,11 +62,11 @@ class L1L2(Regularizer):
     l2: float = 0.0
 
     def __post_init__(self) -> None:
-        _settle_factor(self, "l1", default=0.0)
-        _settle_factor(self, "l2", default=0.0)
+        _check_and_normalize(self, "l1", default=0.0)
+        _check_and_normalize(self, "l2", default=0.0)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = _widened(x)
+        x = _to_float32(x)
         penalty = jnp.zeros((), x.dtype)
         if self.l1:
             penalty += self.l1 * jnp.sum(jnp.abs(x))
@@ -62,63 +77,80 @@ class L1L2(Regularizer):
 
 @dataclass(frozen=True)
 class L1(Regularizer):
-    """l1 sum |x|.
+    """Penalizes absolute values: l1 sum |x|.
 
     Args:
-        l1: The factor; None means 0.01.
+        l1: Factor of the sum; None means 0.01.
 
     Shapes: any -> [].
 
     Raises:
-        ValueError: If the factor is not a non-negative number.
+        ValueError: If the factor is not a finite number of at least 0.
+
+    References:
+        Keras, `keras.regularizers.L1`.
+
+    Example:
+        >>> float(L1(0.5)(jnp.array([3.0, -1.0])))
+        2.0
     """
 
     l1: float = 0.01
 
     def __post_init__(self) -> None:
-        _settle_factor(self, "l1", default=0.01)
+        _check_and_normalize(self, "l1", default=0.01)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.l1 * jnp.sum(jnp.abs(_widened(x)))
+        return self.l1 * jnp.sum(jnp.abs(_to_float32(x)))
 
 
 @dataclass(frozen=True)
 class L2(Regularizer):
-    """l2 sum x^2.
+    """Penalizes squares: l2 sum x^2.
 
     Args:
-        l2: The factor; None means 0.01.
+        l2: Factor of the sum; None means 0.01.
 
     Shapes: any -> [].
 
     Raises:
-        ValueError: If the factor is not a non-negative number.
+        ValueError: If the factor is not a finite number of at least 0.
+
+    References:
+        Keras, `keras.regularizers.L2`.
+
+    Example:
+        >>> float(L2(0.5)(jnp.array([3.0, -1.0])))
+        5.0
     """
 
     l2: float = 0.01
 
     def __post_init__(self) -> None:
-        _settle_factor(self, "l2", default=0.01)
+        _check_and_normalize(self, "l2", default=0.01)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.l2 * jnp.sum(jnp.square(_widened(x)))
+        return self.l2 * jnp.sum(jnp.square(_to_float32(x)))
 
 
 @dataclass(frozen=True)
 class OrthogonalRegularizer(Regularizer):
-    """factor times the mean |cosine| over all pairs of rows, or of columns.
+    """Penalizes vectors that are not orthogonal: factor times the mean |cosine| over all pairs of rows or columns.
 
-    A row of zeros has a cosine of 0 with every other and a gradient of 0, and a single row has no penalty; Keras'
-    are NaN there.
+    A row of zeros has cosine 0 with every other row and gradient 0, and the penalty of a single row is 0. In these
+    cases Keras returns NaN.
 
     Args:
-        factor: The factor of the mean.
-        mode: "rows" or "columns": what should be orthogonal to each other.
+        factor: Factor of the mean.
+        mode: "rows" or "columns", the vectors that are compared.
 
     Shapes: x [N, M] -> [].
 
     Raises:
-        ValueError: If the factor is not a non-negative number, the mode is unknown or x is not a matrix.
+        ValueError: If the factor is not a finite number of at least 0, the mode is unknown, or x is not a matrix.
+
+    References:
+        Keras, `keras.regularizers.OrthogonalRegularizer`.
 
     Example:
         >>> OrthogonalRegularizer(factor=3.0)(jnp.array([[2.0, 0.0], [5.0, 0.0], [0.0, 3.0]])).round(4)
@@ -129,21 +161,21 @@ class OrthogonalRegularizer(Regularizer):
     mode: str = "rows"
 
     def __post_init__(self) -> None:
-        _settle_factor(self, "factor")
+        _check_and_normalize(self, "factor")
         if self.mode not in ("rows", "columns"):
             raise ValueError(
-                f'`mode` of OrthogonalRegularizer must be "rows" or "columns", but {self.mode!r} came; choose one.'
+                f'`mode` of OrthogonalRegularizer must be "rows" or "columns", got {self.mode!r}; choose one.'
             )
 
     def __call__(self, x: jax.Array) -> jax.Array:
         if x.ndim != 2:
             raise ValueError(
                 "OrthogonalRegularizer compares rows or columns of a matrix, "
-                f"but the shape {x.shape} came; use it on weights of rank 2."
+                f"got shape {x.shape}; use it on weights of rank 2."
             )
-        rows = _widened(x) if self.mode == "rows" else _widened(x).T
+        rows = _to_float32(x) if self.mode == "rows" else _to_float32(x).T
         square = jnp.sum(jnp.square(rows), axis=1, keepdims=True)
-        positive = square > 0  # the derivatives at zero are infinite, so zeros must not reach them
+        positive = square > 0  # the derivative of 1 / sqrt at 0 is infinite, so 0 must not reach it
         inverse = jax.lax.rsqrt(jnp.where(positive, square, 1))
         unit = rows * jnp.where(positive, jnp.minimum(inverse, 1 / EPSILON), 0)
         n = len(rows)
@@ -152,21 +184,20 @@ class OrthogonalRegularizer(Regularizer):
         return self.factor * 0.5 * jnp.sum(jnp.abs(cosines)) / pairs
 
 
-def _settle_factor(regularizer: Regularizer, name: str, default: float | None = None) -> None:
-    """Checks the field `name` and stores it as a float, so that equal penalties are equal and hash alike."""
-    value: Any = getattr(regularizer, name)
+def _check_and_normalize(regularizer: Regularizer, name: str, default: float | None = None) -> None:
+    """Checks the field `name` and stores it as a float, so that equal regularizers have equal hashes."""
+    value = getattr(regularizer, name)
     value = default if value is None else value
-    number = isinstance(value, (int, float, np.number)) and math.isfinite(value) and value >= 0
-    if not number:
+    if not (isinstance(value, (int, float, np.number)) and math.isfinite(value) and value >= 0):
         raise ValueError(
             f"`{name}` of {type(regularizer).__name__} must be a finite number that is not negative, "
-            f"but {value!r} came; use 0 for no penalty."
+            f"got {value!r}; use 0 for no penalty."
         )
     object.__setattr__(regularizer, name, float(value))
 
 
-def _widened(x: jax.Array) -> jax.Array:
-    """x in float32, or in float64 where it is."""
+def _to_float32(x: jax.Array) -> jax.Array:
+    """Returns x as float32, or unchanged if it is float64."""
     return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
 
 
@@ -192,16 +223,16 @@ REGULARIZERS: dict[str, type[Regularizer]] = {
 }
 
 
-def get(regularizer: str | Callable | None) -> Callable[[jax.Array], jax.Array] | None:
-    """The penalty that a layer's argument means.
+def get(regularizer: RegularizerLike) -> Callable[[jax.Array], jax.Array] | None:
+    """Returns the regularizer for a layer's `..._regularizer` argument.
 
     Args:
-        regularizer: A name in `REGULARIZERS` or a class, for its default arguments; an instance or any
-            function w -> scalar; or None.
+        regularizer: A name in `REGULARIZERS` or a class, both for an instance with default arguments; an instance or
+            any function w -> scalar, which is returned as is; or None.
 
     Raises:
         ValueError: If the name is unknown.
-        TypeError: If it is neither a name nor callable.
+        TypeError: If the argument is neither a name, a callable nor None.
 
     Example:
         >>> get("l2"), get(L1), get(None)
@@ -211,9 +242,7 @@ def get(regularizer: str | Callable | None) -> Callable[[jax.Array], jax.Array] 
         return None
     if isinstance(regularizer, str):
         return lookup("regularizer", regularizer, REGULARIZERS, "Or pass a function w -> scalar.")()
-    found = regularizer() if isinstance(regularizer, type) else regularizer
-    if callable(found):
-        return found
-    raise TypeError(
-        f'A regularizer must be a name, a function or None, but {regularizer!r} came; pass a name such as "l2".'
-    )
+    resolved = regularizer() if isinstance(regularizer, type) else regularizer
+    if callable(resolved):
+        return resolved
+    raise TypeError(f'A regularizer must be a name, a function or None, got {regularizer!r}; pass a name such as "l2".')

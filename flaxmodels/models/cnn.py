@@ -5,13 +5,13 @@ from flaxmodels.building import Input, Model, Sequential
 
 
 def simple_cnn(input_shape: tuple[int, int, int], num_category: int, name: str | None = None) -> Sequential:
-    """Builds the well-known small CNN, a stack of layers.
+    """Builds the small CNN of Keras' early MNIST example as a stack of layers.
 
     Conv2D(32, 3x3, relu), Conv2D(64, 3x3, relu), MaxPooling2D(2x2), Dropout(0.25), Flatten, Dense(128, relu),
     Dropout(0.5), Dense(num_category, softmax).
 
     Args:
-        input_shape: Shape of an image.
+        input_shape: Shape (H, W, C) of one image.
         num_category: Number of classes.
         name: Name of the model.
 
@@ -41,13 +41,13 @@ def simple_cnn(input_shape: tuple[int, int, int], num_category: int, name: str |
 
 
 def functional_cnn(input_shape: tuple[int, int, int], num_category: int, name: str | None = None) -> Model:
-    """Builds a small CNN that pools after each convolution, as a graph.
+    """Builds a small CNN that pools after each convolution, as a graph of layers.
 
     Conv2D(32, 3x3, relu), MaxPooling2D(2x2), Conv2D(64, 3x3, relu), MaxPooling2D(2x2), Flatten, Dense(128, relu),
     Dense(num_category, softmax).
 
     Args:
-        input_shape: Shape of an image.
+        input_shape: Shape (H, W, C) of one image.
         num_category: Number of classes.
         name: Name of the model.
 

@@ -260,12 +260,12 @@ def test_get():
         (
             lambda: activations.get(3),
             TypeError,
-            'An activation must be a name, a function or None, but 3 came; pass a name such as "relu".',
+            'An activation must be a name, a function or None, got 3; pass a name such as "relu".',
         ),
         (
             lambda: activations.glu(jnp.zeros((2, 3))),
             ValueError,
-            "glu halves x along `axis`=-1, whose size must be even, but x has the shape (2, 3); "
+            "glu splits x in half along `axis`=-1, whose size must be even, got x of shape (2, 3); "
             "choose another axis or an even number of units.",
         ),
     ],

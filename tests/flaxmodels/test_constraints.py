@@ -198,17 +198,17 @@ def test_get():
         (
             lambda: constraints.get(2),
             TypeError,
-            'A constraint must be a name, a function or None, but 2 came; pass a name such as "max_norm".',
+            'A constraint must be a name, a function or None, got 2; pass a name such as "max_norm".',
         ),
         (
             lambda: constraints.MaxNorm(-1),
             ValueError,
-            "`max_value` of MaxNorm must be a number that is not negative, but -1 came; norms are never negative.",
+            "`max_value` of MaxNorm must be a number that is not negative, got -1; use 0 or more.",
         ),
         (
             lambda: constraints.MinMaxNorm(min_value="0"),
             ValueError,
-            "`min_value` of MinMaxNorm must be a number that is not negative, but '0' came; norms are never negative.",
+            "`min_value` of MinMaxNorm must be a number that is not negative, got '0'; use 0 or more.",
         ),
         (
             lambda: constraints.MinMaxNorm(2, 1),
@@ -218,7 +218,7 @@ def test_get():
         (
             lambda: constraints.MinMaxNorm(rate=1.5),
             ValueError,
-            "`rate` of MinMaxNorm must be in [0, 1], but 1.5 came; use 1 for all the way.",
+            "`rate` of MinMaxNorm must be in [0, 1], got 1.5; use 1 for the full correction.",
         ),
     ],
 )

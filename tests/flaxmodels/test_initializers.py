@@ -274,44 +274,44 @@ ERRORS = [
     (
         lambda: initializers.get(0.5),
         TypeError,
-        "An initializer must be a name, a function or None, but 0.5 came; "
+        "An initializer must be a name, a function or None, got 0.5; "
         'pass a name such as "glorot_uniform", or Constant(values) for an array.',
     ),
     (
         lambda: initializers.Constant("one"),
         ValueError,
-        "`value` of Constant must be a number or an array of numbers, but 'one' came; pass such as 0.5.",
+        "`value` of Constant must be a number or an array of numbers, got 'one'; pass, for example, 0.5.",
     ),
     (
         lambda: initializers.Constant([1.0, 2.0, 3.0])(None, (3, 2)),
         ValueError,
-        "`value` of Constant must broadcast to the weight's shape (3, 2), but has the shape (3,); "
+        "`value` of Constant must broadcast to the weight's shape (3, 2), got shape (3,); "
         "pass a number or an array of that shape.",
     ),
     (
         lambda: initializers.Identity()(None, (2, 3, 4)),
         ValueError,
-        "Identity initializes matrices, but the shape (2, 3, 4) came; use it on weights of rank 2.",
+        "Identity initializes matrices, got shape (2, 3, 4); use it on weights of rank 2.",
     ),
     (
         lambda: initializers.Identity(gain=math.nan),
         ValueError,
-        "`gain` of Identity must be a finite number, but nan came; pass such as 0.5.",
+        "`gain` of Identity must be a finite number, got nan; pass, for example, 0.5.",
     ),
     (
         lambda: initializers.Orthogonal(gain="2"),
         ValueError,
-        "`gain` of Orthogonal must be a finite number, but '2' came; pass such as 0.5.",
+        "`gain` of Orthogonal must be a finite number, got '2'; pass, for example, 0.5.",
     ),
     (
         lambda: initializers.Orthogonal()(jax.random.key(0), (3,)),
         ValueError,
-        "Orthogonal initializes weights of rank 2 or more, but the shape (3,) came; use another initializer.",
+        "Orthogonal initializes weights of rank 2 or more, got shape (3,); use another initializer.",
     ),
     (
         lambda: initializers.TruncatedNormal(stddev=-0.1),
         ValueError,
-        "`stddev` of TruncatedNormal must not be negative, but -0.1 came; pass 0.1.",
+        "`stddev` of TruncatedNormal must not be negative, got -0.1; pass 0.1.",
     ),
     (
         lambda: initializers.RandomUniform(1, -1),
@@ -321,73 +321,72 @@ ERRORS = [
     (
         lambda: initializers.RandomNormal(seed=-1),
         ValueError,
-        "`seed` of RandomNormal must be an integer from 0 to 2**32 - 1 or None, but -1 came; pass such as 0.",
+        "`seed` of RandomNormal must be an integer from 0 to 2**32 - 1 or None, got -1; pass, for example, 0.",
     ),
     (
         lambda: initializers.HeNormal(seed=1.5),
         ValueError,
-        "`seed` of HeNormal must be an integer from 0 to 2**32 - 1 or None, but 1.5 came; pass such as 0.",
+        "`seed` of HeNormal must be an integer from 0 to 2**32 - 1 or None, got 1.5; pass, for example, 0.",
     ),
     (
         lambda: initializers.VarianceScaling(scale=0),
         ValueError,
-        "`scale` of VarianceScaling must be positive, but 0.0 came; use such as 1.",
+        "`scale` of VarianceScaling must be positive, got 0.0; use, for example, 1.",
     ),
     (
         lambda: initializers.VarianceScaling(mode="fan"),
         ValueError,
-        "`mode` of VarianceScaling must be 'fan_in' or 'fan_out' or 'fan_avg', but 'fan' came; choose one.",
+        "`mode` of VarianceScaling must be 'fan_in' or 'fan_out' or 'fan_avg', got 'fan'; choose one.",
     ),
     (
         lambda: initializers.VarianceScaling(distribution="cauchy"),
         ValueError,
         "`distribution` of VarianceScaling must be 'truncated_normal' or 'untruncated_normal' or 'uniform', "
-        "but 'cauchy' came; choose one.",
+        "got 'cauchy'; choose one.",
     ),
     (
         lambda: initializers.GlorotNormal(input_axes=(0,)),
         ValueError,
-        "`input_axes` and `output_axes` of GlorotNormal must be given together, but only `input_axes` came; "
+        "`input_axes` and `output_axes` of GlorotNormal must be given together, got only `input_axes`; "
         "pass both or neither.",
     ),
     (
         lambda: initializers.STFT(side="left"),
         ValueError,
-        "`side` of STFT must be 'real' or 'imag', but 'left' came; choose one.",
+        "`side` of STFT must be 'real' or 'imag', got 'left'; choose one.",
     ),
     (
         lambda: initializers.STFT(scaling="log"),
         ValueError,
-        "`scaling` of STFT must be 'density' or 'spectrum' or None, but 'log' came; choose one.",
+        "`scaling` of STFT must be 'density' or 'spectrum' or None, got 'log'; choose one.",
     ),
     (
         lambda: initializers.STFT(window="nan"),
         ValueError,
         "`window` of STFT must be the name of a window that needs no parameter, values or None, "
-        "but 'nan' came; pass such as \"hann\".",
+        "got 'nan'; pass, for example, \"hann\".",
     ),
     (
         lambda: initializers.STFT(window=("kaiser", 8.0)),
         ValueError,
         "`window` of STFT must be the name of a window that needs no parameter, values or None, "
-        "but ('kaiser', 8.0) came; pass such as \"hann\".",
+        "got ('kaiser', 8.0); pass, for example, \"hann\".",
     ),
     (
         lambda: initializers.STFT(window=[1.0, 1.0])(None, (3, 1, 3)),
         ValueError,
-        "`window` of STFT must have one value per step of the frame, 3, but has the shape (2,); "
-        "pass 3 values or a name.",
+        "`window` of STFT must have one value per step of the frame, 3, got shape (2,); pass 3 values or a name.",
     ),
     (
         lambda: initializers.STFT()(None, (3, 2, 3)),
         ValueError,
         "STFT initializes kernels of shape (frame length, 1, frequencies), 2 frequencies or more, "
-        "but the shape (3, 2, 3) came; use it on such a kernel.",
+        "got shape (3, 2, 3); choose another initializer or such a shape.",
     ),
     (
         lambda: initializers.RandomNormal()(jax.random.key(0), (3,), jnp.int32),
         ValueError,
-        "A random or computed weight must be of a floating type, but int32 came; pass such as float32.",
+        "A random or computed weight must have a floating-point dtype, got int32; pass, for example, float32.",
     ),
 ]
 

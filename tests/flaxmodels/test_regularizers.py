@@ -197,39 +197,39 @@ def test_get():
         (
             lambda: regularizers.get(0.01),
             TypeError,
-            'A regularizer must be a name, a function or None, but 0.01 came; pass a name such as "l2".',
+            'A regularizer must be a name, a function or None, got 0.01; pass a name such as "l2".',
         ),
         (
             lambda: regularizers.L2(-1),
             ValueError,
-            "`l2` of L2 must be a finite number that is not negative, but -1 came; use 0 for no penalty.",
+            "`l2` of L2 must be a finite number that is not negative, got -1; use 0 for no penalty.",
         ),
         (
             lambda: regularizers.L1(math.inf),
             ValueError,
-            "`l1` of L1 must be a finite number that is not negative, but inf came; use 0 for no penalty.",
+            "`l1` of L1 must be a finite number that is not negative, got inf; use 0 for no penalty.",
         ),
         (
             lambda: regularizers.L1L2(l2="a"),
             ValueError,
-            "`l2` of L1L2 must be a finite number that is not negative, but 'a' came; use 0 for no penalty.",
+            "`l2` of L1L2 must be a finite number that is not negative, got 'a'; use 0 for no penalty.",
         ),
         (
             lambda: regularizers.OrthogonalRegularizer(None),
             ValueError,
             "`factor` of OrthogonalRegularizer must be a finite number that is not negative, "
-            "but None came; use 0 for no penalty.",
+            "got None; use 0 for no penalty.",
         ),
         (
             lambda: regularizers.OrthogonalRegularizer(mode="row"),
             ValueError,
-            '`mode` of OrthogonalRegularizer must be "rows" or "columns", but \'row\' came; choose one.',
+            '`mode` of OrthogonalRegularizer must be "rows" or "columns", got \'row\'; choose one.',
         ),
         (
             lambda: regularizers.OrthogonalRegularizer()(jnp.ones((2, 3, 4))),
             ValueError,
             "OrthogonalRegularizer compares rows or columns of a matrix, "
-            "but the shape (2, 3, 4) came; use it on weights of rank 2.",
+            "got shape (2, 3, 4); use it on weights of rank 2.",
         ),
     ],
 )

@@ -54,7 +54,7 @@ MADE = [
     ),
     (
         lambda: layers.Dense(3, 5),
-        "`activation` of Dense cannot be used: An activation must be a name, a function or None, but 5 came; "
+        "`activation` of Dense cannot be used: An activation must be a name, a function or None, got 5; "
         'pass a name such as "relu".',
     ),
     (
@@ -66,8 +66,8 @@ MADE = [
     ),
     (
         lambda: layers.Dense(3, bias_initializer=np.ones(3)),
-        f"`bias_initializer` of Dense cannot be used: An initializer must be a name, a function or None, but "
-        f'{np.ones(3)!r} came; pass a name such as "glorot_uniform", or Constant(values) for an array.',
+        f"`bias_initializer` of Dense cannot be used: An initializer must be a name, a function or None, got "
+        f'{np.ones(3)!r}; pass a name such as "glorot_uniform", or Constant(values) for an array.',
     ),
     # Dtypes and shapes
     (

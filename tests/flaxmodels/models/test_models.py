@@ -142,7 +142,7 @@ def test_masked_steps_do_not_count():
 def test_rnns_refuse(build):
     with raises("Unknown cell 'gur'. Did you mean 'gru'? Known: 'gru', 'lstm', 'simple_rnn'."):
         build((4, 3), 2, cell="gur")
-    with raises("`units` names the size of at least one layer, got none; give a number or a list of them."):
+    with raises("`units` must contain the size of at least one layer, got none; give an integer or a list."):
         build((4, 3), 2, units=())
 
 
