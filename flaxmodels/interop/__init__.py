@@ -1,4 +1,4 @@
-"""Exchange with other libraries: weights in Keras' order, files of Keras."""
+"""Exchange with Keras: weights in Keras' order, `.keras` files and `.weights.h5` files."""
 
 from flaxmodels.interop.keras_files import load_keras as load_keras
 from flaxmodels.interop.keras_files import load_keras_weights as load_keras_weights

@@ -1,7 +1,8 @@
-"""Architectures in Keras' words: `to_keras` writes the JSON of a `.keras` file, `from_keras` translates it into ours.
+"""Keras configs: `to_keras` writes the config of a `.keras` file, and `from_keras` translates it into ours.
 
-What is read is translated value by value into the description that `flaxmodels.saving.from_config` builds, which knows
-the names of our classes and functions alone. Nothing here imports, calls or evaluates what a file names.
+A config is untrusted. It is translated value by value into the description that `flaxmodels.saving.from_config` builds,
+which contains only the names of classes and functions of this library. Nothing that a file names is imported, called or
+evaluated, because that would let a file run code.
 """
 
 import collections
@@ -23,118 +24,119 @@ from flaxmodels.layers.symbolic import Symbol
 from flaxmodels.names import lookup
 
 OBJECTS = {"initializers": initializers, "regularizers": regularizers, "constraints": constraints}
-# Sums over windows are ours alone; what a Lambda does is code.
+# Keras has no sum pooling, and a Lambda layer contains code.
 NOT_IN_KERAS = {"Layer", "Lambda", *(f"{name}SumPooling{rank}D" for name in ("", "Global") for rank in (1, 2, 3))}
 LAYERS: dict[str, Any] = {name: cls for name, cls in layers.classes().items() if name not in NOT_IN_KERAS}
 FUNCTIONAL = ("Functional", "Model")
-# Modules that stand beside the names of Keras' own classes and functions; they are compared, never imported.
+# The modules that a config may give for Keras' own classes and functions. They are compared, never imported.
 MODULES = {
     "layer": {"keras.layers"},
     "model": {"keras", "keras.models", "keras.src.models.functional", "keras.src.models.sequential"},
     "dtype": {"keras", "keras.dtype_policies"},
     "function": {"builtins", "keras.activations"},
 }
-# Arguments of Keras alone, and the one value with which they ask for nothing.
-WITHOUT_EFFECT = ("quantization_config", "lora_rank", "lora_alpha", "input_length")
-# Arguments of ours, without effect in these layers, that Keras' constructors do not take.
-NOT_TAKEN = {
+# Arguments that only Keras has, which have no effect if they are None.
+IGNORED_IF_NONE = ("quantization_config", "lora_rank", "lora_alpha", "input_length")
+# Arguments that have no effect in these layers and that Keras' constructors don't accept.
+NOT_ACCEPTED_BY_KERAS = {
     "ActivityRegularization": ("activity_regularizer",),
     **{f"SpatialDropout{rank}D": ("trainable", "activity_regularizer") for rank in (1, 2, 3)},
 }
-ARRAYS = ("__numpy__", "__tensor__")
+ARRAY_CLASSES = ("__numpy__", "__tensor__")
 POLICY = re.compile(r"(mixed_)?(b?float16|float32|float64)|u?int(8|16|32|64)|bool")
 
 # ---------------------------------------------------------------- from Keras
 
 
 def from_keras(config: Any) -> dict[str, Any]:
-    """Translates a model of Keras' into the description that `saving.from_config` takes.
+    """Translates the config of a Keras model into the description that `saving.from_config` takes.
 
     Args:
-        config: The value of a `.keras` file's `config.json`.
+        config: Parsed `config.json` of a `.keras` file.
 
     Raises:
-        ValueError: If it names what is not ours, holds code, or is no description of a model.
+        ValueError: If the config names an unknown class or function, contains code, or does not describe a model.
 
     Example:
         >>> config = {"module": "keras.layers", "class_name": "Dense", "config": {"units": 3}}
         >>> from_keras(config)
         {'class': 'Dense', 'config': {'units': 3}}
     """
-    return _Reader().layer(config)
+    return _ConfigReader().layer(config)
 
 
-class _Reader:
-    """Translates one file; remembers which layers it has seen, since Keras tells shared ones by their number."""
+class _ConfigReader:
+    """Translates one config, and records the `shared_object_id` of its layers to detect shared ones."""
 
     def __init__(self) -> None:
-        self.seen: set[Any] = set()
+        self.shared_object_ids: set[int] = set()
 
     def layer(self, described: Any, scope: bool = False) -> dict[str, Any]:
-        """A layer or model; with its name where that is its scope among the parameters."""
-        kind, config = _entry(described, "class_name", str), _entry(described, "config", dict)
-        named = {"name": _entry(config, "name", str)} if scope else {}
-        _check_own(described, "model" if kind in ("Sequential", *FUNCTIONAL) else "layer")
+        """Translates a layer or model; `scope` adds its name, which is the scope of its parameters."""
+        kind, config = _required(described, "class_name", str), _required(described, "config", dict)
+        named = {"name": _required(config, "name", str)} if scope else {}
+        _check_from_keras(described, "model" if kind in ("Sequential", *FUNCTIONAL) else "layer")
         self._check_not_shared(described, kind)
         if kind == "Sequential":
             return self._sequential(config) | named
         if kind in FUNCTIONAL:
             return self._functional(config) | named
-        cls = _known(kind)
+        cls = _layer_class(kind)
         return {"class": cls.__name__, "config": self._arguments(config)} | named
 
     def _check_not_shared(self, described: Any, kind: str) -> None:
-        number = described.get("shared_object_id")
-        if number is None:
+        """Raises if the layer is part of two models, which would give each model its own copy of the weights."""
+        object_id = described.get("shared_object_id")
+        if object_id is None:
             return
-        if not isinstance(number, int) or number in self.seen:
+        if not isinstance(object_id, int) or object_id in self.shared_object_ids:
             raise ValueError(
-                f"one {kind} is in two models, and here its weights would be two; "
+                f"one {kind} is in two models, which cannot share weights here; "
                 "share it by calling it twice in one model"
             )
-        self.seen.add(number)
+        self.shared_object_ids.add(object_id)
 
     def _arguments(self, config: dict[str, Any]) -> dict[str, Any]:
-        given: dict[str, Any] = {}
+        arguments: dict[str, Any] = {}
         for key, value in config.items():
-            if key == "name" or (key in WITHOUT_EFFECT and value is None):
+            if key == "name" or (key in IGNORED_IF_NONE and value is None):
                 continue
             if key == "dtype":
-                given.update(_dtypes(_policy(value)))
+                arguments.update(_dtype_arguments(_parse_policy(value)))
             elif key == "reverse_dtype":
-                given[key] = None if value is None else _policy(value)
+                arguments[key] = None if value is None else _parse_policy(value)
             else:
-                given[key] = self.value(value)
-        return given
+                arguments[key] = self.value(value)
+        return arguments
 
     def value(self, value: Any) -> Any:
-        """An argument: plain values, and objects by the names of our own classes."""
+        """Translates an argument: plain values, and objects by the names of this library's classes."""
         if isinstance(value, list):
             return [self.value(item) for item in value]
         if not isinstance(value, dict):
             return value
         if "class_name" not in value:
             return {"mapping": {key: self.value(item) for key, item in value.items()}}
-        kind, module = _entry(value, "class_name", str), value.get("module")
+        kind, module = _required(value, "class_name", str), value.get("module")
         if kind == "__lambda__":
-            raise ValueError("it holds the code of a lambda, and no code of a file is run; name a function of Keras'")
-        if kind in ARRAYS:
-            inner = _entry(value, "config", dict)
-            return {"array": _entry(inner, "value", list), "dtype": _entry(inner, "dtype", str)}
+            raise ValueError("it contains the code of a lambda, which is never run; use the name of a Keras function")
+        if kind in ARRAY_CLASSES:
+            inner = _required(value, "config", dict)
+            return {"array": _required(inner, "value", list), "dtype": _required(inner, "dtype", str)}
         if kind == "function":
-            _check_own(value, "function", name=_entry(value, "config", str))
+            _check_from_keras(value, "function", name=_required(value, "config", str))
             lookup("function in a Keras file", value["config"][:80], activations.ACTIVATIONS)
             return value["config"]
         for objects in OBJECTS:
-            if module == f"keras.{objects}":  # the name itself is looked up where the object is made
-                _check_own(value, None)
-                return {objects: kind, "config": self._arguments(_entry(value, "config", dict))}
+            if module == f"keras.{objects}":  # the class name is looked up when the object is built
+                _check_from_keras(value, None)
+                return {objects: kind, "config": self._arguments(_required(value, "config", dict))}
         return {"layer": self.layer(value)}
 
     def _sequential(self, config: dict[str, Any]) -> dict[str, Any]:
-        described, source = _entry(config, "layers", list), None
+        described, source = _required(config, "layers", list), None
         if described and _is_input(described[0]):
-            source, described = _source(described[0]), described[1:]
+            source, described = _input_description(described[0]), described[1:]
         return {
             "class": "Sequential",
             "config": _trainable(config),
@@ -143,23 +145,23 @@ class _Reader:
         }
 
     def _functional(self, config: dict[str, Any]) -> dict[str, Any]:
-        described = _entry(config, "layers", list)
-        names = [_entry(layer, "name", str) for layer in described]
-        twice = [name for name, count in collections.Counter(names).items() if count > 1]
-        if twice:
-            raise ValueError(f"two layers have the name {twice[0][:80]!r}; give each its own")
+        described = _required(config, "layers", list)
+        names = [_required(layer, "name", str) for layer in described]
+        duplicates = [name for name, count in collections.Counter(names).items() if count > 1]
+        if duplicates:
+            raise ValueError(f"two layers have the name {duplicates[0][:80]!r}; give each a unique name")
         sources = [layer for layer in described if _is_input(layer)]
         inner = {
             name: self.layer(layer, scope=True) | {"name": name}
             for name, layer in zip(names, described, strict=True)
             if not _is_input(layer) and not keras_masks.is_operation(layer)
         }
-        shifted = {layer["name"] for layer in described if layer.get("class_name") in FUNCTIONAL}
-        calls = _Calls(described, [layer["name"] for layer in sources])
+        counted_from_one = {layer["name"] for layer in described if layer.get("class_name") in FUNCTIONAL}
+        calls = _CallGraph(described, [layer["name"] for layer in sources])
         return {
             "class": "Model",
             "config": _trainable(config),
-            "sources": [_source(layer) for layer in sources],
+            "sources": [_input_description(layer) for layer in sources],
             "layers": inner,
             "calls": [
                 {
@@ -169,45 +171,44 @@ class _Reader:
                 }
                 for name, call in calls.in_order()
             ],
-            "inputs": calls.end(config.get("input_layers"), shifted),
-            "outputs": calls.end(config.get("output_layers"), shifted),
+            "inputs": calls.endpoints(config.get("input_layers"), counted_from_one),
+            "outputs": calls.endpoints(config.get("output_layers"), counted_from_one),
         }
 
-    def _keywords(self, keywords: dict[str, Any], calls: "_Calls") -> dict[str, Any]:
-        """What a call was given by name.
+    def _keywords(self, keywords: dict[str, Any], calls: "_CallGraph") -> dict[str, Any]:
+        """Translates the keyword arguments of a call, except `training`.
 
-        Keras writes down a `training` of False that nobody gave; when the model is called, what the caller says of
-        training goes before what stands in the file.
+        Keras writes `training=False` even if the user did not pass it. The caller of the model decides instead.
         """
-        given = {key: value for key, value in keywords.items() if key != "training"}
-        return {key: calls.argument(value, self.value) for key, value in given.items()}
+        keywords = {key: value for key, value in keywords.items() if key != "training"}
+        return {key: calls.argument(value, self.value) for key, value in keywords.items()}
 
 
-class _Calls:
-    """The calls of a functional model, ordered so that each comes after those that it takes from."""
+class _CallGraph:
+    """The layer calls of a functional model in topological order."""
 
     def __init__(self, described: list[Any], sources: list[str]):
-        self.places = {(name, 0): [-1, i] for i, name in enumerate(sources)}
+        self.positions = {(name, 0): [-1, i] for i, name in enumerate(sources)}
         self.calls: dict[tuple[str, int], Any] = {}
         for layer in described:
             if layer["name"] not in sources:
-                for i, call in enumerate(_entry(layer, "inbound_nodes", list)):
+                for i, call in enumerate(_required(layer, "inbound_nodes", list)):
                     self.calls[layer["name"], i] = {
-                        "args": _entry(call, "args", list),
-                        "kwargs": _entry(call, "kwargs", dict),
+                        "args": _required(call, "args", list),
+                        "kwargs": _required(call, "kwargs", dict),
                     }
         by_name = {layer["name"]: layer for layer in described}
-        self.masks = keras_masks.Masks(by_name, _source_of, LAYERS, lambda config: _computed(config.get("dtype")))
+        self.masks = keras_masks.MaskTerms(by_name, _output_of, LAYERS, _compute_dtype)
         self.order = []
         for key in self._sorted():
-            call = self.masks.resolved(key, self.calls[key])
+            call = self.masks.resolve_call(key, self.calls[key])
             if call is not None:
                 self.calls[key] = call
                 self.order.append(key)
-        self.places |= {key: [i, 0] for i, key in enumerate(self.order)}
+        self.positions |= {key: [i, 0] for i, key in enumerate(self.order)}
 
     def _sorted(self) -> list[tuple[str, int]]:
-        needs = {key: set(map(_history, _tensors(call))) for key, call in self.calls.items()}
+        needs = {key: set(map(_call_of, _tensors(call))) for key, call in self.calls.items()}
         missing = {key: {other for other in needed if other in self.calls} for key, needed in needs.items()}
         followers = collections.defaultdict(list)
         for key, needed in missing.items():
@@ -223,68 +224,78 @@ class _Calls:
                     ready.append(key)
         if len(order) < len(self.calls):
             left = next(iter(set(self.calls) - set(order)))
-            raise ValueError(f"its graph goes in circles at {left[0][:80]!r}; a model has an order")
+            raise ValueError(f"its graph has a cycle at {left[0][:80]!r}; remove the cycle")
         return order
 
     def in_order(self) -> Iterator[tuple[str, Any]]:
+        """Yields the name of the layer and the call, for each call in topological order."""
         for key in self.order:
             yield key[0], self.calls[key]
 
     def argument(self, value: Any, translate: Callable[[Any], Any]) -> Any:
-        """An argument of a call, with our symbols for Keras' tensors."""
+        """Translates an argument of a call, where Keras tensors become references to our symbols."""
         if _is_tensor(value):
-            return self._symbol(*_source_of(value))
+            return self._symbol(*_output_of(value))
         if isinstance(value, list):
             return [self.argument(item, translate) for item in value]
         if isinstance(value, dict) and "class_name" not in value:
             return {"mapping": {key: self.argument(item, translate) for key, item in value.items()}}
         return translate(value)
 
-    def end(self, tree: Any, shifted: set[str]) -> Any:
-        """The model's inputs or outputs; Keras counts the calls of a nested functional model from 1 here."""
+    def endpoints(self, tree: Any, counted_from_one: set[str]) -> Any:
+        """Translates the model's inputs or outputs, where Keras counts the calls of nested functional models from 1."""
         if isinstance(tree, dict):
-            return {"mapping": {key: self.end(item, shifted) for key, item in tree.items()}}
+            return {"mapping": {key: self.endpoints(item, counted_from_one) for key, item in tree.items()}}
         if isinstance(tree, list) and len(tree) == 3 and isinstance(tree[0], str):
             name, call, output = tree
-            return self._symbol(name, call - (name in shifted) if isinstance(call, int) else call, output)
+            return self._symbol(name, call - (name in counted_from_one) if isinstance(call, int) else call, output)
         if isinstance(tree, list):
-            return [self.end(item, shifted) for item in tree]
-        raise ValueError(f"its inputs and outputs are [layer, call, output], got {str(tree)[:80]!r}")
+            return [self.endpoints(item, counted_from_one) for item in tree]
+        raise ValueError(f"its inputs and outputs must be [layer, call, output], got {str(tree)[:80]!r}")
 
     def _symbol(self, name: str, call: int, output: Any) -> dict[str, Any]:
         if name in self.masks.operations:
             raise ValueError(
-                f"it computes with {self.masks.operations[name]}, and operations of Keras are read only where they "
-                "make the mask of a layer; use layers"
+                f"it uses the operation {self.masks.operations[name]}, and operations are supported only in the "
+                "computation of masks; use layers"
             )
-        if not isinstance(call, int) or type(output) is not int or output < 0 or (name, call) not in self.places:
-            raise ValueError(f"it takes from call {str(call)[:20]} of {name[:80]!r}, which is not there")
-        number, first = self.places[name, call]
-        return {"symbol": [number, first + output]}
+        if not isinstance(call, int) or type(output) is not int or output < 0 or (name, call) not in self.positions:
+            raise ValueError(f"it refers to call {str(call)[:20]} of {name[:80]!r}, which does not exist")
+        call_index, first_output = self.positions[name, call]
+        return {"symbol": [call_index, first_output + output]}
 
 
-def _entry(config: Any, key: str, kind: type) -> Any:
+def _required(config: Any, key: str, kind: type) -> Any:
+    """Returns the value of a key; raises unless it is there and has the expected type."""
     value = config.get(key) if isinstance(config, dict) else None
     if not isinstance(value, kind):
-        raise ValueError(f"it describes each part with a {kind.__name__} {key!r}, got {str(config)[:80]!r}")
+        raise ValueError(f"each part must have a {kind.__name__} {key!r}, got {str(config)[:80]!r}")
     return value
 
 
-def _check_own(described: Any, kind: str | None, name: str | None = None) -> None:
-    """Refuses what is registered by other packages or comes from other modules than Keras' public ones."""
+def _check_from_keras(described: Any, kind: str | None, name: str | None = None) -> None:
+    """Raises if an object has a registered name of its own, or is not in one of Keras' public modules.
+
+    Such an object is custom code, even if it has the name of one of Keras' classes.
+
+    Args:
+        described: Config of the object.
+        kind: Key in `MODULES`; None skips the check of the module.
+        name: Name of the object, by default its class name.
+    """
     name = name or described["class_name"]
     module, registered = described.get("module"), described.get("registered_name")
-    known = kind is None or (isinstance(module, str) and module in MODULES[kind])
-    if not known or registered not in (None, name):
+    is_known = kind is None or (isinstance(module, str) and module in MODULES[kind])
+    if not is_known or registered not in (None, name):
         raise ValueError(
             f"it names {name[:80]!r} of {str(module)[:80]!r}, registered as {str(registered)[:80]!r}, but only "
-            "layers and functions of Keras itself are read; build such a model in code"
+            "Keras' own layers and functions are supported; build such a model in code"
         )
 
 
-def _known(kind: str) -> Any:
+def _layer_class(kind: str) -> Any:
     if kind == "Lambda":
-        raise ValueError("it has a Lambda layer, which is code, and no code of a file is run; use a layer by its name")
+        raise ValueError("it has a Lambda layer, whose code is never run; use another layer")
     return lookup("layer in a Keras file", kind[:80], LAYERS)
 
 
@@ -296,60 +307,60 @@ def _is_input(described: Any) -> bool:
     return isinstance(described, dict) and described.get("class_name") == "InputLayer"
 
 
-def _source(described: Any) -> dict[str, Any]:
-    _check_own(described, "layer")
-    config = _entry(described, "config", dict)
+def _input_description(described: Any) -> dict[str, Any]:
+    _check_from_keras(described, "layer")
+    config = _required(described, "config", dict)
     unusual = [key for key in ("sparse", "ragged", "optional") if config.get(key)]
     if unusual:
-        raise ValueError(f"it has an input that is {unusual[0]}, and inputs are dense arrays here; make it dense")
-    shape = _entry(config, "batch_shape", list)
-    return {"shape": shape, "dtype": _policy(config.get("dtype")), "name": _entry(config, "name", str)}
+        raise ValueError(f"it has an input that is {unusual[0]}, but only dense inputs are supported; make it dense")
+    shape = _required(config, "batch_shape", list)
+    return {"shape": shape, "dtype": _parse_policy(config.get("dtype")), "name": _required(config, "name", str)}
 
 
-def _policy(value: Any) -> str:
-    """The name of a dtype or of a policy such as "mixed_bfloat16"."""
+def _parse_policy(value: Any) -> str:
+    """Returns the name of a dtype or of a policy such as "mixed_bfloat16"."""
     if isinstance(value, dict):
         if value.get("class_name") not in ("DTypePolicy", "FloatDTypePolicy"):
-            raise ValueError(f"it computes in {str(value.get('class_name'))[:80]!r}, which is no policy of one dtype")
-        _check_own(value, "dtype")
-        value = _entry(_entry(value, "config", dict), "name", str)
+            raise ValueError(f"it has the dtype policy {str(value.get('class_name'))[:80]!r}, which is not supported")
+        _check_from_keras(value, "dtype")
+        value = _required(_required(value, "config", dict), "name", str)
     if value is None:
         return "float32"
     if not isinstance(value, str) or not POLICY.fullmatch(value):
-        raise ValueError(f"it names an unknown dtype, {str(value)[:80]!r}")
+        raise ValueError(f"it has the unknown dtype {str(value)[:80]!r}")
     return value
 
 
-def _dtypes(policy: str) -> dict[str, str]:
+def _dtype_arguments(policy: str) -> dict[str, str]:
     if policy == "float32":
         return {}
     return {"dtype": policy} if policy.startswith("mixed_") else {"dtype": policy, "param_dtype": policy}
 
 
-def _computed(policy: Any) -> str:
-    """The dtype that a policy computes in."""
-    return _policy(policy).removeprefix("mixed_")
+def _compute_dtype(config: Mapping[str, Any]) -> str:
+    """Returns the compute dtype of a layer, given its config."""
+    return _parse_policy(config.get("dtype")).removeprefix("mixed_")
 
 
 def _is_tensor(value: Any) -> bool:
     return isinstance(value, dict) and value.get("class_name") == "__keras_tensor__"
 
 
-def _history(tensor: Any) -> tuple[str, int]:
-    """Which call of which layer a tensor comes from."""
-    return _source_of(tensor)[:2]
+def _call_of(tensor: Any) -> tuple[str, int]:
+    """Returns the (layer, call) that a tensor is an output of."""
+    return _output_of(tensor)[:2]
 
 
-def _source_of(tensor: Any) -> tuple[str, int, int]:
-    """Which output of which call of which layer a tensor is."""
-    history = _entry(_entry(tensor, "config", dict), "keras_history", list)
+def _output_of(tensor: Any) -> tuple[str, int, int]:
+    """Returns the (layer, call, output) that a tensor is, from its `keras_history`."""
+    history = _required(_required(tensor, "config", dict), "keras_history", list)
     if len(history) != 3 or not isinstance(history[0], str) or any(type(n) is not int for n in history[1:]):
-        raise ValueError(f"its tensors come from [layer, call, output], got {str(history)[:80]!r}")
+        raise ValueError(f"the history of a tensor must be [layer, call, output], got {str(history)[:80]!r}")
     return history[0], history[1], history[2]
 
 
 def _tensors(value: Any) -> list[Any]:
-    """The tensors anywhere in a call."""
+    """Returns all tensors in a nested value."""
     if _is_tensor(value):
         return [value]
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
@@ -360,78 +371,90 @@ def _tensors(value: Any) -> list[Any]:
 
 
 def to_keras(model: Layer) -> dict[str, Any]:
-    """Describes a layer or model as Keras does in the `config.json` of a `.keras` file.
+    """Returns the config of a layer or model as Keras writes it in the `config.json` of a `.keras` file.
+
+    Args:
+        model: A layer or model.
 
     Raises:
-        ValueError: If Keras has no such layer, or only code describes it.
+        ValueError: If Keras has no such layer, or an argument is custom code.
 
     Example:
         >>> to_keras(layers.Dense(3))["config"]["units"]
         3
     """
-    return _described(model, model.name, None, True)
+    return _to_config(model, model.name, None, True)
 
 
-def _described(layer: Layer, name: str | None, dtype: Any, trainable: bool) -> dict[str, Any]:
-    """A layer, with the dtype and the freedom to train that the models around leave it."""
+def _to_config(layer: Layer, name: str | None, dtype: Any, trainable: bool) -> dict[str, Any]:
+    """Returns the config of a layer.
+
+    Args:
+        layer: The layer.
+        name: Its name, or None to leave it out.
+        dtype: Dtype of the models around the layer, or None.
+        trainable: Whether all models around the layer are trainable.
+    """
     trainable = trainable and layer.trainable
     named = ({} if trainable else {"trainable": False}) | ({"name": name} if name else {})
     if isinstance(layer, Container):
         dtype = dtype if layer.dtype is None else layer.dtype
         if type(layer) is Sequential:
-            module, kind, write = "keras", "Sequential", _of_sequential
+            module, kind, write = "keras", "Sequential", _sequential_config
         elif type(layer) is Model:
-            module, kind, write = "keras.src.models.functional", "Functional", _of_model
+            module, kind, write = "keras.src.models.functional", "Functional", _functional_config
         else:
-            raise ValueError(f"Keras has no {type(layer).__name__}; make the model a Sequential or a Model.")
+            raise ValueError(
+                f"A Keras file supports Sequential and Model, got a {type(layer).__name__}; build one of these instead."
+            )
         config = named | {"name": name or kind.lower()} | write(layer, dtype, trainable)
         registered = kind if kind == "Functional" else None
         return {"module": module, "class_name": kind, "config": config, "registered_name": registered}
     kind = type(layer).__name__
     if LAYERS.get(kind) is not type(layer):
         raise ValueError(
-            f"A Keras file names Keras' own layers, and {kind} is none of them; replace it, or "
-            "save the model as '.safetensors'."
+            f"A Keras file supports only Keras' own layers, got a {kind}; replace it, or save the model as "
+            "'.safetensors'."
         )
-    arguments: dict[str, Any] = named | {"dtype": _policy_of(layer, dtype)}
-    arguments |= _fields(layer, lambda inner: _described(inner, None, dtype, trainable))
-    for argument in NOT_TAKEN.get(kind, ()):
+    arguments: dict[str, Any] = named | {"dtype": _policy_name(layer, dtype)}
+    arguments |= _changed_arguments(layer, lambda inner: _to_config(inner, None, dtype, trainable))
+    for argument in NOT_ACCEPTED_BY_KERAS.get(kind, ()):
         arguments.pop(argument, None)
     if kind == "UpSampling1D" and "size" in arguments:
         arguments["size"] = arguments["size"][0]
     return {"module": "keras.layers", "class_name": kind, "config": arguments, "registered_name": None}
 
 
-def _policy_of(layer: Layer, around: Any) -> str:
-    """Keras' name for the dtypes that a layer computes in and keeps its parameters in."""
-    computation = layer.dtype if layer.dtype is not None else around
-    kept = jnp.dtype(layer.param_dtype).name
-    if isinstance(computation, str) and computation.startswith("mixed_"):
-        computation = computation.removeprefix("mixed_")
-    computation = kept if computation is None else jnp.dtype(computation).name
-    if computation == kept:
-        return kept
-    if kept == "float32" and computation in ("bfloat16", "float16"):
-        return f"mixed_{computation}"
+def _policy_name(layer: Layer, around: Any) -> str:
+    """Returns the name of Keras' dtype policy for a layer's compute dtype and parameter dtype."""
+    compute_dtype = layer.dtype if layer.dtype is not None else around
+    param_dtype = jnp.dtype(layer.param_dtype).name
+    if isinstance(compute_dtype, str) and compute_dtype.startswith("mixed_"):
+        compute_dtype = compute_dtype.removeprefix("mixed_")
+    compute_dtype = param_dtype if compute_dtype is None else jnp.dtype(compute_dtype).name
+    if compute_dtype == param_dtype:
+        return param_dtype
+    if param_dtype == "float32" and compute_dtype in ("bfloat16", "float16"):
+        return f"mixed_{compute_dtype}"
     raise ValueError(
-        f"Keras has no policy to compute in {computation} with parameters in {kept}, as {layer.label} does; "
-        "give it one dtype, or a mixed one."
+        f"Keras has no policy to compute in {compute_dtype} with parameters in {param_dtype}, as {layer.label} does; "
+        "use one dtype for both, or a mixed policy."
     )
 
 
-def _fields(thing: Any, describe: Callable[[Layer], Any]) -> dict[str, Any]:
-    """The arguments of a layer or object that differ from their defaults, which are Keras' own."""
-    found = {}
+def _changed_arguments(thing: Any, describe: Callable[[Layer], Any]) -> dict[str, Any]:
+    """Returns the arguments of a layer or object that differ from their defaults, which equal Keras' defaults."""
+    arguments = {}
     for field in dataclasses.fields(thing):
         value = getattr(thing, field.name)
-        ours = field.name in ("parent", "name", "trainable", "dtype", "param_dtype", "input_shape")
-        if ours or not field.init or value is field.default:
+        is_separate = field.name in ("parent", "name", "trainable", "dtype", "param_dtype", "input_shape")
+        if is_separate or not field.init or value is field.default:
             continue
-        found[field.name] = _encoded(value, f"{type(thing).__name__}.{field.name}", describe)
-    return found
+        arguments[field.name] = _encode(value, f"{type(thing).__name__}.{field.name}", describe)
+    return arguments
 
 
-def _encoded(value: Any, where: str, describe: Callable[[Layer], Any]) -> Any:
+def _encode(value: Any, where: str, describe: Callable[[Layer], Any]) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, np.generic):
@@ -440,14 +463,14 @@ def _encoded(value: Any, where: str, describe: Callable[[Layer], Any]) -> Any:
         array = np.asarray(value)
         return {"class_name": "__numpy__", "config": {"value": array.tolist(), "dtype": array.dtype.name}}
     if isinstance(value, list | tuple):
-        return [_encoded(item, where, describe) for item in value]
+        return [_encode(item, where, describe) for item in value]
     if isinstance(value, Mapping):
-        return {key: _encoded(item, where, describe) for key, item in value.items()}
+        return {key: _encode(item, where, describe) for key, item in value.items()}
     if isinstance(value, Layer):
         return describe(value)
     for kind, module in OBJECTS.items():
         if dataclasses.is_dataclass(value) and getattr(module, type(value).__name__, None) is type(value):
-            config = _fields(value, describe)
+            config = _changed_arguments(value, describe)
             named = {"module": f"keras.{kind}", "class_name": type(value).__name__}
             return named | {"config": config, "registered_name": None}
     for name, function in activations.ACTIVATIONS.items():
@@ -457,7 +480,7 @@ def _encoded(value: Any, where: str, describe: Callable[[Layer], Any]) -> Any:
         return jnp.dtype(value).name
     except TypeError:
         raise ValueError(
-            f"A Keras file holds names and numbers, but {where} is {value!r}, which only code describes; use a name."
+            f"A Keras file can contain only names and numbers, got {value!r} for {where}; use a name."
         ) from None
 
 
@@ -466,47 +489,47 @@ def _input_layer(symbol: Symbol, name: str) -> dict[str, Any]:
     return {"module": "keras.layers", "class_name": "InputLayer", "config": config, "registered_name": None}
 
 
-def _of_sequential(model: Any, dtype: Any, trainable: bool) -> dict[str, Any]:
+def _sequential_config(model: Any, dtype: Any, trainable: bool) -> dict[str, Any]:
     source = model.layers.source
     front = [] if source is None else [_input_layer(source, source.name or "input_layer")]
-    inner = [_described(layer, name, dtype, trainable) for name, layer in model.children()]
+    inner = [_to_config(layer, name, dtype, trainable) for name, layer in model.children()]
     return {"layers": [*front, *inner]}
 
 
-def _of_model(model: Any, dtype: Any, trainable: bool) -> dict[str, Any]:
+def _functional_config(model: Any, dtype: Any, trainable: bool) -> dict[str, Any]:
     graph = model.graph
     sources = jax.tree.leaves(graph.inputs)
     names = _input_names(model)
-    places: dict[int, list[Any]] = {id(x): [name, 0, 0] for x, name in zip(sources, names, strict=True)}
+    positions: dict[int, list[Any]] = {id(x): [name, 0, 0] for x, name in zip(sources, names, strict=True)}
     calls: dict[str, list[Any]] = {name: [] for name, _ in model.children()}
 
     def encode(value: Any) -> Any:
         if isinstance(value, Symbol):
             config = {"shape": list(value.shape), "dtype": jnp.dtype(value.dtype).name}
-            return {"class_name": "__keras_tensor__", "config": config | {"keras_history": places[id(value)]}}
+            return {"class_name": "__keras_tensor__", "config": config | {"keras_history": positions[id(value)]}}
         if isinstance(value, list | tuple):
             return [encode(item) for item in value]
         if isinstance(value, Mapping):
             return {key: encode(item) for key, item in value.items()}
-        return _encoded(value, "an argument of a call", lambda layer: _described(layer, None, dtype, trainable))
+        return _encode(value, "an argument of a call", lambda layer: _to_config(layer, None, dtype, trainable))
 
     for node in graph.nodes:
         name = graph.names[id(node.layer)]
         keywords = {"training" if key == "train" else key: encode(value) for key, value in node.kwargs.items()}
         for i, symbol in enumerate(jax.tree.leaves(node.outputs)):
-            places[id(symbol)] = [name, len(calls[name]), i]
+            positions[id(symbol)] = [name, len(calls[name]), i]
         calls[name].append({"args": encode(node.args), "kwargs": keywords})
-    inner = {name: _described(layer, name, dtype, trainable) for name, layer in model.children()}
-    shifted = {name for name, layer in model.children() if isinstance(layer, Model)}
+    inner = {name: _to_config(layer, name, dtype, trainable) for name, layer in model.children()}
+    counted_from_one = {name for name, layer in model.children() if isinstance(layer, Model)}
 
     def end(tree: Any) -> Any:
         def place(symbol: Symbol) -> Any:
-            name, call, output = places[id(symbol)]
-            return [name, call + (name in shifted), output]
+            name, call, output = positions[id(symbol)]
+            return [name, call + (name in counted_from_one), output]
 
         return jax.tree.map(place, tree)
 
-    front = [_input_layer(symbol, places[id(symbol)][0]) for symbol in sources]
+    front = [_input_layer(symbol, positions[id(symbol)][0]) for symbol in sources]
     return {
         "layers": [layer | {"name": layer["config"]["name"], "inbound_nodes": []} for layer in front]
         + [layer | {"name": name, "inbound_nodes": calls[name]} for name, layer in inner.items()],
@@ -516,14 +539,14 @@ def _of_model(model: Any, dtype: Any, trainable: bool) -> dict[str, Any]:
 
 
 def _input_names(model: Model) -> list[str]:
-    """A name for each input, which no layer has."""
-    taken = {name for name, _ in model.children()}
+    """Returns a name for each input that no layer has."""
+    used = {name for name, _ in model.children()}
     names: list[str] = []
     for symbol in jax.tree.leaves(model.graph.inputs):
         name, count = symbol.name or "input_layer", 0
-        while name in taken:
+        while name in used:
             count += 1
             name = f"{symbol.name or 'input_layer'}_{count}"
-        taken.add(name)
+        used.add(name)
         names.append(name)
     return names

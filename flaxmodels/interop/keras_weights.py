@@ -1,8 +1,8 @@
-"""A module's weights as the list that Keras' `get_weights()` gives and `set_weights()` takes.
+"""The weights of a module as the list that Keras' `get_weights()` returns and `set_weights()` takes.
 
-Keras lists a layer's own weights, those that train first, then those of the layers inside it, each in the order of
-creation. Our layers declare that order in `WEIGHTS` and `children`. What a custom layer does not declare is ordered by
-its creation, which is observed where the model knows its input.
+Keras lists a layer's own weights, trainable ones first, and then those of the layers inside it, in order of creation.
+The layers of this library declare that order in `WEIGHTS` and `children`. Weights that a custom layer does not declare
+are sorted by creation, which is observed by tracing `init`; this requires a model whose input is known.
 """
 
 import functools
@@ -26,21 +26,35 @@ COLLECTIONS = ("params", "batch_stats")
 
 
 class Parts(NamedTuple):
-    """A module's own weights, as paths in the variables, and the modules inside it by scope, in Keras' order."""
+    """The parts of a module in Keras' order.
+
+    Attributes:
+        own: Paths of its own weights in the variables.
+        children: The modules inside it with their scopes.
+    """
 
     own: list[Path]
-    inside: list[tuple[str, Any]]
+    children: list[tuple[str, Any]]
 
 
 class Creation(NamedTuple):
-    """What was observed while a model was initialized: by scope, the module and its names in order of creation."""
+    """The order of creation, as observed while a model was initialized.
+
+    Attributes:
+        modules: Modules by scope.
+        names: Names of weights and modules in each scope, in order of creation.
+    """
 
     modules: dict[Path, nn.Module]
     names: dict[Path, dict[str, None]]
 
 
 def weight_paths(module: nn.Module, variables: Any) -> list[Path]:
-    """The paths in `variables`, collection first, of a module's weights in Keras' order.
+    """Returns the paths of a module's weights in Keras' order; each path starts with the collection.
+
+    Args:
+        module: A layer or model.
+        variables: Its variables, or their shapes.
 
     Raises:
         ValueError: If a custom layer has weights whose order is not known.
@@ -48,8 +62,8 @@ def weight_paths(module: nn.Module, variables: Any) -> list[Path]:
     reader = PartsReader(module, variables)
 
     def walk(module: Any, scope: Path) -> list[Path]:
-        own, inside = reader.parts(module, scope)
-        return own + [path for name, child in inside for path in walk(child, (*scope, name))]
+        own, children = reader.parts(module, scope)
+        return own + [path for name, child in children for path in walk(child, (*scope, name))]
 
     paths = walk(module, ())
     reader.check_complete(paths)
@@ -57,7 +71,7 @@ def weight_paths(module: nn.Module, variables: Any) -> list[Path]:
 
 
 class PartsReader:
-    """Finds the parts of a model's modules; initializes the model abstractly once, if it needs to.
+    """Lists the parts of modules; if the order of creation is needed, traces the initialization of the model once.
 
     Args:
         root: The whole model.
@@ -68,34 +82,37 @@ class PartsReader:
         self.root, self.variables = root, variables
 
     def parts(self, module: Any, scope: Path) -> Parts:
-        """The parts of the module at a scope."""
+        """Returns the parts of the module at a scope."""
         if not isinstance(module, Layer) or isinstance(module, Linen):
-            return Parts(_paths_under(self.variables, scope), [])  # by path, as Keras' own FlaxLayer lists them
+            return Parts(_paths_under(self.variables, scope), [])  # sorted by path, as in Keras' FlaxLayer
         own = [
             (collection, *scope, name)
             for name in module.WEIGHTS
             for collection in COLLECTIONS
-            if _at(self.variables, (collection, *scope, name)) is not None
+            if _get_in(self.variables, (collection, *scope, name)) is not None
         ]
-        inside = [(name, _inside(module, child)) for name, child in module.children()]
+        children = [(name, _with_model_dtype(module, child)) for name, child in module.children()]
         if type(module).__module__.split(".")[0] == __name__.split(".")[0]:
-            return Parts(own, inside)  # our layers declare everything
-        declared = {*module.WEIGHTS, *(name for name, _ in inside)}
+            return Parts(own, children)  # layers of this library declare all parts
+        declared = {*module.WEIGHTS, *(name for name, _ in children)}
         scopes: dict[str, None] = {}
         for collection in COLLECTIONS:
-            tree = _at(self.variables, (collection, *scope)) or {}
-            names = [name for name in tree if name not in declared and not _is_hidden(module, name)]
+            tree = _get_in(self.variables, (collection, *scope)) or {}
+            names = [name for name in tree if name not in declared and not _is_not_in_keras(module, name)]
             leaves = [name for name in names if not hasattr(tree[name], "items")]
-            own += [(collection, *scope, name) for name in self._in_order(module, scope, leaves)]
+            own += [(collection, *scope, name) for name in self._sort_by_creation(module, scope, leaves)]
             scopes |= dict.fromkeys(name for name in names if hasattr(tree[name], "items"))
         return Parts(
             own,
-            inside
-            + [(name, self._module_at(module, scope, name)) for name in self._in_order(module, scope, [*scopes])],
+            children
+            + [
+                (name, self._module_at(module, scope, name))
+                for name in self._sort_by_creation(module, scope, [*scopes])
+            ],
         )
 
     def check_complete(self, paths: Sequence[Path]) -> None:
-        """Raises unless every weight is among the paths; a state, or the divisor of a kernel, is none in Keras."""
+        """Raises unless the paths contain every weight; states and `sigma` are not weights in Keras."""
         missing = {path for path in _paths_under(self.variables, ()) if path not in set(paths)}
         unknown = sorted("/".join(path[1:]) for path in missing if not _is_statistic(path))
         if unknown:
@@ -104,35 +121,35 @@ class PartsReader:
                 "list them in `WEIGHTS` of the layer, and the layers inside it in `children`."
             )
 
-    def _in_order(self, module: Layer, scope: Path, names: list[str]) -> list[str]:
-        """The names in order of their creation."""
+    def _sort_by_creation(self, module: Layer, scope: Path, names: list[str]) -> list[str]:
+        """Returns the names in order of creation."""
         if len(names) < 2:
             return names
         created = self._creation.names.get(scope, {}) if self._creation else {}
         if any(name not in created for name in names):
-            self._refuse(module, names)
+            self._raise_unknown_order(module, names)
         return [name for name in created if name in names]
 
     def _module_at(self, module: Layer, scope: Path, name: str) -> Any:
-        """The module behind a scope that its layer does not declare."""
-        found = getattr(module, name, None) if name in type(module).__dataclass_fields__ else None
-        if isinstance(found, nn.Module):
-            return found
-        inside = _paths_under(self.variables, (*scope, name))
-        if len(inside) > 1 and not (self._creation and (*scope, name) in self._creation.modules):
-            self._refuse(module, sorted("/".join(path[len(scope) + 1 :]) for path in inside))
+        """Returns the module at a scope that its layer does not declare."""
+        field = getattr(module, name, None) if name in type(module).__dataclass_fields__ else None
+        if isinstance(field, nn.Module):
+            return field
+        paths = _paths_under(self.variables, (*scope, name))
+        if len(paths) > 1 and not (self._creation and (*scope, name) in self._creation.modules):
+            self._raise_unknown_order(module, sorted("/".join(path[len(scope) + 1 :]) for path in paths))
         return self._creation.modules.get((*scope, name)) if self._creation else None
 
-    def _refuse(self, module: Layer, names: list[str]) -> None:
+    def _raise_unknown_order(self, module: Layer, names: list[str]) -> None:
         raise ValueError(
-            f"Keras orders weights by their creation, which is not known for {', '.join(map(repr, sorted(names)[:5]))} "
+            f"Keras sorts weights by creation, whose order is unknown for {', '.join(map(repr, sorted(names)[:5]))} "
             f"of {module.label}; list weights in `WEIGHTS` and layers in `children`, or put the layer into a model "
             "that starts with Input(shape)."
         )
 
     @functools.cached_property
     def _creation(self) -> Creation | None:
-        """How the model is initialized, where it knows its input."""
+        """The order of creation, or None if the input of the model is unknown."""
         inputs = _input_of(self.root)
         if inputs is None:
             return None
@@ -143,15 +160,16 @@ class PartsReader:
         def note(method: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
             module, scope = context.module, context.module.scope
             roots.extend([] if scope is None else [scope.root])
-            if scope is None or scope.root is not roots[0]:  # part of a graph that is drawn on the way
+            if scope is None or scope.root is not roots[0]:  # a separate module that only infers shapes
                 return method(*args, **kwargs)
             modules.setdefault(scope.path, module)
             result = method(*args, **kwargs)
             children = module._state.children
             names.setdefault(scope.path, {}).update(dict.fromkeys(children))
-            # A lifted transformation, such as nn.remat, calls its module in scopes that are apart from the root.
-            inside = {(*scope.path, name): child for name, child in children.items() if isinstance(child, nn.Module)}
-            modules.update({path: child for path, child in inside.items() if path not in modules})
+            # A lifted transformation, such as nn.remat, calls its module in scopes with another root.
+            for name, child in children.items():
+                if isinstance(child, nn.Module):
+                    modules.setdefault((*scope.path, name), child)
             return result
 
         rngs = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
@@ -160,8 +178,11 @@ class PartsReader:
         return Creation({path: module.clone(parent=None) for path, module in modules.items()}, names)
 
 
-def _inside(model: Layer, child: Any) -> Any:
-    """A layer inside another one; a model in a model of a dtype has that dtype, on which its order may depend."""
+def _with_model_dtype(model: Layer, child: Any) -> Any:
+    """Returns the child with the dtype of the model around it if it is a model without a dtype.
+
+    The order of its weights may depend on the dtype.
+    """
     if isinstance(model, Container) and isinstance(child, Container) and child.dtype is None is not model.dtype:
         return child.clone(dtype=model.dtype)
     return child
@@ -174,8 +195,8 @@ def _input_of(module: nn.Module) -> Any:
     return None if shape is None else symbolic.Input(shape)
 
 
-def _is_hidden(module: Layer, name: str) -> bool:
-    """Whether a class of ours makes this statistic, which Keras does not count among its weights."""
+def _is_not_in_keras(module: Layer, name: str) -> bool:
+    """Returns whether a class of this library creates this statistic, which is not a weight in Keras."""
     return (isinstance(module, Recurrent) and name.startswith("state_")) or (
         isinstance(module, SpectralNormalization) and name == "sigma"
     )
@@ -188,13 +209,13 @@ def _is_statistic(path: Path) -> bool:
 def _paths_under(variables: Any, scope: Path) -> list[Path]:
     paths = []
     for collection in COLLECTIONS:
-        tree = _at(variables, (collection, *scope))
+        tree = _get_in(variables, (collection, *scope))
         for keys, _ in jax.tree_util.tree_leaves_with_path(tree):
             paths.append((collection, *scope, *(key.key for key in keys)))
     return paths
 
 
-def _at(tree: Any, path: Path) -> Any:
+def _get_in(tree: Any, path: Path) -> Any:
     for key in path:
         if not hasattr(tree, "get") or tree.get(key) is None:
             return None
@@ -203,15 +224,17 @@ def _at(tree: Any, path: Path) -> Any:
 
 
 def get_keras_weights(module: nn.Module, variables: Any) -> list[np.ndarray]:
-    """Lists a module's weights in the order of Keras' `get_weights()`; those of a linen module by path.
+    """Returns the weights of a module in the order of Keras' `get_weights()`.
+
+    The weights of a linen module that is not a `Layer` are sorted by path.
 
     Args:
         module: A layer or model.
-        variables: Its variables; a tree of gradients in place of `params` works as well.
+        variables: Its variables; `params` may also be a tree of gradients.
 
     Raises:
-        ValueError: If a custom layer has weights whose order is not known: it does not declare them in `WEIGHTS` and
-            `children`, and the model does not know its input.
+        ValueError: If the order of a custom layer's weights is unknown, because it does not declare them in `WEIGHTS`
+            and `children` and the input of the model is unknown.
 
     Example:
         >>> from flaxmodels import layers
@@ -220,20 +243,20 @@ def get_keras_weights(module: nn.Module, variables: Any) -> list[np.ndarray]:
         >>> [w.shape for w in get_keras_weights(layer, variables)]
         [(3, 2), (2,)]
     """
-    return [np.asarray(_at(variables, path)) for path in weight_paths(module, variables)]
+    return [np.asarray(_get_in(variables, path)) for path in weight_paths(module, variables)]
 
 
 def set_keras_weights(module: nn.Module, variables: Any, weights: Sequence[Any]) -> dict[str, Any]:
-    """Returns the variables with Keras' weights in place of their values.
+    """Returns the variables with their values replaced by Keras' weights.
 
     Args:
         module: A layer or model.
-        variables: Its variables, as `init` makes them.
+        variables: Its variables, as `init` returns them.
         weights: Arrays in the order of Keras' `get_weights()`.
 
     Raises:
-        ValueError: If the number of weights or any shape differs, every difference being named; or if the order of
-            the weights is not known.
+        ValueError: If the number of weights or a shape differs, or the order of the weights is unknown. The error
+            lists all differences.
 
     Example:
         >>> from flaxmodels import layers
@@ -244,30 +267,30 @@ def set_keras_weights(module: nn.Module, variables: Any, weights: Sequence[Any])
         6.0
     """
     paths = weight_paths(module, variables)
-    wanted = [f"{'/'.join(path[1:])} {tuple(np.shape(_at(variables, path)))}" for path in paths]
+    expected = [f"{'/'.join(path[1:])} {tuple(np.shape(_get_in(variables, path)))}" for path in paths]
     if len(paths) != len(weights):
-        came = [tuple(np.shape(w)) for w in weights]
+        shapes = [tuple(np.shape(w)) for w in weights]
         raise ValueError(
-            f"{type(module).__name__} has {len(paths)} weights [{', '.join(wanted)}], got {len(weights)} of shapes "
-            f"{came}; give them in the order of Keras' get_weights()."
+            f"{type(module).__name__} has {len(paths)} weights [{', '.join(expected)}], got {len(weights)} of shapes "
+            f"{shapes}; give them in the order of Keras' get_weights()."
         )
-    differing = [
-        f"{want} got {np.shape(w)}"
-        for path, want, w in zip(paths, wanted, weights, strict=True)
-        if np.shape(_at(variables, path)) != np.shape(w)
+    differences = [
+        f"{description}, got {np.shape(w)}"
+        for path, description, w in zip(paths, expected, weights, strict=True)
+        if np.shape(_get_in(variables, path)) != np.shape(w)
     ]
-    if differing:
+    if differences:
         raise ValueError(
-            f"Weights of {type(module).__name__} must have its shapes, but {'; '.join(differing)}; "
+            f"The weights of {type(module).__name__} must have the shapes {'; '.join(differences)}; "
             "give them in the order of Keras' get_weights()."
         )
-    result = _copied(variables)
+    result = _copy_tree(variables)
     for path, weight in zip(paths, weights, strict=True):
         *scope, name = path
-        old = _at(variables, path)
-        _at(result, tuple(scope))[name] = jnp.asarray(weight, old.dtype)
+        old = _get_in(variables, path)
+        _get_in(result, tuple(scope))[name] = jnp.asarray(weight, old.dtype)
     return result
 
 
-def _copied(tree: Any) -> Any:
-    return {key: _copied(value) for key, value in tree.items()} if hasattr(tree, "items") else tree
+def _copy_tree(tree: Any) -> Any:
+    return {key: _copy_tree(value) for key, value in tree.items()} if hasattr(tree, "items") else tree

@@ -259,7 +259,7 @@ def test_model_checkpoint_refuses_a_model_before_the_first_epoch(tmp_path):
     """A layer that cannot be saved is refused before the first epoch, not after it."""
     trainer = Trainer(Sequential([Input((3,)), layers.Lambda(jnp.abs), layers.Dense(2)]), "sgd", "mse")
     with raises(
-        "A Keras file names Keras' own layers, and Lambda is none of them; replace it, or save the model as '.safetensors'."
+        "A Keras file supports only Keras' own layers, got a Lambda; replace it, or save the model as '.safetensors'."
     ):
         trainer.fit(X, Y, verbose=0, callbacks=[ModelCheckpoint(tmp_path / "m.keras")])
     with pytest.raises(ValueError, match=r"^A model file names layers of flaxmodels, but only code can describe"):

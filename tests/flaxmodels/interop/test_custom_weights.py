@@ -1,4 +1,4 @@
-"""Weights of custom layers and linen modules in Keras' order: none is left out, in lists and in files."""
+"""Weights of custom layers and linen modules in Keras' order, in lists and in files."""
 
 import re
 from typing import Any, ClassVar
@@ -23,7 +23,7 @@ def raises(sentence):
 
 
 def relaxed(function, *args, **kwargs):
-    """Calls Keras, which promotes ranks and dtypes."""
+    """Calls Keras with rank and dtype promotion enabled."""
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         return function(*args, **kwargs)
 
@@ -32,7 +32,7 @@ def relaxed(function, *args, **kwargs):
 
 
 class Lin(Layer):
-    """One weight that nothing declares."""
+    """A layer with one undeclared weight."""
 
     units: int = 4
 
@@ -50,7 +50,7 @@ class KerasLin(keras.layers.Layer):
 
 
 class Zoo(Layer):
-    """Weights whose names are not sorted, a statistic made between them, and layers called in another order than made."""
+    """A layer with unsorted weight names, a statistic between weights, and layers called in another order than created."""
 
     def setup(self):
         self.zebra = layers.Dense(5, name="zebra")
@@ -85,7 +85,7 @@ class KerasZoo(keras.layers.Layer):
 
 
 class Block(Layer):
-    """Custom layers in custom layers, made where they are called."""
+    """Nested custom layers that are created where they are called."""
 
     @nn.compact
     def compute(self, x):
@@ -112,7 +112,7 @@ class KerasBlock(keras.layers.Layer):
 
 
 class Gated(layers.LayerNormalization):
-    """A layer of ours with one more weight."""
+    """A subclass of a library layer with one more weight."""
 
     @nn.compact
     def compute(self, x):
@@ -129,7 +129,7 @@ class KerasGated(keras.layers.LayerNormalization):
 
 
 class Sums(layers.LSTM):
-    """A recurrent layer under another name."""
+    """A subclass of a recurrent layer with another name."""
 
 
 class KerasSums(keras.layers.LSTM):
@@ -157,7 +157,7 @@ PAIRS = {
 
 
 def distinct(shapes):
-    """Weights of which no two are alike."""
+    """Returns weights that are all different."""
     rng = np.random.default_rng(0)
     return [rng.uniform(0.2, 1.0, size=shape).astype("float32") for shape in shapes]
 
@@ -170,7 +170,7 @@ def assert_equal(one, other):
 @pytest.mark.rotate
 @pytest.mark.parametrize("case", PAIRS)
 def test_custom_layers_as_in_keras(case, tmp_path):
-    """Keras' own list sets ours, Keras' file is read, and Keras reads ours: the outputs are Keras' each time."""
+    """Outputs equal Keras' with weights from Keras' list and from Keras' file, and in Keras with weights from our file."""
     ours, theirs = (make() for make in PAIRS[case])
     model = Sequential([Input((3,)), *ours])
     variables = jax.jit(model.init)(KEY, X)  # the variables come back in another order than that of creation
@@ -249,7 +249,7 @@ def test_a_linen_module_inside_a_custom_layer(tmp_path):
     assert_equal(interop.load_keras_weights(tmp_path / "m.weights.h5", model, zeros), variables)
 
 
-def test_graphs_know_the_order_too(tmp_path):
+def test_weight_order_of_functional_models(tmp_path):
     x = Input((3,))
     shared = Zoo(name="shared")
     inner = Model(x, layers.Add()([shared(x), shared(layers.Dense(3)(x))]), name="inner")
@@ -278,8 +278,8 @@ class Declared(Layer):
         return self.inner(x @ self.add_weight("a", (3, 3)) @ self.add_weight("z", (3, 4)))
 
 
-def test_a_layer_by_itself_declares_its_order():
-    """`WEIGHTS` decides whatever the order of creation is, and a layer in a field is known by its name."""
+def test_a_single_layer_declares_its_order():
+    """`WEIGHTS` takes precedence over the order of creation, and a layer in a field is found by its name."""
     layer = Declared(layers.Dense(2))
     variables = layer.init(KEY, X)
     assert [w.shape for w in interop.get_keras_weights(layer, variables)] == [(3, 4), (3, 3), (4, 2), (2,)]
@@ -287,16 +287,16 @@ def test_a_layer_by_itself_declares_its_order():
     assert [w.shape for w in interop.get_keras_weights(model, model.init(KEY, X))] == [(3, 4), (3, 3), (4, 2), (2,)]
 
 
-def test_one_weight_needs_no_order():
+def test_a_single_weight_needs_no_order():
     layer = Lin()
     assert [w.shape for w in interop.get_keras_weights(layer, layer.init(KEY, X))] == [(3, 4)]
     model = Sequential([Lin(), layers.Dense(2)])
     assert [w.shape for w in interop.get_keras_weights(model, model.init(KEY, X))] == [(3, 4), (4, 2), (2,)]
 
 
-def test_an_unknown_order_is_refused(tmp_path):
+def test_an_unknown_order_raises(tmp_path):
     sentence = (
-        "Keras orders weights by their creation, which is not known for 'early', 'late' of Zoo{}; list weights in "
+        "Keras sorts weights by creation, whose order is unknown for 'early', 'late' of Zoo{}; list weights in "
         "`WEIGHTS` and layers in `children`, or put the layer into a model that starts with Input(shape)."
     )
     layer = Zoo()
@@ -321,7 +321,7 @@ def test_an_unknown_order_is_refused(tmp_path):
 
 
 def test_modules_inside_a_lifted_transformation():
-    """They are called in scopes apart from the model's."""
+    """Such modules are called in scopes with another root than the model's."""
 
     class Scanned(nn.Module):
         @nn.compact
@@ -345,14 +345,15 @@ def test_modules_inside_a_lifted_transformation():
 
     model = Sequential([Input((3,)), Again()])
     with raises(
-        "Keras orders weights by their creation, which is not known for 'early', 'late' of CheckpointZoo 'a'; list weights "
-        "in `WEIGHTS` and layers in `children`, or put the layer into a model that starts with Input(shape)."
+        "Keras sorts weights by creation, whose order is unknown for 'early', 'late' of CheckpointZoo 'a'; list "
+        "weights in `WEIGHTS` and layers in `children`, or put the layer into a model that starts with "
+        "Input(shape)."
     ):
         interop.get_keras_weights(model, model.init(KEY, X))
 
 
-def test_weights_that_nobody_declares_are_refused():
-    """Variables that are not the model's."""
+def test_undeclared_weights_raise():
+    """Passes variables that are not the model's."""
     model = Sequential([Input((3,)), layers.Dense(2)])
     variables = model.init(KEY, X)
     variables["params"]["other"] = {"w": jnp.ones(2)}
@@ -364,7 +365,7 @@ def test_weights_that_nobody_declares_are_refused():
 
 
 def test_a_statistic_named_sigma_divides_nothing(tmp_path):
-    """Only the kernel of a SpectralNormalization is divided when it is saved."""
+    """Only the kernel of a SpectralNormalization is divided by sigma when it is saved."""
 
     class Scaled(Layer):
         @nn.compact
@@ -382,7 +383,7 @@ def test_a_statistic_named_sigma_divides_nothing(tmp_path):
     assert_equal(interop.load_keras_weights(tmp_path / "m.weights.h5", model, zeros), variables)
 
 
-def test_states_are_no_weights_of_a_custom_recurrent_layer():
+def test_states_of_a_custom_recurrent_layer_are_not_weights():
     model = Sequential([Input((2, 3), batch_size=4), Sums(2, stateful=True)])
     variables = model.init(KEY, jnp.ones((4, 2, 3)))
     assert len(variables["batch_stats"]["sums"]) == 2

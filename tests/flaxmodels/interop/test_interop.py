@@ -17,7 +17,7 @@ KEY = jax.random.key(0)
 
 
 def relaxed():
-    """Keras itself promotes ranks and dtypes."""
+    """Enables rank and dtype promotion, which Keras needs."""
     return jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard")
 
 
@@ -25,7 +25,7 @@ def raises(sentence):
     return pytest.raises(ValueError, match=f"^{re.escape(sentence)}$")
 
 
-# ---------------------------------------------------------------- models in the words of either library
+# ---------------------------------------------------------------- models in both libraries
 
 
 def stack(lib):
@@ -47,7 +47,7 @@ def stack(lib):
 
 
 def branches(lib):
-    """Of different length, joined in another order than they were made in."""
+    """Branches of different lengths, concatenated in another order than created."""
     L = lib.layers
     a, b = lib.Input((3,)), lib.Input((3,))
     short = L.Dense(3, name="short")(b)
@@ -59,7 +59,7 @@ def branches(lib):
 
 
 def shared_at_two_depths(lib):
-    """The shared layer is as far from the output as `c`, and the walk from the output back meets it first."""
+    """The shared layer has the same depth as `c`, and the traversal from the output visits it first."""
     L = lib.layers
     x, shared = lib.Input((3,)), L.Dense(3, name="shared")
     c = L.Dense(3, name="c", activation="tanh")(L.Dense(3, name="c0")(x))
@@ -135,7 +135,7 @@ MODELS = [
 
 
 def random_graph(lib, seed):
-    """Dense layers, some of them shared, and sums, over three inputs; all weights have one shape."""
+    """A random graph of Dense layers, some of them shared, and sums of three inputs; all weights have the same shape."""
     rng, L = np.random.default_rng(seed), lib.layers
     inputs = [lib.Input((3,)) for _ in range(3)]
     symbols, made = list(inputs), []
@@ -167,7 +167,7 @@ def inputs_for(model, rng):
 
 
 def compare(make):
-    """Random weights in Keras' order, so that no two are alike, and the outputs of both."""
+    """Returns the outputs of both libraries with the same random weights, which are all different."""
     rng = np.random.default_rng(7)
     ranks, dtypes = relaxed()
     ours = make(flaxmodels)
@@ -210,7 +210,7 @@ def test_layers_are_in_keras_order():
         assert [name for name, _ in make(flaxmodels).children()] == names
 
 
-def test_gradients_come_in_the_same_order():
+def test_gradients_have_the_same_order():
     ranks, dtypes = relaxed()
     x = np.random.default_rng(0).normal(size=(2, 3)).astype("float32")
     ours = shared_at_two_depths(flaxmodels)
@@ -232,7 +232,7 @@ def small():
     return model, model.init(KEY, jnp.ones((1, 2)))
 
 
-def test_statistics_stand_among_the_weights():
+def test_statistics_are_among_the_weights():
     model, variables = small()
     weights = [np.full(w.shape, i, "float32") for i, w in enumerate(interop.get_keras_weights(model, variables))]
     variables = interop.set_keras_weights(model, variables, weights)
@@ -246,7 +246,7 @@ def test_statistics_stand_among_the_weights():
     }
 
 
-def test_the_variables_that_came_stay():
+def test_the_given_variables_are_not_modified():
     model, variables = small()
     before = jax.tree.map(np.array, variables)
     after = interop.set_keras_weights(model, variables, [w + 1 for w in interop.get_keras_weights(model, variables)])
@@ -255,7 +255,7 @@ def test_the_variables_that_came_stay():
     assert not any(np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (before, after)), strict=True))
 
 
-def test_dtypes_stay():
+def test_dtypes_are_kept():
     model = layers.Dense(2, param_dtype="bfloat16")
     variables = model.init(KEY, jnp.ones((1, 3)))
     variables = interop.set_keras_weights(model, variables, [np.ones((3, 2)), [1, 2]])
@@ -263,13 +263,13 @@ def test_dtypes_stay():
     assert interop.get_keras_weights(model, variables)[1].tolist() == [1, 2]
 
 
-def test_other_collections_stay():
+def test_other_collections_are_kept():
     model, variables = small()
     weights = interop.get_keras_weights(model, variables)
     assert interop.set_keras_weights(model, {**variables, "batch": {"valid": 1}}, weights)["batch"] == {"valid": 1}
 
 
-def test_linen_modules_come_by_path():
+def test_weights_of_linen_modules_are_sorted_by_path():
     class Own(nn.Module):
         @nn.compact
         def __call__(self, x):
@@ -307,7 +307,7 @@ def test_other_shapes():
     layer = layers.Dense(3)
     variables = layer.init(KEY, jnp.ones((1, 2)))
     with raises(
-        "Weights of Dense must have its shapes, but kernel (2, 3) got (3, 2); bias (3,) got (4,); "
-        "give them in the order of Keras' get_weights()."
+        "The weights of Dense must have the shapes kernel (2, 3), got (3, 2); bias (3,), got (4,); give them in the "
+        "order of Keras' get_weights()."
     ):
         interop.set_keras_weights(layer, variables, [np.ones((3, 2)), np.ones(4)])

@@ -1,4 +1,4 @@
-"""Keras' own files: what Keras saves is read with its outputs, and what is written here Keras loads with ours."""
+"""Keras files: models that Keras saved give Keras' outputs here, and models saved here give our outputs in Keras."""
 
 import dataclasses
 import json
@@ -28,7 +28,7 @@ def raises(sentence, error=ValueError):
 
 
 def relaxed(function, *args, **kwargs):
-    """Calls Keras, which promotes ranks and dtypes."""
+    """Calls Keras with rank and dtype promotion enabled."""
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         return function(*args, **kwargs)
 
@@ -48,13 +48,13 @@ def assert_near(got, want):
 
 
 def randomized(model):
-    """Weights that are not those of the start: also the statistics and biases have numbers."""
+    """Sets random weights, also for statistics and biases."""
     model.set_weights([np.abs(numbers(i, *w.shape)).astype(w.dtype) * 0.5 for i, w in enumerate(model.get_weights())])
     return model
 
 
 def assert_both_ways(model, inputs, folder):
-    """Keras' file gives Keras' outputs here, and ours gives them in Keras; so do files of weights alone."""
+    """Keras' file gives Keras' outputs here, and our file gives them in Keras; likewise for weight files."""
     want = predicted(model, inputs)
     model.save(folder / "theirs.keras")
     ours, variables = interop.load_keras(folder / "theirs.keras")
@@ -78,7 +78,7 @@ def assert_both_ways(model, inputs, folder):
 
 
 def assert_same_config(model, back):
-    """The layers that come back from our file have the arguments that they had, but for names inside of layers."""
+    """Layers read from our file have the same arguments, except for names inside layers."""
 
     def plain(value):
         if isinstance(value, dict) and "class_name" in value:
@@ -257,7 +257,7 @@ def test_random_graphs(seed, tmp_path):
 
 
 def in_keras(value):
-    """The same object made of Keras' classes."""
+    """Returns the same object built from Keras' classes."""
     for module in ("layers", "initializers", "regularizers", "constraints"):
         cls = getattr(getattr(keras, module), type(value).__name__, None)
         if dataclasses.is_dataclass(value) and cls is not None:
@@ -293,7 +293,7 @@ def test_every_layer(row, tmp_path):
 
 
 def test_every_class_is_known():
-    """A class that is in the table of layers is one of Keras, and no class of Keras' that we have is missing."""
+    """The table contains exactly the classes that both Keras and this library have."""
     for name, cls in keras_config.LAYERS.items():
         assert isinstance(getattr(keras.layers, name), type), name
         assert name in layers.__all__ and getattr(layers, name) is cls
@@ -305,11 +305,11 @@ def test_every_class_is_known():
     }
 
 
-# ---------------------------------------------------------------- what a file does not say
+# ---------------------------------------------------------------- what a file does not contain
 
 
 def test_dropout_drops_in_training(tmp_path):
-    """Keras writes `training: False` beside a call that nobody gave it; the caller decides, as in Keras."""
+    """Keras writes `training: False` even if the user did not pass it; the caller decides, as in Keras."""
     x = keras.Input((50,))
     keras.Model(x, keras.layers.Dropout(0.5)(x)).save(tmp_path / "m.keras")
     model, variables = interop.load_keras(tmp_path / "m.keras")
@@ -355,14 +355,14 @@ def test_the_policy_of_a_model_goes_to_its_layers(tmp_path):
     assert [layer.dtype_policy.name for layer in back.layers] == ["mixed_bfloat16", "float32"]
     wide = Sequential([Input((3,)), layers.Dense(2, dtype="float16", param_dtype="bfloat16", name="odd")])
     sentence = (
-        "Keras has no policy to compute in float16 with parameters in bfloat16, as Dense 'odd' does; give it one dtype, or a "
-        "mixed one."
+        "Keras has no policy to compute in float16 with parameters in bfloat16, as Dense 'odd' does; use one dtype "
+        "for both, or a mixed policy."
     )
     with raises(sentence):
         interop.save_keras(tmp_path / "m.keras", wide, wide.init(KEY, jnp.ones((1, 3))))
 
 
-def test_what_is_frozen_stays_frozen(tmp_path):
+def test_frozen_layers_stay_frozen(tmp_path):
     inner = Sequential(
         [layers.Dense(3), layers.Dropout(0.1), layers.SpatialDropout1D(0.1)], trainable=False, name="inner"
     )
@@ -377,7 +377,7 @@ def test_what_is_frozen_stays_frozen(tmp_path):
 
 
 def test_spectral_normalization_after_training(tmp_path):
-    """Keras keeps the divided kernel, and so does a file; sigma is then 1."""
+    """Keras stores the divided kernel in files too, so sigma is 1 after reading."""
     model = Sequential([Input((3,)), layers.SpectralNormalization(layers.Dense(2))])
     x = jnp.asarray(numbers(0, B, 3))
     variables = model.init(KEY, x)
@@ -401,7 +401,7 @@ def test_states_of_a_stateful_layer_start_at_zero(tmp_path):
 
 
 def test_constants(tmp_path):
-    """Arrays in arguments of layers and of calls."""
+    """Arguments of layers and calls may be arrays."""
     x = Input((3,))
     start = initializers.Constant(np.array([1.0, 2.0], np.float32))
     model = Model(x, layers.Add()([layers.Dense(2, bias_initializer=start)(x), layers.Dense(2)(x)]))
@@ -412,24 +412,26 @@ def test_constants(tmp_path):
     np.testing.assert_array_equal(again.layers[0].bias_initializer.value, [1.0, 2.0])
 
 
-def test_a_layer_in_two_models_is_refused(tmp_path):
-    """Keras does not always say in a file that two layers are one, but writes the weights once."""
+def test_a_layer_in_two_models_raises(tmp_path):
+    """Keras does not always mark a shared layer in a file, but writes its weights once."""
     x, shared = keras.Input((3,)), keras.layers.Dense(3, name="shared")
     inner = keras.Model(x, shared(x), name="inner")
     keras.Model(x, keras.layers.Add(name="add")([inner(x), shared(x)])).save(tmp_path / "m.keras")
     sentence = (
-        f"{tmp_path / 'm.keras'} holds weights of other layers than it describes: described are add 'add', functional "
-        "'inner', dense 'shared', got weights of add 'add', functional 'inner'; save it again with Keras."
+        f"{tmp_path / 'm.keras'} contains weights that do not match its config: the config has add 'add', "
+        "functional 'inner', dense 'shared', got weights of add 'add', functional 'inner'; save it again with "
+        "Keras."
     )
     with raises(sentence):
         interop.load_keras(tmp_path / "m.keras")
 
 
-def test_operations_are_refused(tmp_path):
+def test_operations_raise(tmp_path):
     x = keras.Input((3,))
     keras.Model(x, keras.ops.relu(x) * 2).save(tmp_path / "m.keras")
     with pytest.raises(
-        ValueError, match="it names 'Relu' of 'keras.src.ops.nn'|it names 'ReLU'|but only layers and functions"
+        ValueError,
+        match="it names 'Relu' of 'keras.src.ops.nn'|it names 'ReLU'|but only Keras' own layers and functions",
     ):
         interop.load_keras(tmp_path / "m.keras")
 

@@ -1,4 +1,4 @@
-"""Keras files that somebody tampered with: each is refused with one sentence, before it costs memory, time or another file."""
+"""Malicious Keras files: each raises one sentence before it costs memory or time or touches another file."""
 
 import copy
 import io
@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from flaxmodels import Input, Sequential, interop, layers, load
-from flaxmodels.interop import keras_files
+from flaxmodels.interop import keras_archive, keras_files
 
 KEY = jax.random.key(0)
 CONFIG, METADATA, WEIGHTS = keras_files.CONFIG, keras_files.METADATA, keras_files.WEIGHTS
@@ -28,7 +28,7 @@ def raises(sentence):
 
 @pytest.fixture(scope="module")
 def valid(tmp_path_factory):
-    """The members of a valid file."""
+    """Returns the members of a valid file."""
     path = tmp_path_factory.mktemp("valid") / "model.keras"
     model = Sequential([Input((3,)), layers.Dense(2, activation="relu", name="dense")], name="sequential")
     interop.save_keras(path, model, model.init(KEY, np.ones((1, 3), np.float32)))
@@ -48,7 +48,7 @@ def write(path, members, compression=zipfile.ZIP_STORED):
 
 
 def refused(path, sentence):
-    """Refused by this sentence, in bounded time and memory."""
+    """Expects an error with this sentence, in bounded time and memory."""
     begin = time.monotonic()
     tracemalloc.start()
     try:
@@ -63,7 +63,7 @@ def refused(path, sentence):
 # ---------------------------------------------------------------- zip members
 
 
-HOLDS = f"PATH holds {CONFIG}, {METADATA} and {WEIGHTS} as a Keras file of our layers does, but"
+ONLY = f"PATH must contain only {CONFIG}, {METADATA} and {WEIGHTS}, but contains"
 
 
 @pytest.mark.parametrize(
@@ -71,68 +71,68 @@ HOLDS = f"PATH holds {CONFIG}, {METADATA} and {WEIGHTS} as a Keras file of our l
 )
 def test_other_members(valid, path, name):
     write(path, {**valid, name: b"x"})
-    refused(path, f"{HOLDS} {name!r} too; save it again with Keras.")
+    refused(path, f"{ONLY} {name!r} too; save it again with Keras.")
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_members_twice(valid, path):
+def test_duplicate_members(valid, path):
     write(path, [*valid.items(), (CONFIG, b"{}")])
-    refused(path, f"{HOLDS} {CONFIG!r} twice; save it again with Keras.")
+    refused(path, f"{ONLY} {CONFIG!r} twice; save it again with Keras.")
 
 
 def test_members_that_are_links(valid, path):
     link = zipfile.ZipInfo(WEIGHTS)
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
     write(path, [(CONFIG, valid[CONFIG]), (link, b"/etc/passwd")])
-    refused(path, f"{HOLDS} {WEIGHTS!r} as something else than a file; save it again with Keras.")
+    refused(path, f"{ONLY} {WEIGHTS!r} as something other than a file; save it again with Keras.")
 
 
 def test_missing_members(valid, path):
     write(path, {METADATA: b"{}"})
-    refused(path, f"PATH is no Keras file: it has no {CONFIG} and no {WEIGHTS}; save it again with Keras.")
+    refused(path, f"PATH is not a Keras file: it has no {CONFIG} and no {WEIGHTS}; save it again with Keras.")
 
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-def test_rare_compressions(valid, path, compression):
+def test_unsupported_compressions(valid, path, compression):
     write(path, valid, compression)
-    refused(path, f"PATH has {METADATA!r} encrypted or in a rare compression; save it again with Keras.")
+    refused(path, f"PATH has {METADATA!r} encrypted or in an unsupported compression; save it again with Keras.")
 
 
 @pytest.mark.parametrize("name", [CONFIG, WEIGHTS])
-def test_bombs(valid, path, name):
+def test_zip_bombs(valid, path, name):
     write(path, {**valid, name: bytes(200 * MANY)}, zipfile.ZIP_DEFLATED)
     with zipfile.ZipFile(path) as archive:
         stored = archive.getinfo(name).compress_size
-    limit = min(4 * stored + MANY, keras_files.MAX_CONFIG if name == CONFIG else 2**60)
+    limit = min(4 * stored + MANY, keras_archive.MAX_CONFIG if name == CONFIG else 2**60)
     refused(
         path,
-        f"PATH declares {200 * MANY} bytes for {name!r}, of which {stored} are stored, and allowed are {limit}; save it "
-        "again with Keras, which compresses nothing.",
+        f"PATH declares {200 * MANY} bytes for {name!r}, which takes {stored} bytes in the file, but at most "
+        f"{limit} are allowed; save it again with Keras, which does not compress.",
     )
 
 
 def test_more_bytes_than_declared(valid, path):
-    """The table says 100 bytes where the compressed data hold 200 million."""
+    """The table declares 100 bytes for compressed data of 200 million bytes."""
     write(path, {**valid, CONFIG: bytes(200 * MANY)}, zipfile.ZIP_DEFLATED)
     declared, content = (200 * MANY).to_bytes(4, "little"), path.read_bytes()
     assert content.count(declared) == 2
     path.write_bytes(content.replace(declared, (100).to_bytes(4, "little")))
-    refused(path, f"PATH is no Keras file, or damaged: Bad CRC-32 for file {CONFIG!r}; save it again.")
+    refused(path, f"PATH is not a Keras file, or damaged: Bad CRC-32 for file {CONFIG!r}; save it again.")
 
 
-def test_members_before_the_begin(valid, path):
-    """The first bytes are gone, and with them a member that the table still names."""
+def test_members_before_the_start_of_the_file(valid, path):
+    """The first bytes are removed, and with them a member that the table still lists."""
     write(path, valid)
     with zipfile.ZipFile(path) as archive:
         gone = archive.getinfo(CONFIG).header_offset + 5
     path.write_bytes(path.read_bytes()[gone:])
-    refused(path, "PATH is no Keras file, or damaged: it has a part 5 bytes before its begin; save it again.")
+    refused(path, "PATH is not a Keras file, or damaged: it refers to a part 5 bytes before its start; save it again.")
 
 
 def test_table_of_many_members(path):
     write(path, {f"{i:040}": b"" for i in range(15_000)})
     size = 15_000 * (46 + 40)
-    with pytest.raises(ValueError, match=rf"^{re.escape(str(path))} is no Keras file, or damaged: it asks for {size} bytes at once, allowed are 1048576; save it again\.$"):  # fmt: skip
+    with pytest.raises(ValueError, match=rf"^{re.escape(str(path))} is not a Keras file, or damaged: it declares a part of {size} bytes, but at most 1048576 are allowed; save it again\.$"):  # fmt: skip
         interop.load_keras(path)
 
 
@@ -147,7 +147,7 @@ def test_truncated(valid, path, share):
     write(path, valid)
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
-    refused(path, "PATH is no Keras file, or damaged: File is not a zip file; save it again.")
+    refused(path, "PATH is not a Keras file, or damaged: File is not a zip file; save it again.")
 
 
 # ---------------------------------------------------------------- architecture
@@ -177,8 +177,8 @@ def function(name, module="builtins", registered=None):
 
 def foreign(name, module, registered=None):
     return (
-        f"it names {name!r} of {module!r}, registered as {str(registered)!r}, but only layers and functions of Keras itself "
-        "are read; build such a model in code"
+        f"it names {name!r} of {module!r}, registered as {str(registered)!r}, but only Keras' own layers and "
+        "functions are supported; build such a model in code"
     )
 
 
@@ -190,9 +190,9 @@ SUPPORTED = ", ".join(repr(name) for name in sorted(keras_files.keras_config.LAY
     ("change", "reason"),
     [
         (entries(class_name="Lambda", config={"name": "l", "function": CODE}),
-         "it has a Lambda layer, which is code, and no code of a file is run; use a layer by its name"),
-        (arguments(activation=CODE), "it holds the code of a lambda, and no code of a file is run; name a function of Keras'"),
-        (arguments(kernel_initializer=CODE), "it holds the code of a lambda, and no code of a file is run; name a function of Keras'"),
+         "it has a Lambda layer, whose code is never run; use another layer"),
+        (arguments(activation=CODE), "it contains the code of a lambda, which is never run; use the name of a Keras function"),
+        (arguments(kernel_initializer=CODE), "it contains the code of a lambda, which is never run; use the name of a Keras function"),
         (entries(class_name="Frobnicate"), f"Unknown layer in a Keras file 'Frobnicate'. Known: {SUPPORTED}"),
         (entries(module="os"), foreign("Dense", "os")),
         (entries(module="keras.src.utils.python_utils"), foreign("Dense", "keras.src.utils.python_utils")),
@@ -210,25 +210,25 @@ SUPPORTED = ", ".join(repr(name) for name in sorted(keras_files.keras_config.LAY
         (arguments(units=float("inf")), "`units` of Dense 'dense' is"),
         (arguments(units="2"), "`units` of Dense 'dense' is"),
         (arguments(name="a/b"), "The name of a layer is a string without '/', got 'a/b' for Dense; "),
-        (arguments(name=7), "it describes each part with a str 'name', got "),
+        (arguments(name=7), "each part must have a str 'name', got "),
         (arguments(weights=[1]), "Dense in a model file has unknown arguments ['weights']; known are "),
         (arguments(quantization_config={"class_name": "Int8QuantizationConfig", "module": "keras.quantizers", "config": {}}),
          foreign("Int8QuantizationConfig", "keras.quantizers")),
-        (arguments(dtype="object"), "it names an unknown dtype, 'object'"),
+        (arguments(dtype="object"), "it has the unknown dtype 'object'"),
         (arguments(dtype={"class_name": "QuantizedDTypePolicy", "module": "keras", "config": {}}),
-         "it computes in 'QuantizedDTypePolicy', which is no policy of one dtype"),
+         "it has the dtype policy 'QuantizedDTypePolicy', which is not supported"),
         (arguments(activation={"class_name": "Dense", "module": "keras.layers", "config": {}}), ""),
-        (entries(shared_object_id="x"), "one Dense is in two models, and here its weights would be two; "),
+        (entries(shared_object_id="x"), "one Dense is in two models, which cannot share weights here; "),
         (lambda c: (dense(c).update(shared_object_id=5), c["config"]["layers"].append(copy.deepcopy(dense(c)))),
-         "one Dense is in two models, and here its weights would be two; share it by calling it twice in one model"),
+         "one Dense is in two models, which cannot share weights here; share it by calling it twice in one model"),
         (entries(module=["keras.layers"]), "it names 'Dense' of \"['keras.layers']\", registered as 'None', but only "),
         (lambda c: c["config"]["layers"].append(copy.deepcopy(dense(c))), "Layers of one model need different names, got 'dense' 2 times; "),
-        (lambda c: c["config"]["layers"].pop(0), "A Keras file holds a model whose input is known; put Input(shape) in front"),
+        (lambda c: c["config"]["layers"].pop(0), "A Keras file needs a model whose input is known, got one without; add Input(shape) in front"),
         (lambda c: c["config"]["layers"][0]["config"].update(batch_shape=[None, -3]), "The sizes of an input shape are positive integers or None"),
-        (lambda c: c["config"]["layers"][0]["config"].update(sparse=True), "it has an input that is sparse, and inputs are dense arrays here; make it dense"),
-        (lambda c: c.update(class_name="Functional", module="keras.src.models.functional"), "it describes each part with a str 'name', got "),
-        (lambda c: c.update(class_name=["Sequential"]), "it describes each part with a str 'class_name', got "),
-        (lambda c: c["config"].update(layers={}), "it describes each part with a list 'layers', got "),
+        (lambda c: c["config"]["layers"][0]["config"].update(sparse=True), "it has an input that is sparse, but only dense inputs are supported; make it dense"),
+        (lambda c: c.update(class_name="Functional", module="keras.src.models.functional"), "each part must have a str 'name', got "),
+        (lambda c: c.update(class_name=["Sequential"]), "each part must have a str 'class_name', got "),
+        (lambda c: c["config"].update(layers={}), "each part must have a list 'layers', got "),
     ],
 )  # fmt: skip
 @pytest.mark.spread
@@ -267,20 +267,20 @@ def big(kind, shape, **config):
     ids=lambda value: "" if callable(value) else value.split("`")[-1].split(" in a")[0],
 )  # fmt: skip
 @pytest.mark.spread
-def test_drawing_is_bounded(valid, path, change, reason):
+def test_building_the_graph_is_bounded(valid, path, change, reason):
     write(path, changed(valid, change))
     refused(path, f"PATH describes no model that can be built: {reason}.")
 
 
 def test_large_layers_are_within_bounds(valid, path):
-    """A wide unrolled layer is read: it fails for want of its weights only."""
+    """A wide unrolled layer is accepted; only its missing weights raise."""
     write(path, changed(valid, big("LSTM", (3, 5000), units=5000, unroll=True)))
-    with pytest.raises(ValueError, match=r"described are lstm 'big', got weights of dense 'dense'; save it again"):
+    with pytest.raises(ValueError, match=r"the config has lstm 'big', got weights of dense 'dense'; save it again"):
         interop.load_keras(path)
 
 
-def test_drawing_is_bounded_in_our_own_files(tmp_path):
-    """A description of 300 bytes that would take gigabytes."""
+def test_building_the_graph_is_bounded_in_our_own_files(tmp_path):
+    """A description of 300 bytes would take gigabytes."""
     path = tmp_path / "model.safetensors"
     layer = {"class": "AdaptiveAveragePooling1D", "config": {"output_size": 10**10}, "name": "big"}
     source = {"shape": [None, 8, 1], "dtype": "float32", "name": None}
@@ -288,14 +288,14 @@ def test_drawing_is_bounded_in_our_own_files(tmp_path):
     header = json.dumps({"__metadata__": {"flaxmodels": "1", "model": json.dumps(model)}}).encode()
     path.write_bytes(len(header).to_bytes(8, "little") + header)
     sentence = (
-        f"{path} describes no model that can be built: `output_size` of AdaptiveAveragePooling1D 'big' in a file is at most 4096, "
-        "got (10000000000,)."
+        f"{path} describes no model that can be built: `output_size` of AdaptiveAveragePooling1D 'big' in a file "
+        "is at most 4096, got (10000000000,)."
     )
     with raises(sentence):
         load(path)
 
 
-def test_sizes_are_compared_before_they_are_made(valid, path):
+def test_shapes_are_compared_before_arrays_are_created(valid, path):
     write(path, changed(valid, arguments(units=10**30)))
     refused(
         path,
@@ -304,29 +304,33 @@ def test_sizes_are_compared_before_they_are_made(valid, path):
     )
 
 
-def test_vocabularies_are_not_made(valid, path):
-    """Names are compared before there is an array."""
+def test_no_large_embedding_is_created(valid, path):
+    """Names are compared before any array is created."""
     write(path, changed(valid, big("Embedding", (3,), input_dim=10**9, output_dim=10**4)))
     refused(
         path,
-        "PATH holds weights of other layers than it describes: described are embedding 'big', got weights of dense 'dense'; "
-        "save it again with Keras.",
+        "PATH contains weights that do not match its config: the config has embedding 'big', got weights of dense "
+        "'dense'; save it again with Keras.",
     )
 
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("", f"PATH is damaged: its {CONFIG} is no JSON (Expecting value: line 1 column 1 (char 0)); save it again."),
-        ("[" * 100_000, f"PATH is damaged: its {CONFIG} is no JSON (maximum recursion depth exceeded while decoding a JSON array from a unicode string); save it again."),
-        ('{"a":' * 100 + "1" + "}" * 100, "PATH nests more than 64 levels deep or has strings of more than 10000 characters; it was not written by Keras."),
-        ("[" * 300_000, "PATH describes 300000 parts, allowed are 250000; it was not written by Keras."),
-        (json.dumps({"class_name": "x" * 20_000}), "PATH nests more than 64 levels deep or has strings of more than 10000 characters; it was not written by Keras."),
-        (json.dumps({"x" * 20_000: 1}), "PATH nests more than 64 levels deep or has strings of more than 10000 characters; it was not written by Keras."),
-        ('{"a": 1, "a": 2}', f"PATH is damaged: its {CONFIG} is no JSON ('a' comes twice in one object); save it again."),
-        ('{"a": NaN}', f"PATH is damaged: its {CONFIG} is no JSON (NaN is no argument of a layer); save it again."),
-        ("1" * 5000, f"PATH is damaged: its {CONFIG} is no JSON (Exceeds the limit (4300 digits) for integer string conversion: value has 5000 digits; use sys.set_int_max_str_digits() to increase the limit); save it again."),
-        ("null", "PATH describes no model that can be built: it describes each part with a str 'class_name', got 'None'."),
+        ("", f"PATH is damaged: its {CONFIG} is not valid JSON (Expecting value: line 1 column 1 (char 0)); save it "
+             "again."),
+        ("[" * 100_000, f"PATH is damaged: its {CONFIG} is not valid JSON (maximum recursion depth exceeded while "
+                        "decoding a JSON array from a unicode string); save it again."),
+        ('{"a":' * 100 + "1" + "}" * 100, "PATH has a config of more than 64 levels, or a string of more than 10000 characters; Keras writes no such file."),
+        ("[" * 300_000, "PATH has a config of 300000 parts, but at most 250000 are allowed; Keras writes no such file."),
+        (json.dumps({"class_name": "x" * 20_000}), "PATH has a config of more than 64 levels, or a string of more than 10000 characters; Keras writes no such file."),
+        (json.dumps({"x" * 20_000: 1}), "PATH has a config of more than 64 levels, or a string of more than 10000 characters; Keras writes no such file."),
+        ('{"a": 1, "a": 2}', f"PATH is damaged: its {CONFIG} is not valid JSON (one object has the key 'a' twice); save it again."),
+        ('{"a": NaN}', f"PATH is damaged: its {CONFIG} is not valid JSON (NaN is not a valid argument of a layer); save it again."),
+        ("1" * 5000, f"PATH is damaged: its {CONFIG} is not valid JSON (Exceeds the limit (4300 digits) for integer "
+                     "string conversion: value has 5000 digits; use sys.set_int_max_str_digits() to increase the "
+                     "limit); save it again."),
+        ("null", "PATH describes no model that can be built: each part must have a str 'class_name', got 'None'."),
     ],
     ids=["empty", "deep", "deeper", "parts", "string", "key", "twice", "nan", "digits", "null"],
 )  # fmt: skip
@@ -340,7 +344,8 @@ def test_not_utf8(valid, path):
     write(path, {**valid, CONFIG: b"\xff\xfe"})
     refused(
         path,
-        "PATH is no Keras file, or damaged: 'utf-8' codec can't decode byte 0xff in position 0: invalid start byte; save it again.",
+        "PATH is not a Keras file, or damaged: 'utf-8' codec can't decode byte 0xff in position 0: invalid start "
+        "byte; save it again.",
     )
 
 
@@ -348,7 +353,7 @@ def test_not_utf8(valid, path):
 
 
 def graph(path, change):
-    """A model of two inputs, its file changed."""
+    """Writes a file of a two-input model after changing its config."""
     import flaxmodels as fm
 
     a, b = Input((3,), name="a"), Input((3,), name="b")
@@ -369,17 +374,17 @@ def history(layer, call=0):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda named, c: history(named["first"], 1).__setitem__(0, "second"), "its graph goes in circles at "),
-        (lambda named, c: history(named["second"]).__setitem__(0, "nowhere"), "it takes from call 1 of 'nowhere', which is not there"),
-        (lambda named, c: history(named["second"]).__setitem__(1, 99), "it takes from call 99 of 'first', which is not there"),
-        (lambda named, c: history(named["second"]).__setitem__(1, -1), "it takes from call -1 of 'first', which is not there"),
+        (lambda named, c: history(named["first"], 1).__setitem__(0, "second"), "its graph has a cycle at "),
+        (lambda named, c: history(named["second"]).__setitem__(0, "nowhere"), "it refers to call 1 of 'nowhere', which does not exist"),
+        (lambda named, c: history(named["second"]).__setitem__(1, 99), "it refers to call 99 of 'first', which does not exist"),
+        (lambda named, c: history(named["second"]).__setitem__(1, -1), "it refers to call -1 of 'first', which does not exist"),
         (lambda named, c: history(named["second"]).__setitem__(2, 99), "A model file refers to '[1, 99]', which does not exist"),
-        (lambda named, c: history(named["second"]).__setitem__(2, -1), "it takes from call 1 of 'first', which is not there"),
-        (lambda named, c: history(named["second"]).append(1), "its tensors come from [layer, call, output], got "),
-        (lambda named, c: c.update(output_layers=[["sum", 0.5, 0]]), "it takes from call 0.5 of 'sum', which is not there"),
-        (lambda named, c: c.update(output_layers=None), "its inputs and outputs are [layer, call, output], got 'None'"),
-        (lambda named, c: c["layers"].append(named["first"]), "two layers have the name 'first'; give each its own"),
-        (lambda named, c: named["first"].update(inbound_nodes=[[["a", 0, 0, {}]]]), "it describes each part with a list 'args', got "),
+        (lambda named, c: history(named["second"]).__setitem__(2, -1), "it refers to call 1 of 'first', which does not exist"),
+        (lambda named, c: history(named["second"]).append(1), "the history of a tensor must be [layer, call, output], got "),
+        (lambda named, c: c.update(output_layers=[["sum", 0.5, 0]]), "it refers to call 0.5 of 'sum', which does not exist"),
+        (lambda named, c: c.update(output_layers=None), "its inputs and outputs must be [layer, call, output], got 'None'"),
+        (lambda named, c: c["layers"].append(named["first"]), "two layers have the name 'first'; give each a unique name"),
+        (lambda named, c: named["first"].update(inbound_nodes=[[["a", 0, 0, {}]]]), "each part must have a list 'args', got "),
         (lambda named, c: c.update(input_layers=[["a", 0, 0]]), "The outputs of a Model depend on its `inputs` alone, got outputs that also need "),
     ],
 )  # fmt: skip
@@ -399,7 +404,7 @@ AGAIN = "; save it again with Keras' save or save_weights."
 
 
 def h5(change):
-    """A valid file of weights, changed."""
+    """Writes a valid weights file after changing it."""
     content = io.BytesIO()
     with h5py.File(content, "w") as file:
         group = file.create_group("layers/dense/vars")
@@ -429,7 +434,7 @@ def replaced(**arguments):
 
 
 def late(file, group):
-    """A declared shape with no bytes behind it."""
+    """Declares a shape without allocating any bytes for it."""
     del group["0"]
     space, settings = h5py.h5s.create_simple((2**40,)), h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     settings.set_alloc_time(h5py.h5d.ALLOC_TIME_LATE)
@@ -458,21 +463,21 @@ def deep(file, group):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (external, "leads elsewhere: the data of 'layers/dense/vars/0' is in another file"),
-        (virtual, "leads elsewhere: 'layers/dense/vars/0' is a virtual dataset"),
-        (link(h5py.ExternalLink("/etc/passwd", "/x")), "leads elsewhere: 'layers/dense/vars/0' is an external link"),
-        (link(h5py.SoftLink("/layers/dense/vars/1")), "leads elsewhere: 'layers/dense/vars/0' is a soft link"),
-        (link(h5py.ExternalLink("/etc/passwd", "/x"), "optimizer"), "leads elsewhere: 'optimizer' is an external link"),
+        (external, "refers to other data: the data of 'layers/dense/vars/0' is in another file"),
+        (virtual, "refers to other data: 'layers/dense/vars/0' is a virtual dataset"),
+        (link(h5py.ExternalLink("/etc/passwd", "/x")), "refers to other data: 'layers/dense/vars/0' is an external link"),
+        (link(h5py.SoftLink("/layers/dense/vars/1")), "refers to other data: 'layers/dense/vars/0' is a soft link"),
+        (link(h5py.ExternalLink("/etc/passwd", "/x"), "optimizer"), "refers to other data: 'optimizer' is an external link"),
         (circle, "has two names for one object, the second is 'layers/dense/vars/again'"),
         (lambda file, group: group.__setitem__("2", group["1"]), "has two names for one object, the second is 'layers/dense/vars/2'"),
-        (replaced(shape=(3, 2), dtype=np.float32, chunks=(1, 2)), "holds 'layers/dense/vars/0' in chunks or compressed, where an array is in one piece"),
-        (replaced(shape=(2**40,), dtype=np.float32, chunks=(2**20,), compression="gzip"), "holds 'layers/dense/vars/0' in chunks or compressed, where an array is in one piece"),
-        (late, f"has 0 bytes for 'layers/dense/vars/0' of shape ({2**40},), which needs {2**42}"),
-        (replaced(data=b"text"), "holds something else than numbers at 'layers/dense/vars/0'"),
-        (replaced(data=h5py.Empty("f")), "holds no array at 'layers/dense/vars/0'"),
-        (replaced(shape=(3, 2), dtype=h5py.vlen_dtype(np.float32)), "holds something else than numbers at 'layers/dense/vars/0'"),
-        (lambda file, group: group.__setitem__("t", np.dtype("f4")), "holds something else than arrays at 'layers/dense/vars/t'"),
-        (deep, "holds groups more than 200 deep"),
+        (replaced(shape=(3, 2), dtype=np.float32, chunks=(1, 2)), "stores 'layers/dense/vars/0' in chunks or compressed, but must store it contiguously"),
+        (replaced(shape=(2**40,), dtype=np.float32, chunks=(2**20,), compression="gzip"), "stores 'layers/dense/vars/0' in chunks or compressed, but must store it contiguously"),
+        (late, f"stores 0 bytes for 'layers/dense/vars/0' of shape ({2**40},), which needs {2**42}"),
+        (replaced(data=b"text"), "contains an array that is not numeric, 'layers/dense/vars/0'"),
+        (replaced(data=h5py.Empty("f")), "contains an empty dataset, 'layers/dense/vars/0'"),
+        (replaced(shape=(3, 2), dtype=h5py.vlen_dtype(np.float32)), "contains an array that is not numeric, 'layers/dense/vars/0'"),
+        (lambda file, group: group.__setitem__("t", np.dtype("f4")), "contains an object that is not an array, 'layers/dense/vars/t'"),
+        (deep, "contains groups nested more than 200 deep"),
     ],
 )  # fmt: skip
 def test_arrays(valid, path, tmp_path, change, reason):
@@ -517,15 +522,16 @@ def test_truncated_arrays(valid, path, size):
 # ---------------------------------------------------------------- writing
 
 
-def test_refused_at_writing(tmp_path):
+def test_error_messages_when_writing(tmp_path):
     model = Sequential([Input((3,)), layers.Lambda(jax.numpy.abs)])
     with raises(
-        "A Keras file names Keras' own layers, and Lambda is none of them; replace it, or save the model as '.safetensors'."
+        "A Keras file supports only Keras' own layers, got a Lambda; replace it, or save the model as '.safetensors'."
     ):
         interop.save_keras(tmp_path / "m.keras", model, {})
     assert not list(tmp_path.iterdir())
     with raises(
-        "A Keras file holds a model whose input is known; put Input(shape) in front, or use the weights alone."
+        "A Keras file needs a model whose input is known, got one without; add Input(shape) in front, or save only "
+        "the weights."
     ):
         interop.save_keras(tmp_path / "m.keras", Sequential([layers.Dense(2)]), {})
     with raises(

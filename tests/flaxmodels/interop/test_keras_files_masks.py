@@ -1,4 +1,4 @@
-"""Files of Keras' functional models in which masks are computed by operations: read with Keras' outputs, or refused."""
+"""Keras files of functional models whose masks are computed by operations: read with Keras' outputs, or rejected."""
 
 import json
 import re
@@ -26,7 +26,7 @@ STEPS[3, 1] = 0
 
 
 def relaxed(function, *args, **kwargs):
-    """Calls Keras, which promotes ranks and dtypes."""
+    """Calls Keras with rank and dtype promotion enabled."""
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         return function(*args, **kwargs)
 
@@ -100,7 +100,7 @@ def averages():
 
 
 def given_states():
-    """Keras leaves the mask out of a call with several tensors."""
+    """Keras does not write the mask of a call with several tensors."""
     x = ids()
     e = embedded(x)
     y, h, c = L.LSTM(3, return_state=True)(e)
@@ -166,7 +166,7 @@ def out_of_a_model():
 
 
 def into_a_model_of_two_inputs():
-    """Keras writes `mask=[None, None]` down for the call of the innermost model, which takes no mask from its inputs."""
+    """Keras writes `mask=[None, None]` for the call of the innermost model, which has no effect on the masks."""
     a, b = steps(), steps()
     innermost = keras.Model([a, b], L.Add()([L.LSTM(3, return_sequences=True)(a), b]), name="inner_2")
     z = steps()
@@ -192,7 +192,7 @@ def stacked_cells():
 
 
 def asked_for():
-    """The mask that a program asks the embedding for and hands over."""
+    """Passes the result of `compute_mask` explicitly."""
     x, embedding = ids(), L.Embedding(6, 3, mask_zero=True)
     return keras.Model(x, L.LSTM(2)(embedding(x), mask=embedding.compute_mask(x)))
 
@@ -235,7 +235,7 @@ def outputs_of(tree):
 
 
 def operations_in(path):
-    """The operations that a file names as nodes of its graph."""
+    """Returns the operations that are nodes of the graph in a file."""
     with zipfile.ZipFile(path) as archive:
         text = archive.read("config.json").decode()
     return set(re.findall(r'"keras\.src\.ops\.\w+", "class_name": "(\w+)"', text))
@@ -244,7 +244,7 @@ def operations_in(path):
 @pytest.mark.filterwarnings("ignore:Layer 'inner.*' .of type")  # Keras calls the mask of a nested model lost; it is not
 @pytest.mark.parametrize("make", MODELS, ids=lambda make: make.__name__)
 def test_masks_in_files(make, tmp_path):
-    """Keras' file gives Keras' outputs; so does ours of the same model, in both libraries."""
+    """Keras' file and our file of the same model give Keras' outputs in both libraries."""
     model = relaxed(make)
     x = inputs_for(model)
     rng = np.random.default_rng(1)
@@ -266,8 +266,8 @@ def test_masks_in_files(make, tmp_path):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
-def test_the_masks_matter(tmp_path):
-    """The outputs of these models are others where the mask is left out, so that the comparison above can fail."""
+def test_the_masks_affect_the_outputs(tmp_path):
+    """The outputs change without the mask, so that the comparison above can fail."""
     model = relaxed(last_layer)
     model.save(tmp_path / "m.keras")
     assert operations_in(tmp_path / "m.keras") == {"NotEqual"}
@@ -279,7 +279,7 @@ def test_the_masks_matter(tmp_path):
     assert np.abs(ours.apply(variables, IDS) - ours.apply(variables, full)).max() > 1e-3
 
 
-def test_all_operations_of_masks_come_up(tmp_path):
+def test_all_mask_operations_are_covered(tmp_path):
     found = set()
     for make in (added, concatenated_in_time, attention, lower_precision):
         relaxed(make).save(tmp_path / "m.keras")
@@ -287,7 +287,7 @@ def test_all_operations_of_masks_come_up(tmp_path):
     assert found == {kind for _, kind in interop.keras_masks.OPERATIONS}
 
 
-# ---------------------------------------------------------------- masks and operations that are not read
+# ---------------------------------------------------------------- masks and operations that are rejected
 
 
 def refused(model, tmp_path, reason):
@@ -298,15 +298,15 @@ def refused(model, tmp_path, reason):
 
 
 OTHER = (
-    "LSTM 'lstm' takes a mask that operations of Keras compute and that is not the mask of its input; make the mask an "
-    "input of the model"
+    "LSTM 'lstm' takes a mask that Keras operations compute and that is not the mask of its input; make the mask "
+    "an input of the model"
 )
 
 
 @jax.numpy_rank_promotion("allow")
 @jax.numpy_dtype_promotion("standard")
-def test_another_mask_is_refused(tmp_path):
-    """The mask of other ids, of another number, or of nothing that is masked."""
+def test_other_masks_raise(tmp_path):
+    """Covers the mask of other ids, of another number, and of an unmasked tensor."""
     x, y = ids(), ids()
     lstm = L.LSTM(2, name="lstm")
     refused(keras.Model([x, y], lstm(embedded(x), mask=keras.ops.not_equal(y, 0))), tmp_path, OTHER)
@@ -326,12 +326,12 @@ def test_another_mask_is_refused(tmp_path):
 
 @jax.numpy_rank_promotion("allow")
 @jax.numpy_dtype_promotion("standard")
-def test_a_mask_from_behind_a_layer_without_it_is_refused(tmp_path):
-    """Keras gives no mask to a recurrent layer with initial states, but passes it on to the next layer."""
+def test_the_mask_of_a_layer_without_mask_raises(tmp_path):
+    """Keras does not give the mask to a recurrent layer with initial states, but passes it to the next layer."""
     x, h = ids(), keras.Input((3,))
     y = L.GRU(3, return_sequences=True)(embedded(x), initial_state=h)
     reason = (
-        "{} takes a mask from behind a recurrent layer that was called with initial states, which gets no mask in Keras; "
+        "{} takes the mask of a recurrent layer that is called with initial states, which has no mask in Keras; "
         "make the mask an input of the model"
     )
     attended = L.MultiHeadAttention(1, 2, name="attention")(y, y)
@@ -344,11 +344,9 @@ def test_a_mask_from_behind_a_layer_without_it_is_refused(tmp_path):
 
 @jax.numpy_rank_promotion("allow")
 @jax.numpy_dtype_promotion("standard")
-def test_operations_on_data_are_refused(tmp_path):
+def test_operations_on_data_raise(tmp_path):
     x, s = ids(), steps()
-    reason = (
-        "it computes with {}, and operations of Keras are read only where they make the mask of a layer; use layers"
-    )
+    reason = "it uses the operation {}, and operations are supported only in the computation of masks; use layers"
     refused(keras.Model(x, L.Dense(2)(keras.ops.not_equal(x, 0))), tmp_path, reason.format("NotEqual"))
     refused(keras.Model(s, keras.ops.expand_dims(s, -1)), tmp_path, reason.format("ExpandDims"))
     joined = keras.ops.concatenate([s, s], -1)
@@ -367,7 +365,7 @@ def test_operations_on_data_are_refused(tmp_path):
     ids=str,
 )
 def test_nodes_that_only_look_like_operations(change, tmp_path):
-    """A node is one of a closed set, by its module, its class and its arguments; another one is refused as a layer."""
+    """Only nodes with the module, class and arguments of a known operation are accepted."""
     path = tmp_path / "m.keras"
     relaxed(last_layer).save(path)
     with zipfile.ZipFile(path) as archive:
@@ -379,7 +377,7 @@ def test_nodes_that_only_look_like_operations(change, tmp_path):
         for name, content in (members | {"config.json": json.dumps(config)}).items():
             archive.writestr(name, content)
     with pytest.raises(
-        ValueError, match=r"^.* describes no model that can be built: it names '\w+' of .* only layers and"
+        ValueError, match=r"^.* describes no model that can be built: it names '\w+' of .* only Keras' own layers and"
     ):
         fm.load(path)
 
@@ -387,7 +385,7 @@ def test_nodes_that_only_look_like_operations(change, tmp_path):
 @jax.numpy_rank_promotion("allow")
 @jax.numpy_dtype_promotion("standard")
 def test_terms_stay_small(tmp_path):
-    """A mask of a mask of a mask, each taken twice: 2**200 operations if they were written out."""
+    """Nested masks that are each used twice would expand to 2**200 operations."""
     x = ids()
     mask = keras.ops.not_equal(x, 0)
     for _ in range(200):

@@ -1,4 +1,4 @@
-"""Weights in files are matched by the names of layers where these are sure, and by order otherwise."""
+"""Weights in files are matched to layers by name if the names are reliable, and by order otherwise."""
 
 import re
 import zipfile
@@ -18,7 +18,7 @@ def zeros(model, x):
 
 
 def stack(*order):
-    """Two layers of one shape, in one order or another."""
+    """A model of two layers with equal shapes, in one of two orders."""
     x = y = fm.Input((3,))
     for name in order:
         y = fm.layers.Dense(3, name=name)(y)
@@ -26,7 +26,7 @@ def stack(*order):
 
 
 def rewritten(path, change):
-    """Changes the HDF5 file of a `.weights.h5` or `.keras` file."""
+    """Changes the HDF5 part of a `.weights.h5` or `.keras` file."""
     if path.suffix == ".h5":
         with h5py.File(path, "r+") as file:
             change(file)
@@ -61,7 +61,7 @@ def name_as(value):
 
 @pytest.fixture
 def saved(tmp_path):
-    """Our model, and its files."""
+    """Returns a model and its files."""
     model = stack("a", "b")
     variables = model.init(jax.random.key(0), np.ones((1, 3), np.float32))
     fm.save(tmp_path / "m.keras", model, variables)
@@ -73,8 +73,8 @@ def assert_equal(got, want):
     jax.tree.map(np.testing.assert_array_equal, got, want)
 
 
-def test_names_decide_and_not_the_order(saved):
-    """A file whose groups are in another order, as that of another version of Keras might be."""
+def test_layers_are_matched_by_name(saved):
+    """The groups of the file have another order, as another version of Keras might write them."""
     folder, model, variables = saved
     blank = jax.tree.map(np.zeros_like, variables)
     for path in (folder / "m.keras", folder / "m.weights.h5"):
@@ -83,8 +83,8 @@ def test_names_decide_and_not_the_order(saved):
     assert_equal(fm.load(folder / "m.keras")[1], variables)
 
 
-def test_the_order_decides_without_names(saved):
-    """Older versions of Keras write no names."""
+def test_layers_are_matched_by_order_without_names(saved):
+    """Older versions of Keras do not write names."""
     folder, model, variables = saved
     blank = jax.tree.map(np.zeros_like, variables)
     for path in (folder / "m.keras", folder / "m.weights.h5"):
@@ -95,7 +95,7 @@ def test_the_order_decides_without_names(saved):
 
 @jax.numpy_rank_promotion("allow")
 @jax.numpy_dtype_promotion("standard")
-def test_the_order_decides_where_names_differ_or_are_automatic(saved):
+def test_layers_are_matched_by_order_if_names_differ_or_are_automatic(saved):
     folder, _, variables = saved
     x = np.ones((1, 3), np.float32)
     other = stack("b", "c")
@@ -113,12 +113,12 @@ def test_the_order_decides_where_names_differ_or_are_automatic(saved):
 
 
 @pytest.mark.parametrize("name", ["b", "c", "layers/dense", "x" * 9000])
-def test_a_file_whose_names_do_not_fit_is_refused(name, saved):
+def test_names_that_do_not_fit_raise(name, saved):
     path = saved[0] / "m.keras"
     rewritten(path, name_as(name))
     came = ", ".join(f"{key} {value!r}" for value, key in sorted([(name[:80], "dense"), ("b", "dense_1")]))
     sentence = (
-        f"{path} holds weights of other layers than it describes: described are dense 'a', dense 'b', got weights of "
+        f"{path} contains weights that do not match its config: the config has dense 'a', dense 'b', got weights of "
         f"{came}; save it again with Keras."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
@@ -128,16 +128,16 @@ def test_a_file_whose_names_do_not_fit_is_refused(name, saved):
 @pytest.mark.parametrize(
     "value", [3, np.array(["a", "b"], "S1"), np.bytes_(b"\xff"), "x" * 20_000, "b"], ids=lambda v: str(v)[:9]
 )
-def test_names_of_other_kinds_choose_nothing(value, saved):
-    """What is no name, or no name of a layer, leaves the order of a weights file as it is."""
+def test_invalid_names_are_ignored(value, saved):
+    """Invalid names do not change the order of a weights file."""
     folder, model, variables = saved
     rewritten(folder / "m.weights.h5", name_as(value))
     blank = jax.tree.map(np.zeros_like, variables)
     assert_equal(interop.load_keras_weights(folder / "m.weights.h5", model, blank), variables)
 
 
-def test_names_choose_within_one_class(tmp_path):
-    """A name that another class has leads to no group of that class."""
+def test_names_only_decide_within_one_class(tmp_path):
+    """The name of a layer of another class does not select the group of that class."""
     x = fm.Input((3,))
     model = fm.Model(x, fm.layers.LayerNormalization(name="b")(fm.layers.Dense(3, name="a")(x)))
     variables = model.init(jax.random.key(0), np.ones((1, 3), np.float32))
@@ -161,7 +161,7 @@ RECURRENT = {
 
 @pytest.mark.parametrize("kind", RECURRENT)
 def test_recurrent_layers_have_names_in_files(kind, tmp_path):
-    """A layer whose weights are in its cell has a group of its own, which holds its name, as in Keras."""
+    """As in Keras, a layer whose weights are in its cell has an additional group with its name."""
     source = fm.Input(batch_shape=(2, 4, 3)) if kind == "stateful" else fm.Input((4, 3))
     model = fm.Sequential([source, RECURRENT[kind](), fm.layers.Dropout(0.1), fm.layers.Dense(2)])
     x = np.random.default_rng(0).normal(size=(2, 4, 3)).astype("float32")
@@ -182,7 +182,7 @@ def test_recurrent_layers_have_names_in_files(kind, tmp_path):
 
 
 def stored_names(path):
-    """The names of groups in a `.keras` file."""
+    """Returns the names of the groups in a `.keras` file."""
     found = {}
     inner = path.with_name("inner.weights.h5")
     with zipfile.ZipFile(path) as archive:
@@ -193,7 +193,7 @@ def stored_names(path):
 
 
 def test_files_without_a_group_for_a_recurrent_layer_are_read(tmp_path):
-    """So this library wrote them at first."""
+    """Early versions of this library wrote such files."""
     model = fm.Sequential([fm.Input((4, 3)), fm.layers.LSTM(3), fm.layers.Dense(2)])
     x = np.ones((1, 4, 3), np.float32)
     variables = model.init(jax.random.key(0), x)

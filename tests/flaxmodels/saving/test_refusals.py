@@ -503,7 +503,7 @@ def test_sparse_file_allocates_no_memory(path, tmp_path):
         tracemalloc.start()
         try:
             with pytest.raises(
-                ValueError, match="is damaged: its header is not valid JSON|is no Keras file, or damaged: File"
+                ValueError, match="is damaged: its header is not valid JSON|is not a Keras file, or damaged: File"
             ):
                 read(tmp_path / name)
             assert tracemalloc.get_traced_memory()[1] < 2**24
