@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
+from flaxmodels.saving.format import MAX_DEPTH
 from flaxmodels.saving.messages import reason
 
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
@@ -55,9 +56,7 @@ def open_members(path: str | os.PathLike[str]) -> Iterator[tuple[zipfile.ZipFile
             with zipfile.ZipFile(file) as archive:
                 yield archive, _checked_members(path, archive)
         except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, UnicodeError) as error:
-            raise ValueError(
-                f"{path} is not a Keras file, or damaged: {reason(error)}; save it again."
-            ) from error
+            raise ValueError(f"{path} is not a Keras file, or damaged: {reason(error)}; save it again.") from error
 
 
 def _checked_members(path: str | os.PathLike[str], archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
@@ -146,9 +145,9 @@ def parse_json(path: str | os.PathLike[str], text: str) -> Any:
     while level:
         depth += 1
         strings = [item for item in level if isinstance(item, str)]
-        if depth > saving.MAX_DEPTH or any(len(string) > MAX_STRING for string in strings):
+        if depth > MAX_DEPTH or any(len(string) > MAX_STRING for string in strings):
             raise ValueError(
-                f"{path} has a config of more than {saving.MAX_DEPTH} levels, or a string of more than {MAX_STRING} "
+                f"{path} has a config of more than {MAX_DEPTH} levels, or a string of more than {MAX_STRING} "
                 "characters; Keras writes no such file."
             )
         level = [inner for item in level if isinstance(item, list | dict) for inner in (

@@ -169,7 +169,7 @@ class MaskTerms:
     def _mask_term(self, mask: Any) -> Any:
         """Returns the term of a mask, or of a list of masks and None."""
         if isinstance(mask, list):
-            return ("list", *map(self._given, mask))
+            return ("list", *map(self._mask_term, mask))
         return None if mask is None else self._term(mask)
 
     def _uses_operation(self, value: Any) -> bool:

@@ -1,27 +1,33 @@
-"""Activations as layers."""
+"""Activation functions as layers."""
 
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from flaxmodels import activations
+from flaxmodels.activations import ActivationLike
+from flaxmodels.constraints import ConstraintLike
+from flaxmodels.initializers import InitializerLike
 from flaxmodels.layers import checks
 from flaxmodels.layers.base import Layer, accumulation_dtype
 from flaxmodels.layers.checks import checked_axes
+from flaxmodels.regularizers import RegularizerLike
 
 
 class Activation(Layer):
-    """Applies a function to each element, or whatever the function does.
+    """Applies an activation function to the inputs.
 
     Args:
-        activation: Name or function.
+        activation: Activation function or its name.
 
-    Shapes: any -> the function's.
+    Shapes: any -> the shape that the function returns.
 
     Raises:
         ValueError: If the name is unknown.
+        TypeError: If `activation` is neither a name nor callable.
 
     References:
         Keras, `keras.layers.Activation`.
@@ -31,7 +37,7 @@ class Activation(Layer):
         [[0.0, 2.0]]
     """
 
-    activation: Any
+    activation: ActivationLike
 
     SUPPORTS_MASKING: ClassVar[bool] = True
     ENDS_IN: ClassVar[str] = "activation"
@@ -42,16 +48,19 @@ class Activation(Layer):
 
     @nn.compact
     def compute(self, inputs: jax.Array) -> jax.Array:
+        """Applies the activation function."""
         return activations.get(self.activation)(self.cast_floats(inputs))
 
 
 class ReLU(Layer):
-    """Rectifies: x above `threshold`, capped at `max_value`; `negative_slope` (x - threshold) below.
+    """Applies the rectified linear unit.
+
+    y = x where x > threshold, negative_slope (x - threshold) elsewhere; positive values are capped at max_value.
 
     Args:
-        max_value: The largest output; None for no cap.
-        negative_slope: The slope below the threshold.
-        threshold: Where the positive part begins.
+        max_value: Largest output; None for no cap.
+        negative_slope: Slope below the threshold.
+        threshold: Value above which x is returned unchanged.
 
     Shapes: any -> the same.
 
@@ -80,14 +89,15 @@ class ReLU(Layer):
 
     @nn.compact
     def compute(self, inputs: jax.Array) -> jax.Array:
+        """Applies the activation function."""
         return activations.relu(self.cast(inputs), self.negative_slope, self.max_value, self.threshold)
 
 
 class LeakyReLU(Layer):
-    """x where x >= 0, else `negative_slope` x.
+    """Applies the leaky rectified linear unit: x where x >= 0, and `negative_slope` x elsewhere.
 
     Args:
-        negative_slope: The slope below 0.
+        negative_slope: Slope below 0.
 
     Shapes: any -> the same.
 
@@ -112,23 +122,24 @@ class LeakyReLU(Layer):
 
     @nn.compact
     def compute(self, inputs: jax.Array) -> jax.Array:
+        """Applies the activation function."""
         return activations.leaky_relu(self.cast(inputs), self.negative_slope)
 
 
 class PReLU(Layer):
-    """x where x >= 0, else alpha x, with a learned alpha for each feature.
+    """Applies the parametric rectified linear unit: x where x >= 0, and alpha x elsewhere, with a learned alpha.
 
     Args:
-        alpha_initializer: Name or initializer of `alpha`.
-        alpha_regularizer: Adds a loss on `alpha`.
-        alpha_constraint: Applied to `alpha` after each update.
-        shared_axes: The axes along which one alpha serves all, such as (1, 2) for the space of images; the
-            batch, axis 0, always shares.
+        alpha_initializer: Initializer of `alpha`, or its name.
+        alpha_regularizer: Regularizer of `alpha`, or its name.
+        alpha_constraint: Constraint on `alpha` after each update, or its name.
+        shared_axes: Axes along which all elements share one alpha, such as (1, 2) for the positions of images. The
+            examples of a batch always share alpha.
 
     Shapes: x [B, ...] -> the same.
 
     Raises:
-        ValueError: If a shared axis is none of the input's.
+        ValueError: If the inputs have no such axis.
 
     References:
         He et al., Delving Deep into Rectifiers, 2015, https://arxiv.org/abs/1502.01852; Keras,
@@ -141,22 +152,23 @@ class PReLU(Layer):
         (1, 1, 3)
     """
 
-    alpha_initializer: Any = "zeros"
-    alpha_regularizer: Any = None
-    alpha_constraint: Any = None
-    shared_axes: Any = None
+    alpha_initializer: InitializerLike = "zeros"
+    alpha_regularizer: RegularizerLike = None
+    alpha_constraint: ConstraintLike = None
+    shared_axes: int | Sequence[int] | None = None
 
     WEIGHTS: ClassVar[tuple[str, ...]] = ("alpha",)
     SUPPORTS_MASKING: ClassVar[bool] = True
 
     @nn.compact
     def compute(self, inputs: jax.Array) -> jax.Array:
+        """Applies the activation function."""
         shared = self.shared_axes
         axes = () if shared is None else tuple(shared) if isinstance(shared, list | tuple) else (shared,)
         if not all(checks.is_integer(axis) and 1 <= axis < inputs.ndim for axis in axes):
             raise ValueError(
-                f"`shared_axes` of {self.label} are axes from 1 to {inputs.ndim - 1} of inputs of shape "
-                f"{inputs.shape}, got {axes}; leave out the batch, and count from the front."
+                f"`shared_axes` of {self.label} must be axes from 1 to {inputs.ndim - 1} of inputs of shape "
+                f"{inputs.shape}, got {axes}; leave out the batch axis, and count from the front."
             )
         shape = tuple(1 if axis in axes else n for axis, n in enumerate(inputs.shape))[1:]
         alpha = self.add_weight("alpha", shape)[None]
@@ -165,10 +177,10 @@ class PReLU(Layer):
 
 
 class ELU(Layer):
-    """x where x > 0, else `alpha` (exp(x) - 1).
+    """Applies the exponential linear unit: x where x > 0, and `alpha` (exp(x) - 1) elsewhere.
 
     Args:
-        alpha: The value that large negative x approach, negated.
+        alpha: Factor of the negative part; outputs approach -alpha for large negative x.
 
     Shapes: any -> the same.
 
@@ -187,20 +199,23 @@ class ELU(Layer):
 
     @nn.compact
     def compute(self, inputs: jax.Array) -> jax.Array:
+        """Applies the activation function."""
         return activations.elu(self.cast(inputs), self.alpha)
 
 
 class Softmax(Layer):
-    """exp(x) / sum(exp(x)), the sum along `axis` and over what the mask keeps.
+    """Normalizes to probabilities: exp(x) / sum(exp(x)), where the sum runs along `axis`.
+
+    Masked elements do not count in the sum, and their outputs are 0. Where all elements are masked, the outputs are 0.
 
     Args:
-        axis: The axis or axes along which the outputs sum to 1.
+        axis: Axis or axes along which the outputs sum to 1.
 
-    Shapes: x [...] -> the same. A mask has as many axes or fewer, aligned at the end, each of x's size or 1;
-    numbers in it keep where they are above 0.5. Where all is masked, the outputs are 0.
+    Shapes: x [...] -> the same. A mask has as many axes as x or fewer, aligned at the end, each of x's size or 1.
+        A mask of numbers keeps the elements where it exceeds 0.5.
 
     Raises:
-        ValueError: If an axis is none of x's, or the mask does not fit.
+        ValueError: If x has no such axis, or the mask does not fit.
 
     References:
         Keras, `keras.layers.Softmax`.
@@ -210,35 +225,40 @@ class Softmax(Layer):
         [[0.5, 0.0, 0.0, 0.5]]
     """
 
-    axis: Any = -1
+    axis: int | Sequence[int] = -1
 
     SUPPORTS_MASKING: ClassVar[bool] = True
     ENDS_IN: ClassVar[str] = "softmax"
 
     @nn.compact
     def compute(self, inputs: jax.Array, *, mask: jax.Array | None = None) -> jax.Array:
+        """Applies the activation function."""
         checked_axes(self, self.axis, inputs)
         inputs = self.cast(inputs)
         if mask is None:
             return activations.softmax(inputs, self.axis)
-        return masked_softmax(inputs, self._aligned(mask, inputs), self.axis)
+        return masked_softmax(inputs, self._align_mask(mask, inputs), self.axis)
 
-    def _aligned(self, mask: jax.Array, inputs: jax.Array) -> jax.Array:
+    def _align_mask(self, mask: jax.Array, inputs: jax.Array) -> jax.Array:
+        """Returns the mask as booleans with as many axes as the inputs."""
         missing = inputs.ndim - mask.ndim
         if missing < 0 or any(m not in (1, n) for m, n in zip(mask.shape, inputs.shape[missing:], strict=True)):
             raise ValueError(
-                f"The mask of {self.label} has the inputs' sizes or 1 on its axes, aligned at the end, got a "
-                f"mask of shape {mask.shape} for inputs of shape {inputs.shape}; expand the mask's axes."
+                f"The mask of {self.label} must have the inputs' sizes or 1 on its axes, aligned at the end, got a "
+                f"mask of shape {mask.shape} for inputs of shape {inputs.shape}; add the missing axes to the mask."
             )
         keep = mask if mask.dtype == bool else mask > 0.5
         return jnp.expand_dims(keep, tuple(range(missing)))
 
 
-def masked_softmax(x: jax.Array, keep: jax.Array, axis: int | tuple[int, ...] = -1) -> jax.Array:
-    """Softmax over what `keep`, of as many axes as x, keeps: 0 elsewhere, also where nothing is kept.
+def masked_softmax(x: jax.Array, keep: jax.Array, axis: int | Sequence[int] = -1) -> jax.Array:
+    """Returns the softmax of x over the elements where `keep` is true, and 0 elsewhere.
 
-    The sums are in float32 for narrower x.
+    Args:
+        x: Any array; sums of dtypes narrower than float32 are computed in float32.
+        keep: Booleans with as many axes as x. Where none is true along `axis`, the result is 0.
+        axis: Axis or axes along which the result sums to 1.
     """
-    # -1e9 and not -inf: its gradient is finite where nothing is kept.
+    # The gradient with -1e9 is finite where nothing is kept; with -inf it would be NaN.
     weights = activations.softmax(jnp.where(keep, x.astype(accumulation_dtype(x.dtype)), -1e9), axis)
     return jnp.where(keep, weights, 0).astype(x.dtype)

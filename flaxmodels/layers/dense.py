@@ -1,31 +1,35 @@
-"""Layers that multiply the last axis by a matrix."""
+"""The densely connected layer."""
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from flaxmodels import activations
+from flaxmodels.activations import ActivationLike
+from flaxmodels.constraints import ConstraintLike
+from flaxmodels.initializers import InitializerLike
 from flaxmodels.layers.base import Layer
+from flaxmodels.regularizers import RegularizerLike
 
 
 class Dense(Layer):
-    """Multiplies the last axis by a kernel, adds a bias, applies an activation.
+    """Multiplies the last axis by a kernel, adds a bias, and applies an activation.
 
     y = activation(x @ kernel + bias)
 
     Args:
         units: Size of the output's last axis.
-        activation: Name or function; None keeps y as it is.
+        activation: Activation function or its name; None for none.
         use_bias: Whether a bias is added.
-        kernel_initializer: Name or initializer of `kernel`.
-        bias_initializer: Name or initializer of `bias`.
-        kernel_regularizer: Adds a loss on `kernel`.
-        bias_regularizer: Adds a loss on `bias`.
-        kernel_constraint: Applied to `kernel` after each update.
-        bias_constraint: Applied to `bias` after each update.
+        kernel_initializer: Initializer of `kernel`, or its name.
+        bias_initializer: Initializer of `bias`, or its name.
+        kernel_regularizer: Regularizer of `kernel`, or its name.
+        bias_regularizer: Regularizer of `bias`, or its name.
+        kernel_constraint: Constraint on `kernel` after each update, or its name.
+        bias_constraint: Constraint on `bias` after each update, or its name.
 
     Shapes: x [B, ..., F] -> [B, ..., units].
 
@@ -43,16 +47,16 @@ class Dense(Layer):
     """
 
     units: int
-    activation: Any = None
+    activation: ActivationLike = None
     use_bias: bool = True
-    kernel_initializer: Any = "glorot_uniform"
-    bias_initializer: Any = "zeros"
-    kernel_regularizer: Any = None
-    bias_regularizer: Any = None
-    # Keras has `activity_regularizer` in this place, so what follows goes by name alone.
+    kernel_initializer: InitializerLike = "glorot_uniform"
+    bias_initializer: InitializerLike = "zeros"
+    kernel_regularizer: RegularizerLike = None
+    bias_regularizer: RegularizerLike = None
+    # The next positional argument in Keras is `activity_regularizer`, so the following ones are keyword-only.
     _: dataclasses.KW_ONLY
-    kernel_constraint: Any = None
-    bias_constraint: Any = None
+    kernel_constraint: ConstraintLike = None
+    bias_constraint: ConstraintLike = None
 
     WEIGHTS: ClassVar[tuple[str, ...]] = ("kernel", "bias")
     ENDS_IN: ClassVar[str] = "activation"
@@ -64,6 +68,7 @@ class Dense(Layer):
 
     @nn.compact
     def compute(self, inputs: jax.Array) -> jax.Array:
+        """Computes activation(inputs @ kernel + bias)."""
         if inputs.ndim < 2:
             raise ValueError(
                 f"{self.label} takes inputs of at least 2 axes [B, F], got shape {inputs.shape}; add the missing axis."

@@ -1,4 +1,4 @@
-"""The layer that marks steps of a sequence as missing."""
+"""The layer that masks padded steps of a sequence."""
 
 from typing import Any, ClassVar
 
@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from flaxmodels.layers import checks
 from flaxmodels.layers.base import Layer
@@ -13,15 +14,18 @@ from flaxmodels.layers.tracing import Lookup
 
 
 class Masking(Layer):
-    """Masks the steps at which all features equal a value, and sets them to zero.
+    """Masks the steps whose features all equal a value, and sets them to zero.
 
     mask = any(x != mask_value, over the features); y = x where mask, else 0.
-    `Sequential` and `Model` carry the mask on to the layers and losses that use it.
+    `Sequential` and `Model` pass the mask to the layers and losses that use it.
 
     Args:
-        mask_value: What marks a step as missing.
+        mask_value: Value of all features of a masked step; a number, or one number for each feature.
 
     Shapes: x [B, T, ..., F] -> the same; the mask is [B, T, ...].
+
+    Raises:
+        ValueError: If `mask_value` is not a number, or does not fit the features.
 
     References:
         Keras, `keras.layers.Masking`.
@@ -33,28 +37,29 @@ class Masking(Layer):
         [[False, True]]
     """
 
-    mask_value: Any = 0.0
+    mask_value: ArrayLike = 0.0
 
     SUPPORTS_MASKING: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not checks.is_array(np.asarray(self.mask_value)):
             raise ValueError(
-                f"`mask_value` of {self.label} is a number, got {self.mask_value!r}; give one such as 0.0."
+                f"`mask_value` of {self.label} must be a number, got {self.mask_value!r}; give, for example, 0.0."
             )
         super().__post_init__()
 
     @nn.nowrap
     def trace_inputs(self, sources: Any, lookups: list[Lookup], path: str, *args: Any, **kwargs: Any) -> Any:
-        """Keeps the values, unless those of masked steps, which become 0, might be out of range."""
+        """Returns the sources if masking leaves all values unchanged, which is the case if `mask_value` is 0."""
         return sources if np.all(np.asarray(self.mask_value) == 0) else frozenset()
 
     def compute(self, inputs: jax.Array) -> jax.Array:
+        """Returns the inputs with masked steps set to zero."""
         inputs = jnp.asarray(inputs)
         return jnp.where(jnp.expand_dims(self.compute_mask(inputs, None), -1), self.cast_floats(inputs), 0)
 
     def compute_mask(self, inputs: Any, mask: Any) -> jax.Array:
-        """Which steps hold something else than `mask_value`; a mask that comes in is not looked at, as in Keras."""
+        """Returns the steps with a feature other than `mask_value`; as in Keras, the mask of the inputs is ignored."""
         inputs, value = jnp.asarray(inputs), np.asarray(self.mask_value)
         if inputs.ndim < 2:
             self.check_rank(inputs, "B T F")
@@ -64,8 +69,8 @@ class Masking(Layer):
             value.ndim > inputs.ndim
         ):
             raise ValueError(
-                f"`mask_value` of {self.label} is a number, or one for each feature, got shape {value.shape} for "
-                f"inputs of shape {inputs.shape}; give one number."
+                f"`mask_value` of {self.label} must be a number, or one number for each feature, got shape "
+                f"{value.shape} for inputs of shape {inputs.shape}; give one number."
             )
         value = value.reshape((1,) * (inputs.ndim - value.ndim) + value.shape)
         return jnp.any(inputs != jnp.asarray(value, inputs.dtype), axis=-1)

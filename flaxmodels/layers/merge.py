@@ -1,4 +1,4 @@
-"""Layers that make one array of several."""
+"""Layers that merge several arrays into one."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -12,69 +12,72 @@ from flaxmodels.layers import checks, symbolic
 from flaxmodels.layers.base import Layer, accumulation_dtype
 from flaxmodels.layers.tracing import Lookup
 
-Masks = list[jax.Array | None]
+MaskList = list[jax.Array | None]
 
 
 class Merge(Layer):
-    """What layers share that merge a list of arrays, and its masks, into one.
+    """Base class of layers that merge a list of arrays, and the list of their masks, into one.
 
-    Arrays of fewer axes get axes of size 1 after the batch; then sizes of 1 are stretched. The outputs are
-    masked where every input is, and not at all if an input has no mask.
+    Arrays with fewer axes get axes of size 1 after the batch; then sizes of 1 are broadcast. An element of the
+    outputs is masked if it is masked in all inputs. If an input has no mask, neither have the outputs.
     """
 
     SUPPORTS_MASKING: ClassVar[bool] = True
-    EXACTLY: ClassVar[int | None] = None
+    NUM_INPUTS: ClassVar[int | None] = None
 
     @nn.compact
-    def compute(self, inputs: Sequence[jax.Array], *, mask: Any = None) -> jax.Array:
+    def compute(self, inputs: Sequence[jax.Array], *, mask: Sequence[jax.Array | None] | None = None) -> jax.Array:
+        """Broadcasts and merges the arrays."""
         arrays = self.arrays(inputs)
         masks = self.masks(arrays, mask)
         rank = max(x.ndim for x in arrays)
-        masks = [None if m is None else _expanded(m, rank - x.ndim) for x, m in zip(arrays, masks, strict=True)]
-        arrays = [_expanded(x, rank - x.ndim) for x in arrays]
+        masks = [
+            None if m is None else _expand_after_batch(m, rank - x.ndim) for x, m in zip(arrays, masks, strict=True)
+        ]
+        arrays = [_expand_after_batch(x, rank - x.ndim) for x in arrays]
         self.check_sizes(inputs, arrays)
         return self.merge(arrays, masks)
 
-    def merge(self, arrays: list[jax.Array], masks: Masks) -> jax.Array:
-        """Merges arrays of one rank."""
-        raise TypeError(f"{type(self).__name__} does not say how it merges; use Add, Concatenate or another.")
+    def merge(self, arrays: list[jax.Array], masks: MaskList) -> jax.Array:
+        """Merges arrays with the same number of axes."""
+        raise TypeError(f"{type(self).__name__} does not implement `merge`; use a subclass such as Add.")
 
-    def compute_mask(self, inputs: Sequence[jax.Array], mask: Any) -> Any:
-        """The mask of the outputs: where any input is kept, if all have masks."""
+    def compute_mask(self, inputs: Sequence[jax.Array], mask: Sequence[jax.Array | None] | None) -> jax.Array | None:
+        """Returns the elementwise OR of all masks, or None if an input has no mask."""
         masks = self.masks(inputs, mask)
         if any(m is None for m in masks):
             return None
         rank = max(x.ndim for x in inputs)
-        aligned = [_expanded(m, rank - x.ndim) for x, m in zip(inputs, masks, strict=True) if m is not None]
-        return _any([_trailing(m, max(m.ndim for m in aligned)) for m in aligned])
+        aligned = [_expand_after_batch(m, rank - x.ndim) for x, m in zip(inputs, masks, strict=True) if m is not None]
+        return _any([_expand_at_end(m, max(m.ndim for m in aligned)) for m in aligned])
 
     def arrays(self, inputs: Any) -> list[jax.Array]:
-        """The inputs as arrays of one dtype."""
+        """Returns the inputs as arrays of one dtype."""
         count = len(inputs) if isinstance(inputs, tuple | list) else None
-        if not count or (self.EXACTLY is not None and count != self.EXACTLY):
-            wanted = "at least 1 array" if self.EXACTLY is None else f"exactly {self.EXACTLY} arrays"
-            came = f"{count}" if count is not None else f"one of type {type(inputs).__name__}"
-            raise ValueError(f"{self.label} merges a list of {wanted}, got {came}; give a list such as [a, b].")
+        if not count or (self.NUM_INPUTS is not None and count != self.NUM_INPUTS):
+            expected = "at least 1 array" if self.NUM_INPUTS is None else f"exactly {self.NUM_INPUTS} arrays"
+            got = f"{count}" if count is not None else f"one of type {type(inputs).__name__}"
+            raise ValueError(f"{self.label} merges a list of {expected}, got {got}; give a list such as [a, b].")
         arrays = [jnp.asarray(x) for x in inputs]
         if not all(x.ndim for x in arrays):
             raise ValueError(
-                f"{self.label} merges arrays that begin with the batch, got shapes {[x.shape for x in arrays]}; "
-                "give each an axis for the batch."
+                f"{self.label} merges arrays whose first axis is the batch, got shapes {[x.shape for x in arrays]}; "
+                "add the batch axis to each."
             )
         if any(jnp.issubdtype(x.dtype, jnp.floating) for x in arrays):
             return [self.cast(x) for x in arrays]
         dtype = np.result_type(*(x.dtype for x in arrays))
         return [x.astype(dtype) for x in arrays]
 
-    def masks(self, inputs: Sequence[jax.Array], mask: Any) -> Masks:
-        """One mask, or None, for each input."""
+    def masks(self, inputs: Sequence[jax.Array], mask: Any) -> MaskList:
+        """Returns a boolean mask or None for each input."""
         if mask is None:
             return [None] * len(inputs)
         if not isinstance(mask, tuple | list) or len(mask) != len(inputs):
-            came = f"{len(mask)}" if isinstance(mask, tuple | list) else f"one of type {type(mask).__name__}"
+            got = f"{len(mask)}" if isinstance(mask, tuple | list) else f"one of type {type(mask).__name__}"
             raise ValueError(
                 f"{self.label} takes a list of masks, one or None for each of its {len(inputs)} inputs, "
-                f"got {came}; give a list such as [mask, None]."
+                f"got {got}; give a list such as [mask, None]."
             )
         for i, (m, x) in enumerate(zip(mask, inputs, strict=True)):
             if m is not None:
@@ -82,22 +85,22 @@ class Merge(Layer):
         return [None if m is None else m.astype(bool) for m in mask]
 
     def check_sizes(self, inputs: Sequence[jax.Array], arrays: list[jax.Array]) -> None:
-        """Raises unless the arrays, of one rank, have the same batch and equal sizes, or 1, elsewhere."""
+        """Raises unless the arrays have the same batch size, and sizes that are equal or 1 on all other axes."""
         for axis, sizes in enumerate(zip(*(x.shape for x in arrays), strict=True)):
             if len(set(sizes) - ({1} if axis else set())) > 1:
                 raise ValueError(
-                    f"{self.label} merges arrays of the same batch whose other sizes are equal or 1, got "
+                    f"{self.label} merges arrays of the same batch size whose other sizes are equal or 1, got "
                     f"shapes {[tuple(x.shape) for x in inputs]}; reshape them to agree on axis {axis}."
                 )
 
 
 class Add(Merge):
-    """Adds arrays element by element.
+    """Adds arrays elementwise.
 
     Shapes: a list of [B, ...] -> [B, ...].
 
     Raises:
-        ValueError: If no list comes or the shapes do not agree.
+        ValueError: If the inputs are not a list or their shapes do not agree.
 
     References:
         Keras, `keras.layers.Add`.
@@ -107,7 +110,8 @@ class Add(Merge):
         [3.0, 3.0, 3.0]
     """
 
-    def merge(self, arrays: list[jax.Array], masks: Masks) -> jax.Array:
+    def merge(self, arrays: list[jax.Array], masks: MaskList) -> jax.Array:
+        """Returns the elementwise sum of the arrays."""
         total = arrays[0]
         for x in arrays[1:]:
             total = total + x
@@ -120,7 +124,7 @@ class Subtract(Merge):
     Shapes: two of [B, ...] -> [B, ...].
 
     Raises:
-        ValueError: If not exactly two arrays come or the shapes do not agree.
+        ValueError: If the inputs are not exactly two arrays or their shapes do not agree.
 
     References:
         Keras, `keras.layers.Subtract`.
@@ -130,19 +134,20 @@ class Subtract(Merge):
         [-1.0, -1.0, -1.0]
     """
 
-    EXACTLY: ClassVar[int | None] = 2
+    NUM_INPUTS: ClassVar[int | None] = 2
 
-    def merge(self, arrays: list[jax.Array], masks: Masks) -> jax.Array:
+    def merge(self, arrays: list[jax.Array], masks: MaskList) -> jax.Array:
+        """Returns the elementwise difference of the two arrays."""
         return arrays[0] - arrays[1]
 
 
 class Multiply(Merge):
-    """Multiplies arrays element by element; what is masked counts as 1, and as 0 where all is masked.
+    """Multiplies arrays elementwise; a masked element counts as 1, and the product is 0 where all are masked.
 
     Shapes: a list of [B, ...] -> [B, ...].
 
     Raises:
-        ValueError: If no list comes or the shapes do not agree.
+        ValueError: If the inputs are not a list or their shapes do not agree.
 
     References:
         Keras, `keras.layers.Multiply`.
@@ -152,22 +157,23 @@ class Multiply(Merge):
         [6.0, 6.0, 6.0]
     """
 
-    def merge(self, arrays: list[jax.Array], masks: Masks) -> jax.Array:
-        keeps = [None if m is None else _trailing(m, x.ndim) for x, m in zip(arrays, masks, strict=True)]
+    def merge(self, arrays: list[jax.Array], masks: MaskList) -> jax.Array:
+        """Returns the elementwise product of the arrays, where masked elements count as 1."""
+        keeps = [None if m is None else _expand_at_end(m, x.ndim) for x, m in zip(arrays, masks, strict=True)]
         product: Any = 1
         for x, keep in zip(arrays, keeps, strict=True):
             product = product * (x if keep is None else jnp.where(keep, x, 1))
-        given = [keep for keep in keeps if keep is not None]
-        return jnp.where(_any(given), product, 0) if len(given) == len(keeps) else product
+        known = [keep for keep in keeps if keep is not None]
+        return jnp.where(_any(known), product, 0) if len(known) == len(keeps) else product
 
 
 class Average(Merge):
-    """Averages arrays element by element.
+    """Averages arrays elementwise.
 
     Shapes: a list of [B, ...] -> [B, ...].
 
     Raises:
-        ValueError: If no list comes or the shapes do not agree.
+        ValueError: If the inputs are not a list or their shapes do not agree.
 
     References:
         Keras, `keras.layers.Average`.
@@ -177,7 +183,8 @@ class Average(Merge):
         [1.5, 1.5, 1.5]
     """
 
-    def merge(self, arrays: list[jax.Array], masks: Masks) -> jax.Array:
+    def merge(self, arrays: list[jax.Array], masks: MaskList) -> jax.Array:
+        """Returns the elementwise mean of the arrays."""
         total = arrays[0]
         for x in arrays[1:]:
             total = total + x
@@ -185,33 +192,34 @@ class Average(Merge):
 
 
 class Extremum(Merge):
-    """What Maximum and Minimum share: a masked element gives way to the others."""
+    """Base class of Maximum and Minimum, which ignore masked elements where another input is not masked."""
 
     def choose(self, a: jax.Array, b: jax.Array) -> jax.Array:
-        """The larger or the smaller of two."""
-        raise TypeError(f"{type(self).__name__} does not say what it chooses; use Maximum or Minimum.")
+        """Returns the elementwise maximum or minimum of two arrays."""
+        raise TypeError(f"{type(self).__name__} does not implement `choose`; use Maximum or Minimum.")
 
-    def merge(self, arrays: list[jax.Array], masks: Masks) -> jax.Array:
-        outputs, kept = arrays[0], masks[0]
-        kept = None if kept is None else _trailing(kept, outputs.ndim)
+    def merge(self, arrays: list[jax.Array], masks: MaskList) -> jax.Array:
+        """Returns the elementwise maximum or minimum of the arrays, ignoring masked elements."""
+        outputs, outputs_mask = arrays[0], masks[0]
+        outputs_mask = None if outputs_mask is None else _expand_at_end(outputs_mask, outputs.ndim)
         for x, mask in zip(arrays[1:], masks[1:], strict=True):
-            mask = None if mask is None else _trailing(mask, x.ndim)
+            mask = None if mask is None else _expand_at_end(mask, x.ndim)
             if mask is not None:
                 x = jnp.where(mask, x, outputs)
-            if kept is not None:
-                outputs = jnp.where(kept, outputs, x)
-            kept = kept | mask if kept is not None and mask is not None else None
+            if outputs_mask is not None:
+                outputs = jnp.where(outputs_mask, outputs, x)
+            outputs_mask = outputs_mask | mask if outputs_mask is not None and mask is not None else None
             outputs = self.choose(outputs, x)
         return outputs
 
 
 class Maximum(Extremum):
-    """The largest of arrays, element by element; what is masked gives way to the others.
+    """Returns the elementwise maximum of arrays, ignoring masked elements where another input is not masked.
 
     Shapes: a list of [B, ...] -> [B, ...].
 
     Raises:
-        ValueError: If no list comes or the shapes do not agree.
+        ValueError: If the inputs are not a list or their shapes do not agree.
 
     References:
         Keras, `keras.layers.Maximum`.
@@ -222,16 +230,17 @@ class Maximum(Extremum):
     """
 
     def choose(self, a: jax.Array, b: jax.Array) -> jax.Array:
+        """Returns the elementwise maximum of two arrays."""
         return jnp.maximum(a, b)
 
 
 class Minimum(Extremum):
-    """The smallest of arrays, element by element; what is masked gives way to the others.
+    """Returns the elementwise minimum of arrays, ignoring masked elements where another input is not masked.
 
     Shapes: a list of [B, ...] -> [B, ...].
 
     Raises:
-        ValueError: If no list comes or the shapes do not agree.
+        ValueError: If the inputs are not a list or their shapes do not agree.
 
     References:
         Keras, `keras.layers.Minimum`.
@@ -242,22 +251,23 @@ class Minimum(Extremum):
     """
 
     def choose(self, a: jax.Array, b: jax.Array) -> jax.Array:
+        """Returns the elementwise minimum of two arrays."""
         return jnp.minimum(a, b)
 
 
 class Concatenate(Merge):
-    """Joins arrays along an axis.
+    """Concatenates arrays along an axis.
 
-    Masks are joined with them; an array without a mask counts as kept. Positions are kept where any element
-    is.
+    Masks are concatenated too; an array without a mask counts as not masked. If the masks have fewer axes than the
+    inputs, a position is masked only if all its elements are.
 
     Args:
-        axis: The axis along which the arrays follow each other.
+        axis: Axis along which the arrays are concatenated.
 
     Shapes: a list of [B, ..., F] -> [B, ..., sum of F].
 
     Raises:
-        ValueError: If no list comes or the shapes differ on another axis.
+        ValueError: If the inputs are not a list, or their shapes differ on another axis.
 
     References:
         Keras, `keras.layers.Concatenate`.
@@ -271,12 +281,13 @@ class Concatenate(Merge):
 
     @nn.nowrap
     def trace_inputs(self, sources: Any, lookups: list[Lookup], path: str, *args: Any, **kwargs: Any) -> Any:
-        """Joins what the inputs hold, where all of them hold unchanged values."""
-        found = jax.tree.leaves(sources)
-        return frozenset().union(*found) if all(found) else frozenset()
+        """Returns the union of the sources if all inputs hold values of the model's inputs, else an empty set."""
+        leaves = jax.tree.leaves(sources)
+        return frozenset().union(*leaves) if all(leaves) else frozenset()
 
     @nn.compact
-    def compute(self, inputs: Sequence[jax.Array], *, mask: Any = None) -> jax.Array:
+    def compute(self, inputs: Sequence[jax.Array], *, mask: Sequence[jax.Array | None] | None = None) -> jax.Array:
+        """Concatenates the arrays."""
         arrays = self.arrays(inputs)
         shapes = [tuple(x.shape) for x in arrays]
         rank = len(shapes[0])
@@ -284,36 +295,36 @@ class Concatenate(Merge):
         rests = {(*shape[:axis], *shape[axis + 1 :]) for shape in shapes} if axis is not None else set()
         if axis is None or len(rests) > 1 or any(len(shape) != rank for shape in shapes):
             raise ValueError(
-                f"{self.label} joins arrays that differ on `axis`={self.axis} alone, got shapes {shapes}; "
+                f"{self.label} concatenates arrays that differ only on `axis`={self.axis}, got shapes {shapes}; "
                 "reshape them, or choose another axis."
             )
         return jnp.concatenate(arrays, axis)
 
-    def compute_mask(self, inputs: Sequence[jax.Array], mask: Any) -> Any:
-        """The masks, joined."""
+    def compute_mask(self, inputs: Sequence[jax.Array], mask: Sequence[jax.Array | None] | None) -> jax.Array | None:
+        """Returns the concatenated masks, or None if no input has a mask."""
         masks = self.masks(inputs, mask)
-        given = [m.ndim for m in masks if m is not None]
-        if not given:
+        mask_ranks = [m.ndim for m in masks if m is not None]
+        if not mask_ranks:
             return None
-        whole = [
-            jnp.ones(x.shape, bool) if m is None else jnp.broadcast_to(_trailing(m, x.ndim), x.shape)
+        full_masks = [
+            jnp.ones(x.shape, bool) if m is None else jnp.broadcast_to(_expand_at_end(m, x.ndim), x.shape)
             for x, m in zip(inputs, masks, strict=True)
         ]
         rank = inputs[0].ndim
-        return jnp.any(jnp.concatenate(whole, self.axis), tuple(range(min(max(given), rank - 1), rank)))
+        return jnp.any(jnp.concatenate(full_masks, self.axis), tuple(range(min(max(mask_ranks), rank - 1), rank)))
 
 
 class Dot(Merge):
-    """Sums products of two arrays along an axis of each, example by example; the outputs have no mask.
+    """Computes batched dot products of two arrays along one axis of each; the outputs have no mask.
 
     Args:
-        axes: The axis of both arrays, or a pair of axes, one of each; not the batch.
-        normalize: Whether to divide by the Euclidean norms along the axes first, for cosines.
+        axes: Axis of both arrays, or a pair with one axis of each; not the batch axis.
+        normalize: Whether to divide by the Euclidean norms along the axes first, which gives cosines.
 
-    Shapes: x [B, ...] and y [B, ...] -> [B, the rest of x, the rest of y], and [B, 1] where nothing rests.
+    Shapes: x [B, ...] and y [B, ...] -> [B, other axes of x, other axes of y], or [B, 1] if there are no other axes.
 
     Raises:
-        ValueError: If not exactly two arrays come, or an axis is wrong or does not agree.
+        ValueError: If the inputs are not exactly two arrays, or an axis does not exist or differs in size.
         TypeError: If `axes` is neither an integer nor a pair.
 
     References:
@@ -324,100 +335,103 @@ class Dot(Merge):
         (2, 5, 10)
     """
 
-    axes: Any
+    axes: int | Sequence[int]
     normalize: bool = False
 
-    EXACTLY: ClassVar[int | None] = 2
+    NUM_INPUTS: ClassVar[int | None] = 2
 
     def __post_init__(self) -> None:
         pair = self.axes if isinstance(self.axes, tuple | list) else None
         if pair is None and type(self.axes) is not int:
             raise TypeError(
-                f"`axes` of {self.label} is an integer or a pair of integers, got {self.axes!r}; give one such as -1."
+                f"`axes` of {self.label} must be an integer or a pair of integers, got {self.axes!r}; "
+                "give, for example, -1."
             )
         if pair is not None and (len(pair) != 2 or any(type(a) is not int for a in pair)):
             raise ValueError(
-                f"`axes` of {self.label} is an integer or a pair of integers, got {tuple(pair)}; "
+                f"`axes` of {self.label} must be an integer or a pair of integers, got {tuple(pair)}; "
                 "give one axis of each array, such as (1, 2)."
             )
         super().__post_init__()
 
     @nn.compact
     def compute(self, inputs: Sequence[jax.Array]) -> jax.Array:
+        """Computes the dot products."""
         x, y = self.arrays(inputs)
         a, b = (self.axes, self.axes) if isinstance(self.axes, int) else self.axes
-        within = -x.ndim <= a < x.ndim and -y.ndim <= b < y.ndim and a % x.ndim > 0 and b % y.ndim > 0
-        if not within or x.shape[a] != y.shape[b] or x.shape[0] != y.shape[0]:
+        exist = -x.ndim <= a < x.ndim and -y.ndim <= b < y.ndim and a % x.ndim > 0 and b % y.ndim > 0
+        if not exist or x.shape[a] != y.shape[b] or x.shape[0] != y.shape[0]:
             raise ValueError(
-                f"{self.label} sums along axes of equal size, one of each array, in batches of equal size, got shapes "
-                f"{x.shape} and {y.shape} with `axes`={self.axes}; reshape, or choose other axes than the batch."
+                f"{self.label} takes two arrays of the same batch size and one axis of each, both of the same size, "
+                f"got shapes {x.shape} and {y.shape} with `axes`={self.axes}; reshape them, or choose other axes."
             )
         a, b = a % x.ndim, b % y.ndim
         if self.normalize:
-            x, y = (self.cast(normalized(z.astype(accumulation_dtype(z.dtype)), axis)) for z, axis in ((x, a), (y, b)))
+            x, y = (self.cast(normalize(z.astype(accumulation_dtype(z.dtype)), axis)) for z, axis in ((x, a), (y, b)))
         outputs = jax.lax.dot_general(x, y, (((a,), (b,)), ((0,), (0,))))
         return outputs[:, None] if outputs.ndim == 1 else outputs
 
-    def compute_mask(self, inputs: Sequence[jax.Array], mask: Any) -> Any:
+    def compute_mask(self, inputs: Sequence[jax.Array], mask: Sequence[jax.Array | None] | None) -> jax.Array | None:
+        """Returns None: the outputs have no mask."""
         return None
 
 
-def normalized(x: jax.Array, axis: Any, epsilon: float = 1e-7) -> jax.Array:
-    """x over its Euclidean norm along one axis, or several; a norm below `epsilon` counts as `epsilon`."""
+def normalize(x: jax.Array, axis: int | Sequence[int] | None, epsilon: float = 1e-7) -> jax.Array:
+    """Divides x by its Euclidean norm along one or several axes; a norm below `epsilon` counts as `epsilon`."""
     square = jnp.sum(jnp.square(x), axis, keepdims=True)
-    # The square is bounded before the root: the gradient at 0 is finite.
+    # The sum of squares is bounded before the square root, so that the gradient at 0 is finite.
     return x * jax.lax.rsqrt(jnp.maximum(square, epsilon**2))
 
 
-# --- functions: on symbols they draw a node, on arrays they compute
+# --- functions, which add a layer to a model if called on symbols and compute if called on arrays
 
 
 def add(inputs: Sequence[Any], **kwargs: Any) -> Any:
-    """Adds symbols or arrays: `Add(**kwargs)` called on them.
+    """Adds symbols or arrays elementwise; calls `Add(**kwargs)`.
 
     Example:
         >>> add([jnp.ones(2), jnp.ones(2)]).tolist()
         [2.0, 2.0]
     """
-    return _merged(Add, inputs, kwargs)
+    return _call_merge(Add, inputs, kwargs)
 
 
 def subtract(inputs: Sequence[Any], **kwargs: Any) -> Any:
-    """Subtracts the second symbol or array from the first: `Subtract(**kwargs)` called on them."""
-    return _merged(Subtract, inputs, kwargs)
+    """Subtracts the second symbol or array from the first; calls `Subtract(**kwargs)`."""
+    return _call_merge(Subtract, inputs, kwargs)
 
 
 def multiply(inputs: Sequence[Any], **kwargs: Any) -> Any:
-    """Multiplies symbols or arrays: `Multiply(**kwargs)` called on them."""
-    return _merged(Multiply, inputs, kwargs)
+    """Multiplies symbols or arrays elementwise; calls `Multiply(**kwargs)`."""
+    return _call_merge(Multiply, inputs, kwargs)
 
 
 def average(inputs: Sequence[Any], **kwargs: Any) -> Any:
-    """Averages symbols or arrays: `Average(**kwargs)` called on them."""
-    return _merged(Average, inputs, kwargs)
+    """Averages symbols or arrays elementwise; calls `Average(**kwargs)`."""
+    return _call_merge(Average, inputs, kwargs)
 
 
 def maximum(inputs: Sequence[Any], **kwargs: Any) -> Any:
-    """The largest of symbols or arrays: `Maximum(**kwargs)` called on them."""
-    return _merged(Maximum, inputs, kwargs)
+    """Returns the elementwise maximum of symbols or arrays; calls `Maximum(**kwargs)`."""
+    return _call_merge(Maximum, inputs, kwargs)
 
 
 def minimum(inputs: Sequence[Any], **kwargs: Any) -> Any:
-    """The smallest of symbols or arrays: `Minimum(**kwargs)` called on them."""
-    return _merged(Minimum, inputs, kwargs)
+    """Returns the elementwise minimum of symbols or arrays; calls `Minimum(**kwargs)`."""
+    return _call_merge(Minimum, inputs, kwargs)
 
 
 def concatenate(inputs: Sequence[Any], axis: int = -1, **kwargs: Any) -> Any:
-    """Joins symbols or arrays along an axis: `Concatenate(axis, **kwargs)` called on them."""
-    return _merged(Concatenate, inputs, {"axis": axis, **kwargs})
+    """Concatenates symbols or arrays along an axis; calls `Concatenate(axis, **kwargs)`."""
+    return _call_merge(Concatenate, inputs, {"axis": axis, **kwargs})
 
 
-def dot(inputs: Sequence[Any], axes: Any = -1, **kwargs: Any) -> Any:
-    """Sums products of two symbols or arrays along axes: `Dot(axes, **kwargs)` called on them."""
-    return _merged(Dot, inputs, {"axes": axes, **kwargs})
+def dot(inputs: Sequence[Any], axes: int | Sequence[int] = -1, **kwargs: Any) -> Any:
+    """Computes batched dot products of two symbols or arrays along axes; calls `Dot(axes, **kwargs)`."""
+    return _call_merge(Dot, inputs, {"axes": axes, **kwargs})
 
 
-def _merged(cls: type[Merge], inputs: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+def _call_merge(cls: type[Merge], inputs: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     layer = cls(parent=None, **kwargs)
     return layer(inputs) if symbolic.symbols_in(inputs) else layer.apply({}, inputs)
 
@@ -426,18 +440,18 @@ def _merged(cls: type[Merge], inputs: Sequence[Any], kwargs: dict[str, Any]) -> 
 
 
 def _any(masks: list[jax.Array]) -> jax.Array:
-    """Where any of several masks is true."""
-    kept = masks[0]
+    """Returns the elementwise OR of masks."""
+    result = masks[0]
     for mask in masks[1:]:
-        kept = kept | mask
-    return kept
+        result = result | mask
+    return result
 
 
-def _expanded(x: jax.Array, axes: int) -> jax.Array:
-    """x with axes of size 1 after the batch."""
+def _expand_after_batch(x: jax.Array, axes: int) -> jax.Array:
+    """Returns x with a number of axes of size 1 inserted after the batch."""
     return jnp.expand_dims(x, tuple(range(1, 1 + axes)))
 
 
-def _trailing(mask: jax.Array, rank: int) -> jax.Array:
-    """A mask of leading axes with axes of size 1 at the end."""
+def _expand_at_end(mask: jax.Array, rank: int) -> jax.Array:
+    """Returns the mask with `rank` axes: axes of size 1 are appended."""
     return jnp.expand_dims(mask, tuple(range(mask.ndim, rank)))

@@ -1,6 +1,6 @@
-"""Layers that normalize: by statistics of the batch, of each example, or of the weights."""
+"""Normalization layers, with statistics of the batch, of each example, or of the weights."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -9,50 +9,54 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxmodels import initializers
+from flaxmodels.constraints import ConstraintLike
+from flaxmodels.initializers import InitializerLike
 from flaxmodels.layers import checks
 from flaxmodels.layers.base import Layer, accumulation_dtype
 from flaxmodels.layers.checks import checked_axes
-from flaxmodels.layers.merge import normalized
+from flaxmodels.layers.merge import normalize
 from flaxmodels.layers.regularization import check_rate
+from flaxmodels.regularizers import RegularizerLike
 
-SMALL = 1e-7  # added to the number of what a mask keeps, as in Keras
+EPSILON = 1e-7  # added to the number of unmasked elements, as in Keras
 
 
 class BatchNormalization(Layer):
-    """Normalizes each feature by mean and variance over the batch in training, by moving averages else.
+    """Normalizes each feature by its mean and variance over the batch in training, and by moving averages otherwise.
 
     y = gamma (x - mean) / sqrt(variance + epsilon) + beta
 
-    In training the moving averages take up the batch: moving = momentum moving + (1 - momentum) batch, with the biased
-    variance. Neither masked positions nor rows that pad the batch count. Frozen (`trainable=False`, here or in a layer
-    around), the layer computes as outside of training. Under `jit` the batch is that of all devices together.
+    Training updates the moving averages: moving = momentum moving + (1 - momentum) batch, with the biased variance.
+    Masked positions and padding rows of the batch do not count. If the layer or a layer around it is frozen
+    (`trainable=False`), it uses the moving averages in training too. Under `jit`, the statistics are those of the
+    whole batch on all devices.
 
-    With `renorm`, training normalizes by slower averages of its own: the normalized x becomes x r + d with
-    r = stddev / renorm_stddev and d = (mean - renorm_mean) / renorm_stddev, through which no gradient flows.
+    With `renorm` (batch renormalization), the normalized x becomes x r + d in training, with
+    r = stddev / renorm_stddev and d = (mean - renorm_mean) / renorm_stddev. No gradient flows through r and d.
 
     Args:
-        axis: The features' axis.
-        momentum: How much of the moving averages stays.
-        epsilon: Added to the variance.
-        center: Whether there is a beta.
-        scale: Whether there is a gamma.
-        beta_initializer: Name or initializer of `beta`.
-        gamma_initializer: Name or initializer of `gamma`.
-        moving_mean_initializer: Name or initializer of the means.
-        moving_variance_initializer: Name or initializer of the variances.
-        beta_regularizer: Adds a loss on `beta`.
-        gamma_regularizer: Adds a loss on `gamma`.
-        beta_constraint: Applied to `beta` after each update.
-        gamma_constraint: Applied to `gamma` after each update.
-        renorm: Whether training corrects the batch's statistics by averages.
-        renorm_clipping: Bounds by name: `rmin` and `rmax` of r, `dmax` of |d|.
-        renorm_momentum: How much of the averages for `renorm` stays.
-        synchronized: Whether devices share statistics; under `jit` they always do, so True and False are the same.
+        axis: Axis of the features.
+        momentum: Weight of the old value in the moving averages.
+        epsilon: Small number added to the variance.
+        center: Whether to add a learned beta.
+        scale: Whether to multiply by a learned gamma.
+        beta_initializer: Initializer of `beta`, or its name.
+        gamma_initializer: Initializer of `gamma`, or its name.
+        moving_mean_initializer: Initializer of `moving_mean`, or its name.
+        moving_variance_initializer: Initializer of `moving_variance`, or its name.
+        beta_regularizer: Regularizer of `beta`, or its name.
+        gamma_regularizer: Regularizer of `gamma`, or its name.
+        beta_constraint: Constraint on `beta` after each update, or its name.
+        gamma_constraint: Constraint on `gamma` after each update, or its name.
+        renorm: Whether to apply batch renormalization in training.
+        renorm_clipping: Bounds by name: `rmin` and `rmax` of r, and `dmax` of |d|.
+        renorm_momentum: Weight of the old value in the averages `renorm_mean` and `renorm_stddev`.
+        synchronized: Whether devices share statistics. Under `jit` they always do, so the value has no effect.
 
-    Shapes: x [B, ..., F] -> the same; a mask has all its axes but the last.
+    Shapes: x [B, ..., F] -> the same; the mask has all axes of x but the last.
 
     Raises:
-        ValueError: If an argument, the axis or the mask's rank is wrong.
+        ValueError: If an argument is invalid, x has no such axis, or the mask does not fit.
 
     References:
         Ioffe and Szegedy, Batch Normalization, 2015, https://arxiv.org/abs/1502.03167; Ioffe, Batch Renormalization,
@@ -71,16 +75,16 @@ class BatchNormalization(Layer):
     epsilon: float = 1e-3
     center: bool = True
     scale: bool = True
-    beta_initializer: Any = "zeros"
-    gamma_initializer: Any = "ones"
-    moving_mean_initializer: Any = "zeros"
-    moving_variance_initializer: Any = "ones"
-    beta_regularizer: Any = None
-    gamma_regularizer: Any = None
-    beta_constraint: Any = None
-    gamma_constraint: Any = None
+    beta_initializer: InitializerLike = "zeros"
+    gamma_initializer: InitializerLike = "ones"
+    moving_mean_initializer: InitializerLike = "zeros"
+    moving_variance_initializer: InitializerLike = "ones"
+    beta_regularizer: RegularizerLike = None
+    gamma_regularizer: RegularizerLike = None
+    beta_constraint: ConstraintLike = None
+    gamma_constraint: ConstraintLike = None
     renorm: bool = False
-    renorm_clipping: Any = None
+    renorm_clipping: Mapping[str, float] | None = None
     renorm_momentum: float = 0.99
     synchronized: bool = False
 
@@ -98,31 +102,33 @@ class BatchNormalization(Layer):
         checks.check_not_negative(self, "epsilon")
         check_rate(self, "momentum")
         check_rate(self, "renorm_momentum")
-        given = self.renorm_clipping
-        if given is not None and not (isinstance(given, Mapping) and all(map(checks.is_number, given.values()))):
+        bounds = self.renorm_clipping
+        if bounds is not None and not (isinstance(bounds, Mapping) and all(map(checks.is_number, bounds.values()))):
             raise ValueError(
-                f"`renorm_clipping` of {self.label} is a dictionary of numbers, got {given!r}; "
-                'give one such as {"rmax": 3.0}.'
+                f"`renorm_clipping` of {self.label} must be a dictionary of numbers, got {bounds!r}; "
+                'give, for example, {"rmax": 3.0}.'
             )
-        clipping = dict(given or {})
+        clipping = dict(bounds or {})
         unknown = sorted(set(clipping) - {"rmin", "rmax", "dmax"})
         if unknown or (clipping and not self.renorm):
             raise ValueError(
-                f'`renorm_clipping` of {self.label} bounds "rmin", "rmax" and "dmax" where `renorm` is True, got '
-                f"{clipping} with `renorm`={self.renorm}; leave out other names, or set `renorm`."
+                f'`renorm_clipping` of {self.label} takes the bounds "rmin", "rmax" and "dmax" and requires '
+                f"`renorm`=True, got {clipping} with `renorm`={self.renorm}; leave out other names, or set `renorm`."
             )
         if clipping.get("rmax", np.inf) < clipping.get("rmin", 0) or clipping.get("dmax", 0) < 0:
             raise ValueError(
-                f"`renorm_clipping` of {self.label} has rmin <= rmax and dmax >= 0, got {clipping}; change the bounds."
+                f"`renorm_clipping` of {self.label} must have rmin <= rmax and dmax >= 0, got {clipping}; "
+                "change the bounds."
             )
 
     @nn.compact
     def compute(self, inputs: jax.Array, *, mask: jax.Array | None = None, train: bool = False) -> jax.Array:
+        """Normalizes the inputs; in training, also updates the moving averages."""
         axis = checked_axes(self, self.axis, inputs)[0]
         if mask is not None and mask.ndim != inputs.ndim - 1:
             raise ValueError(
-                f"The mask of {self.label} has one axis less than its inputs, got a mask of shape {mask.shape} for "
-                f"inputs of shape {inputs.shape}; expand the mask, or leave it out."
+                f"The mask of {self.label} must have one axis less than its inputs, got a mask of shape {mask.shape} "
+                f"for inputs of shape {inputs.shape}; reshape the mask, or leave it out."
             )
         if mask is not None:
             checks.check_mask(self, mask, inputs.shape)
@@ -130,21 +136,21 @@ class BatchNormalization(Layer):
         shape = (x.shape[axis],)
         scale = self.add_weight("gamma", shape, x.dtype) if self.scale else None
         offset = self.add_weight("beta", shape, x.dtype) if self.center else None
-        averages = self._averages(shape)
+        averages = self._moving_averages(shape)
         if train and not self.frozen:
-            rows = self.valid_rows(x.shape[0]) if axis else None
-            keep = _kept(x, mask, rows)
+            rows = self.rows(x.shape[0]) if axis else None
+            keep = _valid_elements(x, mask, rows)
             mean, variance = _moments(x, axis, keep)
             if self.renorm:
-                scale, offset = self._renormalizing(mean, variance, averages, scale, offset)
+                scale, offset = self._renormalize(mean, variance, averages, scale, offset)
             if not self.is_initializing():
-                self._update(averages, mean, variance, rows)
+                self._update_averages(averages, mean, variance, rows)
         else:
             mean, variance = (averages[name].value.astype(x.dtype) for name in ("moving_mean", "moving_variance"))
-        return self.cast(_normalized(x, mean, variance, axis, self.epsilon, scale, offset))
+        return self.cast(_normalize_along(x, mean, variance, axis, self.epsilon, scale, offset))
 
-    def _averages(self, shape: tuple[int, ...]) -> dict[str, nn.Variable]:
-        """The moving averages by name, in float32 at least."""
+    def _moving_averages(self, shape: tuple[int, ...]) -> dict[str, nn.Variable]:
+        """Returns the moving averages by name, in at least float32."""
         means = self.moving_mean_initializer or "glorot_uniform"
         variances = self.moving_variance_initializer or "glorot_uniform"
         initial = {"moving_mean": means, "moving_variance": variances}
@@ -158,10 +164,15 @@ class BatchNormalization(Layer):
 
         return {name: self.variable("batch_stats", name, make, name) for name in initial}
 
-    def _renormalizing(
-        self, mean: jax.Array, variance: jax.Array, averages: dict[str, nn.Variable], scale: Any, offset: Any
+    def _renormalize(
+        self,
+        mean: jax.Array,
+        variance: jax.Array,
+        averages: dict[str, nn.Variable],
+        scale: jax.Array | None,
+        offset: jax.Array | None,
     ) -> tuple[jax.Array, jax.Array]:
-        """Scale and offset with r and d worked in: (x r + d) gamma + beta = x (r gamma) + (d gamma + beta)."""
+        """Returns scale and offset combined with r and d: (x r + d) gamma + beta = x (r gamma) + (d gamma + beta)."""
         clipping = self.renorm_clipping or {}
         slow_mean, slow_stddev = (averages[n].value.astype(mean.dtype) for n in ("renorm_mean", "renorm_stddev"))
         slow_stddev = jnp.maximum(slow_stddev, np.sqrt(self.epsilon))
@@ -175,26 +186,29 @@ class BatchNormalization(Layer):
             r, d = r * scale, d * scale
         return r, d if offset is None else d + offset
 
-    def _update(self, averages: dict[str, nn.Variable], mean: jax.Array, variance: jax.Array, rows: Any) -> None:
-        # A batch of padding alone leaves the averages as they are; one that a mask empties moves them, as in Keras.
-        some = True if rows is None else jnp.any(rows)
+    def _update_averages(
+        self, averages: dict[str, nn.Variable], mean: jax.Array, variance: jax.Array, rows: jax.Array | None
+    ) -> None:
+        # A batch of only padding rows leaves the averages unchanged. As in Keras, a fully masked batch updates them.
+        has_examples = True if rows is None else jnp.any(rows)
 
-        def follow(name: str, value: jax.Array, momentum: float) -> jax.Array:
+        def update(name: str, value: jax.Array, momentum: float) -> jax.Array:
             old = averages[name].value
             new = old * momentum + value.astype(old.dtype) * (1 - momentum)
-            averages[name].value = jnp.where(some, new, old)
+            averages[name].value = jnp.where(has_examples, new, old)
             return averages[name].value
 
-        follow("moving_mean", mean, self.momentum)
+        update("moving_mean", mean, self.momentum)
         if not self.renorm:
-            follow("moving_variance", variance, self.momentum)
+            update("moving_variance", variance, self.momentum)
             return
         stddev = jnp.sqrt(variance + self.epsilon)
-        follow("renorm_mean", mean, self.renorm_momentum)
-        follow("renorm_stddev", stddev, self.renorm_momentum)
-        moving_stddev = follow("moving_stddev", stddev, self.momentum)
+        update("renorm_mean", mean, self.renorm_momentum)
+        update("renorm_stddev", stddev, self.renorm_momentum)
+        moving_stddev = update("moving_stddev", stddev, self.momentum)
         old = averages["moving_variance"].value
-        averages["moving_variance"].value = jnp.where(some, jax.nn.relu(moving_stddev**2 - self.epsilon), old)
+        new = jax.nn.relu(moving_stddev**2 - self.epsilon)
+        averages["moving_variance"].value = jnp.where(has_examples, new, old)
 
 
 class LayerNormalization(Layer):
@@ -203,23 +217,23 @@ class LayerNormalization(Layer):
     y = gamma (x - mean) / sqrt(variance + epsilon) + beta
 
     Args:
-        axis: The axis, or axes, along which each example is normalized.
-        epsilon: Added to the variance.
-        center: Whether there is a beta.
-        scale: Whether there is a gamma.
-        beta_initializer: Name or initializer of `beta`.
-        gamma_initializer: Name or initializer of `gamma`.
-        beta_regularizer: Adds a loss on `beta`.
-        gamma_regularizer: Adds a loss on `gamma`.
-        beta_constraint: Applied to `beta` after each update.
-        gamma_constraint: Applied to `gamma` after each update.
-        rms_scaling: Whether x is divided by the root of the variance and scaled, its mean left in and no beta added;
-            for models that were trained so. See `RMSNormalization` for the layer of that name.
+        axis: Axis or axes along which each example is normalized.
+        epsilon: Small number added to the variance.
+        center: Whether to add a learned beta.
+        scale: Whether to multiply by a learned gamma.
+        beta_initializer: Initializer of `beta`, or its name.
+        gamma_initializer: Initializer of `gamma`, or its name.
+        beta_regularizer: Regularizer of `beta`, or its name.
+        gamma_regularizer: Regularizer of `gamma`, or its name.
+        beta_constraint: Constraint on `beta` after each update, or its name.
+        gamma_constraint: Constraint on `gamma` after each update, or its name.
+        rms_scaling: Whether to omit the subtraction of the mean and the beta. It exists for models that were trained
+            with it; see `RMSNormalization` for new models.
 
     Shapes: x [B, ..., F] -> the same.
 
     Raises:
-        ValueError: If an axis is none of x's.
+        ValueError: If x has no such axis.
 
     References:
         Ba et al., Layer Normalization, 2016, https://arxiv.org/abs/1607.06450; Keras,
@@ -231,16 +245,16 @@ class LayerNormalization(Layer):
         [[-1.0, 1.0], [-1.0, 1.0]]
     """
 
-    axis: Any = -1
+    axis: int | Sequence[int] = -1
     epsilon: float = 1e-3
     center: bool = True
     scale: bool = True
-    beta_initializer: Any = "zeros"
-    gamma_initializer: Any = "ones"
-    beta_regularizer: Any = None
-    gamma_regularizer: Any = None
-    beta_constraint: Any = None
-    gamma_constraint: Any = None
+    beta_initializer: InitializerLike = "zeros"
+    gamma_initializer: InitializerLike = "ones"
+    beta_regularizer: RegularizerLike = None
+    gamma_regularizer: RegularizerLike = None
+    beta_constraint: ConstraintLike = None
+    gamma_constraint: ConstraintLike = None
     rms_scaling: bool = False
 
     WEIGHTS: ClassVar[tuple[str, ...]] = ("gamma", "beta")
@@ -252,9 +266,10 @@ class LayerNormalization(Layer):
 
     @nn.compact
     def compute(self, inputs: jax.Array) -> jax.Array:
+        """Normalizes the inputs."""
         axes = checked_axes(self, self.axis, inputs)
         x = inputs.astype(accumulation_dtype(inputs.dtype))
-        shape, aligned = tuple(x.shape[axis] for axis in axes), _aligned(x.shape, axes)
+        shape, aligned = tuple(x.shape[axis] for axis in axes), _broadcast_shape(x.shape, axes)
         gamma = beta = None
         if self.scale or self.rms_scaling:
             gamma = self.add_weight("gamma", shape, x.dtype).reshape(aligned)
@@ -262,31 +277,31 @@ class LayerNormalization(Layer):
             beta = self.add_weight("beta", shape, x.dtype).reshape(aligned)
         variance = jnp.var(x, axes, keepdims=True)
         mean = jnp.zeros((), x.dtype) if self.rms_scaling else jnp.mean(x, axes, keepdims=True)
-        return self.cast(_scaled(x, mean, variance, self.epsilon, gamma, beta))
+        return self.cast(_scale_and_shift(x, mean, variance, self.epsilon, gamma, beta))
 
 
 class GroupNormalization(Layer):
-    """Normalizes each example by mean and variance of each group of channels.
+    """Normalizes each example by the mean and variance of each group of channels.
 
     y = gamma (x - mean) / sqrt(variance + epsilon) + beta
 
     Args:
-        groups: Number of groups, which divides the number of channels; -1 for one channel per group.
-        axis: The channels' axis.
-        epsilon: Added to the variance.
-        center: Whether there is a beta.
-        scale: Whether there is a gamma.
-        beta_initializer: Name or initializer of `beta`.
-        gamma_initializer: Name or initializer of `gamma`.
-        beta_regularizer: Adds a loss on `beta`.
-        gamma_regularizer: Adds a loss on `gamma`.
-        beta_constraint: Applied to `beta` after each update.
-        gamma_constraint: Applied to `gamma` after each update.
+        groups: Number of groups, a divisor of the number of channels; -1 for one channel per group.
+        axis: Axis of the channels.
+        epsilon: Small number added to the variance.
+        center: Whether to add a learned beta.
+        scale: Whether to multiply by a learned gamma.
+        beta_initializer: Initializer of `beta`, or its name.
+        gamma_initializer: Initializer of `gamma`, or its name.
+        beta_regularizer: Regularizer of `beta`, or its name.
+        gamma_regularizer: Regularizer of `gamma`, or its name.
+        beta_constraint: Constraint on `beta` after each update, or its name.
+        gamma_constraint: Constraint on `gamma` after each update, or its name.
 
     Shapes: x [B, ..., C] -> the same.
 
     Raises:
-        ValueError: If `groups` is not positive or -1 or does not divide the channels, or the axis is none of x's.
+        ValueError: If `groups` is not -1 or a divisor of the number of channels, or x has no such axis.
 
     References:
         Wu and He, Group Normalization, 2018, https://arxiv.org/abs/1803.08494; Keras,
@@ -303,12 +318,12 @@ class GroupNormalization(Layer):
     epsilon: float = 1e-3
     center: bool = True
     scale: bool = True
-    beta_initializer: Any = "zeros"
-    gamma_initializer: Any = "ones"
-    beta_regularizer: Any = None
-    gamma_regularizer: Any = None
-    beta_constraint: Any = None
-    gamma_constraint: Any = None
+    beta_initializer: InitializerLike = "zeros"
+    gamma_initializer: InitializerLike = "ones"
+    beta_regularizer: RegularizerLike = None
+    gamma_regularizer: RegularizerLike = None
+    beta_constraint: ConstraintLike = None
+    gamma_constraint: ConstraintLike = None
 
     WEIGHTS: ClassVar[tuple[str, ...]] = ("gamma", "beta")
     SUPPORTS_MASKING: ClassVar[bool] = True
@@ -321,37 +336,38 @@ class GroupNormalization(Layer):
 
     @nn.compact
     def compute(self, inputs: jax.Array) -> jax.Array:
+        """Normalizes the inputs."""
         axis = checked_axes(self, self.axis, inputs)[0]
         channels = inputs.shape[axis]
         groups = channels if self.groups == -1 else self.groups
         if axis == 0 or channels % groups:
             raise ValueError(
-                f"`groups` of {self.label} divides the number of channels, which are not the batch's axis, got "
+                f"`groups` of {self.label} must divide the number of channels, on an axis other than the batch, got "
                 f"{groups} for axis {self.axis} of shape {inputs.shape}; give a divisor of {channels}, or another axis."
             )
         x = inputs.astype(accumulation_dtype(inputs.dtype))
         x = x.reshape(*inputs.shape[:axis], groups, channels // groups, *inputs.shape[axis + 1 :])
-        aligned = _aligned(x.shape, (axis, axis + 1))
+        aligned = _broadcast_shape(x.shape, (axis, axis + 1))
         gamma = self.add_weight("gamma", (channels,), x.dtype).reshape(aligned) if self.scale else None
         beta = self.add_weight("beta", (channels,), x.dtype).reshape(aligned) if self.center else None
         axes = tuple(i for i in range(1, x.ndim) if i != axis)
         mean, variance = jnp.mean(x, axes, keepdims=True), jnp.var(x, axes, keepdims=True)
-        return self.cast(_scaled(x, mean, variance, self.epsilon, gamma, beta).reshape(inputs.shape))
+        return self.cast(_scale_and_shift(x, mean, variance, self.epsilon, gamma, beta).reshape(inputs.shape))
 
 
 class RMSNormalization(Layer):
-    """Divides each example by its root mean square along `axis`; a mask ends here, as in Keras.
+    """Divides each example by its root mean square along `axis`.
 
-    y = scale x / sqrt(mean(x^2) + epsilon)
+    y = scale x / sqrt(mean(x^2) + epsilon), with a learned scale. As in Keras, the mask is not passed on.
 
     Args:
-        axis: The axis, or axes, along which each example is normalized.
-        epsilon: Added to the mean square.
+        axis: Axis or axes along which each example is normalized.
+        epsilon: Small number added to the mean square.
 
     Shapes: x [B, ..., F] -> the same.
 
     Raises:
-        ValueError: If an axis is none of x's.
+        ValueError: If x has no such axis.
 
     References:
         Zhang and Sennrich, Root Mean Square Layer Normalization, 2019, https://arxiv.org/abs/1910.07467; Keras,
@@ -363,7 +379,7 @@ class RMSNormalization(Layer):
         [[1.0, -1.0]]
     """
 
-    axis: Any = -1
+    axis: int | Sequence[int] = -1
     epsilon: float = 1e-6
 
     scale_initializer: ClassVar[str] = "ones"
@@ -375,23 +391,24 @@ class RMSNormalization(Layer):
 
     @nn.compact
     def compute(self, inputs: jax.Array) -> jax.Array:
+        """Normalizes the inputs."""
         axes = checked_axes(self, self.axis, inputs)
         x = self.cast(inputs).astype(accumulation_dtype(self.compute_dtype))
         scale = self.add_weight("scale", tuple(x.shape[axis] for axis in axes), x.dtype)
         rescaled = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axes, keepdims=True) + self.epsilon)
-        return self.cast(rescaled * scale.reshape(_aligned(x.shape, axes)))
+        return self.cast(rescaled * scale.reshape(_broadcast_shape(x.shape, axes)))
 
 
 class UnitNormalization(Layer):
     """Divides each example by its Euclidean norm along `axis`.
 
     Args:
-        axis: The axis, or axes, along which the outputs have norm 1.
+        axis: Axis or axes along which the outputs have norm 1.
 
     Shapes: x [B, ..., F] -> the same.
 
     Raises:
-        ValueError: If an axis is none of x's.
+        ValueError: If x has no such axis.
 
     References:
         Keras, `keras.layers.UnitNormalization`.
@@ -401,35 +418,37 @@ class UnitNormalization(Layer):
         [[0.0, 1.0]]
     """
 
-    axis: Any = -1
+    axis: int | Sequence[int] = -1
 
     SUPPORTS_MASKING: ClassVar[bool] = True
 
     @nn.compact
     def compute(self, inputs: jax.Array) -> jax.Array:
+        """Normalizes the inputs."""
         axes = checked_axes(self, self.axis, inputs)
         x = self.cast(inputs).astype(accumulation_dtype(self.compute_dtype))
-        return self.cast(normalized(x, axes, 1e-12))
+        return self.cast(normalize(x, axes, 1e-12))
 
 
 class SpectralNormalization(Layer):
-    """Divides the kernel of a layer by an estimate of its largest singular value sigma in training.
+    """Divides the kernel of a layer by an estimate sigma of its largest singular value.
 
-    u and v follow the kernel W, as a matrix of as many columns as its last axis has, by power iteration:
-    v = u W^T / |u W^T|, u = v W / |v W|, sigma = v W u^T; no gradient flows through u and v.
+    Power iteration estimates sigma from the kernel W, reshaped to a matrix [all other axes, last axis]:
+    v = u W^T / |u W^T|, u = v W / |v W|, sigma = v W u^T. No gradient flows through u and v.
 
-    Each training step divides by its sigma and keeps it; outside of training, the kernel is divided by the last sigma
-    kept, which is 1 before training. The stored kernel stays as it is, where Keras overwrites it with the divided one.
+    Each training step divides the kernel by its sigma and stores sigma. Outside of training, the kernel is divided by
+    the stored sigma, which is initially 1. The parameter itself is not changed, whereas Keras overwrites it with the
+    divided kernel.
 
     Args:
         layer: A layer with a `kernel`, such as Dense or Conv2D, or an Embedding.
-        power_iterations: Number of iterations in each training step.
+        power_iterations: Number of power iterations in each training step.
 
-    Shapes: those of the layer; a mask ends here, as in Keras.
+    Shapes: those of the layer. As in Keras, the mask is not passed on.
 
     Raises:
-        TypeError: If `layer` is none.
-        ValueError: If it has no kernel, or `power_iterations` is not positive.
+        TypeError: If `layer` is not a layer.
+        ValueError: If the layer has no kernel, or `power_iterations` is not positive.
 
     References:
         Miyato et al., Spectral Normalization for Generative Adversarial Networks, 2018,
@@ -444,7 +463,7 @@ class SpectralNormalization(Layer):
         2.0
     """
 
-    layer: Any
+    layer: Layer
     power_iterations: int = 1
 
     KERNELS: ClassVar[tuple[str, ...]] = ("kernel", "embedding")
@@ -452,13 +471,13 @@ class SpectralNormalization(Layer):
     def __post_init__(self) -> None:
         if not isinstance(self.layer, Layer):
             raise TypeError(
-                f"`layer` of {self.label} is a layer, got {self.layer!r} of type {type(self.layer).__name__}; make an "
-                "object of a layer's class, such as layers.Dense(10)."
+                f"`layer` of {self.label} must be a layer, got {self.layer!r} of type {type(self.layer).__name__}; "
+                "create an instance, such as layers.Dense(10)."
             )
         if not set(self.KERNELS) & set(self.layer.WEIGHTS):
             raise ValueError(
-                f"{self.label} divides a layer's `kernel` or `embedding`, got {type(self.layer).__name__} with the "
-                f"weights {list(self.layer.WEIGHTS)}; give a layer with a kernel, such as layers.Dense(10)."
+                f"{self.label} takes a layer with a `kernel` or `embedding`, got {type(self.layer).__name__} with the "
+                f"weights {list(self.layer.WEIGHTS)}; give, for example, layers.Dense(10)."
             )
         self.check_positive("power_iterations")
         super().__post_init__()
@@ -466,53 +485,63 @@ class SpectralNormalization(Layer):
     @property
     @nn.nowrap
     def WEIGHTS(self) -> tuple[str, ...]:  # type: ignore[override] # noqa: N802
-        """The layer's weights, which share the scope, and after its kernel the vector u."""
+        """The weights of the layer, which has the same scope, with the vector u after the kernel."""
         kernel, *others = self.layer.WEIGHTS
         return (kernel, "vector_u", *others)
 
     def setup(self) -> None:
+        """Shares the scope with the inner layer."""
         nn.share_scope(self, self.layer)
 
     @nn.compact
     def compute(self, inputs: Any, *, train: bool = False) -> Any:
+        """Calls the inner layer with the divided kernel."""
+
         def divide(method: Any, args: Any, kwargs: Any, context: Any) -> Any:
             weight = method(*args, **kwargs)
             is_kernel = context.method_name == "add_weight" and args[0] in self.KERNELS
-            return self._divided(weight, train) if is_kernel and context.module is self.layer else weight
+            return self._divide(weight, train) if is_kernel and context.module is self.layer else weight
 
         with nn.intercept_methods(divide):
             return self.cast_floats(self.layer(inputs, train=train))
 
-    def _divided(self, kernel: jax.Array, train: bool) -> jax.Array:
-        """The kernel over sigma; in training both u and sigma move on."""
+    def _divide(self, kernel: jax.Array, train: bool) -> jax.Array:
+        """Returns the kernel divided by sigma; in training, updates u and sigma."""
         matrix = kernel.reshape(-1, kernel.shape[-1]).astype(accumulation_dtype(kernel.dtype))
         make_u = initializers.TruncatedNormal(stddev=0.02)
         u = self.variable("batch_stats", "vector_u", lambda: make_u(self.make_rng("params"), (1, matrix.shape[-1])))
         sigma = self.variable("batch_stats", "sigma", jnp.ones, (), jnp.float32)
         if not train or self.is_initializing():
             return (matrix / sigma.value).reshape(kernel.shape).astype(kernel.dtype)
-        new_u, new_sigma = self._iterated(matrix, u.value)
-        # A kernel of zeros has no direction: it stays, and so does u.
-        zero = jnp.all(matrix == 0)
-        u.value, divisor = jnp.where(zero, u.value, new_u), jnp.where(zero, 1, new_sigma)
+        new_u, new_sigma = self._iterate(matrix, u.value)
+        # A kernel of zeros has no singular vectors, so neither the kernel nor u changes.
+        is_zero = jnp.all(matrix == 0)
+        u.value, divisor = jnp.where(is_zero, u.value, new_u), jnp.where(is_zero, 1, new_sigma)
         sigma.value = jax.lax.stop_gradient(divisor)
         return (matrix / divisor).reshape(kernel.shape).astype(kernel.dtype)
 
-    def _iterated(self, matrix: jax.Array, u: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def _iterate(self, matrix: jax.Array, u: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns the new u and sigma."""
         fixed = jax.lax.stop_gradient(matrix)
         for _ in range(self.power_iterations):
-            v = normalized(u @ fixed.T, None)
-            u = normalized(v @ fixed, None)
+            v = normalize(u @ fixed.T, None)
+            u = normalize(v @ fixed, None)
         return u, (v @ matrix @ u.T)[0, 0]
 
 
-def _aligned(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape with 1 for all sizes but those of the axes."""
+def _broadcast_shape(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns the shape with size 1 on all axes but the given ones."""
     return tuple(n if axis in axes else 1 for axis, n in enumerate(shape))
 
 
-def _kept(x: jax.Array, mask: jax.Array | None, rows: jax.Array | None) -> jax.Array | None:
-    """What the statistics are of, as truth values of x's rank; None for all."""
+def _valid_elements(x: jax.Array, mask: jax.Array | None, rows: jax.Array | None) -> jax.Array | None:
+    """Returns which elements count in the statistics, as booleans with as many axes as x; None for all.
+
+    Args:
+        x: The inputs.
+        mask: Mask of the inputs, without their last axis.
+        rows: Which rows of the batch are not padding.
+    """
     keep = None if mask is None else mask.astype(bool)[..., None]
     if rows is not None:
         rows = jnp.expand_dims(rows, tuple(range(1, x.ndim))).astype(bool)
@@ -521,27 +550,40 @@ def _kept(x: jax.Array, mask: jax.Array | None, rows: jax.Array | None) -> jax.A
 
 
 def _moments(x: jax.Array, axis: int, keep: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-    """Mean and biased variance, [F], of all but one axis, over what is kept."""
+    """Returns the mean and biased variance [F] over all axes but one, of the elements where `keep` is true."""
     axes = tuple(i for i in range(x.ndim) if i != axis)
     if keep is None:
         return jnp.mean(x, axes), jnp.var(x, axes)
-    count = jnp.sum(jnp.broadcast_to(keep, x.shape), axes, dtype=x.dtype, keepdims=True) + SMALL
+    count = jnp.sum(jnp.broadcast_to(keep, x.shape), axes, dtype=x.dtype, keepdims=True) + EPSILON
     mean = jnp.sum(jnp.where(keep, x, 0), axes, keepdims=True) / count
     variance = jnp.sum(jnp.square(jnp.where(keep, x - mean, 0)), axes, keepdims=True) / count
     return mean.reshape(-1), variance.reshape(-1)
 
 
-def _normalized(
-    x: jax.Array, mean: jax.Array, variance: jax.Array, axis: int, epsilon: float, scale: Any, offset: Any
+def _normalize_along(
+    x: jax.Array,
+    mean: jax.Array,
+    variance: jax.Array,
+    axis: int,
+    epsilon: float,
+    scale: jax.Array | None,
+    offset: jax.Array | None,
 ) -> jax.Array:
-    """x normalized by statistics [F] of one axis."""
-    aligned = _aligned(x.shape, (axis,))
-    gamma, beta = (None if p is None else p.reshape(aligned) for p in (scale, offset))
-    return _scaled(x, mean.reshape(aligned), variance.reshape(aligned), epsilon, gamma, beta)
+    """Normalizes x, given statistics and parameters [F] along one axis."""
+    shape = _broadcast_shape(x.shape, (axis,))
+    gamma, beta = (None if p is None else p.reshape(shape) for p in (scale, offset))
+    return _scale_and_shift(x, mean.reshape(shape), variance.reshape(shape), epsilon, gamma, beta)
 
 
-def _scaled(x: jax.Array, mean: jax.Array, variance: jax.Array, epsilon: float, gamma: Any, beta: Any) -> jax.Array:
-    """gamma (x - mean) / sqrt(variance + epsilon) + beta, as one multiplication and one addition for each element."""
+def _scale_and_shift(
+    x: jax.Array,
+    mean: jax.Array,
+    variance: jax.Array,
+    epsilon: float,
+    gamma: jax.Array | None,
+    beta: jax.Array | None,
+) -> jax.Array:
+    """Returns gamma (x - mean) / sqrt(variance + epsilon) + beta, as one multiplication and addition per element."""
     factor = jax.lax.rsqrt(variance + epsilon)
     factor = factor if gamma is None else factor * gamma
     shift = -mean * factor

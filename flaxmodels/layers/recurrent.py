@@ -1,4 +1,4 @@
-"""Recurrent layers: cells taken through time."""
+"""Recurrent layers, which run a cell over the time steps of a sequence."""
 
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -10,127 +10,140 @@ from flax import traverse_util
 
 from flaxmodels.kernels.recurrence import dispatch, expand_mask
 from flaxmodels.layers.base import Layer, MultiOutputLayer
-from flaxmodels.layers.cells import GRUCell, LSTMCell, SimpleRNNCell, Steps, state_from
-from flaxmodels.layers.stacked_cells import StackedRNNCells, check_cell, initial_states, steps_of
+from flaxmodels.layers.cells import CellFunctions, GRUCell, LSTMCell, SimpleRNNCell, state_from
+from flaxmodels.layers.stacked_cells import StackedRNNCells, cell_functions_of, check_cell, initial_states
 
 
 class Recurrent(MultiOutputLayer):
-    """Takes a cell through time: what all recurrent layers share. Each has the fields of `RNN`, and `steps`."""
+    """Base class of recurrent layers; a subclass has the fields of `RNN` and implements `cell_functions`."""
 
     if TYPE_CHECKING:
-        return_sequences: ClassVar[bool]
-        return_state: ClassVar[bool]
-        go_backwards: ClassVar[bool]
-        stateful: ClassVar[bool]
-        unroll: ClassVar[bool]
-        zero_output_for_mask: ClassVar[bool]
-        steps: ClassVar[Callable[..., Steps]]
-        state_size: ClassVar[Any]
-        axes: ClassVar[str]
+        return_sequences: bool
+        return_state: bool
+        go_backwards: bool
+        stateful: bool
+        unroll: bool
+        zero_output_for_mask: bool
+        cell_functions: Callable[..., CellFunctions]
+        state_size: Any
+        axes: str
 
     @nn.compact
     def compute(
         self, inputs: jax.Array, initial_state: Any = None, *, mask: jax.Array | None = None, train: bool = False
     ) -> Any:
-        """Computes the outputs, and the states where they are asked for."""
+        """Computes the outputs, followed by the final states if `return_state` is True."""
         self.check_sequence(inputs)
         xs, mask = self._time_first(inputs, mask)
-        steps = self.steps(xs.shape[1:], train)
-        memory = self._memory(steps.zeros)
-        state = state_from(self, initial_state, steps.zeros if memory is None else memory[0])
-        hs, state = steps.run(xs, state, mask, self.unroll)
-        if memory is not None:
-            memory[1](state)
-        outputs = self._outputs(hs, mask)
+        functions = self.cell_functions(xs.shape[1:], train)
+        stored = self._stored_states(functions.zeros)
+        state = state_from(self, initial_state, functions.zeros if stored is None else stored[0])
+        hs, state = functions.run(xs, state, mask, self.unroll)
+        if stored is not None:
+            store = stored[1]
+            store(state)
+        outputs = self._select_outputs(hs, mask)
         if not self.return_state:
             return outputs
         return outputs, *jax.tree.map(self.cast, state)
 
     @nn.nowrap
     def check_sequence(self, inputs: Any) -> None:
-        """Raises unless the inputs are one array with as many axes as the layer takes."""
+        """Raises unless the inputs have the number of axes that the layer takes, and at least one time step."""
         self.check_rank(inputs, self.axes.replace("B ", "B T "))
-        check_time(self, inputs)
+        check_has_steps(self, inputs)
 
     def _time_first(self, inputs: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, jax.Array | None]:
-        """The inputs and the mask with time in front, in the order of processing."""
+        """Returns the inputs [T, B, ...] and the mask [T, B] in the order of processing."""
         xs = jnp.swapaxes(inputs, 0, 1)
         if mask is not None:
             mask = jnp.asarray(mask).astype(bool)
-            if mask.ndim >= 2 and mask.shape[0] == 1:  # the same steps in each example
+            if mask.ndim >= 2 and mask.shape[0] == 1:  # one mask for all examples
                 mask = jnp.broadcast_to(mask, (inputs.shape[0], *mask.shape[1:]))
             if mask.ndim < 2 or mask.shape[:2] != inputs.shape[:2]:
                 raise ValueError(
                     f"{self.label} takes a mask [B, T] of shape {inputs.shape[:2]}, got {mask.shape}; "
-                    "give one truth value for each step of each example."
+                    "give one boolean for each step of each example."
                 )
             mask = jnp.any(mask, axis=tuple(range(2, mask.ndim))).T
         if self.go_backwards:
             xs, mask = xs[::-1], None if mask is None else mask[::-1]
         return xs, mask
 
-    def _memory(self, zeros: Any) -> tuple[Any, Any] | None:
-        """The states that a stateful layer keeps, and a function that puts new ones in their place."""
+    def _stored_states(self, zeros: Any) -> tuple[Any, Callable[[Any], None]] | None:
+        """Returns the stored states of a stateful layer and a function that replaces them; None if not stateful."""
         if not self.stateful:
             return None
         leaves, treedef = jax.tree.flatten(zeros)
-        kept = [self.variable("batch_stats", f"state_{i}", lambda z=z: z) for i, z in enumerate(leaves)]
-        if kept[0].value.shape != leaves[0].shape:
+        variables = [self.variable("batch_stats", f"state_{i}", lambda z=z: z) for i, z in enumerate(leaves)]
+        if variables[0].value.shape != leaves[0].shape:
             raise ValueError(
-                f"{self.label} is stateful and keeps states of {kept[0].value.shape[0]} examples, got a batch of "
-                f"{leaves[0].shape[0]}; keep to one batch size, or make the variables anew with `init`."
+                f"{self.label} is stateful and stores states of {variables[0].value.shape[0]} examples, got a batch of "
+                f"{leaves[0].shape[0]}; use one batch size, or create new variables with `init`."
             )
 
-        def keep(state: Any) -> None:
+        def store(state: Any) -> None:
             if not self.is_initializing() and self.is_mutable_collection("batch_stats"):
-                for variable, leaf in zip(kept, jax.tree.leaves(state), strict=True):
+                for variable, leaf in zip(variables, jax.tree.leaves(state), strict=True):
                     variable.value = leaf
 
-        return jax.tree.unflatten(treedef, [variable.value for variable in kept]), keep
+        return jax.tree.unflatten(treedef, [variable.value for variable in variables]), store
 
-    def _outputs(self, hs: jax.Array, mask: jax.Array | None) -> jax.Array:
-        """The outputs to return, of the output after each step [T, B, ...]."""
+    def _select_outputs(self, hs: jax.Array, mask: jax.Array | None) -> jax.Array:
+        """Returns the outputs of the layer, given the output after each step [T, B, ...]."""
         if mask is not None and self.unroll:
-            begun = jax.lax.cummax(mask.astype(jnp.int32)).astype(bool)
-            hs = jnp.where(expand_mask(begun, hs), hs, 0)
+            has_started = jax.lax.cummax(mask.astype(jnp.int32)).astype(bool)
+            hs = jnp.where(expand_mask(has_started, hs), hs, 0)
         elif mask is not None and self.zero_output_for_mask:
             hs = jnp.where(expand_mask(mask, hs), hs, 0)
         return self.cast(jnp.swapaxes(hs, 0, 1) if self.return_sequences else hs[-1])
 
     def compute_mask(self, inputs: Any, mask: Any) -> Any:
-        """The inputs' mask, if sequences are returned; the states have none."""
+        """Returns the mask of the inputs if `return_sequences` is True; states have no mask."""
         mask = mask if self.return_sequences else None
         return (mask, *[None] * len(jax.tree.leaves(self.state_size))) if self.return_state else mask
 
 
-def check_time(layer: Layer, inputs: Any) -> None:
-    """Raises unless there is a step."""
+def check_has_steps(layer: Layer, inputs: jax.Array) -> None:
+    """Raises unless the inputs [B, T, ...] have at least one time step."""
     if not inputs.shape[1]:
         raise ValueError(
-            f"{layer.label} takes inputs of at least 1 step, got shape {tuple(inputs.shape)}; leave empty inputs out."
+            f"{layer.label} takes inputs with at least 1 time step, got shape {tuple(inputs.shape)}; "
+            "leave empty inputs out."
         )
 
 
 def stateful_scopes(module: Any, scope: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
-    """The scopes of the stateful layers in a layer or model; none for a linen module, which can't be looked into.
+    """Returns the scopes of all stateful layers in a layer or model.
+
+    The layers inside a linen module of another kind are not searched.
+
+    Args:
+        module: A layer or model.
+        scope: Scope of the module itself.
 
     Example:
         >>> stateful_scopes(LSTM(3, stateful=True)), stateful_scopes(LSTM(3))
         ([()], [])
     """
-    own = [scope] if isinstance(module, Recurrent) and module.stateful else []
-    inner = module.children() if isinstance(module, Layer) else []
-    return own + [found for name, child in inner for found in stateful_scopes(child, (*scope, name))]
+    scopes = [scope] if isinstance(module, Recurrent) and module.stateful else []
+    for name, child in module.children() if isinstance(module, Layer) else []:
+        scopes += stateful_scopes(child, (*scope, name))
+    return scopes
 
 
 def reset_states(module: Any, variables: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the variables of a layer or model with the states of its stateful layers set to zero.
 
+    Args:
+        module: A layer or model.
+        variables: Its variables; they are not modified.
+
     Example:
         >>> layer, x = GRU(2, stateful=True), jnp.ones((1, 3, 2))
         >>> variables = layer.init(jax.random.key(0), x)
-        >>> _, moved = layer.apply(variables, x, mutable=["batch_stats"])
-        >>> reset_states(layer, variables | moved)["batch_stats"]["state_0"].tolist()
+        >>> _, updated = layer.apply(variables, x, mutable=["batch_stats"])
+        >>> reset_states(layer, variables | updated)["batch_stats"]["state_0"].tolist()
         [[0.0, 0.0]]
     """
     flat = traverse_util.flatten_dict(dict(variables.get("batch_stats", {})))
@@ -142,28 +155,28 @@ def reset_states(module: Any, variables: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class RNN(Recurrent):
-    """Takes a cell through time, or a stack of cells.
+    """Runs a cell, or a stack of cells, over the time steps of a sequence.
 
     Args:
         cell: `LSTMCell`, `GRUCell`, `SimpleRNNCell`, or any module with a `state_size` that maps (inputs, states) to
             (output, states); a list of cells is stacked.
-        return_sequences: Whether to return the output after each step, not the last alone.
-        return_state: Whether to return the last states too: (output, *states).
-        go_backwards: Whether to begin with the last step; the outputs stay in the order of processing.
-        stateful: Whether a call starts from the states that the previous call ended with. The states are in
-            `batch_stats`, for one batch size, and move on where a call makes that collection mutable. A `Trainer`
-            carries them from batch to batch in `fit`, `evaluate` and `predict`, keeps the order of the examples, and
+        return_sequences: Whether to return the output of every step instead of the last one.
+        return_state: Whether to return the final states too, as (output, *states).
+        go_backwards: Whether to process the steps in reverse order; the outputs keep that order.
+        stateful: Whether each call starts from the final states of the previous call. The states are stored in
+            `batch_stats`, for one batch size, and are updated if a call makes that collection mutable. A `Trainer`
+            carries them from batch to batch in `fit`, `evaluate` and `predict`, does not shuffle the examples, and
             sets the states to zero by `reset_states`.
-        unroll: Whether the steps are written out one by one. As in Keras, leading masked steps then give zeros, and
-            `zero_output_for_mask` changes nothing.
-        zero_output_for_mask: Whether a masked step gives zeros, not the output of the step before.
+        unroll: Whether to write out the time loop step by step instead of using a scan. As in Keras, leading masked
+            steps then return zeros, and `zero_output_for_mask` has no effect.
+        zero_output_for_mask: Whether a masked step returns zeros instead of repeating the previous output.
 
     Shapes: x [B, T, F], mask [B, T], initial_state a list of the cell's states -> [B, units], or [B, T, units] if
         return_sequences; with return_state also the states.
 
     Raises:
-        ValueError: If a shape is wrong.
-        TypeError: If something else than a cell comes.
+        ValueError: If the inputs or states have a wrong shape.
+        TypeError: If `cell` is not a cell.
 
     References:
         Keras, `keras.layers.RNN`.
@@ -189,39 +202,40 @@ class RNN(Recurrent):
         check_cell(self.cell)
         if isinstance(self.cell, Recurrent):
             raise TypeError(
-                f"`cell` of RNN takes one step, but {type(self.cell).__name__} goes through time by itself; "
-                "give a cell, such as LSTMCell, or use the layer alone."
+                f"`cell` of RNN must compute one step, got the recurrent layer {type(self.cell).__name__}; "
+                "give a cell, such as LSTMCell, or use the layer without RNN."
             )
         super().__post_init__()
 
     @nn.nowrap
     def children(self) -> list[tuple[str, Any]]:
+        """Returns the inner layers by scope name, in the order of Keras' weights."""
         return [("cell", self.cell)]
 
     def check_sequence(self, inputs: Any) -> None:
-        """Raises unless the inputs are one array; what axes follow [B, T] is the cell's own."""
+        """Raises unless the inputs have at least three axes and one time step; the cell checks the other axes."""
         if inputs.ndim < 3:
             self.check_rank(inputs, "B T F")
-        check_time(self, inputs)
+        check_has_steps(self, inputs)
 
-    def steps(self, shape: tuple[int, ...], train: bool) -> Steps:
-        """The functions of the cell for inputs of which one step has this shape, [B, ...]."""
-        return steps_of(self.cell, shape, train)
+    def cell_functions(self, shape: tuple[int, ...], train: bool) -> CellFunctions:
+        """Creates the weights and returns the functions of the cell for inputs [B, ...] of one step."""
+        return cell_functions_of(self.cell, shape, train)
 
     @property
     @nn.nowrap
     def state_size(self) -> Any:
-        """The size of each of the cell's states."""
+        """The sizes of the cell's states."""
         return self.cell.state_size
 
     @nn.nowrap
     def get_initial_state(self, batch_size: int) -> list[Any]:
-        """The states to begin with."""
+        """Returns the initial states of the cell."""
         return initial_states(self.cell, batch_size)
 
 
-class Sequenced(Recurrent, kw_only=True):
-    """A recurrent layer that is a cell of its own."""
+class CellRecurrent(Recurrent, kw_only=True):
+    """Base class of recurrent layers that inherit from their cell instead of containing one."""
 
     return_sequences: bool = False
     return_state: bool = False
@@ -231,28 +245,33 @@ class Sequenced(Recurrent, kw_only=True):
     zero_output_for_mask: bool = False
 
 
-class SimpleRNN(Sequenced, SimpleRNNCell):
-    """Takes a `SimpleRNNCell` through time: the output is fed back.
+class SimpleRNN(CellRecurrent, SimpleRNNCell):
+    """Runs a `SimpleRNNCell` over the time steps of a sequence; its state is its output.
 
     h[t] = activation(x[t] @ kernel + h[t-1] @ recurrent_kernel + bias)
 
     Args:
         units: Size of the output.
-        activation: Name or function; None keeps the sum as it is.
+        activation: Activation function or its name; None for none.
         use_bias: Whether a bias is added.
-        kernel_initializer, recurrent_initializer, bias_initializer: Names or initializers of the weights.
-        kernel_regularizer, recurrent_regularizer, bias_regularizer: Add losses on the weights.
-        kernel_constraint, recurrent_constraint, bias_constraint: Applied to the weights after each update.
-        dropout: Share of the inputs to drop in training, the same in each step.
-        recurrent_dropout: Likewise, of the state.
-        seed: Makes the dropout repeatable.
-        return_sequences, return_state, go_backwards, stateful, unroll, zero_output_for_mask: As `RNN` describes them.
+        kernel_initializer, recurrent_initializer, bias_initializer: Initializers of the weights, or their names.
+        kernel_regularizer, recurrent_regularizer, bias_regularizer: Regularizers of the weights, or their names.
+        kernel_constraint, recurrent_constraint, bias_constraint: Constraints on the weights, or their names.
+        dropout: Fraction of the inputs to drop in training, with the same mask at every step.
+        recurrent_dropout: Fraction of the state to drop in training, with the same mask at every step.
+        seed: Integer folded into the "dropout" key; without that key it alone decides the dropout masks.
+        return_sequences: Whether to return the output of every step instead of the last one.
+        return_state: Whether to return the final states too, as (output, *states).
+        go_backwards: Whether to process the steps in reverse order; the outputs keep that order.
+        stateful: Whether each call starts from the final states of the previous call; see `RNN`.
+        unroll: Whether to write out the time loop step by step instead of using a scan.
+        zero_output_for_mask: Whether a masked step returns zeros instead of repeating the previous output.
 
     Shapes: x [B, T, F], mask [B, T], initial_state [B, units] -> [B, units], or [B, T, units] if return_sequences;
         with return_state also the state [B, units].
 
     Raises:
-        ValueError: If an argument or a shape is wrong.
+        ValueError: If an argument is invalid or the inputs have a wrong shape.
 
     References:
         Keras, `keras.layers.SimpleRNN`.
@@ -264,8 +283,8 @@ class SimpleRNN(Sequenced, SimpleRNNCell):
     """
 
 
-class Fused(Sequenced, kw_only=True):
-    """A recurrent layer of which the platform may have an implementation of its own."""
+class CuDNNRecurrent(CellRecurrent, kw_only=True):
+    """Base class of recurrent layers that cuDNN may compute: LSTM and GRU."""
 
     if TYPE_CHECKING:
         units: ClassVar[int]
@@ -275,31 +294,32 @@ class Fused(Sequenced, kw_only=True):
     def __post_init__(self) -> None:
         if self.use_cudnn not in ("auto", True, False):
             raise ValueError(
-                f"`use_cudnn` of {self.label} is 'auto', True or False, got {self.use_cudnn!r}; leave it at 'auto'."
+                f"`use_cudnn` of {self.label} must be 'auto', True or False, got {self.use_cudnn!r}; "
+                "leave it at 'auto'."
             )
         super().__post_init__()
 
-    def steps(self, shape: tuple[int, ...], train: bool) -> Steps:
-        """The functions of the cell for inputs of which one step has this shape, [B, F]."""
-        steps = super().steps(shape, train)
+    def cell_functions(self, shape: tuple[int, ...], train: bool) -> CellFunctions:
+        """Creates the weights and returns the functions of the cell for inputs [B, F] of one step."""
+        functions = super().cell_functions(shape, train)
         if self.use_cudnn is not True:
-            return steps
+            return functions
         kind = "LSTM" if isinstance(self, LSTMCell) else "GRU"
-        if dispatch.why_unsupported("cudnn", kind, self.units, steps.zeros.h.dtype, by_user=True):
+        if dispatch.why_unsupported("cudnn", kind, self.units, functions.zeros.h.dtype, by_user=True):
             raise ValueError(
-                f"{self.label} has no implementation by cuDNN on the backend {jax.default_backend()!r}, "
-                "got use_cudnn=True; leave it at 'auto' to have the fastest there is."
+                f"{self.label} has no cuDNN implementation on the backend {jax.default_backend()!r}, "
+                "got use_cudnn=True; leave it at 'auto' to use the fastest implementation available."
             )
 
         def run(*arguments: Any) -> tuple[jax.Array, Any]:
             with dispatch.use_implementation("cudnn"):
-                return steps.run(*arguments)
+                return functions.run(*arguments)
 
-        return steps._replace(run=run)
+        return functions._replace(run=run)
 
 
-class LSTM(Fused, LSTMCell):
-    """Takes an `LSTMCell` through time: a long short-term memory.
+class LSTM(CuDNNRecurrent, LSTMCell):
+    """Runs a long short-term memory (LSTM) over the time steps of a sequence.
 
     i, f, g, o = split(x[t] @ kernel + h[t-1] @ recurrent_kernel + bias), with
     i, f, o = recurrent_activation(i, f, o) and g = activation(g);
@@ -307,26 +327,31 @@ class LSTM(Fused, LSTMCell):
 
     Args:
         units: Size of the output.
-        activation: Name or function; None keeps values as they are.
-        recurrent_activation: Likewise, for the gates.
+        activation: Activation function or its name; None for none.
+        recurrent_activation: Activation function of the gates, or its name.
         use_bias: Whether a bias is added.
-        kernel_initializer, recurrent_initializer, bias_initializer: Names or initializers of the weights.
-        unit_forget_bias: Whether the forget gate's bias begins with ones.
-        kernel_regularizer, recurrent_regularizer, bias_regularizer: Add losses on the weights.
-        kernel_constraint, recurrent_constraint, bias_constraint: Applied to the weights after each update.
-        dropout: Share of the inputs to drop in training, the same in each step.
-        recurrent_dropout: Likewise, of the state.
-        seed: Makes the dropout repeatable.
-        implementation: 1 drops inputs anew for each gate, 2 and 0 the same for all; `recurrent_dropout` requires 1.
-        return_sequences, return_state, go_backwards, stateful, unroll, zero_output_for_mask: As `RNN` describes them.
-        use_cudnn: "auto" takes the fastest implementation, with a gradient of its own, for reverse mode alone;
-            False the plain loop, which has forward mode too; True asks for cuDNN.
+        kernel_initializer, recurrent_initializer, bias_initializer: Initializers of the weights, or their names.
+        unit_forget_bias: Whether the forget gate's bias starts at 1; the others use `bias_initializer`.
+        kernel_regularizer, recurrent_regularizer, bias_regularizer: Regularizers of the weights, or their names.
+        kernel_constraint, recurrent_constraint, bias_constraint: Constraints on the weights, or their names.
+        dropout: Fraction of the inputs to drop in training, with the same mask at every step.
+        recurrent_dropout: Fraction of the state to drop in training, with the same mask at every step.
+        seed: Integer folded into the "dropout" key; without that key it alone decides the dropout masks.
+        implementation: 1 draws a dropout mask for each gate, 2 and 0 share one mask; `recurrent_dropout` implies 1.
+        return_sequences: Whether to return the output of every step instead of the last one.
+        return_state: Whether to return the final states too, as (output, *states).
+        go_backwards: Whether to process the steps in reverse order; the outputs keep that order.
+        stateful: Whether each call starts from the final states of the previous call; see `RNN`.
+        unroll: Whether to write out the time loop step by step instead of using a scan.
+        zero_output_for_mask: Whether a masked step returns zeros instead of repeating the previous output.
+        use_cudnn: "auto" uses the fastest implementation, which supports reverse-mode differentiation only. False uses
+            a scan, which supports forward mode too. True requires cuDNN.
 
     Shapes: x [B, T, F], mask [B, T], initial_state [[B, units], [B, units]] -> [B, units], or [B, T, units] if
         return_sequences; with return_state also the states h and c, [B, units] each.
 
     Raises:
-        ValueError: If an argument or a shape is wrong.
+        ValueError: If an argument is invalid or the inputs have a wrong shape.
 
     References:
         Keras, `keras.layers.LSTM`; Hochreiter and Schmidhuber, "Long short-term memory", 1997.
@@ -339,36 +364,41 @@ class LSTM(Fused, LSTMCell):
     """
 
 
-class GRU(Fused, GRUCell):
-    """Takes a `GRUCell` through time: a gated recurrent unit.
+class GRU(CuDNNRecurrent, GRUCell):
+    """Runs a gated recurrent unit (GRU) over the time steps of a sequence.
 
     z, r, g = split(x[t] @ kernel + bias); a, b, d = split(h[t-1] @ recurrent_kernel + recurrent bias);
     z' = recurrent_activation(z + a), r' = recurrent_activation(r + b), g' = activation(g + r' d);
     h[t] = z' h[t-1] + (1 - z') g'.
-    Without `reset_after`, d is (r' h[t-1]) @ its columns of recurrent_kernel, and there is no recurrent bias.
+    Without `reset_after`, d is (r' h[t-1]) @ (the last third of recurrent_kernel), and there is no recurrent bias.
 
     Args:
         units: Size of the output.
-        activation: Name or function; None keeps values as they are.
-        recurrent_activation: Likewise, for the gates.
+        activation: Activation function or its name; None for none.
+        recurrent_activation: Activation function of the gates, or its name.
         use_bias: Whether biases are added; they are one parameter, [2, 3 units] with `reset_after`, else [3 units].
-        kernel_initializer, recurrent_initializer, bias_initializer: Names or initializers of the weights.
-        kernel_regularizer, recurrent_regularizer, bias_regularizer: Add losses on the weights.
-        kernel_constraint, recurrent_constraint, bias_constraint: Applied to the weights after each update.
-        dropout: Share of the inputs to drop in training, the same in each step.
-        recurrent_dropout: Likewise, of the state.
-        seed: Makes the dropout repeatable.
+        kernel_initializer, recurrent_initializer, bias_initializer: Initializers of the weights, or their names.
+        kernel_regularizer, recurrent_regularizer, bias_regularizer: Regularizers of the weights, or their names.
+        kernel_constraint, recurrent_constraint, bias_constraint: Constraints on the weights, or their names.
+        dropout: Fraction of the inputs to drop in training, with the same mask at every step.
+        recurrent_dropout: Fraction of the state to drop in training, with the same mask at every step.
+        seed: Integer folded into the "dropout" key; without that key it alone decides the dropout masks.
         reset_after: Whether the reset gate is applied after the matrix product.
-        implementation: 1 drops inputs anew for each gate, 2 and 0 the same for all; `recurrent_dropout` requires 1.
-        return_sequences, return_state, go_backwards, stateful, unroll, zero_output_for_mask: As `RNN` describes them.
-        use_cudnn: "auto" takes the fastest implementation, with a gradient of its own, for reverse mode alone;
-            False the plain loop, which has forward mode too; True asks for cuDNN.
+        implementation: 1 draws a dropout mask for each gate, 2 and 0 share one mask; `recurrent_dropout` implies 1.
+        return_sequences: Whether to return the output of every step instead of the last one.
+        return_state: Whether to return the final states too, as (output, *states).
+        go_backwards: Whether to process the steps in reverse order; the outputs keep that order.
+        stateful: Whether each call starts from the final states of the previous call; see `RNN`.
+        unroll: Whether to write out the time loop step by step instead of using a scan.
+        zero_output_for_mask: Whether a masked step returns zeros instead of repeating the previous output.
+        use_cudnn: "auto" uses the fastest implementation, which supports reverse-mode differentiation only. False uses
+            a scan, which supports forward mode too. True requires cuDNN.
 
     Shapes: x [B, T, F], mask [B, T], initial_state [B, units] -> [B, units], or [B, T, units] if return_sequences;
         with return_state also the state [B, units].
 
     Raises:
-        ValueError: If an argument or a shape is wrong.
+        ValueError: If an argument is invalid or the inputs have a wrong shape.
 
     References:
         Keras, `keras.layers.GRU`; Cho et al., "Learning phrase representations using RNN encoder-decoder", 2014.

@@ -1,4 +1,4 @@
-"""Layers that move values and compute nothing: flatten, reshape, permute, repeat, pad, crop, scale up."""
+"""Layers that rearrange values: flatten, reshape, permute, repeat, pad, crop and upsample."""
 
 import math
 from collections.abc import Sequence
@@ -16,16 +16,16 @@ from flaxmodels.layers.tracing import keep_values
 
 
 class Flatten(Spatial):
-    """Makes one axis of all axes but the batch.
+    """Flattens all axes but the batch into one.
 
     Args:
-        data_format: "channels_last" (also for None) or "channels_first", which moves the channels to the end before,
-            so that the order of the values is the same for both.
+        data_format: "channels_last" (the default) or "channels_first"; the latter moves the channels to the end first,
+            so that both give the same order of values.
 
     Shapes: x [B, ...] -> [B, F]; x [B] -> [B, 1].
 
     Raises:
-        ValueError: If `data_format` is unknown or the inputs have no axis for the batch.
+        ValueError: If `data_format` is unknown or the inputs have no batch axis.
 
     References:
         Keras, `keras.layers.Flatten`.
@@ -45,10 +45,11 @@ class Flatten(Spatial):
 
     @nn.compact
     def compute(self, inputs: jax.Array) -> jax.Array:
+        """Rearranges the inputs."""
         x = self.cast_floats(inputs)
         if x.ndim < 1:
             raise ValueError(
-                f"{self.label} takes inputs of at least 1 axis [B, ...], got shape (); add the axis of the batch."
+                f"{self.label} takes inputs of at least 1 axis [B, ...], got shape (); add the batch axis."
             )
         if x.ndim > 1 and self.channels_first:
             x = jnp.moveaxis(x, 1, -1)
@@ -56,15 +57,15 @@ class Flatten(Spatial):
 
 
 class Reshape(Layer):
-    """Gives each example another shape.
+    """Reshapes each example.
 
     Args:
-        target_shape: The new shape, without the batch; one size may be -1, which stands for what is left.
+        target_shape: New shape without the batch; one size may be -1 and is then inferred.
 
     Shapes: x [B, ...] -> [B, *target_shape].
 
     Raises:
-        ValueError: If a size is not positive, more than one is -1, or the numbers of values differ.
+        ValueError: If a size is not positive, more than one is -1, or the number of values differs.
 
     References:
         Keras, `keras.layers.Reshape`.
@@ -74,7 +75,7 @@ class Reshape(Layer):
         (2, 8, 3)
     """
 
-    target_shape: Any
+    target_shape: Sequence[int]
 
     trace_inputs = keep_values
 
@@ -83,7 +84,7 @@ class Reshape(Layer):
         sizes = integers(shape, len(shape), -1) if isinstance(shape, Sequence | np.ndarray) else None
         if sizes is None or 0 in sizes or sizes.count(-1) > 1:
             raise ValueError(
-                f"`target_shape` of {self.label} is a tuple of positive integers, one of them -1 at most, got "
+                f"`target_shape` of {self.label} must be a tuple of positive integers, at most one of which is -1, got "
                 f"{self.target_shape!r}; give the shape of one example, without the batch."
             )
         object.__setattr__(self, "target_shape", sizes)
@@ -91,26 +92,27 @@ class Reshape(Layer):
 
     @nn.compact
     def compute(self, inputs: jax.Array) -> jax.Array:
+        """Rearranges the inputs."""
         x, target = self.cast_floats(inputs), self.target_shape
         count, known = math.prod(x.shape[1:]), math.prod(n for n in target if n != -1)
         if x.ndim < 1 or (count % known if -1 in target else count != known):
             raise ValueError(
                 f"{self.label} needs {'a multiple of ' if -1 in target else ''}{known} values in each example for "
-                f"`target_shape`={target}, got inputs of shape {tuple(x.shape)}; give a shape that they fill."
+                f"`target_shape`={target}, got inputs of shape {tuple(x.shape)}; give a shape of the same size."
             )
         return x.reshape(x.shape[0], *(count // known if n == -1 else n for n in target))
 
 
 class Permute(Layer):
-    """Puts the axes of each example into another order.
+    """Permutes the axes of each example.
 
     Args:
-        dims: For each new axis the old one, counted from 1; the batch is not counted.
+        dims: For each new axis the index of the old one; the first axis after the batch has index 1.
 
     Shapes: x [B, n1, n2, ...] -> [B, n_dims[0], n_dims[1], ...].
 
     Raises:
-        ValueError: If `dims` is no permutation of 1, 2, ... or the inputs have another number of axes.
+        ValueError: If `dims` is not a permutation of 1, 2, ... or the inputs have another number of axes.
 
     References:
         Keras, `keras.layers.Permute`.
@@ -120,7 +122,7 @@ class Permute(Layer):
         (4, 64, 10)
     """
 
-    dims: Any
+    dims: Sequence[int]
 
     trace_inputs = keep_values
 
@@ -128,7 +130,7 @@ class Permute(Layer):
         dims = integers(self.dims, len(self.dims), 1) if isinstance(self.dims, Sequence | np.ndarray) else None
         if dims is None or sorted(dims) != list(range(1, len(dims) + 1)):
             raise ValueError(
-                f"`dims` of {self.label} is a permutation of 1, 2, ..., got {self.dims!r}; name each axis once, "
+                f"`dims` of {self.label} must be a permutation of 1, 2, ..., got {self.dims!r}; give each axis once, "
                 "without the batch."
             )
         object.__setattr__(self, "dims", dims)
@@ -136,6 +138,7 @@ class Permute(Layer):
 
     @nn.compact
     def compute(self, inputs: jax.Array) -> jax.Array:
+        """Rearranges the inputs."""
         self.check_rank(inputs, " ".join(["B", *(f"n{dim}" for dim in sorted(self.dims))]))
         return jnp.transpose(self.cast_floats(inputs), (0, *self.dims))
 
@@ -169,16 +172,17 @@ class RepeatVector(Layer):
 
     @nn.compact
     def compute(self, inputs: jax.Array) -> jax.Array:
+        """Rearranges the inputs."""
         self.check_rank(inputs, "B F")
         return jnp.repeat(self.cast_floats(inputs)[:, None], self.n, axis=1)
 
 
-class Edges(Spatial):
-    """What padding and cropping share: two numbers of positions, in front and behind, for each axis."""
+class EdgeLayer(Spatial):
+    """Base class of padding and cropping, with a pair of integers (before, after) for each axis of positions."""
 
     @nn.nowrap
     def set_pairs(self, name: str) -> None:
-        """Makes of the argument a tuple of pairs (one pair for one axis) of integers, 0 or more."""
+        """Converts the argument to a tuple of pairs of integers of at least 0, or one pair if there is one axis."""
         value = getattr(self, name)
         pairs: Any
         if self.RANK == 1:
@@ -186,10 +190,10 @@ class Edges(Spatial):
         else:
             pairs = self._pair_per_axis((value,) * self.RANK if is_integer(value) else value)
         if pairs is None:
-            many = "a pair" if self.RANK == 1 else f"a tuple of {self.RANK} integers or pairs"
+            form = "a pair" if self.RANK == 1 else f"a tuple of {self.RANK} integers or pairs"
             raise ValueError(
-                f"`{name}` of {self.label} is an integer of at least 0 or {many} of them, got {value!r}; "
-                "give how many positions in front and behind."
+                f"`{name}` of {self.label} must be an integer of at least 0 or {form} of them, got {value!r}; "
+                "give the numbers of positions before and after."
             )
         object.__setattr__(self, name, pairs)
 
@@ -202,23 +206,14 @@ class Edges(Spatial):
 
     @nn.nowrap
     def per_axis(self, value: Any) -> list[tuple[int, int]]:
-        """A pair for each axis of the inputs, from those of the positions; (0, 0) for batch and channels."""
+        """Returns a pair for each axis of the inputs: those of the positions, and (0, 0) for batch and channels."""
         pairs = [value] if self.RANK == 1 else value
-        every = dict(zip(self.position_axes, pairs, strict=True))
-        return [every.get(axis, (0, 0)) for axis in range(self.RANK + 2)]
+        by_axis = dict(zip(self.position_axes, pairs, strict=True))
+        return [by_axis.get(axis, (0, 0)) for axis in range(self.RANK + 2)]
 
 
-class ZeroPadding(Edges):
-    """Adds zeros in front and behind.
-
-    Args:
-        padding: How many; one integer for all sides, one per axis, or a pair (in front, behind) per axis. Over time
-            one integer or one pair.
-        data_format: "channels_last" (also for None) or "channels_first".
-
-    Raises:
-        ValueError: If a number is negative or the inputs have another number of axes.
-    """
+class ZeroPadding(EdgeLayer):
+    """Base class of ZeroPadding1D, ZeroPadding2D and ZeroPadding3D."""
 
     padding: Any = 1
     data_format: str | None = None
@@ -232,14 +227,22 @@ class ZeroPadding(Edges):
 
     @nn.compact
     def compute(self, inputs: jax.Array) -> jax.Array:
+        """Rearranges the inputs."""
         self.check_axes(inputs)
         return jnp.pad(self.cast_floats(inputs), self.per_axis(self.padding))
 
 
 class ZeroPadding1D(ZeroPadding):
-    """Adds zeros before the first step and after the last; arguments and errors as in `ZeroPadding`.
+    """Pads sequences with zeros before the first step and after the last.
+
+    Args:
+        padding: Number of zeros on both sides, or a pair (before, after).
+        data_format: "channels_last" (the default) or "channels_first".
 
     Shapes: x [B, T, C] -> [B, T', C]; channels_first: x [B, C, T] -> [B, C, T'].
+
+    Raises:
+        ValueError: If a number is negative or the inputs do not have 3 axes.
 
     References:
         Keras, `keras.layers.ZeroPadding1D`.
@@ -253,9 +256,16 @@ class ZeroPadding1D(ZeroPadding):
 
 
 class ZeroPadding2D(ZeroPadding):
-    """Adds zeros around planes; arguments and errors as in `ZeroPadding`.
+    """Pads images with zeros on all sides.
+
+    Args:
+        padding: Number of zeros: one integer for all sides, one per axis, or a pair (before, after) per axis.
+        data_format: "channels_last" (the default) or "channels_first".
 
     Shapes: x [B, H, W, C] -> [B, H', W', C]; channels_first: x [B, C, H, W] -> [B, C, H', W'].
+
+    Raises:
+        ValueError: If a number is negative or the inputs do not have 4 axes.
 
     References:
         Keras, `keras.layers.ZeroPadding2D`.
@@ -269,9 +279,16 @@ class ZeroPadding2D(ZeroPadding):
 
 
 class ZeroPadding3D(ZeroPadding):
-    """Adds zeros around volumes; arguments and errors as in `ZeroPadding`.
+    """Pads volumes with zeros on all sides.
+
+    Args:
+        padding: Number of zeros: one integer for all sides, one per axis, or a pair (before, after) per axis.
+        data_format: "channels_last" (the default) or "channels_first".
 
     Shapes: x [B, D, H, W, C] -> [B, D', H', W', C]; with channels_first the channels are axis 1.
+
+    Raises:
+        ValueError: If a number is negative or the inputs do not have 5 axes.
 
     References:
         Keras, `keras.layers.ZeroPadding3D`.
@@ -284,17 +301,8 @@ class ZeroPadding3D(ZeroPadding):
     RANK: ClassVar[int] = 3
 
 
-class Cropping(Edges):
-    """Takes positions away in front and behind.
-
-    Args:
-        cropping: How many; one integer for all sides, one per axis, or a pair (in front, behind) per axis. Over time
-            one integer or one pair.
-        data_format: "channels_last" (also for None) or "channels_first"; not over time, where channels are last.
-
-    Raises:
-        ValueError: If a number is negative, the inputs have another number of axes, or no position is left.
-    """
+class Cropping(EdgeLayer):
+    """Base class of Cropping1D, Cropping2D and Cropping3D."""
 
     cropping: Any
 
@@ -304,21 +312,28 @@ class Cropping(Edges):
 
     @nn.compact
     def compute(self, inputs: jax.Array) -> jax.Array:
+        """Rearranges the inputs."""
         self.check_axes(inputs)
         x, edges = self.cast_floats(inputs), self.per_axis(self.cropping)
         for axis in self.position_axes:
             if sum(edges[axis]) >= x.shape[axis]:
                 raise ValueError(
-                    f"{self.label} leaves at least 1 position on each axis, got cropping={self.cropping} for inputs "
-                    f"of shape {tuple(x.shape)}; crop less of axis {axis}."
+                    f"{self.label} must leave at least 1 position on each axis, got cropping={self.cropping} for "
+                    f"inputs of shape {tuple(x.shape)}; crop less of axis {axis}."
                 )
-        return x[tuple(slice(front, n - behind) for (front, behind), n in zip(edges, x.shape, strict=True))]
+        return x[tuple(slice(before, n - after) for (before, after), n in zip(edges, x.shape, strict=True))]
 
 
 class Cropping1D(Cropping):
-    """Takes the first and last steps away; argument and errors as in `Cropping`.
+    """Removes the first and last steps of sequences.
+
+    Args:
+        cropping: Number of steps to remove at both ends, or a pair (before, after).
 
     Shapes: x [B, T, C] -> [B, T', C].
+
+    Raises:
+        ValueError: If a number is negative, the inputs do not have 3 axes, or no step is left.
 
     References:
         Keras, `keras.layers.Cropping1D`.
@@ -334,9 +349,17 @@ class Cropping1D(Cropping):
 
 
 class Cropping2D(Cropping):
-    """Takes the edges of planes away; arguments and errors as in `Cropping`.
+    """Removes the edges of images.
+
+    Args:
+        cropping: Number of positions to remove: one integer for all sides, one per axis, or a pair (before, after)
+            per axis.
+        data_format: "channels_last" (the default) or "channels_first".
 
     Shapes: x [B, H, W, C] -> [B, H', W', C]; channels_first: x [B, C, H, W] -> [B, C, H', W'].
+
+    Raises:
+        ValueError: If a number is negative, the inputs do not have 4 axes, or no position is left.
 
     References:
         Keras, `keras.layers.Cropping2D`.
@@ -357,9 +380,17 @@ class Cropping2D(Cropping):
 
 
 class Cropping3D(Cropping):
-    """Takes the edges of volumes away; arguments and errors as in `Cropping`.
+    """Removes the edges of volumes.
+
+    Args:
+        cropping: Number of positions to remove: one integer for all sides, one per axis, or a pair (before, after)
+            per axis.
+        data_format: "channels_last" (the default) or "channels_first".
 
     Shapes: x [B, D, H, W, C] -> [B, D', H', W', C]; with channels_first the channels are axis 1.
+
+    Raises:
+        ValueError: If a number is negative, the inputs do not have 5 axes, or no position is left.
 
     References:
         Keras, `keras.layers.Cropping3D`.
@@ -380,15 +411,7 @@ class Cropping3D(Cropping):
 
 
 class UpSampling(Spatial):
-    """Repeats every position.
-
-    Args:
-        size: How often; one integer for all axes, or one per axis.
-        data_format: "channels_last" (also for None) or "channels_first"; not over time, where channels are last.
-
-    Raises:
-        ValueError: If a size is not positive or the inputs have another number of axes.
-    """
+    """Base class of UpSampling1D, UpSampling2D and UpSampling3D, which repeats every position."""
 
     size: Any = 2
 
@@ -398,21 +421,28 @@ class UpSampling(Spatial):
 
     @nn.compact
     def compute(self, inputs: jax.Array) -> jax.Array:
+        """Rearranges the inputs."""
         self.check_axes(inputs)
-        return self.scaled(self.cast_floats(inputs))
+        return self.upsample(self.cast_floats(inputs))
 
     @nn.nowrap
-    def scaled(self, x: jax.Array) -> jax.Array:
-        """x with each position repeated along each axis."""
+    def upsample(self, x: jax.Array) -> jax.Array:
+        """Repeats each position along each axis."""
         for axis, times in zip(self.position_axes, self.size, strict=True):
             x = jnp.repeat(x, times, axis)
         return x
 
 
 class UpSampling1D(UpSampling):
-    """Repeats every step; argument and errors as in `UpSampling`.
+    """Repeats every step of sequences.
+
+    Args:
+        size: Number of repetitions.
 
     Shapes: x [B, T, C] -> [B, T * size, C].
+
+    Raises:
+        ValueError: If `size` is not positive or the inputs do not have 3 axes.
 
     References:
         Keras, `keras.layers.UpSampling1D`.
@@ -426,14 +456,17 @@ class UpSampling1D(UpSampling):
 
 
 class UpSampling2D(UpSampling):
-    """Makes planes larger, by repeating or between the values; arguments and errors as in `UpSampling`.
+    """Enlarges images by repetition or interpolation.
 
     Args:
-        size: How many times larger; one integer for both axes, or one per axis.
-        data_format: "channels_last" (also for None) or "channels_first".
-        interpolation: "nearest", which repeats, "bilinear", "bicubic", "lanczos3" or "lanczos5".
+        size: Factor of the size; one integer for both axes, or one per axis.
+        data_format: "channels_last" (the default) or "channels_first".
+        interpolation: "nearest" (repetition), "bilinear", "bicubic", "lanczos3" or "lanczos5".
 
     Shapes: x [B, H, W, C] -> [B, H', W', C]; channels_first: x [B, C, H, W] -> [B, C, H', W'].
+
+    Raises:
+        ValueError: If `size` is not positive, another argument is unknown, or the inputs do not have 4 axes.
 
     References:
         Keras, `keras.layers.UpSampling2D`.
@@ -454,9 +487,10 @@ class UpSampling2D(UpSampling):
         super().__post_init__()
 
     @nn.nowrap
-    def scaled(self, x: jax.Array) -> jax.Array:
+    def upsample(self, x: jax.Array) -> jax.Array:
+        """Repeats each position along each axis, or interpolates between positions."""
         if self.interpolation == "nearest":
-            return super().scaled(x)
+            return super().upsample(x)
         shape = list(x.shape)
         for axis, times in zip(self.position_axes, self.size, strict=True):
             shape[axis] *= times
@@ -464,9 +498,16 @@ class UpSampling2D(UpSampling):
 
 
 class UpSampling3D(UpSampling):
-    """Repeats every position of volumes; arguments and errors as in `UpSampling`.
+    """Repeats every position of volumes.
+
+    Args:
+        size: Number of repetitions; one integer for all axes, or one per axis.
+        data_format: "channels_last" (the default) or "channels_first".
 
     Shapes: x [B, D, H, W, C] -> [B, D', H', W', C]; with channels_first the channels are axis 1.
+
+    Raises:
+        ValueError: If `size` is not positive or the inputs do not have 5 axes.
 
     References:
         Keras, `keras.layers.UpSampling3D`.

@@ -1,4 +1,4 @@
-"""Cells of many cells, and cells of any other kind."""
+"""Stacked cells, and custom cells that are not a `Cell`."""
 
 import inspect
 from collections.abc import Sequence
@@ -10,20 +10,20 @@ import jax.numpy as jnp
 
 from flaxmodels.kernels import recurrence
 from flaxmodels.layers.base import Layer, MultiOutputLayer
-from flaxmodels.layers.cells import Cell, Steps, one_step
+from flaxmodels.layers.cells import Cell, CellFunctions, one_step
 
 
 class StackedRNNCells(MultiOutputLayer):
-    """Stacks cells into one: each takes the output of the one before.
+    """Stacks cells into one: each cell takes the output of the previous one.
 
     Args:
-        cells: The cells, from the inputs up.
+        cells: List of cells; the first one takes the inputs.
 
-    Shapes: x [B, F], states: a list of each cell's -> (output of the last cell, the same states anew).
+    Shapes: x [B, F], states: a list of each cell's states -> (output of the last cell, the next states likewise).
 
     Raises:
-        ValueError: If there is no cell, or a shape is wrong.
-        TypeError: If something else than a cell comes.
+        ValueError: If the list is empty, or the inputs have a wrong shape.
+        TypeError: If an element is not a cell.
 
     References:
         Keras, `keras.layers.StackedRNNCells`.
@@ -42,24 +42,25 @@ class StackedRNNCells(MultiOutputLayer):
     def __post_init__(self) -> None:
         if not isinstance(self.cells, list | tuple):
             raise TypeError(
-                f"`cells` of StackedRNNCells is a list of cells, got {self.cells!r}; give one such as [cell]."
+                f"`cells` of StackedRNNCells must be a list of cells, got {self.cells!r}; give a list such as [cell]."
             )
         object.__setattr__(self, "cells", tuple(self.cells))
         if not self.cells:
-            raise ValueError("`cells` of StackedRNNCells has at least one cell, got none; give a list of cells.")
+            raise ValueError("`cells` of StackedRNNCells must have at least one cell, got none; give a list of cells.")
         for cell in self.cells:
             check_cell(cell)
         super().__post_init__()
 
     @nn.nowrap
     def children(self) -> list[tuple[str, Any]]:
+        """Returns the inner layers by scope name, in the order of Keras' weights."""
         return [(f"cells_{i}", cell) for i, cell in enumerate(self.cells)]
 
-    def steps(self, shape: tuple[int, ...], train: bool) -> Steps:
-        """The functions of all cells for inputs of which one step has this shape, [B, ...]."""
-        parts: list[Steps] = []
+    def cell_functions(self, shape: tuple[int, ...], train: bool) -> CellFunctions:
+        """Creates the weights and returns the functions of the stack for inputs [B, ...] of one step."""
+        parts: list[CellFunctions] = []
         for cell in self.cells:
-            parts.append(steps_of(cell, parts[-1].shape if parts else shape, train))
+            parts.append(cell_functions_of(cell, parts[-1].shape if parts else shape, train))
 
         def step(x: jax.Array, states: Sequence[Any]) -> tuple[jax.Array, list[Any]]:
             new = []
@@ -69,25 +70,25 @@ class StackedRNNCells(MultiOutputLayer):
             return x, new
 
         def run(xs: jax.Array, states: Sequence[Any], mask: Any, unroll: bool) -> tuple[jax.Array, list[Any]]:
-            # A masked step keeps every state, so one cell after the other may go through all of time.
-            last = []
+            # A masked step keeps all states, so each cell can process the whole sequence before the next cell starts.
+            final = []
             for part, state in zip(parts, states, strict=True):
                 xs, state = part.run(xs, state, mask, unroll)
-                last.append(state)
-            return xs, last
+                final.append(state)
+            return xs, final
 
-        return Steps(parts[0].project, step, run, [part.zeros for part in parts], parts[-1].shape)
+        return CellFunctions(parts[0].project, step, run, [part.zeros for part in parts], parts[-1].shape)
 
     def compute(self, inputs: jax.Array, states: Any = None, *, train: bool = False) -> tuple[jax.Array, Any]:
-        """Takes one step: the output, and the states in the structure they came in."""
+        """Computes one step and returns the output and the next states, in the structure of `states`."""
         if inputs.ndim < 2:
             self.check_rank(inputs, "B F")
-        return one_step(self, self.steps(inputs.shape, train), inputs, states)
+        return one_step(self, self.cell_functions(inputs.shape, train), inputs, states)
 
     @property
     @nn.nowrap
     def state_size(self) -> list[Any]:
-        """The size of each cell's states."""
+        """The sizes of each cell's states."""
         return [cell.state_size for cell in self.cells]
 
     @property
@@ -99,21 +100,21 @@ class StackedRNNCells(MultiOutputLayer):
 
     @nn.nowrap
     def get_initial_state(self, batch_size: int) -> list[Any]:
-        """The states to begin with: a list of each cell's."""
+        """Returns the initial states: a list of each cell's states."""
         return [initial_states(cell, batch_size) for cell in self.cells]
 
 
 def check_cell(cell: Any) -> None:
-    """Raises unless a module can be taken through time."""
+    """Raises unless the module is a cell."""
     if not isinstance(cell, nn.Module) or not hasattr(cell, "state_size"):
         raise TypeError(
-            f"A cell is a module with a `state_size` that maps (inputs, states) to (output, states), got {cell!r} "
-            f"of type {type(cell).__name__}; give an LSTMCell, a GRUCell, a SimpleRNNCell, or a module of this kind."
+            f"A cell must be a module with a `state_size` that maps (inputs, states) to (output, states), got {cell!r} "
+            f"of type {type(cell).__name__}; give an LSTMCell, a GRUCell, a SimpleRNNCell, or such a module."
         )
 
 
 def initial_states(cell: Any, batch_size: int) -> list[Any]:
-    """The states that a cell begins with: its own `get_initial_state`, or zeros of its `state_size`."""
+    """Returns the initial states of a cell: those of its `get_initial_state`, or zeros of its `state_size`."""
     if hasattr(cell, "get_initial_state"):
         states = cell.get_initial_state(batch_size=batch_size)
         return list(states) if isinstance(states, list | tuple) else [states]
@@ -122,21 +123,32 @@ def initial_states(cell: Any, batch_size: int) -> list[Any]:
     return [jnp.zeros((batch_size, size), dtype) for size in sizes]
 
 
-class Remembered(NamedTuple):
-    """The state of a cell of any kind: its output, repeated where a step is masked, and its own states."""
+class OutputAndStates(NamedTuple):
+    """The loop state of a custom cell.
+
+    Attributes:
+        h: The last output, which a masked step repeats.
+        states: The states of the cell.
+    """
 
     h: jax.Array
     states: Any
 
 
-def steps_of(cell: Any, shape: tuple[int, ...], train: bool) -> Steps:
-    """The functions of a bound cell, also of one that only maps (inputs, states) to (output, states)."""
+def cell_functions_of(cell: Any, shape: tuple[int, ...], train: bool) -> CellFunctions:
+    """Returns the functions of a bound cell, which may be a custom module.
+
+    Args:
+        cell: The cell, bound to its variables; a custom module maps (inputs, states) to (output, states).
+        shape: Shape of one step's inputs, [B, ...].
+        train: Whether dropout is active.
+    """
     if isinstance(cell, Cell | StackedRNNCells):
-        return cell.steps(shape, train)
-    named = inspect.signature(type(cell).__call__).parameters
-    flags = {"train": train} if "train" in named or isinstance(cell, Layer) else {}
+        return cell.cell_functions(shape, train)
+    parameters = inspect.signature(type(cell).__call__).parameters
+    flags = {"train": train} if "train" in parameters or isinstance(cell, Layer) else {}
     zeros = initial_states(cell, shape[0])
-    # One call on the bound cell makes its parameters and adds its losses once; the loop itself has to be pure.
+    # The loop body must be pure. This one call of the bound cell creates its parameters and adds its losses once.
     example, _ = cell(jnp.zeros(shape, jax.tree.leaves(zeros)[0].dtype), zeros, **flags)
     module, variables = cell.unbind()
     rngs = {"dropout": cell.make_rng("dropout")} if cell.has_rng("dropout") else None
@@ -146,10 +158,10 @@ def steps_of(cell: Any, shape: tuple[int, ...], train: bool) -> Steps:
         return output, jax.tree.unflatten(jax.tree.structure(states), jax.tree.leaves(new))
 
     def run(xs: jax.Array, states: Any, mask: Any, unroll: bool) -> tuple[jax.Array, Any]:
-        def advance(x: jax.Array, memory: Remembered) -> Remembered:
-            return Remembered(*step(x, memory.states))
+        def advance(x: jax.Array, carry: OutputAndStates) -> OutputAndStates:
+            return OutputAndStates(*step(x, carry.states))
 
-        hs, memory = recurrence.scan(advance, xs, Remembered(jnp.zeros_like(example), states), mask, unroll)
-        return hs, memory.states
+        hs, carry = recurrence.scan(advance, xs, OutputAndStates(jnp.zeros_like(example), states), mask, unroll)
+        return hs, carry.states
 
-    return Steps(lambda x: x, step, run, zeros, example.shape)
+    return CellFunctions(lambda x: x, step, run, zeros, example.shape)

@@ -1,5 +1,6 @@
-"""Layers around another layer: in both directions of time, and at each step of it."""
+"""Wrappers that apply a layer in both directions of time, or at each time step."""
 
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
@@ -13,22 +14,23 @@ from flaxmodels.layers.tracing import Lookup, trace
 
 
 class Bidirectional(MultiOutputLayer):
-    """Takes a recurrent layer through time in both directions, and merges the two outputs.
+    """Runs a recurrent layer in both directions of time and merges the two outputs.
 
-    The outputs of the backward layer are put back into the order of time. With `return_sequences`, masked steps give
-    zeros whatever the layer's `zero_output_for_mask` says.
+    The outputs of the backward layer are reversed into the order of the inputs. With `return_sequences`, masked steps
+    return zeros, regardless of the layer's `zero_output_for_mask`.
 
     Args:
-        layer: A recurrent layer; its arguments serve both directions.
-        merge_mode: How outputs are merged: "concat", "sum", "ave", "mul"; None returns both.
-        weights: Not taken; `interop.set_keras_weights` sets weights.
-        backward_layer: Another layer for the way back; it has the opposite `go_backwards`.
+        layer: A recurrent layer; both directions use its arguments.
+        merge_mode: How the outputs are merged: "concat", "sum", "ave" or "mul"; None returns both.
+        weights: Not supported; use `interop.set_keras_weights`.
+        backward_layer: Recurrent layer for the backward direction, with the opposite `go_backwards`; by default a copy
+            of `layer`.
 
     Shapes: x [B, T, F], mask [B, T] -> the layer's outputs, twice as wide for "concat"; with return_state also the
-        states of the forward and then of the backward layer. `initial_state` lists states in the same order.
+        states of the forward layer and then those of the backward layer. `initial_state` lists states in this order.
 
     Raises:
-        ValueError: If the two layers do not fit each other, `merge_mode` is unknown, or `weights` come.
+        ValueError: If the arguments of the two layers do not match, `merge_mode` is unknown, or `weights` is given.
         TypeError: If a layer is not recurrent.
 
     References:
@@ -47,10 +49,10 @@ class Bidirectional(MultiOutputLayer):
     weights: Any = None
     backward_layer: Any = None
 
-    # Flax then leaves the two layers the names that they are given here.
+    # Makes flax keep the names that `_make_directions` gives to the two layers.
     preserve_adopted_names: ClassVar[bool] = True
 
-    MERGES: ClassVar[dict[str | None, Any]] = {
+    MERGES: ClassVar[dict[str | None, Callable[[jax.Array, jax.Array], Any]]] = {
         "concat": lambda a, b: jnp.concatenate([a, b], axis=-1),
         "sum": lambda a, b: a + b,
         "ave": lambda a, b: (a + b) / 2,
@@ -62,59 +64,60 @@ class Bidirectional(MultiOutputLayer):
         for name, layer in (("layer", self.layer), ("backward_layer", self.backward_layer)):
             if not isinstance(layer, Recurrent) and (name == "layer" or layer is not None):
                 raise TypeError(
-                    f"`{name}` of Bidirectional is a recurrent layer, got {type(layer).__name__}; "
+                    f"`{name}` of Bidirectional must be a recurrent layer, got {type(layer).__name__}; "
                     "give an LSTM, a GRU, a SimpleRNN or an RNN of a cell."
                 )
         if not isinstance(self.merge_mode, str | None) or self.merge_mode not in self.MERGES:
             raise ValueError(
-                f"`merge_mode` of Bidirectional is 'concat', 'sum', 'ave', 'mul' or None, got {self.merge_mode!r}; "
-                "give one of these."
+                "`merge_mode` of Bidirectional must be 'concat', 'sum', 'ave', 'mul' or None, got "
+                f"{self.merge_mode!r}; choose one."
             )
         if self.weights is not None:
             raise ValueError(
-                "`weights` of Bidirectional is not taken, got some; "
+                "`weights` of Bidirectional is not supported, got a value; "
                 "use variables = interop.set_keras_weights(layer, variables, weights)."
             )
         if self.layer.name != "forward_layer":
-            self._pair()
+            self._make_directions()
         super().__post_init__()
 
     @nn.nowrap
-    def _pair(self) -> None:
-        """Puts the two layers, named after their direction, in place of those that came."""
+    def _make_directions(self) -> None:
+        """Replaces the two layers by copies that are named after their direction."""
         zeros = {"zero_output_for_mask": self.layer.return_sequences}
         backward = self.backward_layer
         backward = self.layer.clone(go_backwards=True) if backward is None else backward
-        self._check_fit(self.layer, backward)
-        # Copies, so that the cell of an RNN is not one and the same in both.
+        self._check_match(self.layer, backward)
+        # Both are copied, because the two directions must not share the cell of an RNN.
         object.__setattr__(self, "layer", self.layer.copy(parent=None, name="forward_layer", **zeros))
         object.__setattr__(self, "backward_layer", backward.copy(parent=None, name="backward_layer", **zeros))
 
     @staticmethod
-    def _check_fit(forward: Recurrent, backward: Recurrent) -> None:
+    def _check_match(forward: Recurrent, backward: Recurrent) -> None:
         if forward.go_backwards == backward.go_backwards:
             raise ValueError(
-                "The two layers of Bidirectional go in opposite directions, got "
-                f"go_backwards={forward.go_backwards} for both; give a `backward_layer` with the other one."
+                "The two layers of Bidirectional must run in opposite directions, got "
+                f"go_backwards={forward.go_backwards} for both; change it in `backward_layer`."
             )
         for name in ("stateful", "return_sequences", "return_state"):
             if getattr(forward, name) != getattr(backward, name):
                 raise ValueError(
-                    f"The two layers of Bidirectional have the same `{name}`, got {getattr(forward, name)} and "
-                    f"{getattr(backward, name)}; give both the same."
+                    f"The two layers of Bidirectional must have the same `{name}`, got {getattr(forward, name)} and "
+                    f"{getattr(backward, name)}; give both the same value."
                 )
 
     @nn.nowrap
     def children(self) -> list[tuple[str, Any]]:
+        """Returns the inner layers by scope name, in the order of Keras' weights."""
         return [("forward_layer", self.layer), ("backward_layer", self.backward_layer)]
 
     def compute(
         self, inputs: jax.Array, initial_state: Any = None, *, mask: jax.Array | None = None, train: bool = False
     ) -> Any:
-        """Computes the merged outputs, and the states where they are asked for."""
-        of_forward, of_backward = self._halves(initial_state)
-        forward = self.layer(inputs, initial_state=of_forward, mask=mask, train=train)
-        backward = self.backward_layer(inputs, initial_state=of_backward, mask=mask, train=train)
+        """Computes the merged outputs, followed by the final states if the layer has `return_state`."""
+        forward_state, backward_state = self._split_states(initial_state)
+        forward = self.layer(inputs, initial_state=forward_state, mask=mask, train=train)
+        backward = self.backward_layer(inputs, initial_state=backward_state, mask=mask, train=train)
         states: tuple[Any, ...] = ()
         if self.layer.return_state:
             states = (*forward[1:], *backward[1:])
@@ -127,8 +130,8 @@ class Bidirectional(MultiOutputLayer):
         return (*(merged if self.merge_mode is None else (merged,)), *states)
 
     @nn.nowrap
-    def _halves(self, states: Any) -> tuple[Any, Any]:
-        """The states of the forward and of the backward layer."""
+    def _split_states(self, states: Any) -> tuple[Any, Any]:
+        """Returns the states of the forward layer and those of the backward layer."""
         if states is None:
             return None, None
         sizes = [layer.state_size for _, layer in self.children()]
@@ -137,35 +140,35 @@ class Bidirectional(MultiOutputLayer):
             raise ValueError(
                 f"{self.label} takes `initial_state` as a list of {first} for the forward layer and {second} for the "
                 f"backward layer, got {len(states) if isinstance(states, list | tuple) else type(states).__name__}; "
-                "give as many states."
+                "give this number of states."
             )
         return states[:first], states[first:]
 
     def compute_mask(self, inputs: Any, mask: Any) -> Any:
-        """The inputs' mask for each output, if sequences are returned; the states have none."""
-        of_forward, of_backward = (layer.compute_mask(inputs, mask) for _, layer in self.children())
+        """Returns the mask of the inputs for each output if sequences are returned; states have no mask."""
+        forward, backward = (layer.compute_mask(inputs, mask) for _, layer in self.children())
         if not self.layer.return_state:
-            return of_forward if self.merge_mode is not None else (of_forward, of_backward)
-        outputs = of_forward[:1] if self.merge_mode is not None else of_forward[:1] * 2
-        return (*outputs, *of_forward[1:], *of_backward[1:])
+            return forward if self.merge_mode is not None else (forward, backward)
+        outputs = forward[:1] if self.merge_mode is not None else forward[:1] * 2
+        return (*outputs, *forward[1:], *backward[1:])
 
 
 class TimeDistributed(MultiOutputLayer):
-    """Applies one layer to every step of a sequence.
+    """Applies a layer to every step of a sequence.
 
-    Time is folded into the batch, so that the layer runs once on B T examples; a layer with statistics of its batch,
-    such as `BatchNormalization`, takes the steps one after the other in training, as in Keras. A loss on the layer's
+    Time is folded into the batch, so that the layer runs once on B T examples. In training, a layer with batch
+    statistics, such as `BatchNormalization`, processes one step after the other, as in Keras. A loss on the layer's
     outputs (`activity_regularizer`) is the sum over the steps divided by the number of examples B. Keras adds such a
     loss only if the layer is a model.
 
     Args:
-        layer: The layer.
+        layer: Layer that is applied to each step.
 
-    Shapes: x [B, T, ...], mask [B, T, ...] -> [B, T, ...] with the layer's outputs.
+    Shapes: x [B, T, ...], mask [B, T, ...] -> [B, T, ...], where the last axes are those of the layer's outputs.
 
     Raises:
-        TypeError: If something else than a layer comes.
-        ValueError: If x has fewer than three axes, or the mask's first two sizes are not x's.
+        TypeError: If `layer` is not a layer.
+        ValueError: If x has fewer than three axes, or the first two sizes of the mask differ from those of x.
 
     References:
         Keras, `keras.layers.TimeDistributed`.
@@ -177,38 +180,39 @@ class TimeDistributed(MultiOutputLayer):
         (5, 7, 4)
     """
 
-    layer: Any
+    layer: Layer
 
     def __post_init__(self) -> None:
         if not isinstance(self.layer, Layer):
             raise TypeError(
-                f"`layer` of TimeDistributed is a layer, got {self.layer!r} of type {type(self.layer).__name__}; "
-                "make an object of a layer's class, such as layers.Dense(10)."
+                f"`layer` of TimeDistributed must be a layer, got {self.layer!r} of type {type(self.layer).__name__}; "
+                "create an instance, such as layers.Dense(10)."
             )
         super().__post_init__()
 
     @nn.nowrap
     def children(self) -> list[tuple[str, Any]]:
+        """Returns the inner layers by scope name, in the order of Keras' weights."""
         return [("layer", self.layer)]
 
     @nn.nowrap
     def trace_inputs(self, sources: Any, lookups: list[Lookup], path: str, *args: Any, **kwargs: Any) -> Any:
-        """Traces the layer, which takes parts of the inputs."""
+        """Traces the inner layer, whose inputs are parts of the inputs."""
         return trace(self.layer, sources, lookups, f"{path}/layer", *args, **kwargs)
 
     def outputs_and_mask(
         self, inputs: jax.Array, *, mask: jax.Array | None = None, train: bool = False
     ) -> tuple[Any, Any]:
-        """Computes the outputs and the mask that belongs to them."""
+        """Computes the outputs and their mask."""
         checks.check_call(self, inputs, mask, train)
-        self._check(inputs, mask)
-        passed_on = mask if self._passes_on(inputs, mask) else None
+        self._check_shapes(inputs, mask)
+        inner_mask = mask if self._passes_mask(inputs, mask) else None
         if self.is_initializing():
-            self.layer(inputs[:, 0], mask=None if passed_on is None else passed_on[:, 0], train=train)
+            self.layer(inputs[:, 0], mask=None if inner_mask is None else inner_mask[:, 0], train=train)
         if train and "batch_stats" in self.layer.variables:
-            outputs, new_mask = self._one_by_one(inputs, passed_on)
+            outputs, new_mask = self._apply_step_by_step(inputs, inner_mask)
         else:
-            outputs, new_mask = self._at_once(inputs, passed_on, train)
+            outputs, new_mask = self._apply_folded(inputs, inner_mask, train)
         if self.activity_regularizer is not None:
             self._add_activity_loss(outputs)
         if new_mask is None and mask is not None:
@@ -216,35 +220,35 @@ class TimeDistributed(MultiOutputLayer):
         return outputs, new_mask
 
     @nn.nowrap
-    def _check(self, inputs: jax.Array, mask: jax.Array | None) -> None:
+    def _check_shapes(self, inputs: jax.Array, mask: jax.Array | None) -> None:
         if inputs.ndim < 3:
             self.check_rank(inputs, "B T F")
         if mask is not None and mask.shape[:2] != inputs.shape[:2]:
             raise ValueError(
-                f"{self.label} takes a mask that begins with {inputs.shape[:2]}, the sizes of batch and time, "
-                f"got shape {mask.shape}; give one truth value for each step of each example."
+                f"{self.label} takes a mask whose first sizes are {inputs.shape[:2]}, those of batch and time, "
+                f"got shape {mask.shape}; give one boolean for each step of each example."
             )
 
     @nn.nowrap
-    def _passes_on(self, inputs: jax.Array, mask: jax.Array | None) -> bool:
-        """Whether the layer receives the mask: it computes with one, or keeps one that fits its inputs."""
+    def _passes_mask(self, inputs: jax.Array, mask: jax.Array | None) -> bool:
+        """Returns whether the inner layer receives the mask: it computes with masks, or the mask fits its inputs."""
         if mask is None or checks.computes_with_mask(self.layer):
             return mask is not None
         return mask.ndim <= inputs.ndim and all(
             m in (1, n) for m, n in zip(mask.shape[2:], inputs.shape[2:], strict=False)
         )
 
-    def _at_once(self, inputs: jax.Array, mask: jax.Array | None, train: bool) -> tuple[Any, Any]:
-        """The layer on all steps as one batch."""
+    def _apply_folded(self, inputs: jax.Array, mask: jax.Array | None, train: bool) -> tuple[Any, Any]:
+        """Applies the inner layer to all steps as one batch."""
         sizes = inputs.shape[:2]
         folded = [None if x is None else x.reshape(-1, *x.shape[2:]) for x in (inputs, mask)]
-        object.__setattr__(self, "rows_per_example", sizes[1])  # what the layer reads while it computes
+        object.__setattr__(self, "rows_per_example", sizes[1])  # read by the inner layer while it computes
         results = self.layer.call_with_mask(folded[0], mask=folded[1], train=train)
         object.__setattr__(self, "rows_per_example", 1)
         return jax.tree.map(lambda x: x.reshape(*sizes, *x.shape[1:]), results)
 
-    def _one_by_one(self, inputs: jax.Array, mask: jax.Array | None) -> tuple[Any, Any]:
-        """The layer in training on one step after the other, its statistics moving on with each."""
+    def _apply_step_by_step(self, inputs: jax.Array, mask: jax.Array | None) -> tuple[Any, Any]:
+        """Applies the inner layer in training to one step after the other; each step updates its statistics."""
         results = [
             self.layer.call_with_mask(inputs[:, t], mask=None if mask is None else mask[:, t], train=True)
             for t in range(inputs.shape[1])

@@ -138,11 +138,11 @@ MISTAKES = {
     ),
     "dropout rate": (
         lambda: layers.Dropout(1.5),
-        "`rate` of Dropout is a number from 0 to 1, got 1.5; give 0 for none.",
+        "`rate` of Dropout must be a number in [0, 1], got 1.5; give, for example, 0.",
     ),
     "dropout percent": (
         lambda: layers.Dropout(50),
-        "`rate` of Dropout is a number from 0 to 1, got 50; give 0 for none.",
+        "`rate` of Dropout must be a number in [0, 1], got 50; give, for example, 0.",
     ),
     "reshape": (
         lambda: Sequential([Input((4,)), layers.Reshape((3, 2))]),
@@ -150,11 +150,13 @@ MISTAKES = {
     ),
     "concat shapes": (
         lambda: layers.Concatenate()([Input((4, 5)), Input((3, 5, 2))]),
-        "Concatenate joins arrays that differ on `axis`=-1 alone, got shapes [(61, 4, 5), (61, 3, 5, 2)]; reshape them, or choose another axis.",
+        "Concatenate concatenates arrays that differ only on `axis`=-1, got shapes [(61, 4, 5), (61, 3, 5, 2)]; "
+        "reshape them, or choose another axis.",
     ),
     "add shapes": (
         lambda: layers.Add()([Input((4,)), Input((3,))]),
-        "Add merges arrays of the same batch whose other sizes are equal or 1, got shapes [(61, 4), (61, 3)]; reshape them to agree on axis 1.",
+        "Add merges arrays of the same batch size whose other sizes are equal or 1, got shapes [(61, 4), (61, 3)]; "
+        "reshape them to agree on axis 1.",
     ),
     "add one": (
         lambda: layers.Add()(Input((4,))),
@@ -162,7 +164,8 @@ MISTAKES = {
     ),
     "embedding range": (
         lambda: (lambda e: e.init(jax.random.key(0), np.array([[5]])))(layers.Embedding(5, 2)),
-        "Embedding looks up integers from 0 to 4, got some from 5 to 5; give a larger `input_dim`, or map unknown ones to a number of their own.",
+        "Embedding takes integers from 0 to 4, got integers from 5 to 5; give a larger `input_dim`, or map unknown "
+        "values to a reserved integer.",
     ),
     "embedding floats shape": (
         lambda: layers.Embedding(-1, 2),
@@ -170,7 +173,7 @@ MISTAKES = {
     ),
     "merge mode": (
         lambda: layers.Bidirectional(layers.LSTM(2), merge_mode="add"),
-        "`merge_mode` of Bidirectional is 'concat', 'sum', 'ave', 'mul' or None, got 'add'; give one of these.",
+        "`merge_mode` of Bidirectional must be 'concat', 'sum', 'ave', 'mul' or None, got 'add'; choose one.",
     ),
     "regularizer typo": (
         lambda: layers.Dense(2, kernel_regularizer="l3"),
@@ -188,7 +191,7 @@ MISTAKES = {
         lambda: (lambda l: l.init(jax.random.key(0), np.ones((2, 5, 3), np.float32), mask=np.ones((2, 4), bool)))(
             layers.LSTM(2)
         ),
-        "LSTM takes a mask [B, T] of shape (2, 5), got (2, 4); give one truth value for each step of each example.",
+        "LSTM takes a mask [B, T] of shape (2, 5), got (2, 4); give one boolean for each step of each example.",
     ),
     "model name": (lambda: models.get("resnet"), "Unknown model 'resnet'. Known:..."),
     "simple_cnn small": (
@@ -537,7 +540,8 @@ MISTAKES = {
     ),
     "keras weights shape": (
         lambda: interop.set_keras_weights(mlp(), mlp().init(jax.random.key(0), X), [np.ones((3, 4)), np.ones(3)]),
-        "Weights of Sequential must have its shapes, but dense/kernel (4, 3) got (3, 4); give them in the order of Keras' get_weights().",
+        "The weights of Sequential must have the shapes dense/kernel (4, 3), got (3, 4); give them in the order of "
+        "Keras' get_weights().",
     ),
     "dataset typo": (lambda: datasets.load("mnits"), "Unknown dataset 'mnits'. Did you mean 'mnist'? Known:..."),
 }

@@ -172,8 +172,8 @@ def test_batches_of_another_size():
     with refuses(sentence):
         trainer.predict(X[:12])
     sentence = (
-        "SimpleRNN 'simple_rnn' is stateful and keeps states of 5 examples, got a batch of 3; keep to one batch size, "
-        "or make the variables anew with `init`."
+        "SimpleRNN 'simple_rnn' is stateful and stores states of 5 examples, got a batch of 3; use one batch size, "
+        "or create new variables with `init`."
     )
     with refuses(sentence):
         trainer.evaluate(X, Y, batch_size=3)

@@ -120,7 +120,8 @@ def window_primitive(
         return jax.ShapeDtypeStruct(out_shape(*operands, geometry), np.float32)
 
     def compute(*operands: jax.Array, geometry: Geometry) -> jax.Array:
-        attributes = geometry.attributes(*channels_and_features(*operands, geometry))
+        channels, features = channels_and_features(*operands, geometry)
+        attributes = geometry.attributes(channels, features)
         return call(kernel, out(*operands, geometry=geometry), *operands, attributes=attributes)
 
     def batched(

@@ -41,8 +41,8 @@ def differentiable(passes: Passes[State], has_residuals: bool = True) -> Recurre
         inputs, hs, residuals, kernel, bias, first, mask = saved
         d_product, d_inputs, d_state = passes.backward(hs, residuals, kernel, first, mask, *cotangents)
         d_bias = None if bias is None else jnp.sum(d_product, axis=(0, 1))
-        d_inputs = input_gradients(inputs, d_product if d_inputs is None else d_inputs)
-        return d_inputs, kernel_gradient(hs, first.h, d_product), d_bias, d_state, None
+        of_inputs = input_gradients(inputs, d_product if d_inputs is None else d_inputs)
+        return of_inputs, kernel_gradient(hs, first.h, d_product), d_bias, d_state, None
 
     recurrence.defvjp(forward, backward)
     return recurrence

@@ -1,4 +1,4 @@
-"""Activations as layers: by hand, by Keras; and what they refuse."""
+"""Activation layers, compared with hand-computed values and Keras, and their errors."""
 
 import jax
 import jax.numpy as jnp
@@ -51,7 +51,7 @@ def test_softmax_over_several_axes_sums_to_one():
     np.testing.assert_allclose(y.sum((1, 2)), [1, 1], rtol=1e-6)
 
 
-def test_softmax_gradient_is_finite_where_all_is_masked():
+def test_softmax_gradient_is_finite_if_all_elements_are_masked():
     grad = jax.grad(lambda x: layers.Softmax().apply({}, x, mask=jnp.zeros(3, bool))[0].sum())(jnp.ones((1, 3)))
     assert grad.tolist() == [[0, 0, 0]]
 
@@ -65,18 +65,18 @@ def test_softmax_of_bfloat16_is_summed_in_float32():
     assert float(masked[0, 0]) == pytest.approx(1 / 900, rel=4e-3)
 
 
-def test_integers_become_floats_but_for_activation():
+def test_all_layers_but_activation_cast_integers_to_floats():
     assert layers.ReLU().apply({}, jnp.array([-1, 2])).dtype == jnp.float32
     assert layers.Activation(lambda x: x + 1).apply({}, jnp.array([1])).dtype == jnp.int32
 
 
-def test_masks_go_on_and_reach_softmax():
+def test_masks_are_passed_on_and_reach_softmax():
     for layer in (layers.Activation("relu"), layers.ReLU(), layers.LeakyReLU(), layers.ELU()):
         _, mask = layer.apply({}, jnp.ones((1, 2)), mask=jnp.array([[True, False]]), method="outputs_and_mask")
         assert mask.tolist() == [[True, False]]
 
 
-def test_softmax_takes_the_mask_that_a_model_carries():
+def test_softmax_uses_the_mask_of_a_model():
     model = Sequential([Input((2, 2)), layers.Masking(), layers.Softmax(axis=1)])
     y = model.apply({}, jnp.array([[[1.0, 5.0], [0.0, 0.0]]]))
     # The mask [B, T] is aligned at the end, as in Keras, where it hides the second feature and not the second step.
@@ -87,7 +87,7 @@ def test_softmax_takes_the_mask_that_a_model_carries():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_arguments_are_those_of_keras(name):
+def test_arguments_equal_those_of_keras(name):
     assert_arguments(name)
 
 
@@ -136,26 +136,26 @@ def test_masked_softmax_as_keras(shape, axis):
         ),
         (
             lambda: layers.PReLU(shared_axes=(0, 1)).init(jax.random.key(0), jnp.ones((2, 3, 4))),
-            "`shared_axes` of PReLU are axes from 1 to 2 of inputs of shape (2, 3, 4), got (0, 1); leave out the "
-            "batch, and count from the front.",
+            "`shared_axes` of PReLU must be axes from 1 to 2 of inputs of shape (2, 3, 4), got (0, 1); leave out "
+            "the batch axis, and count from the front.",
         ),
         (
             lambda: layers.Softmax(name="odds").apply({}, jnp.ones((2, 3)), mask=jnp.ones((2,), bool)),
-            "The mask of Softmax 'odds' has the inputs' sizes or 1 on its axes, aligned at the end, got a mask of "
-            "shape (2,) for inputs of shape (2, 3); expand the mask's axes.",
+            "The mask of Softmax 'odds' must have the inputs' sizes or 1 on its axes, aligned at the end, got a "
+            "mask of shape (2,) for inputs of shape (2, 3); add the missing axes to the mask.",
         ),
         (
             lambda: layers.Softmax().apply({}, jnp.ones(3), mask=jnp.ones((2, 3), bool)),
-            "The mask of Softmax has the inputs' sizes or 1 on its axes, aligned at the end, got a mask of shape "
-            "(2, 3) for inputs of shape (3,); expand the mask's axes.",
+            "The mask of Softmax must have the inputs' sizes or 1 on its axes, aligned at the end, got a mask of "
+            "shape (2, 3) for inputs of shape (3,); add the missing axes to the mask.",
         ),
     ],
 )
-def test_refusals(make, sentence):
+def test_error_messages(make, sentence):
     with refuses(sentence):
         make()
 
 
-def test_unknown_activation_is_refused_at_construction():
+def test_unknown_activation_raises_at_construction():
     with pytest.raises(ValueError, match="^Unknown activation 'rleu'. Did you mean 'relu'"):
         layers.Activation("rleu")

@@ -1,4 +1,4 @@
-"""Attention: by float64 loops, by Keras; masks, dropout, precision, models; what is refused."""
+"""Attention layers, compared with float64 loops and Keras: masks, dropout, precision, models and errors."""
 
 import itertools
 
@@ -13,14 +13,14 @@ from tests.support.spatial_oracle import near, refuses
 
 
 def softmax(scores, keep=None):
-    """Along the last axis, in float64; 0 where nothing is kept."""
+    """Returns the softmax along the last axis in float64; 0 where everything is masked."""
     keep = np.ones(scores.shape, bool) if keep is None else np.broadcast_to(keep, scores.shape)
     weights = np.where(keep, np.exp(scores - scores.max(-1, keepdims=True)), 0)
     return weights / np.maximum(weights.sum(-1, keepdims=True), 1e-300)
 
 
 def started(layer, *arrays, **call):
-    """Variables with random weights."""
+    """Returns variables with random weights."""
     variables = layer.init(jax.random.key(0), *arrays, **call)
     weights = interop.get_keras_weights(layer, variables)
     return interop.set_keras_weights(layer, variables, [numbers(i, *w.shape) / 2 for i, w in enumerate(weights)])
@@ -85,7 +85,7 @@ def test_the_output_has_the_querys_mask():
         assert mask[1] is None
 
 
-def test_masks_of_four_axes_belong_to_the_leading_ones():
+def test_masks_of_inputs_with_four_axes():
     q, v, mask = numbers(0, 2, 3, 4, 5), numbers(1, 2, 3, 6, 5), truths(2, 2, 6)
     y = layers.Attention().apply({}, [q, v], mask=[None, jnp.asarray(mask)])
     for head in range(3):
@@ -108,7 +108,7 @@ def test_concat_as_keras():
     assert_as_keras("Attention", {"use_scale": True, "score_mode": "concat"}, [Q, V, K], {}, train=True)
 
 
-def test_a_query_that_sees_nothing_is_as_in_keras():
+def test_a_query_whose_keys_are_all_masked_equals_keras():
     masks = [None, np.array([[False] * 5, [True] * 5])]
     assert_as_keras("Attention", {}, [Q, V, K], {"mask": masks}, train=False)
 
@@ -117,7 +117,7 @@ def test_a_query_that_sees_nothing_is_as_in_keras():
 
 
 def loop(params, query, value, key, keep=None, heads=None):
-    """One head after the other, in float64: outputs and weights; each group of query heads shares keys and values."""
+    """Computes outputs and weights in float64, one head at a time; each group of query heads shares keys and values."""
     p = {name: {k: np.asarray(w, np.float64) for k, w in part.items()} for name, part in params.items()}
 
     def projected(name, x, head):
@@ -168,7 +168,7 @@ HEADS = {
 @pytest.mark.parametrize("name", HEADS)
 @pytest.mark.parametrize("scores", [False, True])
 def test_all_masks_together_by_a_loop(name, scores):
-    """Where a query sees at least one key; the others are compared with Keras below."""
+    """Checks queries with at least one visible key; the others are compared with Keras below."""
     layer = getattr(layers, name)(**HEADS[name], sliding_window=3)
     variables = started(layer, Q, V, K)
     of_query, of_value, of_key, of_pairs = (
@@ -200,8 +200,8 @@ def test_all_masks_together_by_a_loop(name, scores):
         np.testing.assert_array_equal(a, b)
 
 
-def test_attention_over_one_of_two_axes():
-    """Along axis 1 of [B, T, W, F], each of the W columns attends by itself; masks and causality follow that axis."""
+def test_attention_along_one_of_two_axes():
+    """Along axis 1 of [B, T, W, F], each of the W columns attends separately; masks and causality use that axis."""
     q, v = numbers(0, 2, 3, 4, 5), numbers(1, 2, 6, 4, 5)
     layer = layers.MultiHeadAttention(2, 3, attention_axes=1)
     variables = started(layer, q, v)
@@ -216,7 +216,7 @@ def test_attention_over_one_of_two_axes():
         near(weights[:, column], wanted_weights)
 
 
-def test_attention_over_two_axes_is_attention_over_their_product():
+def test_attention_along_two_axes_equals_attention_along_the_flattened_axis():
     q, v, mask = numbers(0, 2, 3, 4, 5), numbers(1, 2, 2, 3, 5), truths(2, 2, 2, 3)
     layer = layers.MultiHeadAttention(2, 3)
     variables = started(layer, q, v)
@@ -275,7 +275,7 @@ def test_the_querys_mask_as_keras():
         assert_as_keras("MultiHeadAttention", config, Q, {"value": VALUE}, train=False, masks=truths(7, 2, 3))
 
 
-def test_arguments_are_those_of_keras():
+def test_arguments_equal_those_of_keras():
     assert_arguments("Attention")
     assert_arguments("AdditiveAttention", more=["seed"])
     assert_arguments("MultiHeadAttention")
@@ -329,8 +329,8 @@ def test_dropout_is_for_training_with_a_key_or_seed(name):
     seeded, _ = DROPPING[name](seed=3)
     assert (trained(seeded) == trained(seeded)).all()
     with refuses(
-        f"{name} draws random numbers in training and got no key for them; "
-        'give `rngs={"dropout": key}` to `apply`, or the layer a `seed`.'
+        f"{name} needs a random key in training, got none; "
+        'pass `rngs={"dropout": key}` to `apply`, or give the layer a `seed`.'
     ):
         trained(layer)
 
@@ -349,7 +349,7 @@ def test_dropout_of_the_weights_by_hand():
 
 
 @pytest.mark.parametrize("name", DROPPING)
-def test_bfloat16_has_its_softmax_in_float32(name):
+def test_softmax_of_bfloat16_is_computed_in_float32(name):
     layer, inputs = DROPPING[name](dtype="mixed_bfloat16")
     keys = np.zeros((2, 900, 4), np.float32)
     inputs = [Q, keys] if isinstance(inputs, list) else inputs
@@ -414,13 +414,13 @@ HALF = {"dtype": "bfloat16", "flash_attention": True}
             lambda: layers.Attention(score_mode="sum"),
             (),
             {},
-            '`score_mode` of Attention is "dot" or "concat", got \'sum\'; choose one.',
+            '`score_mode` of Attention must be "dot" or "concat", got \'sum\'; choose one.',
         ),
         (
             lambda: layers.AdditiveAttention(dropout=2),
             (),
             {},
-            "`dropout` of AdditiveAttention is a number from 0 to 1, got 2; give 0 for none.",
+            "`dropout` of AdditiveAttention must be a number in [0, 1], got 2; give, for example, 0.",
         ),
         (
             lambda: layers.Attention(),
@@ -450,42 +450,42 @@ HALF = {"dtype": "bfloat16", "flash_attention": True}
             lambda: layers.GroupQueryAttention(2, 3, 2),
             (),
             {},
-            "`num_query_heads` of GroupQueryAttention is a multiple of `num_key_value_heads`, got 3 and 2; change one "
-            "of them.",
+            "`num_query_heads` of GroupQueryAttention must be a multiple of `num_key_value_heads`, got 3 and 2; "
+            "change one of them.",
         ),
         (
             lambda: layers.MultiHeadAttention(2, 3, dropout=0.1, flash_attention=True),
             (),
             {},
-            "`flash_attention` of MultiHeadAttention works without dropout, got `dropout`=0.1; leave one of them out.",
+            "`flash_attention` of MultiHeadAttention requires `dropout`=0, got `dropout`=0.1; leave one of them out.",
         ),
         (
             lambda: layers.MultiHeadAttention(2, 3),
             (Q,),
             {},
-            "MultiHeadAttention attends from a query to a value, got no value; call layer(query, value).",
+            "MultiHeadAttention takes a query and a value, got no value; call layer(query, value).",
         ),
         (
             lambda: layers.MultiHeadAttention(2, 3),
             (Q, V, K[:, :4]),
             {},
-            "MultiHeadAttention takes value and key of the same positions, and a query that differs from them on the "
-            "attention axes (1,) alone, got shapes (2, 3, 4) for the query, (2, 5, 6) for the value and (2, 4, 4) for "
-            "the key; reshape them.",
+            "MultiHeadAttention takes a value and a key with the same positions, and a query that differs from "
+            "them only on the attention axes (1,), got shapes (2, 3, 4) for the query, (2, 5, 6) for the value and "
+            "(2, 4, 4) for the key; reshape them.",
         ),
         (
             lambda: layers.MultiHeadAttention(2, 3, attention_axes=-1),
             (Q, V),
             {},
-            "`attention_axes` of MultiHeadAttention are axes between the batch and the features, each once, got -1 for "
-            "a query of shape (2, 3, 4); give axes from 1 to 1.",
+            "`attention_axes` of MultiHeadAttention must be distinct axes between the batch and the features, got "
+            "-1 for a query of shape (2, 3, 4); give axes from 1 to 1.",
         ),
         (
             lambda: layers.MultiHeadAttention(2, 3),
             (numbers(0, 2, 3, 4, 5), numbers(1, 2, 3, 4, 5)),
             {"use_causal_mask": True},
-            "MultiHeadAttention has an order in time along one attention axis, got the axes (1, 2); leave out "
-            "`use_causal_mask` and `sliding_window`, or give one attention axis.",
+            "`use_causal_mask` and `sliding_window` of MultiHeadAttention work along one attention axis, got the "
+            "axes (1, 2); leave both out, or give one attention axis.",
         ),
         (
             lambda: layers.GroupQueryAttention(3, 2, 1),
@@ -496,14 +496,14 @@ HALF = {"dtype": "bfloat16", "flash_attention": True}
         ),
     ],
 )
-def test_refusals(make, args, call, sentence):
+def test_error_messages(make, args, call, sentence):
     with refuses(sentence):
         layer = make()
         layer.init(jax.random.key(0), *args, **call)
 
 
 @pytest.mark.skipif(jax.default_backend() == "gpu", reason="there it works")
-def test_flash_attention_is_refused_without_a_gpu():
+def test_flash_attention_raises_without_a_gpu():
     with refuses(
         "`flash_attention` of MultiHeadAttention works on a GPU, in bfloat16 or float16, along one axis and without "
         "returning scores, got 'cpu', bfloat16, 1 axes and `return_attention_scores`=False; leave "
@@ -515,7 +515,7 @@ def test_flash_attention_is_refused_without_a_gpu():
 @pytest.mark.gpu
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("masked", [False, True])
-def test_flash_attention_is_attention(causal, masked):
+def test_flash_attention_equals_attention(causal, masked):
     query, value = numbers(0, 2, 64, 32), numbers(1, 2, 64, 32)
     call = {"use_causal_mask": causal} | ({"value_mask": jnp.asarray(truths(2, 2, 64))} if masked else {})
     flash, plain = (layers.MultiHeadAttention(2, 64, **{**HALF, "flash_attention": f}) for f in (True, None))

@@ -35,7 +35,7 @@ def test_one_step_matches_numpy(kind, use_bias):
             np.testing.assert_allclose(a[row], b, rtol=1e-5, atol=1e-6)
 
 
-def test_states_return_in_the_form_they_came_in():
+def test_states_keep_their_structure():
     cell, x, h = layers.GRUCell(3), draw(2, 4), draw(2, 3)
     variables = cell.init(jax.random.key(0), x, h)
     assert cell.apply(variables, x, h)[1].shape == (2, 3)
@@ -46,7 +46,7 @@ def test_states_return_in_the_form_they_came_in():
     assert (from_zeros[0] == cell.apply(variables, x, cell.get_initial_state(2))[1][0]).all()
 
 
-def test_a_stack_is_one_cell_after_the_other():
+def test_a_stack_equals_its_cells_in_sequence():
     cell = layers.StackedRNNCells([layers.LSTMCell(3), layers.GRUCell(2)])
     x, states = draw(2, 4), [[draw(2, 3), draw(2, 3)], [draw(2, 2)]]
     variables = cell.init(jax.random.key(0), x, states)
@@ -62,7 +62,7 @@ def test_a_stack_is_one_cell_after_the_other():
     assert jax.tree.map(jnp.shape, zeros) == [[(5, 3), (5, 3)], [(5, 2)]]
 
 
-def test_a_seed_alone_drops_different_inputs_and_states():
+def test_without_a_key_the_masks_of_inputs_and_states_differ():
     cell = layers.SimpleRNNCell(64, dropout=0.5, recurrent_dropout=0.5, seed=1)
     x = draw(2, 64)
     variables = cell.init(jax.random.key(0), x)
@@ -73,7 +73,7 @@ def test_a_seed_alone_drops_different_inputs_and_states():
     assert (masks[0] != masks[1]).any()
 
 
-def test_sizes_are_those_of_keras():
+def test_sizes_equal_those_of_keras():
     assert layers.SimpleRNNCell(3).state_size == 3
     assert layers.GRUCell(3).state_size == layers.GRUCell(3).output_size == 3
     assert layers.LSTMCell(3).state_size == [3, 3]
@@ -88,18 +88,17 @@ ERRORS = {
     ),
     "states": (
         lambda: layers.LSTMCell(3).init(jax.random.key(0), draw(2, 3), [draw(2, 3)]),
-        "LSTMCell takes states of shapes [(2, 3), (2, 3)], got [(2, 3)]; "
-        "give as many arrays, of these shapes, in a list.",
+        "LSTMCell takes states of shapes [(2, 3), (2, 3)], got shapes [(2, 3)]; give a list of arrays of these shapes.",
     ),
     "none": (
         lambda: layers.StackedRNNCells([]),
-        "`cells` of StackedRNNCells has at least one cell, got none; give a list of cells.",
+        "`cells` of StackedRNNCells must have at least one cell, got none; give a list of cells.",
     ),
 }
 
 
 @pytest.mark.parametrize("name", ERRORS)
-def test_errors_say_what_is_wrong_in_one_sentence(name):
+def test_error_messages(name):
     call, message = ERRORS[name]
     with pytest.raises(ValueError, match=f"^{re.escape(message)}(\n|$)"):
         call()

@@ -37,7 +37,7 @@ CASES = [
 
 @pytest.mark.rotate
 @pytest.mark.parametrize(("rank", "options", "shape", "size"), CASES)
-def test_outputs_and_gradients_are_those_of_keras(rank, options, shape, size):
+def test_outputs_and_gradients_equal_keras(rank, options, shape, size):
     ours, theirs = (getattr(source, f"ConvLSTM{rank}D")(2, **options) for source in (layers, keras.layers))
     size = (size,) if isinstance(size, int) else size
     of = (shape[0], 2, *(size or ())) if "data_format" in options else (shape[0], *(size or ()), 2)
@@ -45,7 +45,7 @@ def test_outputs_and_gradients_are_those_of_keras(rank, options, shape, size):
 
 
 @pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
-def test_a_masked_step_counts_for_nothing(data_format):
+def test_masked_steps_have_no_effect(data_format):
     options = {"kernel_size": 3, "padding": "same", "data_format": data_format, "return_state": True}
     layer = layers.ConvLSTM2D(2, return_sequences=True, **options)
     x = draw(2, 4, 3, 5, 4)
@@ -60,24 +60,26 @@ def test_a_masked_step_counts_for_nothing(data_format):
     assert not y[0, 0].any() and (y[0, 2] == y[0, 1]).all() and (y[1, 3] == y[1, 1]).all()
 
 
-def test_one_step_is_counted_by_hand():
+def test_one_step_by_hand():
     layer = layers.ConvLSTM1D(1, 2, activation=None, recurrent_activation=None, kernel_initializer="ones")
     x = jnp.array([[[[1.0], [2.0], [4.0]]]])
     # Window sums are 3 and 6, and the forget gate's bias is 1: c = i g = s s, h = o c = s s s.
     assert layer.apply(layer.init(jax.random.key(0), x), x).tolist() == [[[27.0], [216.0]]]
 
 
-def test_dropout_differs_between_gates_and_repeats_over_time():
+def test_dropout_masks_differ_per_gate_and_are_shared_over_time():
     layer = layers.ConvLSTM1D(2, 1, dropout=0.5, recurrent_dropout=0.5, seed=3, return_sequences=True)
     x = jnp.ones((2, 3, 8, 4))
     variables = layer.init(jax.random.key(0), x)
-    z = layer.apply(variables, jnp.swapaxes(x, 0, 1), method=lambda m, xs: m.steps(xs.shape[1:], True).project(xs))
+    z = layer.apply(
+        variables, jnp.swapaxes(x, 0, 1), method=lambda m, xs: m.cell_functions(xs.shape[1:], True).project(xs)
+    )
     assert z.shape == (3, 2, 8, 8)
     assert (z == z[:1]).all()
     assert (layer.apply(variables, x, train=True) != layer.apply(variables, x)).any()
 
 
-def test_stacks_of_films_run_in_a_model():
+def test_stacked_layers_in_a_model():
     model = Sequential(
         [
             layers.ConvLSTM2D(2, 3, return_sequences=True, dropout=0.1, input_shape=(None, 6, 6, 1)),
@@ -109,25 +111,25 @@ ERRORS = {
     ),
     "states": (
         lambda: layers.ConvLSTM1D(2, 3).init(jax.random.key(0), draw(1, 4, 5, 1), initial_state=[draw(1, 5, 2)] * 2),
-        "ConvLSTM1D takes states of shapes [(1, 3, 2), (1, 3, 2)], got [(1, 5, 2), (1, 5, 2)]; "
-        "give as many arrays, of these shapes, in a list.",
+        "ConvLSTM1D takes states of shapes [(1, 3, 2), (1, 3, 2)], got shapes [(1, 5, 2), (1, 5, 2)]; give a list "
+        "of arrays of these shapes.",
     ),
     "zeros": (
         lambda: layers.ConvLSTM1D(2, 3).get_initial_state(4),
-        "ConvLSTM1D has states of the size of its outputs, got a batch size of 4 alone; "
-        "leave `initial_state` out to begin with zeros.",
+        "ConvLSTM1D cannot size its states without inputs, got only a batch size of 4; leave `initial_state` out "
+        "to start with zeros.",
     ),
 }
 
 
 @pytest.mark.parametrize("name", ERRORS)
-def test_errors_say_what_is_wrong_in_one_sentence(name):
+def test_error_messages(name):
     call, message = ERRORS[name]
     with pytest.raises(ValueError, match=f"^{re.escape(message)}(\n|$)"):
         call()
 
 
-def test_dropout_of_the_inputs_alone_differs_between_gates_too():
+def test_input_dropout_masks_differ_per_gate():
     # Without activations and recurrence h = o i g, each gate 2 or 0: 8 where all three keep, an eighth of the time.
     layer = layers.ConvLSTM1D(1, 1, activation=None, recurrent_activation=None, dropout=0.5, seed=3)
     variables = layer.init(jax.random.key(0), np.ones((1, 1, 4, 1), np.float32))
@@ -138,6 +140,6 @@ def test_dropout_of_the_inputs_alone_differs_between_gates_too():
     assert abs(np.mean(h == 8) - 1 / 8) < 0.03
 
 
-def test_there_is_no_implementation_to_choose():
+def test_implementation_is_not_an_argument():
     with pytest.raises(TypeError, match="unexpected keyword argument 'implementation'"):
         layers.ConvLSTM1D(1, 1, implementation=2)

@@ -1,4 +1,4 @@
-"""EinsumDense, Identity and Lambda: by hand, by Keras; what is refused."""
+"""EinsumDense, Identity and Lambda, compared with hand-computed values and Keras, and their errors."""
 
 import jax
 import jax.numpy as jnp
@@ -48,12 +48,12 @@ def test_einsum_dense_is_dense():
     near(einsum.apply(params, x), dense.apply(params, x))
 
 
-def test_no_axes_before_the_letters_are_needed():
+def test_an_ellipsis_may_stand_for_no_axes():
     layer = layers.EinsumDense("...x,xy->...y", 4)
     assert layer.apply(layer.init(jax.random.key(0), jnp.ones(3)), jnp.ones(3)).shape == (4,)
 
 
-def test_initializers_take_their_fans_from_the_equation():
+def test_fans_follow_from_the_equation():
     def drawn(**config):
         layer = layers.EinsumDense("abc,bcd->ad", 30, **config)
         return layer.init(jax.random.key(0), jnp.ones((1, 50, 40)))["params"]["kernel"]
@@ -68,7 +68,7 @@ def test_initializers_take_their_fans_from_the_equation():
     assert float(drawn(kernel_initializer=own).max()) == pytest.approx(np.sqrt(6 / (50 + 30)), rel=1e-2)
 
 
-def test_regularizers_and_constraints_are_found():
+def test_regularizers_and_constraints_are_applied():
     layer = layers.EinsumDense("ab,bc->ac", 4, bias_axes="c", kernel_regularizer="l2", bias_constraint="non_neg")
     x = jnp.ones((2, 3))
     variables = layer.init(jax.random.key(0), x)
@@ -81,7 +81,7 @@ def test_regularizers_and_constraints_are_found():
     }
 
 
-def test_arguments_are_those_of_keras():
+def test_arguments_equal_those_of_keras():
     assert_arguments("EinsumDense", without=BOLTED_ON)
     assert_arguments("Identity")
     assert_arguments("Lambda")
@@ -93,48 +93,54 @@ def test_arguments_are_those_of_keras():
         (
             {"equation": "ab,bc", "output_shape": 4},
             None,
-            "`equation` of EinsumDense has the form 'ab,bc->ac', '...b,bc->...c' or 'ab...,bc->ac...', with no letter "
-            "in the kernel or the output alone, got 'ab,bc'; write it so.",
+            "`equation` of EinsumDense must have the form 'ab,bc->ac', '...b,bc->...c' or 'ab...,bc->ac...', where "
+            "each letter of the kernel or the output occurs elsewhere too, got 'ab,bc'; rewrite it in one of these "
+            "forms.",
         ),
         (
             {"equation": "ab,cd->ad", "output_shape": 4},
             None,
-            "`equation` of EinsumDense has the form 'ab,bc->ac', '...b,bc->...c' or 'ab...,bc->ac...', with no letter "
-            "in the kernel or the output alone, got 'ab,cd->ad'; write it so.",
+            "`equation` of EinsumDense must have the form 'ab,bc->ac', '...b,bc->...c' or 'ab...,bc->ac...', where "
+            "each letter of the kernel or the output occurs elsewhere too, got 'ab,cd->ad'; rewrite it in one of "
+            "these forms.",
         ),
         (
             {"equation": "...b,bc->c...", "output_shape": 4},
             None,
-            "`equation` of EinsumDense has the form 'ab,bc->ac', '...b,bc->...c' or 'ab...,bc->ac...', with no letter "
-            "in the kernel or the output alone, got '...b,bc->c...'; write it so.",
+            "`equation` of EinsumDense must have the form 'ab,bc->ac', '...b,bc->...c' or 'ab...,bc->ac...', where "
+            "each letter of the kernel or the output occurs elsewhere too, got '...b,bc->c...'; rewrite it in one "
+            "of these forms.",
         ),
         (
             {"equation": "ab,bc->ac", "output_shape": 4, "bias_axes": "b"},
             None,
-            "`bias_axes` of EinsumDense are letters of the output 'ac', got 'b'; choose among them, or give None for "
-            "no bias.",
+            "`bias_axes` of EinsumDense must be letters of the output 'ac', got 'b'; choose among them, or give "
+            "None for no bias.",
         ),
         (
             {"equation": "abc,cd->abd", "output_shape": (5, 4)},
             (2, 3, 6),
-            "`output_shape` of EinsumDense has the sizes of the output's letters after the batch, agreeing with the "
-            "inputs, got (5, 4) for 'abc,cd->abd' and inputs of shape (2, 3, 6); give None where the input says.",
+            "`output_shape` of EinsumDense must have the sizes of the output's letters after the batch and agree "
+            "with the inputs, got (5, 4) for 'abc,cd->abd' and inputs of shape (2, 3, 6); give None for sizes that "
+            "the inputs determine.",
         ),
         (
             {"equation": "ab,bc->ac", "output_shape": 4},
             (2, 3, 6),
-            "`output_shape` of EinsumDense has the sizes of the output's letters after the batch, agreeing with the "
-            "inputs, got (4,) for 'ab,bc->ac' and inputs of shape (2, 3, 6); give None where the input says.",
+            "`output_shape` of EinsumDense must have the sizes of the output's letters after the batch and agree "
+            "with the inputs, got (4,) for 'ab,bc->ac' and inputs of shape (2, 3, 6); give None for sizes that the "
+            "inputs determine.",
         ),
         (
             {"equation": "ab,bc->ac", "output_shape": (None,)},
             (2, 3),
-            "`output_shape` of EinsumDense has the sizes of the output's letters after the batch, agreeing with the "
-            "inputs, got (None,) for 'ab,bc->ac' and inputs of shape (2, 3); give None where the input says.",
+            "`output_shape` of EinsumDense must have the sizes of the output's letters after the batch and agree "
+            "with the inputs, got (None,) for 'ab,bc->ac' and inputs of shape (2, 3); give None for sizes that the "
+            "inputs determine.",
         ),
     ],
 )
-def test_refusals_of_einsum_dense(config, shape, sentence):
+def test_error_messages_of_einsum_dense(config, shape, sentence):
     with refuses(sentence):
         layers.EinsumDense(**config).init(jax.random.key(0), jnp.ones(shape))
 
@@ -156,7 +162,7 @@ def test_lambda_in_a_model():
     assert Model(x, y).apply({}, jnp.array([[1.0, 2.0, 3.0]])).tolist() == [[1, 2, 3, 2, 4, 6]]
 
 
-def test_lambda_gets_what_it_names():
+def test_lambda_receives_the_options_in_its_signature():
     def function(x, mask, train, factor):
         return x * factor if train else jnp.where(mask, x, 0)
 
@@ -168,7 +174,7 @@ def test_lambda_gets_what_it_names():
     assert training.apply({}, x, train=True).tolist() == [2, 2]
 
 
-def test_lambda_has_the_mask_it_is_given():
+def test_lambda_returns_its_mask_argument():
     x, mask, own = jnp.ones((1, 2)), jnp.array([[True, False]]), jnp.array([[False, True]])
     for given, wanted in ((None, None), (own, own.tolist()), (lambda x, m: ~m, [[False, True]])):
         _, got = layers.Lambda(jnp.sin, mask=given).apply({}, x, mask=mask, method="outputs_and_mask")
@@ -180,16 +186,16 @@ def test_lambda_checks_its_output_shape():
     for shape in ((3,), 3, (None,), lambda shape: (shape[0], 3)):
         assert layers.Lambda(jnp.sin, output_shape=shape).apply({}, x).shape == (2, 3)
     with refuses(
-        "The outputs of Lambda have the shape that `output_shape` says, (None, 4), got (2, 3); correct it or leave it "
-        "out, the shape is found without it."
+        "The outputs of Lambda must have the shape (None, 4) of `output_shape`, got (2, 3); correct "
+        "`output_shape`, or leave it out, because the shape is inferred."
     ):
         layers.Lambda(jnp.sin, output_shape=(4,)).apply({}, x)
 
 
-def test_lambda_of_no_function_is_refused():
+def test_lambda_raises_unless_given_a_function():
     with pytest.raises(TypeError) as caught:
         layers.Lambda("sin")
-    assert str(caught.value) == "`function` of Lambda is a function of arrays, got 'sin'; give one."
+    assert str(caught.value) == "`function` of Lambda must be a function of arrays, got 'sin'; give a callable."
 
 
 def test_lambda_as_keras():

@@ -1,4 +1,4 @@
-"""Dense: numbers counted by hand, a NumPy loop, Keras."""
+"""Dense, compared with hand-computed values, a NumPy loop and Keras."""
 
 import re
 
@@ -16,7 +16,7 @@ def with_weights(layer, x, *weights):
     return interop.set_keras_weights(layer, layer.init(jax.random.key(0), x), weights)
 
 
-def test_counted_by_hand():
+def test_by_hand():
     x = jnp.array([[1.0, 2.0], [-3.0, 0.0]])
     kernel, bias = np.array([[1.0, 0.0, -1.0], [2.0, 1.0, 0.0]]), np.array([0.5, -3.0, 0.0])
     layer = layers.Dense(3, activation="relu")
@@ -27,7 +27,7 @@ def test_counted_by_hand():
 
 @pytest.mark.parametrize("shape", [(4, 3), (1, 3), (2, 5, 3), (2, 1, 4, 3)])
 @pytest.mark.parametrize("use_bias", [True, False])
-def test_against_a_loop(shape, use_bias):
+def test_by_a_loop(shape, use_bias):
     rng = np.random.default_rng(0)
     x, kernel, bias = rng.normal(size=shape), rng.normal(size=(3, 2)), rng.normal(size=2)
     expected = np.zeros((*shape[:-1], 2))
@@ -44,7 +44,7 @@ def test_against_a_loop(shape, use_bias):
 @pytest.mark.parametrize(
     ("activation", "shape"), [(None, (4, 3)), ("relu", (2, 5, 3)), ("softmax", (2, 5, 3)), (activations.gelu, (4, 3))]
 )
-def test_outputs_and_gradients_against_keras(activation, shape):
+def test_outputs_and_gradients_equal_keras(activation, shape):
     rng = np.random.default_rng(1)
     x = rng.normal(size=shape).astype("float32")
     weights = [rng.normal(size=(3, 4)).astype("float32"), rng.normal(size=4).astype("float32")]
@@ -72,7 +72,7 @@ def test_outputs_and_gradients_against_keras(activation, shape):
         np.testing.assert_allclose(got, want, atol=2e-5)
 
 
-def test_defaults_are_keras():
+def test_defaults_equal_those_of_keras():
     ours = layers.Dense(3)
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         theirs = keras.layers.Dense(3).get_config()
@@ -95,7 +95,7 @@ def test_initializers_are_used(getkey):
     np.testing.assert_array_equal(variables["params"]["bias"], np.ones(2))
 
 
-def test_no_initializer_is_glorot_uniform_as_in_keras(getkey):
+def test_initializer_none_means_glorot_uniform_as_in_keras(getkey):
     key = getkey()
     default = layers.Dense(4).init(key, jnp.ones((1, 3)))
     none = layers.Dense(4, kernel_initializer=None).init(key, jnp.ones((1, 3)))

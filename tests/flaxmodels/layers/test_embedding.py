@@ -1,4 +1,4 @@
-"""Embeddings: by hand, by Keras, in models; integers out of range and other refusals."""
+"""Embeddings, compared with hand-computed values and Keras, in models, and their errors."""
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ def test_rows_by_hand():
     np.testing.assert_array_equal(rows(layers.Embedding(5, 2), matrix, IDS.astype(np.uint8)), matrix[IDS])
 
 
-def test_each_use_of_a_row_adds_to_its_gradient():
+def test_gradients_of_repeated_rows_add_up():
     layer = layers.Embedding(5, 2)
     grad = jax.grad(lambda m: rows(layer, m, IDS).sum())(jnp.zeros((5, 2)))
     assert grad[:, 0].tolist() == [1, 1, 2, 1, 1]
@@ -40,7 +40,7 @@ def test_scores_by_hand():
     np.testing.assert_allclose(capped, 5 * np.tanh([[0.4, 1.6, 2.8]]), rtol=1e-5)
 
 
-def test_scores_of_their_own_weights():
+def test_scores_with_untied_weights():
     layer = layers.ReversibleEmbedding(
         3, 2, tie_weights=False, embeddings_initializer="ones", embeddings_regularizer="l2"
     )
@@ -55,7 +55,7 @@ def test_scores_of_their_own_weights():
     assert state["losses"] == {"embedding": pytest.approx(0.06)}  # as in Keras, of the first matrix alone
 
 
-def test_weights_to_start_from():
+def test_initial_weights():
     matrix = numbers(0, 5, 2)
     for given in (matrix, [matrix], matrix.tolist()):
         layer = layers.Embedding(5, 2, weights=given)
@@ -64,8 +64,8 @@ def test_weights_to_start_from():
     assert isinstance(layer.clone().embeddings_initializer, initializers.Constant)
 
 
-def test_input_length_is_not_used_as_in_keras():
-    sentence = "^`input_length` of Embedding is not used, because inputs of any length are taken; leave it out.$"
+def test_input_length_is_ignored_as_in_keras():
+    sentence = "^`input_length` of Embedding is ignored, because inputs of any length are accepted; leave it out.$"
     with pytest.warns(UserWarning, match=sentence) as warned:
         layer = layers.Embedding(5, 2, input_length=7)
     assert warned[0].filename == __file__
@@ -85,7 +85,7 @@ def test_dtypes():
 
 
 @pytest.mark.parametrize("cls", [layers.Embedding, layers.ReversibleEmbedding])
-def test_zero_is_masked_if_asked(cls):
+def test_mask_zero(cls):
     for mask_zero in (True, False):
         layer = cls(5, 2, mask_zero=mask_zero)
         variables = layer.init(jax.random.key(0), IDS)
@@ -110,7 +110,7 @@ def test_the_mask_reaches_a_recurrent_layer():
 # ---------------------------------------------------------------- by Keras
 
 
-def test_arguments_are_those_of_keras():
+def test_arguments_equal_those_of_keras():
     assert_arguments("Embedding", without=LORA, more=("input_length",))
     assert_arguments("ReversibleEmbedding")
 
@@ -127,7 +127,7 @@ def test_reversible_embedding_as_keras(tie_weights, reverse):
     assert_as_keras("ReversibleEmbedding", config, numbers(0, 2, 4, 3) if reverse else IDS, {"reverse": reverse})
 
 
-def test_keras_weights_go_both_ways():
+def test_keras_weights_round_trip():
     layer = layers.ReversibleEmbedding(3, 2, tie_weights=False)
     variables = layer.init(jax.random.key(0), jnp.asarray(IDS % 3))
     weights = [numbers(0, 3, 2), numbers(1, 2, 3)]
@@ -139,29 +139,29 @@ def test_keras_weights_go_both_ways():
 
 
 @pytest.mark.parametrize("wrong", [-1, 5])
-def test_integers_out_of_range_are_refused_where_they_are_seen(wrong):
+def test_integers_out_of_range_raise_outside_of_compiled_programs(wrong):
     layer, ids = layers.Embedding(5, 2), jnp.array([[0, wrong]])
     low, high = min(0, wrong), max(0, wrong)
     variables = layer.init(jax.random.key(0), IDS)
     with refuses(
-        f"Embedding looks up integers from 0 to 4, got some from {low} to {high}; give a larger `input_dim`, or map "
-        "unknown ones to a number of their own."
+        f"Embedding takes integers from 0 to 4, got integers from {low} to {high}; give a larger `input_dim`, or "
+        "map unknown values to a reserved integer."
     ):
         layer.apply(variables, ids)
 
 
-def test_numbers_known_while_a_program_is_traced():
+def test_constants_are_checked_while_a_program_is_traced():
     matrix = np.arange(10.0, dtype=np.float32).reshape(5, 2)
     ids = jnp.asarray(IDS)
     np.testing.assert_array_equal(jax.jit(lambda m: rows(layers.Embedding(5, 2), m, ids))(matrix), matrix[IDS])
     with refuses(
-        "Embedding looks up integers from 0 to 3, got some from 0 to 4; "
-        "give a larger `input_dim`, or map unknown ones to a number of their own."
+        "Embedding takes integers from 0 to 3, got integers from 0 to 4; give a larger `input_dim`, or map unknown "
+        "values to a reserved integer."
     ):
         jax.jit(lambda m: rows(layers.Embedding(4, 2), m, ids))(matrix[:4])
 
 
-def test_in_a_compiled_program_they_are_those_of_keras():
+def test_integers_out_of_range_in_a_compiled_program_equal_keras():
     layer = layers.Embedding(5, 2)
     variables = layer.init(jax.random.key(0), IDS)
     y = jax.jit(layer.apply)(variables, jnp.array([-1, 5, 4]))
@@ -169,7 +169,7 @@ def test_in_a_compiled_program_they_are_those_of_keras():
     assert np.isnan(y[1]).all()
 
 
-def test_no_integers_at_all():
+def test_empty_inputs():
     layer = layers.Embedding(5, 2)
     assert layer.apply(layer.init(jax.random.key(0), IDS), jnp.zeros((0, 3), jnp.int32)).shape == (0, 3, 2)
 
@@ -187,11 +187,11 @@ def test_no_integers_at_all():
         ),
         (
             lambda: layers.Embedding(3, 2, weights=np.ones((2, 3))),
-            "`weights` of Embedding is a matrix of shape (3, 2), got shape (2, 3); change it, or `input_dim` and "
+            "`weights` of Embedding must have shape (3, 2), got shape (2, 3); change `weights`, or `input_dim` and "
             "`output_dim`.",
         ),
     ],
 )
-def test_refusals(make, sentence):
+def test_error_messages(make, sentence):
     with refuses(sentence):
         make()

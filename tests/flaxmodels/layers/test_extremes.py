@@ -1,4 +1,4 @@
-"""Losses and metrics at the ends of what numbers can be: finite where Keras is finite, and never less exact."""
+"""Losses and metrics at extreme values: finite where Keras is finite, and at least as exact."""
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ TYPES = (jnp.float32, jnp.bfloat16)
 
 
 def extreme_of(row, extreme):
-    """Arguments for a row, of which the last are the predictions."""
+    """Returns arguments for a row of the table; the last ones are the predictions."""
     *labels, p = row.arrays()
     changed = EXTREMES[extreme](labels[0] if labels else p, p)[1 - len(labels) :]
     return [*changed[:-1], changed[-1].astype(p.dtype)]

@@ -1,4 +1,4 @@
-"""Masks through stacks and graphs against Keras: outputs, and losses, metrics and weights after training."""
+"""Masks in Sequential and functional models, compared with Keras: outputs, and losses, metrics and weights after training."""
 
 import jax
 import numpy as np
@@ -51,7 +51,7 @@ def masking_bidirectional_gru(library):
 
 
 def concatenated_branches(library):
-    """Both branches mask; what both leave goes on to the per-step outputs."""
+    """Both branches have masks; the merged mask reaches the per-step outputs."""
     layers = library.layers
     ids, steps = library.Input((T,), dtype="int32"), library.Input((T, 3))
     embedded = layers.Embedding(9, 4, mask_zero=True)(ids)
@@ -119,7 +119,7 @@ def test_masks_as_keras(case, weighted):
 
 
 @pytest.mark.parametrize("case", ["concatenate", "time distributed"])
-def test_metrics_of_training_respect_the_mask_as_those_of_evaluation(case):
+def test_training_metrics_use_the_mask_as_evaluation_does(case):
     build, x, y, arguments = CASES[case]
     trainer = Trainer(build(flaxmodels), optimizers.SGD(0.0), **arguments)
     trained = trainer.fit(x, y, batch_size=4, verbose=0).history

@@ -1,4 +1,4 @@
-"""Layers made with arguments that they do not take: each is told in one sentence, when it is made."""
+"""Invalid arguments of layers raise one sentence at construction."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ def x(*shape, dtype=np.float32):
 
 
 def refuses(function, sentence):
-    """Notes are left out of the comparison: JAX adds some where the error goes through a trace."""
+    """Compares the message without notes, because JAX adds notes to errors raised while tracing."""
     with pytest.raises((TypeError, ValueError)) as caught:
         function()
     assert str(caught.value) == sentence
@@ -106,57 +106,59 @@ MADE = [
     ),
     (
         lambda: layers.BatchNormalization(momentum=1.5),
-        "`momentum` of BatchNormalization is a number from 0 to 1, got 1.5; give 0 for none.",
+        "`momentum` of BatchNormalization must be a number in [0, 1], got 1.5; give, for example, 0.",
     ),
     (
         lambda: layers.BatchNormalization(renorm=True, renorm_clipping=3.0),
-        '`renorm_clipping` of BatchNormalization is a dictionary of numbers, got 3.0; give one such as {"rmax": 3.0}.',
+        "`renorm_clipping` of BatchNormalization must be a dictionary of numbers, got 3.0; give, for example, "
+        '{"rmax": 3.0}.',
     ),
     (
         lambda: layers.BatchNormalization(renorm=True, renorm_clipping={"rmix": 1.0}),
-        '`renorm_clipping` of BatchNormalization bounds "rmin", "rmax" and "dmax" where `renorm` is True, got '
-        "{'rmix': 1.0} with `renorm`=True; leave out other names, or set `renorm`.",
+        '`renorm_clipping` of BatchNormalization takes the bounds "rmin", "rmax" and "dmax" and requires '
+        "`renorm`=True, got {'rmix': 1.0} with `renorm`=True; leave out other names, or set `renorm`.",
     ),
     (
         lambda: layers.BatchNormalization(renorm=True, renorm_clipping={"rmin": 2.0, "rmax": 1.0}),
-        "`renorm_clipping` of BatchNormalization has rmin <= rmax and dmax >= 0, got {'rmin': 2.0, 'rmax': 1.0}; "
-        "change the bounds.",
+        "`renorm_clipping` of BatchNormalization must have rmin <= rmax and dmax >= 0, got {'rmin': 2.0, 'rmax': "
+        "1.0}; change the bounds.",
     ),
     (
         lambda: layers.ReversibleEmbedding(3, 2, logit_soft_cap=0.0),
-        "`logit_soft_cap` of ReversibleEmbedding is a positive number, got 0.0; give None for no cap.",
+        "`logit_soft_cap` of ReversibleEmbedding must be a positive number, got 0.0; give None for no cap.",
     ),
-    (lambda: layers.Masking("pad"), "`mask_value` of Masking is a number, got 'pad'; give one such as 0.0."),
+    (lambda: layers.Masking("pad"), "`mask_value` of Masking must be a number, got 'pad'; give, for example, 0.0."),
     # Shapes and sizes
     (
         lambda: layers.MultiHeadAttention(1, 2, output_shape=1.5),
-        "`output_shape` of MultiHeadAttention is a positive integer, or a tuple of them, got 1.5; "
-        "give the output's sizes after the positions, or None for the query's.",
+        "`output_shape` of MultiHeadAttention must be a positive integer or a tuple of them, got 1.5; give the "
+        "output's sizes after the positions, or None for the query's.",
     ),
     (
         lambda: layers.EinsumDense("ab,bc->ac", 1.5),
-        "`output_shape` of EinsumDense is a positive integer, or a tuple of them and None, got 1.5; "
-        "give the output's sizes without the batch.",
+        "`output_shape` of EinsumDense must be a positive integer, or a tuple of positive integers and None, got "
+        "1.5; give the output's sizes without the batch.",
     ),
     (
         lambda: layers.EinsumDense("ab,bc", 3),
-        "`equation` of EinsumDense has the form 'ab,bc->ac', '...b,bc->...c' or 'ab...,bc->ac...', with no letter in "
-        "the kernel or the output alone, got 'ab,bc'; write it so.",
+        "`equation` of EinsumDense must have the form 'ab,bc->ac', '...b,bc->...c' or 'ab...,bc->ac...', where "
+        "each letter of the kernel or the output occurs elsewhere too, got 'ab,bc'; rewrite it in one of these "
+        "forms.",
     ),
     (
         lambda: layers.EinsumDense("ab,bc->ac", 3, bias_axes="b"),
-        "`bias_axes` of EinsumDense are letters of the output 'ac', got 'b'; choose among them, or give None for no "
-        "bias.",
+        "`bias_axes` of EinsumDense must be letters of the output 'ac', got 'b'; choose among them, or give None "
+        "for no bias.",
     ),
     (
         lambda: layers.Embedding(3, 2, weights=np.ones((2, 3))),
-        "`weights` of Embedding is a matrix of shape (3, 2), got shape (2, 3); change it, or `input_dim` and "
+        "`weights` of Embedding must have shape (3, 2), got shape (2, 3); change `weights`, or `input_dim` and "
         "`output_dim`.",
     ),
     (
         lambda: layers.Conv2D(1, 1, strides=2, dilation_rate=(1, 2)),
-        "Conv2D takes `strides` or `dilation_rate` above 1, not both, got strides=(2, 2) and dilation_rate=(1, 2); "
-        "set one of them to 1.",
+        "Conv2D takes `strides` or `dilation_rate` above 1, not both, got strides=(2, 2) and dilation_rate=(1, "
+        "2); set one of them to 1.",
     ),
     (
         lambda: layers.Conv2D(4, 1, groups=3, name="stem"),
@@ -174,96 +176,96 @@ MADE = [
     ),
     (
         lambda: layers.SpatialDropout2D(0.5, "first"),
-        '`data_format` of SpatialDropout2D is "channels_last" or "channels_first", got \'first\'; choose one.',
+        '`data_format` of SpatialDropout2D must be "channels_last" or "channels_first", got \'first\'; choose one.',
     ),
     (
         lambda: layers.Dropout(0.5, (0, 1)),
-        "`noise_shape` of Dropout is a tuple of positive integers or None, got (0, 1); give None for the inputs' size "
-        "and 1 for one choice along an axis.",
+        "`noise_shape` of Dropout must be a tuple of positive integers or None, got (0, 1); give None for the "
+        "inputs' size, and 1 to share the mask along an axis.",
     ),
     (
         lambda: layers.Reshape(8),
-        "`target_shape` of Reshape is a tuple of positive integers, one of them -1 at most, got 8; give the shape of "
-        "one example, without the batch.",
+        "`target_shape` of Reshape must be a tuple of positive integers, at most one of which is -1, got 8; give "
+        "the shape of one example, without the batch.",
     ),
     (
         lambda: layers.Permute((0, 1)),
-        "`dims` of Permute is a permutation of 1, 2, ..., got (0, 1); name each axis once, without the batch.",
+        "`dims` of Permute must be a permutation of 1, 2, ..., got (0, 1); give each axis once, without the batch.",
     ),
     (
         lambda: layers.ZeroPadding1D(-1),
-        "`padding` of ZeroPadding1D is an integer of at least 0 or a pair of them, got -1; give how many positions in "
-        "front and behind.",
+        "`padding` of ZeroPadding1D must be an integer of at least 0 or a pair of them, got -1; give the numbers "
+        "of positions before and after.",
     ),
     (
         lambda: layers.GroupQueryAttention(2, 3, 2),
-        "`num_query_heads` of GroupQueryAttention is a multiple of `num_key_value_heads`, got 3 and 2; change one of "
-        "them.",
+        "`num_query_heads` of GroupQueryAttention must be a multiple of `num_key_value_heads`, got 3 and 2; change "
+        "one of them.",
     ),
     (
         lambda: layers.MultiHeadAttention(1, 2, dropout=0.1, flash_attention=True),
-        "`flash_attention` of MultiHeadAttention works without dropout, got `dropout`=0.1; leave one of them out.",
+        "`flash_attention` of MultiHeadAttention requires `dropout`=0, got `dropout`=0.1; leave one of them out.",
     ),
     (
         lambda: layers.Attention(score_mode="sum"),
-        '`score_mode` of Attention is "dot" or "concat", got \'sum\'; choose one.',
+        '`score_mode` of Attention must be "dot" or "concat", got \'sum\'; choose one.',
     ),
     (
         lambda: layers.Dot("1"),
-        "`axes` of Dot is an integer or a pair of integers, got '1'; give one such as -1.",
+        "`axes` of Dot must be an integer or a pair of integers, got '1'; give, for example, -1.",
     ),
     (
         lambda: layers.Dot((1, 2, 3)),
-        "`axes` of Dot is an integer or a pair of integers, got (1, 2, 3); give one axis of each array, such as "
-        "(1, 2).",
+        "`axes` of Dot must be an integer or a pair of integers, got (1, 2, 3); give one axis of each array, such "
+        "as (1, 2).",
     ),
     (
         lambda: layers.ActivityRegularization(activity_regularizer=regularizers.L2(0.5)),
-        "ActivityRegularization makes its `activity_regularizer` of `l1` and `l2`, got L2(l2=0.5); give `l1` and `l2` "
-        "alone, or that regularizer to another layer.",
+        "`activity_regularizer` of ActivityRegularization is defined by `l1` and `l2`, got L2(l2=0.5); give only "
+        "`l1` and `l2`, or use the regularizer in another layer.",
     ),
     # Functions and layers
-    (lambda: layers.Lambda("sin"), "`function` of Lambda is a function of arrays, got 'sin'; give one."),
+    (lambda: layers.Lambda("sin"), "`function` of Lambda must be a function of arrays, got 'sin'; give a callable."),
     (
         lambda: layers.Lambda(abs, arguments="sin"),
-        "`arguments` of Lambda is a dictionary of keyword arguments, got 'sin'; give one.",
+        "`arguments` of Lambda must be a dictionary of keyword arguments, got 'sin'; give a dictionary.",
     ),
     (
         lambda: layers.StackedRNNCells(3),
-        "`cells` of StackedRNNCells is a list of cells, got 3; give one such as [cell].",
+        "`cells` of StackedRNNCells must be a list of cells, got 3; give a list such as [cell].",
     ),
     (
         lambda: layers.Bidirectional(layers.LSTM(2), merge_mode=["sum"]),
-        "`merge_mode` of Bidirectional is 'concat', 'sum', 'ave', 'mul' or None, got ['sum']; give one of these.",
+        "`merge_mode` of Bidirectional must be 'concat', 'sum', 'ave', 'mul' or None, got ['sum']; choose one.",
     ),
     (
         lambda: layers.SpectralNormalization("dense"),
-        "`layer` of SpectralNormalization is a layer, got 'dense' of type str; make an object of a layer's class, such "
-        "as layers.Dense(10).",
+        "`layer` of SpectralNormalization must be a layer, got 'dense' of type str; create an instance, such as "
+        "layers.Dense(10).",
     ),
     (
         lambda: layers.SpectralNormalization(layers.ReLU()),
-        "SpectralNormalization divides a layer's `kernel` or `embedding`, got ReLU with the weights []; give a layer "
-        "with a kernel, such as layers.Dense(10).",
+        "SpectralNormalization takes a layer with a `kernel` or `embedding`, got ReLU with the weights []; give, "
+        "for example, layers.Dense(10).",
     ),
     # Kinds of layers that are none themselves
     (
         lambda: attention.ScoredAttention().scores(x(1), x(1)),
-        "ScoredAttention does not say how it scores; use Attention or AdditiveAttention.",
+        "ScoredAttention does not implement `scores`; use Attention or AdditiveAttention.",
     ),
     (
-        lambda: cells.Cell.steps(layers.Identity(), (1, 1), False),
-        "Identity is no cell; use LSTMCell, GRUCell or SimpleRNNCell.",
+        lambda: cells.Cell.cell_functions(layers.Identity(), (1, 1), False),
+        "Identity does not implement `cell_functions`; use LSTMCell, GRUCell or SimpleRNNCell.",
     ),
     (
         lambda: attention.ProjectedAttention.heads(layers.Identity()),
-        "Identity does not say its heads; use MultiHeadAttention.",
+        "Identity does not implement `heads`; use MultiHeadAttention.",
     ),
 ]
 
 
 @pytest.mark.parametrize("make, sentence", MADE)
-def test_a_wrong_argument_is_told_in_a_sentence(make, sentence):
+def test_error_messages_of_constructors(make, sentence):
     with pytest.raises((TypeError, ValueError)) as caught:
         make()
     text = str(caught.value)

@@ -1,4 +1,4 @@
-"""What layers say when they are made or called wrongly: the whole sentence of each error."""
+"""The full error messages of invalid constructor arguments and calls of layers."""
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +14,13 @@ def x(*shape, dtype=np.float32):
 
 
 def call(layer, *args, **kwargs):
-    """Calls a layer with fresh parameters; nothing is compiled, and arrays stay what they are."""
+    """Calls a layer with new parameters, without compilation and without conversion of the inputs."""
     rngs = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
     return jax.eval_shape(lambda: layer.init(rngs, *args, **kwargs))
 
 
 def refuses(function, sentence):
-    """Notes are left out of the comparison: JAX adds some where the error goes through a trace."""
+    """Compares the message without notes, because JAX adds notes to errors raised while tracing."""
     with pytest.raises((TypeError, ValueError)) as caught:
         function()
     assert str(caught.value) == sentence
@@ -106,8 +106,8 @@ CALLED = [
         layers.BatchNormalization(),
         (x(2, 3, 4, 5),),
         {"mask": x(2, 3)},
-        "The mask of BatchNormalization has one axis less than its inputs, got a mask of shape (2, 3) for inputs of "
-        "shape (2, 3, 4, 5); expand the mask, or leave it out.",
+        "The mask of BatchNormalization must have one axis less than its inputs, got a mask of shape (2, 3) for "
+        "inputs of shape (2, 3, 4, 5); reshape the mask, or leave it out.",
     ),
     (
         layers.Minimum(),
@@ -134,15 +134,15 @@ CALLED = [
         layers.MultiHeadAttention(2, 2),
         (x(2, 3, 4), x(2, 5, 4)),
         {"attention_mask": x(2, 5, 3)},
-        "`attention_mask` of MultiHeadAttention has a truth value for each pair of positions, of shape (2, 3, 5), got "
-        "shape (2, 5, 3); give it that shape, or an axis for the heads before the pairs.",
+        "`attention_mask` of MultiHeadAttention must have a boolean for each pair of positions, shape (2, 3, 5), "
+        "got shape (2, 5, 3); give that shape, or add an axis for the heads before the pairs.",
     ),
     (
         layers.Softmax(),
         (x(2, 3),),
         {"mask": x(2)},
-        "The mask of Softmax has the inputs' sizes or 1 on its axes, aligned at the end, got a mask of shape (2,) for "
-        "inputs of shape (2, 3); expand the mask's axes.",
+        "The mask of Softmax must have the inputs' sizes or 1 on its axes, aligned at the end, got a mask of shape "
+        "(2,) for inputs of shape (2, 3); add the missing axes to the mask.",
     ),
     (
         layers.Add(),
@@ -168,8 +168,8 @@ CALLED = [
         layers.Masking((1.0, 2.0)),
         (x(2, 3, 4),),
         {},
-        "`mask_value` of Masking is a number, or one for each feature, got shape (2,) for inputs of shape (2, 3, 4); "
-        "give one number.",
+        "`mask_value` of Masking must be a number, or one number for each feature, got shape (2,) for inputs of "
+        "shape (2, 3, 4); give one number.",
     ),
     (
         layers.StackedRNNCells([layers.GRUCell(2)]),
@@ -181,28 +181,28 @@ CALLED = [
         layers.GRU(2),
         (x(2, 0, 3),),
         {},
-        "GRU takes inputs of at least 1 step, got shape (2, 0, 3); leave empty inputs out.",
+        "GRU takes inputs with at least 1 time step, got shape (2, 0, 3); leave empty inputs out.",
     ),
     (
         layers.Add(),
         ([x(2), x()],),
         {},
-        "Add merges arrays that begin with the batch, got shapes [(2,), ()]; give each an axis for the batch.",
+        "Add merges arrays whose first axis is the batch, got shapes [(2,), ()]; add the batch axis to each.",
     ),
     (
         layers.ReversibleEmbedding(5, 3),
         (x(2, 4),),
         {"reverse": True},
-        "ReversibleEmbedding turns vectors of `output_dim`=3 numbers into scores, got inputs of shape (2, 4); "
-        "give inputs [B, ..., 3], or leave out `reverse`.",
+        "ReversibleEmbedding maps vectors of `output_dim`=3 numbers to scores, got inputs of shape (2, 4); give "
+        "inputs [B, ..., 3], or leave out `reverse`.",
     ),
     (
         layers.Attention(),
         ([x(2, 3, 5), x(2, 4, 6)],),
         {},
-        "Attention takes a query [B, T, F], a value [B, S, G] and a key [B, S, F], the value by default, got shapes "
-        "(2, 3, 5) for the query, (2, 4, 6) for the value and (2, 4, 6) for the key; reshape them, or project them to "
-        "the same size.",
+        "Attention takes a query [B, T, F], a value [B, S, G] and a key [B, S, F] (by default the value), got "
+        "shapes (2, 3, 5) for the query, (2, 4, 6) for the value and (2, 4, 6) for the key; reshape them, or "
+        "project them to the same size.",
     ),
     (
         layers.MultiHeadAttention(1, 2),
@@ -220,22 +220,22 @@ CALLED = [
         layers.MultiHeadAttention(1, 2),
         (x(2, 3, 4),),
         {},
-        "MultiHeadAttention attends from a query to a value, got no value; call layer(query, value).",
+        "MultiHeadAttention takes a query and a value, got no value; call layer(query, value).",
     ),
     (
         layers.MultiHeadAttention(1, 2),
         (x(2, 3, 4), x(2, 5, 6), x(2, 4, 4)),
         {},
-        "MultiHeadAttention takes value and key of the same positions, and a query that differs from them on the "
-        "attention axes (1,) alone, got shapes (2, 3, 4) for the query, (2, 5, 6) for the value and (2, 4, 4) for the "
-        "key; reshape them.",
+        "MultiHeadAttention takes a value and a key with the same positions, and a query that differs from them "
+        "only on the attention axes (1,), got shapes (2, 3, 4) for the query, (2, 5, 6) for the value and (2, 4, "
+        "4) for the key; reshape them.",
     ),
     (
         layers.MultiHeadAttention(1, 2),
         (x(2, 3, 4, 5), x(2, 3, 4, 5)),
         {"use_causal_mask": True},
-        "MultiHeadAttention has an order in time along one attention axis, got the axes (1, 2); leave out "
-        "`use_causal_mask` and `sliding_window`, or give one attention axis.",
+        "`use_causal_mask` and `sliding_window` of MultiHeadAttention work along one attention axis, got the axes "
+        "(1, 2); leave both out, or give one attention axis.",
     ),
     (
         layers.MultiHeadAttention(1, 2, flash_attention=True),
@@ -249,29 +249,29 @@ CALLED = [
         layers.MultiHeadAttention(1, 2, attention_axes=-1),
         (x(2, 3, 4), x(2, 3, 4)),
         {},
-        "`attention_axes` of MultiHeadAttention are axes between the batch and the features, each once, got -1 for a "
-        "query of shape (2, 3, 4); give axes from 1 to 1.",
+        "`attention_axes` of MultiHeadAttention must be distinct axes between the batch and the features, got -1 "
+        "for a query of shape (2, 3, 4); give axes from 1 to 1.",
     ),
     (
         layers.MultiHeadAttention(1, 2, attention_axes=1.5),
         (x(2, 3, 4), x(2, 3, 4)),
         {},
-        "`attention_axes` of MultiHeadAttention are axes between the batch and the features, each once, got 1.5 for a "
-        "query of shape (2, 3, 4); give axes from 1 to 1.",
+        "`attention_axes` of MultiHeadAttention must be distinct axes between the batch and the features, got 1.5 "
+        "for a query of shape (2, 3, 4); give axes from 1 to 1.",
     ),
     (
         layers.PReLU(shared_axes=(0, 1)),
         (x(2, 3, 4),),
         {},
-        "`shared_axes` of PReLU are axes from 1 to 2 of inputs of shape (2, 3, 4), got (0, 1); leave out the batch, "
-        "and count from the front.",
+        "`shared_axes` of PReLU must be axes from 1 to 2 of inputs of shape (2, 3, 4), got (0, 1); leave out the "
+        "batch axis, and count from the front.",
     ),
     (
         layers.PReLU(shared_axes="1"),
         (x(2, 3, 4),),
         {},
-        "`shared_axes` of PReLU are axes from 1 to 2 of inputs of shape (2, 3, 4), got ('1',); leave out the batch, "
-        "and count from the front.",
+        "`shared_axes` of PReLU must be axes from 1 to 2 of inputs of shape (2, 3, 4), got ('1',); leave out the "
+        "batch axis, and count from the front.",
     ),
     (
         layers.Softmax(axis="last"),
@@ -298,8 +298,8 @@ CALLED = [
         layers.GroupNormalization(4),
         (x(2, 6),),
         {},
-        "`groups` of GroupNormalization divides the number of channels, which are not the batch's axis, got 4 for axis "
-        "-1 of shape (2, 6); give a divisor of 6, or another axis.",
+        "`groups` of GroupNormalization must divide the number of channels, on an axis other than the batch, got 4 "
+        "for axis -1 of shape (2, 6); give a divisor of 6, or another axis.",
     ),
     (
         layers.Conv2D(4, 1, groups=2),
@@ -332,22 +332,23 @@ CALLED = [
         layers.EinsumDense("abc,cd->abd", (5, 4)),
         (x(2, 3, 6),),
         {},
-        "`output_shape` of EinsumDense has the sizes of the output's letters after the batch, agreeing with the inputs, "
-        "got (5, 4) for 'abc,cd->abd' and inputs of shape (2, 3, 6); give None where the input says.",
+        "`output_shape` of EinsumDense must have the sizes of the output's letters after the batch and agree with "
+        "the inputs, got (5, 4) for 'abc,cd->abd' and inputs of shape (2, 3, 6); give None for sizes that the "
+        "inputs determine.",
     ),
     (
         layers.Lambda(jnp.sin, output_shape=4),
         (x(2, 3),),
         {},
-        "The outputs of Lambda have the shape that `output_shape` says, (None, 4), got (2, 3); correct it or leave it "
-        "out, the shape is found without it.",
+        "The outputs of Lambda must have the shape (None, 4) of `output_shape`, got (2, 3); correct "
+        "`output_shape`, or leave it out, because the shape is inferred.",
     ),
     (
         layers.Embedding(5, 2),
         (np.array([[-1, 0]]),),
         {},
-        "Embedding looks up integers from 0 to 4, got some from -1 to 0; give a larger `input_dim`, or map unknown "
-        "ones to a number of their own.",
+        "Embedding takes integers from 0 to 4, got integers from -1 to 0; give a larger `input_dim`, or map "
+        "unknown values to a reserved integer.",
     ),
     (
         layers.Add(),
@@ -365,67 +366,67 @@ CALLED = [
         layers.Multiply(),
         ([x(2, 3), x(2, 4)],),
         {},
-        "Multiply merges arrays of the same batch whose other sizes are equal or 1, got shapes [(2, 3), (2, 4)]; "
-        "reshape them to agree on axis 1.",
+        "Multiply merges arrays of the same batch size whose other sizes are equal or 1, got shapes [(2, 3), (2, "
+        "4)]; reshape them to agree on axis 1.",
     ),
     (
         layers.Concatenate(),
         ([x(2, 3), x(3, 3)],),
         {},
-        "Concatenate joins arrays that differ on `axis`=-1 alone, got shapes [(2, 3), (3, 3)]; reshape them, or choose "
-        "another axis.",
+        "Concatenate concatenates arrays that differ only on `axis`=-1, got shapes [(2, 3), (3, 3)]; reshape them, "
+        "or choose another axis.",
     ),
     (
         layers.Dot(1),
         ([x(2, 3), x(2, 4)],),
         {},
-        "Dot sums along axes of equal size, one of each array, in batches of equal size, got shapes (2, 3) and (2, 4) "
-        "with `axes`=1; reshape, or choose other axes than the batch.",
+        "Dot takes two arrays of the same batch size and one axis of each, both of the same size, got shapes (2, "
+        "3) and (2, 4) with `axes`=1; reshape them, or choose other axes.",
     ),
     (
         layers.Dropout(0.5, (2, 2)),
         (x(4, 2),),
         {"train": True},
-        "`noise_shape` of Dropout has 1 or the inputs' size on each axis, got (2, 2) for inputs of shape (4, 2); "
-        "give None for the inputs' size and 1 for one choice along an axis.",
+        "`noise_shape` of Dropout must have 1 or the inputs' size on each axis, got (2, 2) for inputs of shape (4, "
+        "2); give None for the inputs' size, and 1 to share the mask along an axis.",
     ),
     (
         layers.Flatten(),
         (np.float32(1),),
         {},
-        "Flatten takes inputs of at least 1 axis [B, ...], got shape (); add the axis of the batch.",
+        "Flatten takes inputs of at least 1 axis [B, ...], got shape (); add the batch axis.",
     ),
     (
         layers.Reshape((3, 4)),
         (x(2, 5),),
         {},
-        "Reshape needs 12 values in each example for `target_shape`=(3, 4), got inputs of shape (2, 5); give a shape "
-        "that they fill.",
+        "Reshape needs 12 values in each example for `target_shape`=(3, 4), got inputs of shape (2, 5); give a "
+        "shape of the same size.",
     ),
     (
         layers.Cropping1D((1, 2)),
         (x(2, 3, 1),),
         {},
-        "Cropping1D leaves at least 1 position on each axis, got cropping=(1, 2) for inputs of shape (2, 3, 1); "
-        "crop less of axis 1.",
+        "Cropping1D must leave at least 1 position on each axis, got cropping=(1, 2) for inputs of shape (2, 3, "
+        "1); crop less of axis 1.",
     ),
     # Kinds of layers that are none themselves
-    (merge.Merge(), ([x(2, 3)],), {}, "Merge does not say how it merges; use Add, Concatenate or another."),
+    (merge.Merge(), ([x(2, 3)],), {}, "Merge does not implement `merge`; use a subclass such as Add."),
     (
         merge.Extremum(),
         ([x(2, 3), x(2, 3)],),
         {},
-        "Extremum does not say what it chooses; use Maximum or Minimum.",
+        "Extremum does not implement `choose`; use Maximum or Minimum.",
     ),
 ]
 
 
 @pytest.mark.parametrize("layer, args, kwargs, sentence", CALLED, ids=[case[3][:60] for case in CALLED])
-def test_a_wrong_call_is_told_in_a_sentence(layer, args, kwargs, sentence):
+def test_error_messages_of_calls(layer, args, kwargs, sentence):
     refuses(lambda: call(layer, *args, **kwargs), sentence)
 
 
-def test_inputs_of_another_size_than_the_variables_are_told_the_layer_by_its_place():
+def test_inputs_that_do_not_fit_the_variables_name_the_layer_by_its_scope():
     variables = {"params": {"dense": {"kernel": x(3, 2), "bias": x(2)}}}
     refuses(
         lambda: Sequential([layers.Dense(2)]).apply(variables, x(5, 4)),
@@ -434,7 +435,7 @@ def test_inputs_of_another_size_than_the_variables_are_told_the_layer_by_its_pla
     )
 
 
-def test_a_loss_on_outputs_without_a_batch():
+def test_activity_regularizer_of_outputs_without_a_batch():
     refuses(
         lambda: layers.ActivityRegularization(0.1).apply({}, np.float32(1), mutable=["losses"]),
         "ActivityRegularization divides the loss on its outputs by the number of examples, got outputs of shape (); "
@@ -442,7 +443,7 @@ def test_a_loss_on_outputs_without_a_batch():
     )
 
 
-def test_a_traced_training_flag_is_told_how_to_be_fixed():
+def test_a_traced_training_flag_explains_static_argnames():
     refuses(
         lambda: jax.jit(lambda train: layers.ReLU().apply({}, x(2), train=train))(True),
         "`train` of ReLU is True or False, got a traced value; "
@@ -450,7 +451,7 @@ def test_a_traced_training_flag_is_told_how_to_be_fixed():
     )
 
 
-def test_what_looks_odd_and_is_right_passes():
+def test_unusual_but_valid_calls():
     call(layers.Dense(np.int64(3), use_bias=1), np.float32([[1.0]]))
     call(layers.Dropout(np.float32(0.5)), x(2, 3), train=True)
     call(layers.LeakyReLU(jnp.float32(0.5)), x(2, dtype=np.int32), train=np.bool_(True))

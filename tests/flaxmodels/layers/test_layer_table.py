@@ -1,4 +1,4 @@
-"""What holds for every layer: each test runs over the whole table of layers."""
+"""Properties that hold for every layer; each test runs over the whole table of layers."""
 
 import dataclasses
 import functools
@@ -22,13 +22,13 @@ _starts = itertools.count()
 
 
 def over_rows(rows=ROWS):
-    """Runs a test for each row; each test begins elsewhere, so that a spread of each covers the table together."""
+    """Runs a test for each row; each test starts at another row, so that subsets of all tests cover the table together."""
     start = next(_starts) % 20
     return pytest.mark.parametrize("row", [*rows[start:], *rows[:start]], ids=str)
 
 
 def over_modes(rows=ROWS):
-    """Runs a test for each row, also with train=True where that makes a difference."""
+    """Runs a test for each row, and also with train=True if that changes the result."""
     start = next(_starts) % 20
     cases = [(row, train) for row in rows for train in row.train_modes]
     return pytest.mark.parametrize("row, train", [*cases[start:], *cases[:start]], ids=str)
@@ -39,13 +39,13 @@ def rngs():
 
 
 def made(row: Row, **more):
-    """The shapes and dtypes that `init` makes."""
+    """Returns the shapes and dtypes of the variables that `init` creates."""
     return jax.eval_shape(lambda args: row.layer(**more).init(rngs(), *args, **row.call), row.arrays())
 
 
 @functools.cache
 def variables(row: Row):
-    """Variables of random numbers, statistics positive; no part is zero, as a fresh bias is."""
+    """Returns random variables without zeros, unlike new biases; statistics are positive."""
 
     def fill(path, spec):
         name = jax.tree_util.keystr(path)
@@ -57,7 +57,7 @@ def variables(row: Row):
 
 
 def apply(row: Row, layer, given, args, train=False, valid=None):
-    """Outputs, and the new statistics and losses."""
+    """Returns the outputs, the new statistics and the losses."""
     given = given if valid is None else {**given, "batch": {"valid": valid}}
     return layer.apply(
         given, *args, **row.call, train=train, rngs={"dropout": rngs()["dropout"]}, mutable=["batch_stats", "losses"]
@@ -65,7 +65,7 @@ def apply(row: Row, layer, given, args, train=False, valid=None):
 
 
 def with_gradients(row: Row, layer, given, args, train=False, valid=None):
-    """Outputs and state, and the gradients of losses and a weighted sum by the parameters and the floats in args."""
+    """Returns outputs, state, and gradients of the losses plus a weighted sum with respect to parameters and floats in args."""
     where = [i for i, x in enumerate(jax.tree.leaves(args)) if is_float(x)]
 
     def total(params, floats):
@@ -89,19 +89,19 @@ def with_gradients(row: Row, layer, given, args, train=False, valid=None):
 
 
 def penalized(row: Row):
-    """The layer with a loss on its outputs."""
+    """Returns the layer with an activity regularizer."""
     has_one = isinstance(row.layer(), layers.ActivityRegularization)
     return row.layer() if has_one else row.layer(activity_regularizer="l2")
 
 
 def run(function, *args):
-    """Compiles and runs; small programs gain nothing from optimization."""
+    """Compiles without optimization, which small programs do not need, and runs."""
     return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})(*args)
 
 
 @functools.cache
 def compiled(row: Row, train: bool):
-    """What a compiled program gives for the row's examples: outputs, state, gradients."""
+    """Returns outputs, state and gradients of a compiled program for the examples of the row."""
     layer = penalized(row)
     return run(lambda given, args: with_gradients(row, layer, given, args, train), variables(row), row.arrays())
 
@@ -117,7 +117,7 @@ def flat(tree):
     return traverse_util.flatten_dict(dict(tree), sep="/")
 
 
-def test_the_table_has_every_layer():
+def test_the_table_contains_every_layer():
     public = {
         x
         for x in (getattr(layers, name) for name in layers.__all__)
@@ -136,7 +136,7 @@ def test_weights_have_keras_names_and_shapes(row):
 
 
 @over_modes()
-def test_jit_changes_nothing(row, train):
+def test_jit_gives_equal_results(row, train):
     outputs, state = apply(row, penalized(row), variables(row), row.arrays(), train)
     assert_close(compiled(row, train)[:2], (outputs, state), rtol=1e-6, atol=1e-6)
 
@@ -167,7 +167,7 @@ def test_vmap_over_examples_equals_the_batch(row):
 
 
 @over_modes()
-def test_rows_that_pad_the_batch_change_nothing(row, train):
+def test_padding_rows_have_no_effect(row, train):
     garbage = jax.tree.map(lambda x: 100 * x[B:] if is_float(x) else x[B:], row.arrays(B + PADDING))
     padded = jax.tree.map(lambda x, y: np.concatenate([x, y]), row.arrays(), garbage)
     valid = np.arange(B + PADDING) < B
@@ -197,7 +197,7 @@ def test_bfloat16_is_near_float32(row, train):
 
 
 def equations(jaxpr):
-    """The equations of a program, those of inner programs included."""
+    """Yields the equations of a jaxpr, including those of inner jaxprs."""
     for equation in jaxpr.eqns:
         yield equation
         for value in jax.tree.leaves(equation.params, is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr")):
@@ -217,7 +217,7 @@ def test_softmax_and_statistics_are_in_float32_in_bfloat16(row, train):
 
 
 @over_rows([row for row in ROWS if row.make is not layers.Lambda])
-def test_a_layer_comes_back_from_json(row):
+def test_a_layer_is_rebuilt_from_json(row):
     layer = row.layer(name="named")
     text = json.dumps(saving.to_config(layer))
     rebuilt = saving.from_config(json.loads(text))
@@ -231,7 +231,7 @@ def test_a_layer_comes_back_from_json(row):
     assert str(programs[0]) == str(programs[1])
 
 
-def test_a_lambda_says_that_it_cannot_be_saved():
+def test_saving_a_lambda_raises():
     sentence = (
         "A model file names layers of flaxmodels, but only code can describe Lambda; "
         "save with architecture=False, build the model in code, and read its variables with fm.load_weights."
@@ -252,7 +252,7 @@ def test_a_symbolic_call_has_the_shapes_of_a_call_on_arrays(row):
 
 
 @over_rows()
-def test_the_docstring_tells_what_a_user_asks(row):
+def test_docstrings_have_all_sections(row):
     cls = type(row.layer())
     own = cls.__doc__
     assert all(part in own for part in ("\n    Shapes: ", "\n    References:\n", "\n    Example:\n        >>> "))

@@ -1,4 +1,4 @@
-"""Merging: by hand, with masks, by Keras; in models and as functions; what is refused."""
+"""Merge layers, compared with hand-computed values and Keras, with masks, in models, as functions, and their errors."""
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +38,7 @@ def test_by_hand(layer, wanted):
     assert merged(layer, [[2.0, 3.0]], [[3.0, -2.0]]) == (wanted, None)
 
 
-def test_arrays_of_fewer_axes_get_axes_after_the_batch():
+def test_arrays_with_fewer_axes_get_axes_after_the_batch():
     long, short = np.arange(12.0).reshape(2, 3, 2), np.array([[10.0, 20.0], [30.0, 40.0]])
     y, _ = merged(layers.Add(), long, short)
     assert y == (long + short[:, None]).tolist()
@@ -46,7 +46,7 @@ def test_arrays_of_fewer_axes_get_axes_after_the_batch():
     assert y == (long * short[:, :1, None]).tolist()
 
 
-def test_integers_stay_integers_but_for_the_average():
+def test_all_layers_but_average_keep_integers():
     a, b = jnp.array([[3, 4]]), jnp.array([[2, 7]])
     assert layers.Add().apply({}, [a, b]).dtype == jnp.int32
     assert layers.Add().apply({}, [a, b.astype(jnp.int16)]).dtype == jnp.int32
@@ -54,7 +54,7 @@ def test_integers_stay_integers_but_for_the_average():
     assert merged(layers.Average(), a, b)[0] == [[2.5, 5.5]]
 
 
-def test_cosines():
+def test_normalized_dot_products_are_cosines():
     a, b = numbers(0, 3, 4), numbers(1, 3, 4)
     y = layers.Dot(axes=1, normalize=True).apply({}, [a, b])
     wanted = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
@@ -80,7 +80,7 @@ def test_dot_by_a_loop(a, b):
 # ---------------------------------------------------------------- masks
 
 
-def test_the_output_is_kept_where_an_input_is():
+def test_outputs_are_masked_only_where_all_inputs_are():
     a, b = jnp.array([[True, True, False]]), jnp.array([[True, False, False]])
     x = np.ones((1, 3, 2), np.float32)
     for name in ELEMENTWISE:
@@ -89,7 +89,7 @@ def test_the_output_is_kept_where_an_input_is():
     assert merged(layers.Dot(2), x, x, mask=[a, b])[1] is None
 
 
-def test_what_is_masked_gives_way():
+def test_masked_elements_are_ignored():
     x, y = [[[2.0], [3.0], [4.0]]], [[[-5.0], [7.0], [8.0]]]
     a, b = jnp.array([[True, True, False]]), jnp.array([[False, True, False]])
     assert merged(layers.Multiply(), x, y, mask=[a, b])[0] == [[[2], [21], [0]]]
@@ -98,7 +98,7 @@ def test_what_is_masked_gives_way():
     assert merged(layers.Maximum(), x, y, mask=[b, None])[0] == [[[-5], [7], [8]]]
 
 
-def test_a_mask_belongs_to_leading_axes():
+def test_masks_have_the_leading_axes():
     x = numbers(0, 2, 3, 4, 5)
     mask = jnp.asarray(truths(1, 2, 3))
     y, _ = merged(layers.Multiply(), x, x, mask=[mask, mask])
@@ -142,7 +142,7 @@ def test_functions_work_on_symbols_and_arrays(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_arguments_are_those_of_keras(name):
+def test_arguments_equal_those_of_keras(name):
     assert_arguments(name)
 
 
@@ -174,7 +174,7 @@ def test_shapes_as_keras(name, config, shapes):
 
 @pytest.mark.parametrize("axis", [-1, 1])
 @pytest.mark.parametrize("given", [(True, True), (False, True)])
-def test_joined_masks_as_keras(axis, given):
+def test_concatenated_masks_as_keras(axis, given):
     masks = [truths(9 + i, 2, 3) if there else None for i, there in enumerate(given)]
     assert_as_keras("Concatenate", {"axis": axis}, [numbers(i, 2, 3, 4) for i in range(2)], masks=masks)
 
@@ -204,15 +204,15 @@ X = jnp.ones((2, 3))
             layers.Multiply(),
             [X, jnp.ones((2, 4))],
             None,
-            "Multiply merges arrays of the same batch whose other sizes are equal or 1, got shapes [(2, 3), (2, 4)]; "
-            "reshape them to agree on axis 1.",
+            "Multiply merges arrays of the same batch size whose other sizes are equal or 1, got shapes [(2, 3), "
+            "(2, 4)]; reshape them to agree on axis 1.",
         ),
         (
             layers.Add(),
             [X, jnp.ones((1, 3))],
             None,
-            "Add merges arrays of the same batch whose other sizes are equal or 1, got shapes [(2, 3), (1, 3)]; "
-            "reshape them to agree on axis 0.",
+            "Add merges arrays of the same batch size whose other sizes are equal or 1, got shapes [(2, 3), (1, "
+            "3)]; reshape them to agree on axis 0.",
         ),
         (
             layers.Add(),
@@ -224,33 +224,33 @@ X = jnp.ones((2, 3))
             layers.Concatenate(),
             [X, jnp.ones((3, 3))],
             None,
-            "Concatenate joins arrays that differ on `axis`=-1 alone, got shapes [(2, 3), (3, 3)]; reshape them, or "
-            "choose another axis.",
+            "Concatenate concatenates arrays that differ only on `axis`=-1, got shapes [(2, 3), (3, 3)]; reshape "
+            "them, or choose another axis.",
         ),
         (
             layers.Concatenate(axis=2),
             [X, X],
             None,
-            "Concatenate joins arrays that differ on `axis`=2 alone, got shapes [(2, 3), (2, 3)]; reshape them, or "
-            "choose another axis.",
+            "Concatenate concatenates arrays that differ only on `axis`=2, got shapes [(2, 3), (2, 3)]; reshape "
+            "them, or choose another axis.",
         ),
         (
             layers.Dot(axes=(1, 1)),
             [X, jnp.ones((2, 4))],
             None,
-            "Dot sums along axes of equal size, one of each array, in batches of equal size, got shapes (2, 3) and "
-            "(2, 4) with `axes`=(1, 1); reshape, or choose other axes than the batch.",
+            "Dot takes two arrays of the same batch size and one axis of each, both of the same size, got shapes "
+            "(2, 3) and (2, 4) with `axes`=(1, 1); reshape them, or choose other axes.",
         ),
         (
             layers.Dot(axes=0),
             [X, X],
             None,
-            "Dot sums along axes of equal size, one of each array, in batches of equal size, got shapes (2, 3) and "
-            "(2, 3) with `axes`=0; reshape, or choose other axes than the batch.",
+            "Dot takes two arrays of the same batch size and one axis of each, both of the same size, got shapes "
+            "(2, 3) and (2, 3) with `axes`=0; reshape them, or choose other axes.",
         ),
     ],
 )
-def test_refusals(layer, inputs, mask, sentence):
+def test_error_messages(layer, inputs, mask, sentence):
     with refuses(sentence.format(array=type(X).__name__)):
         layer.apply({}, inputs, mask=mask)
 
@@ -258,14 +258,16 @@ def test_refusals(layer, inputs, mask, sentence):
 def test_axes_of_dot_are_checked_at_construction():
     with pytest.raises(TypeError) as caught:
         layers.Dot(axes="1")
-    assert str(caught.value) == "`axes` of Dot is an integer or a pair of integers, got '1'; give one such as -1."
+    message = "`axes` of Dot must be an integer or a pair of integers, got '1'; give, for example, -1."
+    assert str(caught.value) == message
     with refuses(
-        "`axes` of Dot is an integer or a pair of integers, got (1, 2, 3); give one axis of each array, such as (1, 2)."
+        "`axes` of Dot must be an integer or a pair of integers, got (1, 2, 3); give one axis of each array, such "
+        "as (1, 2)."
     ):
         layers.Dot(axes=[1, 2, 3])
 
 
-def test_masks_of_fewer_axes_count_for_whole_rows():
+def test_masks_with_fewer_axes_apply_to_whole_rows():
     masks = [np.array([[True, False, False], [False, False, True]]), np.array([False, True])]
     y, mask = layers.Add().bind({}).outputs_and_mask([np.ones((2, 3)), np.ones((2, 3))], mask=masks)
     assert mask.tolist() == [[True, False, False], [True, True, True]]

@@ -1,4 +1,4 @@
-"""Normalization: by hand, by float64 loops, by Keras; padding, masks and frozen layers; what is refused."""
+"""Normalization layers, compared with float64 loops and Keras: padding, masks, frozen layers and errors."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ def trained(layer, variables, x, **more):
 
 
 def started(layer, x, seed=0):
-    """Variables with random weights and statistics."""
+    """Returns variables with random weights and statistics."""
     variables = layer.init(jax.random.key(0), jnp.asarray(x))
     weights = interop.get_keras_weights(layer, variables)
     positive = [0.5 + np.abs(numbers(seed + i, *w.shape)) for i, w in enumerate(weights)]
@@ -39,7 +39,7 @@ def test_batch_normalization_by_hand():
     assert layer.apply({**variables, **new}, x).ravel().tolist() == [0, 2]
 
 
-def test_gamma_and_beta_are_there_if_wanted():
+def test_gamma_and_beta_are_optional():
     x = jnp.ones((2, 3))
     for center, scale in ((True, False), (False, True), (False, False)):
         layer = layers.BatchNormalization(center=center, scale=scale)
@@ -47,7 +47,7 @@ def test_gamma_and_beta_are_there_if_wanted():
 
 
 @pytest.mark.parametrize("renorm", [False, True])
-def test_initialization_leaves_the_averages(renorm):
+def test_initialization_does_not_update_the_averages(renorm):
     layer, x = layers.BatchNormalization(renorm=renorm, moving_variance_initializer="zeros"), jnp.ones((8, 3))
     statistics = layer.init(jax.random.key(0), x, train=True)["batch_stats"]
     assert len(statistics) == (5 if renorm else 2)
@@ -59,8 +59,8 @@ def test_initialization_leaves_the_averages(renorm):
 
 @pytest.mark.parametrize("renorm", [False, True])
 @pytest.mark.parametrize("masked", [False, True])
-def test_padding_rows_change_nothing(renorm, masked):
-    """Outputs, statistics and gradients of 5 rows are those of the same rows among 8, whatever the other 3 hold."""
+def test_padding_rows_have_no_effect(renorm, masked):
+    """Outputs, statistics and gradients of 5 rows equal those of the same rows among 8, whatever the other 3 contain."""
     layer, x = layers.BatchNormalization(renorm=renorm), numbers(0, 5, 4, 3)
     padded = np.concatenate([x, 1e3 + 100 * numbers(1, 3, 4, 3)])
     mask = truths(2, 8, 4) if masked else None
@@ -80,7 +80,7 @@ def test_padding_rows_change_nothing(renorm, masked):
     assert (np.asarray(got_by_x)[5:] == 0).all()
 
 
-def test_padding_rows_of_folded_time_change_nothing():
+def test_padding_rows_of_folded_time_have_no_effect():
     layer, x = layers.TimeDistributed(layers.BatchNormalization()), jnp.asarray(numbers(0, 3, 4, 2))
     variables = layer.init(jax.random.key(0), x)
     padded = jnp.concatenate([x, 1e3 * jnp.ones((2, 4, 2))])
@@ -91,7 +91,7 @@ def test_padding_rows_of_folded_time_change_nothing():
         near(b, a)
 
 
-def test_a_batch_of_padding_alone_leaves_the_averages():
+def test_a_batch_of_only_padding_does_not_update_the_averages():
     layer, x = layers.BatchNormalization(), jnp.ones((4, 3))
     variables = started(layer, x)
     y, new = trained(layer, {**variables, "batch": {"valid": jnp.zeros(4, bool)}}, x)
@@ -100,7 +100,7 @@ def test_a_batch_of_padding_alone_leaves_the_averages():
         assert (value == variables["batch_stats"][name]).all()
 
 
-def test_a_mask_that_hides_all_moves_the_averages_as_in_keras():
+def test_a_fully_masked_batch_updates_the_averages_as_in_keras():
     layer, x = layers.BatchNormalization(momentum=0.75), numbers(0, 4, 3)
     variables = started(layer, x)
     _, new = trained(layer, variables, x, mask=jnp.zeros(4, bool))
@@ -123,7 +123,7 @@ def test_masked_statistics_by_a_loop():
 # ---------------------------------------------------------------- frozen layers
 
 
-def test_frozen_layers_infer():
+def test_frozen_layers_use_the_averages():
     x = jnp.asarray(numbers(0, 6, 3))
     free = Sequential([Input((3,)), layers.BatchNormalization()])
     variables = started(free, x)
@@ -140,7 +140,7 @@ def test_frozen_layers_infer():
         assert jax.tree.all(same) == frozen
 
 
-def test_frozen_far_outside():
+def test_layers_inside_a_frozen_model_use_the_averages():
     inner = Sequential([layers.BatchNormalization()])
     x = jnp.asarray(numbers(0, 6, 3))
     outer = Sequential([Input((3,)), inner, layers.Dense(2)], trainable=False)
@@ -154,7 +154,7 @@ def test_frozen_far_outside():
 
 
 @pytest.mark.parametrize("name", ["BatchNormalization", "LayerNormalization", "GroupNormalization", "RMSNormalization"])
-def test_bfloat16_has_statistics_in_float32(name):
+def test_statistics_of_bfloat16_are_computed_in_float32(name):
     config = {"groups": 1} if name == "GroupNormalization" else {}
     layer = getattr(layers, name)(dtype="mixed_bfloat16", **config)
     x = (300 + numbers(0, 64, 32)).astype(jnp.bfloat16)
@@ -211,7 +211,7 @@ def test_unit_normalization_by_hand():
 
 
 @pytest.mark.parametrize("kind", ["Batch", "Layer", "Group", "Unit"])
-def test_masks_go_on(kind):
+def test_masks_are_passed_on(kind):
     config = {"groups": 1} if kind == "Group" else {}
     layer, x, mask = getattr(layers, f"{kind}Normalization")(**config), jnp.ones((2, 3, 4)), jnp.ones((2, 3), bool)
     variables = layer.init(jax.random.key(0), x)
@@ -237,7 +237,7 @@ def test_spectral_norm_is_one_after_many_iterations():
     near(layer.apply({**variables, **new}, x), y)
 
 
-def test_spectral_norm_before_training_leaves_the_kernel():
+def test_spectral_norm_does_not_change_the_kernel_before_training():
     layer, x = spectral(), jnp.asarray(numbers(0, 5, 4))
     variables = started(layer, x)
     bias, kernel = params_of(variables)
@@ -265,7 +265,7 @@ def test_spectral_norm_as_keras(train):
     assert_as_keras("SpectralNormalization", {}, numbers(0, 2, 5, 5, 3), train=train, pair=pair)
 
 
-def test_spectral_norm_has_the_layers_losses_and_weights():
+def test_spectral_norm_includes_the_layers_losses_and_weights():
     layer = layers.SpectralNormalization(layers.Embedding(4, 2, embeddings_regularizer="l2"))
     ids = jnp.array([[1, 2]])
     variables = layer.init(jax.random.key(0), ids)
@@ -279,11 +279,11 @@ def test_spectral_norm_has_the_layers_losses_and_weights():
 
 
 @pytest.mark.parametrize("name", ["BatchNormalization", "GroupNormalization", "RMSNormalization", "UnitNormalization"])
-def test_arguments_are_those_of_keras(name):
+def test_arguments_equal_those_of_keras(name):
     assert_arguments(name)
 
 
-def test_arguments_are_those_of_keras_and_some():
+def test_arguments_equal_those_of_keras_plus_more():
     assert_arguments("LayerNormalization", more=["rms_scaling"])
     assert_arguments("SpectralNormalization")
 
@@ -329,7 +329,7 @@ def test_masked_batch_normalization_as_keras(shape):
         ("UnitNormalization", {"axis": (1, 2)}),
     ],
 )
-def test_the_others_as_keras(name, config):
+def test_other_layers_as_keras(name, config):
     assert_as_keras(name, config, numbers(0, 2, 3, 4, 6))
 
 
@@ -357,29 +357,29 @@ def test_the_others_as_keras(name, config):
             lambda: layers.BatchNormalization(),
             (2, 3, 4, 5),
             (2, 3),
-            "The mask of BatchNormalization has one axis less than its inputs, got a mask of shape (2, 3) for inputs "
-            "of shape (2, 3, 4, 5); expand the mask, or leave it out.",
+            "The mask of BatchNormalization must have one axis less than its inputs, got a mask of shape (2, 3) "
+            "for inputs of shape (2, 3, 4, 5); reshape the mask, or leave it out.",
         ),
         (
             lambda: layers.BatchNormalization(renorm=True, renorm_clipping={"rmix": 1.0}),
             (),
             None,
-            '`renorm_clipping` of BatchNormalization bounds "rmin", "rmax" and "dmax" where `renorm` is True, got '
-            "{'rmix': 1.0} with `renorm`=True; leave out other names, or set `renorm`.",
+            '`renorm_clipping` of BatchNormalization takes the bounds "rmin", "rmax" and "dmax" and requires '
+            "`renorm`=True, got {'rmix': 1.0} with `renorm`=True; leave out other names, or set `renorm`.",
         ),
         (
             lambda: layers.BatchNormalization(renorm_clipping={"rmax": 1.0}),
             (),
             None,
-            '`renorm_clipping` of BatchNormalization bounds "rmin", "rmax" and "dmax" where `renorm` is True, got '
-            "{'rmax': 1.0} with `renorm`=False; leave out other names, or set `renorm`.",
+            '`renorm_clipping` of BatchNormalization takes the bounds "rmin", "rmax" and "dmax" and requires '
+            "`renorm`=True, got {'rmax': 1.0} with `renorm`=False; leave out other names, or set `renorm`.",
         ),
         (
             lambda: layers.BatchNormalization(renorm=True, renorm_clipping={"rmin": 2.0, "rmax": 1.0}),
             (),
             None,
-            "`renorm_clipping` of BatchNormalization has rmin <= rmax and dmax >= 0, got {'rmin': 2.0, 'rmax': 1.0}; "
-            "change the bounds.",
+            "`renorm_clipping` of BatchNormalization must have rmin <= rmax and dmax >= 0, got {'rmin': 2.0, "
+            "'rmax': 1.0}; change the bounds.",
         ),
         (
             lambda: layers.GroupNormalization(0),
@@ -391,15 +391,15 @@ def test_the_others_as_keras(name, config):
             lambda: layers.GroupNormalization(4),
             (2, 6),
             None,
-            "`groups` of GroupNormalization divides the number of channels, which are not the batch's axis, got 4 for "
-            "axis -1 of shape (2, 6); give a divisor of 6, or another axis.",
+            "`groups` of GroupNormalization must divide the number of channels, on an axis other than the batch, "
+            "got 4 for axis -1 of shape (2, 6); give a divisor of 6, or another axis.",
         ),
         (
             lambda: layers.SpectralNormalization(layers.ReLU()),
             (),
             None,
-            "SpectralNormalization divides a layer's `kernel` or `embedding`, got ReLU with the weights []; give a "
-            "layer with a kernel, such as layers.Dense(10).",
+            "SpectralNormalization takes a layer with a `kernel` or `embedding`, got ReLU with the weights []; "
+            "give, for example, layers.Dense(10).",
         ),
         (
             lambda: spectral(0),
@@ -409,15 +409,15 @@ def test_the_others_as_keras(name, config):
         ),
     ],
 )
-def test_refusals(make, shape, mask, sentence):
+def test_error_messages(make, shape, mask, sentence):
     with refuses(sentence):
         make().init(jax.random.key(0), jnp.ones(shape), mask=None if mask is None else jnp.ones(mask, bool))
 
 
-def test_spectral_norm_of_no_layer_is_refused():
+def test_spectral_norm_raises_unless_given_a_layer():
     with pytest.raises(TypeError) as caught:
         layers.SpectralNormalization("dense")
     assert str(caught.value) == (
-        "`layer` of SpectralNormalization is a layer, got 'dense' of type str; make an object of a layer's class, such "
-        "as layers.Dense(10)."
+        "`layer` of SpectralNormalization must be a layer, got 'dense' of type str; create an instance, such as "
+        "layers.Dense(10)."
     )

@@ -1,4 +1,4 @@
-"""Layers of all kinds are Keras' on configurations, inputs and masks drawn at random; so are their losses."""
+"""Layers and losses equal Keras on random configurations, inputs and masks."""
 
 import warnings
 
@@ -31,7 +31,7 @@ REGULARIZED = {
 
 
 def run(request, strategy, check):
-    """Checks what the strategy draws: a few, or many with --all."""
+    """Checks a few examples of the strategy, or many with --all."""
 
     @settings(
         max_examples=12 if request.config.getoption("--all") else 2,
@@ -50,7 +50,7 @@ def run(request, strategy, check):
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_configurations_drawn_at_random_are_as_in_keras(name, request):
+def test_random_configurations_equal_keras(name, request):
     def check(draw):
         layer = Made(name, draw.config)
         try:
@@ -76,7 +76,7 @@ def test_configurations_drawn_at_random_are_as_in_keras(name, request):
 
 
 @pytest.mark.parametrize("name", REGULARIZED)
-def test_losses_drawn_at_random_are_as_in_keras(name, request):
+def test_random_losses_equal_keras(name, request):
     some = st.fixed_dictionaries(
         {f"{word}_regularizer": st.sampled_from((None, "l1", "l2")) for word in REGULARIZED[name]}
     )

@@ -1,4 +1,4 @@
-"""Normalization, noise, recurrence and attention are Keras' on configurations, inputs and calls drawn at random."""
+"""Normalization, noise, recurrent and attention layers equal Keras on random configurations, inputs and calls."""
 
 import keras
 import pytest
@@ -10,7 +10,7 @@ from tests.support.sequence_draws import DRAWS
 
 
 @pytest.mark.parametrize("name", DRAWS)
-def test_configurations_drawn_at_random_are_as_in_keras(name, request):
+def test_random_configurations_equal_keras(name, request):
     @settings(
         max_examples=12 if request.config.getoption("--all") else 2,
         derandomize=True,
@@ -27,7 +27,7 @@ def test_configurations_drawn_at_random_are_as_in_keras(name, request):
 
 
 def assert_case_as_keras(case):
-    """Fails unless the layer computes what Keras' does; a case that Keras itself refuses is none."""
+    """Fails unless the layer's results equal Keras'; cases that Keras itself rejects are skipped."""
     *inputs, train, masks = case[1:]
     try:
         pair = case.layer.by(layers), case.layer.by(keras.layers)

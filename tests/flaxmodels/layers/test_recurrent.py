@@ -62,7 +62,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("kind", "options", "mask_kind", "with_state"), CASES)
-def test_outputs_and_gradients_are_those_of_keras(kind, options, mask_kind, with_state):
+def test_outputs_and_gradients_equal_keras(kind, options, mask_kind, with_state):
     rng = np.random.default_rng(5)
     mask = MASKS[mask_kind](3, 5, rng)
     state = [draw(3, 4) for _ in range(KINDS[kind])] if with_state else None
@@ -80,7 +80,7 @@ def test_outputs_and_gradients_are_those_of_keras(kind, options, mask_kind, with
         (["GRUCell", "SimpleRNNCell"], {"zero_output_for_mask": True, "return_sequences": True}, "right"),
     ],
 )
-def test_rnn_of_cells_is_that_of_keras(cells, options, mask_kind):
+def test_rnn_of_cells_equals_keras(cells, options, mask_kind):
     def make(source):
         made = [getattr(source, name)(3 + i) for i, name in enumerate(cells)]
         return source.RNN(made if len(made) > 1 else made[0], **options)
@@ -90,7 +90,7 @@ def test_rnn_of_cells_is_that_of_keras(cells, options, mask_kind):
 
 
 class Minimal(layers.Layer):
-    """A cell as Keras' guide writes them: h' = x @ kernel + h @ recurrent_kernel."""
+    """A custom cell as in Keras' guide: h' = x @ kernel + h @ recurrent_kernel."""
 
     units: int
     kernel_initializer: str = "ones"
@@ -110,7 +110,7 @@ class Minimal(layers.Layer):
         return 2 * h + (100 if train else 0), [h]
 
 
-def test_a_cell_of_any_kind_goes_through_time():
+def test_rnn_of_a_custom_cell():
     layer = layers.RNN(Minimal(1), return_sequences=True, return_state=True)
     x, mask = jnp.array([[[1.0], [10.0], [100.0]]]), jnp.array([[True, False, True]])
     variables = layer.init(jax.random.key(0), x)
@@ -126,7 +126,7 @@ def test_a_cell_of_any_kind_goes_through_time():
     assert unit.tolist() == [[2 * (3 * 1 + 2 * 10 + 100)]]
 
 
-def test_a_linen_cell_goes_into_a_stack():
+def test_a_linen_cell_in_a_stack():
     class Counter(layers.base.nn.Module):
         state_size = 2
 
@@ -147,13 +147,13 @@ def test_a_fully_masked_row_gives_zeros(kind):
 
 
 @pytest.mark.parametrize("kind", ["LSTM", "GRU"])
-def test_implementation_0_is_that_of_keras(kind):
+def test_implementation_0_equals_keras(kind):
     ours, theirs = (getattr(source, kind)(3, implementation=0) for source in (layers, keras.layers))
     assert_as_keras(ours, theirs, draw(2, 4, 3))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_mask_of_one_row_holds_for_each_example_as_in_keras(kind):
+def test_a_mask_of_one_row_is_broadcast_as_in_keras(kind):
     x, mask = draw(2, 4, 3), np.array([[True, False, True, False]])
     ours, theirs = (getattr(source, kind)(3) for source in (layers, keras.layers))
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
@@ -165,7 +165,7 @@ def test_a_mask_of_one_row_holds_for_each_example_as_in_keras(kind):
     )
 
 
-def test_masks_of_numbers_and_of_features_are_understood():
+def test_masks_of_numbers_and_of_features():
     layer, x = layers.LSTM(3), draw(2, 4, 2)
     variables, mask = variables_of(layer, x), np.array([[1, 1, 0, 0], [0, 1, 1, 0]])
     want = layer.apply(variables, x, mask=mask.astype(bool))
@@ -185,7 +185,7 @@ def test_stateful_layers_keep_their_states_in_batch_stats():
     assert (layer.apply(variables, x[:, 3:]) != y).any()
 
 
-def test_dropout_is_the_same_in_each_step_and_scales():
+def test_dropout_masks_are_shared_over_time_and_scaled():
     layer = layers.SimpleRNN(4, activation=None, dropout=0.5, kernel_initializer="identity", return_sequences=True)
     x = jnp.ones((3, 5, 4))
     variables = layer.init(jax.random.key(0), x)
@@ -202,14 +202,17 @@ def test_dropout_is_the_same_in_each_step_and_scales():
 @pytest.mark.parametrize(
     ("options", "apart"), [({}, False), ({"implementation": 0}, False), ({"implementation": 1}, True)]
 )
-def test_implementation_1_drops_inputs_anew_for_each_gate(kind, gates, options, apart):
+def test_implementation_1_draws_a_mask_for_each_gate(kind, gates, options, apart):
     cell = getattr(layers, kind + "Cell")(8, dropout=0.5, **options)
     x = jnp.ones((16, 8))
     variables = cell.init(jax.random.key(0), x)
     variables["params"]["kernel"] = jnp.tile(jnp.eye(8), (1, gates))
     variables["params"]["bias"] = jnp.zeros_like(variables["params"]["bias"])
     projected = cell.apply(
-        variables, x, method=lambda m, x: m.steps(x.shape, True).project(x), rngs={"dropout": jax.random.key(0)}
+        variables,
+        x,
+        method=lambda m, x: m.cell_functions(x.shape, True).project(x),
+        rngs={"dropout": jax.random.key(0)},
     )
     blocks = jnp.split(projected, gates, axis=-1)
     assert set(np.unique(projected)) == {0.0, 2.0}
@@ -237,14 +240,14 @@ def test_training_with_dropout_needs_a_key():
     layer, x = layers.GRU(3, dropout=0.5), draw(2, 4, 3)
     variables = layer.init(jax.random.key(0), x)
     message = (
-        "GRU draws random numbers in training and got no key for them; "
-        'give `rngs={"dropout": key}` to `apply`, or the layer a `seed`.'
+        'GRU needs a random key in training, got none; pass `rngs={"dropout": key}` to `apply`, or give the layer '
+        "a `seed`."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}(\n|$)"):
         layer.apply(variables, x, train=True)
 
 
-def test_regularizers_add_losses_and_constraints_are_found():
+def test_regularizers_add_losses_and_constraints_are_applied():
     options = {"kernel_regularizer": "l2", "recurrent_regularizer": "l1", "recurrent_constraint": "non_neg"}
     layer, x = layers.LSTM(3, bias_regularizer="l2", activity_regularizer="l2", **options), draw(2, 4, 3)
     variables = variables_of(layer, x)
@@ -267,14 +270,14 @@ def test_regularizers_add_losses_and_constraints_are_found():
     }
 
 
-def test_biases_begin_with_ones_for_the_forget_gate():
+def test_the_forget_gate_bias_starts_at_one():
     bias = layers.LSTM(2).init(jax.random.key(0), draw(1, 1, 1))["params"]["bias"]
     assert bias.tolist() == [0, 0, 1, 1, 0, 0, 0, 0]
     bias = layers.LSTM(2, unit_forget_bias=False, bias_initializer="ones").init(jax.random.key(0), draw(1, 1, 1))
     assert bias["params"]["bias"].tolist() == [1] * 8
 
 
-def test_masks_go_through_a_sequential_and_end_with_the_sequence():
+def test_masks_are_passed_on_until_the_sequence_ends():
     x = np.zeros((2, 4, 3), "float32")
     x[0, 1:3], x[1, 0] = 1, 1
     model = Sequential([layers.Masking(), layers.LSTM(4, return_sequences=True), layers.GRU(2)])
@@ -291,7 +294,7 @@ def test_masks_go_through_a_sequential_and_end_with_the_sequence():
     assert stack.compute_mask(x, mask) == (None, None, None, None)
 
 
-def test_states_go_from_one_layer_to_another_in_a_model():
+def test_states_are_passed_between_layers_of_a_model():
     source, target = Input((None, 3)), Input((None, 2))
     _, *states = layers.LSTM(4, return_state=True)(source)
     model = Model([source, target], layers.LSTM(4, return_sequences=True)(target, initial_state=states))
@@ -319,7 +322,7 @@ def test_layers_compute_in_bfloat16_and_transform(kind):
 
 
 @pytest.mark.parametrize("kind", ["LSTM", "GRU"])
-def test_the_plain_loop_differentiates_forward(kind):
+def test_the_scan_supports_forward_mode(kind):
     layer, x = getattr(layers, kind)(3, use_cudnn=False), draw(2, 4, 3)
     variables, way = variables_of(layer, x), draw(2, 4, 3)
     _, slope = jax.jvp(lambda x: layer.apply(variables, x), (x,), (way,))
@@ -343,21 +346,21 @@ ERRORS = {
     ),
     "dropout": (
         lambda: layers.GRU(3, recurrent_dropout=1.5),
-        "`recurrent_dropout` of GRU is a number from 0 to 1, got 1.5; give 0 for none.",
+        "`recurrent_dropout` of GRU must be a number in [0, 1], got 1.5; give, for example, 0.",
     ),
     "implementation": (
         lambda: layers.LSTM(3, implementation=3),
-        "`implementation` of LSTM is 1, to drop inputs anew for each gate, or 2 or 0, to drop the same for all, got 3; "
-        "give 1 or 2.",
+        "`implementation` of LSTM must be 1, for a dropout mask for each gate, or 2 or 0, for a shared mask, got "
+        "3; give 1 or 2.",
     ),
     "cudnn": (
         lambda: layers.LSTM(3, use_cudnn="yes"),
-        "`use_cudnn` of LSTM is 'auto', True or False, got 'yes'; leave it at 'auto'.",
+        "`use_cudnn` of LSTM must be 'auto', True or False, got 'yes'; leave it at 'auto'.",
     ),
     "no cudnn": (
         lambda: layers.LSTM(3, use_cudnn=True).init(jax.random.key(0), draw(2, 3, 4)),
-        f"LSTM has no implementation by cuDNN on the backend {jax.default_backend()!r}, got use_cudnn=True; "
-        "leave it at 'auto' to have the fastest there is.",
+        f"LSTM has no cuDNN implementation on the backend {jax.default_backend()!r}, got use_cudnn=True; leave it "
+        "at 'auto' to use the fastest implementation available.",
     ),
     "rank": (
         lambda: layers.LSTM(3).init(jax.random.key(0), draw(2, 3)),
@@ -373,37 +376,37 @@ ERRORS = {
     ),
     "mask": (
         lambda: layers.LSTM(3).init(jax.random.key(0), draw(2, 3, 4), mask=np.ones((2, 4), bool)),
-        "LSTM takes a mask [B, T] of shape (2, 3), got (2, 4); give one truth value for each step of each example.",
+        "LSTM takes a mask [B, T] of shape (2, 3), got (2, 4); give one boolean for each step of each example.",
     ),
     "states": (
         lambda: layers.LSTM(3).init(jax.random.key(0), draw(2, 3, 4), initial_state=draw(2, 3)),
-        "LSTM takes states of shapes [(2, 3), (2, 3)], got [(2, 3)]; give as many arrays, of these shapes, in a list.",
+        "LSTM takes states of shapes [(2, 3), (2, 3)], got shapes [(2, 3)]; give a list of arrays of these shapes.",
     ),
     "batch": (
         lambda: layers.GRU(3, stateful=True).apply(
             layers.GRU(3, stateful=True).init(jax.random.key(0), draw(2, 3, 4)), draw(3, 3, 4)
         ),
-        "GRU is stateful and keeps states of 2 examples, got a batch of 3; "
-        "keep to one batch size, or make the variables anew with `init`.",
+        "GRU is stateful and stores states of 2 examples, got a batch of 3; use one batch size, or create new "
+        "variables with `init`.",
     ),
 }
 
 
 @pytest.mark.parametrize("name", ERRORS)
-def test_errors_say_what_is_wrong_in_one_sentence(name):
+def test_error_messages(name):
     call, message = ERRORS[name]
     with pytest.raises(ValueError, match=f"^{re.escape(message)}(\n|$)"):
         call()
 
 
-def test_only_cells_go_into_an_rnn():
+def test_rnn_raises_unless_given_a_cell():
     message = (
-        "A cell is a module with a `state_size` that maps (inputs, states) to (output, states), got 5 of type int; "
-        "give an LSTMCell, a GRUCell, a SimpleRNNCell, or a module of this kind."
+        "A cell must be a module with a `state_size` that maps (inputs, states) to (output, states), got 5 of type "
+        "int; give an LSTMCell, a GRUCell, a SimpleRNNCell, or such a module."
     )
     with pytest.raises(TypeError, match=f"^{re.escape(message)}(\n|$)"):
         layers.RNN([layers.LSTMCell(3), 5])
-    message = "`cell` of RNN takes one step, but LSTM goes through time by itself; "
-    message += "give a cell, such as LSTMCell, or use the layer alone."
+    message = "`cell` of RNN must compute one step, got the recurrent layer LSTM; "
+    message += "give a cell, such as LSTMCell, or use the layer without RNN."
     with pytest.raises(TypeError, match=f"^{re.escape(message)}(\n|$)"):
         layers.RNN(layers.LSTM(3))

@@ -1,4 +1,4 @@
-"""Noise in training and losses on activities: by hand, by statistics, by Keras; keys and seeds; what is refused."""
+"""Regularization layers, compared with hand-computed values, statistics and Keras: keys, seeds and errors."""
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +34,7 @@ def test_dropout_keeps_the_mean_and_drops_the_rate():
 
 @pytest.mark.parametrize("rate", [0.1, 0.25, 0.5, 1e-5, 1 - 1e-5])
 @pytest.mark.parametrize("shape", [(500, 400), (400, 501)])
-def test_dropout_chooses_each_element_by_itself(rate, shape):
+def test_dropout_is_independent_for_each_element(rate, shape):
     y = np.asarray(layers.Dropout(rate).apply({}, jnp.ones(shape), train=True, rngs={"dropout": jax.random.key(3)}))
     dropped = y == 0
     n = dropped.size
@@ -46,7 +46,7 @@ def test_dropout_chooses_each_element_by_itself(rate, shape):
         assert abs((dropped & shifted).sum() - n * pairs) <= 5 * np.sqrt(n * pairs) + 1
 
 
-def test_dropout_at_the_ends():
+def test_dropout_rates_of_zero_and_one():
     x = numbers(0, 3, 4)
     assert (trained(layers.Dropout(0), x) == x).all()
     assert (trained(layers.Dropout(1), x) == 0).all()
@@ -54,7 +54,7 @@ def test_dropout_at_the_ends():
     assert (grad == 0).all()
 
 
-def test_dropout_passes_the_gradient_where_it_passes_the_value():
+def test_dropout_masks_the_gradient_like_the_value():
     x = jnp.asarray(numbers(0, 20, 30))
     layer = layers.Dropout(0.5, seed=3)
     y, grad = jax.value_and_grad(lambda x: layer.apply({}, x, train=True).sum())(x)
@@ -65,7 +65,7 @@ def test_dropout_passes_the_gradient_where_it_passes_the_value():
 
 @pytest.mark.parametrize("noise_shape", [(20, 1, 10), (None, 1, None)])
 @pytest.mark.parametrize("name", ["Dropout", "AlphaDropout"])
-def test_noise_shape_shares_choices(name, noise_shape):
+def test_noise_shape_shares_the_mask(name, noise_shape):
     y = trained(getattr(layers, name)(0.5, noise_shape=noise_shape), np.ones((20, 5, 10), np.float32))
     assert (y == y[:, :1]).all()
     assert len(np.unique(y[:, 0])) == 2
@@ -91,7 +91,7 @@ def test_spatial_dropout_drops_whole_channels(name, config, axes):
     assert (first == 0).mean() == pytest.approx(0.3, abs=0.03)
 
 
-def test_gaussian_noise_has_its_moments():
+def test_moments_of_gaussian_noise():
     y = trained(layers.GaussianNoise(0.5), np.full((300, 300), 2, np.float32))
     assert (y.mean(), y.std()) == (pytest.approx(2, abs=0.01), pytest.approx(0.5, abs=0.01))
     y = trained(layers.GaussianDropout(0.2), np.full((300, 300), 2, np.float32))
@@ -117,7 +117,7 @@ def test_alpha_dropout_by_hand():
 
 
 @pytest.mark.parametrize("name", NOISY)
-def test_noise_comes_from_the_key_in_training_alone(name):
+def test_noise_depends_on_the_key_and_only_in_training(name):
     layer, x = getattr(layers, name)(**NOISY[name]), numbers(0, 5, 6, 7)
     assert (layer.apply({}, x) == x).all()
     assert (trained(layer, x, 1) == trained(layer, x, 1)).all()
@@ -127,7 +127,7 @@ def test_noise_comes_from_the_key_in_training_alone(name):
 
 
 @pytest.mark.parametrize("name", NOISY)
-def test_a_seed_alone_repeats_itself(name):
+def test_a_seed_without_a_key_repeats_the_noise(name):
     layer, x = getattr(layers, name)(**NOISY[name], seed=-7), numbers(0, 5, 6, 7)
     once, twice = (layer.apply({}, x, train=True) for _ in range(2))
     assert (once == twice).all()
@@ -141,17 +141,17 @@ def test_two_layers_with_one_seed_differ_in_a_model():
 
 
 @pytest.mark.parametrize("name", NOISY)
-def test_training_without_key_and_seed_is_refused(name):
+def test_training_without_key_and_seed_raises(name):
     sentence = (
-        f"{name} draws random numbers in training and got no key for them; "
-        'give `rngs={"dropout": key}` to `apply`, or the layer a `seed`.'
+        f"{name} needs a random key in training, got none; "
+        'pass `rngs={"dropout": key}` to `apply`, or give the layer a `seed`.'
     )
     with refuses(sentence):
         getattr(layers, name)(**NOISY[name]).apply({}, jnp.ones((2, 3, 4)), train=True)
 
 
 @pytest.mark.parametrize("name", NOISY)
-def test_bfloat16_and_masks_pass(name):
+def test_bfloat16_and_masks_are_kept(name):
     layer = getattr(layers, name)(**NOISY[name], dtype="bfloat16", seed=1)
     y, mask = layer.apply({}, jnp.ones((2, 3, 4)), mask=jnp.ones((2, 3), bool), train=True, method="outputs_and_mask")
     assert (y.dtype, mask.shape) == (jnp.bfloat16, (2, 3))
@@ -183,33 +183,36 @@ def test_activity_regularization_as_keras():
     "name",
     [*NOISY, "SpatialDropout2D", "SpatialDropout3D", "ActivityRegularization"],
 )
-def test_arguments_are_those_of_keras(name):
+def test_arguments_equal_those_of_keras(name):
     assert_arguments(name)
 
 
 # ---------------------------------------------------------------- what is refused
 
 REFUSED = [
-    (lambda: layers.Dropout(1.5), "`rate` of Dropout is a number from 0 to 1, got 1.5; give 0 for none."),
-    (lambda: layers.Dropout("0.5"), "`rate` of Dropout is a number from 0 to 1, got '0.5'; give 0 for none."),
-    (lambda: layers.GaussianNoise(2), "`stddev` of GaussianNoise is a number from 0 to 1, got 2; give 0 for none."),
+    (lambda: layers.Dropout(1.5), "`rate` of Dropout must be a number in [0, 1], got 1.5; give, for example, 0."),
+    (lambda: layers.Dropout("0.5"), "`rate` of Dropout must be a number in [0, 1], got '0.5'; give, for example, 0."),
+    (
+        lambda: layers.GaussianNoise(2),
+        "`stddev` of GaussianNoise must be a number in [0, 1], got 2; give, for example, 0.",
+    ),
     (
         lambda: layers.AlphaDropout(1, name="a"),
-        "`rate` of AlphaDropout 'a' is a number from 0 to below 1, got 1; give 0 for none.",
+        "`rate` of AlphaDropout 'a' must be a number in [0, 1), got 1; give, for example, 0.",
     ),
     (
         lambda: layers.Dropout(0.5, noise_shape=(0, 1)),
-        "`noise_shape` of Dropout is a tuple of positive integers or None, got (0, 1); give None for the inputs' size "
-        "and 1 for one choice along an axis.",
+        "`noise_shape` of Dropout must be a tuple of positive integers or None, got (0, 1); give None for the "
+        "inputs' size, and 1 to share the mask along an axis.",
     ),
     (
         lambda: layers.Dropout(0.5, noise_shape=(2, 2), seed=0).apply({}, jnp.ones((4, 2)), train=True),
-        "`noise_shape` of Dropout has 1 or the inputs' size on each axis, got (2, 2) for inputs of shape (4, 2); give "
-        "None for the inputs' size and 1 for one choice along an axis.",
+        "`noise_shape` of Dropout must have 1 or the inputs' size on each axis, got (2, 2) for inputs of shape (4, "
+        "2); give None for the inputs' size, and 1 to share the mask along an axis.",
     ),
     (
         lambda: layers.SpatialDropout2D(0.5, data_format="first"),
-        '`data_format` of SpatialDropout2D is "channels_last" or "channels_first", got \'first\'; choose one.',
+        '`data_format` of SpatialDropout2D must be "channels_last" or "channels_first", got \'first\'; choose one.',
     ),
     (
         lambda: layers.SpatialDropout1D(0.5).apply({}, jnp.ones((4, 2))),
@@ -217,13 +220,13 @@ REFUSED = [
     ),
     (
         lambda: layers.ActivityRegularization(0.1, activity_regularizer=regularizers.L2(0.5)),
-        "ActivityRegularization makes its `activity_regularizer` of `l1` and `l2`, got L2(l2=0.5); give `l1` and `l2` "
-        "alone, or that regularizer to another layer.",
+        "`activity_regularizer` of ActivityRegularization is defined by `l1` and `l2`, got L2(l2=0.5); give only "
+        "`l1` and `l2`, or use the regularizer in another layer.",
     ),
 ]
 
 
 @pytest.mark.parametrize(("make", "sentence"), REFUSED)
-def test_refusals(make, sentence):
+def test_error_messages(make, sentence):
     with refuses(sentence):
         make()

@@ -1,4 +1,4 @@
-"""Layers that move values: against NumPy, by Keras, and what they refuse."""
+"""Reshaping layers, compared with NumPy and Keras, and their errors."""
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ def moved(layer, x):
 # ---------------------------------------------------------------- against NumPy
 
 
-def test_flatten_keeps_the_order_whatever_the_layout():
+def test_flatten_gives_the_same_order_for_both_data_formats():
     x = numbers(0, 2, 3, 4, 5)
     flat = x.reshape(2, 60)
     assert (moved(layers.Flatten(), x) == flat).all()
@@ -85,7 +85,7 @@ def test_cropping_undoes_padding(rank, data_format):
 
 
 @pytest.mark.parametrize("name", ["ZeroPadding", "Cropping"])
-def test_short_forms_of_edges(name):
+def test_short_forms_of_padding_and_cropping(name):
     def edges(rank, value):
         layer = getattr(layers, f"{name}{rank}D")(value)
         return layer.padding if name == "ZeroPadding" else layer.cropping
@@ -138,12 +138,12 @@ KERAS = [
 
 
 @pytest.mark.parametrize(("name", "config", "shape"), KERAS)
-def test_as_in_keras(name, config, shape):
+def test_as_keras(name, config, shape):
     as_in_keras(name, config, shape)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_arguments_are_those_of_keras(name):
+def test_arguments_equal_those_of_keras(name):
     same_signature(name)
 
 
@@ -153,7 +153,7 @@ CONFIGS = {"Reshape": {"target_shape": (-1,)}, "Permute": {"dims": (2, 1)}, "Rep
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_integers_stay_and_floats_take_the_dtype_asked_for(name):
+def test_integers_are_kept_and_floats_are_cast(name):
     axes = {"Permute": 3, "RepeatVector": 2}.get(name) or (int(name[-2]) + 2 if name.endswith("D") else 4)
     x = jnp.ones((1, *(4,) * (axes - 1)))
     layer = getattr(layers, name)(**CONFIGS.get(name, {}), dtype="mixed_bfloat16")
@@ -162,7 +162,7 @@ def test_integers_stay_and_floats_take_the_dtype_asked_for(name):
     assert layer.clone() == layer
 
 
-def test_upsampling_between_integers_gives_floats():
+def test_interpolation_of_integers_gives_floats():
     y = layers.UpSampling2D(2, interpolation="bilinear").apply({}, jnp.ones((1, 2, 2, 1), jnp.uint8))
     assert y.dtype == jnp.float32
 
@@ -193,7 +193,7 @@ CONSTRUCTION = [
         (
             "Reshape",
             {"target_shape": target},
-            "`target_shape` of Reshape is a tuple of positive integers, one of them -1 at most, got "
+            "`target_shape` of Reshape must be a tuple of positive integers, at most one of which is -1, got "
             f"{target!r}; give the shape of one example, without the batch.",
         )
         for target in [8, (-1, -1), (0, 4), (2, -2), (2.0, 4), (None, 4), "44"]
@@ -202,7 +202,8 @@ CONSTRUCTION = [
         (
             "Permute",
             {"dims": dims},
-            f"`dims` of Permute is a permutation of 1, 2, ..., got {dims!r}; name each axis once, without the batch.",
+            f"`dims` of Permute must be a permutation of 1, 2, ..., got {dims!r}; give each axis once, without the "
+            "batch.",
         )
         for dims in [(0, 1), (1, 3), (1, 1), 2, (1.0, 2)]
     ),
@@ -214,8 +215,8 @@ CONSTRUCTION = [
         (
             "ZeroPadding1D",
             {"padding": padding},
-            "`padding` of ZeroPadding1D is an integer of at least 0 or a pair of them, got "
-            f"{padding!r}; give how many positions in front and behind.",
+            f"`padding` of ZeroPadding1D must be an integer of at least 0 or a pair of them, got {padding!r}; give "
+            "the numbers of positions before and after.",
         )
         for padding in [-1, (1, 2, 3), (1, -1), None]
     ),
@@ -223,16 +224,16 @@ CONSTRUCTION = [
         (
             "Cropping2D",
             {"cropping": cropping},
-            "`cropping` of Cropping2D is an integer of at least 0 or a tuple of 2 integers or pairs of them, got "
-            f"{cropping!r}; give how many positions in front and behind.",
+            "`cropping` of Cropping2D must be an integer of at least 0 or a tuple of 2 integers or pairs of them, "
+            f"got {cropping!r}; give the numbers of positions before and after.",
         )
         for cropping in [-1, (1,), ((1, 2), (1, -1)), ((1, 2), (1, 2, 3)), True]
     ),
     (
         "ZeroPadding3D",
         {"padding": (1, 1), "name": "edge"},
-        "`padding` of ZeroPadding3D 'edge' is an integer of at least 0 or a tuple of 3 integers or pairs of them, "
-        "got (1, 1); give how many positions in front and behind.",
+        "`padding` of ZeroPadding3D 'edge' must be an integer of at least 0 or a tuple of 3 integers or pairs of "
+        "them, got (1, 1); give the numbers of positions before and after.",
     ),
     (
         "UpSampling1D",
@@ -250,7 +251,7 @@ CONSTRUCTION = [
 
 
 @pytest.mark.parametrize(("name", "config", "sentence"), CONSTRUCTION)
-def test_refuses_at_construction(name, config, sentence):
+def test_error_messages_at_construction(name, config, sentence):
     with refuses(sentence):
         getattr(layers, name)(**config)
 
@@ -259,19 +260,19 @@ CALLS = [
     (
         layers.Flatten(),
         (),
-        "Flatten takes inputs of at least 1 axis [B, ...], got shape (); add the axis of the batch.",
+        "Flatten takes inputs of at least 1 axis [B, ...], got shape (); add the batch axis.",
     ),
     (
         layers.Reshape((3, 4)),
         (2, 5),
-        "Reshape needs 12 values in each example for `target_shape`=(3, 4), got inputs of shape (2, 5); give a shape "
-        "that they fill.",
+        "Reshape needs 12 values in each example for `target_shape`=(3, 4), got inputs of shape (2, 5); give a "
+        "shape of the same size.",
     ),
     (
         layers.Reshape((-1, 4), name="rows"),
         (2, 6),
-        "Reshape 'rows' needs a multiple of 4 values in each example for `target_shape`=(-1, 4), got inputs of shape "
-        "(2, 6); give a shape that they fill.",
+        "Reshape 'rows' needs a multiple of 4 values in each example for `target_shape`=(-1, 4), got inputs of "
+        "shape (2, 6); give a shape of the same size.",
     ),
     (
         layers.Permute((2, 1)),
@@ -292,13 +293,13 @@ CALLS = [
     (
         layers.Cropping1D((1, 2)),
         (2, 3, 1),
-        "Cropping1D leaves at least 1 position on each axis, got cropping=(1, 2) for inputs of shape (2, 3, 1); crop "
-        "less of axis 1.",
+        "Cropping1D must leave at least 1 position on each axis, got cropping=(1, 2) for inputs of shape (2, 3, "
+        "1); crop less of axis 1.",
     ),
     (
         layers.Cropping2D(((0, 0), (2, 3)), "channels_first"),
         (2, 9, 9, 4),
-        "Cropping2D leaves at least 1 position on each axis, got cropping=((0, 0), (2, 3)) for inputs of shape "
+        "Cropping2D must leave at least 1 position on each axis, got cropping=((0, 0), (2, 3)) for inputs of shape "
         "(2, 9, 9, 4); crop less of axis 3.",
     ),
     (
@@ -311,11 +312,11 @@ CALLS = [
 
 
 @pytest.mark.parametrize(("layer", "shape", "sentence"), CALLS)
-def test_refuses_inputs(layer, shape, sentence):
+def test_error_messages_of_calls(layer, shape, sentence):
     with refuses(sentence):
         layer.apply({}, jnp.ones(shape))
 
 
-def test_runs_under_jit_and_vmap():
+def test_jit_and_vmap():
     layer = layers.Cropping2D(1)
     assert jax.jit(jax.vmap(lambda x: layer.apply({}, x)))(jnp.ones((3, 2, 4, 4, 1))).shape == (3, 2, 2, 2, 1)

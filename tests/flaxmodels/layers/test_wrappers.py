@@ -28,7 +28,7 @@ CASES = [
 
 @pytest.mark.rotate
 @pytest.mark.parametrize(("kind", "options", "merge_mode", "mask_kind", "with_state"), CASES)
-def test_bidirectional_is_that_of_keras(kind, options, merge_mode, mask_kind, with_state):
+def test_bidirectional_equals_keras(kind, options, merge_mode, mask_kind, with_state):
     mask = MASKS[mask_kind](3, 5, np.random.default_rng(4))
     state = [draw(3, 4) for _ in range(4 if kind == "LSTM" else 2)] if with_state else None
 
@@ -38,7 +38,7 @@ def test_bidirectional_is_that_of_keras(kind, options, merge_mode, mask_kind, wi
     assert_as_keras(make(layers), make(keras.layers), draw(3, 5, 2), mask, state)
 
 
-def test_bidirectional_takes_a_layer_for_the_way_back():
+def test_bidirectional_with_a_backward_layer():
     def make(source, forward=False):
         options = {"return_sequences": True, "go_backwards": forward}
         back = source.GRU(3, return_sequences=True, go_backwards=not forward, activation="relu")
@@ -48,7 +48,7 @@ def test_bidirectional_takes_a_layer_for_the_way_back():
         assert_as_keras(make(layers, forward), make(keras.layers, forward), draw(2, 4, 2))
 
 
-def test_bidirectional_is_two_layers():
+def test_bidirectional_equals_two_layers():
     layer = layers.Bidirectional(layers.LSTM(3, return_sequences=True, name="mine"), merge_mode=None)
     x, mask = draw(2, 4, 2), MASKS["holes"](2, 4, np.random.default_rng(0))
     variables = layer.init(jax.random.key(0), x)
@@ -63,7 +63,7 @@ def test_bidirectional_is_two_layers():
     assert not forward[~mask].any() and not backward[~mask].any()
 
 
-def test_directions_of_an_rnn_have_cells_of_their_own():
+def test_the_two_directions_of_an_rnn_do_not_share_the_cell():
     cells = {"one": lambda source: source.LSTMCell(3), "stack": lambda source: [source.GRUCell(2), source.LSTMCell(3)]}
     for make in cells.values():
         ours, theirs = (source.Bidirectional(source.RNN(make(source))) for source in (layers, keras.layers))
@@ -73,7 +73,7 @@ def test_directions_of_an_rnn_have_cells_of_their_own():
         assert_as_keras(ours, theirs, draw(2, 4, 2))
 
 
-def test_each_direction_takes_as_many_states_as_it_has():
+def test_initial_states_are_split_between_directions():
     def make(source):
         return source.Bidirectional(source.SimpleRNN(3), backward_layer=source.LSTM(3, go_backwards=True))
 
@@ -114,32 +114,33 @@ BIDIRECTIONAL_ERRORS = {
     "layer": (
         TypeError,
         lambda: layers.Bidirectional(layers.Dense(3)),
-        "`layer` of Bidirectional is a recurrent layer, got Dense; "
-        "give an LSTM, a GRU, a SimpleRNN or an RNN of a cell.",
+        "`layer` of Bidirectional must be a recurrent layer, got Dense; give an LSTM, a GRU, a SimpleRNN or an RNN "
+        "of a cell.",
     ),
     "merge": (
         ValueError,
         lambda: layers.Bidirectional(layers.LSTM(3), merge_mode="max"),
-        "`merge_mode` of Bidirectional is 'concat', 'sum', 'ave', 'mul' or None, got 'max'; give one of these.",
+        "`merge_mode` of Bidirectional must be 'concat', 'sum', 'ave', 'mul' or None, got 'max'; choose one.",
     ),
     "weights": (
         ValueError,
         lambda: layers.Bidirectional(layers.LSTM(3), weights=[np.ones(3)]),
-        "`weights` of Bidirectional is not taken, got some; "
-        "use variables = interop.set_keras_weights(layer, variables, weights).",
+        "`weights` of Bidirectional is not supported, got a value; use variables = "
+        "interop.set_keras_weights(layer, variables, weights).",
     ),
     "direction": (
         ValueError,
         lambda: layers.Bidirectional(layers.LSTM(3, go_backwards=True)),
-        "The two layers of Bidirectional go in opposite directions, got go_backwards=True for both; "
-        "give a `backward_layer` with the other one.",
+        "The two layers of Bidirectional must run in opposite directions, got go_backwards=True for both; change "
+        "it in `backward_layer`.",
     ),
     "fit": (
         ValueError,
         lambda: layers.Bidirectional(
             layers.LSTM(3, return_state=True), backward_layer=layers.LSTM(3, go_backwards=True)
         ),
-        "The two layers of Bidirectional have the same `return_state`, got True and False; give both the same.",
+        "The two layers of Bidirectional must have the same `return_state`, got True and False; give both the same "
+        "value.",
     ),
     "states": (
         ValueError,
@@ -147,12 +148,12 @@ BIDIRECTIONAL_ERRORS = {
             jax.random.key(0), draw(2, 3, 4), initial_state=[draw(2, 3)] * 3
         ),
         "Bidirectional takes `initial_state` as a list of 1 for the forward layer and 1 for the backward layer, "
-        "got 3; give as many states.",
+        "got 3; give this number of states.",
     ),
     "distributed": (
         TypeError,
         lambda: layers.TimeDistributed(3),
-        "`layer` of TimeDistributed is a layer, got 3 of type int; create a layer, such as layers.Dense(10).",
+        "`layer` of TimeDistributed must be a layer, got 3 of type int; create an instance, such as layers.Dense(10).",
     ),
     "axes": (
         ValueError,
@@ -164,14 +165,14 @@ BIDIRECTIONAL_ERRORS = {
         lambda: layers.TimeDistributed(layers.Dense(3)).init(
             jax.random.key(0), draw(2, 3, 1), mask=np.ones((2, 4), bool)
         ),
-        "TimeDistributed takes a mask that begins with (2, 3), the sizes of batch and time, got shape (2, 4); "
-        "give one truth value for each step of each example.",
+        "TimeDistributed takes a mask whose first sizes are (2, 3), those of batch and time, got shape (2, 4); "
+        "give one boolean for each step of each example.",
     ),
 }
 
 
 @pytest.mark.parametrize("name", BIDIRECTIONAL_ERRORS)
-def test_errors_say_what_is_wrong_in_one_sentence(name):
+def test_error_messages(name):
     error, call, message = BIDIRECTIONAL_ERRORS[name]
     with pytest.raises(error, match=f"^{re.escape(message)}(\n|$)"):
         call()
@@ -186,12 +187,12 @@ def test_errors_say_what_is_wrong_in_one_sentence(name):
         (lambda source: source.GlobalAveragePooling1D(), (2, 3, 4, 2)),
     ],
 )
-def test_time_distributed_is_that_of_keras(make, shape):
+def test_time_distributed_equals_keras(make, shape):
     ours, theirs = (source.TimeDistributed(make(source)) for source in (layers, keras.layers))
     assert_as_keras(ours, theirs, draw(*shape))
 
 
-def test_time_distributed_passes_masks_of_each_step_on():
+def test_time_distributed_passes_on_the_masks_of_each_step():
     layer, x = layers.TimeDistributed(layers.GRU(3)), draw(2, 3, 4, 2)
     mask = MASKS["right"](6, 4, np.random.default_rng(1)).reshape(2, 3, 4)
     variables = layer.init(jax.random.key(0), x, mask=mask)
@@ -220,7 +221,7 @@ def test_time_distributed_takes_any_mask_over_a_layer_that_ignores_it(axes):
     assert np.array_equal(out_mask, mask if goes_on else mask.any(axis=tuple(range(2, mask.ndim))))
 
 
-def test_batch_statistics_move_with_each_step_as_in_keras():
+def test_each_step_updates_batch_statistics_as_in_keras():
     x = draw(4, 3, 2)
     ours, theirs = (s.TimeDistributed(s.BatchNormalization(momentum=0.5)) for s in (layers, keras.layers))
     variables = ours.init(jax.random.key(0), x)
