@@ -102,8 +102,8 @@ class UnitNorm(Constraint):
         Keras, `keras.constraints.UnitNorm`.
 
     Example:
-        >>> print(UnitNorm()(jnp.array([[3.0], [4.0]]))[:, 0].round(2))
-        [0.6 0.8]
+        >>> UnitNorm()(jnp.array([[0.0, 0.5], [4.0, 0.0]])).round(4).tolist()
+        [[0.0, 1.0], [1.0, 0.0]]
     """
 
     axis: Axis = 0

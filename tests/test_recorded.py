@@ -1,4 +1,4 @@
-"""Replays what was recorded from Keras (tests/recorded/README.md says what): every layer, loss, metric, optimizer, ..."""
+"""Replays cases recorded from Keras (see tests/recorded/README.md): layers, losses, metrics, optimizers and more."""
 
 import functools
 import json
@@ -19,24 +19,24 @@ arrays_of_all = functools.cache(lambda: np.load(FOLDER / "arrays.npz"))
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case["id"] for case in CASES])
-def test_as_recorded(case):
+def test_recorded_case(case):
     KINDS[case["kind"]](Recorded(case))
 
 
 class Recorded(dict):
-    """A case, with the arrays that it refers to."""
+    """A case with its arrays."""
 
     def array(self, name):
         return arrays_of_all()[f"{self['id']}/{name}"]
 
     def data(self, value):
-        """JSON to an argument of a call: arrays for references."""
+        """Converts JSON to an argument of a call, with arrays for references."""
         if isinstance(value, dict):
             return jnp.asarray(self.array(value["__array__"]))
         return [self.data(v) for v in value] if isinstance(value, list) else value
 
     def option(self, value, sequence=tuple):
-        """JSON to an argument of a constructor: arrays, objects and sequences."""
+        """Converts JSON to a constructor argument: arrays, objects and sequences."""
         if isinstance(value, list):
             return sequence(self.option(v, sequence) for v in value)
         if not isinstance(value, dict):
@@ -56,7 +56,7 @@ class Recorded(dict):
         return [self.data(a) for a in self["args"]]
 
     def near(self, what, expected, got):
-        """Fails unless a value is what was recorded, if it was."""
+        """Fails unless a value equals the recorded one; values that were not recorded pass."""
         if expected is None:
             return
         want, got = self.array(expected["array"]), np.asarray(got)
@@ -109,7 +109,7 @@ def is_float(x):
 
 
 def part(tree, pick):
-    """The arrays of a tree that are picked, and a function that puts others in their places."""
+    """Returns the selected arrays of a tree, and a function that replaces them."""
     leaves, treedef = jax.tree.flatten(tree)
     where = [i for i, x in enumerate(leaves) if isinstance(x, jax.Array) and pick(x)]
 
@@ -169,7 +169,7 @@ def initializer(case):
         assert measured[key] == pytest.approx(want, abs=tolerance, rel=0), key
 
 
-# ---------------------------------------------------------------- what training takes
+# ---------------------------------------------------------------- metrics, optimizers and schedules
 
 
 def metric(case):

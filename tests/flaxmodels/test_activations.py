@@ -30,7 +30,7 @@ def np_softmax(x, axis=-1):
 
 
 def np_sparsemax(x, axis=-1):
-    """With Keras' threshold, one vector at a time."""
+    """Computes sparsemax with Keras' threshold, one vector at a time."""
 
     def one(v):
         total, tau, k = 0.0, -1.0, 0
@@ -134,7 +134,7 @@ def random_points(seed=0):
 
 
 def value_and_gradient(f, x):
-    """f(x), and the gradient of a weighted sum of it."""
+    """Returns f(x) and the gradient of a weighted sum of it."""
     out, pull = jax.vjp(f, x)
     weights = np.random.default_rng(1).normal(size=out.shape)
     return out, pull(jnp.asarray(weights, out.dtype))[0]
@@ -148,7 +148,7 @@ def keras_value_and_gradient(name, kwargs, x):
 @pytest.mark.parametrize(("name", "kwargs"), CASES, ids=IDS)
 @pytest.mark.parametrize("points", [hand_picked, random_points])
 def test_equals_keras(name, kwargs, points):
-    """Ours under jit, Keras' step by step."""
+    """Compares our jitted function with Keras' eager function."""
     x = jnp.asarray(points())
     out, grad = jax.jit(lambda v: value_and_gradient(ours(name, kwargs), v))(x)
     keras_out, keras_grad = keras_value_and_gradient(name, kwargs, x)
@@ -180,7 +180,7 @@ def test_gradient_equals_finite_difference(name, kwargs):
 
 @pytest.mark.parametrize(("name", "kwargs"), CASES, ids=IDS)
 def test_bfloat16(name, kwargs):
-    """Elementwise: Keras' bits. Sums over an axis: the float32 result, rounded."""
+    """Elementwise functions equal Keras bit for bit; functions that sum over an axis equal the rounded float32 result."""
     x = hand_picked(jnp.bfloat16)
     out, grad = value_and_gradient(ours(name, kwargs), x)
     assert out.dtype == grad.dtype == jnp.bfloat16
@@ -216,7 +216,7 @@ def test_narrow_softmax_of_many_classes_sums_to_one():
 
 
 def test_sparsemax_by_hand():
-    """k = 1: the paper's. k = 2: tau = (1 + 1.9 - 1) / 2, as in Keras, where the paper has (1.9 - 1) / 2."""
+    """For k = 1, tau is the paper's. For k = 2, tau is (1 + 1.9 - 1) / 2 as in Keras; the paper has (1.9 - 1) / 2."""
     out = activations.sparsemax(jnp.array([[2.0, 0.5], [1.0, 0.9]]))
     np.testing.assert_allclose(out, [[1.0, 0.0], [0.05, 0.0]], rtol=0, atol=1e-6)
 
@@ -224,7 +224,7 @@ def test_sparsemax_by_hand():
 # --- names
 
 
-def test_names_are_those_of_keras():
+def test_names_equal_those_of_keras():
     assert set(KERAS_NAMES) <= set(ACTIVATIONS)
     assert set(ACTIVATIONS) == set(TABLE)
     public = {n for n in dir(keras.activations) if not n.startswith("_")}
@@ -233,7 +233,7 @@ def test_names_are_those_of_keras():
 
 
 @pytest.mark.parametrize("name", sorted(KERAS_NAMES))
-def test_name_means_what_keras_means(name):
+def test_each_name_refers_to_keras_function(name):
     ours, theirs = activations.get(name), keras.activations.get(name)
     assert ours.__name__ == theirs.__name__
     assert ours is getattr(activations, name)

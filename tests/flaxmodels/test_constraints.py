@@ -1,4 +1,4 @@
-"""Every constraint by NumPy loops and against Keras: values and gradients."""
+"""Every constraint, compared with NumPy loops and Keras: values and gradients."""
 
 import dataclasses
 import inspect
@@ -17,7 +17,7 @@ from flaxmodels.constraints import CONSTRAINTS
 
 
 def np_rescale(w, axis, new_norm):
-    """Gives every vector along `axis` the norm new_norm(norm), one after the other."""
+    """Rescales every vector along `axis` to the norm new_norm(norm), one at a time."""
     axes = tuple(range(w.ndim)) if axis is None else (axis,) if isinstance(axis, int) else tuple(axis)
     kept = [a for a in range(w.ndim) if a not in {x % w.ndim for x in axes}]
     out = np.array(w)
@@ -57,7 +57,7 @@ CASES = [pytest.param(n, k, id=f"{n}-{k}") for n, (_, more) in TABLE.items() for
 
 
 def weights():
-    """Along each axis, vectors of norms from 1e-6 to 100."""
+    """Returns an array whose vectors along each axis have norms from 1e-6 to 100."""
     w = np.random.default_rng(0).normal(size=(3, 4, 5, 2))
     w[0] *= 30
     w[:, 1] *= 0.01
@@ -82,7 +82,7 @@ def keras_arguments(kwargs):
 
 @pytest.mark.parametrize(("name", "kwargs"), CASES)
 def test_equals_keras(name, kwargs):
-    """Ours under jit, Keras' step by step."""
+    """Compares our jitted function with Keras' eager function."""
     w = weights()
     out, grad = jax.jit(lambda v: value_and_gradient(getattr(constraints, name)(**kwargs), v))(w)
     keras_out, keras_grad = in_keras(name, kwargs, w)
@@ -109,7 +109,7 @@ def test_narrow_types_are_computed_in_float32(name, dtype):
 
 @pytest.mark.parametrize("name", sorted(TABLE))
 def test_bfloat16_agrees_with_keras(name):
-    """To the precision of bfloat16 only, which Keras computes in."""
+    """The tolerance is that of bfloat16, in which Keras computes."""
     w = jnp.asarray(np.random.default_rng(3).normal(size=(4, 5)), jnp.bfloat16)
     keras_out, _ = in_keras(name, {}, w)
     out = getattr(constraints, name)()(w)
@@ -117,7 +117,7 @@ def test_bfloat16_agrees_with_keras(name):
 
 
 def test_gradient_at_zero_is_finite():
-    """UnitNorm has the slope 1e7 there, NonNeg one half, as between its two sides, and the others none."""
+    """At 0, UnitNorm has slope 1e7, NonNeg one half, the mean of both sides, and the others 0."""
     w = jnp.array([[0.0, 3.0], [0.0, 4.0]])
     expected = {"MaxNorm": 0.0, "MinMaxNorm": 0.0, "UnitNorm": 1e7, "NonNeg": 0.5, "Constraint": 1.0}
     assert set(expected) == set(TABLE)
@@ -144,7 +144,7 @@ def test_by_hand():
 # --- names and fields
 
 
-def test_names_are_those_of_keras():
+def test_names_equal_those_of_keras():
     assert set(KERAS_NAMES) == set(CONSTRAINTS)
     assert {cls.__name__ for cls in CONSTRAINTS.values()} == set(TABLE)
     public = {n for n in dir(keras.constraints) if not n.startswith("_")}
@@ -153,7 +153,7 @@ def test_names_are_those_of_keras():
 
 
 @pytest.mark.parametrize("name", sorted(KERAS_NAMES))
-def test_name_means_what_keras_means(name):
+def test_each_name_refers_to_keras_function(name):
     ours, theirs = CONSTRAINTS[name], KERAS_NAMES[name]
     assert ours.__name__ == theirs.__name__
     assert isinstance(constraints.get(name), ours)
@@ -164,7 +164,7 @@ def test_name_means_what_keras_means(name):
 
 
 @pytest.mark.parametrize(("name", "kwargs"), [c.values for c in CASES if c.values[0] != "Constraint"])
-def test_fields_make_an_equal_one(name, kwargs):
+def test_fields_reproduce_an_equal_object(name, kwargs):
     f = getattr(constraints, name)(**kwargs)
     again = type(f)(**{field.name: getattr(f, field.name) for field in dataclasses.fields(f)})
     assert f == again and hash(f) == hash(again)

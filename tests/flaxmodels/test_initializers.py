@@ -78,20 +78,20 @@ def test_constants_equal_keras(name, kwargs, shape):
 
 
 @pytest.mark.parametrize(("name", "kwargs", "shape"), cases(RANDOM))
-def test_a_seed_draws_the_numbers_of_keras(name, kwargs, shape):
+def test_seeds_give_the_numbers_of_keras(name, kwargs, shape):
     out = getattr(initializers, name)(seed=7, **kwargs)(None, shape, jnp.float32)
     assert out.shape == shape and out.dtype == jnp.float32
     np.testing.assert_allclose(out, keras_values(name, {"seed": 7, **kwargs}, shape), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2**31, 2**32 - 1])
-def test_every_seed_is_the_one_of_keras(seed):
+def test_large_seeds_give_the_numbers_of_keras(seed):
     out = initializers.RandomUniform(seed=seed)(None, DENSE)
     np.testing.assert_array_equal(out, keras_values("RandomUniform", {"seed": seed}, DENSE))
 
 
 @pytest.mark.parametrize("name", sorted(RANDOM))
-def test_seed_decides_over_key(name, getkey):
+def test_seed_replaces_the_key(name, getkey):
     free, seeded = getattr(initializers, name)(), getattr(initializers, name)(seed=3)
     a, b = getkey(), getkey()
     np.testing.assert_array_equal(seeded(a, DENSE), seeded(b, DENSE))
@@ -130,7 +130,7 @@ def test_stft_by_a_loop():
 
 
 @pytest.mark.parametrize("name", ["GlorotUniform", "Orthogonal"])
-def test_linen_takes_them(name, getkey):
+def test_initializers_work_in_linen_modules(name, getkey):
     key = getkey()
     dense = nn.Dense(3, kernel_init=getattr(initializers, name)(seed=1))
     params = dense.init(key, jnp.ones((1, 4)))["params"]
@@ -141,8 +141,8 @@ def test_linen_takes_them(name, getkey):
 
 
 @pytest.mark.parametrize(("name", "kwargs", "shape"), cases({n: rows[:2] for n, rows in RANDOM.items()}))
-def test_distribution_is_that_of_keras(name, kwargs, shape, getkey):
-    """The largest distance of the two distribution functions, at a level of 0.1 %."""
+def test_distribution_equals_that_of_keras(name, kwargs, shape, getkey):
+    """Compares the largest distance of the two distribution functions with its 0.1 % critical value."""
     tall = (200, *shape[-2:]) if len(shape) > 2 else (300, 200)
     ours = np.sort(np.ravel(getattr(initializers, name)(**kwargs)(getkey(), tall)))
     theirs = np.sort(np.ravel(keras_values(name, {"seed": 12345, **kwargs}, tall)))
@@ -167,7 +167,7 @@ def test_distribution_is_that_of_keras(name, kwargs, shape, getkey):
     ],
 )
 def test_moments_by_hand(name, kwargs, mean, stddev, largest, getkey):
-    """Within five standard errors; the extreme is reached to 1 % where there is one."""
+    """Moments agree within five standard errors, and the largest value is within 1 % of the bound if there is one."""
     out = np.asarray(getattr(initializers, name)(**kwargs)(getkey(), (200, 400)), np.float64)
     assert abs(out.mean() - mean) < 5 * stddev / math.sqrt(out.size)
     assert abs(out.std() / stddev - 1) < 5 / math.sqrt(2 * out.size)
@@ -183,7 +183,7 @@ def test_orthogonal_is_orthogonal(shape, getkey):
 
 
 def test_orthogonal_is_uniform():
-    """Each entry of a uniform 3x3 rotation or reflection has mean 0 and variance 1/3, whatever QR's signs are."""
+    """Each entry of a uniformly distributed orthogonal 3x3 matrix has mean 0 and variance 1/3."""
     w = jax.vmap(lambda key: initializers.Orthogonal()(key, (3, 3)))(jax.random.split(jax.random.key(0), 3000))
     np.testing.assert_allclose(w.mean(0), np.zeros((3, 3)), rtol=0, atol=5 * math.sqrt(1 / 3 / 3000))
     np.testing.assert_allclose(jnp.square(w).mean(0), np.full((3, 3), 1 / 3), rtol=0, atol=5 * 0.3 / math.sqrt(3000))
@@ -208,7 +208,7 @@ def test_fans(shape, axes, fans):
 # --- names and fields
 
 
-def test_names_are_those_of_keras():
+def test_names_equal_those_of_keras():
     assert set(KERAS_NAMES) - ABSTRACT == set(INITIALIZERS)
     assert {cls.__name__ for cls in INITIALIZERS.values()} == set(CONSTANT) | set(RANDOM)
     public = {n for n in dir(keras.initializers) if not n.startswith("_")}
@@ -217,7 +217,7 @@ def test_names_are_those_of_keras():
 
 
 @pytest.mark.parametrize("name", sorted(set(KERAS_NAMES) - ABSTRACT))
-def test_name_means_what_keras_means(name):
+def test_each_name_refers_to_keras_function(name):
     ours, theirs = INITIALIZERS[name], KERAS_NAMES[name]
     assert ours.__name__ == theirs.__name__
     assert initializers.get(name) == ours()
@@ -228,7 +228,7 @@ def test_name_means_what_keras_means(name):
 
 
 @pytest.mark.parametrize(("name", "kwargs", "shape"), cases({**CONSTANT, **RANDOM}))
-def test_fields_make_an_equal_one(name, kwargs, shape):
+def test_fields_reproduce_an_equal_object(name, kwargs, shape):
     init = getattr(initializers, name)(**kwargs)
     again = type(init)(**{f.name: getattr(init, f.name) for f in dataclasses.fields(init)})
     assert init == again and hash(init) == hash(again)

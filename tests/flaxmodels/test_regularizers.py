@@ -1,4 +1,4 @@
-"""Every penalty by hand, by NumPy loops and against Keras: values and gradients."""
+"""Every regularizer, compared with hand-computed values, NumPy loops and Keras: values and gradients."""
 
 import dataclasses
 import inspect
@@ -38,7 +38,7 @@ CASES = [pytest.param(n, k, id=f"{n}-{k}") for n, (_, more) in TABLE.items() for
 
 
 def weights(dtype=np.float32):
-    """Of both signs, with zeros and values of 1e-6 and 1e4 in size."""
+    """Returns values of both signs, with zeros and magnitudes from 1e-6 to 1e4."""
     w = np.random.default_rng(0).normal(size=(5, 4))
     w[0, 1], w[1, 1], w[2, 2], w[3, 0] = 0.0, -1e-6, 1e4, -0.0
     return w.astype(dtype)
@@ -52,7 +52,7 @@ def value_and_grad_in_keras(name, kwargs, w):
 
 @pytest.mark.parametrize(("name", "kwargs"), CASES)
 def test_equals_keras(name, kwargs):
-    """Ours under jit, Keras' step by step."""
+    """Compares our jitted function with Keras' eager function."""
     value, grad = jax.jit(jax.value_and_grad(getattr(regularizers, name)(**kwargs)))(weights())
     keras_value, keras_grad = value_and_grad_in_keras(name, kwargs, weights())
     assert value.shape == () and value.dtype == keras_value.dtype
@@ -80,7 +80,7 @@ def test_narrow_types_are_summed_in_float32(name, dtype):
 
 @pytest.mark.parametrize("name", ["L1", "L2", "OrthogonalRegularizer"])
 def test_bfloat16_agrees_with_keras(name):
-    """To the precision of bfloat16 only, which Keras sums in."""
+    """The tolerance is that of bfloat16, in which Keras sums."""
     w = np.random.default_rng(1).normal(size=(4, 6))
     w = jnp.asarray(w, jnp.bfloat16)
     keras_value, _ = value_and_grad_in_keras(name, {}, w)
@@ -130,7 +130,7 @@ def test_orthogonal_of_one_row_is_zero():
 # --- names and fields
 
 
-def test_names_are_those_of_keras():
+def test_names_equal_those_of_keras():
     assert set(KERAS_NAMES) <= set(REGULARIZERS)
     assert {cls.__name__ for cls in REGULARIZERS.values()} == set(TABLE)
     public = {n for n in dir(keras.regularizers) if not n.startswith("_")}
@@ -139,7 +139,7 @@ def test_names_are_those_of_keras():
 
 
 @pytest.mark.parametrize("name", sorted(KERAS_NAMES))
-def test_name_means_what_keras_means(name):
+def test_each_name_refers_to_keras_function(name):
     ours, theirs = REGULARIZERS[name], KERAS_NAMES[name]
     assert ours.__name__ == theirs.__name__
     assert isinstance(regularizers.get(name), ours)
@@ -150,7 +150,7 @@ def test_name_means_what_keras_means(name):
 
 
 @pytest.mark.parametrize(("name", "kwargs"), [c.values for c in CASES if c.values[0] != "Regularizer"])
-def test_fields_make_an_equal_one(name, kwargs):
+def test_fields_reproduce_an_equal_object(name, kwargs):
     f = getattr(regularizers, name)(**kwargs)
     again = type(f)(**{field.name: getattr(f, field.name) for field in dataclasses.fields(f)})
     assert f == again and hash(f) == hash(again)

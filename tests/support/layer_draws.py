@@ -1,4 +1,4 @@
-"""Random calls of layers, for hypothesis: arguments, inputs, masks; every argument that changes numbers is drawn."""
+"""Hypothesis strategies for random calls of layers: arguments, inputs and masks, with all arguments that affect results."""
 
 import math
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from tests.support.sequence_draws import Made
 
 
 class Draw(NamedTuple):
-    """One call of a layer; floats among the inputs are always the same random numbers, so the shapes say it all."""
+    """One call of a layer; float inputs are fixed random numbers, so that only their shapes are drawn."""
 
     config: dict
     inputs: Any
@@ -49,25 +49,25 @@ ACTIVATIONS = st.one_of(st.none(), st.sampled_from(NAMES))
 
 
 def shapes(lowest, highest, largest=7):
-    """Shapes of so many axes, the batch first."""
+    """Draws shapes with this number of axes, including the batch axis."""
     rest = st.lists(st.integers(1, largest), min_size=lowest - 1, max_size=highest - 1)
     return st.builds(lambda batch, sizes: (batch, *sizes), BATCH, rest)
 
 
 def per_axis(rank, values):
-    """One value for all axes, or a tuple or list of one per axis."""
+    """Draws one value for all axes, or a tuple or list with one per axis."""
     each = st.lists(values, min_size=rank, max_size=rank)
     return st.one_of(values, each, each.map(tuple))
 
 
 def options(**strategies):
-    """Some of the arguments, the others left at their defaults."""
+    """Draws some of the arguments and leaves the others at their defaults."""
     return st.fixed_dictionaries({}, optional=strategies)
 
 
 @st.composite
 def arrays(draw, shape, integers=False):
-    """An array of a shape, of floats, or at times of integers."""
+    """Draws an array of floats, or sometimes of integers."""
     if integers and draw(st.integers(0, 4)) == 0:
         return np.random.default_rng(len(shape)).integers(-5, 6, shape).astype(np.int32)
     return numbers(7 + len(shape), *shape)
@@ -75,7 +75,7 @@ def arrays(draw, shape, integers=False):
 
 @st.composite
 def mask_of(draw, shape, lowest=1):
-    """None, or a mask of an array's first axes."""
+    """Draws None or a mask with the first axes of an array."""
     if draw(FLAGS):
         return None
     rank = draw(st.sampled_from([min(2, len(shape)), *range(min(lowest, len(shape)), len(shape) + 1)]))
@@ -84,7 +84,7 @@ def mask_of(draw, shape, lowest=1):
 
 @st.composite
 def simple(draw, config, shape, integers=False, masked=True):
-    """A call of a layer that takes any array of a shape."""
+    """Draws a call of a layer that takes any array of this shape."""
     shape = draw(shape)
     x = draw(arrays(shape, integers))
     return Draw(draw(config), x, masks=draw(mask_of(shape)) if masked else None)
@@ -92,13 +92,13 @@ def simple(draw, config, shape, integers=False, masked=True):
 
 @st.composite
 def spatial(draw, rank, config, moves=False):
-    """A call of a layer over positions, or one that moves them; `config` takes their sizes and gives a strategy."""
+    """Draws a call of a spatial layer; `config` maps the sizes of the positions to a strategy of arguments."""
     sizes = tuple(draw(st.integers(1, LARGEST[rank])) for _ in range(rank))
     channels, config = draw(config(sizes))
     first = config.get("data_format") == "channels_first"
     batch = draw(BATCH)
     shape = (batch, channels, *sizes) if first else (batch, *sizes, channels)
-    # Without masks what may return the very array that came: Keras' array keeps its mask then, ours never.
+    # No masks for layers that may return their input itself: in Keras, that array keeps its mask.
     return Draw(config, draw(arrays(shape, integers=moves)), masks=None if moves else draw(mask_of(shape)))
 
 
@@ -106,13 +106,13 @@ def spatial(draw, rank, config, moves=False):
 
 
 def windows(rank):
-    """Kernel sizes."""
+    """Draws kernel sizes."""
     return per_axis(rank, st.integers(1, LARGEST_WINDOW[rank]))
 
 
 @st.composite
 def convolution(draw, rank, sizes, padding=("valid", "same", "SAME"), both=False, **more):
-    """Arguments that all convolutions have, and `more`; strides or dilation, or `both`."""
+    """Draws the arguments of all convolutions, and `more`; strides or dilation, or both if `both`."""
     config = {"kernel_size": draw(windows(rank)), "padding": draw(st.sampled_from(padding))}
     which = draw(st.sampled_from(("strides", "dilation_rate", "both" if both else "neither")))
     for key in ("strides", "dilation_rate"):
@@ -194,7 +194,7 @@ def adaptive_pooling(draw, rank, sizes):
 
 
 def pairs(rank, most):
-    """What padding and cropping take: an integer, one per axis, a pair per axis; `most` for each axis."""
+    """Draws an argument of padding or cropping: an integer, one per axis, or a pair per axis, with the bounds `most`."""
     if rank == 1:
         return st.one_of(st.integers(0, most[0]), st.tuples(*[st.integers(0, most[0])] * 2))
     return st.one_of(
@@ -335,7 +335,7 @@ def activation(draw):
 
 @st.composite
 def merge(draw, least=1, most=4, aligned=False):
-    """Arrays whose shapes agree, but for sizes of 1 and axes that lack after the batch; `aligned` is for the masks."""
+    """Draws arrays whose shapes are equal except for sizes of 1 and missing axes after the batch; `aligned` is for the masks."""
     shape = draw(st.one_of(shapes(1, 1), shapes(2, 4), shapes(2, 4), shapes(2, 4)))
     count = draw(st.integers(least, most))
     each = [shape] * count
@@ -350,7 +350,7 @@ def merge(draw, least=1, most=4, aligned=False):
 
 @st.composite
 def masks_of(draw, shapes, aligned=False):
-    """A mask over an array's first axes, or None, for each array.
+    """Draws a mask with the first axes, or None, for each array.
 
     None at all where the arrays' ranks differ: Keras loses some then, and aligns others with the last axes. It does so
     too with masks of fewer axes than all but the last, where a layer looks at them: `aligned` leaves those out.

@@ -15,7 +15,7 @@ def numbers(seed, *shape):
 
 
 def truths(seed, *shape, share=0.6):
-    """Truth values, of which the first is true."""
+    """Returns random booleans, of which the first is true."""
     mask = np.random.default_rng(seed).random(shape) < share
     mask.flat[0] = True
     return mask
@@ -26,7 +26,7 @@ def is_float(x):
 
 
 def gradients(f, params, args):
-    """The outputs of f(params, args), what else it returns, and gradients by parameters and by floats in args."""
+    """Returns the outputs of f(params, args), its auxiliary value, and gradients with respect to params and floats in args."""
     leaves, treedef = jax.tree.flatten(args, is_leaf=lambda x: x is None)
     where = [i for i, x in enumerate(leaves) if is_float(x)]
 
@@ -44,7 +44,7 @@ def gradients(f, params, args):
 
 
 def of_keras(layer, inputs, call, train, masks):
-    """What Keras computes: weights, outputs, new weights, gradients by weights (None for statistics) and by inputs."""
+    """Returns Keras' weights, outputs, new weights, and gradients with respect to weights (None for statistics) and inputs."""
     from keras.src import backend
 
     def masked(inputs):
@@ -80,7 +80,7 @@ def of_keras(layer, inputs, call, train, masks):
 
 
 def of_ours(layer, weights, inputs, call, train, masks):
-    """The same of a layer of ours with these weights."""
+    """Returns the same for our layer with these weights."""
     given = {} if train is None else {"train": train}
     given |= {} if masks is None else {"mask": masks}
     variables = interop.set_keras_weights(layer, layer.init(jax.random.key(0), inputs, **call, **given), weights)
@@ -98,7 +98,7 @@ def of_ours(layer, weights, inputs, call, train, masks):
 
 
 def assert_as_keras(name, config, inputs, call=None, train=None, masks=None, pair=None, tolerance=2e-5, least=1.0):
-    """Fails unless outputs, mask, statistics and all gradients are Keras'.
+    """Fails unless outputs, mask, statistics and all gradients equal Keras'.
 
     Args:
         name: Name of the class.
@@ -132,7 +132,7 @@ def assert_as_keras(name, config, inputs, call=None, train=None, masks=None, pai
 
 
 def near(got, want, message="", tolerance=2e-5, least=1.0):
-    """Within a tolerance of the largest value, or of `least`."""
+    """Asserts equality up to a tolerance relative to the largest value or `least`."""
     got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
     assert got.shape == want.shape, message
     atol = tolerance * max(least, np.abs(want).max(initial=0.0))
@@ -140,7 +140,7 @@ def near(got, want, message="", tolerance=2e-5, least=1.0):
 
 
 def assert_arguments(name, without=(), more=()):
-    """Fails unless the arguments have Keras' names, order and defaults; `without` are Keras' alone, `more` are ours."""
+    """Fails unless the arguments have Keras' names, order and defaults, except `without` (only Keras) and `more` (only ours)."""
     import keras
 
     common = {"self", "args", "kwargs", "name", "parent", "activity_regularizer"}

@@ -1,4 +1,4 @@
-"""One row for each class of layers: how to make it, what it takes, which weights it has."""
+"""A table with one row for each layer class: constructor arguments, inputs and weights."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ B = 4
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Row:
-    """What is known of a class of layers without looking at its code.
+    """The expected properties of a layer class.
 
     Attributes:
         make: The class, or a function that takes further arguments of the layer.
@@ -47,7 +47,7 @@ class Row:
         return self.make(**{**self.config, **more})
 
     def arrays(self, count: int = B) -> tuple[Any, ...]:
-        """The positional arguments for some examples; the first examples are the same for every count."""
+        """Returns positional arguments for a number of examples; the first examples are the same for every number."""
         shapes, treedef = jax.tree.flatten(list(self.inputs), is_leaf=lambda leaf: isinstance(leaf, tuple))
         arrays = [numbers(i, 2 * B, *shape[1:])[:count] for i, shape in enumerate(shapes)]
         if self.integers is not None:
@@ -56,7 +56,7 @@ class Row:
 
     @property
     def train_modes(self) -> tuple[bool, ...]:
-        """Whether to call with train=False alone, or, where that differs, with True too."""
+        """Returns the values of `train` to test: False, and True if that changes the result."""
         return (False, True) if self.random or self.statistics else (False,)
 
     def __str__(self) -> str:
@@ -64,7 +64,7 @@ class Row:
 
 
 def windows(cls: type, config: Mapping[str, Any]) -> list[Row]:
-    """Rows of a class without weights, by its name's last two letters over time, planes or volumes."""
+    """Returns rows of a class without weights; the last two letters of its name give the number of axes."""
     shapes = {"1D": (B, 6, 2), "2D": (B, 5, 4, 2), "3D": (B, 4, 3, 4, 2)}
     return [Row(cls, config, [shapes[cls.__name__[-2:]]])]
 

@@ -1,4 +1,4 @@
-"""Random functional models with masks, one for each integer, drawn in the same way in either library."""
+"""Random functional models with masks, one for each seed, built equally in both libraries."""
 
 import functools
 from typing import Any, NamedTuple
@@ -29,7 +29,7 @@ _attend = keras.layers.MultiHeadAttention.call
 
 @functools.wraps(_attend)
 def attention_that_keeps_masks(self: Any, query: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
-    """Keras' attention, with the masks put back that it takes from its arguments, so that later layers see them.
+    """Calls Keras' attention and restores the masks that it removes from its arguments, so that later layers see them.
 
     `test_attention_takes_no_masks_away` in test_keras_differences.py counts by hand that this is right.
     """
@@ -41,7 +41,7 @@ def attention_that_keeps_masks(self: Any, query: Any, value: Any, *args: Any, **
 
 
 class Library(NamedTuple):
-    """What a graph is made of."""
+    """The classes and functions of a library that build a graph."""
 
     layers: Any
     Input: Any
@@ -50,7 +50,7 @@ class Library(NamedTuple):
 
 
 class Drawing:
-    """Draws one graph.
+    """Draws one random graph.
 
     Args:
         library: Where layers and models come from.
@@ -97,13 +97,13 @@ class Drawing:
         return self.layer("Embedding", input_dim=6, output_dim=F, mask_zero=self.chance(0.8))(ids)
 
     def source(self) -> Any:
-        """A new branch, or one that is there."""
+        """Returns a new branch or an existing one."""
         if self.ids and (not self.sequences or self.chance(0.3)):
             return self.embedded(self.pick(self.ids))
         return self.pick(self.sequences)
 
     def kept(self, x: Any) -> Any:
-        """A layer for sequences, new or shared."""
+        """Returns a new or shared layer for sequences."""
         if self.shared and self.chance(0.25):
             return self.pick(self.shared)(x)
         kind = self.rng.random()
@@ -122,7 +122,7 @@ class Drawing:
         return layer(x)
 
     def nested(self) -> Any:
-        """A model from sequences to sequences."""
+        """Returns a model that maps sequences to sequences."""
         name = self.name()
         inner = Drawing(self.lib, int(self.rng.integers(2**31)), self.any_mask, self.dtype)
         if self.chance(0.4):
@@ -134,7 +134,7 @@ class Drawing:
         return self.lib.Model(x, inner.joined(2), name=name)
 
     def nested_pair(self, a: Any, b: Any) -> Any:
-        """A model of two inputs."""
+        """Returns a model of two inputs."""
         name = self.name()
         inner = Drawing(self.lib, int(self.rng.integers(2**31)), self.any_mask, self.dtype)
         inner.sequences = [self.lib.Input((T, F)), self.lib.Input((T, F))]
@@ -143,7 +143,7 @@ class Drawing:
         return self.lib.Model(inputs, inner.merged(inputs[0], y), name=name)([a, b])
 
     def ended(self, x: Any) -> Any:
-        """A symbol without a mask, if masks shall be the same in the graph and in the numbers."""
+        """Returns a symbol without a mask if masks must be the same in the graph and on arrays."""
         return x if self.any_mask else self.layer("RMSNormalization")(x)
 
     def merged(self, a: Any, b: Any) -> Any:
@@ -163,7 +163,7 @@ class Drawing:
         return self.layer(self.pick(RECURRENT), units=F)(x)
 
     def step(self) -> None:
-        """One more sequence."""
+        """Returns another sequence."""
         x, kind = self.source(), self.rng.random()
         if kind < 0.55:
             x = self.kept(x)
@@ -181,7 +181,7 @@ class Drawing:
         return self.merged(self.sequences[-1], self.sequences[-2])
 
     def model(self) -> Any:
-        """The whole model; all inputs are used."""
+        """Returns the whole model, which uses all inputs."""
         self.ids = [self.lib.Input((T,), dtype="int32") for _ in range(int(self.rng.integers(1, 3)))]
         steps = [self.lib.Input((T, F)) for _ in range(int(self.rng.integers(0, 3)))]
         self.sequences = [self.embedded(x) for x in self.ids] + steps
@@ -200,7 +200,7 @@ class Drawing:
 
 
 def data_for(inputs: Any) -> list[np.ndarray]:
-    """Arrays for the inputs, each example with a step that is not masked."""
+    """Returns arrays for the inputs, where each example has an unmasked step."""
     rng = np.random.default_rng(1)
     found = []
     for symbol in inputs:

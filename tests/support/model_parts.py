@@ -1,4 +1,4 @@
-"""What the tests of models share: small layers that show what reached them, shapes, and the match of an error."""
+"""Helpers of the model tests: small layers that reveal their inputs, shapes, and error matching."""
 
 import re
 
@@ -14,7 +14,7 @@ KEY = jax.random.key(0)
 
 
 def raises(kind, sentence):
-    """Notes, ours and JAX', stand on lines of their own."""
+    """Expects an error with exactly this sentence; notes, which are on separate lines, are ignored."""
     return pytest.raises(kind, match=f"^{re.escape(sentence)}(\n|$)")
 
 
@@ -23,7 +23,7 @@ def shapes(tree):
 
 
 def abstract(module, *args):
-    """The shapes of a module's parameters."""
+    """Returns the shapes of a module's parameters."""
     return shapes(jax.eval_shape(module.init, KEY, *args).get("params", {}))
 
 
@@ -41,7 +41,7 @@ class Mode(Layer):
 
 
 class Steps(Layer):
-    """Counts the steps that the mask leaves, -1 without one; passes the mask on."""
+    """Counts the unmasked steps, or returns -1 without a mask; passes the mask on."""
 
     SUPPORTS_MASKING = True
 
@@ -51,7 +51,7 @@ class Steps(Layer):
 
 
 class Forget(Layer):
-    """Keeps the inputs and loses their mask."""
+    """Returns the inputs without their mask."""
 
     def compute(self, inputs):
         return inputs

@@ -1,4 +1,4 @@
-"""Oracles of recurrent layers: loops in NumPy, and Keras itself."""
+"""Reference implementations of recurrent layers: NumPy loops and Keras."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 
 from flaxmodels import interop
 
-# Each maps (batch, time) to a mask; "row" leaves one example without a single step.
+# Each maps (batch, time) to a mask; "row" masks all steps of one example.
 MASKS = {
     "none": lambda b, t, rng: None,
     "right": lambda b, t, rng: np.arange(t) < rng.integers(1, t + 1, (b, 1)),
@@ -48,7 +48,7 @@ STEPS = {"LSTM": lstm_step, "GRU": gru_step, "SimpleRNN": simple_step}
 
 
 def loop(kind, x, mask, states, weights, go_backwards=False):
-    """One example after the other, one step after the other, in float64: outputs [B, T, units] and last states."""
+    """Returns outputs [B, T, units] and final states, computed in float64 one example and one step at a time."""
     outputs, last = np.zeros((*x.shape[:2], states[0].shape[1])), [np.array(s, np.float64) for s in states]
     for row in range(x.shape[0]):
         state = tuple(s[row] for s in last)
@@ -67,7 +67,7 @@ def cotangents_of(outputs):
 
 
 def with_gradients(f, params, arrays):
-    """The outputs of f(params, arrays) and the gradients of their weighted sum, each a flat list."""
+    """Returns the outputs of f(params, arrays) and the gradients of their weighted sum, each as a flat list."""
 
     shapes = jax.tree.leaves(jax.eval_shape(f, params, arrays))
     weights = cotangents_of(shapes)
@@ -81,7 +81,7 @@ def with_gradients(f, params, arrays):
 
 
 def keras_results(layer, x, mask=None, initial_state=None):
-    """Builds a Keras layer; its outputs, random weights, and gradients by weights and by [x, *initial_state]."""
+    """Builds a Keras layer and returns outputs, random weights, and gradients with respect to weights and [x, *initial_state]."""
     rng = np.random.default_rng(1)
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         layer.build(x.shape)
@@ -99,7 +99,7 @@ def keras_results(layer, x, mask=None, initial_state=None):
 
 
 def our_results(layer, weights, x, mask=None, initial_state=None):
-    """The same of a layer of ours with these weights."""
+    """Returns the same for our layer with these weights."""
     state = {} if initial_state is None else {"initial_state": initial_state}
     variables = layer.init(jax.random.key(0), x, mask=mask, **state)
     variables = interop.set_keras_weights(layer, variables, weights)
@@ -113,7 +113,7 @@ def our_results(layer, weights, x, mask=None, initial_state=None):
 
 
 def assert_as_keras(ours, theirs, x, mask=None, initial_state=None, rtol=2e-5, atol=2e-5):
-    """Fails unless outputs and all gradients are Keras'."""
+    """Fails unless outputs and all gradients equal Keras'."""
     outputs, weights, by_weights, by_arrays = keras_results(theirs, x, mask, initial_state)
     got, got_by_weights, got_by_arrays = our_results(ours, weights, x, mask, initial_state)
     for name, want, came in (

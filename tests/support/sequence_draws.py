@@ -1,4 +1,4 @@
-"""What hypothesis draws of normalization, noise, recurrence and attention: layers as data, inputs and calls."""
+"""Hypothesis strategies for normalization, noise, recurrent and attention layers: layers as data, inputs and calls."""
 
 from typing import Any, NamedTuple
 
@@ -9,7 +9,7 @@ from tests.support.layer_oracle import numbers
 
 
 class Made(NamedTuple):
-    """A layer that is still to be made, by any library that has its class."""
+    """The description of a layer, from which either library can build it."""
 
     name: str
     config: dict[str, Any]
@@ -25,7 +25,7 @@ def made(value, library):
 
 
 class Case(NamedTuple):
-    """One comparison; arrays stand as they are, masks either in the call or as `masks`, attached to the inputs."""
+    """One comparison; masks are either part of the call or attached to the inputs as `masks`."""
 
     layer: Made
     inputs: Any
@@ -40,7 +40,7 @@ class Case(NamedTuple):
 
 
 def _shown(value):
-    """Masks in full, other arrays by shape, layers as calls."""
+    """Formats a value: masks in full, other arrays by shape, layers as calls."""
     if isinstance(value, Made):
         return f"{value.name}({', '.join(f'{key}={_shown(v)}' for key, v in value.config.items())})"
     if isinstance(value, np.ndarray):
@@ -50,13 +50,13 @@ def _shown(value):
 
 truth, sizes, batches, times = st.booleans(), st.integers(1, 5), st.integers(1, 3), st.integers(1, 6)
 rates, epsilons = st.sampled_from([0.0, 0.3]), st.sampled_from([1e-3, 1e-6, 0.1])
-# Smooth ones, by which a difference in rounding stays one; and relu.
+# Smooth functions, which do not amplify rounding differences, and relu.
 activations = st.sampled_from([None, "tanh", "sigmoid", "softsign", "hard_sigmoid", "relu", "silu"])
 gates = st.sampled_from(["sigmoid", "sigmoid", "hard_sigmoid", "tanh", None])
 
 
 def some(**options):
-    """A configuration with some of the options, the others left at their defaults."""
+    """Draws a configuration with some of the options; the others keep their defaults."""
     return st.fixed_dictionaries({}, optional=options)
 
 
@@ -67,7 +67,7 @@ def arrays(draw, *shape):
 
 @st.composite
 def masks(draw, batch, time, missing=True):
-    """Truth values [batch, time] with steps missing at the end, the start or between, in a row, everywhere, nowhere."""
+    """Draws a mask [batch, time] with masked steps at the end, at the start, between, in a whole row, everywhere or nowhere."""
     kinds = ["right", "left", "holes", "row", "full", "empty", *(["none"] * 3 if missing else [])]
     kind, rng = draw(st.sampled_from(kinds)), np.random.default_rng(draw(st.integers(0, 99)))
     step, holes = np.arange(time)[None], rng.random((batch, time)) < 0.6
@@ -84,7 +84,7 @@ def masks(draw, batch, time, missing=True):
 
 @st.composite
 def shapes(draw, low, high):
-    """A shape of so many axes, the batch's included."""
+    """Draws a shape with this number of axes, including the batch axis."""
     return (draw(batches), *(draw(sizes) for _ in range(draw(st.integers(low, high)) - 1)))
 
 
@@ -92,7 +92,7 @@ def shapes(draw, low, high):
 
 
 def axes_of(rank):
-    """One axis or several, from the front or from the end, the batch's left out."""
+    """Draws one or several axes, counted from the front or the end, without the batch axis."""
     several = st.lists(st.integers(1, rank - 1), min_size=1, unique=True)
     signs = st.lists(truth, min_size=rank, max_size=rank)
     signed = st.tuples(several, signs).map(lambda a: [n - rank * s for n, s in zip(*a, strict=False)])
@@ -135,7 +135,7 @@ def group_normalization(draw):
 
 @st.composite
 def rms_normalization(draw):
-    """Keras lays the scale along the last axes, whichever the axis is; ours belongs to the axis."""
+    """Draws only axes for which Keras is right: it broadcasts the scale along the last axes, whatever `axis` is."""
     shape = draw(shapes(2, 5))
     last = draw(st.integers(1, len(shape) - 1))
     axis = draw(
@@ -167,7 +167,7 @@ def spectral_normalization(draw):
 
 @st.composite
 def leading(draw, shape):
-    """A mask of all axes but the last, or none."""
+    """Draws None or a mask with all axes but the last."""
     mask = draw(masks(shape[0], int(np.prod(shape[1:-1]))))
     return None if mask is None else mask.reshape(shape[:-1])
 
@@ -182,7 +182,7 @@ def conv(rank):
     return st.builds(lambda n, more: Made(f"Conv{rank}D", {"filters": n, "kernel_size": 2} | more), sizes, config)
 
 
-# ---------------------------------------------------------------- noise, which is silent outside of training
+# ---------------------------------------------------------------- noise, which is inactive outside of training
 
 
 @st.composite
@@ -197,7 +197,7 @@ def masking(draw):
 
 @st.composite
 def noise(draw, name, argument, low, high):
-    """A layer of noise, out of training or with none."""
+    """Draws a noise layer outside of training or with rate 0."""
     shape = draw(shapes(low, high))
     train = draw(truth)
     config = {argument: 0.0 if train else draw(st.sampled_from([0.0, 0.2, 0.5]))} | draw(some(seed=st.just(3)))
@@ -215,7 +215,7 @@ KINDS = ("SimpleRNN", "LSTM", "GRU")
 
 @st.composite
 def gated(draw, kind, train):
-    """The arguments that a cell and its layer share."""
+    """Draws the common arguments of a cell and its layer."""
     dropout = {} if train else {"dropout": rates, "recurrent_dropout": rates}
     config = {"units": draw(sizes)} | draw(some(activation=activations, use_bias=truth, **dropout))
     if kind != "SimpleRNN":
@@ -224,7 +224,7 @@ def gated(draw, kind, train):
 
 
 def through_time():
-    """The arguments that all recurrent layers share."""
+    """Draws the common arguments of all recurrent layers."""
     return some(
         return_sequences=truth, return_state=truth, go_backwards=truth, unroll=truth, zero_output_for_mask=truth
     )
@@ -232,7 +232,7 @@ def through_time():
 
 @st.composite
 def cells(draw, train, deep=2):
-    """A cell, or cells in a stack, which may hold stacks."""
+    """Draws a cell or a stack of cells, which may contain stacks."""
     if deep and draw(st.integers(0, 4)) == 0:
         return Made("StackedRNNCells", {"cells": draw(st.lists(cells(train, deep - 1), min_size=2, max_size=3))})
     kind = draw(st.sampled_from(KINDS))
@@ -241,7 +241,7 @@ def cells(draw, train, deep=2):
 
 @st.composite
 def states(draw, layer, batch):
-    """States of a cell or of a recurrent layer, in the structure that Keras takes."""
+    """Draws states of a cell or recurrent layer, in the structure that Keras accepts."""
     inner = layer.config.get("cells", layer.config.get("cell"))
     if isinstance(inner, list):
         return [draw(states(cell, batch)) for cell in inner]
@@ -252,7 +252,7 @@ def states(draw, layer, batch):
 
 @st.composite
 def sequences(draw, layer, train):
-    """Inputs [B, T, F] of a recurrent layer, perhaps with a mask and an initial state."""
+    """Draws inputs [B, T, F] of a recurrent layer, optionally with a mask and an initial state."""
     batch, time = draw(batches), draw(times)
     mask = draw(masks(batch, time))
     call = {} if mask is None else {"mask": mask}
@@ -291,7 +291,7 @@ def rnn(draw):
     train = draw(st.sampled_from([None, False, True]))
     cell = draw(cells(train) | st.lists(cells(train, deep=1), min_size=2, max_size=3))
     case = draw(sequences(Made("RNN", {"cell": cell} | draw(through_time())), train))
-    # In a stack within a stack, Keras' loop finds no output to repeat at a masked step.
+    # For a stack within a stack, Keras' loop has no output to repeat at a masked step.
     inner = cell if isinstance(cell, list) else cell.config.get("cells", [])
     if any(one.name == "StackedRNNCells" for one in inner) and not case.layer.config.get("unroll"):
         case.call.pop("mask", None)
@@ -331,7 +331,7 @@ def bidirectional(draw):
 
 @st.composite
 def time_distributed(draw):
-    """Over layers of vectors, of sequences and of images; some have statistics, masks or time of their own."""
+    """Draws TimeDistributed around layers of vectors, sequences and images; some have statistics, masks or time steps."""
     train = draw(truth)
     rank, inner = draw(
         st.sampled_from(
@@ -363,7 +363,7 @@ def time_distributed(draw):
     if inner.config.get("merge_mode", "concat") is None:
         inner.config["merge_mode"] = "sum"
     shape = (draw(batches), draw(times), *(draw(st.integers(2, 5)) for _ in range(rank)))
-    # Of a mask with more axes, Keras hands on all of them, whatever the layer inside leaves of its inputs.
+    # Keras passes on all axes of a mask, even those that the inner layer removes from its inputs.
     mask = draw(masks(*shape[:2])) if rank == 1 or inner.name in ("Dense", "Flatten", "Conv2D") else None
     if inner.config.get("return_sequences"):
         mask = draw(masks(shape[0] * shape[1], shape[2], missing=False)).reshape(shape[:3])
@@ -374,7 +374,7 @@ def time_distributed(draw):
 
 @st.composite
 def conv_lstm(draw, rank):
-    """A mask only where Keras lays it over the right axes: unrolled, or for one example."""
+    """Draws a mask only where Keras broadcasts it correctly: unrolled, or for one example."""
     train = draw(st.sampled_from([None, False, True]))
     dropout = {} if train else {"dropout": rates, "recurrent_dropout": rates}
     config = {"filters": draw(st.integers(1, 3)), "kernel_size": draw(per_axis(rank, 3))}
@@ -396,12 +396,12 @@ def conv_lstm(draw, rank):
 
 
 def per_axis(rank, most):
-    """An integer up to a bound, or one for each axis."""
+    """Draws an integer up to a bound, or one for each axis."""
     return st.integers(1, most) | st.tuples(*[st.integers(1, most)] * rank)
 
 
 def positions(config, size):
-    """How many positions the window of a convolution takes along each axis."""
+    """Returns the number of positions of a convolution window along each axis."""
     windows = (config.get(key, 1) for key in ("kernel_size", "strides", "dilation_rate"))
     windows = [value if isinstance(value, tuple) else (value,) * len(size) for value in windows]
     if config.get("padding") == "same":
@@ -414,7 +414,7 @@ def positions(config, size):
 
 @st.composite
 def scored_attention(draw, name):
-    """[query, value] or [query, value, key] with masks, in one sequence or several."""
+    """Draws [query, value] or [query, value, key] with masks, with one or several axes of positions."""
     train = draw(truth)
     batch, queries, keys, features = draw(batches), draw(times), draw(times), draw(sizes)
     separate, more = draw(truth), draw(st.sampled_from([(), (), (2,)]))
@@ -432,7 +432,7 @@ def scored_attention(draw, name):
 
 @st.composite
 def pairs(draw, before, queries, keys):
-    """Which keys each query may see, [..., T, S]; sometimes none."""
+    """Draws a mask of pairs [..., T, S], where some queries may see no key."""
     shape = (*draw(before), *queries, *keys)
     return np.random.default_rng(draw(st.integers(0, 99))).random(shape) < 0.6
 
@@ -448,7 +448,7 @@ def heads_of(draw, name):
 
 @st.composite
 def projected_attention(draw, name):
-    """One sequence looks at another; for many heads also over more axes, or some of them."""
+    """Draws attention of one sequence to another; for multiple heads, also along several axes."""
     train, batch = draw(truth), draw(batches)
     config = draw(heads_of(name))
     config |= draw(some(use_bias=truth, use_gate=truth, dropout=st.just(0.0) if train else rates))
@@ -481,7 +481,7 @@ def projected_attention(draw, name):
         elif query_mask is not None:
             call["query_mask"] = query_mask
         if not (config.get("dropout") or call.get("return_attention_scores")):
-            config.pop("value_dim", None)  # Keras' fused computation takes one size for key and value.
+            config.pop("value_dim", None)  # Keras' fused attention requires equal key and value sizes.
     else:
         call |= draw(some(attention_mask=pairs(leading_axes, queries, keys)))
     return Case(Made(name, config), draw(arrays(batch, *before, *queries, features)), call, train, attached)

@@ -1,4 +1,4 @@
-"""What the spatial layers are compared with: loops in float64, and Keras itself on its JAX backend."""
+"""Reference implementations of spatial layers: float64 loops, and Keras on its JAX backend."""
 
 import contextlib
 import inspect
@@ -15,13 +15,13 @@ from flaxmodels import interop, layers
 
 
 def same_pads(n, span, stride):
-    """Zeros in front and behind for as many windows as n / stride, rounded up; the odd one goes behind."""
+    """Returns the zeros before and after an axis that give ceil(n / stride) windows; an odd zero goes after."""
     total = max((math.ceil(n / stride) - 1) * stride + span - n, 0)
     return total // 2, total - total // 2
 
 
 def windows(sizes, window, strides, dilation, padding):
-    """For each output position, the (offset in the window, position in the inputs) pairs that lie on the inputs."""
+    """Returns for each output position the (window offset, input position) pairs inside the inputs."""
     per_axis = []
     for n, k, s, d in zip(sizes, window, strides, dilation, strict=True):
         span = (k - 1) * d + 1
@@ -39,7 +39,7 @@ def output_sizes(sizes, window, strides, dilation, padding):
 
 
 def loop_conv(x, kernel, strides, dilation, padding, groups=1):
-    """A convolution, channels last, one multiplication of channels at a time."""
+    """Computes a convolution (channels last), one matrix product of channels at a time."""
     x, kernel = np.asarray(x, np.float64), np.asarray(kernel, np.float64)
     *window, cin, cout = kernel.shape
     sizes = x.shape[1:-1]
@@ -55,7 +55,7 @@ def loop_conv(x, kernel, strides, dilation, padding, groups=1):
 
 
 def loop_depthwise(x, kernel, strides, dilation, padding):
-    """A depthwise convolution: one convolution for each channel."""
+    """Computes a depthwise convolution as one convolution for each channel."""
     each = [
         loop_conv(x[..., c : c + 1], kernel[..., c : c + 1, :], strides, dilation, padding) for c in range(x.shape[-1])
     ]
@@ -63,7 +63,7 @@ def loop_depthwise(x, kernel, strides, dilation, padding):
 
 
 def loop_transpose(x, kernel, strides, dilation, padding):
-    """A transposed convolution: each input is added to the outputs of its window, which is then cropped."""
+    """Computes a transposed convolution: adds each input to the outputs of its window, and crops the result."""
     x, kernel = np.asarray(x, np.float64), np.asarray(kernel, np.float64)
     *window, cout, _ = kernel.shape
     sizes, spans = x.shape[1:-1], [(k - 1) * d + 1 for k, d in zip(window, dilation, strict=True)]
@@ -80,7 +80,7 @@ def loop_transpose(x, kernel, strides, dilation, padding):
 
 
 def loop_pool(x, window, strides, padding, reduce):
-    """Pooling, channels last; `reduce` takes the values [covered, B, C] of one window."""
+    """Computes pooling (channels last); `reduce` maps the values [positions, B, C] of one window to [B, C]."""
     x, sizes, ones = np.asarray(x, np.float64), x.shape[1:-1], (1,) * (x.ndim - 2)
     y = np.zeros((x.shape[0], *output_sizes(sizes, window, strides, ones, padding), x.shape[-1]))
     for output, covered in windows(sizes, window, strides, ones, padding):
@@ -94,14 +94,14 @@ def numbers(seed, *shape):
 
 
 def near(got, want, tolerance=1e-5):
-    """Within a tolerance of the largest value."""
+    """Asserts equality up to a tolerance relative to the largest value."""
     want = np.asarray(want, np.float64)
     assert got.shape == want.shape
     np.testing.assert_allclose(got, want, rtol=0, atol=tolerance * max(np.abs(want).max(initial=0), 1e-3))
 
 
 def run(layer, x, weights=(), **call):
-    """Outputs with Keras' weights, and a function from cotangents to the gradients of weights and inputs."""
+    """Returns the outputs with Keras' weights, and a function that maps cotangents to gradients of weights and inputs."""
     variables = interop.set_keras_weights(layer, layer.init(jax.random.key(0), x, **call), weights)
 
     @jax.jit
@@ -118,7 +118,7 @@ def run(layer, x, weights=(), **call):
 
 
 def as_in_keras(name, config, shape, mask=None, seed=0, positive=False):
-    """Compares outputs and all gradients with those of Keras' layer of the same name and random weights."""
+    """Compares outputs and all gradients with those of the Keras layer of the same name with random weights."""
     import keras
 
     x = numbers(seed, *shape)
@@ -146,7 +146,7 @@ def as_in_keras(name, config, shape, mask=None, seed=0, positive=False):
 
 
 def same_signature(name, swapped=()):
-    """Asserts that the arguments have Keras' names, order and defaults; what Keras adds for all layers is left out."""
+    """Asserts that the arguments have Keras' names, order and defaults, except those that all Keras layers have."""
     import keras
 
     def arguments(cls):

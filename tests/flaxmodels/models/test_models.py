@@ -1,4 +1,4 @@
-"""The ready-made models: their layers, sizes and numbers, and learning something."""
+"""The ready-made models: their layers, sizes, outputs and training."""
 
 import re
 
@@ -29,7 +29,7 @@ def kinds(model):
 # ---------------------------------------------------------------- the table
 
 
-def test_the_table_holds_every_model():
+def test_the_table_contains_every_model():
     for name, build in models.MODELS.items():
         assert models.get(name) is build is getattr(models, name)
         assert build.__name__ == name
@@ -69,14 +69,14 @@ def test_functional_cnn():
 
 
 @pytest.mark.parametrize(("build", "least"), [(models.simple_cnn, 6), (models.functional_cnn, 10)])
-def test_the_smallest_images(build, least):
+def test_smallest_images(build, least):
     assert build((least, least, 1), 3).output_shape == (None, 3)
     with pytest.raises(ValueError, match="window"):
         build((least - 1, least - 1, 1), 3)
 
 
 @pytest.mark.parametrize("build", [models.simple_cnn, models.functional_cnn])
-def test_cnns_against_keras(build):
+def test_cnns_equal_keras(build):
     keras = pytest.importorskip("keras")
     model, rng = build((10, 10, 2), 4), np.random.default_rng(0)
     images = rng.uniform(size=(3, 10, 10, 2)).astype("float32")
@@ -92,7 +92,7 @@ def test_cnns_against_keras(build):
     np.testing.assert_allclose(jax.jit(model.apply)(variables, images), expected, atol=1e-5)
 
 
-def test_the_simple_cnn_drops_out_in_training():
+def test_dropout_of_the_simple_cnn_in_training():
     model, images = models.simple_cnn((6, 6, 1), 2), jnp.ones((2, 6, 6, 1))
     variables = jax.jit(model.init)(KEY, images)
     run = jax.jit(lambda key: model.apply(variables, images, train=True, rngs={"dropout": key}))
@@ -131,7 +131,7 @@ def test_layers_of_rnns():
     ]
 
 
-def test_masked_steps_do_not_count():
+def test_masked_steps_have_no_effect_on_rnns():
     model = models.rnn_classifier((None, 3), 2, units=4, mask_value=0.0)
     x = jax.random.normal(KEY, (2, 5, 3)).at[:, 3:].set(0)
     variables = jax.jit(model.init)(KEY, x)
@@ -139,7 +139,7 @@ def test_masked_steps_do_not_count():
 
 
 @pytest.mark.parametrize("build", [models.rnn_classifier, models.rnn_forecaster])
-def test_rnns_refuse(build):
+def test_error_messages_of_rnns(build):
     with raises("Unknown cell 'gur'. Did you mean 'gru'? Known: 'gru', 'lstm', 'simple_rnn'."):
         build((4, 3), 2, cell="gur")
     with raises("`units` must contain the size of at least one layer, got none; give an integer or a list."):
