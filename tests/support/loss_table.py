@@ -112,7 +112,7 @@ def embeddings(rng, b):
 
 def transcripts(rng, b):
     labels = rng.integers(1, 4, (b, 3))
-    labels[np.arange(3)[None] >= rng.integers(0, 4, (b, 1))] = 0  # of 0 to 3 letters, some repeated
+    labels[np.arange(3)[None] >= rng.integers(0, 4, (b, 1))] = 0  # 0 to 3 labels, some repeated
     return labels.astype(np.int32), rng.normal(size=(b, 6, 4)).astype(F32)
 
 

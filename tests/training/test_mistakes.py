@@ -247,23 +247,23 @@ MISTAKES = {
     ),
     "sparse loss with one-hot": (
         lambda: fit(tr(loss="sparse_categorical_crossentropy")),
-        "sparse_categorical_crossentropy takes one class number for each row of predictions, got `y` of shape (None, 3) and the output of shape (None, 3); use categorical_crossentropy for one-hot labels.",
+        "sparse_categorical_crossentropy takes one class index for each row of predictions, got `y` of shape (None, 3) and the output of shape (None, 3); use categorical_crossentropy for one-hot labels.",
     ),
     "one-hot loss with indices": (
         lambda: fit(tr(), y=Y),
-        "categorical_crossentropy takes labels and predictions of the same shape, got `y` of shape (None,) and the output of shape (None, 3); use sparse_categorical_crossentropy for labels that are class numbers, or make them one-hot.",
+        "categorical_crossentropy takes labels and predictions of the same shape, got `y` of shape (None,) and the output of shape (None, 3); use sparse_categorical_crossentropy for class indices, or convert the labels to one-hot.",
     ),
     "labels out of range": (
         lambda: fit(tr(loss="sparse_categorical_crossentropy"), y=Y + 1),
-        "labels must lie in 0..2 for 3 classes; found 3 at index 3 and 3 more; number the classes from 0, or give the last layer more units, or skip a label with ignore_class",
+        "Labels must lie in 0..2 for 3 classes, got 3 at index 3 and 3 more; number the classes from 0, give the last layer more units, or exclude a label with `ignore_class`.",
     ),
     "negative labels": (
         lambda: fit(tr(loss="sparse_categorical_crossentropy"), y=Y - 1),
-        "labels must lie in 0..2 for 3 classes; found -1 at index 0 and 5 more; number the classes from 0, or give the last layer more units, or skip a label with ignore_class",
+        "Labels must lie in 0..2 for 3 classes, got -1 at index 0 and 5 more; number the classes from 0, give the last layer more units, or exclude a label with `ignore_class`.",
     ),
     "float labels": (
         lambda: fit(tr(loss="sparse_categorical_crossentropy"), y=Y + 0.5),
-        "labels must lie in 0..2 for 3 classes; found 0.5 at index 0 and 11 more; number the classes from 0, or give the last layer more units, or skip a label with ignore_class",
+        "Labels must lie in 0..2 for 3 classes, got 0.5 at index 0 and 11 more; number the classes from 0, give the last layer more units, or exclude a label with `ignore_class`.",
     ),
     "y length": (
         lambda: fit(tr(), y=HOT[:5]),

@@ -313,9 +313,9 @@ def test_wrong_input_shape():
 
 
 def test_labels_out_of_range():
-    with pytest.raises(ValueError, match="^labels must lie in 0..2 for 3 classes; found 7 at index 2"):
+    with pytest.raises(ValueError, match="^Labels must lie in 0..2 for 3 classes, got 7 at index 2"):
         trainer(loss="sparse_categorical_crossentropy").fit(X[:3], np.array([0, 1, 7]), verbose=0)
-    with pytest.raises(ValueError, match="^labels must lie in 0..2 for 3 classes; found -1 at index 0"):
+    with pytest.raises(ValueError, match="^Labels must lie in 0..2 for 3 classes, got -1 at index 0"):
         trainer(loss="sparse_categorical_crossentropy").evaluate(X[:3], np.array([-1, 1, 2]))
 
 
@@ -323,7 +323,7 @@ def test_integer_labels_with_the_one_hot_loss():
     with refuses(
         losses.LabelShapeError,
         "categorical_crossentropy takes labels and predictions of the same shape, got `y` of shape (None,) and the output "
-        "of shape (None, 3); use sparse_categorical_crossentropy for labels that are class numbers, or make them "
+        "of shape (None, 3); use sparse_categorical_crossentropy for class indices, or convert the labels to "
         "one-hot.",
     ):
         trainer().fit(X, LABELS, verbose=0)
@@ -393,7 +393,7 @@ def test_labels_of_each_output_are_checked_against_their_own_loss():
     x = Input((4,))
     model = Model(x, [layers.Dense(3, "softmax", name="kind")(x), layers.Dense(2, name="age")(x)])
     t = Trainer(model, "sgd", {"kind": "sparse_categorical_crossentropy", "age": "mse"})
-    with pytest.raises(ValueError, match="^labels must lie in 0..2 for 3 classes; found 8 at index 0"):
+    with pytest.raises(ValueError, match="^Labels must lie in 0..2 for 3 classes, got 8 at index 0"):
         t.fit(X[:3], {"age": X[:3, :2], "kind": np.array([8, 1, 2])}, verbose=0)
     t.fit(X[:3], {"age": 9 + X[:3, :2], "kind": np.array([0, 1, 2])}, verbose=0)
 

@@ -2,12 +2,13 @@
 
 Synopsis:
     loss = losses.get("categorical_crossentropy")
-    loss(y_true, y_pred, sample_weight=weights, mask=is_no_padding)   # one number
-    losses.categorical_crossentropy(y_true, y_pred)                   # one number per example
+    loss(y_true, y_pred, sample_weight=weights, mask=is_example)   # a scalar
+    losses.categorical_crossentropy(y_true, y_pred)                # one number per example
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+
+import jax
 
 from flaxmodels.names import lookup
 from training.losses.base import EPSILON as EPSILON
@@ -65,8 +66,8 @@ from training.losses.structured import ctc as ctc
 from training.losses.structured import dice as dice
 from training.losses.structured import tversky as tversky
 
-# A function's class gives the same values, and reduces them.
-FUNCTIONS: dict[Callable[..., Any], type[Loss]] = {
+# From each loss function to the class that reduces its values.
+FUNCTIONS: dict[Callable[..., jax.Array], type[Loss]] = {
     binary_crossentropy: BinaryCrossentropy,
     binary_focal_crossentropy: BinaryFocalCrossentropy,
     categorical_crossentropy: CategoricalCrossentropy,
@@ -103,11 +104,18 @@ LOSSES: dict[str, type[Loss]] = {
 }
 
 
-def get(x: str | Loss | type[Loss] | Callable[..., Any]) -> Loss:
+LossLike = str | Loss | type[Loss] | Callable[..., jax.Array]
+
+
+def get(x: LossLike) -> Loss:
     """Returns a loss.
 
     Args:
-        x: A name, a loss, one of this package's functions, or any function (y_true, y_pred) -> [B].
+        x: A name, a `Loss` object or class, a function of this module, or any function (y_true, y_pred) -> [B].
+
+    Raises:
+        TypeError: If `x` is none of these.
+        ValueError: If no loss has that name.
 
     Example:
         >>> get("mse")
@@ -120,14 +128,15 @@ def get(x: str | Loss | type[Loss] | Callable[..., Any]) -> Loss:
     if isinstance(x, type) and issubclass(x, Loss):
         return x()
     if isinstance(x, type) or not callable(x):
-        raise TypeError(f"a loss must be a name, a Loss or a function (y_true, y_pred) -> [B]; found {x!r}")
+        raise TypeError(f"A loss must be a name, a Loss or a function (y_true, y_pred) -> [B], got {x!r}.")
     return FUNCTIONS[x]() if x in FUNCTIONS else LossFunctionWrapper(x)
 
 
-def resolve(x: Any, y_true_shape: Sequence[int], y_pred_shape: Sequence[int]) -> Loss:
-    """Returns a loss as `get` does; "crossentropy" and "ce" also, by the shapes.
+def resolve(x: LossLike, y_true_shape: Sequence[int], y_pred_shape: Sequence[int]) -> Loss:
+    """Returns a loss like `get`, and chooses the loss for "crossentropy" and "ce" by the shapes.
 
-    One output means binary, labels of lower rank or with a last axis of 1 mean class numbers, else one-hot.
+    A single output is binary. Labels of lower rank, or with a last axis of size 1, are class indices. Other
+    labels are one-hot.
 
     Args:
         x: A name, a loss or a function.
@@ -152,7 +161,7 @@ def resolve(x: Any, y_true_shape: Sequence[int], y_pred_shape: Sequence[int]) ->
 
 
 def kind_of_labels(y_true_shape: Sequence[int], y_pred_shape: Sequence[int]) -> str:
-    """Tells from the shapes whether labels are "binary", "sparse" (class numbers) or "one-hot".
+    """Returns from the shapes whether labels are "binary", "sparse" (class indices) or "one-hot".
 
     Example:
         >>> [kind_of_labels(labels, (32, 10)) for labels in ((32,), (32, 1), (32, 10))]

@@ -1,48 +1,48 @@
-"""What every loss shares: how arrays meet, how padding stays out, how one number comes of many."""
+"""The base classes of losses, and the rules that all losses share: shapes, masks, weights and reductions."""
 
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
 EPSILON = 1e-7  # Keras' default fuzz factor
 REDUCTIONS = ("sum_over_batch_size", "mean", "mean_with_sample_weight", "sum", "none", None)
 
 
 class LabelShapeError(ValueError):
-    """Reports labels and predictions whose shapes do not fit each other.
+    """Raised when the shapes of labels and predictions do not fit together.
 
     Args:
-        name: The function that compares them.
-        rule: What it takes.
+        name: The loss or metric that compares them.
+        rule: The shapes that it takes.
         y_true: The shape of the labels.
         y_pred: The shape of the predictions.
-        fix: What to do about it.
+        fix: How to fix the shapes.
     """
 
-    def __init__(self, name: str, rule: str, y_true: Any, y_pred: Any, fix: str):
+    def __init__(self, name: str, rule: str, y_true: tuple[int, ...], y_pred: tuple[int, ...], fix: str):
         self.name, self.rule, self.fix = name, rule, fix
         super().__init__(f"{name} takes {rule}, got y_true of shape {y_true} and y_pred of shape {y_pred}; {fix}.")
 
     def for_data(self, y_true: str, y_pred: str) -> "LabelShapeError":
-        """Returns the same error about the arrays that these texts describe."""
-        error = LabelShapeError(self.name, self.rule, None, None, self.fix)
+        """Returns the same error with other descriptions of the labels and the predictions."""
+        error = LabelShapeError(self.name, self.rule, (), (), self.fix)
         error.args = (f"{self.name} takes {self.rule}, got {y_true} and {y_pred}; {self.fix}.",)
         return error
 
 
 def as_float(x: ArrayLike) -> jax.Array:
-    """Casts to float32; float64 stays, half precision goes up."""
+    """Casts to float32; float64 is kept."""
     x = jnp.asarray(x)
     return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
 
 
 def match_ranks(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Drops or adds a last axis of size 1 where the ranks differ by one.
+    """Squeezes or adds a last axis of size 1 if the ranks differ by one.
 
     Example:
         >>> a, b = match_ranks(jnp.zeros((4,)), jnp.zeros((4, 1)))
@@ -56,14 +56,16 @@ def match_ranks(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
     return a, b
 
 
-def match(name: str, y_true: ArrayLike, y_pred: ArrayLike, categorical: bool = False) -> tuple[jax.Array, jax.Array]:
-    """Returns labels and predictions in the dtype of the computation and of one shape.
+def match_shapes(
+    name: str, y_true: ArrayLike, y_pred: ArrayLike, categorical: bool = False
+) -> tuple[jax.Array, jax.Array]:
+    """Returns labels and predictions with the same shape and dtype (float32 or float64).
 
     Args:
-        name: Whose arguments these are, for the error.
+        name: The name of the calling function, for the error message.
         y_true: The labels.
-        y_pred: The predictions, which set the dtype.
-        categorical: Whether the last axis holds one number for each class.
+        y_pred: The predictions; they determine the dtype.
+        categorical: Whether the last axis is the class axis.
 
     Raises:
         LabelShapeError: If the shapes differ by more than a last axis of size 1.
@@ -73,25 +75,28 @@ def match(name: str, y_true: ArrayLike, y_pred: ArrayLike, categorical: bool = F
     if y_true.shape != y_pred.shape:
         fix = "reshape the labels, or change the number of units of the last layer"
         if categorical and math.prod(y_true.shape) == math.prod(y_pred.shape[:-1]):
-            fix = "use sparse_categorical_crossentropy for labels that are class numbers, or make them one-hot"
+            fix = "use sparse_categorical_crossentropy for class indices, or convert the labels to one-hot"
         raise LabelShapeError(name, "labels and predictions of the same shape", y_true.shape, y_pred.shape, fix)
     return y_true, y_pred
 
 
-def align(x: jax.Array, ndim: int) -> jax.Array:
-    """Lets the axes of `x` stand for the first of `ndim` axes: [B] becomes [B, 1, ...]."""
+def align_leading(x: jax.Array, ndim: int) -> jax.Array:
+    """Appends axes of size 1 up to `ndim` axes, so that `x` broadcasts along the leading axes: [B] -> [B, 1, ...].
+
+    If `x` has more than `ndim` axes, trailing axes of size 1 are squeezed first.
+    """
     while x.ndim > ndim > 0 and x.shape[-1] == 1:
         x = x[..., 0]
     return x.reshape(x.shape + (1,) * (ndim - x.ndim))
 
 
-def hide(x: jax.Array, mask: jax.Array, filler: float) -> jax.Array:
-    """Puts `filler` where the mask is False, so that neither value nor gradient can be NaN there."""
-    return jnp.where(align(mask, x.ndim), x, jnp.asarray(filler, x.dtype))
+def fill_masked(x: jax.Array, mask: jax.Array, mask_fill: float) -> jax.Array:
+    """Replaces masked values by `mask_fill`, so that neither they nor their gradients can be NaN."""
+    return jnp.where(align_leading(mask, x.ndim), x, jnp.asarray(mask_fill, x.dtype))
 
 
 def divide_no_nan(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Divides; 0 where the divisor is 0."""
+    """Computes a / b, and 0 where b is 0."""
     return jnp.where(b == 0, jnp.zeros_like(a), a / jnp.where(b == 0, jnp.ones_like(b), b))
 
 
@@ -101,17 +106,18 @@ def reduce_values(
     mask: ArrayLike | None = None,
     reduction: str | None = "sum_over_batch_size",
 ) -> jax.Array:
-    """Makes one number of a loss's values.
+    """Reduces the values of a loss to a scalar.
 
-    `sum_over_batch_size` (or `mean`) divides the weighted sum by the number of values that the mask lets
-    through, not by the sum of the weights; `mean_with_sample_weight` divides by the sum of the weights.
-    Nothing let through gives 0.
+    `sum_over_batch_size` (or `mean`) divides the weighted sum by the number of unmasked values, not by the
+    sum of the weights. `mean_with_sample_weight` divides by the sum of the weights. If every value is masked,
+    the result is 0.
 
     Args:
         values: The loss per example, or per example and time step.
-        sample_weight: Factors, of the shape of `values` or of its first axes, or one number.
-        mask: False where a value must not count; of the shape of `values` or of its first axes.
-        reduction: One of Keras' names, see above; `sum`; `none` or None for the weighted values themselves.
+        sample_weight: Weights with the shape of `values` or of its leading axes, or a scalar.
+        mask: False for values to ignore; with the shape of `values` or of its leading axes.
+        reduction: `sum_over_batch_size`, `mean`, `mean_with_sample_weight` or `sum`; `none` or None returns
+            the weighted values.
 
     Shapes: values [B, ...], sample_weight and mask [B, ...] or [B] -> [], or [B, ...] without reduction.
 
@@ -119,7 +125,7 @@ def reduce_values(
         ValueError: If the reduction is unknown or the weights or mask do not fit the values.
 
     References:
-        Keras `losses.loss.reduce_weighted_values`; a mask also as there, but it may be shorter than `values`.
+        Keras `losses.loss.reduce_weighted_values`. Unlike there, the mask may have fewer axes than `values`.
 
     Example:
         >>> print(reduce_values(jnp.array([1.0, 2.0, 6.0]), mask=jnp.array([True, True, False])))
@@ -129,18 +135,18 @@ def reduce_values(
     values, weight = as_float(values), None
     if sample_weight is not None:
         values, weight = match_ranks(values, jnp.asarray(sample_weight).astype(values.dtype))
-        aligned = align(weight, values.ndim)
-        shape = fit("sample_weight", aligned, values)
-        # An example's weight applies to each of its values, so it also counts once per value in the sum of weights.
+        aligned = align_leading(weight, values.ndim)
+        shape = _broadcast_shape("sample_weight", aligned, values)
+        # The weight of an example applies to each of its values, so the sum of weights counts it once per value.
         weight = jnp.broadcast_to(aligned, shape) if aligned.ndim > weight.ndim else aligned
         values = jnp.broadcast_to(values, shape) * weight
     if mask is None:
         count = jnp.asarray(values.size, values.dtype)
-    elif values.ndim == 0:  # one value for the whole batch: it counts if any example does
+    elif values.ndim == 0:  # one value for the whole batch: it counts if any example is unmasked
         values = jnp.where(jnp.any(jnp.asarray(mask)), values, jnp.zeros_like(values))
     else:
-        keep = align(jnp.asarray(mask).astype(bool), values.ndim)
-        fit("mask", keep, values)
+        keep = align_leading(jnp.asarray(mask).astype(bool), values.ndim)
+        _broadcast_shape("mask", keep, values)
         count = jnp.sum(jnp.broadcast_to(keep, values.shape), dtype=values.dtype)
         values = jnp.where(keep, values, jnp.zeros_like(values))
         weight = None if weight is None else jnp.where(keep, weight, jnp.zeros_like(weight))
@@ -154,38 +160,39 @@ def reduce_values(
     return divide_no_nan(total, count)
 
 
-def fit(name: str, x: jax.Array, values: jax.Array) -> tuple[int, ...]:
-    """The common shape of the values and of weights or a mask already aligned with them."""
+def _broadcast_shape(name: str, x: jax.Array, values: jax.Array) -> tuple[int, ...]:
+    """Returns the common shape of the values and of aligned weights or an aligned mask."""
     sizes = zip(x.shape, values.shape, strict=False)
     if values.ndim and (x.ndim != values.ndim or any(n not in (1, m) for n, m in sizes)):
         raise ValueError(
-            f"{name} must have the shape of the loss values {values.shape} or of their first axes; "
-            f"found {x.shape}; give one number per example"
+            f"`{name}` must have the shape of the loss values {values.shape} or of their leading axes, "
+            f"got {x.shape}; pass one number per example."
         )
     return values.shape if values.ndim else x.shape
 
 
 def check_reduction(reduction: str | None) -> None:
-    """Refuses a reduction that Keras does not know."""
+    """Raises ValueError unless `reduction` is one of Keras' names."""
     if reduction not in REDUCTIONS:
         known = ", ".join(repr(r) for r in REDUCTIONS)
-        raise ValueError(f"reduction must be one of {known}; found {reduction!r}")
+        raise ValueError(f"`reduction` must be one of {known}, got {reduction!r}.")
 
 
 class Loss:
-    """How wrong predictions are: a function of labels and predictions, and the rule that reduces its values.
+    """Base class of losses: a function of labels and predictions, and a reduction.
 
     A subclass is a frozen dataclass with Keras' arguments as fields, and defines `values`. Calling the loss
-    reduces them with `reduce_values`. Half precision is computed in float32.
+    reduces the values with `reduce_values`. Half precision inputs are computed in float32.
 
     Attributes:
         reduction: `sum_over_batch_size` (the mean over all values), `mean`, `mean_with_sample_weight`, `sum`,
-            `none` or None.
-        name: What the loss is called.
-        dtype: The dtype of the result; None keeps that of the computation.
-        labels: "index" if the labels are class numbers, "unit" if they lie between 0 and 1, else "any".
-        predictions: "probabilities" if the loss takes these (unless `from_logits` is set), else "any".
-        filler: What stands in for labels and predictions that the mask hides.
+            `none` or None; see `reduce_values`.
+        name: The name of the loss.
+        dtype: The dtype of the result; None for the dtype of the computation.
+        labels: "index" if the labels are class indices, "unit" if they lie between 0 and 1, otherwise "any".
+        predictions: "probabilities" if the loss takes probabilities (unless `from_logits` is set), otherwise
+            "any".
+        mask_fill: Replaces masked labels and predictions.
 
     Example:
         >>> @dataclasses.dataclass(frozen=True)
@@ -199,32 +206,35 @@ class Loss:
 
     reduction: str | None = "sum_over_batch_size"
     name: str | None = None
-    dtype: Any = None
+    dtype: DTypeLike | None = None
     labels: ClassVar[str] = "any"
     predictions: ClassVar[str] = "any"
-    filler: ClassVar[float] = 1.0  # harmless to logarithms, quotients and the test for 0/1 labels
+    mask_fill: ClassVar[float] = 1.0  # safe in logarithms, in quotients and in the test for 0/1 labels
 
     def __post_init__(self) -> None:
         check_reduction(self.reduction)
 
     def values(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
-        """The unreduced loss, usually one number per example [B]."""
-        raise TypeError(f"{type(self).__name__} must define values(y_true, y_pred) -> [B]; found no such method")
+        """Returns the unreduced loss, usually one number per example [B]."""
+        raise TypeError(f"{type(self).__name__} must define values(y_true, y_pred) -> [B], got a class without it.")
 
     def masked_values(
         self, y_true: jax.Array, y_pred: jax.Array, mask: jax.Array | None
     ) -> tuple[jax.Array, jax.Array | None]:
-        """The values, and which of them count; what the mask hides enters no value and no gradient."""
+        """Returns the values and the mask of the values to reduce.
+
+        Masked labels and predictions affect no value and no gradient.
+        """
         if mask is None:
             return self.values(y_true, y_pred), None
-        values = self.values(hide(y_true, mask, self.filler), hide(y_pred, mask, self.filler))
-        if values.ndim == 0:  # one number for the batch, from which nothing can be left out afterwards
+        values = self.values(fill_masked(y_true, mask, self.mask_fill), fill_masked(y_pred, mask, self.mask_fill))
+        if values.ndim == 0:  # a scalar for the batch, from which no example can be excluded afterwards
             return self.values(y_true, y_pred), mask
         axis = getattr(self, "axis", None)
         if axis is not None and axis % y_pred.ndim == 0:
             raise ValueError(
-                f"{self.name or type(self).__name__} must return one number per example [B], so that a mask can leave "
-                f"examples out; got the shape {values.shape}; give another `axis`, or no mask"
+                f"{self.name or type(self).__name__} must return one number per example [B], so that a mask can "
+                f"exclude examples, got values of shape {values.shape}; use another `axis`, or pass no mask."
             )
         return values, mask
 
@@ -235,13 +245,13 @@ class Loss:
         sample_weight: ArrayLike | None = None,
         mask: ArrayLike | None = None,
     ) -> jax.Array:
-        """Reduces the values.
+        """Returns the reduced loss.
 
         Args:
             y_true: The labels.
             y_pred: The predictions.
-            sample_weight: Factors per example [B], or per value.
-            mask: False where an example [B], or a value, must not count, such as padding.
+            sample_weight: Weights per example [B], or per value.
+            mask: False for examples [B], or values, to ignore, such as padding.
         """
         y_true, y_pred = match_ranks(jnp.asarray(y_true), jnp.asarray(y_pred))
         values, mask = self.masked_values(y_true, y_pred, None if mask is None else jnp.asarray(mask).astype(bool))
@@ -250,11 +260,16 @@ class Loss:
 
 
 class AveragingLoss(Loss):
-    """A loss whose values are means over the last axis; for predictions [B] that is the batch itself."""
+    """Base class of losses whose values are means over the last axis.
+
+    For predictions of shape [B] the last axis is the batch. With a mask, their mean is taken over the unmasked
+    examples.
+    """
 
     def masked_values(
         self, y_true: jax.Array, y_pred: jax.Array, mask: jax.Array | None
     ) -> tuple[jax.Array, jax.Array | None]:
+        """Returns the values and their mask, and for predictions of shape [B] the mean of the unmasked values."""
         if mask is None or y_pred.ndim != 1 or y_true.ndim != 1:
             return super().masked_values(y_true, y_pred, mask)
         values, mask = super().masked_values(y_true[:, None], y_pred[:, None], mask)
@@ -263,12 +278,12 @@ class AveragingLoss(Loss):
 
 @dataclasses.dataclass(frozen=True)
 class LossFunctionWrapper(Loss):
-    """A plain function as a loss.
+    """Turns a function into a loss.
 
     Args:
-        fn: The function (y_true, y_pred) -> [B]. Integers reach it as int32, floats in at least float32.
-        reduction: How its values are reduced.
-        name: What the loss is called; by default as the function.
+        fn: The function (y_true, y_pred) -> [B]. It receives integers as int32 and floats as float32 or float64.
+        reduction: As for `Loss`.
+        name: The name of the loss; by default the name of the function.
         dtype: The dtype of the result.
 
     Example:
@@ -280,7 +295,7 @@ class LossFunctionWrapper(Loss):
     fn: Callable[[jax.Array, jax.Array], jax.Array]
     reduction: str | None = "sum_over_batch_size"
     name: str | None = None
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -288,11 +303,13 @@ class LossFunctionWrapper(Loss):
             object.__setattr__(self, "name", getattr(self.fn, "__name__", type(self.fn).__name__))
 
     def values(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
+        """Returns what the function returns, in at least float32."""
         y_true, y_pred = match_ranks(*(jnp.asarray(y) for y in (y_true, y_pred)))
-        return as_float(self.fn(*(_plain(y) for y in (y_true, y_pred))))
+        return as_float(self.fn(*(_promote(y) for y in (y_true, y_pred))))
 
 
-def _plain(x: jax.Array) -> jax.Array:
+def _promote(x: jax.Array) -> jax.Array:
+    """Casts integers to int32 and half precision to float32."""
     if jnp.issubdtype(x.dtype, jnp.floating):
         return as_float(x)
     return x.astype(jnp.int32) if jnp.issubdtype(x.dtype, jnp.integer) else x

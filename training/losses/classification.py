@@ -1,15 +1,15 @@
-"""How surprised is the model by the true classes?"""
+"""Classification losses: cross-entropies, focal losses and the Kullback-Leibler divergence."""
 
 import dataclasses
 import warnings
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
-from training.losses.base import EPSILON, AveragingLoss, LabelShapeError, Loss, align, as_float, match
+from training.losses.base import EPSILON, AveragingLoss, LabelShapeError, Loss, align_leading, as_float, match_shapes
 
 
 def binary_crossentropy(
@@ -19,22 +19,25 @@ def binary_crossentropy(
     label_smoothing: float = 0.0,
     axis: int = -1,
 ) -> jax.Array:
-    """Computes mean(-y_true log(p) - (1 - y_true) log(1 - p)), each class a question of its own.
+    """Computes mean(-y_true log(p) - (1 - y_true) log(1 - p)) over independent binary labels.
 
     Args:
         y_true: The labels, 0 or 1.
-        y_pred: Probabilities p, kept in [1e-7, 1 - 1e-7]; their gradient is 0 outside.
+        y_pred: Probabilities p, clipped to [1e-7, 1 - 1e-7]; outside of it their gradient is 0.
         from_logits: Whether `y_pred` are logits, p = sigmoid(y_pred).
-        label_smoothing: The part of a label that moves to 1/2.
-        axis: The axis averaged over.
+        label_smoothing: Moves labels towards 1/2 by this fraction.
+        axis: The axis to average over.
 
     Shapes: y_true, y_pred [B, ..., F] -> [B, ...].
+
+    Raises:
+        LabelShapeError: If the shapes of labels and predictions do not fit together.
 
     Example:
         >>> print(binary_crossentropy(jnp.array([[1.0, 0.0]]), jnp.array([[0.5, 0.5]])).round(4))
         [0.6931]
     """
-    y_true, y_pred = match("binary_crossentropy", y_true, y_pred)
+    y_true, y_pred = match_shapes("binary_crossentropy", y_true, y_pred)
     y_true = _smooth(y_true, label_smoothing, 2)
     return jnp.mean(_binary(y_true, y_pred, from_logits), axis=axis)
 
@@ -49,19 +52,22 @@ def binary_focal_crossentropy(
     label_smoothing: float = 0.0,
     axis: int = -1,
 ) -> jax.Array:
-    """Computes the mean of (1 - q)^gamma times the binary cross-entropy, q the probability of what is true.
+    """Computes the mean of (1 - q)^gamma times the binary cross-entropy; q is the probability of the true label.
 
     Args:
         y_true: The labels, 0 or 1.
         y_pred: Probabilities.
-        apply_class_balancing: Whether ones weigh `alpha` and zeros 1 - `alpha`.
+        apply_class_balancing: Whether ones have the weight `alpha` and zeros the weight 1 - `alpha`.
         alpha: The weight of the ones.
-        gamma: How fast examples that are already right lose weight.
+        gamma: The focusing exponent: the larger, the less well classified examples count.
         from_logits: Whether `y_pred` are logits.
-        label_smoothing: The part of a label that moves to 1/2.
-        axis: The axis averaged over.
+        label_smoothing: Moves labels towards 1/2 by this fraction.
+        axis: The axis to average over.
 
     Shapes: y_true, y_pred [B, ..., F] -> [B, ...].
+
+    Raises:
+        LabelShapeError: If the shapes of labels and predictions do not fit together.
 
     References:
         Lin et al., Focal Loss for Dense Object Detection, 2017, https://arxiv.org/abs/1708.02002.
@@ -70,12 +76,12 @@ def binary_focal_crossentropy(
         >>> print(binary_focal_crossentropy(jnp.array([[1.0]]), jnp.array([[0.5]])).round(4))
         [0.1733]
     """
-    y_true, y_pred = match("binary_focal_crossentropy", y_true, y_pred)
+    y_true, y_pred = match_shapes("binary_focal_crossentropy", y_true, y_pred)
     y_true = _smooth(y_true, label_smoothing, 2)
     if from_logits:
         y_pred = jax.nn.sigmoid(y_pred)
-    right = y_true * y_pred + (1.0 - y_true) * (1.0 - y_pred)
-    loss = jnp.power(1.0 - right, gamma) * _binary(y_true, y_pred, from_logits=False)
+    q = y_true * y_pred + (1.0 - y_true) * (1.0 - y_pred)
+    loss = jnp.power(1.0 - q, gamma) * _binary(y_true, y_pred, from_logits=False)
     if apply_class_balancing:
         loss = (y_true * alpha + (1.0 - y_true) * (1.0 - alpha)) * loss
     return jnp.mean(loss, axis=axis)
@@ -92,12 +98,15 @@ def categorical_crossentropy(
 
     Args:
         y_true: The probability of each class, such as one-hot labels.
-        y_pred: Probabilities p; divided by their sum, then kept in [1e-7, 1 - 1e-7].
-        from_logits: Whether `y_pred` are logits, p = softmax(y_pred): exact however sure the model is.
-        label_smoothing: The part of a label that is spread over all classes.
-        axis: The axis of the classes.
+        y_pred: Probabilities p; divided by their sum, then clipped to [1e-7, 1 - 1e-7].
+        from_logits: Whether `y_pred` are logits, p = softmax(y_pred). Nothing is clipped then.
+        label_smoothing: Spreads this fraction of a label evenly over all classes.
+        axis: The class axis.
 
     Shapes: y_true, y_pred [B, ..., C] -> [B, ...].
+
+    Raises:
+        LabelShapeError: If the shapes of labels and predictions do not fit together.
 
     Example:
         >>> print(categorical_crossentropy(jnp.array([[0.0, 1.0]]), jnp.array([[0.5, 0.5]])).round(4))
@@ -121,13 +130,16 @@ def categorical_focal_crossentropy(
     Args:
         y_true: The probability of each class, such as one-hot labels.
         y_pred: Probabilities p.
-        alpha: A factor, or one per class.
-        gamma: How fast examples that are already right lose weight.
+        alpha: A factor, or one factor per class.
+        gamma: The focusing exponent: the larger, the less well classified examples count.
         from_logits: Whether `y_pred` are logits.
-        label_smoothing: The part of a label that is spread over all classes.
-        axis: The axis of the classes.
+        label_smoothing: Spreads this fraction of a label evenly over all classes.
+        axis: The class axis.
 
     Shapes: y_true, y_pred [B, ..., C] -> [B, ...].
+
+    Raises:
+        LabelShapeError: If the shapes of labels and predictions do not fit together.
 
     References:
         Lin et al., Focal Loss for Dense Object Detection, 2017, https://arxiv.org/abs/1708.02002.
@@ -154,16 +166,19 @@ def sparse_categorical_crossentropy(
 ) -> jax.Array:
     """Computes -log(p) of the true class.
 
-    A label outside of 0..C-1 gives 0, as in Keras; `check_labels` finds such labels on the host.
+    A label outside of 0..C-1 has the loss 0, as in Keras. `check_labels` rejects such labels on the host.
 
     Args:
-        y_true: The number of the class.
-        y_pred: Probabilities p; divided by their sum, then kept in [1e-7, 1 - 1e-7].
+        y_true: The class index.
+        y_pred: Probabilities p; divided by their sum, then clipped to [1e-7, 1 - 1e-7].
         from_logits: Whether `y_pred` are logits.
         ignore_class: A label whose examples have the loss 0.
-        axis: The axis of the classes.
+        axis: The class axis.
 
     Shapes: y_true [B, ...] or [B, ..., 1], y_pred [B, ..., C] -> [B, ...].
+
+    Raises:
+        LabelShapeError: If the shapes of labels and predictions do not fit together.
 
     Example:
         >>> print(sparse_categorical_crossentropy(jnp.array([1]), jnp.array([[0.5, 0.5]])).round(4))
@@ -172,7 +187,7 @@ def sparse_categorical_crossentropy(
     y_true, y_pred = _index_labels("sparse_categorical_crossentropy", y_true, y_pred, axis)
     if ignore_class is not None:
         valid = jnp.expand_dims(y_true != ignore_class, axis)
-        y_pred = jnp.where(valid, y_pred, jnp.ones_like(y_pred))  # an ignored pixel may hold anything
+        y_pred = jnp.where(valid, y_pred, jnp.ones_like(y_pred))  # predictions to ignore may be NaN
     log_p = _log_probabilities(y_pred, from_logits, axis)
     chosen = _one_hot(y_true, y_pred, axis)
     if ignore_class is not None:
@@ -181,14 +196,19 @@ def sparse_categorical_crossentropy(
 
 
 def categorical_generalized_cross_entropy(y_true: ArrayLike, y_pred: ArrayLike, q: float) -> jax.Array:
-    """Computes (1 - p^q) / q of the true class's probability p: from cross-entropy (q to 0) to 1 - p (q to 1).
+    """Computes (1 - p^q) / q for the probability p of the true class.
+
+    It interpolates between cross-entropy (q -> 0) and the mean absolute error 1 - p (q -> 1).
 
     Args:
-        y_true: The number of the class.
-        y_pred: Probabilities; at p = 0 the gradient is 0, where the formula's is infinite.
-        q: How much noise in the labels is tolerated.
+        y_true: The class index.
+        y_pred: Probabilities. At p = 0 the gradient is set to 0, because that of the formula is infinite.
+        q: The tolerance to wrong labels.
 
     Shapes: y_true [B, ...], y_pred [B, ..., C] -> [B, ...].
+
+    Raises:
+        LabelShapeError: If the shapes of labels and predictions do not fit together.
 
     References:
         Zhang and Sabuncu, Generalized Cross Entropy Loss, 2018, https://arxiv.org/abs/1805.07836.
@@ -204,15 +224,22 @@ def categorical_generalized_cross_entropy(y_true: ArrayLike, y_pred: ArrayLike, 
 
 
 def kl_divergence(y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
-    """Computes sum(y_true log(y_true / y_pred)) over the last axis, both kept in [1e-7, 1].
+    """Computes sum(y_true log(y_true / y_pred)) over the last axis, both clipped to [1e-7, 1].
 
-    Shapes: y_true, y_pred (probabilities) [B, ..., C] -> [B, ...].
+    Args:
+        y_true: The true probabilities.
+        y_pred: The predicted probabilities.
+
+    Shapes: y_true, y_pred [B, ..., C] -> [B, ...].
+
+    Raises:
+        LabelShapeError: If the shapes of labels and predictions do not fit together.
 
     Example:
         >>> print(kl_divergence(jnp.array([[0.0, 1.0]]), jnp.array([[0.5, 0.5]])).round(4))
         [0.6931]
     """
-    y_true, y_pred = match("kl_divergence", y_true, y_pred, categorical=True)
+    y_true, y_pred = match_shapes("kl_divergence", y_true, y_pred, categorical=True)
     y_true, y_pred = jnp.clip(y_true, EPSILON, 1.0), jnp.clip(y_pred, EPSILON, 1.0)
     return jnp.sum(y_true * jnp.log(y_true / y_pred), axis=-1)
 
@@ -239,28 +266,28 @@ def _log_probabilities(y_pred: jax.Array, from_logits: bool, axis: int) -> jax.A
 def _one_hot_labels(
     name: str, y_true: ArrayLike, y_pred: ArrayLike, label_smoothing: float
 ) -> tuple[jax.Array, jax.Array]:
-    y_true, y_pred = match(name, y_true, y_pred, categorical=True)
+    y_true, y_pred = match_shapes(name, y_true, y_pred, categorical=True)
     if y_pred.shape[-1:] == (1,):
         warnings.warn(
-            f"{name}: one class only, which is always right; found y_pred of shape {y_pred.shape}; "
-            "use binary_crossentropy for a single yes or no",
+            f"{name} needs two or more classes to be informative, got y_pred of shape {y_pred.shape}; "
+            "use binary_crossentropy for a single binary output.",
             stacklevel=3,
         )
     return _smooth(y_true, label_smoothing, y_true.shape[-1]), y_pred
 
 
 def _index_labels(name: str, y_true: ArrayLike, y_pred: ArrayLike, axis: int) -> tuple[jax.Array, jax.Array]:
-    """Labels as int32 without a class axis, and predictions in the dtype of the computation."""
+    """Returns labels as int32 without a class axis, and predictions as float32 or float64."""
     y_true, y_pred = jnp.asarray(y_true), as_float(y_pred)
     if y_true.ndim == y_pred.ndim > 0 and y_true.shape[axis] == 1:
         y_true = jnp.squeeze(y_true, axis)
-    classes = axis % max(y_pred.ndim, 1)
-    expected = y_pred.shape[:classes] + y_pred.shape[classes + 1 :]
+    class_axis = axis % max(y_pred.ndim, 1)
+    expected = y_pred.shape[:class_axis] + y_pred.shape[class_axis + 1 :]
     if y_pred.ndim == 0 or y_true.shape != expected:
-        fix = "give one class number for each row of the predictions"
+        fix = "pass one class index for each row of the predictions"
         if y_true.shape == y_pred.shape:
             fix = "use categorical_crossentropy for one-hot labels"
-        raise LabelShapeError(name, "one class number for each row of predictions", y_true.shape, y_pred.shape, fix)
+        raise LabelShapeError(name, "one class index for each row of predictions", y_true.shape, y_pred.shape, fix)
     return y_true.astype(jnp.int32), y_pred
 
 
@@ -271,7 +298,7 @@ def _one_hot(labels: jax.Array, y_pred: jax.Array, axis: int) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class BinaryCrossentropy(AveragingLoss):
-    """Cross-entropy of yes-or-no labels; see `binary_crossentropy` and `Loss`.
+    """Cross-entropy of binary labels; see `binary_crossentropy` and `Loss`.
 
     Example:
         >>> print(BinaryCrossentropy(from_logits=True)(jnp.array([[1.0]]), jnp.array([[0.0]])).round(4))
@@ -283,17 +310,18 @@ class BinaryCrossentropy(AveragingLoss):
     axis: int = -1
     reduction: str | None = "sum_over_batch_size"
     name: str | None = "binary_crossentropy"
-    dtype: Any = None
+    dtype: DTypeLike | None = None
     labels: ClassVar[str] = "unit"
     predictions: ClassVar[str] = "probabilities"
 
     def values(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
+        """Returns `binary_crossentropy` of each example."""
         return binary_crossentropy(y_true, y_pred, self.from_logits, self.label_smoothing, self.axis)
 
 
 @dataclasses.dataclass(frozen=True)
 class BinaryFocalCrossentropy(AveragingLoss):
-    """Binary cross-entropy in which what is already right weighs little; see `binary_focal_crossentropy`."""
+    """Binary cross-entropy that gives well classified examples little weight; see `binary_focal_crossentropy`."""
 
     apply_class_balancing: bool = False
     alpha: float = 0.25
@@ -303,11 +331,12 @@ class BinaryFocalCrossentropy(AveragingLoss):
     axis: int = -1
     reduction: str | None = "sum_over_batch_size"
     name: str | None = "binary_focal_crossentropy"
-    dtype: Any = None
+    dtype: DTypeLike | None = None
     labels: ClassVar[str] = "unit"
     predictions: ClassVar[str] = "probabilities"
 
     def values(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
+        """Returns `binary_focal_crossentropy` of each example."""
         return binary_focal_crossentropy(
             y_true,
             y_pred,
@@ -334,16 +363,17 @@ class CategoricalCrossentropy(Loss):
     axis: int = -1
     reduction: str | None = "sum_over_batch_size"
     name: str | None = "categorical_crossentropy"
-    dtype: Any = None
+    dtype: DTypeLike | None = None
     predictions: ClassVar[str] = "probabilities"
 
     def values(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
+        """Returns `categorical_crossentropy` of each example."""
         return categorical_crossentropy(y_true, y_pred, self.from_logits, self.label_smoothing, self.axis)
 
 
 @dataclasses.dataclass(frozen=True)
 class CategoricalFocalCrossentropy(Loss):
-    """Cross-entropy in which what is already right weighs little; see `categorical_focal_crossentropy`."""
+    """Cross-entropy that gives well classified examples little weight; see `categorical_focal_crossentropy`."""
 
     alpha: float | Sequence[float] = 0.25
     gamma: float = 2.0
@@ -352,7 +382,7 @@ class CategoricalFocalCrossentropy(Loss):
     axis: int = -1
     reduction: str | None = "sum_over_batch_size"
     name: str | None = "categorical_focal_crossentropy"
-    dtype: Any = None
+    dtype: DTypeLike | None = None
     predictions: ClassVar[str] = "probabilities"
 
     def __post_init__(self) -> None:
@@ -361,6 +391,7 @@ class CategoricalFocalCrossentropy(Loss):
         object.__setattr__(self, "alpha", alpha if isinstance(alpha, float | int) else tuple(map(float, alpha)))
 
     def values(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
+        """Returns `categorical_focal_crossentropy` of each example."""
         return categorical_focal_crossentropy(
             y_true, y_pred, self.alpha, self.gamma, self.from_logits, self.label_smoothing, self.axis
         )
@@ -368,9 +399,9 @@ class CategoricalFocalCrossentropy(Loss):
 
 @dataclasses.dataclass(frozen=True)
 class SparseCategoricalCrossentropy(Loss):
-    """Cross-entropy of class numbers; see `sparse_categorical_crossentropy` and `Loss`.
+    """Cross-entropy of class indices; see `sparse_categorical_crossentropy` and `Loss`.
 
-    The mean leaves examples of `ignore_class` out.
+    Examples of `ignore_class` are excluded from the mean.
 
     Example:
         >>> loss = SparseCategoricalCrossentropy(ignore_class=255)
@@ -383,51 +414,55 @@ class SparseCategoricalCrossentropy(Loss):
     reduction: str | None = "sum_over_batch_size"
     axis: int = -1
     name: str | None = "sparse_categorical_crossentropy"
-    dtype: Any = None
+    dtype: DTypeLike | None = None
     labels: ClassVar[str] = "index"
     predictions: ClassVar[str] = "probabilities"
 
     def values(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
+        """Returns `sparse_categorical_crossentropy` of each example."""
         return sparse_categorical_crossentropy(y_true, y_pred, self.from_logits, self.ignore_class, self.axis)
 
     def masked_values(
         self, y_true: jax.Array, y_pred: jax.Array, mask: jax.Array | None
     ) -> tuple[jax.Array, jax.Array | None]:
+        """Returns the values and their mask, which excludes `ignore_class`."""
         values, mask = super().masked_values(y_true, y_pred, mask)
         if self.ignore_class is None:
             return values, mask
         valid = y_true.reshape(values.shape) != self.ignore_class
-        return values, valid if mask is None else valid & align(mask, values.ndim)
+        return values, valid if mask is None else valid & align_leading(mask, values.ndim)
 
 
 @dataclasses.dataclass(frozen=True)
 class CategoricalGeneralizedCrossEntropy(Loss):
-    """Cross-entropy that tolerates wrong class numbers; see `categorical_generalized_cross_entropy`."""
+    """Cross-entropy that tolerates wrong labels; see `categorical_generalized_cross_entropy`."""
 
     q: float = 0.5
     reduction: str | None = "sum_over_batch_size"
     name: str | None = "categorical_generalized_cross_entropy"
-    dtype: Any = None
+    dtype: DTypeLike | None = None
     labels: ClassVar[str] = "index"
     predictions: ClassVar[str] = "probabilities"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.q < 1:
-            raise ValueError(f"q must lie between 0 and 1, both excluded; found {self.q}; 0.7 is a common choice")
+            raise ValueError(f"`q` must be more than 0 and less than 1, got {self.q}; 0.7 is a common choice.")
 
     def values(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
+        """Returns `categorical_generalized_cross_entropy` of each example."""
         return categorical_generalized_cross_entropy(y_true, y_pred, self.q)
 
 
 @dataclasses.dataclass(frozen=True)
 class KLDivergence(Loss):
-    """How far the predicted distribution is from the true one; see `kl_divergence` and `Loss`."""
+    """Divergence of the predicted from the true distribution; see `kl_divergence` and `Loss`."""
 
     reduction: str | None = "sum_over_batch_size"
     name: str | None = "kl_divergence"
-    dtype: Any = None
+    dtype: DTypeLike | None = None
     predictions: ClassVar[str] = "probabilities"
 
     def values(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
+        """Returns `kl_divergence` of each example."""
         return kl_divergence(y_true, y_pred)

@@ -1,18 +1,18 @@
-"""Do the labels fit the loss? Checked on the host, where they can be seen."""
+"""Checks on the host that labels are valid class indices."""
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 
 def check_labels(y: ArrayLike, num_classes: int, ignore_class: int | None = None) -> None:
-    """Refuses class numbers that a model with `num_classes` outputs cannot predict.
+    """Raises ValueError if a class index is out of range for a model with `num_classes` outputs.
 
-    Inside a compiled step such a label cannot be seen; it would silently have the loss 0.
+    A compiled step cannot raise for such a label; the loss would silently be 0.
 
     Args:
         y: The labels, an array on the host.
-        num_classes: How many classes the model tells apart.
-        ignore_class: A label that may stand anywhere, because the loss leaves it out.
+        num_classes: The number of classes of the model.
+        ignore_class: A label that is always valid, because the loss ignores it.
 
     Raises:
         ValueError: If a label is not a whole number in 0..num_classes-1.
@@ -30,7 +30,7 @@ def check_labels(y: ArrayLike, num_classes: int, ignore_class: int | None = None
         others = np.count_nonzero(wrong) - 1
         more = f" and {others} more" if others else ""
         raise ValueError(
-            f"labels must lie in 0..{num_classes - 1} for {num_classes} classes; "
-            f"found {y[index].item()}{where}{more}; "
-            "number the classes from 0, or give the last layer more units, or skip a label with ignore_class"
+            f"Labels must lie in 0..{num_classes - 1} for {num_classes} classes, "
+            f"got {y[index].item()}{where}{more}; "
+            "number the classes from 0, give the last layer more units, or exclude a label with `ignore_class`."
         )

@@ -1,53 +1,73 @@
-"""Is each prediction on the right side of the margin?"""
+"""Maximum-margin losses: hinge, squared hinge and categorical hinge."""
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
-from training.losses.base import AveragingLoss, Loss, match
+from training.losses.base import AveragingLoss, Loss, match_shapes
 
 
 def hinge(y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
     """Computes mean(max(1 - y_true y_pred, 0)) over the last axis.
 
-    Labels are -1 and 1. If every label of the batch is 0 or 1, they are taken as -1 and 1.
+    Labels are -1 and 1. If every label of the batch is 0 or 1, they are converted to -1 and 1.
+
+    Args:
+        y_true: The labels.
+        y_pred: The scores.
 
     Shapes: y_true, y_pred [B, ..., F] -> [B, ...].
+
+    Raises:
+        LabelShapeError: If the shapes of labels and predictions do not fit together.
 
     Example:
         >>> print(hinge(jnp.array([[-1.0, 1.0]]), jnp.array([[-3.0, 0.5]])))
         [0.25]
     """
-    y_true, y_pred = match("hinge", y_true, y_pred)
+    y_true, y_pred = match_shapes("hinge", y_true, y_pred)
     return jnp.mean(jnp.maximum(1.0 - _signs(y_true) * y_pred, 0.0), axis=-1)
 
 
 def squared_hinge(y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
     """Computes mean(max(1 - y_true y_pred, 0)^2) over the last axis; labels as for `hinge`.
 
+    Args:
+        y_true: The labels.
+        y_pred: The scores.
+
     Shapes: y_true, y_pred [B, ..., F] -> [B, ...].
+
+    Raises:
+        LabelShapeError: If the shapes of labels and predictions do not fit together.
 
     Example:
         >>> print(squared_hinge(jnp.array([[-1.0, 1.0]]), jnp.array([[-3.0, 0.5]])))
         [0.125]
     """
-    y_true, y_pred = match("squared_hinge", y_true, y_pred)
+    y_true, y_pred = match_shapes("squared_hinge", y_true, y_pred)
     return jnp.mean(jnp.square(jnp.maximum(1.0 - _signs(y_true) * y_pred, 0.0)), axis=-1)
 
 
 def categorical_hinge(y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
     """Computes max(max((1 - y_true) y_pred) - sum(y_true y_pred) + 1, 0) over the last axis.
 
-    Shapes: y_true (0 or 1), y_pred [B, ..., F] -> [B, ...].
+    Args:
+        y_true: The labels, 0 or 1.
+        y_pred: The scores.
+
+    Shapes: y_true, y_pred [B, ..., F] -> [B, ...].
+
+    Raises:
+        LabelShapeError: If the shapes of labels and predictions do not fit together.
 
     Example:
         >>> print(categorical_hinge(jnp.array([[0.0, 1.0]]), jnp.array([[0.5, 1.0]])))
         [0.5]
     """
-    y_true, y_pred = match("categorical_hinge", y_true, y_pred, categorical=True)
+    y_true, y_pred = match_shapes("categorical_hinge", y_true, y_pred, categorical=True)
     positive = jnp.sum(y_true * y_pred, axis=-1)
     negative = jnp.max((1.0 - y_true) * y_pred, axis=-1)
     return jnp.maximum(negative - positive + 1.0, 0.0)
@@ -60,35 +80,38 @@ def _signs(y_true: jax.Array) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class Hinge(AveragingLoss):
-    """The distance by which the margin is missed; see `hinge` and `Loss`."""
+    """Hinge loss for binary labels; see `hinge` and `Loss`."""
 
     reduction: str | None = "sum_over_batch_size"
     name: str | None = "hinge"
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     def values(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
+        """Returns `hinge` of each example."""
         return hinge(y_true, y_pred)
 
 
 @dataclasses.dataclass(frozen=True)
 class SquaredHinge(AveragingLoss):
-    """The squared distance by which the margin is missed; see `squared_hinge` and `Loss`."""
+    """Squared hinge loss for binary labels; see `squared_hinge` and `Loss`."""
 
     reduction: str | None = "sum_over_batch_size"
     name: str | None = "squared_hinge"
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     def values(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
+        """Returns `squared_hinge` of each example."""
         return squared_hinge(y_true, y_pred)
 
 
 @dataclasses.dataclass(frozen=True)
 class CategoricalHinge(Loss):
-    """The margin between the right class and the best wrong one; see `categorical_hinge` and `Loss`."""
+    """Margin between the true class and the best other class; see `categorical_hinge` and `Loss`."""
 
     reduction: str | None = "sum_over_batch_size"
     name: str | None = "categorical_hinge"
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     def values(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
+        """Returns `categorical_hinge` of each example."""
         return categorical_hinge(y_true, y_pred)

@@ -190,7 +190,7 @@ def resolve(x: Any, y_true_shape: Sequence[int], y_pred_shape: Sequence[int]) ->
 def resolve_accuracy(y_true_shape: Sequence[int], y_pred_shape: Sequence[int], name: str = "accuracy") -> Metric:
     """Chooses the accuracy (or the cross-entropy) that fits the labels; it keeps the name that was asked for.
 
-    One output means binary, labels of lower rank or with a last axis of 1 mean class numbers, else one-hot.
+    One output means binary, labels of lower rank or with a last axis of 1 mean class indices, else one-hot.
 
     Args:
         y_true_shape: The shape of the labels.

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
 from training.losses.base import LabelShapeError, as_float, match_ranks
 from training.metrics.base import MeanMetric
@@ -98,10 +98,10 @@ def sparse_top_k_categorical_accuracy(
     """Tells where the class that the label names is among the `k` best predictions; equals share a rank.
 
     Args:
-        y_true: Class numbers.
-        y_pred: Scores, or class numbers from best to worst.
+        y_true: Class indices.
+        y_pred: Scores, or class indices from best to worst.
         k: How many predictions count.
-        from_sorted_ids: Whether `y_pred` are class numbers.
+        from_sorted_ids: Whether `y_pred` are class indices.
 
     Shapes: y_true [B, ...], y_pred [B, ..., C] -> [B, ...].
 
@@ -111,10 +111,10 @@ def sparse_top_k_categorical_accuracy(
     """
     y_true, y_pred = jnp.asarray(y_true), jnp.asarray(y_pred)
     if y_true.size * y_pred.shape[-1] != y_pred.size:
-        fix = "give one class number for each row of the predictions"
+        fix = "give one class index for each row of the predictions"
         if y_true.shape == y_pred.shape:
             fix = "use top_k_categorical_accuracy for one-hot labels"
-        rule = "one class number for each row of predictions"
+        rule = "one class index for each row of predictions"
         raise LabelShapeError("sparse_top_k_categorical_accuracy", rule, y_true.shape, y_pred.shape, fix)
     labels, scores = y_true.reshape(-1), y_pred.reshape(-1, y_pred.shape[-1])
     if from_sorted_ids:
@@ -128,7 +128,7 @@ def sparse_top_k_categorical_accuracy(
 
 def _equal(name: str, y_true: jax.Array, y_pred: jax.Array) -> jax.Array:
     if y_true.shape != y_pred.shape:
-        fix = "use sparse_categorical_accuracy for class numbers and categorical_accuracy for one-hot labels"
+        fix = "use sparse_categorical_accuracy for class indices and categorical_accuracy for one-hot labels"
         rule = "labels and predictions that name one class in each place"
         raise LabelShapeError(name, rule, y_true.shape, y_pred.shape, fix)
     return (y_true == y_pred).astype(jnp.float32)
@@ -145,7 +145,7 @@ class Accuracy(MeanMetric):
     """
 
     name: str | None = "accuracy"
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     def values(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
         return accuracy(y_true, y_pred)
@@ -156,7 +156,7 @@ class BinaryAccuracy(MeanMetric):
     """How often probabilities are on the right side of the threshold; see `binary_accuracy` and `Metric`."""
 
     name: str | None = "binary_accuracy"
-    dtype: Any = None
+    dtype: DTypeLike | None = None
     threshold: float = 0.5
 
     def values(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
@@ -168,7 +168,7 @@ class CategoricalAccuracy(MeanMetric):
     """How often the best class is the one-hot label's; see `categorical_accuracy` and `Metric`."""
 
     name: str | None = "categorical_accuracy"
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     def values(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
         return categorical_accuracy(y_true, y_pred)
@@ -179,7 +179,7 @@ class SparseCategoricalAccuracy(MeanMetric):
     """How often the best class is the label; see `sparse_categorical_accuracy` and `Metric`."""
 
     name: str | None = "sparse_categorical_accuracy"
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     def values(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
         return sparse_categorical_accuracy(y_true, y_pred)
@@ -191,7 +191,7 @@ class TopKCategoricalAccuracy(MeanMetric):
 
     k: int = 5
     name: str | None = "top_k_categorical_accuracy"
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     def values(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
         return top_k_categorical_accuracy(y_true, y_pred, self.k)
@@ -203,7 +203,7 @@ class SparseTopKCategoricalAccuracy(MeanMetric):
 
     k: int = 5
     name: str | None = "sparse_top_k_categorical_accuracy"
-    dtype: Any = None
+    dtype: DTypeLike | None = None
     from_sorted_ids: bool = False
 
     def values(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:

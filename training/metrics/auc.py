@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
 from training.losses.base import EPSILON, as_float, divide_no_nan
 from training.metrics.base import Metric, RunningSum
@@ -51,7 +51,7 @@ class AUC(Metric):
     curve: str = "ROC"
     summation_method: str = "interpolation"
     name: str | None = None
-    dtype: Any = None
+    dtype: DTypeLike | None = None
     thresholds: Sequence[float] | None = None
     multi_label: bool = False
     num_labels: int | None = None

@@ -7,9 +7,9 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
-from training.losses.base import align, as_float, divide_no_nan, hide, match_ranks
+from training.losses.base import align_leading, as_float, divide_no_nan, fill_masked, match_ranks
 
 State = Any  # a pytree of RunningSum, or of whatever arrays a metric of one's own adds up
 
@@ -76,7 +76,7 @@ class Metric:
     """
 
     name: str | None = None
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     def __init_subclass__(cls) -> None:
         if cls.name is None and "name" not in cls.__dict__:  # a plain class, which has no field for it
@@ -165,7 +165,7 @@ def broadcast(name: str, x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     Raises:
         ValueError: If they do not fit.
     """
-    aligned = align(x, len(shape))
+    aligned = align_leading(x, len(shape))
     if aligned.ndim != len(shape) or any(n not in (1, m) for n, m in zip(aligned.shape, shape, strict=True)):
         raise ValueError(
             f"{name} must have the shape of the metric's values {shape} or of their first axes; "
@@ -244,7 +244,7 @@ class Sum(Metric):
     """
 
     name: str | None = "sum"
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     def empty(self) -> RunningSum:
         return RunningSum.zeros()
@@ -275,7 +275,7 @@ class Mean(Metric):
     """
 
     name: str | None = "mean"
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     def empty(self) -> MeanState:
         return no_values()
@@ -299,11 +299,11 @@ class MeanMetric(Metric):
     Attributes:
         over_features: Whether `values` are means over the last axis. Labels and predictions of shape [B] are
             then taken as [B, 1], so that a mean over the batch is one over examples.
-        filler: What stands in for labels and predictions that the mask hides.
+        mask_fill: What stands in for labels and predictions that the mask hides.
     """
 
     over_features: ClassVar[bool] = False
-    filler: ClassVar[float] = 1.0
+    mask_fill: ClassVar[float] = 1.0
 
     def values(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
         """The values [B, ...] whose mean is the metric."""
@@ -324,7 +324,7 @@ class MeanMetric(Metric):
         if self.over_features and y_true.ndim == y_pred.ndim == 1:
             y_true, y_pred = y_true[:, None], y_pred[:, None]
         if mask is not None:
-            y_true, y_pred = hide(y_true, mask, self.filler), hide(y_pred, mask, self.filler)
+            y_true, y_pred = fill_masked(y_true, mask, self.mask_fill), fill_masked(y_pred, mask, self.mask_fill)
         return add_values(state, self.values(y_true, y_pred), sample_weight, mask)
 
     def compute(self, state: MeanState) -> jax.Array:
@@ -349,10 +349,10 @@ class MeanMetricWrapper(MeanMetric):
 
     fn: Callable[..., jax.Array]
     name: str | None
-    dtype: Any
+    dtype: DTypeLike | None
     kwargs: tuple[tuple[str, Any], ...]
 
-    def __init__(self, fn: Callable[..., jax.Array], name: str | None = None, dtype: Any = None, **kwargs: Any) -> None:
+    def __init__(self, fn: Callable[..., jax.Array], name: str | None = None, dtype: DTypeLike | None = None, **kwargs: Any) -> None:
         name = getattr(fn, "__name__", type(fn).__name__) if name is None else name
         for field, value in (("fn", fn), ("name", name), ("dtype", dtype), ("kwargs", tuple(kwargs.items()))):
             object.__setattr__(self, field, value)

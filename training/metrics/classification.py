@@ -5,10 +5,10 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
 from training.losses import classification, margins, regression
-from training.losses.base import align
+from training.losses.base import align_leading
 from training.metrics.base import MeanMetric, MeanState, add_values, as_mask
 
 
@@ -17,7 +17,7 @@ class BinaryCrossentropy(MeanMetric):
     """The mean cross-entropy of yes-or-no labels; see the loss of this name and `Metric`."""
 
     name: str | None = "binary_crossentropy"
-    dtype: Any = None
+    dtype: DTypeLike | None = None
     from_logits: bool = False
     label_smoothing: float = 0
     over_features: ClassVar[bool] = True
@@ -31,7 +31,7 @@ class CategoricalCrossentropy(MeanMetric):
     """The mean cross-entropy of one-hot labels; see the loss of this name and `Metric`."""
 
     name: str | None = "categorical_crossentropy"
-    dtype: Any = None
+    dtype: DTypeLike | None = None
     from_logits: bool = False
     label_smoothing: float = 0
     axis: int = -1
@@ -44,7 +44,7 @@ class CategoricalCrossentropy(MeanMetric):
 
 @dataclasses.dataclass(frozen=True)
 class SparseCategoricalCrossentropy(MeanMetric):
-    """The mean cross-entropy of class numbers; see the loss of this name and `Metric`.
+    """The mean cross-entropy of class indices; see the loss of this name and `Metric`.
 
     As in Keras, labels of `ignore_class` count as 0 in the mean, and are left out of it if there are sample
     weights.
@@ -56,7 +56,7 @@ class SparseCategoricalCrossentropy(MeanMetric):
     """
 
     name: str | None = "sparse_categorical_crossentropy"
-    dtype: Any = None
+    dtype: DTypeLike | None = None
     from_logits: bool = False
     ignore_class: int | None = None
     axis: int = -1
@@ -79,7 +79,7 @@ class SparseCategoricalCrossentropy(MeanMetric):
         values = self.values(y_true, y_pred)
         valid = jnp.asarray(y_true).reshape(values.shape) != self.ignore_class
         mask = as_mask(mask)
-        return add_values(state, values, sample_weight, valid if mask is None else valid & align(mask, valid.ndim))
+        return add_values(state, values, sample_weight, valid if mask is None else valid & align_leading(mask, valid.ndim))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +87,7 @@ class KLDivergence(MeanMetric):
     """The mean divergence of the predicted from the true distribution; see the loss of this name and `Metric`."""
 
     name: str | None = "kl_divergence"
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     def values(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
         return classification.kl_divergence(y_true, y_pred)
@@ -98,7 +98,7 @@ class Poisson(MeanMetric):
     """The mean of y_pred - y_true log(y_pred + 1e-7); see `Metric`."""
 
     name: str | None = "poisson"
-    dtype: Any = None
+    dtype: DTypeLike | None = None
     over_features: ClassVar[bool] = True
 
     def values(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
@@ -110,7 +110,7 @@ class Hinge(MeanMetric):
     """The mean distance by which the margin is missed; see the loss of this name and `Metric`."""
 
     name: str | None = "hinge"
-    dtype: Any = None
+    dtype: DTypeLike | None = None
     over_features: ClassVar[bool] = True
 
     def values(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
@@ -122,7 +122,7 @@ class SquaredHinge(MeanMetric):
     """The mean squared distance by which the margin is missed; see the loss of this name and `Metric`."""
 
     name: str | None = "squared_hinge"
-    dtype: Any = None
+    dtype: DTypeLike | None = None
     over_features: ClassVar[bool] = True
 
     def values(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
@@ -134,7 +134,7 @@ class CategoricalHinge(MeanMetric):
     """The mean margin between the right class and the best wrong one; see the loss of this name and `Metric`."""
 
     name: str | None = "categorical_hinge"
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     def values(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
         return margins.categorical_hinge(y_true, y_pred)

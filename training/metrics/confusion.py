@@ -7,9 +7,9 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
-from training.losses.base import EPSILON, LabelShapeError, as_float, divide_no_nan, hide, match_ranks
+from training.losses.base import EPSILON, LabelShapeError, as_float, divide_no_nan, fill_masked, match_ranks
 from training.metrics.base import Metric, RunningSum, as_mask, broadcast
 
 NEG_INF = -1e10  # below every prediction: the score of classes that are not among the top k
@@ -62,7 +62,7 @@ def count(
         raise LabelShapeError("A confusion metric", rule, y_true.shape, y_pred.shape, "make the labels one-hot")
     mask = as_mask(mask)
     if mask is not None:
-        y_true, y_pred = hide(y_true, mask, 0.0), hide(y_pred, mask, 0.0)
+        y_true, y_pred = fill_masked(y_true, mask, 0.0), fill_masked(y_pred, mask, 0.0)
     if top_k is not None:
         y_pred = _only_top(y_pred, top_k)
     if class_id is not None:
@@ -211,7 +211,7 @@ class TruePositives(_Count):
 
     thresholds: float | Sequence[float] | None = None
     name: str | None = None
-    dtype: Any = None
+    dtype: DTypeLike | None = None
     field: ClassVar[str] = "true_positives"
 
 
@@ -221,7 +221,7 @@ class FalsePositives(_Count):
 
     thresholds: float | Sequence[float] | None = None
     name: str | None = None
-    dtype: Any = None
+    dtype: DTypeLike | None = None
     field: ClassVar[str] = "false_positives"
 
 
@@ -231,7 +231,7 @@ class TrueNegatives(_Count):
 
     thresholds: float | Sequence[float] | None = None
     name: str | None = None
-    dtype: Any = None
+    dtype: DTypeLike | None = None
     field: ClassVar[str] = "true_negatives"
 
 
@@ -241,7 +241,7 @@ class FalseNegatives(_Count):
 
     thresholds: float | Sequence[float] | None = None
     name: str | None = None
-    dtype: Any = None
+    dtype: DTypeLike | None = None
     field: ClassVar[str] = "false_negatives"
 
 
@@ -283,7 +283,7 @@ class Precision(_Share):
     top_k: int | None = None
     class_id: int | None = None
     name: str | None = None
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     def compute(self, state: Counts) -> jax.Array:
         return self._result(precision(Counts(*(s.value for s in state))))
@@ -297,7 +297,7 @@ class Recall(_Share):
     top_k: int | None = None
     class_id: int | None = None
     name: str | None = None
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     def compute(self, state: Counts) -> jax.Array:
         return self._result(recall(Counts(*(s.value for s in state))))
@@ -365,7 +365,7 @@ class SensitivityAtSpecificity(_AtLeast):
     num_thresholds: int = 200
     class_id: int | None = None
     name: str | None = None
-    dtype: Any = None
+    dtype: DTypeLike | None = None
     demand: ClassVar[str] = "specificity"
 
     def compute(self, state: Counts) -> jax.Array:
@@ -384,7 +384,7 @@ class SpecificityAtSensitivity(_AtLeast):
     num_thresholds: int = 200
     class_id: int | None = None
     name: str | None = None
-    dtype: Any = None
+    dtype: DTypeLike | None = None
     demand: ClassVar[str] = "sensitivity"
 
     def compute(self, state: Counts) -> jax.Array:
@@ -403,7 +403,7 @@ class PrecisionAtRecall(_AtLeast):
     num_thresholds: int = 200
     class_id: int | None = None
     name: str | None = None
-    dtype: Any = None
+    dtype: DTypeLike | None = None
     demand: ClassVar[str] = "recall"
 
     def compute(self, state: Counts) -> jax.Array:
@@ -422,7 +422,7 @@ class RecallAtPrecision(_AtLeast):
     num_thresholds: int = 200
     class_id: int | None = None
     name: str | None = None
-    dtype: Any = None
+    dtype: DTypeLike | None = None
     demand: ClassVar[str] = "precision"
 
     def compute(self, state: Counts) -> jax.Array:

@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
-from training.losses.base import EPSILON, LabelShapeError, as_float, hide
+from training.losses.base import EPSILON, LabelShapeError, as_float, fill_masked
 from training.metrics.base import Metric, RunningSum, as_mask, broadcast
 
 
@@ -59,7 +59,7 @@ class _FScore(Metric):
         weight = broadcast("sample_weight", weight.astype(y_pred.dtype), y_pred.shape)
         if mask is not None:
             weight = jnp.where(broadcast("mask", mask, y_pred.shape), weight, 0.0)
-            y_true, y_pred = hide(y_true, mask, 0.0), hide(y_pred, mask, 0.0)
+            y_true, y_pred = fill_masked(y_true, mask, 0.0), fill_masked(y_pred, mask, 0.0)
         if self.threshold is None:  # all the best, but no zeros
             chosen = (y_pred >= jnp.max(y_pred, axis=-1, keepdims=True)) & (jnp.abs(y_pred) > 1e-9)
         else:
@@ -106,7 +106,7 @@ class FBetaScore(_FScore):
     beta: float = 1.0
     threshold: float | None = None
     name: str | None = "fbeta_score"
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,4 +116,4 @@ class F1Score(_FScore):
     average: str | None = None
     threshold: float | None = None
     name: str | None = "f1_score"
-    dtype: Any = None
+    dtype: DTypeLike | None = None

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
 from training.losses.base import EPSILON, LabelShapeError, as_float
 from training.losses.labels import check_labels
@@ -98,10 +98,10 @@ class IoU(_IoU):
         target_class_ids: Which of them count.
         name: What the metric is called.
         dtype: An integer type cuts weights down to whole numbers, as Keras does by default; here the default
-            counts weights as they are. Class numbers are cut down unless it is a float type.
+            counts weights as they are. Class indices are cut down unless it is a float type.
         ignore_class: A label whose places do not count.
-        sparse_y_true: Whether labels are class numbers, else one value per class.
-        sparse_y_pred: Whether predictions are class numbers, else one score per class.
+        sparse_y_true: Whether labels are class indices, else one value per class.
+        sparse_y_pred: Whether predictions are class indices, else one score per class.
         axis: The axis of the classes, where not sparse.
 
     Shapes: y_true, y_pred [B, ...], or [B, ..., C] where not sparse.
@@ -115,7 +115,7 @@ class IoU(_IoU):
     num_classes: int
     target_class_ids: Sequence[int]
     name: str | None = None
-    dtype: Any = None
+    dtype: DTypeLike | None = None
     ignore_class: int | None = None
     sparse_y_true: bool = True
     sparse_y_pred: bool = True
@@ -138,7 +138,7 @@ class BinaryIoU(_IoU):
     target_class_ids: Sequence[int] = (0, 1)
     threshold: float = 0.5
     name: str | None = None
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     @property
     def num_classes(self) -> int:
@@ -161,7 +161,7 @@ class MeanIoU(_IoU):
 
     num_classes: int
     name: str | None = None
-    dtype: Any = None
+    dtype: DTypeLike | None = None
     ignore_class: int | None = None
     sparse_y_true: bool = True
     sparse_y_pred: bool = True
@@ -175,7 +175,7 @@ class OneHotIoU(_IoU):
     num_classes: int
     target_class_ids: Sequence[int]
     name: str | None = None
-    dtype: Any = None
+    dtype: DTypeLike | None = None
     ignore_class: int | None = None
     sparse_y_pred: bool = False
     axis: int = -1
@@ -191,7 +191,7 @@ class OneHotMeanIoU(_IoU):
 
     num_classes: int
     name: str | None = None
-    dtype: Any = None
+    dtype: DTypeLike | None = None
     ignore_class: int | None = None
     sparse_y_pred: bool = False
     axis: int = -1
@@ -205,12 +205,12 @@ def confusion_matrix(y_true: ArrayLike, y_pred: ArrayLike, num_classes: int) -> 
     """Counts on the host how often each class (row) was predicted as each (column).
 
     Args:
-        y_true: Class numbers, or one-hot labels of the shape of the scores.
-        y_pred: Class numbers, or scores of a float type with the classes on the last axis.
+        y_true: Class indices, or one-hot labels of the shape of the scores.
+        y_pred: Class indices, or scores of a float type with the classes on the last axis.
         num_classes: How many classes there are.
 
     Raises:
-        ValueError: If the shapes differ, or a class number is out of range.
+        ValueError: If the shapes differ, or a class index is out of range.
 
     Example:
         >>> confusion_matrix([0, 0, 1], [0, 1, 1], num_classes=2)

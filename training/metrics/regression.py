@@ -5,10 +5,10 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
 from training.losses import regression as losses
-from training.losses.base import EPSILON, LabelShapeError, as_float, hide, match
+from training.losses.base import EPSILON, LabelShapeError, as_float, fill_masked, match_shapes
 from training.metrics.base import MeanMetric, MeanState, Metric, RunningSum, as_mask, broadcast, mean
 
 
@@ -26,7 +26,7 @@ def pearson_correlation(y_true: ArrayLike, y_pred: ArrayLike, axis: int = -1) ->
         >>> print(pearson_correlation(jnp.array([[0.0, 1.0]]), jnp.array([[0.0, 5.0]])))
         [1.]
     """
-    y_true, y_pred = match("pearson_correlation", y_true, y_pred)
+    y_true, y_pred = match_shapes("pearson_correlation", y_true, y_pred)
     parts = []
     for y in (y_true, y_pred):
         centred = y - jnp.mean(y, axis=axis, keepdims=True)
@@ -53,7 +53,7 @@ def concordance_correlation(y_true: ArrayLike, y_pred: ArrayLike, axis: int = -1
         >>> print(concordance_correlation(jnp.array([[0.0, 2.0]]), jnp.array([[1.0, 3.0]])).round(4))
         [0.6667]
     """
-    y_true, y_pred = match("concordance_correlation", y_true, y_pred)
+    y_true, y_pred = match_shapes("concordance_correlation", y_true, y_pred)
     mean_true, mean_pred = (jnp.mean(y, axis=axis, keepdims=True) for y in (y_true, y_pred))
     spread = jnp.var(y_true, axis=axis, keepdims=True) + jnp.var(y_pred, axis=axis, keepdims=True)
     # (y_true - mean_pred) is Keras' form: the mean of the other factor is zero, so the sum is the covariance.
@@ -72,7 +72,7 @@ class MeanSquaredError(MeanMetric):
     """
 
     name: str | None = "mean_squared_error"
-    dtype: Any = None
+    dtype: DTypeLike | None = None
     over_features: ClassVar[bool] = True
 
     def values(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
@@ -84,7 +84,7 @@ class MeanAbsoluteError(MeanMetric):
     """The mean of the absolute differences; see `Metric`."""
 
     name: str | None = "mean_absolute_error"
-    dtype: Any = None
+    dtype: DTypeLike | None = None
     over_features: ClassVar[bool] = True
 
     def values(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
@@ -96,7 +96,7 @@ class MeanAbsolutePercentageError(MeanMetric):
     """The mean of the relative differences in percent; see `Metric`."""
 
     name: str | None = "mean_absolute_percentage_error"
-    dtype: Any = None
+    dtype: DTypeLike | None = None
     over_features: ClassVar[bool] = True
 
     def values(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
@@ -108,7 +108,7 @@ class MeanSquaredLogarithmicError(MeanMetric):
     """The mean of the squared differences of logarithms; see `Metric`."""
 
     name: str | None = "mean_squared_logarithmic_error"
-    dtype: Any = None
+    dtype: DTypeLike | None = None
     over_features: ClassVar[bool] = True
 
     def values(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
@@ -120,7 +120,7 @@ class LogCoshError(MeanMetric):
     """The mean of log(cosh(y_pred - y_true)); see `Metric`."""
 
     name: str | None = "logcosh"
-    dtype: Any = None
+    dtype: DTypeLike | None = None
     over_features: ClassVar[bool] = True
 
     def values(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
@@ -138,10 +138,10 @@ class RootMeanSquaredError(MeanMetric):
     """
 
     name: str | None = "root_mean_squared_error"
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     def values(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
-        y_true, y_pred = match("root_mean_squared_error", y_true, y_pred)
+        y_true, y_pred = match_shapes("root_mean_squared_error", y_true, y_pred)
         return jnp.square(y_pred - y_true)
 
     def compute(self, state: MeanState) -> jax.Array:
@@ -153,7 +153,7 @@ class CosineSimilarity(MeanMetric):
     """The mean cosine of the angle between labels and predictions: 1 is the same direction; see `Metric`."""
 
     name: str | None = "cosine_similarity"
-    dtype: Any = None
+    dtype: DTypeLike | None = None
     axis: int = -1
 
     def values(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
@@ -165,7 +165,7 @@ class PearsonCorrelation(MeanMetric):
     """The mean of `pearson_correlation` of the examples; see `Metric`."""
 
     name: str | None = "pearson_correlation"
-    dtype: Any = None
+    dtype: DTypeLike | None = None
     axis: int = -1
 
     def values(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
@@ -177,7 +177,7 @@ class ConcordanceCorrelation(MeanMetric):
     """The mean of `concordance_correlation` of the examples; see `Metric`."""
 
     name: str | None = "concordance_correlation"
-    dtype: Any = None
+    dtype: DTypeLike | None = None
     axis: int = -1
 
     def values(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
@@ -218,7 +218,7 @@ class R2Score(Metric):
     class_aggregation: str | None = "uniform_average"
     num_regressors: int = 0
     name: str | None = "r2_score"
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -239,7 +239,7 @@ class R2Score(Metric):
         sample_weight: ArrayLike | None = None,
         mask: ArrayLike | None = None,
     ) -> R2State:
-        y_true, y_pred = match("R2Score", y_true, y_pred)
+        y_true, y_pred = match_shapes("R2Score", y_true, y_pred)
         if y_true.ndim != 2:
             rule, fix = "labels and predictions [B, F]", "reshape them to (-1, 1) for a single output"
             raise LabelShapeError("r2_score", rule, y_true.shape, y_pred.shape, fix)
@@ -249,7 +249,7 @@ class R2Score(Metric):
         if mask is not None:
             keep = broadcast("mask", mask, y_true.shape)
             weight, seen = jnp.where(keep, weight, 0.0), jnp.sum(keep, dtype=jnp.float32)
-            y_true, y_pred = hide(y_true, mask, 0.0), hide(y_pred, mask, 0.0)
+            y_true, y_pred = fill_masked(y_true, mask, 0.0), fill_masked(y_pred, mask, 0.0)
         weighted = y_true * weight
         residual = jnp.square(y_true - y_pred) * weight
         return R2State(

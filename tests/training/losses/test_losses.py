@@ -1,4 +1,4 @@
-"""Values and gradients of every loss: by hand, by float64 loops, by Keras."""
+"""Values and gradients of every loss, compared with hand-computed values, float64 loops and Keras."""
 
 import inspect
 import itertools
@@ -15,7 +15,7 @@ from training import losses
 EPS = 1e-7
 
 
-# ---------------------------------------------------------------- by hand
+# ---------------------------------------------------------------- hand-computed values
 
 HAND = [
     ("mean_squared_error", [[1.0, 2.0]], [[3.0, 2.0]], {}, [2.0]),
@@ -54,30 +54,30 @@ HAND = [
     ("kl_divergence", [[1.0, 0.0]], [[0.0, 1.0]], {}, [math.log(1e7) + 1e-7 * math.log(1e-7)]),
     ("dice", [[1.0, 1.0, 0.0]], [[1.0, 0.0, 1.0]], {}, 0.5),
     ("tversky", [[1.0, 1.0, 0.0]], [[1.0, 0.0, 1.0]], {"alpha": 1.0, "beta": 2.0}, 0.75),
-    ("circle", [0, 0], [[1.0, 0.0], [1.0, 0.0]], {"gamma": 1.0}, [0.0, 0.0]),  # no unlike pair
+    ("circle", [0, 0], [[1.0, 0.0], [1.0, 0.0]], {"gamma": 1.0}, [0.0, 0.0]),  # no negative pair
     ("ctc", [[1, 0]], [[[0.0, 0.0], [0.0, 0.0]]], {}, [-math.log(3 / 4)]),  # 01, 10, 11 of four paths
 ]
 
 
 @pytest.mark.parametrize(("name", "y_true", "y_pred", "kwargs", "expected"), HAND)
-def test_a_value_worked_out_by_hand(name, y_true, y_pred, kwargs, expected):
+def test_values_match_hand_computed_values(name, y_true, y_pred, kwargs, expected):
     got = getattr(losses, name)(jnp.asarray(y_true), jnp.asarray(y_pred), **kwargs)
     np.testing.assert_allclose(got, expected, rtol=2e-6, atol=2e-7)
 
 
-def test_circle_of_one_like_and_one_unlike_pair():
+def test_circle_with_one_positive_and_one_negative_pair():
     y_pred = jnp.asarray([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])
     got = losses.circle(jnp.asarray([0, 0, 1]), y_pred, gamma=2.0, margin=0.25)[0]
-    like, unlike = 1 - 0.6, 1.0  # the distances of the first from the second and the third
-    exponent = -2 * (0.25 + like) * (0.25 - like) + 2 * (1.25 - unlike) * (0.75 - unlike)
+    positive, negative = 1 - 0.6, 1.0  # distances of the first example from the second and the third
+    exponent = -2 * (0.25 + positive) * (0.25 - positive) + 2 * (1.25 - negative) * (0.75 - negative)
     np.testing.assert_allclose(got, math.log1p(math.exp(exponent)), rtol=1e-6)
 
 
-# ---------------------------------------------------------------- by loops in float64
+# ---------------------------------------------------------------- float64 loops
 
 
-def last(fn):
-    """A function of two vectors, along `axis` of two arrays."""
+def over_last_axis(fn):
+    """Applies a function of two vectors along `axis` of two arrays."""
 
     def values(t, p, axis=-1, **kwargs):
         t, p = np.moveaxis(t, axis, -1), np.moveaxis(p, axis, -1)
@@ -90,8 +90,8 @@ def rows_of(x):
     return x.reshape(-1, x.shape[-1])
 
 
-def average(fn):
-    return last(lambda t, p, **kwargs: sum(fn(a, b, **kwargs) for a, b in zip(t, p, strict=True)) / len(t))
+def mean_over_last_axis(fn):
+    return over_last_axis(lambda t, p, **kwargs: sum(fn(a, b, **kwargs) for a, b in zip(t, p, strict=True)) / len(t))
 
 
 def sigmoid(x):
@@ -115,25 +115,25 @@ def focal(t, p, from_logits=False, label_smoothing=0.0, gamma=2.0, alpha=0.25, a
     return weight * (1 - (t * p + (1 - t) * (1 - p))) ** gamma * entropy(t, p)
 
 
-def shares(p, from_logits):
+def normalized(p, from_logits):
     p = np.exp(p - p.max()) if from_logits else p
     return np.clip(p / p.sum(), EPS, 1 - EPS)
 
 
 def categorical(t, p, from_logits=False, label_smoothing=0.0):
     t = t * (1 - label_smoothing) + label_smoothing / len(t)
-    return -sum(a * math.log(b) for a, b in zip(t, shares(p, from_logits), strict=True))
+    return -sum(a * math.log(b) for a, b in zip(t, normalized(p, from_logits), strict=True))
 
 
 def categorical_focal(t, p, from_logits=False, label_smoothing=0.0, gamma=2.0, alpha=0.25):
-    t, q = t * (1 - label_smoothing) + label_smoothing / len(t), shares(p, from_logits)
+    t, q = t * (1 - label_smoothing) + label_smoothing / len(t), normalized(p, from_logits)
     alphas = np.broadcast_to(alpha, len(t))
     return -sum(a * (1 - b) ** gamma * s * math.log(b) for s, b, a in zip(t, q, alphas, strict=True))
 
 
 def sparse(t, p, from_logits=False, ignore_class=None):
     flat = [
-        0.0 if k == ignore_class else -math.log(shares(q, from_logits)[int(k)])
+        0.0 if k == ignore_class else -math.log(normalized(q, from_logits)[int(k)])
         for k, q in zip(t.reshape(-1), rows_of(p), strict=True)
     ]
     return np.array(flat).reshape(p.shape[:-1])
@@ -160,7 +160,7 @@ def categorical_hinge(t, p):
 def signed(fn):
     def values(t, p, **kwargs):
         t = 2 * t - 1 if set(np.unique(t)) <= {0.0, 1.0} else t
-        return average(lambda a, b: fn(max(0.0, 1 - a * b)))(t, p, **kwargs)
+        return mean_over_last_axis(lambda a, b: fn(max(0.0, 1 - a * b)))(t, p, **kwargs)
 
     return values
 
@@ -189,19 +189,19 @@ def tversky(t, p, alpha=0.5, beta=0.5):
 def circle(t, p, gamma=80.0, margin=0.4, remove_diagonal=True):
     out = []
     for i in range(len(t)):
-        like = unlike = 0.0
+        positive = negative = 0.0
         for j in range(len(t)):
             d = max(1 - p[i] @ p[j], 0.0)
             if t[i] != t[j]:
-                unlike += math.exp(gamma * max(1 + margin - d, 0) * (1 - margin - d))
+                negative += math.exp(gamma * max(1 + margin - d, 0) * (1 - margin - d))
             elif i != j or not remove_diagonal:
-                like += math.exp(-gamma * (margin + d) * (margin - d))
-        out.append(math.log1p(like * unlike))
+                positive += math.exp(-gamma * (margin + d) * (margin - d))
+        out.append(math.log1p(positive * negative))
     return np.array(out)
 
 
 def ctc(t, p):
-    """Every path of classes is written out, and collapsed."""
+    """Enumerates every path of classes and collapses it."""
     out = []
     for labels, logits in zip(t, p, strict=True):
         probability, wanted = 0.0, [int(k) for k in labels if k]
@@ -214,26 +214,28 @@ def ctc(t, p):
 
 
 LOOPS = {
-    "MeanSquaredError": average(lambda t, p: (t - p) ** 2),
-    "MeanAbsoluteError": average(lambda t, p: abs(t - p)),
-    "MeanAbsolutePercentageError": average(lambda t, p: 100 * abs(t - p) / max(abs(t), EPS)),
-    "MeanSquaredLogarithmicError": average(lambda t, p: (math.log1p(max(t, EPS)) - math.log1p(max(p, EPS))) ** 2),
-    "Huber": average(
+    "MeanSquaredError": mean_over_last_axis(lambda t, p: (t - p) ** 2),
+    "MeanAbsoluteError": mean_over_last_axis(lambda t, p: abs(t - p)),
+    "MeanAbsolutePercentageError": mean_over_last_axis(lambda t, p: 100 * abs(t - p) / max(abs(t), EPS)),
+    "MeanSquaredLogarithmicError": mean_over_last_axis(
+        lambda t, p: (math.log1p(max(t, EPS)) - math.log1p(max(p, EPS))) ** 2
+    ),
+    "Huber": mean_over_last_axis(
         lambda t, p, delta=1.0: (t - p) ** 2 / 2 if abs(t - p) <= delta else delta * (abs(t - p) - delta / 2)
     ),
-    "LogCosh": average(lambda t, p: math.log(math.cosh(t - p))),
-    "Poisson": average(lambda t, p: p - t * math.log(p + EPS)),
-    "CosineSimilarity": last(cosine),
+    "LogCosh": mean_over_last_axis(lambda t, p: math.log(math.cosh(t - p))),
+    "Poisson": mean_over_last_axis(lambda t, p: p - t * math.log(p + EPS)),
+    "CosineSimilarity": over_last_axis(cosine),
     "Hinge": signed(lambda x: x),
     "SquaredHinge": signed(lambda x: x * x),
-    "CategoricalHinge": last(categorical_hinge),
-    "BinaryCrossentropy": average(entropy),
-    "BinaryFocalCrossentropy": average(focal),
-    "CategoricalCrossentropy": last(categorical),
-    "CategoricalFocalCrossentropy": last(categorical_focal),
+    "CategoricalHinge": over_last_axis(categorical_hinge),
+    "BinaryCrossentropy": mean_over_last_axis(entropy),
+    "BinaryFocalCrossentropy": mean_over_last_axis(focal),
+    "CategoricalCrossentropy": over_last_axis(categorical),
+    "CategoricalFocalCrossentropy": over_last_axis(categorical_focal),
     "SparseCategoricalCrossentropy": sparse,
     "CategoricalGeneralizedCrossEntropy": generalized,
-    "KLDivergence": last(divergence),
+    "KLDivergence": over_last_axis(divergence),
     "Dice": overlap(dice),
     "Tversky": overlap(tversky),
     "Circle": circle,
@@ -247,24 +249,24 @@ def float64(row: Row, y_true, y_pred):
     return LOOPS[row.name](t, p, **row.kwargs)
 
 
-def one(row: Row, **kwargs):
+def make_loss(row: Row, **kwargs):
     return getattr(losses, row.name)(**row.kwargs, **kwargs)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda r: r.id)
-def test_values_are_those_of_a_float64_loop(row):
+def test_values_match_float64_loops(row):
     y_true, y_pred = row.arrays()
     expected = float64(row, y_true, y_pred)
-    got = one(row).values(y_true, y_pred)
+    got = make_loss(row).values(y_true, y_pred)
     assert got.shape == expected.shape
     assert got.dtype == jnp.float32
     np.testing.assert_allclose(got, expected, rtol=2e-5, atol=2e-6)
 
 
 @pytest.mark.parametrize("row", [r for r in ROWS if r.name != "CTC"], ids=lambda r: r.id)
-def test_gradients_are_those_of_float64_differences(row):
+def test_gradients_match_float64_finite_differences(row):
     y_true, y_pred = row.arrays(batch=3)
-    got = jax.grad(lambda p: jnp.sum(one(row).values(y_true, p)))(jnp.asarray(y_pred))
+    got = jax.grad(lambda p: jnp.sum(make_loss(row).values(y_true, p)))(jnp.asarray(y_pred))
     base, step = y_pred.astype(np.float64), 1e-6
     for place in np.ndindex(*y_pred.shape):
         up, down = base.copy(), base.copy()
@@ -273,7 +275,7 @@ def test_gradients_are_those_of_float64_differences(row):
         np.testing.assert_allclose(got[place], expected, rtol=2e-4, atol=2e-5)
 
 
-# ---------------------------------------------------------------- by Keras
+# ---------------------------------------------------------------- Keras
 
 
 def keras_losses():
@@ -291,7 +293,7 @@ def same_as_keras(row: Row, y_true, y_pred, reduction="sum_over_batch_size", rto
     theirs = getattr(keras_losses(), row.name)(**row.kwargs, reduction=reduction)
     y_true, y_pred = jnp.asarray(y_true), jnp.asarray(y_pred)
     value, grad = keras_value_and_grad(theirs, y_true, y_pred, **kwargs)
-    mine = one(row, reduction=reduction)
+    mine = make_loss(row, reduction=reduction)
     got, got_grad = mine(y_true, y_pred, **kwargs), jax.grad(lambda p: jnp.sum(mine(y_true, p, **kwargs)))(y_pred)
     assert got.shape == value.shape
     np.testing.assert_allclose(got, value, rtol=rtol, atol=1e-6)
@@ -299,7 +301,7 @@ def same_as_keras(row: Row, y_true, y_pred, reduction="sum_over_batch_size", rto
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda r: r.id)
-def test_value_and_gradient_are_those_of_keras(row):
+def test_values_and_gradients_match_keras(row):
     same_as_keras(row, *row.arrays())
 
 
@@ -309,21 +311,21 @@ WEIGHTED = [r for r in ROWS if r.id in ("MeanSquaredError-reals", "Dice-bits", "
 @pytest.mark.parametrize("reduction", ["sum_over_batch_size", "mean", "sum", "none", None, "mean_with_sample_weight"])
 @pytest.mark.parametrize("weight_shape", [(5,), (5, 1), ()], ids=str)
 @pytest.mark.parametrize("row", WEIGHTED, ids=lambda r: r.id)
-def test_weights_and_reductions_are_those_of_keras(row, weight_shape, reduction):
+def test_weights_and_reductions_match_keras(row, weight_shape, reduction):
     weight = np.random.default_rng(1).uniform(0.0, 2.0, weight_shape).astype(np.float32)
     same_as_keras(row, *row.arrays(), reduction=reduction, sample_weight=weight)
 
 
 @pytest.mark.parametrize("weight_shape", [(5, 3), (5, 1), (5, 3, 1), (1, 1)], ids=str)
 @pytest.mark.parametrize("reduction", ["sum_over_batch_size", "sum", "none", "mean_with_sample_weight"])
-def test_weights_per_time_step_are_those_of_keras(weight_shape, reduction):
+def test_weights_per_time_step_match_keras(weight_shape, reduction):
     row = next(r for r in ROWS if r.name == "MeanSquaredError" and r.data.__name__ == "sequences")
     weight = np.random.default_rng(1).uniform(0.0, 2.0, weight_shape).astype(np.float32)
     same_as_keras(row, *row.arrays(), reduction=reduction, sample_weight=weight)
 
 
-def test_weights_per_example_weigh_all_its_time_steps():
-    """Keras says so, but multiplies [B, T] with [B]."""
+def test_example_weights_apply_to_all_time_steps():
+    """Keras documents this, but multiplies [B, T] by [B]."""
     values, weight = jnp.arange(6.0).reshape(2, 3), jnp.asarray([1.0, 10.0])
     np.testing.assert_allclose(losses.reduce_values(values, weight), (0 + 1 + 2 + 30 + 40 + 50) / 6)
 
@@ -340,13 +342,13 @@ ELEMENTWISE = [r for r in ROWS if r.data.__name__ in ("bits", "classes", "bit_lo
 
 @pytest.mark.parametrize("case", EXTREMES)
 @pytest.mark.parametrize("row", ELEMENTWISE, ids=lambda r: r.id)
-def test_extremes_are_those_of_keras_and_finite(row, case):
+def test_extreme_predictions_are_finite_and_match_keras(row, case):
     if "alpha" in row.kwargs and row.name.startswith("Categorical"):
         row = row._replace(kwargs={"alpha": 0.5})  # one alpha per class needs four classes
     y_true, y_pred = (np.asarray(y, np.float32) for y in EXTREMES[case])
     if case == "large logits" and not row.kwargs.get("from_logits"):
         y_pred = np.clip(y_pred, 0, 1)
-    mine = one(row)
+    mine = make_loss(row)
     value, grad = jax.value_and_grad(lambda p: mine(y_true, p))(y_pred)
     assert np.isfinite(value)
     assert np.isfinite(grad).all()
@@ -354,27 +356,27 @@ def test_extremes_are_those_of_keras_and_finite(row, case):
 
 
 @pytest.mark.parametrize("name", ["SparseCategoricalCrossentropy", "CategoricalGeneralizedCrossEntropy"])
-def test_extremes_of_class_numbers(name):
+def test_extreme_predictions_for_class_indices(name):
     y_true, y_pred = jnp.asarray([0, 1, 2]), jnp.asarray([[1.0, 0, 0], [1.0, 0, 0], [0, 0.5, 0.5]])
     mine, theirs = getattr(losses, name)(), getattr(keras_losses(), name)()
     np.testing.assert_allclose(mine(y_true, y_pred), theirs(y_true, y_pred), rtol=1e-6)
     assert np.isfinite(jax.grad(lambda p: mine(y_true, p))(y_pred)).all()  # Keras' generalized one is not
 
 
-def test_logits_of_minus_infinity_exclude_a_class():
+def test_minus_infinity_logits_exclude_a_class():
     loss = losses.SparseCategoricalCrossentropy(from_logits=True)
     value, grad = jax.value_and_grad(lambda p: loss(jnp.asarray([0]), p))(jnp.asarray([[0.0, 0.0, -jnp.inf]]))
     np.testing.assert_allclose(value, math.log(2), rtol=1e-6)
     np.testing.assert_allclose(grad, [[-0.5, 0.5, 0.0]], atol=1e-6)
 
 
-def test_the_gradient_is_zero_outside_of_the_clip_range():
+def test_gradient_is_zero_outside_the_clipping_range():
     grad = jax.grad(lambda p: jnp.sum(losses.binary_crossentropy(jnp.ones((1, 3)), p)))
     np.testing.assert_array_equal(grad(jnp.asarray([[0.0, 5e-8, 1.0]])), [[0.0, 0.0, 0.0]])
     assert grad(jnp.asarray([[2e-7, 0.5, 0.5]]))[0, 0] < -1e6
 
 
-def test_a_vector_of_zeros_has_a_finite_cosine_and_gradient():
+def test_cosine_similarity_of_a_zero_vector_is_finite():
     value, grad = jax.value_and_grad(lambda p: losses.cosine_similarity(jnp.ones((1, 2)), p)[0])(jnp.zeros((1, 2)))
     assert value == 0.0
     assert np.isfinite(grad).all()
@@ -387,13 +389,13 @@ def test_a_vector_of_zeros_has_a_finite_cosine_and_gradient():
 def test_half_precision_is_computed_in_float32(row):
     y_true, y_pred = row.arrays()
     half = jnp.asarray(y_pred).astype(jnp.bfloat16)
-    got = one(row)(y_true, half)
+    got = make_loss(row)(y_true, half)
     assert got.dtype == jnp.float32
-    np.testing.assert_array_equal(got, one(row)(y_true, half.astype(jnp.float32)))
+    np.testing.assert_array_equal(got, make_loss(row)(y_true, half.astype(jnp.float32)))
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
-def test_half_precision_keeps_the_probability_next_to_one(dtype):
+def test_half_precision_probability_of_one_has_a_finite_loss(dtype):
     """1 - 1e-7 is 1 in half precision, where Keras' logarithm is infinite."""
     value, grad = jax.value_and_grad(lambda p: losses.BinaryCrossentropy()(jnp.zeros((1, 1)), p))(
         jnp.ones((1, 1), dtype)
@@ -403,7 +405,7 @@ def test_half_precision_keeps_the_probability_next_to_one(dtype):
     assert np.isfinite(grad.astype(jnp.float32)).all()
 
 
-def test_dtype_is_that_of_the_result():
+def test_dtype_sets_the_dtype_of_the_result():
     assert losses.MeanSquaredError(dtype=jnp.bfloat16)(jnp.zeros((2, 1)), jnp.ones((2, 1))).dtype == jnp.bfloat16
 
 
@@ -411,8 +413,8 @@ def test_dtype_is_that_of_the_result():
 def test_jit_and_vmap_change_nothing(row):
     batches = [row.arrays(seed=s) for s in (0, 1)]
     y_true, y_pred = (jnp.stack([jnp.asarray(b[i]) for b in batches]) for i in (0, 1))
-    alone = [one(row)(*b) for b in batches]
-    np.testing.assert_allclose(jax.jit(jax.vmap(one(row)))(y_true, y_pred), alone, rtol=2e-6, atol=1e-7)
+    alone = [make_loss(row)(*b) for b in batches]
+    np.testing.assert_allclose(jax.jit(jax.vmap(make_loss(row)))(y_true, y_pred), alone, rtol=2e-6, atol=1e-7)
 
 
 def test_losses_are_hashable_values():
@@ -432,7 +434,7 @@ def test_every_loss_of_keras_is_in_the_tables():
 
 
 @pytest.mark.parametrize("name", sorted(losses.LOSSES))
-def test_a_name_means_what_it_means_to_keras(name):
+def test_names_resolve_to_the_same_loss_as_in_keras(name):
     mine = losses.get(name)
     if "eneralized" not in name:  # Keras exports it, but its table does not know it
         theirs = keras_losses().get(name)
@@ -445,14 +447,14 @@ def test_a_name_means_what_it_means_to_keras(name):
 
 
 @pytest.mark.parametrize("name", sorted({c.__name__ for c in losses.FUNCTIONS.values()}))
-def test_arguments_order_and_defaults_are_those_of_keras(name):
+def test_argument_order_and_defaults_match_keras(name):
     theirs = inspect.signature(getattr(keras_losses(), name)).parameters
     mine = inspect.signature(getattr(losses, name)).parameters
     assert [(p.name, p.default) for p in mine.values()] == [(p.name, p.default) for p in theirs.values()]
 
 
 @pytest.mark.parametrize("function", losses.FUNCTIONS, ids=lambda f: f.__name__)
-def test_functions_have_the_arguments_of_keras(function):
+def test_function_arguments_match_keras(function):
     theirs = inspect.signature(getattr(keras_losses(), function.__name__)).parameters
     mine = dict(inspect.signature(function).parameters)
     mine.pop("ref_mask", None)  # ours: the references of a padded batch
@@ -460,7 +462,7 @@ def test_functions_have_the_arguments_of_keras(function):
 
 
 @pytest.mark.parametrize("function", losses.FUNCTIONS, ids=lambda f: f.__name__)
-def test_a_function_gives_the_values_of_its_class(function):
+def test_functions_and_classes_return_the_same_values(function):
     loss = losses.get(function)
     row = next(r for r in ROWS if r.name == type(loss).__name__ and not r.kwargs)
     kwargs = {"q": 0.5} if "generalized" in function.__name__ else {}
@@ -480,6 +482,6 @@ def test_crossentropy_is_resolved_by_shapes_as_keras_does(name, true, pred):
     assert losses.resolve("mse", true, pred) == losses.MeanSquaredError()
 
 
-def test_labels_says_which_losses_take_class_numbers():
+def test_labels_attribute_marks_losses_of_class_indices():
     index = {c.__name__ for c in losses.FUNCTIONS.values() if c.labels == "index"}
     assert index == {"SparseCategoricalCrossentropy", "CategoricalGeneralizedCrossEntropy"}
