@@ -51,7 +51,7 @@ def flat_bits(rng, b):
 
 
 def round_bits(rng, b):
-    """Predictions at the thresholds themselves."""
+    """Returns predictions that are equal to thresholds."""
     return rng.integers(0, 2, (b, 3)).astype(F32), (rng.integers(0, 5, (b, 3)) / 4).astype(F32)
 
 

@@ -1,15 +1,16 @@
-"""Metrics with Keras' names, arguments and numbers, but without state of their own.
+"""Metrics with Keras' names, arguments and numbers, as pure functions of an explicit state.
 
 Synopsis:
     m = metrics.AUC()
     state = m.empty()
-    state = m.update(state, y_true, y_pred, sample_weight=weights, mask=is_no_padding)
+    state = m.update(state, y_true, y_pred, sample_weight=weights, mask=is_example)
     m.compute(state)
 """
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+
+import jax
 
 from flaxmodels.names import lookup
 from training.losses import Loss, kind_of_labels
@@ -146,12 +147,19 @@ METRICS: dict[str, Callable[..., Metric]] = {
 }
 
 
-def get(x: str | Metric | type[Metric] | Loss | Callable[..., Any]) -> Metric:
+MetricLike = str | Metric | type[Metric] | Loss | Callable[..., jax.Array]
+
+
+def get(x: MetricLike) -> Metric:
     """Returns a metric.
 
     Args:
-        x: A name, which the metric keeps as its own; a metric; a loss, whose values are averaged; or a
-            function (y_true, y_pred) -> [B].
+        x: A name, which also becomes the name of the metric; a `Metric` object or class; a loss, whose values
+            are averaged; or a function (y_true, y_pred) -> [B].
+
+    Raises:
+        TypeError: If `x` is none of these.
+        ValueError: If no metric has that name.
 
     Example:
         >>> get("mse").name
@@ -166,12 +174,12 @@ def get(x: str | Metric | type[Metric] | Loss | Callable[..., Any]) -> Metric:
     if isinstance(x, Loss):
         return MeanMetricWrapper(x.values, x.name)
     if isinstance(x, type) or not callable(x):
-        raise TypeError(f"a metric must be a name, a Metric or a function (y_true, y_pred) -> [B]; found {x!r}")
+        raise TypeError(f"A metric must be a name, a Metric or a function (y_true, y_pred) -> [B], got {x!r}.")
     return MeanMetricWrapper(x)
 
 
-def resolve(x: Any, y_true_shape: Sequence[int], y_pred_shape: Sequence[int]) -> Metric:
-    """Returns a metric as `get` does; "accuracy", "acc", "crossentropy" and "ce" are chosen by the shapes.
+def resolve(x: MetricLike, y_true_shape: Sequence[int], y_pred_shape: Sequence[int]) -> Metric:
+    """Returns a metric like `get`, and chooses "accuracy", "acc", "crossentropy" and "ce" by the shapes.
 
     Args:
         x: A name, a metric or a function.
@@ -188,37 +196,38 @@ def resolve(x: Any, y_true_shape: Sequence[int], y_pred_shape: Sequence[int]) ->
 
 
 def resolve_accuracy(y_true_shape: Sequence[int], y_pred_shape: Sequence[int], name: str = "accuracy") -> Metric:
-    """Chooses the accuracy (or the cross-entropy) that fits the labels; it keeps the name that was asked for.
+    """Chooses the accuracy or cross-entropy by the shapes of labels and predictions.
 
-    One output means binary, labels of lower rank or with a last axis of 1 mean class indices, else one-hot.
+    A single output is binary. Labels of lower rank, or with a last axis of size 1, are class indices. Other
+    labels are one-hot.
 
     Args:
         y_true_shape: The shape of the labels.
         y_pred_shape: The shape of the predictions.
-        name: "accuracy", "acc", "crossentropy" or "ce", in any case.
+        name: "accuracy", "acc", "crossentropy" or "ce", in any case; the metric is named so.
 
     References:
-        Keras `trainers.compile_utils.get_metric`, which knows the accuracies.
+        Keras `trainers.compile_utils.get_metric`, for the accuracies.
 
     Example:
         >>> resolve_accuracy((32, 10), (32, 10))
         CategoricalAccuracy(name='accuracy', dtype=None)
     """
     kinds = lookup("metric chosen by shapes", name.lower(), BY_SHAPE)
-    return dataclasses.replace(kinds[kind_of_labels(y_true_shape, y_pred_shape)], name=name)
+    return dataclasses.replace(kinds[kind_of_labels(y_true_shape, y_pred_shape)], name=name)  # type: ignore[type-var]  # all are dataclasses
 
 
-_ACCURACY = {
+_ACCURACY: dict[str, Metric] = {
     "binary": BinaryAccuracy(),
     "sparse": SparseCategoricalAccuracy(),
     "one-hot": CategoricalAccuracy(),
 }
-_CROSSENTROPY = {
+_CROSSENTROPY: dict[str, Metric] = {
     "binary": BinaryCrossentropy(),
     "sparse": SparseCategoricalCrossentropy(),
     "one-hot": CategoricalCrossentropy(),
 }
-BY_SHAPE: dict[str, dict[str, Any]] = {
+BY_SHAPE: dict[str, dict[str, Metric]] = {
     "accuracy": _ACCURACY,
     "acc": _ACCURACY,
     "crossentropy": _CROSSENTROPY,

@@ -1,8 +1,7 @@
-"""How well do scores order the examples: the area under a curve over all thresholds."""
+"""The area under the ROC curve and under precision-recall curves."""
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,32 +9,46 @@ import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
 from training.losses.base import EPSILON, as_float, divide_no_nan
-from training.metrics.base import Metric, RunningSum
-from training.metrics.confusion import Counts, are_even, count, even_thresholds, precision, recall
+from training.metrics.base import Metric
+from training.metrics.confusion import (
+    Counts,
+    State,
+    add,
+    are_evenly_spaced,
+    count,
+    even_thresholds,
+    precision,
+    recall,
+    totals,
+    zeros,
+)
 
 CURVES = ("ROC", "PR", "PRGAIN")
 SUMMATIONS = ("interpolation", "minoring", "majoring")
 
 
 @dataclasses.dataclass(frozen=True)
-class AUC(Metric):
-    """The area under the ROC curve, or under precision over recall, by sums between thresholds.
+class AUC(Metric[State]):
+    """Area under the ROC curve or a precision-recall curve, as a Riemann sum over thresholds.
 
     Args:
-        num_thresholds: How many thresholds between 0 and 1 cut the curve.
+        num_thresholds: The number of thresholds in [0, 1].
         curve: `ROC` (recall over false-positive rate), `PR` (precision over recall) or `PRGAIN`.
-        summation_method: `interpolation` (trapezoids; for `PR` Davis and Goadrich's curve), `minoring` or
-            `majoring` (lower and upper steps).
-        name: What the metric is called.
+        summation_method: `interpolation` (trapezoids; for `PR` the interpolation of Davis and Goadrich),
+            `minoring` (lower sums) or `majoring` (upper sums).
+        name: The name of the metric.
         dtype: The dtype of the result.
-        thresholds: Inner thresholds of one's own, in place of `num_thresholds`.
-        multi_label: Whether every label has a curve of its own, whose areas are averaged.
-        num_labels: The number of labels, if `multi_label`; otherwise found at the first update.
-        label_weights: The weight of each label: of its area if `multi_label`, else of its predictions.
+        thresholds: Thresholds between 0 and 1, instead of `num_thresholds`.
+        multi_label: Whether to compute one area per label and average them.
+        num_labels: The number of labels, for `multi_label`; by default that of the first update.
+        label_weights: The weight of each label: of its area if `multi_label`, otherwise of its predictions.
         from_logits: Whether predictions are logits.
 
-    Shapes: y_true, y_pred [B, ...]; with `multi_label` [B, labels], and under `lax.scan` start from
-        `empty_for(y_true, y_pred)` or give `num_labels`.
+    Shapes: y_true, y_pred [B, ...]; with `multi_label` [B, labels]. With `multi_label` under `lax.scan`, start
+        from `empty_for(y_true, y_pred)` or pass `num_labels`.
+
+    Raises:
+        ValueError: If an argument is out of range.
 
     References:
         Davis and Goadrich, 2006; Flach and Kull, Precision-Recall-Gain Curves, 2015.
@@ -65,54 +78,56 @@ class AUC(Metric):
             ("summation_method", SUMMATIONS, self.summation_method.lower()),
         ):
             if value not in known:
-                raise ValueError(f"{field} must be one of {known}; found {getattr(self, field)!r}")
+                raise ValueError(f"`{field}` must be one of {known}, got {getattr(self, field)!r}.")
             object.__setattr__(self, field, value)
         if self.thresholds is not None:
             object.__setattr__(self, "thresholds", tuple(sorted(map(float, self.thresholds))))
             object.__setattr__(self, "num_thresholds", len(self.thresholds) + 2)
         if self.num_thresholds <= 1:
-            raise ValueError(f"num_thresholds must be at least 2; found {self.num_thresholds}; 200 is the default")
+            raise ValueError(f"`num_thresholds` must be at least 2, got {self.num_thresholds}; 200 is the default.")
         if self.num_labels and not self.multi_label:
             raise ValueError(
-                f"num_labels belongs to multi_label=True; found num_labels={self.num_labels} without it; drop one"
+                f"`num_labels` needs multi_label=True, got num_labels={self.num_labels} without it; remove one."
             )
         if self.label_weights is not None:
             weights = tuple(map(float, np.asarray(self.label_weights).reshape(-1)))
             object.__setattr__(self, "label_weights", weights)
 
-    def _inner(self) -> tuple[float, ...]:
+    def _inner_thresholds(self) -> tuple[float, ...]:
         return even_thresholds(self.num_thresholds) if self.thresholds is None else tuple(self.thresholds)
 
-    def empty(self) -> Counts:
-        shape = (self.num_thresholds, self.num_labels or 1) if self.multi_label else (self.num_thresholds,)
-        return Counts(*(RunningSum.zeros(shape) for _ in range(4)))
+    def empty(self) -> State:
+        """Returns counts of zero."""
+        return zeros((self.num_thresholds, self.num_labels or 1) if self.multi_label else (self.num_thresholds,))
 
     def update(
         self,
-        state: Counts,
+        state: State,
         y_true: ArrayLike,
         y_pred: ArrayLike,
         sample_weight: ArrayLike | None = None,
         mask: ArrayLike | None = None,
-    ) -> Counts:
+    ) -> State:
+        """Returns the counts with a batch added."""
         y_pred = jax.nn.sigmoid(as_float(y_pred)) if self.from_logits else y_pred
-        inner = self._inner()
+        inner = self._inner_thresholds()
         counts = count(
             y_true,
             y_pred,
-            (-EPSILON, *inner, 1.0 + EPSILON),  # the ends lie outside, so that 0 and 1 are inside
+            (-EPSILON, *inner, 1.0 + EPSILON),  # the outer thresholds enclose the predictions 0 and 1
             sample_weight,
             mask,
             label_weights=None if self.multi_label else self.label_weights,
-            even=self.thresholds is None or are_even((0.0, *inner, 1.0)),
+            evenly_spaced=self.thresholds is None or are_evenly_spaced((0.0, *inner, 1.0)),
             per_label=self.multi_label,
         )
-        return Counts(*(s.add(c) for s, c in zip(state, counts, strict=True)))
+        return add(state, counts)
 
-    def compute(self, state: Counts) -> jax.Array:
-        c = Counts(*(s.value for s in state))
+    def compute(self, state: State) -> jax.Array:
+        """Returns the area, or the mean of the labels' areas."""
+        c = totals(state)
         if self.curve == "PR" and self.summation_method == "interpolation":
-            pieces = _davis_goadrich(c)
+            segments = _davis_goadrich(c)
         else:
             x, y = {"ROC": _roc, "PR": _precision_recall, "PRGAIN": _gain}[self.curve](c)
             heights = {
@@ -120,8 +135,8 @@ class AUC(Metric):
                 "minoring": jnp.minimum(y[:-1], y[1:]),
                 "majoring": jnp.maximum(y[:-1], y[1:]),
             }
-            pieces = (x[:-1] - x[1:]) * heights[self.summation_method]
-        areas = jnp.sum(pieces, axis=0)
+            segments = (x[:-1] - x[1:]) * heights[self.summation_method]
+        areas = jnp.sum(segments, axis=0)
         if not self.multi_label:
             return self.cast(areas)
         if self.label_weights is None:
@@ -130,15 +145,18 @@ class AUC(Metric):
         return self.cast(divide_no_nan(jnp.sum(areas * weights), jnp.sum(weights)))
 
 
-def _roc(c: Counts) -> tuple[jax.Array, jax.Array]:
+# The curves: the abscissa and the ordinate at each threshold.
+
+
+def _roc(c: Counts[jax.Array]) -> tuple[jax.Array, jax.Array]:
     return divide_no_nan(c.false_positives, c.false_positives + c.true_negatives), recall(c)
 
 
-def _precision_recall(c: Counts) -> tuple[jax.Array, jax.Array]:
+def _precision_recall(c: Counts[jax.Array]) -> tuple[jax.Array, jax.Array]:
     return recall(c), precision(c)
 
 
-def _gain(c: Counts) -> tuple[jax.Array, jax.Array]:
+def _gain(c: Counts[jax.Array]) -> tuple[jax.Array, jax.Array]:
     odds = divide_no_nan(c.true_positives + c.false_negatives, c.true_negatives + c.false_positives)
     recall_gain = 1.0 - odds * divide_no_nan(c.false_negatives, c.true_positives)
     precision_gain = 1.0 - odds * divide_no_nan(c.false_positives, c.true_positives)
@@ -146,13 +164,17 @@ def _gain(c: Counts) -> tuple[jax.Array, jax.Array]:
     return jnp.maximum(jnp.where(none, 0.0, recall_gain), 0.0), jnp.where(none, 1.0, precision_gain)
 
 
-def _davis_goadrich(c: Counts) -> jax.Array:
-    """Areas of pieces along which true positives grow in proportion to positives, exactly integrated."""
+def _davis_goadrich(c: Counts[jax.Array]) -> jax.Array:
+    """Returns the area of each segment between thresholds.
+
+    Along a segment, the true positives are a linear function of the predicted positives. The precision-recall
+    curve is then integrated exactly.
+    """
     tp, p = c.true_positives, c.true_positives + c.false_positives
     gained = tp[:-1] - tp[1:]
     slope = divide_no_nan(gained, jnp.maximum(p[:-1] - p[1:], 0.0))
     intercept = tp[1:] - slope * p[1:]
-    some = (p[:-1] > 0) & (p[1:] > 0)
-    ratio = jnp.where(some, divide_no_nan(p[:-1], jnp.maximum(p[1:], 0.0)), 1.0)
-    total = jnp.maximum(tp[1:] + c.false_negatives[1:], 0.0)
-    return divide_no_nan(slope * (gained + intercept * jnp.log(ratio)), total)
+    has_positives = (p[:-1] > 0) & (p[1:] > 0)
+    ratio = jnp.where(has_positives, divide_no_nan(p[:-1], jnp.maximum(p[1:], 0.0)), 1.0)
+    positives = jnp.maximum(tp[1:] + c.false_negatives[1:], 0.0)
+    return divide_no_nan(slope * (gained + intercept * jnp.log(ratio)), positives)

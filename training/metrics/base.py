@@ -1,9 +1,9 @@
-"""What every metric shares: a state of sums, and the rules of weights and masks."""
+"""The base classes of metrics, their states, and the rules for weights and masks."""
 
 import dataclasses
 import re
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -11,13 +11,21 @@ from jax.typing import ArrayLike, DTypeLike
 
 from training.losses.base import align_leading, as_float, divide_no_nan, fill_masked, match_ranks
 
-State = Any  # a pytree of RunningSum, or of whatever arrays a metric of one's own adds up
+# The state of a metric: a pytree of `RunningSum`, or of the arrays that a custom metric adds up.
+State = TypeVar("State")
 
 
 class RunningSum(NamedTuple):
-    """A sum in float32 that keeps what rounding takes away, so that counts stay exact up to 2^48.
+    """A float32 sum with error compensation, so that counts are exact up to 2^48.
 
-    A plain float32 sum of ones stops growing at 2^24, one batch of 16 images of a megapixel.
+    A plain float32 sum of ones stops growing at 2^24, the number of pixels in 16 images of a megapixel.
+
+    Attributes:
+        total: The sum, rounded to float32.
+        rest: The accumulated rounding error of `total`.
+
+    References:
+        Knuth, The Art of Computer Programming, volume 2, section 4.2.2 (the error-free sum of two numbers).
 
     Example:
         >>> s = RunningSum.zeros().add(2.0**24).add(1.0).add(1.0).add(1.0).add(1.0)
@@ -30,42 +38,44 @@ class RunningSum(NamedTuple):
 
     @classmethod
     def zeros(cls, shape: tuple[int, ...] = ()) -> "RunningSum":
-        """Nothing added yet; a shape () takes the shape of the first array added."""
+        """Returns an empty sum; one of shape () broadcasts to the shape of the first array added."""
         return cls(jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.float32))
 
     @property
     def value(self) -> jax.Array:
-        """The sum, rounded to float32."""
+        """The compensated sum as float32."""
         return self.total + self.rest
 
     def add(self, x: ArrayLike) -> "RunningSum":
-        """The sum with `x` added."""
+        """Returns the sum with `x` added."""
         x = jnp.asarray(x).astype(jnp.float32)
         shape = jnp.broadcast_shapes(self.total.shape, x.shape)
         old, x, rest = (jnp.broadcast_to(a, shape) for a in (self.total, x, self.rest))
         new = old + x
-        gained = new - old  # what rounding let through of x; the differences below are exact
-        lost = rest + ((old - (new - gained)) + (x - gained))
-        lost = jnp.where(jnp.isfinite(lost), lost, jnp.zeros_like(lost))
-        total = new + lost  # so that the rest stays below the last digit of the total
-        return RunningSum(total, jnp.where(jnp.isfinite(total), lost - (total - new), jnp.zeros_like(lost)))
+        added = new - old  # the part of x that the rounded sum contains; the differences below are exact
+        error = rest + ((old - (new - added)) + (x - added))
+        error = jnp.where(jnp.isfinite(error), error, jnp.zeros_like(error))
+        total = new + error  # keeps the rest smaller than the last digit of the total
+        return RunningSum(total, jnp.where(jnp.isfinite(total), error - (total - new), jnp.zeros_like(error)))
 
     def merge(self, other: "RunningSum") -> "RunningSum":
-        """The sum of two sums."""
+        """Returns the sum of two sums."""
         return self.add(other.total).add(other.rest)
 
 
-class Metric:
-    """A number about labels and predictions, made of sums that batches add to.
+class Metric(Generic[State]):
+    """Base class of metrics: statistics of labels and predictions that are accumulated over batches.
 
-    A metric holds no state: `empty` gives one, `update` adds a batch, `merge` adds two, `compute` makes the
-    number. All are pure and work inside `jit`, `lax.scan` and `vmap`. However the data are cut into batches,
-    and however the batches are padded and masked, the number is the same.
-    A subclass is a frozen dataclass with Keras' arguments as fields, and defines those of the four that differ.
+    A metric has no mutable state. `empty` returns an initial state, `update` adds a batch to a state, `merge`
+    adds two states, and `compute` returns the result. All four are pure and work inside `jit`, `lax.scan` and
+    `vmap`. The result depends neither on how the data is split into batches nor on padding that is masked.
+
+    A subclass is a frozen dataclass with Keras' arguments as fields. It defines `empty`, `update` and
+    `compute`, and also `merge` if its states are not added leaf by leaf.
 
     Attributes:
-        name: What the metric is called in logs; None is the class's name in snake case.
-        dtype: The dtype of the result, float32 by default. Sums are kept in float32 with their rounding errors.
+        name: The name of the metric in logs; by default the class name in snake case.
+        dtype: The dtype of the result, float32 by default. Sums are kept in float32 with error compensation.
 
     Example:
         >>> from training.metrics import Mean
@@ -79,7 +89,8 @@ class Metric:
     dtype: DTypeLike | None = None
 
     def __init_subclass__(cls) -> None:
-        if cls.name is None and "name" not in cls.__dict__:  # a plain class, which has no field for it
+        super().__init_subclass__()
+        if cls.name is None and "name" not in cls.__dict__:  # a class that is no dataclass has no field for it
             cls.name = snake_case(cls.__name__)
 
     def __post_init__(self) -> None:
@@ -87,8 +98,8 @@ class Metric:
             object.__setattr__(self, "name", snake_case(type(self).__name__))
 
     def empty(self) -> State:
-        """The state that has seen nothing."""
-        raise TypeError(f"{type(self).__name__} must define empty, update and compute; found no empty")
+        """Returns the state before any update."""
+        raise TypeError(f"{type(self).__name__} must define empty, update and compute, got a class without empty.")
 
     def update(
         self,
@@ -98,32 +109,32 @@ class Metric:
         sample_weight: ArrayLike | None = None,
         mask: ArrayLike | None = None,
     ) -> State:
-        """The state with a batch added.
+        """Returns the state with a batch added.
 
         Args:
-            state: What was seen before.
+            state: The state before the batch.
             y_true: The labels.
             y_pred: The predictions.
-            sample_weight: Factors per example [B], or per value.
-            mask: False where an example [B], or a value, does not count, such as padding.
+            sample_weight: Weights per example [B], or per value.
+            mask: False for examples [B], or values, to ignore, such as padding.
         """
-        raise TypeError(f"{type(self).__name__} must define empty, update and compute; found no update")
+        raise TypeError(f"{type(self).__name__} must define empty, update and compute, got a class without update.")
 
     def merge(self, a: State, b: State) -> State:
-        """The state of what either state has seen."""
-        return jax.tree.map(_merge, a, b, is_leaf=lambda x: isinstance(x, RunningSum))
+        """Returns the state of the union of the data of two states."""
+        return jax.tree.map(_add, a, b, is_leaf=lambda x: isinstance(x, RunningSum))
 
     def compute(self, state: State) -> jax.Array:
-        """The number."""
-        raise TypeError(f"{type(self).__name__} must define empty, update and compute; found no compute")
+        """Returns the result."""
+        raise TypeError(f"{type(self).__name__} must define empty, update and compute, got a class without compute.")
 
-    def empty_for(self, *args: Any) -> State:
-        """The empty state in the shape that it has after an update with such arguments, as `lax.scan` needs it.
+    def empty_for(self, *args: ArrayLike | jax.ShapeDtypeStruct) -> State:
+        """Returns an empty state with the shapes of the state after an update, as the carry of `lax.scan` needs.
 
-        It differs from `empty()` only where the state grows with the number of classes.
+        It differs from `empty()` only if the first update broadcasts the state to the number of classes.
 
         Args:
-            *args: What `update` will be given after the state: arrays or `jax.ShapeDtypeStruct`.
+            *args: The arguments of `update` after the state: arrays or `jax.ShapeDtypeStruct`.
 
         Example:
             >>> from training.metrics import F1Score
@@ -135,16 +146,16 @@ class Metric:
         return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
     def cast(self, x: jax.Array) -> jax.Array:
-        """The result in the metric's dtype."""
+        """Casts a result to the dtype of the metric."""
         return x if self.dtype is None else x.astype(self.dtype)
 
 
-def _merge(a: Any, b: Any) -> Any:
-    return a.merge(b) if isinstance(a, RunningSum) else a + b
+def _add(a: RunningSum | jax.Array, b: RunningSum | jax.Array) -> RunningSum | jax.Array:
+    return a.merge(b) if isinstance(a, RunningSum) else a + b  # type: ignore[arg-type, operator, return-value]
 
 
 def snake_case(name: str) -> str:
-    """Keras' spelling of a class as a name.
+    """Converts a class name to snake case with Keras' rules.
 
     Example:
         >>> snake_case("MeanSquaredError"), snake_case("BinaryIoU")
@@ -155,21 +166,21 @@ def snake_case(name: str) -> str:
 
 
 def as_mask(mask: ArrayLike | None) -> jax.Array | None:
-    """A mask as booleans."""
+    """Converts a mask to booleans."""
     return None if mask is None else jnp.asarray(mask).astype(bool)
 
 
 def broadcast(name: str, x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Spreads weights or a mask of the first axes of `shape` over all of them.
+    """Broadcasts weights or a mask along the leading axes of `shape`.
 
     Raises:
-        ValueError: If they do not fit.
+        ValueError: If the shapes do not fit together.
     """
     aligned = align_leading(x, len(shape))
     if aligned.ndim != len(shape) or any(n not in (1, m) for n, m in zip(aligned.shape, shape, strict=True)):
         raise ValueError(
-            f"{name} must have the shape of the metric's values {shape} or of their first axes; "
-            f"found {x.shape}; give one number per example"
+            f"`{name}` must have the shape of the metric's values {shape} or of their leading axes, "
+            f"got {x.shape}; pass one number per example."
         )
     return jnp.broadcast_to(aligned, shape)
 
@@ -180,13 +191,16 @@ def per_example(
     mask: jax.Array | None,
     reduce: Callable[..., jax.Array],
 ) -> tuple[jax.Array, jax.Array]:
-    """Reduces weighted values and their weights to one number per example, as Keras does.
+    """Reduces weighted values, and their weights, to one number per example, as Keras does.
 
     Args:
         values: The values [B, ...].
-        sample_weight: Their weights, of the same first axes.
-        mask: Which of them count, of the same first axes.
-        reduce: jnp.mean or jnp.sum, over all axes but the first.
+        sample_weight: Their weights, with the same leading axes.
+        mask: False for values to ignore, with the same leading axes.
+        reduce: `jnp.mean` or `jnp.sum`, applied to all axes but the first.
+
+    Returns:
+        The reduced weighted values [B] and the reduced weights [B].
     """
     values = as_float(values)
     weight = jnp.ones((), values.dtype)
@@ -195,7 +209,7 @@ def per_example(
     mask = jnp.ones((), bool) if mask is None else mask
     rank = min(max(weight.ndim, mask.ndim, 1), values.ndim)
     values = reduce(values, axis=tuple(range(rank, values.ndim)))
-    # Every axis of the weights is kept up to here, so that the weights of masked values go with them.
+    # The axes of the weights are reduced only here, after the weights of masked values were set to 0.
     weight, mask = broadcast("sample_weight", weight, values.shape), broadcast("mask", mask, values.shape)
     weight = jnp.where(mask, weight, jnp.zeros_like(weight))
     values = jnp.where(mask, values * weight, jnp.zeros_like(values))
@@ -204,21 +218,21 @@ def per_example(
 
 
 class MeanState(NamedTuple):
-    """The weighted sum of values, and the sum of their weights."""
+    """State of a mean: the weighted sum of values, and the sum of their weights."""
 
     total: RunningSum
     weights: RunningSum
 
 
-def no_values() -> MeanState:
-    """The state of a mean of nothing."""
+def empty_mean() -> MeanState:
+    """Returns the state of a mean of no values."""
     return MeanState(RunningSum.zeros(), RunningSum.zeros())
 
 
 def add_values(
     state: MeanState, values: ArrayLike, sample_weight: ArrayLike | None, mask: jax.Array | None
 ) -> MeanState:
-    """The state of a mean with values added."""
+    """Returns the state of a mean with values added."""
     values = jnp.asarray(values)
     unweighted = sample_weight is None and mask is None
     totals, weights = per_example(values, sample_weight, mask, jnp.mean)
@@ -227,13 +241,17 @@ def add_values(
 
 
 def mean(state: MeanState) -> jax.Array:
-    """The mean; 0 of nothing."""
+    """Returns the mean; 0 if there are no values."""
     return divide_no_nan(state.total.value, state.weights.value)
 
 
 @dataclasses.dataclass(frozen=True)
-class Sum(Metric):
-    """The weighted sum of values.
+class Sum(Metric[RunningSum]):
+    """Weighted sum of values.
+
+    Args:
+        name: The name of the metric.
+        dtype: The dtype of the result.
 
     Shapes: `update(state, values, sample_weight, mask)` with values [B, ...].
 
@@ -247,6 +265,7 @@ class Sum(Metric):
     dtype: DTypeLike | None = None
 
     def empty(self) -> RunningSum:
+        """Returns a sum of 0."""
         return RunningSum.zeros()
 
     def update(
@@ -256,15 +275,21 @@ class Sum(Metric):
         sample_weight: ArrayLike | None = None,
         mask: ArrayLike | None = None,
     ) -> RunningSum:
+        """Returns the sum with values added."""
         return state.add(jnp.sum(per_example(values, sample_weight, as_mask(mask), jnp.sum)[0]))
 
     def compute(self, state: RunningSum) -> jax.Array:
+        """Returns the sum."""
         return self.cast(state.value)
 
 
 @dataclasses.dataclass(frozen=True)
-class Mean(Metric):
-    """The weighted mean of values, sum(w v) / sum(w), each example's values averaged first.
+class Mean(Metric[MeanState]):
+    """Weighted mean of values, sum(w v) / sum(w); the values of each example are averaged first.
+
+    Args:
+        name: The name of the metric.
+        dtype: The dtype of the result.
 
     Shapes: `update(state, values, sample_weight, mask)` with values [B, ...].
 
@@ -278,7 +303,8 @@ class Mean(Metric):
     dtype: DTypeLike | None = None
 
     def empty(self) -> MeanState:
-        return no_values()
+        """Returns the state of no values."""
+        return empty_mean()
 
     def update(
         self,
@@ -287,30 +313,33 @@ class Mean(Metric):
         sample_weight: ArrayLike | None = None,
         mask: ArrayLike | None = None,
     ) -> MeanState:
+        """Returns the state with values added."""
         return add_values(state, values, sample_weight, as_mask(mask))
 
     def compute(self, state: MeanState) -> jax.Array:
+        """Returns the mean."""
         return self.cast(mean(state))
 
 
-class MeanMetric(Metric):
-    """The weighted mean of a function of labels and predictions; a subclass defines `values`.
+class MeanMetric(Metric[MeanState]):
+    """Base class of weighted means of a function of labels and predictions; a subclass defines `values`.
 
     Attributes:
         over_features: Whether `values` are means over the last axis. Labels and predictions of shape [B] are
-            then taken as [B, 1], so that a mean over the batch is one over examples.
-        mask_fill: What stands in for labels and predictions that the mask hides.
+            then reshaped to [B, 1], so that the last axis is not the batch.
+        mask_fill: Replaces masked labels and predictions.
     """
 
     over_features: ClassVar[bool] = False
     mask_fill: ClassVar[float] = 1.0
 
     def values(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
-        """The values [B, ...] whose mean is the metric."""
-        raise TypeError(f"{type(self).__name__} must define values(y_true, y_pred) -> [B]; found none")
+        """Returns the values [B, ...] to average."""
+        raise TypeError(f"{type(self).__name__} must define values(y_true, y_pred) -> [B], got a class without it.")
 
     def empty(self) -> MeanState:
-        return no_values()
+        """Returns the state of no values."""
+        return empty_mean()
 
     def update(
         self,
@@ -320,6 +349,7 @@ class MeanMetric(Metric):
         sample_weight: ArrayLike | None = None,
         mask: ArrayLike | None = None,
     ) -> MeanState:
+        """Returns the state with a batch added."""
         y_true, y_pred, mask = jnp.asarray(y_true), jnp.asarray(y_pred), as_mask(mask)
         if self.over_features and y_true.ndim == y_pred.ndim == 1:
             y_true, y_pred = y_true[:, None], y_pred[:, None]
@@ -328,18 +358,19 @@ class MeanMetric(Metric):
         return add_values(state, self.values(y_true, y_pred), sample_weight, mask)
 
     def compute(self, state: MeanState) -> jax.Array:
+        """Returns the mean."""
         return self.cast(mean(state))
 
 
 @dataclasses.dataclass(frozen=True, init=False)
 class MeanMetricWrapper(MeanMetric):
-    """The weighted mean of what a function returns.
+    """Turns a function into a metric, the weighted mean of its values.
 
     Args:
-        fn: The function (y_true, y_pred, **kwargs) -> [B]; it gets the arrays as they are.
-        name: What the metric is called; by default as the function.
+        fn: The function (y_true, y_pred, **kwargs) -> [B]. The arrays are passed without a conversion.
+        name: The name of the metric; by default the name of the function.
         dtype: The dtype of the result.
-        **kwargs: Passed on to the function.
+        **kwargs: Keyword arguments for the function.
 
     Example:
         >>> m = MeanMetricWrapper(lambda y_true, y_pred: jnp.abs(y_true - y_pred), name="off")
@@ -352,10 +383,13 @@ class MeanMetricWrapper(MeanMetric):
     dtype: DTypeLike | None
     kwargs: tuple[tuple[str, Any], ...]
 
-    def __init__(self, fn: Callable[..., jax.Array], name: str | None = None, dtype: DTypeLike | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, fn: Callable[..., jax.Array], name: str | None = None, dtype: DTypeLike | None = None, **kwargs: Any
+    ) -> None:
         name = getattr(fn, "__name__", type(fn).__name__) if name is None else name
         for field, value in (("fn", fn), ("name", name), ("dtype", dtype), ("kwargs", tuple(kwargs.items()))):
             object.__setattr__(self, field, value)
 
     def values(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
+        """Returns what the function returns."""
         return self.fn(y_true, y_pred, **dict(self.kwargs))

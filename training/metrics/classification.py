@@ -1,7 +1,7 @@
-"""How surprised is the model by the true classes, and how wide is its margin?"""
+"""Means of classification losses as metrics: cross-entropies, hinge losses, divergence."""
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from training.metrics.base import MeanMetric, MeanState, add_values, as_mask
 
 @dataclasses.dataclass(frozen=True)
 class BinaryCrossentropy(MeanMetric):
-    """The mean cross-entropy of yes-or-no labels; see the loss of this name and `Metric`."""
+    """Mean cross-entropy of binary labels; see the loss of this name and `Metric`."""
 
     name: str | None = "binary_crossentropy"
     dtype: DTypeLike | None = None
@@ -23,12 +23,13 @@ class BinaryCrossentropy(MeanMetric):
     over_features: ClassVar[bool] = True
 
     def values(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
+        """Returns `binary_crossentropy` of each example."""
         return classification.binary_crossentropy(y_true, y_pred, self.from_logits, self.label_smoothing)
 
 
 @dataclasses.dataclass(frozen=True)
 class CategoricalCrossentropy(MeanMetric):
-    """The mean cross-entropy of one-hot labels; see the loss of this name and `Metric`."""
+    """Mean cross-entropy of one-hot labels; see the loss of this name and `Metric`."""
 
     name: str | None = "categorical_crossentropy"
     dtype: DTypeLike | None = None
@@ -37,6 +38,7 @@ class CategoricalCrossentropy(MeanMetric):
     axis: int = -1
 
     def values(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
+        """Returns `categorical_crossentropy` of each example."""
         return classification.categorical_crossentropy(
             y_true, y_pred, self.from_logits, self.label_smoothing, self.axis
         )
@@ -44,10 +46,10 @@ class CategoricalCrossentropy(MeanMetric):
 
 @dataclasses.dataclass(frozen=True)
 class SparseCategoricalCrossentropy(MeanMetric):
-    """The mean cross-entropy of class indices; see the loss of this name and `Metric`.
+    """Mean cross-entropy of class indices; see the loss of this name and `Metric`.
 
-    As in Keras, labels of `ignore_class` count as 0 in the mean, and are left out of it if there are sample
-    weights.
+    As in Keras, labels of `ignore_class` count as 0 in the mean without sample weights, and are excluded from
+    it with sample weights.
 
     Example:
         >>> m = SparseCategoricalCrossentropy(from_logits=True)
@@ -62,6 +64,7 @@ class SparseCategoricalCrossentropy(MeanMetric):
     axis: int = -1
 
     def values(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
+        """Returns `sparse_categorical_crossentropy` of each example."""
         return classification.sparse_categorical_crossentropy(
             y_true, y_pred, self.from_logits, self.ignore_class, self.axis
         )
@@ -74,67 +77,75 @@ class SparseCategoricalCrossentropy(MeanMetric):
         sample_weight: ArrayLike | None = None,
         mask: ArrayLike | None = None,
     ) -> MeanState:
+        """Returns the state with a batch added."""
         if self.ignore_class is None or sample_weight is None:
             return super().update(state, y_true, y_pred, sample_weight, mask)
         values = self.values(y_true, y_pred)
         valid = jnp.asarray(y_true).reshape(values.shape) != self.ignore_class
         mask = as_mask(mask)
-        return add_values(state, values, sample_weight, valid if mask is None else valid & align_leading(mask, valid.ndim))
+        return add_values(
+            state, values, sample_weight, valid if mask is None else valid & align_leading(mask, valid.ndim)
+        )
 
 
 @dataclasses.dataclass(frozen=True)
 class KLDivergence(MeanMetric):
-    """The mean divergence of the predicted from the true distribution; see the loss of this name and `Metric`."""
+    """Mean divergence of the predicted from the true distribution; see the loss of this name and `Metric`."""
 
     name: str | None = "kl_divergence"
     dtype: DTypeLike | None = None
 
     def values(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
+        """Returns `kl_divergence` of each example."""
         return classification.kl_divergence(y_true, y_pred)
 
 
 @dataclasses.dataclass(frozen=True)
 class Poisson(MeanMetric):
-    """The mean of y_pred - y_true log(y_pred + 1e-7); see `Metric`."""
+    """Mean of y_pred - y_true log(y_pred + 1e-7); see `Metric`."""
 
     name: str | None = "poisson"
     dtype: DTypeLike | None = None
     over_features: ClassVar[bool] = True
 
     def values(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
+        """Returns `poisson` of each example."""
         return regression.poisson(y_true, y_pred)
 
 
 @dataclasses.dataclass(frozen=True)
 class Hinge(MeanMetric):
-    """The mean distance by which the margin is missed; see the loss of this name and `Metric`."""
+    """Mean hinge loss of binary labels; see the loss of this name and `Metric`."""
 
     name: str | None = "hinge"
     dtype: DTypeLike | None = None
     over_features: ClassVar[bool] = True
 
     def values(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
+        """Returns `hinge` of each example."""
         return margins.hinge(y_true, y_pred)
 
 
 @dataclasses.dataclass(frozen=True)
 class SquaredHinge(MeanMetric):
-    """The mean squared distance by which the margin is missed; see the loss of this name and `Metric`."""
+    """Mean squared hinge loss of binary labels; see the loss of this name and `Metric`."""
 
     name: str | None = "squared_hinge"
     dtype: DTypeLike | None = None
     over_features: ClassVar[bool] = True
 
     def values(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
+        """Returns `squared_hinge` of each example."""
         return margins.squared_hinge(y_true, y_pred)
 
 
 @dataclasses.dataclass(frozen=True)
 class CategoricalHinge(MeanMetric):
-    """The mean margin between the right class and the best wrong one; see the loss of this name and `Metric`."""
+    """Mean margin between the true class and the best other class; see the loss of this name and `Metric`."""
 
     name: str | None = "categorical_hinge"
     dtype: DTypeLike | None = None
 
     def values(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
+        """Returns `categorical_hinge` of each example."""
         return margins.categorical_hinge(y_true, y_pred)

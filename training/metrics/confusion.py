@@ -1,8 +1,8 @@
-"""What does a threshold let through: true and false positives, precision, recall, areas under curves?"""
+"""Metrics of the binary confusion matrix: true and false positives, precision, recall, sensitivity at specificity."""
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import ClassVar, Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -12,16 +12,39 @@ from jax.typing import ArrayLike, DTypeLike
 from training.losses.base import EPSILON, LabelShapeError, as_float, divide_no_nan, fill_masked, match_ranks
 from training.metrics.base import Metric, RunningSum, as_mask, broadcast
 
-NEG_INF = -1e10  # below every prediction: the score of classes that are not among the top k
+NEG_INF = -1e10  # less than every prediction: the score of classes that are not among the top k
+
+Number = TypeVar("Number", RunningSum, jax.Array)
 
 
-class Counts(NamedTuple):
-    """Weighted counts at each threshold, [thresholds] or [thresholds, labels]."""
+class Counts(NamedTuple, Generic[Number]):
+    """Weighted counts at each threshold, of shape [thresholds] or [thresholds, labels].
 
-    true_positives: Any
-    false_positives: Any
-    true_negatives: Any
-    false_negatives: Any
+    The state of a metric is a `Counts[RunningSum]`. The counts of one batch are a `Counts[jax.Array]`.
+    """
+
+    true_positives: Number
+    false_positives: Number
+    true_negatives: Number
+    false_negatives: Number
+
+
+State = Counts[RunningSum]
+
+
+def zeros(shape: tuple[int, ...]) -> State:
+    """Returns counts of zero."""
+    return Counts(*(RunningSum.zeros(shape) for _ in range(4)))
+
+
+def add(state: State, counts: Counts[jax.Array]) -> State:
+    """Returns the state with the counts of a batch added."""
+    return Counts(*(s.add(c) for s, c in zip(state, counts, strict=True)))
+
+
+def totals(state: State) -> Counts[jax.Array]:
+    """Returns the counts of a state as arrays."""
+    return Counts(*(s.value for s in state))
 
 
 def count(
@@ -33,24 +56,28 @@ def count(
     top_k: int | None = None,
     class_id: int | None = None,
     label_weights: Sequence[float] | None = None,
-    even: bool = False,
+    evenly_spaced: bool = False,
     per_label: bool = False,
-) -> Counts:
-    """Counts predictions above and below thresholds, right and wrong.
+) -> Counts[jax.Array]:
+    """Counts true and false positives and negatives at each threshold.
 
     Args:
-        y_true: The labels; all but zero are positive.
-        y_pred: Probabilities, or scores if there are no thresholds to speak of.
-        thresholds: What a positive prediction must exceed, in ascending order.
-        sample_weight: Factors per example, or per prediction.
-        mask: False for what does not count, such as padding.
-        top_k: Only the k best classes of an example can be positive.
-        class_id: Only this class counts.
-        label_weights: Factors per class.
-        even: Whether the thresholds divide [0, 1] evenly: predictions are then sorted into buckets.
-        per_label: Whether each class is counted on its own.
+        y_true: The labels; every label but 0 is positive.
+        y_pred: Probabilities or scores.
+        thresholds: Predictions above a threshold are positive; in ascending order.
+        sample_weight: Weights per example, or per prediction.
+        mask: False for examples, or predictions, to ignore, such as padding.
+        top_k: If given, only the k best classes of an example can be positive.
+        class_id: If given, only this class is counted.
+        label_weights: Weights per class.
+        evenly_spaced: Whether the thresholds are evenly spaced in [0, 1]. Predictions are then assigned to
+            buckets instead of being compared with every threshold.
+        per_label: Whether to count each class separately.
 
-    Shapes: y_true, y_pred [B, ..., C] -> [thresholds], or [B, C] -> [thresholds, C].
+    Shapes: y_true, y_pred [B, ..., C] -> [thresholds], or [B, C] -> [thresholds, C] with `per_label`.
+
+    Raises:
+        LabelShapeError: If the shapes of labels and predictions do not fit together.
 
     References:
         Keras `metrics.metrics_utils.update_confusion_matrix_variables`.
@@ -64,126 +91,141 @@ def count(
     if mask is not None:
         y_true, y_pred = fill_masked(y_true, mask, 0.0), fill_masked(y_pred, mask, 0.0)
     if top_k is not None:
-        y_pred = _only_top(y_pred, top_k)
+        y_pred = _keep_top_k(y_pred, top_k)
     if class_id is not None:
         y_true, y_pred = y_true[..., class_id, None], y_pred[..., class_id, None]
-    weights = jnp.ones(y_pred.shape, jnp.int32)  # whole numbers, so that a batch of many pixels is counted exactly
+    weights = jnp.ones(y_pred.shape, jnp.int32)  # integers, so that the counts of a batch of many pixels are exact
     if sample_weight is not None:
         weights = broadcast("sample_weight", as_float(sample_weight), y_pred.shape)
     if label_weights is not None:
-        own = jnp.asarray(label_weights, jnp.float32).reshape((1,) * (y_pred.ndim - 1) + (-1,))
-        weights = weights.astype(jnp.float32) * jnp.broadcast_to(own, y_pred.shape)
+        per_class = jnp.asarray(label_weights, jnp.float32).reshape((1,) * (y_pred.ndim - 1) + (-1,))
+        weights = weights.astype(jnp.float32) * jnp.broadcast_to(per_class, y_pred.shape)
     if mask is not None:
         weights = jnp.where(broadcast("mask", mask, y_pred.shape), weights, jnp.zeros_like(weights))
     labels = y_pred.shape[-1] if per_label else 1
     positive, weights, y_pred = (x.reshape(-1, labels) for x in (y_true != 0, weights, y_pred))  # [N, labels]
-    reach = _bucket_sums if even else _threshold_sums
-    none = jnp.zeros_like(weights)
-    counts = reach(y_pred, jnp.where(positive, weights, none), jnp.where(positive, none, weights), thresholds)
+    count_all = _counts_by_buckets if evenly_spaced else _counts_by_comparison
+    zero = jnp.zeros_like(weights)
+    counts = count_all(y_pred, jnp.where(positive, weights, zero), jnp.where(positive, zero, weights), thresholds)
     return counts if per_label else Counts(*(c[:, 0] for c in counts))
 
 
-def _only_top(y_pred: jax.Array, k: int) -> jax.Array:
+def _keep_top_k(y_pred: jax.Array, k: int) -> jax.Array:
+    """Replaces all predictions of an example but the k largest by `NEG_INF`."""
     _, best = jax.lax.top_k(y_pred, k)
-    chosen = jnp.any(
-        best[..., None] == jnp.arange(y_pred.shape[-1], dtype=jnp.int32).reshape((1,) * best.ndim + (-1,)), axis=-2
-    )
-    return jnp.where(chosen, y_pred, NEG_INF)
+    classes = jnp.arange(y_pred.shape[-1], dtype=jnp.int32).reshape((1,) * best.ndim + (-1,))
+    is_best = jnp.any(best[..., None] == classes, axis=-2)
+    return jnp.where(is_best, y_pred, NEG_INF)
 
 
-def _threshold_sums(y_pred: jax.Array, positive: jax.Array, negative: jax.Array, thresholds: Sequence[float]) -> Counts:
-    """Compares every prediction with every threshold."""
+def _counts_by_comparison(
+    y_pred: jax.Array, positive: jax.Array, negative: jax.Array, thresholds: Sequence[float]
+) -> Counts[jax.Array]:
+    """Compares every prediction with every threshold; `positive` and `negative` are the weights [N, labels]."""
     limits = jnp.asarray(thresholds, y_pred.dtype)
     above = y_pred[None] > limits[:, None, None]  # [thresholds, N, labels]
 
-    def total(chosen: jax.Array, weights: jax.Array) -> jax.Array:
-        return jnp.sum(jnp.where(chosen, weights[None], jnp.zeros_like(weights)[None]), axis=1)
+    def total(selected: jax.Array, weights: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.where(selected, weights[None], jnp.zeros_like(weights)[None]), axis=1)
 
     return Counts(total(above, positive), total(above, negative), total(~above, negative), total(~above, positive))
 
 
-def _bucket_sums(y_pred: jax.Array, positive: jax.Array, negative: jax.Array, thresholds: Sequence[float]) -> Counts:
-    """Sorts predictions into buckets between even thresholds; what exceeds one lies in the buckets from it on."""
+def _counts_by_buckets(
+    y_pred: jax.Array, positive: jax.Array, negative: jax.Array, thresholds: Sequence[float]
+) -> Counts[jax.Array]:
+    """Assigns each prediction to the bucket above the largest threshold that it exceeds.
+
+    A prediction exceeds a threshold if its bucket is that of the threshold or a later one, so the counts are
+    cumulative sums over the buckets.
+    """
     number, labels = len(thresholds), y_pred.shape[1]
     bucket = jnp.ceil(jnp.clip(y_pred, 0.0, 1.0) * (number - 1)) - 1.0
     if thresholds[0] < 0.0 or thresholds[-1] > 1.0:
-        bucket = jnp.maximum(bucket, 0.0)  # the first threshold lies below 0, so a prediction of 0 exceeds it
+        bucket = jnp.maximum(bucket, 0.0)  # the first threshold is below 0, so a prediction of 0 exceeds it
     bucket = bucket.astype(jnp.int32)
-    # A prediction of 0 exceeds no threshold from 0 on: its bucket -1 is out of range for every label and is dropped.
+    # If the first threshold is 0, a prediction of 0 exceeds no threshold. `segment_sum` drops its segment -1.
     segment = jnp.where(bucket < 0, -1, bucket * labels + jnp.arange(labels, dtype=jnp.int32)[None, :]).reshape(-1)
 
     def above(weights: jax.Array) -> jax.Array:
         sums = jax.ops.segment_sum(weights.reshape(-1), segment, number * labels).reshape(number, labels)
         return jnp.cumsum(sums[::-1], axis=0)[::-1]
 
-    tp, fp = above(positive), above(negative)
-    totals = [jnp.sum(x, axis=0, dtype=x.dtype)[None] for x in (negative, positive)]
-    return Counts(tp, fp, totals[0] - fp, totals[1] - tp)
+    true_positives, false_positives = above(positive), above(negative)
+    negatives, positives = (jnp.sum(x, axis=0, dtype=x.dtype)[None] for x in (negative, positive))
+    return Counts(true_positives, false_positives, negatives - false_positives, positives - true_positives)
 
 
 def as_thresholds(thresholds: float | Sequence[float] | None, default: float) -> tuple[float, ...]:
-    """Thresholds as a tuple, within [0, 1]."""
+    """Returns thresholds as a tuple.
+
+    Raises:
+        ValueError: If one is not in [0, 1].
+    """
     if thresholds is None:
         return (default,)
     values = tuple(map(float, np.atleast_1d(np.asarray(thresholds, float))))
     wrong = [t for t in values if not 0 <= t <= 1]
     if wrong:
-        raise ValueError(f"thresholds must lie in [0, 1]; found {wrong}; apply a sigmoid to logits first")
+        raise ValueError(f"`thresholds` must lie in [0, 1], got {wrong}; apply a sigmoid to logits first.")
     return values
 
 
-def are_even(thresholds: Sequence[float]) -> bool:
-    """Whether three or more thresholds divide [0, 1] evenly."""
+def are_evenly_spaced(thresholds: Sequence[float]) -> bool:
+    """Returns whether there are three or more thresholds, evenly spaced from 0 to 1."""
     number = len(thresholds)
     return number >= 3 and np.allclose(thresholds, np.arange(number, dtype=np.float32) / (number - 1), atol=EPSILON)
 
 
 def even_thresholds(number: int) -> tuple[float, ...]:
-    """The inner of `number` even thresholds, without 0 and 1."""
+    """Returns `number` evenly spaced thresholds in [0, 1] without the ends 0 and 1."""
     return tuple((i + 1) * 1.0 / (number - 1) for i in range(number - 2))
 
 
-class _ThresholdMetric(Metric):
-    """Keeps the four counts at some thresholds."""
+class _ThresholdMetric(Metric[State]):
+    """Base class of metrics that keep the four counts at some thresholds."""
 
-    def _limits(self) -> tuple[float, ...]:
+    def _threshold_values(self) -> tuple[float, ...]:
         return as_thresholds(getattr(self, "thresholds", None), 0.5)
 
-    def _is_even(self) -> bool:
-        return are_even(self._limits())
+    def _is_evenly_spaced(self) -> bool:
+        return are_evenly_spaced(self._threshold_values())
 
-    def empty(self) -> Counts:
-        return Counts(*(RunningSum.zeros((len(self._limits()),)) for _ in range(4)))
+    def empty(self) -> State:
+        """Returns counts of zero."""
+        return zeros((len(self._threshold_values()),))
 
     def update(
         self,
-        state: Counts,
+        state: State,
         y_true: ArrayLike,
         y_pred: ArrayLike,
         sample_weight: ArrayLike | None = None,
         mask: ArrayLike | None = None,
-    ) -> Counts:
+    ) -> State:
+        """Returns the counts with a batch added."""
         counts = count(
             y_true,
             y_pred,
-            self._limits(),
+            self._threshold_values(),
             sample_weight,
             mask,
             top_k=getattr(self, "top_k", None),
             class_id=getattr(self, "class_id", None),
-            even=self._is_even(),
+            evenly_spaced=self._is_evenly_spaced(),
         )
-        return Counts(*(s.add(c) for s, c in zip(state, counts, strict=True)))
+        return add(state, counts)
 
     def _result(self, x: jax.Array) -> jax.Array:
-        return self.cast(x[0] if len(self._limits()) == 1 else x)
+        """Returns one number per threshold, or a scalar if there is only one threshold."""
+        return self.cast(x[0] if len(self._threshold_values()) == 1 else x)
 
 
 class _Count(_ThresholdMetric):
-    """One of the four counts."""
+    """Base class of metrics that return one of the four counts, `field`."""
 
     field: ClassVar[str]
-    thresholds: Any = None
+    thresholds: float | Sequence[float] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -191,17 +233,23 @@ class _Count(_ThresholdMetric):
             object.__setattr__(self, "thresholds", as_thresholds(self.thresholds, 0.5))
 
     def compute(self, state: Counts) -> jax.Array:
-        return self._result(getattr(state, self.field).value)
+        """Returns the count."""
+        return self._result(getattr(totals(state), self.field))
 
 
 @dataclasses.dataclass(frozen=True)
 class TruePositives(_Count):
-    """The (weighted) number of ones predicted as ones.
+    """Weighted number of true positives.
 
     Args:
-        thresholds: What a prediction of one must exceed: a number, or several, which give one result each.
-        name: What the metric is called.
+        thresholds: Predictions above it are positive: a number, or a sequence for one result per threshold.
+        name: The name of the metric.
         dtype: The dtype of the result.
+
+    Shapes: y_true, y_pred [B, ...] -> [] or [thresholds].
+
+    Raises:
+        ValueError: If a threshold is not in [0, 1].
 
     Example:
         >>> m = TruePositives()
@@ -217,7 +265,7 @@ class TruePositives(_Count):
 
 @dataclasses.dataclass(frozen=True)
 class FalsePositives(_Count):
-    """The (weighted) number of zeros predicted as ones; arguments as for `TruePositives`."""
+    """Weighted number of false positives; arguments as for `TruePositives`."""
 
     thresholds: float | Sequence[float] | None = None
     name: str | None = None
@@ -227,7 +275,7 @@ class FalsePositives(_Count):
 
 @dataclasses.dataclass(frozen=True)
 class TrueNegatives(_Count):
-    """The (weighted) number of zeros predicted as zeros; arguments as for `TruePositives`."""
+    """Weighted number of true negatives; arguments as for `TruePositives`."""
 
     thresholds: float | Sequence[float] | None = None
     name: str | None = None
@@ -237,7 +285,7 @@ class TrueNegatives(_Count):
 
 @dataclasses.dataclass(frozen=True)
 class FalseNegatives(_Count):
-    """The (weighted) number of ones predicted as zeros; arguments as for `TruePositives`."""
+    """Weighted number of false negatives; arguments as for `TruePositives`."""
 
     thresholds: float | Sequence[float] | None = None
     name: str | None = None
@@ -245,10 +293,10 @@ class FalseNegatives(_Count):
     field: ClassVar[str] = "false_negatives"
 
 
-class _Share(_ThresholdMetric):
-    """True positives as a share of something."""
+class _PositiveRate(_ThresholdMetric):
+    """Base class of precision and recall."""
 
-    thresholds: Any = None
+    thresholds: float | Sequence[float] | None = None
     top_k: int | None = None
 
     def __post_init__(self) -> None:
@@ -256,22 +304,25 @@ class _Share(_ThresholdMetric):
         if self.thresholds is not None:
             object.__setattr__(self, "thresholds", as_thresholds(self.thresholds, 0.5))
 
-    def _limits(self) -> tuple[float, ...]:
+    def _threshold_values(self) -> tuple[float, ...]:
         return as_thresholds(self.thresholds, 0.5 if self.top_k is None else NEG_INF)
 
 
 @dataclasses.dataclass(frozen=True)
-class Precision(_Share):
-    """The share of true ones among those predicted as ones; 0 if none is.
+class Precision(_PositiveRate):
+    """Precision, TP / (TP + FP); 0 without positive predictions.
 
     Args:
-        thresholds: What a prediction of one must exceed: a number, or several, which give one result each.
-        top_k: Take the k best classes of each example as ones (above the thresholds, if there are any).
-        class_id: Look at this class only.
-        name: What the metric is called.
+        thresholds: Predictions above it are positive: a number, or a sequence for one result per threshold.
+        top_k: If given, the k best classes of each example are positive (if above the threshold, when given).
+        class_id: If given, only this class is counted.
+        name: The name of the metric.
         dtype: The dtype of the result.
 
     Shapes: y_true, y_pred [B, ...] -> [] or [thresholds].
+
+    Raises:
+        ValueError: If a threshold is not in [0, 1].
 
     Example:
         >>> m = Precision()
@@ -286,12 +337,13 @@ class Precision(_Share):
     dtype: DTypeLike | None = None
 
     def compute(self, state: Counts) -> jax.Array:
-        return self._result(precision(Counts(*(s.value for s in state))))
+        """Returns the precision."""
+        return self._result(precision(totals(state)))
 
 
 @dataclasses.dataclass(frozen=True)
-class Recall(_Share):
-    """The share of the true ones that are predicted as ones; 0 if there are none. Arguments as for `Precision`."""
+class Recall(_PositiveRate):
+    """Recall, TP / (TP + FN); 0 without positive labels. Arguments as for `Precision`."""
 
     thresholds: float | Sequence[float] | None = None
     top_k: int | None = None
@@ -300,59 +352,83 @@ class Recall(_Share):
     dtype: DTypeLike | None = None
 
     def compute(self, state: Counts) -> jax.Array:
-        return self._result(recall(Counts(*(s.value for s in state))))
+        """Returns the recall."""
+        return self._result(recall(totals(state)))
 
 
-def precision(c: Counts) -> jax.Array:
-    """Right positives per predicted positive."""
+def precision(c: Counts[jax.Array]) -> jax.Array:
+    """Computes TP / (TP + FP)."""
     return divide_no_nan(c.true_positives, c.true_positives + c.false_positives)
 
 
-def recall(c: Counts) -> jax.Array:
-    """Right positives per true positive; also called sensitivity."""
+def recall(c: Counts[jax.Array]) -> jax.Array:
+    """Computes TP / (TP + FN), also called sensitivity."""
     return divide_no_nan(c.true_positives, c.true_positives + c.false_negatives)
 
 
-def specificity(c: Counts) -> jax.Array:
-    """Right negatives per true negative."""
+def specificity(c: Counts[jax.Array]) -> jax.Array:
+    """Computes TN / (TN + FP)."""
     return divide_no_nan(c.true_negatives, c.true_negatives + c.false_positives)
 
 
-class _AtLeast(_ThresholdMetric):
-    """The best value of one share at the thresholds where another reaches a demand."""
+RATES: dict[str, Callable[[Counts[jax.Array]], jax.Array]] = {
+    "precision": precision,
+    "recall": recall,
+    "sensitivity": recall,
+    "specificity": specificity,
+}
+
+
+class _BestAtConstraint(_ThresholdMetric):
+    """Base class of metrics that maximize one rate over the thresholds at which another rate is large enough.
+
+    Attributes:
+        maximized: The rate to maximize, a key of `RATES`.
+        constrained: The constrained rate, a key of `RATES`; the field of the same name is its minimum.
+    """
 
     num_thresholds: int = 200
-    demand: ClassVar[str]
+    maximized: ClassVar[str]
+    constrained: ClassVar[str]
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        wanted = getattr(self, self.demand)
-        if not 0 <= wanted <= 1:
-            raise ValueError(f"{self.demand} must lie in [0, 1]; found {wanted}; it is a share, not a percentage")
+        minimum = getattr(self, self.constrained)
+        if not 0 <= minimum <= 1:
+            raise ValueError(
+                f"`{self.constrained}` must lie in [0, 1], got {minimum}; pass a fraction instead of a percentage."
+            )
         if self.num_thresholds <= 0:
-            raise ValueError(f"num_thresholds must be at least 1; found {self.num_thresholds}; 200 is the default")
+            raise ValueError(f"`num_thresholds` must be at least 1, got {self.num_thresholds}; 200 is the default.")
 
-    def _limits(self) -> tuple[float, ...]:
+    def _threshold_values(self) -> tuple[float, ...]:
         return (0.5,) if self.num_thresholds == 1 else (0.0, *even_thresholds(self.num_thresholds), 1.0)
 
-    def _is_even(self) -> bool:
+    def _is_evenly_spaced(self) -> bool:
         return self.num_thresholds > 1
 
-    def _best(self, constrained: jax.Array, wanted: jax.Array) -> jax.Array:
-        good = constrained >= getattr(self, self.demand)
-        return self.cast(jnp.max(jnp.where(good, wanted, 0.0), initial=0.0))
+    def compute(self, state: State) -> jax.Array:
+        """Returns the largest rate; 0 if no threshold satisfies the constraint."""
+        counts = totals(state)
+        feasible = RATES[self.constrained](counts) >= getattr(self, self.constrained)
+        return self.cast(jnp.max(jnp.where(feasible, RATES[self.maximized](counts), 0.0), initial=0.0))
 
 
 @dataclasses.dataclass(frozen=True)
-class SensitivityAtSpecificity(_AtLeast):
-    """The best sensitivity at a threshold where the specificity is at least `specificity`.
+class SensitivityAtSpecificity(_BestAtConstraint):
+    """Largest sensitivity over the thresholds at which the specificity is at least `specificity`.
 
     Args:
-        specificity: The specificity asked for, TN / (TN + FP).
-        num_thresholds: How many thresholds between 0 and 1 are tried.
-        class_id: Look at this class only.
-        name: What the metric is called.
+        specificity: The minimum of the specificity, TN / (TN + FP).
+        num_thresholds: The number of thresholds in [0, 1].
+        class_id: If given, only this class is counted.
+        name: The name of the metric.
         dtype: The dtype of the result.
+
+    Shapes: y_true, y_pred [B, ...] -> [].
+
+    Raises:
+        ValueError: If an argument is out of range.
 
     Example:
         >>> m = SensitivityAtSpecificity(0.5)
@@ -366,16 +442,13 @@ class SensitivityAtSpecificity(_AtLeast):
     class_id: int | None = None
     name: str | None = None
     dtype: DTypeLike | None = None
-    demand: ClassVar[str] = "specificity"
-
-    def compute(self, state: Counts) -> jax.Array:
-        c = Counts(*(s.value for s in state))
-        return self._best(specificity(c), recall(c))
+    maximized: ClassVar[str] = "sensitivity"
+    constrained: ClassVar[str] = "specificity"
 
 
 @dataclasses.dataclass(frozen=True)
-class SpecificityAtSensitivity(_AtLeast):
-    """The best specificity at a threshold where the sensitivity, TP / (TP + FN), is at least `sensitivity`.
+class SpecificityAtSensitivity(_BestAtConstraint):
+    """Largest specificity over the thresholds at which the sensitivity, TP / (TP + FN), is at least `sensitivity`.
 
     The other arguments are those of `SensitivityAtSpecificity`.
     """
@@ -385,16 +458,13 @@ class SpecificityAtSensitivity(_AtLeast):
     class_id: int | None = None
     name: str | None = None
     dtype: DTypeLike | None = None
-    demand: ClassVar[str] = "sensitivity"
-
-    def compute(self, state: Counts) -> jax.Array:
-        c = Counts(*(s.value for s in state))
-        return self._best(recall(c), specificity(c))
+    maximized: ClassVar[str] = "specificity"
+    constrained: ClassVar[str] = "sensitivity"
 
 
 @dataclasses.dataclass(frozen=True)
-class PrecisionAtRecall(_AtLeast):
-    """The best precision at a threshold where the recall is at least `recall`.
+class PrecisionAtRecall(_BestAtConstraint):
+    """Largest precision over the thresholds at which the recall is at least `recall`.
 
     The other arguments are those of `SensitivityAtSpecificity`.
     """
@@ -404,16 +474,13 @@ class PrecisionAtRecall(_AtLeast):
     class_id: int | None = None
     name: str | None = None
     dtype: DTypeLike | None = None
-    demand: ClassVar[str] = "recall"
-
-    def compute(self, state: Counts) -> jax.Array:
-        c = Counts(*(s.value for s in state))
-        return self._best(recall(c), precision(c))
+    maximized: ClassVar[str] = "precision"
+    constrained: ClassVar[str] = "recall"
 
 
 @dataclasses.dataclass(frozen=True)
-class RecallAtPrecision(_AtLeast):
-    """The best recall at a threshold where the precision is at least `precision`.
+class RecallAtPrecision(_BestAtConstraint):
+    """Largest recall over the thresholds at which the precision is at least `precision`.
 
     The other arguments are those of `SensitivityAtSpecificity`.
     """
@@ -423,8 +490,5 @@ class RecallAtPrecision(_AtLeast):
     class_id: int | None = None
     name: str | None = None
     dtype: DTypeLike | None = None
-    demand: ClassVar[str] = "precision"
-
-    def compute(self, state: Counts) -> jax.Array:
-        c = Counts(*(s.value for s in state))
-        return self._best(precision(c), recall(c))
+    maximized: ClassVar[str] = "recall"
+    constrained: ClassVar[str] = "precision"

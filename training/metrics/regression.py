@@ -1,7 +1,7 @@
-"""How far off are predicted numbers, and how much of their variation is explained?"""
+"""Regression metrics: means of errors, correlations and the coefficient of determination."""
 
 import dataclasses
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,38 +13,45 @@ from training.metrics.base import MeanMetric, MeanState, Metric, RunningSum, as_
 
 
 def pearson_correlation(y_true: ArrayLike, y_pred: ArrayLike, axis: int = -1) -> jax.Array:
-    """Computes cov(y_true, y_pred) / (std(y_true) std(y_pred)) along an axis; NaN if either is constant.
+    """Computes cov(y_true, y_pred) / (std(y_true) std(y_pred)) along an axis; NaN if one of them is constant.
 
     Args:
-        y_true: The numbers to predict.
+        y_true: The targets.
         y_pred: The predictions.
-        axis: The axis of the paired numbers.
+        axis: The axis of the samples.
 
     Shapes: y_true, y_pred [B, ..., F] -> [B, ...].
+
+    Raises:
+        LabelShapeError: If the shapes of labels and predictions do not fit together.
 
     Example:
         >>> print(pearson_correlation(jnp.array([[0.0, 1.0]]), jnp.array([[0.0, 5.0]])))
         [1.]
     """
     y_true, y_pred = match_shapes("pearson_correlation", y_true, y_pred)
-    parts = []
-    for y in (y_true, y_pred):
-        centred = y - jnp.mean(y, axis=axis, keepdims=True)
-        parts.append(centred / jnp.std(centred, axis=axis, keepdims=True))
-    return jnp.mean(parts[0] * parts[1], axis=axis)
+    return jnp.mean(_standardize(y_true, axis) * _standardize(y_pred, axis), axis=axis)
+
+
+def _standardize(y: jax.Array, axis: int) -> jax.Array:
+    centered = y - jnp.mean(y, axis=axis, keepdims=True)
+    return centered / jnp.std(centered, axis=axis, keepdims=True)
 
 
 def concordance_correlation(y_true: ArrayLike, y_pred: ArrayLike, axis: int = -1) -> jax.Array:
     """Computes 2 cov / (var(y_true) + var(y_pred) + (difference of means)^2 + 1e-7) along an axis.
 
-    Unlike Pearson's correlation it is 1 only where predictions equal labels.
+    Unlike Pearson's correlation, it is 1 only if the predictions equal the targets.
 
     Args:
-        y_true: The numbers to predict.
+        y_true: The targets.
         y_pred: The predictions.
-        axis: The axis of the paired numbers.
+        axis: The axis of the samples.
 
     Shapes: y_true, y_pred [B, ..., F] -> [B, ...].
+
+    Raises:
+        LabelShapeError: If the shapes of labels and predictions do not fit together.
 
     References:
         Lin, A Concordance Correlation Coefficient to Evaluate Reproducibility, 1989.
@@ -55,15 +62,16 @@ def concordance_correlation(y_true: ArrayLike, y_pred: ArrayLike, axis: int = -1
     """
     y_true, y_pred = match_shapes("concordance_correlation", y_true, y_pred)
     mean_true, mean_pred = (jnp.mean(y, axis=axis, keepdims=True) for y in (y_true, y_pred))
-    spread = jnp.var(y_true, axis=axis, keepdims=True) + jnp.var(y_pred, axis=axis, keepdims=True)
-    # (y_true - mean_pred) is Keras' form: the mean of the other factor is zero, so the sum is the covariance.
-    shared = (y_true - mean_pred) * (y_pred - mean_pred)
-    return jnp.mean(2.0 * shared / (spread + jnp.square(mean_true - mean_pred) + EPSILON), axis=axis)
+    variances = jnp.var(y_true, axis=axis, keepdims=True) + jnp.var(y_pred, axis=axis, keepdims=True)
+    # As in Keras, mean_pred is subtracted from y_true too. The mean of the other factor is zero, so the mean of the
+    # products is still the covariance.
+    products = (y_true - mean_pred) * (y_pred - mean_pred)
+    return jnp.mean(2.0 * products / (variances + jnp.square(mean_true - mean_pred) + EPSILON), axis=axis)
 
 
 @dataclasses.dataclass(frozen=True)
 class MeanSquaredError(MeanMetric):
-    """The mean of the squared differences; see `Metric`.
+    """Mean of squared differences; see `Metric`.
 
     Example:
         >>> m = MeanSquaredError()
@@ -76,60 +84,65 @@ class MeanSquaredError(MeanMetric):
     over_features: ClassVar[bool] = True
 
     def values(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
+        """Returns `mean_squared_error` of each example."""
         return losses.mean_squared_error(y_true, y_pred)
 
 
 @dataclasses.dataclass(frozen=True)
 class MeanAbsoluteError(MeanMetric):
-    """The mean of the absolute differences; see `Metric`."""
+    """Mean of absolute differences; see `Metric`."""
 
     name: str | None = "mean_absolute_error"
     dtype: DTypeLike | None = None
     over_features: ClassVar[bool] = True
 
     def values(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
+        """Returns `mean_absolute_error` of each example."""
         return losses.mean_absolute_error(y_true, y_pred)
 
 
 @dataclasses.dataclass(frozen=True)
 class MeanAbsolutePercentageError(MeanMetric):
-    """The mean of the relative differences in percent; see `Metric`."""
+    """Mean of relative differences in percent; see `Metric`."""
 
     name: str | None = "mean_absolute_percentage_error"
     dtype: DTypeLike | None = None
     over_features: ClassVar[bool] = True
 
     def values(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
+        """Returns `mean_absolute_percentage_error` of each example."""
         return losses.mean_absolute_percentage_error(y_true, y_pred)
 
 
 @dataclasses.dataclass(frozen=True)
 class MeanSquaredLogarithmicError(MeanMetric):
-    """The mean of the squared differences of logarithms; see `Metric`."""
+    """Mean of squared differences of logarithms; see `Metric`."""
 
     name: str | None = "mean_squared_logarithmic_error"
     dtype: DTypeLike | None = None
     over_features: ClassVar[bool] = True
 
     def values(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
+        """Returns `mean_squared_logarithmic_error` of each example."""
         return losses.mean_squared_logarithmic_error(y_true, y_pred)
 
 
 @dataclasses.dataclass(frozen=True)
 class LogCoshError(MeanMetric):
-    """The mean of log(cosh(y_pred - y_true)); see `Metric`."""
+    """Mean of log(cosh(y_pred - y_true)); see `Metric`."""
 
     name: str | None = "logcosh"
     dtype: DTypeLike | None = None
     over_features: ClassVar[bool] = True
 
     def values(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
+        """Returns `log_cosh` of each example."""
         return losses.log_cosh(y_true, y_pred)
 
 
 @dataclasses.dataclass(frozen=True)
 class RootMeanSquaredError(MeanMetric):
-    """The root of the mean of the squared differences; see `Metric`.
+    """Root of the mean of squared differences; see `Metric`.
 
     Example:
         >>> m = RootMeanSquaredError()
@@ -141,73 +154,82 @@ class RootMeanSquaredError(MeanMetric):
     dtype: DTypeLike | None = None
 
     def values(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
+        """Returns the squared differences."""
         y_true, y_pred = match_shapes("root_mean_squared_error", y_true, y_pred)
         return jnp.square(y_pred - y_true)
 
     def compute(self, state: MeanState) -> jax.Array:
+        """Returns the root of the mean."""
         return self.cast(jnp.sqrt(mean(state)))
 
 
 @dataclasses.dataclass(frozen=True)
 class CosineSimilarity(MeanMetric):
-    """The mean cosine of the angle between labels and predictions: 1 is the same direction; see `Metric`."""
+    """Mean cosine of the angle between labels and predictions: 1 for the same direction; see `Metric`."""
 
     name: str | None = "cosine_similarity"
     dtype: DTypeLike | None = None
     axis: int = -1
 
     def values(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
+        """Returns the negative of `cosine_similarity` of each example."""
         return -losses.cosine_similarity(y_true, y_pred, self.axis)
 
 
 @dataclasses.dataclass(frozen=True)
 class PearsonCorrelation(MeanMetric):
-    """The mean of `pearson_correlation` of the examples; see `Metric`."""
+    """Mean of the examples' Pearson correlations; see `pearson_correlation` and `Metric`."""
 
     name: str | None = "pearson_correlation"
     dtype: DTypeLike | None = None
     axis: int = -1
 
     def values(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
+        """Returns `pearson_correlation` of each example."""
         return pearson_correlation(y_true, y_pred, self.axis)
 
 
 @dataclasses.dataclass(frozen=True)
 class ConcordanceCorrelation(MeanMetric):
-    """The mean of `concordance_correlation` of the examples; see `Metric`."""
+    """Mean of the examples' concordance correlations; see `concordance_correlation` and `Metric`."""
 
     name: str | None = "concordance_correlation"
     dtype: DTypeLike | None = None
     axis: int = -1
 
     def values(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
+        """Returns `concordance_correlation` of each example."""
         return concordance_correlation(y_true, y_pred, self.axis)
 
 
 class R2State(NamedTuple):
-    """Weighted sums per output, and how many numbers were seen."""
+    """State of `R2Score`: weighted sums per output, and the number of targets."""
 
     squares: RunningSum
     sums: RunningSum
     residuals: RunningSum
     weights: RunningSum
-    seen: RunningSum
+    num_targets: RunningSum
 
 
 @dataclasses.dataclass(frozen=True)
-class R2Score(Metric):
-    """The share of the variation of the labels that the predictions explain: 1 - residual / total.
+class R2Score(Metric[R2State]):
+    """Coefficient of determination, 1 - residual sum of squares / total sum of squares.
 
     Args:
-        class_aggregation: `uniform_average` or `variance_weighted_average` over the outputs, None for one per
-            output.
+        class_aggregation: `uniform_average` or `variance_weighted_average` over the outputs; None for one score
+            per output.
         num_regressors: The number p of independent variables, for the adjusted score
-            1 - (1 - R2)(n - 1) / (n - p - 1); n counts every number seen, as in Keras. Where n - p - 1 is not
-            positive, the plain score is returned.
-        name: What the metric is called.
+            1 - (1 - R2)(n - 1) / (n - p - 1). As in Keras, n is the number of targets of all outputs. If
+            n - p - 1 is not positive, the score is not adjusted.
+        name: The name of the metric.
         dtype: The dtype of the result.
 
-    Shapes: y_true, y_pred [B, F]. Under `lax.scan` start from `empty_for(y_true, y_pred)`.
+    Shapes: y_true, y_pred [B, F] -> [], or [F] without aggregation. Under `lax.scan`, start from
+        `empty_for(y_true, y_pred)`.
+
+    Raises:
+        ValueError: If an argument is out of range.
 
     Example:
         >>> m, y = R2Score(), jnp.array([[1.0], [2.0], [3.0]])
@@ -224,11 +246,14 @@ class R2Score(Metric):
         super().__post_init__()
         known = ("uniform_average", "variance_weighted_average", None)
         if self.class_aggregation not in known:
-            raise ValueError(f"class_aggregation must be one of {known}; found {self.class_aggregation!r}")
+            raise ValueError(f"`class_aggregation` must be one of {known}, got {self.class_aggregation!r}.")
         if self.num_regressors < 0:
-            raise ValueError(f"num_regressors must not be negative; found {self.num_regressors}; 0 is the plain score")
+            raise ValueError(
+                f"`num_regressors` must be at least 0, got {self.num_regressors}; 0 does not adjust the score."
+            )
 
     def empty(self) -> R2State:
+        """Returns sums of zero."""
         return R2State(*(RunningSum.zeros() for _ in range(5)))
 
     def update(
@@ -239,16 +264,17 @@ class R2Score(Metric):
         sample_weight: ArrayLike | None = None,
         mask: ArrayLike | None = None,
     ) -> R2State:
+        """Returns the sums with a batch added."""
         y_true, y_pred = match_shapes("R2Score", y_true, y_pred)
         if y_true.ndim != 2:
-            rule, fix = "labels and predictions [B, F]", "reshape them to (-1, 1) for a single output"
+            rule, fix = "labels and predictions of shape [B, F]", "reshape them to (-1, 1) for a single output"
             raise LabelShapeError("r2_score", rule, y_true.shape, y_pred.shape, fix)
         weight = as_float(jnp.ones(y_true.shape[:1]) if sample_weight is None else sample_weight).astype(y_true.dtype)
-        weight, seen = broadcast("sample_weight", weight, y_true.shape), jnp.float32(y_true.size)
+        weight, num_targets = broadcast("sample_weight", weight, y_true.shape), jnp.float32(y_true.size)
         mask = as_mask(mask)
         if mask is not None:
             keep = broadcast("mask", mask, y_true.shape)
-            weight, seen = jnp.where(keep, weight, 0.0), jnp.sum(keep, dtype=jnp.float32)
+            weight, num_targets = jnp.where(keep, weight, 0.0), jnp.sum(keep, dtype=jnp.float32)
             y_true, y_pred = fill_masked(y_true, mask, 0.0), fill_masked(y_pred, mask, 0.0)
         weighted = y_true * weight
         residual = jnp.square(y_true - y_pred) * weight
@@ -257,11 +283,12 @@ class R2Score(Metric):
             state.sums.add(jnp.sum(weighted, axis=0)),
             state.residuals.add(jnp.sum(residual, axis=0)),
             state.weights.add(jnp.sum(weight, axis=0)),
-            state.seen.add(seen),
+            state.num_targets.add(num_targets),
         )
 
     def compute(self, state: R2State) -> jax.Array:
-        squares, sums, residuals, weights, seen = (s.value for s in state)
+        """Returns the score."""
+        squares, sums, residuals, weights, num_targets = (s.value for s in state)
         total = squares - sums * (sums / weights)
         score = 1.0 - residuals / total
         score = jnp.where(jnp.isinf(score), jnp.zeros_like(score), score)
@@ -270,7 +297,9 @@ class R2Score(Metric):
         elif self.class_aggregation == "variance_weighted_average":
             score = jnp.sum(total * score) / jnp.sum(total)
         if self.num_regressors:
-            free = seen - self.num_regressors - 1.0
-            adjusted = 1.0 - (1.0 - score) * (seen - 1.0) / jnp.where(free > 0, free, jnp.ones_like(free))
-            score = jnp.where(free > 0, adjusted, score)
+            freedom = num_targets - self.num_regressors - 1.0
+            adjusted = 1.0 - (1.0 - score) * (num_targets - 1.0) / jnp.where(
+                freedom > 0, freedom, jnp.ones_like(freedom)
+            )
+            score = jnp.where(freedom > 0, adjusted, score)
         return self.cast(score)

@@ -1,4 +1,4 @@
-"""However the data are cut into batches, and in whatever order their states are merged, a metric is one number."""
+"""Metrics do not depend on the split of the data into batches or on the order in which states are merged."""
 
 import jax
 import jax.numpy as jnp
@@ -13,15 +13,15 @@ EXAMPLES = 13
 
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("row", ROWS, ids=lambda r: r.id)
-def test_any_split_merged_in_any_order_gives_the_same_number(row, seed):
-    """Pieces of shuffled examples, some of them empty, padded; neighbours are merged until one is left."""
+def test_results_do_not_depend_on_the_split_and_the_merge_order(row, seed):
+    """Splits shuffled examples into padded batches, some of them empty, and merges random neighbors until one is left."""
     rng = np.random.default_rng(seed)
     m, arrays = getattr(metrics, row.name)(**row.kwargs), row.arrays(batch=EXAMPLES, seed=seed)
     weight = rng.choice([0.0, 0.5, 1.0, 2.0], EXAMPLES).astype(np.float32)
     update, empty = jax.jit(m.update), m.empty_for(*arrays)
 
     def state_of(rows):
-        """The state after these examples, padded to 16 with others that the mask hides."""
+        """Returns the state after these examples, padded to 16 with masked examples."""
         held = np.append(rows, rng.integers(0, EXAMPLES, 16 - len(rows))).astype(int)
         mask = jnp.arange(16) < len(rows)
         return update(empty, *(jnp.asarray(a[held]) for a in arrays), sample_weight=weight[held], mask=mask)

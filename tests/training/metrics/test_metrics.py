@@ -1,4 +1,4 @@
-"""Every metric against Keras, in any split of the data, with padding, inside jit, scan and vmap."""
+"""Every metric compared with Keras, for any split into batches, with padding, inside jit, scan and vmap."""
 
 import inspect
 import warnings
@@ -14,12 +14,12 @@ from training import losses, metrics
 ONE_EACH = list({row.name: row for row in reversed(ROWS)}.values())
 
 
-def one(row: Row):
+def make_metric(row: Row):
     return getattr(metrics, row.name)(**row.kwargs)
 
 
-def updated(m, *batches):
-    """The state after batches of (arrays, keyword arguments)."""
+def state_after(m, *batches):
+    """Returns the state after batches of (arrays, keyword arguments)."""
     state = m.empty()
     for arrays, kwargs in batches:
         state = m.update(state, *arrays, **kwargs)
@@ -27,7 +27,7 @@ def updated(m, *batches):
 
 
 def split(row: Row, sizes, weight=None):
-    """Batches of these sizes, of the same data."""
+    """Splits the data of a row into batches of these sizes."""
     arrays = row.arrays(batch=sum(sizes))
     edges = np.cumsum([0, *sizes])
     for a, b in zip(edges, edges[1:], strict=False):
@@ -56,19 +56,19 @@ def keras_result(row: Row, batches):
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda r: r.id)
-def test_result_of_several_batches_is_that_of_keras(row):
+def test_results_of_several_batches_match_keras(row):
     batches = list(split(row, [4, 3]))
-    m = one(row)
-    got = m.compute(updated(m, *batches))
+    m = make_metric(row)
+    got = m.compute(state_after(m, *batches))
     assert got.dtype == jnp.float32
     np.testing.assert_allclose(got, keras_result(row, batches), rtol=2e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("row", [r for r in ROWS if r.weighted], ids=lambda r: r.id)
-def test_weighted_result_is_that_of_keras(row):
+def test_weighted_results_match_keras(row):
     batches = list(split(row, [4, 3], weights()))
-    m = one(row)
-    np.testing.assert_allclose(m.compute(updated(m, *batches)), keras_result(row, batches), rtol=2e-6, atol=1e-6)
+    m = make_metric(row)
+    np.testing.assert_allclose(m.compute(state_after(m, *batches)), keras_result(row, batches), rtol=2e-6, atol=1e-6)
 
 
 PER_VALUE = [r for r in ROWS if r.id in ("Mean-value_sequences", "Sum-value_sequences", "RootMeanSquaredError-reals")]
@@ -76,19 +76,19 @@ PER_VALUE += [r for r in ROWS if r.id in ("BinaryAccuracy-bits", "CategoricalCro
 
 
 @pytest.mark.parametrize("row", PER_VALUE, ids=lambda r: r.id)
-def test_weights_per_value_are_those_of_keras(row):
+def test_weights_per_value_match_keras(row):
     shape = (7, 4) if row.data.__name__ in ("reals", "bits") else (7, 3)
     weight = np.random.default_rng(5).uniform(0, 2, shape).astype(np.float32)
     batches = list(split(row, [4, 3], weight))
-    m = one(row)
-    np.testing.assert_allclose(m.compute(updated(m, *batches)), keras_result(row, batches), rtol=2e-6)
+    m = make_metric(row)
+    np.testing.assert_allclose(m.compute(state_after(m, *batches)), keras_result(row, batches), rtol=2e-6)
 
 
-# ---------------------------------------------------------------- any split, any padding
+# ---------------------------------------------------------------- splits and padding
 
 
 def padded(arrays, kwargs, size, garbage=np.nan):
-    """The batch filled up to `size` examples with garbage in front, and the mask that hides it."""
+    """Pads a batch at its front to `size` examples with garbage, and returns it with the mask of the examples."""
     n = size - len(arrays[0])
     mask = np.arange(size) >= n
     full = [
@@ -100,40 +100,40 @@ def padded(arrays, kwargs, size, garbage=np.nan):
 
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("row", ROWS, ids=lambda r: r.id)
-def test_any_split_padded_or_not_gives_the_same_number(row, weighted):
-    m, weight = one(row), weights() if weighted else None
-    whole = m.compute(updated(m, *split(row, [7], weight)))
+def test_results_do_not_depend_on_splits_and_padding(row, weighted):
+    m, weight = make_metric(row), weights() if weighted else None
+    whole = m.compute(state_after(m, *split(row, [7], weight)))
     batches = list(split(row, [4, 3], weight))
-    np.testing.assert_allclose(m.compute(updated(m, *batches)), whole, rtol=2e-6, atol=1e-6)
+    np.testing.assert_allclose(m.compute(state_after(m, *batches)), whole, rtol=2e-6, atol=1e-6)
     masked = [padded(*b, size=7) for b in batches]
-    np.testing.assert_allclose(m.compute(updated(m, *masked)), whole, rtol=2e-6, atol=1e-6)
+    np.testing.assert_allclose(m.compute(state_after(m, *masked)), whole, rtol=2e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("row", ONE_EACH, ids=lambda r: r.id)
-def test_states_merge(row):
-    m = one(row)
+def test_merging_states_equals_updating_one_state(row):
+    m = make_metric(row)
     first, second = list(split(row, [4, 3]))
-    merged = m.merge(updated(m, first), updated(m, second))
-    np.testing.assert_allclose(m.compute(merged), m.compute(updated(m, first, second)), rtol=1e-6, atol=1e-7)
+    merged = m.merge(state_after(m, first), state_after(m, second))
+    np.testing.assert_allclose(m.compute(merged), m.compute(state_after(m, first, second)), rtol=1e-6, atol=1e-7)
     none = m.empty_for(*first[0])
     np.testing.assert_array_equal(m.compute(m.merge(none, merged)), m.compute(merged))
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda r: r.id)
-def test_a_batch_of_padding_is_no_batch(row):
-    m = one(row)
+def test_a_batch_of_padding_does_not_change_the_state(row):
+    m = make_metric(row)
     arrays, _ = next(split(row, [4, 3]))
     garbage, _ = padded(arrays, {}, 7)
     nothing = m.update(m.empty(), *garbage, mask=np.zeros(7, bool))
     np.testing.assert_array_equal(m.compute(nothing), m.compute(m.empty_for(*arrays)))
-    state = updated(m, (arrays, {}))
+    state = state_after(m, (arrays, {}))
     again = m.update(state, *garbage, mask=np.zeros(7, bool))
     np.testing.assert_array_equal(m.compute(again), m.compute(state))
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda r: r.id)
 def test_jit_scan_and_vmap_change_nothing(row):
-    m, runs = one(row), [[row.arrays(batch=4, seed=10 * r + i) for i in range(3)] for r in range(2)]
+    m, runs = make_metric(row), [[row.arrays(batch=4, seed=10 * r + i) for i in range(3)] for r in range(2)]
     stacked = [np.stack([[batch[k] for batch in run] for run in runs]) for k in range(len(runs[0][0]))]
 
     def evaluate(*arrays):  # [steps, B, ...]
@@ -141,25 +141,25 @@ def test_jit_scan_and_vmap_change_nothing(row):
         return m.compute(jax.lax.scan(lambda s, batch: (m.update(s, *batch), None), empty, arrays)[0])
 
     got = jax.jit(jax.vmap(evaluate))(*stacked)
-    expected = [m.compute(updated(m, *((batch, {}) for batch in run))) for run in runs]
+    expected = [m.compute(state_after(m, *((batch, {}) for batch in run))) for run in runs]
     np.testing.assert_allclose(got, expected, rtol=2e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("row", ONE_EACH, ids=lambda r: r.id)
 def test_half_precision_is_summed_in_float32(row):
-    m = one(row)
+    m = make_metric(row)
     *labels, y_pred = (jnp.asarray(x) for x in row.arrays())
     half = y_pred.astype(jnp.bfloat16) if jnp.issubdtype(y_pred.dtype, jnp.floating) else y_pred
-    got = m.compute(updated(m, ((*labels, half), {})))
+    got = m.compute(state_after(m, ((*labels, half), {})))
     assert got.dtype == jnp.float32
     exact = half.astype(jnp.float32) if jnp.issubdtype(half.dtype, jnp.floating) else half
-    np.testing.assert_array_equal(got, m.compute(updated(m, ((*labels, exact), {}))))
+    np.testing.assert_array_equal(got, m.compute(state_after(m, ((*labels, exact), {}))))
 
 
 # ---------------------------------------------------------------- long sums
 
 
-def test_counts_stay_exact_beyond_what_float32_can_count():
+def test_counts_are_exact_beyond_the_integers_of_float32():
     m = metrics.Mean()
     empty = m.empty()
     state = empty._replace(weights=empty.weights.add(2.0**24), total=empty.total.add(2.0**24))
@@ -173,7 +173,7 @@ def test_counts_stay_exact_beyond_what_float32_can_count():
     assert m.compute(state) == 1.0
 
 
-def test_a_long_sum_of_small_numbers_keeps_them():
+def test_long_sums_of_small_numbers_are_accurate():
     total, _ = jax.jit(lambda s: jax.lax.scan(lambda s, _: (s.add(0.1), None), s, length=100_000))(
         metrics.RunningSum.zeros()
     )
@@ -182,14 +182,14 @@ def test_a_long_sum_of_small_numbers_keeps_them():
     assert abs(float(merged.value) / (200_000 * float(np.float32(0.1))) - 1) < 1e-7
 
 
-def test_infinite_values_stay_infinite():
+def test_infinite_and_nan_values_are_kept():
     m = metrics.Mean()
     assert m.compute(m.update(m.empty(), jnp.asarray([1.0, jnp.inf]))) == jnp.inf
     assert np.isnan(m.compute(m.update(m.empty(), jnp.asarray([1.0, jnp.nan]))))
 
 
 def test_predictions_without_a_feature_axis_are_examples():
-    """Keras averages such a batch first, so that its result depends on how the data are cut into batches."""
+    """Keras averages over the batch first, so its result depends on the split into batches."""
     m, y_true = metrics.MeanSquaredError(), jnp.zeros(3)
     y_pred = jnp.asarray([1.0, 2.0, 4.0])
     assert m.compute(m.update(m.empty(), y_true, y_pred)) == 7.0
@@ -202,7 +202,7 @@ def test_predictions_without_a_feature_axis_are_examples():
 def test_every_metric_of_keras_is_in_the_table():
     from keras.src.metrics import ALL_OBJECTS_DICT
 
-    left_out = {"Metric", "metric", "MeanMetricWrapper", "mean_metric_wrapper"}  # they are no metrics yet
+    left_out = {"Metric", "metric", "MeanMetricWrapper", "mean_metric_wrapper"}  # base classes
     assert set(metrics.METRICS) == set(ALL_OBJECTS_DICT) - left_out
     assert {r.name for r in ROWS} == {m.__name__ for m in metrics.CLASSES}
     missing = {n for n in dir(keras_metrics()) if n[0] != "_"} - set(dir(metrics))
@@ -210,28 +210,28 @@ def test_every_metric_of_keras_is_in_the_table():
 
 
 @pytest.mark.parametrize("name", sorted(metrics.METRICS))
-def test_a_name_means_what_it_means_to_keras(name):
+def test_names_resolve_to_the_same_metric_as_in_keras(name):
     from keras.src.metrics import ALL_OBJECTS_DICT
 
     assert metrics.METRICS[name].__name__ == ALL_OBJECTS_DICT[name].__name__
 
 
 @pytest.mark.parametrize("cls", metrics.CLASSES, ids=lambda c: c.__name__)
-def test_arguments_order_and_defaults_are_those_of_keras(cls):
+def test_argument_order_and_defaults_match_keras(cls):
     theirs = inspect.signature(getattr(keras_metrics(), cls.__name__)).parameters
     mine = inspect.signature(cls).parameters
     assert [(p.name, p.default) for p in mine.values()] == [(p.name, p.default) for p in theirs.values()]
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda r: r.id)
-def test_metrics_are_hashable_values_named_as_in_keras(row):
-    assert one(row) == one(row)
-    assert hash(one(row)) == hash(one(row))
+def test_metrics_are_hashable_and_named_as_in_keras(row):
+    assert make_metric(row) == make_metric(row)
+    assert hash(make_metric(row)) == hash(make_metric(row))
     keras_name = getattr(keras_metrics(), row.name)(**row.kwargs).name
-    assert one(row).name == keras_name.rstrip("0123456789").rstrip("_") or one(row).name == keras_name
+    assert make_metric(row).name == keras_name.rstrip("0123456789").rstrip("_") or make_metric(row).name == keras_name
 
 
-def test_get_takes_names_metrics_classes_losses_and_functions():
+def test_get_accepts_names_metrics_classes_losses_and_functions():
     def off_by(y_true, y_pred):
         return jnp.abs(y_true - y_pred)
 
@@ -247,7 +247,7 @@ def test_get_takes_names_metrics_classes_losses_and_functions():
     np.testing.assert_allclose(huber.compute(state), (0.375 + 0.875) / 2)
 
 
-def test_a_function_of_ones_own_gets_its_arguments():
+def test_functions_receive_keyword_arguments():
     def within(y_true, y_pred, distance):
         return (jnp.abs(y_true - y_pred) <= distance).astype(jnp.float32)
 
@@ -268,7 +268,7 @@ def test_accuracy_is_resolved_by_shapes_as_keras_does(name, true, pred):
         assert mine.name == theirs.name == name
 
 
-def test_crossentropy_is_resolved_by_shapes_too():
+def test_crossentropy_is_resolved_by_shapes():
     assert metrics.resolve("ce", (4,), (4, 3)) == metrics.SparseCategoricalCrossentropy(name="ce")
     assert metrics.resolve("crossentropy", (4, 1), (4, 1)) == metrics.BinaryCrossentropy(name="crossentropy")
     assert metrics.resolve("mse", (4, 1), (4, 1)) == metrics.MeanSquaredError(name="mse")
