@@ -1,4 +1,4 @@
-"""One row per optimizer and option, and how to run them here and in Keras."""
+"""A table with one row per optimizer and option, and functions that run them here and in Keras."""
 
 import jax
 import jax.numpy as jnp
@@ -84,7 +84,7 @@ def tree(make):
 
 
 def example(steps, seed=0):
-    """Parameters and the gradients of so many steps, of which one is 0 everywhere."""
+    """Returns parameters and the gradients of some steps; one gradient is 0."""
     random = np.random.default_rng(seed)
     draw = lambda shape: jnp.asarray(random.normal(size=shape), jnp.float32)  # noqa: E731
     params, grads = tree(draw), [tree(draw) for _ in range(steps)]
@@ -92,7 +92,7 @@ def example(steps, seed=0):
 
 
 def run(optimizer, params, grads, wrap=lambda f: f, before=lambda i, state: state):
-    """The parameters after each step, and the last state."""
+    """Returns the parameters after each step, and the last state."""
     state, update, trace = optimizer.init(params), wrap(optimizer.update), []
     for i, g in enumerate(grads):
         updates, state = update(g, before(i, state), params)
@@ -102,7 +102,7 @@ def run(optimizer, params, grads, wrap=lambda f: f, before=lambda i, state: stat
 
 
 def named(params):
-    """Leaves by their paths joined by "_", which is how Keras' variables are called here."""
+    """Returns the leaves by their paths, joined by "_" like the names of the Keras variables here."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="_"): leaf
         for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]
@@ -110,7 +110,7 @@ def named(params):
 
 
 def run_keras(optimizer, params, grads, before=lambda i, optimizer: None):
-    """What `run` gives, by Keras: a list of dicts of arrays."""
+    """Returns the same as `run`, computed by Keras: a list of dicts of arrays."""
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         variables = [keras.Variable(w, name=name) for name, w in named(params).items()]
         trace = []

@@ -1,23 +1,22 @@
-"""Optimizers: Keras' names, arguments, defaults and numbers, as optax transformations.
+"""Optimizers with Keras' names, arguments, defaults and numbers, as optax transformations.
 
-`update(grads, state, params)` needs the parameters, any tree of arrays; a parameter's path is its keys,
-joined by "/". All optimizers share these arguments:
+`update(grads, state, params)` needs the parameters, any pytree of arrays. The path of a parameter is its keys, joined
+by "/". All optimizers take these arguments:
 
-    learning_rate: A number, which lives in the state (`get_learning_rate`, `set_learning_rate`), or a
-        function of the 0-based step, such as `training.schedules` has; with accumulation every micro-step
-        counts for it.
-    weight_decay: Part of the weights, times the learning rate, that is lost before the optimizer's own step.
-    clipnorm: Largest L2 norm of each parameter's gradient. Of the three clips one may be given.
-    clipvalue: Largest absolute value of a gradient's entries.
-    global_clipnorm: Largest L2 norm of all gradients together; if it is not finite, all become NaN.
-    use_ema: Whether the state keeps a moving average of the weights, see `ema_weights`.
-    ema_momentum: Part of that average that is kept in a step.
-    ema_overwrite_frequency: Steps after which the weights are replaced by the average, again and again.
-    loss_scale_factor: What the loss was multiplied by, see `scale_loss`; the gradients are divided by it.
-    gradient_accumulation_steps: Calls of update that make one step, with the mean of their gradients. The
-        average of the weights moves at every call, as in Keras.
-    name: Name of the scope in profiles; by default the optimizer's.
-    exclude_from_weight_decay: Regular expressions; a parameter does not decay if one is found in its path.
+    learning_rate: A number, which is kept in the state (see `get_learning_rate` and `set_learning_rate`), or a function
+        of the 0-based step, such as `training.schedules`. With accumulation, micro-steps count.
+    weight_decay: The weight decay per step, relative to the learning rate. It is applied before the rule.
+    clipnorm: The maximum L2 norm of the gradient of each parameter. At most one of the three clips is allowed.
+    clipvalue: The maximum absolute value of the elements of a gradient.
+    global_clipnorm: The maximum L2 norm of all gradients together; if the norm is not finite, all gradients become NaN.
+    use_ema: Whether to keep a moving average of the weights in the state, see `ema_weights`.
+    ema_momentum: The decay of that average.
+    ema_overwrite_frequency: The weights are overwritten with their average every so many steps.
+    loss_scale_factor: The factor of the loss, see `scale_loss`; the gradients are divided by it.
+    gradient_accumulation_steps: The number of calls of update per parameter update, which uses the mean of their
+        gradients. As in Keras, the average of the weights is updated at each call.
+    name: The name of the scope in profiles; by default that of the optimizer.
+    exclude_from_weight_decay: Regular expressions; parameters whose path contains a match do not decay.
 """
 
 from training.optimizers.adam import Adam as Adam

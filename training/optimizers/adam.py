@@ -1,44 +1,46 @@
-"""Adam and its relatives: Adam, AdamW, Adamax, Nadam, Lamb and ScheduleFreeAdamW."""
+"""Adam and its variants: Adam, AdamW, Adamax, Nadam, Lamb and ScheduleFreeAdamW."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from training.optimizers.base import Common, LearningRate, Rule, build, check_count, check_range
+from training.optimizers.base import Common, LearningRate, ParameterUpdate, Rule, build, check_count, check_range
 
 
 class MomentSlots(NamedTuple):
-    """Slots of Adam, Nadam, Lamb and, with the norm in the velocity's place, of Adamax."""
+    """Slots of Adam, Nadam and Lamb, and of Adamax, whose velocity is the infinity norm."""
 
-    momentum: Any
-    velocity: Any
+    momentum: jax.Array
+    velocity: jax.Array
 
 
 class AmsgradSlots(NamedTuple):
     """Slots of Adam with `amsgrad`."""
 
-    momentum: Any
-    velocity: Any
-    velocity_hat: Any
+    momentum: jax.Array
+    velocity: jax.Array
+    velocity_hat: jax.Array
 
 
 def adam_rate(t: jax.Array, lr: jax.Array, beta_1: float, beta_2: float) -> jax.Array:
-    """The learning rate with the corrections of both moments, lr sqrt(1 - beta_2^t) / (1 - beta_1^t)."""
+    """Returns the learning rate with the bias corrections of both moments, lr sqrt(1 - beta_2^t) / (1 - beta_1^t)."""
     return lr * jnp.sqrt(1 - _power(beta_2, t)) / (1 - _power(beta_1, t))
 
 
-def adam_leaf(
+def adam_update(
     g: jax.Array, m: jax.Array, v: jax.Array, alpha: jax.Array, beta_1: float, beta_2: float, epsilon: float
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Adam's change of a weight, and its new moments."""
-    m, v = _moments(g, m, v, beta_1, beta_2)
+    """Returns Adam's change of a weight, and the new moments."""
+    m, v = _update_moments(g, m, v, beta_1, beta_2)
     return -(m * alpha) / (jnp.sqrt(v) + epsilon), m, v
 
 
-def _moments(g: jax.Array, m: jax.Array, v: jax.Array, beta_1: float, beta_2: float) -> tuple[jax.Array, jax.Array]:
+def _update_moments(
+    g: jax.Array, m: jax.Array, v: jax.Array, beta_1: float, beta_2: float
+) -> tuple[jax.Array, jax.Array]:
     return m + (g - m) * (1 - beta_1), v + (jnp.square(g) - v) * (1 - beta_2)
 
 
@@ -46,13 +48,13 @@ def _power(base: float, t: jax.Array) -> jax.Array:
     return jnp.power(jnp.asarray(base, t.dtype), t)
 
 
-def _check(beta_1: float, beta_2: float, epsilon: float) -> None:
+def _check_arguments(beta_1: float, beta_2: float, epsilon: float) -> None:
     check_range("beta_1", beta_1, high=1.0, open_high=True)
     check_range("beta_2", beta_2, high=1.0, open_high=True)
     check_range("epsilon", epsilon)
 
 
-def _zeros(path: str, w: jax.Array) -> MomentSlots:
+def _zero_moments(path: str, w: jax.Array) -> MomentSlots:
     return MomentSlots(jnp.zeros_like(w), jnp.zeros_like(w))
 
 
@@ -75,17 +77,18 @@ def Adam(
     *,
     exclude_from_weight_decay: str | Sequence[str] = (),
 ) -> optax.GradientTransformation:
-    """Moments of the gradient: w -= lr sqrt(1 - beta_2^t) / (1 - beta_1^t) m / (sqrt(v) + epsilon).
+    """Adapts the step size by moments: w -= lr sqrt(1 - beta_2^t) / (1 - beta_1^t) m / (sqrt(v) + epsilon).
 
-    m += (1 - beta_1) (g - m) and v += (1 - beta_2) (g^2 - v); with `amsgrad` the largest v so far divides.
-    This epsilon is the paper's "epsilon hat": it is added before the correction, not after as in optax.
+    m += (1 - beta_1) (g - m) and v += (1 - beta_2) (g^2 - v). With `amsgrad`, the maximum of all v so far replaces v.
+    This epsilon is the paper's "epsilon hat": it is added before the bias correction, and not after it as in optax.
 
     Hyperparameters:
         beta_1: Decay of the first moment, at least 0 and less than 1.
         beta_2: Decay of the second moment, at least 0 and less than 1.
-        epsilon: Guard against division by 0.
-        amsgrad: Whether the second moment never falls.
-        The others are every optimizer's.
+        epsilon: Small number that prevents division by 0.
+        amsgrad: Whether to use the maximum of the second moments so far.
+
+    The other arguments are common to all optimizers, see `training.optimizers`.
 
     References:
         Kingma and Ba, Adam: A Method for Stochastic Optimization, 2014, https://arxiv.org/abs/1412.6980
@@ -98,30 +101,35 @@ def Adam(
         >>> print(updates["w"].round(3))
         [-0.5  0.5]
     """
-    _check(beta_1, beta_2, epsilon)
+    _check_arguments(beta_1, beta_2, epsilon)
     common = Common(
         learning_rate, weight_decay, clipnorm, clipvalue, global_clipnorm, use_ema, ema_momentum,
         ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps,
         name or "adam", exclude_from_weight_decay,
     )  # fmt: skip
+    return build(_adam_rule(beta_1, beta_2, epsilon, amsgrad), common)
 
+
+def _adam_rule(beta_1: float, beta_2: float, epsilon: float, amsgrad: bool) -> Rule[MomentSlots | AmsgradSlots]:
     def slots(path: str, w: jax.Array) -> MomentSlots | AmsgradSlots:
-        return AmsgradSlots(*_zeros(path, w), jnp.zeros_like(w)) if amsgrad else _zeros(path, w)
+        return AmsgradSlots(*_zero_moments(path, w), jnp.zeros_like(w)) if amsgrad else _zero_moments(path, w)
 
-    def step(t: jax.Array, lr: jax.Array, _: Any) -> Any:
+    def step(t: jax.Array, lr: jax.Array, shared: jax.Array | None) -> ParameterUpdate[MomentSlots | AmsgradSlots]:
         alpha = adam_rate(t, lr, beta_1, beta_2)
 
-        def leaf(g: jax.Array, w: jax.Array, s: Any) -> tuple[jax.Array, Any]:
-            if not amsgrad:
-                change, m, v = adam_leaf(g, s.momentum, s.velocity, alpha, beta_1, beta_2, epsilon)
+        def update(
+            g: jax.Array, w: jax.Array, s: MomentSlots | AmsgradSlots
+        ) -> tuple[jax.Array, MomentSlots | AmsgradSlots]:
+            if isinstance(s, MomentSlots):
+                change, m, v = adam_update(g, s.momentum, s.velocity, alpha, beta_1, beta_2, epsilon)
                 return change, MomentSlots(m, v)
-            m, v = _moments(g, s.momentum, s.velocity, beta_1, beta_2)
+            m, v = _update_moments(g, s.momentum, s.velocity, beta_1, beta_2)
             v_hat = jnp.maximum(s.velocity_hat, v)
             return -(m * alpha) / (jnp.sqrt(v_hat) + epsilon), AmsgradSlots(m, v, v_hat)
 
-        return leaf
+        return update
 
-    return build(Rule(slots, step), common)
+    return Rule(slots, step)
 
 
 def AdamW(
@@ -143,13 +151,14 @@ def AdamW(
     *,
     exclude_from_weight_decay: str | Sequence[str] = (),
 ) -> optax.GradientTransformation:
-    """Adam with weight decay: w -= lr weight_decay w, then Adam's step.
+    """Applies decoupled weight decay before Adam's update: w -= lr weight_decay w.
 
-    Like Keras it decays every parameter, unless `exclude_from_weight_decay` says otherwise.
+    As in Keras, all parameters decay unless `exclude_from_weight_decay` is given.
 
     Hyperparameters:
-        weight_decay: Part of the weight, times the learning rate, that is lost at each step.
-        The others are Adam's and every optimizer's.
+        weight_decay: The weight decay per step, relative to the learning rate.
+
+    The other arguments are those of `Adam`.
 
     References:
         Loshchilov and Hutter, Decoupled Weight Decay Regularization, 2019, https://arxiv.org/abs/1711.05101
@@ -189,13 +198,16 @@ def Adamax(
     *,
     exclude_from_weight_decay: str | Sequence[str] = (),
 ) -> optax.GradientTransformation:
-    """Adam with the infinity norm: u = max(beta_2 u, |g|); w -= lr m / ((1 - beta_1^t) (u + epsilon)).
+    """Replaces Adam's second moment by an infinity norm: w -= lr m / ((1 - beta_1^t) (u + epsilon)).
+
+    m += (1 - beta_1) (g - m) and u = max(beta_2 u, |g|).
 
     Hyperparameters:
         beta_1: Decay of the first moment m, at least 0 and less than 1.
         beta_2: Decay of the norm u, at least 0 and less than 1.
-        epsilon: Guard against division by 0.
-        The others are every optimizer's.
+        epsilon: Small number that prevents division by 0.
+
+    The other arguments are common to all optimizers, see `training.optimizers`.
 
     References:
         Kingma and Ba, Adam: A Method for Stochastic Optimization, 2014, https://arxiv.org/abs/1412.6980
@@ -207,24 +219,27 @@ def Adamax(
         >>> print(updates["w"].round(3))
         [-0.5  0.5]
     """
-    _check(beta_1, beta_2, epsilon)
+    _check_arguments(beta_1, beta_2, epsilon)
     common = Common(
         learning_rate, weight_decay, clipnorm, clipvalue, global_clipnorm, use_ema, ema_momentum,
         ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps,
         name or "adamax", exclude_from_weight_decay,
     )  # fmt: skip
+    return build(_adamax_rule(beta_1, beta_2, epsilon), common)
 
-    def step(t: jax.Array, lr: jax.Array, _: Any) -> Any:
+
+def _adamax_rule(beta_1: float, beta_2: float, epsilon: float) -> Rule[MomentSlots]:
+    def step(t: jax.Array, lr: jax.Array, shared: jax.Array | None) -> ParameterUpdate[MomentSlots]:
         correction = 1 - _power(beta_1, t)
 
-        def leaf(g: jax.Array, w: jax.Array, s: MomentSlots) -> tuple[jax.Array, MomentSlots]:
+        def update(g: jax.Array, w: jax.Array, s: MomentSlots) -> tuple[jax.Array, MomentSlots]:
             m = s.momentum + (g - s.momentum) * (1 - beta_1)
             u = jnp.maximum(beta_2 * s.velocity, jnp.abs(g))
             return -(lr * m) / (correction * (u + epsilon)), MomentSlots(m, u)
 
-        return leaf
+        return update
 
-    return build(Rule(_zeros, step), common)
+    return Rule(_zero_moments, step)
 
 
 def Nadam(
@@ -245,7 +260,7 @@ def Nadam(
     *,
     exclude_from_weight_decay: str | Sequence[str] = (),
 ) -> optax.GradientTransformation:
-    """Adam with Nesterov momentum and a momentum that grows, u_t = beta_1 (1 - 0.96^t / 2).
+    """Combines Adam with Nesterov momentum that increases over time, u_t = beta_1 (1 - 0.96^t / 2).
 
     w -= lr m_hat / (sqrt(v / (1 - beta_2^t)) + epsilon), where
     m_hat = u_{t+1} m / (1 - u_1 ... u_{t+1}) + (1 - u_t) g / (1 - u_1 ... u_t).
@@ -253,8 +268,9 @@ def Nadam(
     Hyperparameters:
         beta_1: Decay of the first moment m, at least 0 and less than 1.
         beta_2: Decay of the second moment v, at least 0 and less than 1.
-        epsilon: Guard against division by 0.
-        The others are every optimizer's.
+        epsilon: Small number that prevents division by 0.
+
+    The other arguments are common to all optimizers, see `training.optimizers`.
 
     References:
         Dozat, Incorporating Nesterov Momentum into Adam, 2015, http://cs229.stanford.edu/proj2015/054_report.pdf
@@ -266,31 +282,34 @@ def Nadam(
         >>> print(f"{float(state.shared):.3f}")  # the product of the u so far
         0.468
     """
-    _check(beta_1, beta_2, epsilon)
+    _check_arguments(beta_1, beta_2, epsilon)
     common = Common(
         learning_rate, weight_decay, clipnorm, clipvalue, global_clipnorm, use_ema, ema_momentum,
         ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps,
         name or "nadam", exclude_from_weight_decay,
     )  # fmt: skip
+    return build(_nadam_rule(beta_1, beta_2, epsilon), common)
 
+
+def _nadam_rule(beta_1: float, beta_2: float, epsilon: float) -> Rule[MomentSlots]:
     def product(t: jax.Array, u_product: jax.Array) -> jax.Array:
         return u_product * beta_1 * (1.0 - 0.5 * _power(0.96, t))
 
-    def step(t: jax.Array, lr: jax.Array, u_product: jax.Array) -> Any:
+    def step(t: jax.Array, lr: jax.Array, u_product: jax.Array | None) -> ParameterUpdate[MomentSlots]:
         b1, b2 = jnp.asarray(beta_1, t.dtype), jnp.asarray(beta_2, t.dtype)
         u_now = b1 * (1.0 - 0.5 * _power(0.96, t))
         u_next = b1 * (1.0 - 0.5 * _power(0.96, t + 1))
         correction = 1 - _power(beta_2, t)
 
-        def leaf(g: jax.Array, w: jax.Array, s: MomentSlots) -> tuple[jax.Array, MomentSlots]:
+        def update(g: jax.Array, w: jax.Array, s: MomentSlots) -> tuple[jax.Array, MomentSlots]:
             m = s.momentum + (g - s.momentum) * (1 - b1)
             v = s.velocity + (jnp.square(g) - s.velocity) * (1 - b2)
             m_hat = u_next * m / (1 - u_product * u_next) + (1 - u_now) * g / (1 - u_product)
             return -(m_hat * lr) / (jnp.sqrt(v / correction) + epsilon), MomentSlots(m, v)
 
-        return leaf
+        return update
 
-    return build(Rule(_zeros, step, shared=product), common)
+    return Rule(_zero_moments, step, shared=product)
 
 
 def Lamb(
@@ -311,16 +330,17 @@ def Lamb(
     *,
     exclude_from_weight_decay: str | Sequence[str] = (),
 ) -> optax.GradientTransformation:
-    """Adam's direction, as long as the weights: w -= lr |w| / |u| u, u = m_hat / (sqrt(v_hat) + epsilon).
+    """Scales Adam's update to the norm of the weights: w -= lr |w| / |u| u, u = m_hat / (sqrt(v_hat) + epsilon).
 
-    The norms are those of each parameter; where one is 0, the ratio is 1. Unlike in the paper and optax, a
-    weight decay is taken from the weights before, and is no part of u.
+    The norms are those of each parameter. If one of them is 0, the ratio is 1. Unlike in the paper and in optax,
+    weight decay is applied before this update and is not part of u.
 
     Hyperparameters:
         beta_1: Decay of the first moment, at least 0 and less than 1.
         beta_2: Decay of the second moment, at least 0 and less than 1.
-        epsilon: Guard against division by 0.
-        The others are every optimizer's.
+        epsilon: Small number that prevents division by 0.
+
+    The other arguments are common to all optimizers, see `training.optimizers`.
 
     References:
         You et al., Large Batch Optimization for Deep Learning: Training BERT in 76 minutes, 2019,
@@ -333,26 +353,29 @@ def Lamb(
         >>> print(updates["w"])
         [-2.5 -0. ]
     """
-    _check(beta_1, beta_2, epsilon)
+    _check_arguments(beta_1, beta_2, epsilon)
     common = Common(
         learning_rate, weight_decay, clipnorm, clipvalue, global_clipnorm, use_ema, ema_momentum,
         ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps,
         name or "lamb", exclude_from_weight_decay,
     )  # fmt: skip
+    return build(_lamb_rule(beta_1, beta_2, epsilon), common)
 
-    def step(t: jax.Array, lr: jax.Array, _: Any) -> Any:
+
+def _lamb_rule(beta_1: float, beta_2: float, epsilon: float) -> Rule[MomentSlots]:
+    def step(t: jax.Array, lr: jax.Array, shared: jax.Array | None) -> ParameterUpdate[MomentSlots]:
         correction_1, correction_2 = 1 - _power(beta_1, t), 1 - _power(beta_2, t)
 
-        def leaf(g: jax.Array, w: jax.Array, s: MomentSlots) -> tuple[jax.Array, MomentSlots]:
-            m, v = _moments(g, s.momentum, s.velocity, beta_1, beta_2)
+        def update(g: jax.Array, w: jax.Array, s: MomentSlots) -> tuple[jax.Array, MomentSlots]:
+            m, v = _update_moments(g, s.momentum, s.velocity, beta_1, beta_2)
             u = (m / correction_1) / (jnp.sqrt(v / correction_2) + epsilon)
             w_norm, u_norm = jnp.sqrt(jnp.sum(jnp.square(w))), jnp.sqrt(jnp.sum(jnp.square(u)))
             ratio = jnp.where((w_norm > 0) & (u_norm > 0), w_norm / u_norm, 1.0)
             return -(ratio * lr * u), MomentSlots(m, v)
 
-        return leaf
+        return update
 
-    return build(Rule(_zeros, step), common)
+    return Rule(_zero_moments, step)
 
 
 def ScheduleFreeAdamW(
@@ -374,17 +397,18 @@ def ScheduleFreeAdamW(
     *,
     exclude_from_weight_decay: str | Sequence[str] = (),
 ) -> optax.GradientTransformation:
-    """Adam's steps on a sequence z, with their mean x; the weights are w = (1 - beta_1) z + beta_1 x.
+    """Averages Adam's iterates z to x instead of a schedule; the weights are w = (1 - beta_1) z + beta_1 x.
 
-    z -= lr g / (sqrt(v / (1 - beta_2^t)) + epsilon); x += (z - x) / t. Like Keras, and unlike the paper, it
-    weighs all steps alike and evaluates the model at w; z is the slot `momentum`, x is not stored.
+    z -= lr g / (sqrt(v / (1 - beta_2^t)) + epsilon) and x += (z - x) / t. As in Keras, and unlike in the paper, all
+    steps have the same weight and the model is evaluated at w. z is the slot `momentum`; x is not stored.
 
     Hyperparameters:
-        beta_1: Part of x in the weights, more than 0 and at most 1.
+        beta_1: The weight of x in w, more than 0 and at most 1.
         beta_2: Decay of the second moment, at least 0 and less than 1.
-        epsilon: Guard against division by 0.
-        warmup_steps: Steps in which the learning rate rises linearly.
-        The others are every optimizer's.
+        epsilon: Small number that prevents division by 0.
+        warmup_steps: The number of steps in which the learning rate increases linearly.
+
+    The other arguments are common to all optimizers, see `training.optimizers`.
 
     References:
         Defazio et al., The Road Less Scheduled, 2024, https://arxiv.org/abs/2405.15682
@@ -405,23 +429,26 @@ def ScheduleFreeAdamW(
         ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps,
         name or "schedule_free_adamw", exclude_from_weight_decay,
     )  # fmt: skip
+    return build(_schedule_free_adamw_rule(beta_1, beta_2, epsilon, warmup_steps), common)
 
+
+def _schedule_free_adamw_rule(beta_1: float, beta_2: float, epsilon: float, warmup_steps: int) -> Rule[MomentSlots]:
     def slots(path: str, w: jax.Array) -> MomentSlots:
         # A copy, so that parameters and state can both be donated.
         return MomentSlots(jnp.array(w, copy=True), jnp.zeros_like(w))
 
-    def step(t: jax.Array, lr: jax.Array, _: Any) -> Any:
+    def step(t: jax.Array, lr: jax.Array, shared: jax.Array | None) -> ParameterUpdate[MomentSlots]:
         b1, b2 = jnp.asarray(beta_1, t.dtype), jnp.asarray(beta_2, t.dtype)
         lr = lr * jnp.minimum(t / warmup_steps, 1.0) if warmup_steps else lr
         correction, weight = 1 - _power(beta_2, t), 1.0 / t
 
-        def leaf(g: jax.Array, w: jax.Array, s: MomentSlots) -> tuple[jax.Array, MomentSlots]:
+        def update(g: jax.Array, w: jax.Array, s: MomentSlots) -> tuple[jax.Array, MomentSlots]:
             v = s.velocity + (jnp.square(g) - s.velocity) * (1 - b2)
             z = s.momentum - (lr * g) / (jnp.sqrt(v / correction) + epsilon)
             x = (w - (1 - b1) * s.momentum) / b1
             x = (1 - weight) * x + weight * z
             return (1 - b1) * z + b1 * x - w, MomentSlots(z, v)
 
-        return leaf
+        return update
 
-    return build(Rule(slots, step), common)
+    return Rule(slots, step)

@@ -1,49 +1,49 @@
-"""Optimizers that divide by the size of past gradients: RMSprop, Adagrad, Adadelta, Adafactor and Ftrl."""
+"""Optimizers with adaptive step sizes: RMSprop, Adagrad, Adadelta, Adafactor and Ftrl."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from training.optimizers.base import Common, LearningRate, Rule, build, check_range
+from training.optimizers.base import Common, LearningRate, ParameterUpdate, Rule, build, check_range
 
 
 class RMSpropSlots(NamedTuple):
-    """Slots of RMSprop; those that its options do without are `None`."""
+    """Slots of RMSprop; `momentum` and `average_gradient` are None if they are not used."""
 
-    velocity: Any
-    momentum: Any
-    average_gradient: Any
+    velocity: jax.Array
+    momentum: jax.Array | None
+    average_gradient: jax.Array | None
 
 
 class AdagradSlots(NamedTuple):
     """Slots of Adagrad."""
 
-    accumulator: Any
+    accumulator: jax.Array
 
 
 class AdadeltaSlots(NamedTuple):
     """Slots of Adadelta."""
 
-    accumulated_grad: Any
-    accumulated_delta: Any
+    accumulated_grad: jax.Array
+    accumulated_delta: jax.Array
 
 
 class AdafactorSlots(NamedTuple):
-    """Slots of Adafactor: rows and columns of what has two axes, the velocity of what has not."""
+    """Slots of Adafactor: row and column means of arrays of two or more axes, the velocity of other arrays."""
 
-    row: Any
-    column: Any
-    velocity: Any
+    row: jax.Array | None
+    column: jax.Array | None
+    velocity: jax.Array | None
 
 
 class FtrlSlots(NamedTuple):
     """Slots of Ftrl."""
 
-    accumulator: Any
-    linear: Any
+    accumulator: jax.Array
+    linear: jax.Array
 
 
 def RMSprop(
@@ -65,17 +65,18 @@ def RMSprop(
     *,
     exclude_from_weight_decay: str | Sequence[str] = (),
 ) -> optax.GradientTransformation:
-    """Divides by the root of a moving mean square: v = rho v + (1 - rho) g^2; w -= lr g / sqrt(v + epsilon).
+    """Divides gradients by the root of their moving mean square: w -= lr g / sqrt(v + epsilon).
 
-    With `momentum` the step is collected, m = momentum m + step; w -= m. With `centered` the square of the
-    moving mean of g is taken from v: the variance divides.
+    v = rho v + (1 - rho) g^2. With `momentum`, m = momentum m + lr g / sqrt(v + epsilon) and w -= m. With
+    `centered`, the square of the moving mean of g is subtracted from v, which gives the variance.
 
     Hyperparameters:
-        rho: Part of the moving means that is kept, from 0 to 1.
-        momentum: Part of m that is kept, from 0 to 1.
-        epsilon: Guard against division by 0, inside the root.
-        centered: Whether the variance divides.
-        The others are every optimizer's.
+        rho: Decay of the moving means, from 0 to 1.
+        momentum: Decay of m, from 0 to 1.
+        epsilon: Small number that prevents division by 0, inside the root.
+        centered: Whether to divide by the root of the variance.
+
+    The other arguments are common to all optimizers, see `training.optimizers`.
 
     References:
         Hinton, Neural Networks for Machine Learning, lecture 6, 2012,
@@ -96,26 +97,29 @@ def RMSprop(
         ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps,
         name or "rmsprop", exclude_from_weight_decay,
     )  # fmt: skip
+    return build(_rmsprop_rule(rho, momentum, epsilon, centered), common)
 
+
+def _rmsprop_rule(rho: float, momentum: float, epsilon: float, centered: bool) -> Rule[RMSpropSlots]:
     def slots(path: str, w: jax.Array) -> RMSpropSlots:
         zeros = jnp.zeros_like
         return RMSpropSlots(zeros(w), zeros(w) if momentum else None, zeros(w) if centered else None)
 
-    def step(t: jax.Array, lr: jax.Array, _: Any) -> Any:
-        def leaf(g: jax.Array, w: jax.Array, s: RMSpropSlots) -> tuple[jax.Array, RMSpropSlots]:
+    def step(t: jax.Array, lr: jax.Array, shared: jax.Array | None) -> ParameterUpdate[RMSpropSlots]:
+        def update(g: jax.Array, w: jax.Array, s: RMSpropSlots) -> tuple[jax.Array, RMSpropSlots]:
             v, m, mean = rho * s.velocity + (1 - rho) * jnp.square(g), s.momentum, s.average_gradient
             variance = v
-            if centered:
+            if mean is not None:
                 mean = rho * mean + (1 - rho) * g
                 variance = v - jnp.square(mean)
             change = (lr * g) / jnp.sqrt(variance + epsilon)
-            if momentum:
+            if m is not None:
                 change = m = momentum * m + change
             return -change, RMSpropSlots(v, m, mean)
 
-        return leaf
+        return update
 
-    return build(Rule(slots, step), common)
+    return Rule(slots, step)
 
 
 def Adagrad(
@@ -135,12 +139,13 @@ def Adagrad(
     *,
     exclude_from_weight_decay: str | Sequence[str] = (),
 ) -> optax.GradientTransformation:
-    """Divides by the root of the sum of squares so far: a += g^2; w -= lr g / sqrt(a + epsilon).
+    """Divides gradients by the root of the sum of their squares: a += g^2; w -= lr g / sqrt(a + epsilon).
 
     Hyperparameters:
-        initial_accumulator_value: First value of a, at least 0.
-        epsilon: Guard against division by 0, inside the root.
-        The others are every optimizer's; the paper's learning rate is 1.
+        initial_accumulator_value: The initial value of a, at least 0.
+        epsilon: Small number that prevents division by 0, inside the root.
+
+    The other arguments are common to all optimizers, see `training.optimizers`. The paper's learning rate is 1.
 
     References:
         Duchi et al., Adaptive Subgradient Methods for Online Learning and Stochastic Optimization, 2011,
@@ -160,18 +165,21 @@ def Adagrad(
         ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps,
         name or "adagrad", exclude_from_weight_decay,
     )  # fmt: skip
+    return build(_adagrad_rule(initial_accumulator_value, epsilon), common)
 
+
+def _adagrad_rule(initial_accumulator_value: float, epsilon: float) -> Rule[AdagradSlots]:
     def slots(path: str, w: jax.Array) -> AdagradSlots:
         return AdagradSlots(jnp.full_like(w, initial_accumulator_value))
 
-    def step(t: jax.Array, lr: jax.Array, _: Any) -> Any:
-        def leaf(g: jax.Array, w: jax.Array, s: AdagradSlots) -> tuple[jax.Array, AdagradSlots]:
+    def step(t: jax.Array, lr: jax.Array, shared: jax.Array | None) -> ParameterUpdate[AdagradSlots]:
+        def update(g: jax.Array, w: jax.Array, s: AdagradSlots) -> tuple[jax.Array, AdagradSlots]:
             accumulator = s.accumulator + jnp.square(g)
             return -(lr * g) / jnp.sqrt(accumulator + epsilon), AdagradSlots(accumulator)
 
-        return leaf
+        return update
 
-    return build(Rule(slots, step), common)
+    return Rule(slots, step)
 
 
 def Adadelta(
@@ -191,14 +199,16 @@ def Adadelta(
     *,
     exclude_from_weight_decay: str | Sequence[str] = (),
 ) -> optax.GradientTransformation:
-    """Steps of the size of past steps: w += lr d, d = -sqrt(D + epsilon) / sqrt(G + epsilon) g.
+    """Scales steps by the size of previous steps: w += lr d, d = -sqrt(D + epsilon) / sqrt(G + epsilon) g.
 
-    G = rho G + (1 - rho) g^2 comes before d, and D = rho D + (1 - rho) d^2 after it.
+    G = rho G + (1 - rho) g^2 is computed before d, and D = rho D + (1 - rho) d^2 after it.
 
     Hyperparameters:
-        rho: Part of G and D that is kept, from 0 to 1.
-        epsilon: Guard against division by 0, and the size of the first steps.
-        The others are every optimizer's; the paper's learning rate is 1, a thousand times the default.
+        rho: Decay of G and D, from 0 to 1.
+        epsilon: Small number that prevents division by 0, and sets the size of the first steps.
+
+    The other arguments are common to all optimizers, see `training.optimizers`. The paper's learning rate is 1, which
+    is a thousand times the default.
 
     References:
         Zeiler, ADADELTA: An Adaptive Learning Rate Method, 2012, https://arxiv.org/abs/1212.5701
@@ -217,19 +227,22 @@ def Adadelta(
         ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps,
         name or "adadelta", exclude_from_weight_decay,
     )  # fmt: skip
+    return build(_adadelta_rule(rho, epsilon), common)
 
+
+def _adadelta_rule(rho: float, epsilon: float) -> Rule[AdadeltaSlots]:
     def slots(path: str, w: jax.Array) -> AdadeltaSlots:
         return AdadeltaSlots(jnp.zeros_like(w), jnp.zeros_like(w))
 
-    def step(t: jax.Array, lr: jax.Array, _: Any) -> Any:
-        def leaf(g: jax.Array, w: jax.Array, s: AdadeltaSlots) -> tuple[jax.Array, AdadeltaSlots]:
+    def step(t: jax.Array, lr: jax.Array, shared: jax.Array | None) -> ParameterUpdate[AdadeltaSlots]:
+        def update(g: jax.Array, w: jax.Array, s: AdadeltaSlots) -> tuple[jax.Array, AdadeltaSlots]:
             grad = rho * s.accumulated_grad + (1 - rho) * jnp.square(g)
             delta = -(jnp.sqrt(s.accumulated_delta + epsilon) * g / jnp.sqrt(grad + epsilon))
             return lr * delta, AdadeltaSlots(grad, rho * s.accumulated_delta + (1 - rho) * jnp.square(delta))
 
-        return leaf
+        return update
 
-    return build(Rule(slots, step), common)
+    return Rule(slots, step)
 
 
 def Adafactor(
@@ -252,20 +265,20 @@ def Adafactor(
     *,
     exclude_from_weight_decay: str | Sequence[str] = (),
 ) -> optax.GradientTransformation:
-    """Second moments in the memory of their row and column means, over the last two axes.
+    """Stores only the row and column means of the second moments, over the last two axes.
 
-    With rho = min(lr, 1 / sqrt(t)), w -= max(epsilon_2, rms(w)) rho u / max(1, rms(u) / clip_threshold),
-    u = g / sqrt(v), and the means of g^2 + epsilon_1 decay with 1 - t^beta_2_decay. Whatever has two axes
-    is factored, however small, as in Keras.
+    With rho = min(lr, 1 / sqrt(t)), w -= max(epsilon_2, rms(w)) rho u / max(1, rms(u) / clip_threshold), where
+    u = g / sqrt(v) and v is the product of the means. The means of g^2 + epsilon_1 have the decay 1 - t^beta_2_decay.
+    As in Keras, all arrays of two or more axes are factored, however small.
 
     Hyperparameters:
-        beta_2_decay: Power of t, at most 0.
-        epsilon_1: Guard against division by 0.
-        epsilon_2: Least size of a parameter in the step.
-        clip_threshold: Largest root mean square of u.
-        relative_step: Whether a learning rate that is a number falls with 1 / sqrt(t). Since rho falls so in
-            any case, it changes nothing; Keras has it, and so it is here.
-        The others are every optimizer's.
+        beta_2_decay: The exponent of t, at most 0.
+        epsilon_1: Small number that prevents division by 0.
+        epsilon_2: The smallest scale of a parameter in the step.
+        clip_threshold: The largest root mean square of u.
+        relative_step: Has no effect, because rho always decays with 1 / sqrt(t); Keras has this argument.
+
+    The other arguments are common to all optimizers, see `training.optimizers`.
 
     References:
         Shazeer and Stern, Adafactor: Adaptive Learning Rates with Sublinear Memory Cost, 2018,
@@ -287,34 +300,39 @@ def Adafactor(
         ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps,
         name or "adafactor", exclude_from_weight_decay,
     )  # fmt: skip
+    return build(_adafactor_rule(beta_2_decay, epsilon_1, epsilon_2, clip_threshold), common)
 
+
+def _adafactor_rule(
+    beta_2_decay: float, epsilon_1: float, epsilon_2: float, clip_threshold: float
+) -> Rule[AdafactorSlots]:
     def slots(path: str, w: jax.Array) -> AdafactorSlots:
         if w.ndim < 2:
             return AdafactorSlots(None, None, jnp.zeros_like(w))
         return AdafactorSlots(jnp.zeros_like(w[..., 0]), jnp.zeros_like(w[..., 0, :]), None)
 
-    def step(t: jax.Array, lr: jax.Array, _: Any) -> Any:
+    def step(t: jax.Array, lr: jax.Array, shared: jax.Array | None) -> ParameterUpdate[AdafactorSlots]:
         rho = jnp.minimum(lr, 1 / jnp.sqrt(t))
         beta_2 = 1 - jnp.power(t, beta_2_decay)
 
-        def leaf(g: jax.Array, w: jax.Array, s: AdafactorSlots) -> tuple[jax.Array, AdafactorSlots]:
+        def update(g: jax.Array, w: jax.Array, s: AdafactorSlots) -> tuple[jax.Array, AdafactorSlots]:
             square = jnp.square(g) + epsilon_1
-            if w.ndim < 2:
+            if s.velocity is not None:
                 v = beta_2 * s.velocity + (1 - beta_2) * square
                 s = AdafactorSlots(None, None, v)
             else:
                 row = beta_2 * s.row + (1 - beta_2) * jnp.mean(square, axis=-1)
                 column = beta_2 * s.column + (1 - beta_2) * jnp.mean(square, axis=-2)
-                share = row / jnp.mean(row, axis=-1, keepdims=True)
-                v = share[..., :, None] * column[..., None, :]
+                relative_row = row / jnp.mean(row, axis=-1, keepdims=True)
+                v = relative_row[..., :, None] * column[..., None, :]
                 s = AdafactorSlots(row, column, None)
             u = g / jnp.sqrt(v)
             u = u / jnp.maximum(1.0, _rms(u) / clip_threshold)
             return -(jnp.maximum(epsilon_2, _rms(w)) * rho * u), s
 
-        return leaf
+        return update
 
-    return build(Rule(slots, step), common)
+    return Rule(slots, step)
 
 
 def _rms(x: jax.Array) -> jax.Array:
@@ -342,20 +360,21 @@ def Ftrl(
     *,
     exclude_from_weight_decay: str | Sequence[str] = (),
 ) -> optax.GradientTransformation:
-    """Follows the regularized leader, for shallow models with many sparse inputs.
+    """Follows the regularized leader ("FTRL-Proximal"), for shallow models with many sparse inputs.
 
     With q = -learning_rate_power, n += g^2 and z += g + 2 shrinkage w - (n_new^q - n_old^q) / lr w:
-    w = (clip(z, -l1, l1) - z) / (n^q / lr + 2 l2 + beta / lr), exactly 0 where |z| <= l1.
-    The first step forgets the weights' initial values.
+    w = (clip(z, -l1, l1) - z) / (n^q / lr + 2 l2 + beta / lr), which is 0 if |z| <= l1.
+    The first step replaces the initial weights.
 
     Hyperparameters:
-        learning_rate_power: -q, at most 0; 0 for a learning rate that does not fall.
-        initial_accumulator_value: First value of n, at least 0.
+        learning_rate_power: -q, at most 0; 0 for a learning rate that does not decay.
+        initial_accumulator_value: The initial value of n, at least 0.
         l1_regularization_strength: l1, at least 0.
         l2_regularization_strength: l2, at least 0.
-        l2_shrinkage_regularization_strength: Strength of a penalty in the gradient, at least 0.
+        l2_shrinkage_regularization_strength: Strength of an L2 penalty in the gradient, at least 0.
         beta: The paper's beta, at least 0.
-        The others are every optimizer's.
+
+    The other arguments are common to all optimizers, see `training.optimizers`.
 
     References:
         McMahan et al., Ad Click Prediction: a View from the Trenches, 2013,
@@ -379,21 +398,42 @@ def Ftrl(
         ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps,
         name or "ftrl", exclude_from_weight_decay,
     )  # fmt: skip
+    return build(
+        _ftrl_rule(
+            learning_rate_power,
+            initial_accumulator_value,
+            l1_regularization_strength,
+            l2_regularization_strength,
+            l2_shrinkage_regularization_strength,
+            beta,
+        ),
+        common,
+    )
+
+
+def _ftrl_rule(
+    learning_rate_power: float,
+    initial_accumulator_value: float,
+    l1_regularization_strength: float,
+    l2_regularization_strength: float,
+    l2_shrinkage_regularization_strength: float,
+    beta: float,
+) -> Rule[FtrlSlots]:
     q, l1 = -learning_rate_power, l1_regularization_strength
 
     def slots(path: str, w: jax.Array) -> FtrlSlots:
         return FtrlSlots(jnp.full_like(w, initial_accumulator_value), jnp.zeros_like(w))
 
-    def step(t: jax.Array, lr: jax.Array, _: Any) -> Any:
+    def step(t: jax.Array, lr: jax.Array, shared: jax.Array | None) -> ParameterUpdate[FtrlSlots]:
         l2 = l2_regularization_strength + beta / (2.0 * lr)
 
-        def leaf(g: jax.Array, w: jax.Array, s: FtrlSlots) -> tuple[jax.Array, FtrlSlots]:
+        def update(g: jax.Array, w: jax.Array, s: FtrlSlots) -> tuple[jax.Array, FtrlSlots]:
             n = s.accumulator + jnp.square(g)
             power = jnp.power(n, q)
             sigma = (power - jnp.power(s.accumulator, q)) / lr
             z = s.linear + (g + 2 * l2_shrinkage_regularization_strength * w - sigma * w)
             return (jnp.clip(z, -l1, l1) - z) / (power / lr + 2 * l2) - w, FtrlSlots(n, z)
 
-        return leaf
+        return update
 
-    return build(Rule(slots, step), common)
+    return Rule(slots, step)

@@ -1,70 +1,96 @@
-"""What an optimizer is made of: names and numbers that differ where two optimizers differ."""
+"""Describes an optimizer by its arguments, so that two optimizers can be compared."""
 
 import dataclasses
 import functools
 import hashlib
 import inspect
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import jax
 import numpy as np
 import optax
 
-PLAIN = str | bool | int | float | None
+Plain = str | bool | int | float | None
+Description = dict[str, Plain]
 
 
-def describe(optimizer: optax.GradientTransformation) -> dict[str, Any]:
+def describe(optimizer: optax.GradientTransformation) -> Description:
     """Returns the arguments of an optimizer by the paths of the variables that hold them.
 
     An optax transformation is a pair of functions, which close over its arguments. The description has an entry for
-    each number, text and function that can be reached from there, so it covers every transformation, chains included.
+    each number, string, array and function that is reachable from there. It therefore works for every transformation,
+    including chains.
+
+    Args:
+        optimizer: Any optax transformation.
 
     Example:
         >>> from training.optimizers import Adam
-        >>> found = describe(Adam(beta_1=0.8))
-        >>> [value for path, value in found.items() if path.endswith("beta_1")][0]
+        >>> description = describe(Adam(beta_1=0.8))
+        >>> [value for path, value in description.items() if path.endswith("beta_1")][0]
         0.8
     """
-    found: dict[str, Any] = {}
-    _walk(optimizer, "", found, set())
-    return found
+    description: Description = {}
+    _visit(optimizer, "", description, set())
+    return description
 
 
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """Returns the entries in which two descriptions differ, by path; an entry that is not there is None."""
+def differences(before: Mapping[str, Plain], now: Mapping[str, Plain]) -> list[tuple[str, Plain, Plain]]:
+    """Returns the entries in which two descriptions differ: (path, before, now), with None for missing entries.
+
+    Args:
+        before: The first description.
+        now: The second description.
+
+    Example:
+        >>> differences({"beta": 0.9, "eps": 1e-7}, {"beta": 0.8, "eps": 1e-7})
+        [('beta', 0.9, 0.8)]
+    """
     return [(p, before.get(p), now.get(p)) for p in sorted({*before, *now}) if before.get(p) != now.get(p)]
 
 
 def is_learning_rate(path: str) -> bool:
-    """Whether an entry of a description belongs to the learning rate, which may be a schedule."""
+    """Returns whether an entry of a description belongs to the learning rate, which may be a schedule.
+
+    Args:
+        path: The path of the entry.
+    """
     return "learning_rate" in path.split("/")
 
 
 def name_of(path: str) -> str:
-    """What an entry of a description is called where it was given."""
+    """Returns the name of the argument that an entry of a description holds.
+
+    Args:
+        path: The path of the entry.
+
+    Example:
+        >>> name_of("update/common/clipnorm"), name_of("update/exclude/0")
+        ('clipnorm', 'exclude')
+    """
     return next((part for part in reversed(path.split("/")) if not part.isdigit()), path)
 
 
-def _walk(value: Any, path: str, found: dict[str, Any], seen: set[int]) -> None:
-    if isinstance(value, PLAIN):
-        found[path] = value
+def _visit(value: object, path: str, description: Description, visited: set[int]) -> None:
+    """Adds the entries of a value and of its parts to a description."""
+    if isinstance(value, Plain):
+        description[path] = value
         return
-    if id(value) in seen:  # functions share what they close over, and may close over themselves
+    if id(value) in visited:  # functions share variables, and may close over themselves
         return
-    seen.add(id(value))
+    visited.add(id(value))
     if isinstance(value, np.ndarray | np.generic | jax.Array):
         if isinstance(value, jax.Array) and jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
             value = jax.random.key_data(value)
         array = np.asarray(value)
-        found[path] = array.item() if array.ndim == 0 else hashlib.sha256(array.tobytes()).hexdigest()
+        description[path] = array.item() if array.ndim == 0 else hashlib.sha256(array.tobytes()).hexdigest()
         return
-    for name, part in _parts(value, path, found).items():
-        _walk(part, f"{path}/{name}" if path else name, found, seen)
+    for name, part in _parts(value, path, description).items():
+        _visit(part, f"{path}/{name}" if path else name, description, visited)
 
 
-def _parts(value: Any, path: str, found: dict[str, Any]) -> dict[str, Any]:
-    """The parts of a compound value by name; the name of a function or class is noted under the path."""
+def _parts(value: object, path: str, description: Description) -> dict[str, object]:
+    """Returns the parts of a compound value by name, and adds the name of a function or class to the description."""
     if isinstance(value, Mapping):
         return {str(name): value[name] for name in sorted(value, key=str)}
     if isinstance(value, tuple | list):
@@ -72,7 +98,7 @@ def _parts(value: Any, path: str, found: dict[str, Any]) -> dict[str, Any]:
         return {str(name): part for name, part in zip(names, value, strict=True)}
     if isinstance(value, functools.partial):
         return {"func": value.func, "args": value.args, "keywords": value.keywords}
-    found[path] = getattr(value, "__qualname__", None) or getattr(value, "__name__", type(value).__qualname__)
+    description[path] = getattr(value, "__qualname__", None) or getattr(value, "__name__", type(value).__qualname__)
     if isinstance(value, type) or inspect.ismodule(value):
         return {}
     if dataclasses.is_dataclass(value):
@@ -80,14 +106,14 @@ def _parts(value: Any, path: str, found: dict[str, Any]) -> dict[str, Any]:
     if inspect.ismethod(value):
         return {"self": value.__self__}
     if inspect.isfunction(value):
-        return _closed_over(value)
-    # Of any other object, such as a schedule of a class without fields, what can be compared.
+        return _captured_values(value)
+    # Other objects, such as a schedule whose class is no dataclass, are described by their plain attributes.
     attributes = getattr(value, "__dict__", {})
-    return {name: attributes[name] for name in sorted(attributes) if isinstance(attributes[name], PLAIN)}
+    return {name: attributes[name] for name in sorted(attributes) if isinstance(attributes[name], Plain)}
 
 
-def _closed_over(function: Any) -> dict[str, Any]:
-    """The variables that a function closes over, and the defaults of its arguments."""
+def _captured_values(function: Callable[..., object]) -> dict[str, object]:
+    """Returns the variables that a function closes over, and the defaults of its arguments."""
     variables = inspect.getclosurevars(function).nonlocals
     parameters = inspect.signature(function, follow_wrapped=False).parameters.values()
     defaults = {p.name: p.default for p in parameters if p.default is not p.empty}

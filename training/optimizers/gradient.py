@@ -1,17 +1,18 @@
-"""Optimizers that follow the gradient or its direction: SGD, Lion and Muon."""
+"""Optimizers without adaptive step sizes: SGD, Lion and Muon."""
 
 import re
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from training.optimizers.adam import adam_leaf, adam_rate
+from training.optimizers.adam import adam_rate, adam_update
 from training.optimizers.base import (
     Common,
     LearningRate,
+    ParameterUpdate,
     Rule,
     build,
     check_count,
@@ -21,16 +22,16 @@ from training.optimizers.base import (
 
 
 class MomentumSlots(NamedTuple):
-    """Slots of SGD and Lion."""
+    """Slots of SGD and Lion; None for SGD without momentum."""
 
-    momentum: Any
+    momentum: jax.Array | None
 
 
 class MuonSlots(NamedTuple):
-    """Slots of Muon; the velocity is `None` where the Muon step is used."""
+    """Slots of Muon; the velocity is None for parameters that Adam does not update."""
 
-    momentum: Any
-    velocity: Any
+    momentum: jax.Array
+    velocity: jax.Array | None
 
 
 def SGD(
@@ -50,14 +51,15 @@ def SGD(
     *,
     exclude_from_weight_decay: str | Sequence[str] = (),
 ) -> optax.GradientTransformation:
-    """Gradient descent: m = momentum m - lr g; w += m, or with Nesterov w += momentum m - lr g.
+    """Follows the gradient with momentum: m = momentum m - lr g; w += m, or with Nesterov w += momentum m - lr g.
 
-    The learning rate enters the momentum, so that a changed learning rate bears only on new gradients.
+    The momentum contains the learning rate, so a new learning rate affects only new gradients.
 
     Hyperparameters:
-        momentum: Part of m that is kept, from 0 to 1.
-        nesterov: Whether to look ahead along m; without momentum it changes nothing, as in Keras.
-        The others are every optimizer's.
+        momentum: Decay of m, from 0 to 1.
+        nesterov: Whether to use Nesterov momentum; without momentum it has no effect, as in Keras.
+
+    The other arguments are common to all optimizers, see `training.optimizers`.
 
     References:
         Sutskever et al., On the Importance of Initialization and Momentum in Deep Learning, 2013,
@@ -76,20 +78,23 @@ def SGD(
         ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps,
         name or "sgd", exclude_from_weight_decay,
     )  # fmt: skip
+    return build(_sgd_rule(momentum, nesterov), common)
 
+
+def _sgd_rule(momentum: float, nesterov: bool) -> Rule[MomentumSlots]:
     def slots(path: str, w: jax.Array) -> MomentumSlots:
         return MomentumSlots(jnp.zeros_like(w) if momentum else None)
 
-    def step(t: jax.Array, lr: jax.Array, _: Any) -> Any:
-        def leaf(g: jax.Array, w: jax.Array, s: MomentumSlots) -> tuple[jax.Array, MomentumSlots]:
-            if not momentum:
+    def step(t: jax.Array, lr: jax.Array, shared: jax.Array | None) -> ParameterUpdate[MomentumSlots]:
+        def update(g: jax.Array, w: jax.Array, s: MomentumSlots) -> tuple[jax.Array, MomentumSlots]:
+            if s.momentum is None:
                 return -(g * lr), s
             m = s.momentum * momentum - g * lr
             return (m * momentum - g * lr if nesterov else m), MomentumSlots(m)
 
-        return leaf
+        return update
 
-    return build(Rule(slots, step), common)
+    return Rule(slots, step)
 
 
 def Lion(
@@ -109,12 +114,13 @@ def Lion(
     *,
     exclude_from_weight_decay: str | Sequence[str] = (),
 ) -> optax.GradientTransformation:
-    """Steps of one size: w -= lr sign(beta_1 m + (1 - beta_1) g); then m = beta_2 m + (1 - beta_2) g.
+    """Follows the sign of the momentum: w -= lr sign(beta_1 m + (1 - beta_1) g); m = beta_2 m + (1 - beta_2) g.
 
     Hyperparameters:
-        beta_1: Part of m in the direction, more than 0 and at most 1.
-        beta_2: Part of m that is kept, from 0 to 1.
-        The others are every optimizer's.
+        beta_1: The weight of m in the direction, more than 0 and at most 1.
+        beta_2: Decay of m, from 0 to 1.
+
+    The other arguments are common to all optimizers, see `training.optimizers`.
 
     References:
         Chen et al., Symbolic Discovery of Optimization Algorithms, 2023, https://arxiv.org/abs/2302.06675
@@ -133,20 +139,23 @@ def Lion(
         ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps,
         name or "lion", exclude_from_weight_decay,
     )  # fmt: skip
+    return build(_lion_rule(beta_1, beta_2), common)
 
+
+def _lion_rule(beta_1: float, beta_2: float) -> Rule[MomentumSlots]:
     def slots(path: str, w: jax.Array) -> MomentumSlots:
         return MomentumSlots(jnp.zeros_like(w))
 
-    def step(t: jax.Array, lr: jax.Array, _: Any) -> Any:
+    def step(t: jax.Array, lr: jax.Array, shared: jax.Array | None) -> ParameterUpdate[MomentumSlots]:
         b1, b2 = jnp.asarray(beta_1, t.dtype), jnp.asarray(beta_2, t.dtype)
 
-        def leaf(g: jax.Array, w: jax.Array, s: MomentumSlots) -> tuple[jax.Array, MomentumSlots]:
+        def update(g: jax.Array, w: jax.Array, s: MomentumSlots) -> tuple[jax.Array, MomentumSlots]:
             m = s.momentum
             return -lr * jnp.sign(m * b1 + g * (1.0 - b1)), MomentumSlots(m * b2 + g * (1.0 - b2))
 
-        return leaf
+        return update
 
-    return build(Rule(slots, step), common)
+    return Rule(slots, step)
 
 
 def Muon(
@@ -178,29 +187,30 @@ def Muon(
     *,
     exclude_from_weight_decay: str | Sequence[str] = (),
 ) -> optax.GradientTransformation:
-    """Orthogonal steps for matrices, Adam for the rest: m = momentum m + g; w -= lr NewtonSchulz(m).
+    """Orthogonalizes the momentum of matrices: m = momentum m + g; w -= lr NewtonSchulz(m).
 
-    Adam is used for whatever is not a matrix, for embeddings and for excluded layers; the output layer of
-    a network should be excluded. With `rms_rate` the step is scaled by sqrt(max(rows, columns)) rms_rate,
-    which makes it about as large as Adam's.
+    Adam updates parameters that are no matrices, embeddings and excluded layers; exclude the output layer of a
+    network. With `rms_rate`, the step is scaled by sqrt(max(rows, columns)) rms_rate, which makes it about as large as
+    that of Adam.
 
     Hyperparameters:
         adam_beta_1: Adam's decay of the first moment, at least 0 and less than 1.
         adam_beta_2: Adam's decay of the second moment, at least 0 and less than 1.
-        adam_weight_decay: Weight decay of the parameters that Adam moves.
-        epsilon: Adam's guard against division by 0.
-        weight_decay: Weight decay of the others.
-        exclude_layers: Regular expressions; Adam is used where one is found in a parameter's path.
-        exclude_embeddings: Whether Adam is used where the path has the word "embedding".
+        adam_weight_decay: Weight decay of the parameters that Adam updates.
+        epsilon: Adam's small number that prevents division by 0.
+        weight_decay: Weight decay of the other parameters.
+        exclude_layers: Regular expressions; Adam updates parameters whose path contains a match.
+        exclude_embeddings: Whether Adam updates parameters whose path contains "embedding".
         muon_a: Coefficient of x in the Newton-Schulz polynomial.
         muon_b: Coefficient of x x' x.
         muon_c: Coefficient of (x x')^2 x.
-        adam_lr_ratio: Adam's learning rate over `learning_rate`.
-        momentum: Part of m that is kept, from 0 to 1.
-        ns_steps: Newton-Schulz iterations.
-        nesterov: Whether to look ahead along m.
-        rms_rate: Scale of the step; `None` for the plain step.
-        The others are every optimizer's.
+        adam_lr_ratio: Adam's learning rate relative to `learning_rate`.
+        momentum: Decay of m, from 0 to 1.
+        ns_steps: The number of Newton-Schulz iterations.
+        nesterov: Whether to use Nesterov momentum.
+        rms_rate: Scale of the step; None does not scale it.
+
+    The other arguments are common to all optimizers, see `training.optimizers`.
 
     References:
         Liu et al., Muon is Scalable for LLM Training, 2025, https://arxiv.org/abs/2502.16982
@@ -237,19 +247,19 @@ def Muon(
     def slots(path: str, w: jax.Array) -> MuonSlots:
         return MuonSlots(jnp.zeros_like(w), jnp.zeros_like(w) if is_adam(path, w) else None)
 
-    def step(t: jax.Array, lr: jax.Array, _: Any) -> Any:
+    def step(t: jax.Array, lr: jax.Array, shared: jax.Array | None) -> ParameterUpdate[MuonSlots]:
         alpha = adam_rate(t, lr * adam_lr_ratio, adam_beta_1, adam_beta_2)
 
-        def leaf(g: jax.Array, w: jax.Array, s: MuonSlots) -> tuple[jax.Array, MuonSlots]:
+        def update(g: jax.Array, w: jax.Array, s: MuonSlots) -> tuple[jax.Array, MuonSlots]:
             if s.velocity is not None:
-                change, m, v = adam_leaf(g, s.momentum, s.velocity, alpha, adam_beta_1, adam_beta_2, epsilon)
+                change, m, v = adam_update(g, s.momentum, s.velocity, alpha, adam_beta_1, adam_beta_2, epsilon)
                 return change, MuonSlots(m, v)
             m = s.momentum + (g + s.momentum * (momentum - 1))
-            x = _orthogonal(g + momentum * m if nesterov else m, ns_steps, muon_a, muon_b, muon_c)
+            x = _orthogonalize(g + momentum * m if nesterov else m, ns_steps, muon_a, muon_b, muon_c)
             scale = 1.0 if rms_rate is None else max(w.shape) ** 0.5 * rms_rate
             return -(lr * x) * scale, MuonSlots(m, None)
 
-        return leaf
+        return update
 
     def decay(path: str, w: jax.Array) -> float | None:
         return adam_weight_decay if is_adam(path, w) else weight_decay
@@ -257,11 +267,11 @@ def Muon(
     return build(Rule(slots, step, weight_decay=decay), common)
 
 
-def _orthogonal(x: jax.Array, steps: int, a: float, b: float, c: float) -> jax.Array:
-    """The orthogonal matrix nearest to x, roughly, by Newton-Schulz: x <- a x + (b x x' + c (x x')^2) x."""
+def _orthogonalize(x: jax.Array, steps: int, a: float, b: float, c: float) -> jax.Array:
+    """Approximates the orthogonal matrix nearest to x by Newton-Schulz steps x <- a x + (b x x' + c (x x')^2) x."""
     tall = x.shape[0] > x.shape[1]
     x = x.T if tall else x
-    # The Frobenius norm bounds the largest singular value, which must not exceed 1.
+    # The Frobenius norm is an upper bound of the largest singular value, which must not exceed 1.
     x = x / (jnp.sqrt(jnp.sum(jnp.square(x))) + 1e-7)
     for _ in range(steps):
         square = x @ x.T

@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Callable
-from typing import Any
 
 import optax
 
@@ -16,22 +15,25 @@ _OPTAX = (
     "nadam nadamw noisy_sgd novograd optimistic_adam_v2 optimistic_gradient_descent polyak_sgd radam rmsprop rprop "
     "sgd sign_sgd signum sm3 yogi"
 ).split()
-# Those that find the size of a step themselves, from the loss that the training step gives them.
-OPTAX_SEARCHING = ("optax.lbfgs", "optax.polyak_sgd")
+# These compute the step size from the loss, which the training step passes to them.
+OPTAX_LINE_SEARCH = ("optax.lbfgs", "optax.polyak_sgd")
 OPTAX_LEARNING_RATE = 1e-3
 
+OptimizerLike = str | optax.GradientTransformation | Callable[[optax.Updates, optax.Params], optax.Updates]
 
-def get(
-    optimizer: str | optax.GradientTransformation | Callable[[Any, Any], Any],
-) -> optax.GradientTransformation:
-    """Returns the optimizer of that name with Keras' defaults, or the optax transformation itself.
 
-    "optax.<name>" is optax's own with its defaults, and the learning rate 0.001 in the state, where
-    `set_learning_rate` finds it; the noise of "optax.noisy_sgd" has the seed 0. Upper and lower case are the same,
-    as in Keras. A function (grads, params) -> updates is an optimizer without a state.
+def get(optimizer: OptimizerLike) -> optax.GradientTransformation:
+    """Returns an optimizer.
+
+    "optax.<name>" is the optimizer of optax with its defaults. Its learning rate is 0.001 and is kept in the state, so
+    that `set_learning_rate` can change it. The noise of "optax.noisy_sgd" has the seed 0.
+
+    Args:
+        optimizer: A name, in any case as in Keras, for an optimizer with Keras' defaults; an optax transformation; or
+            a function (grads, params) -> updates, which is an optimizer without state.
 
     Raises:
-        TypeError: If it is neither a name nor a transformation nor such a function.
+        TypeError: If it is none of these.
         ValueError: If no optimizer has that name.
 
     Example:
@@ -41,7 +43,7 @@ def get(
     if isinstance(optimizer, optax.GradientTransformation):
         return optimizer
     if not isinstance(optimizer, str):
-        if callable(optimizer) and _required(optimizer) == 2:
+        if callable(optimizer) and _num_required_arguments(optimizer) == 2:
             return optax.stateless(optimizer)
         raise TypeError(
             "An optimizer must be a name, an optax transformation or a function (grads, params) -> updates, "
@@ -51,15 +53,15 @@ def get(
     if not optimizer.startswith("optax."):
         return lookup("optimizer", optimizer.lower(), OPTIMIZERS, alternative)()
     factory = lookup("optimizer", optimizer, OPTAX, "Or pass an optax transformation.")
-    if optimizer in OPTAX_SEARCHING:
+    if optimizer in OPTAX_LINE_SEARCH:
         return factory()
     others = set(inspect.signature(factory).parameters) - {"learning_rate"}
     arguments = {"key": 0} if "key" in others else {}
     return optax.inject_hyperparams(factory, static_args=others)(learning_rate=OPTAX_LEARNING_RATE, **arguments)
 
 
-def _required(function: Callable[..., Any]) -> int:
-    """How many arguments a function needs: two for gradients and parameters, none for an optimizer not yet made."""
+def _num_required_arguments(function: Callable[..., object]) -> int:
+    """Returns the number of required arguments: 2 for (grads, params), 0 for the factory of an optimizer."""
     parameters = inspect.signature(function).parameters.values()
     return sum(p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
 

@@ -1,4 +1,4 @@
-"""Optimizers around optimizers: a loss scale that finds itself, and one optimizer per part of a model."""
+"""Optimizers that wrap other optimizers: dynamic loss scaling, and one optimizer per part of a model."""
 
 import re
 from collections.abc import Mapping
@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from training.optimizers.base import check_count, check_pattern, check_range, flatten, widen
+from training.optimizers.base import check_count, check_pattern, check_range, flatten, upcast_half
 from training.optimizers.names import get
 from training.optimizers.state import LossScaleState, loss_scales
 
-# Label of the parameters that no pattern names: no regular expression, so no pattern can be equal to it.
+# The label of parameters that match no pattern. It is no regular expression, so no pattern is equal to it.
 REST = "*"
 
 
@@ -22,16 +22,16 @@ def LossScaleOptimizer(
     dynamic_growth_steps: int = 2000,
     name: str | None = None,
 ) -> optax.GradientTransformation:
-    """Divides the gradients by the scale of the loss; if they are not finite, halves the scale and skips the step.
+    """Adapts the scale of the loss, and skips steps whose gradients are not finite.
 
-    The loss is to be scaled with `scale_loss(opt_state, loss)`. The scale is doubled after so many finite
-    steps in a row.
+    Scale the loss with `scale_loss(opt_state, loss)`; the gradients are divided by the scale. The scale is halved after
+    a skipped step, and doubled after `dynamic_growth_steps` steps with finite gradients in succession.
 
     Args:
-        inner_optimizer: The optimizer to wrap, or its name; it must not scale the loss itself.
-        initial_scale: The first scale.
-        dynamic_growth_steps: Finite steps after which the scale is doubled.
-        name: Name of the scope in profiles.
+        inner_optimizer: The optimizer to wrap, or its name; it must not scale the loss.
+        initial_scale: The initial scale.
+        dynamic_growth_steps: The number of steps after which the scale is doubled.
+        name: The name of the scope in profiles.
 
     Raises:
         ValueError: If an argument is out of range, or, in `init`, if the inner optimizer scales the loss.
@@ -47,24 +47,26 @@ def LossScaleOptimizer(
     check_count("dynamic_growth_steps", dynamic_growth_steps, 1)
     inner = optax.with_extra_args_support(get(inner_optimizer))
 
-    def init(params: Any) -> LossScaleState:
+    def init(params: optax.Params) -> LossScaleState:
         inner_state = inner.init(params)
         if loss_scales(inner_state):
             raise ValueError(
-                "LossScaleOptimizer: the inner optimizer must not scale the loss as well; "
+                "The inner optimizer of LossScaleOptimizer must not scale the loss, got one with a loss scale; "
                 "make it without `loss_scale_factor`."
             )
         return LossScaleState(jnp.float32(initial_scale), jnp.zeros((), jnp.int32), inner_state)
 
-    def update(grads: Any, state: LossScaleState, params: Any = None, **extra: Any) -> tuple[Any, LossScaleState]:
+    def update(
+        grads: optax.Updates, state: LossScaleState, params: optax.Params | None = None, **extra: Any
+    ) -> tuple[optax.Updates, LossScaleState]:
         with jax.named_scope(name or "loss_scale_optimizer"):
             leaves = jax.tree.leaves(grads)
             finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(g)) for g in leaves], bool))
-            wide = jax.tree.map(widen, grads)
-            unscaled = jax.tree.map(lambda g: g / state.scale.astype(g.dtype), wide)
+            upcast = jax.tree.map(upcast_half, grads)
+            unscaled = jax.tree.map(lambda g: g / state.scale.astype(g.dtype), upcast)
             if "grad" in extra:
                 extra["grad"] = unscaled
-            # Both outcomes are computed and one is selected: steps are seldom skipped.
+            # Steps are rarely skipped, so the update is always computed, and then kept or discarded.
             updates, inner_state = inner.update(unscaled, state.inner_state, params, **extra)
             updates = jax.tree.map(lambda u: jnp.where(finite, u, jnp.zeros_like(u)), updates)
             inner_state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), inner_state, state.inner_state)
@@ -80,16 +82,17 @@ def by_path(
     optimizers: Mapping[str, str | optax.GradientTransformation],
     default: str | optax.GradientTransformation,
 ) -> optax.GradientTransformation:
-    """Trains parts of a model with optimizers of their own, as Keras' MultiOptimizer.
+    """Trains parts of a model with different optimizers, like Keras' MultiOptimizer.
 
     Args:
-        optimizers: From path to optimizer or its name. A path is a parameter's own, such as "dense/kernel",
-            or a regular expression for all of it, such as "encoder/.*"; a parameter's own path goes first.
+        optimizers: From patterns to optimizers or their names. A pattern is the path of a parameter, such as
+            "dense/kernel", or a regular expression for whole paths, such as "encoder/.*". An exact path has priority
+            over regular expressions.
         default: The optimizer of all other parameters, or its name.
 
     Raises:
-        ValueError: If a pattern is no regular expression, or, in `init`, if a pattern names no parameter,
-            two patterns name the same, or an optimizer scales the loss.
+        ValueError: If a pattern is no regular expression. In `init`: if a pattern matches no parameter, two patterns
+            match the same parameter, or an optimizer scales the loss.
 
     Example:
         >>> optimizer = by_path({"head/.*": "adam"}, default="sgd")
@@ -106,27 +109,28 @@ def by_path(
         matching = [pattern for pattern in optimizers if re.fullmatch(pattern, path)]
         if len(matching) > 1:
             raise ValueError(
-                f"by_path: one pattern at most may name a parameter, got {matching} for {path!r}; narrow one."
+                f"by_path needs at most one pattern per parameter, got {matching} for {path!r}; make one more specific."
             )
         return matching[0] if matching else REST
 
-    def labels(params: Any) -> Any:
+    def labels(params: optax.Params) -> optax.Params:
+        """Returns the tree of the labels of the parameters."""
         paths, _, treedef = flatten(params)
         return treedef.unflatten([label(path) for path in paths])
 
     inner = optax.partition({**{k: get(v) for k, v in optimizers.items()}, REST: get(default)}, labels)
 
-    def init(params: Any) -> Any:
-        named = set(jax.tree.leaves(labels(params)))
+    def init(params: optax.Params) -> optax.OptState:
+        used = set(jax.tree.leaves(labels(params)))
         for pattern in optimizers:
-            if pattern not in named:
+            if pattern not in used:
                 known = ", ".join(repr(path) for path in flatten(params)[0])
-                raise ValueError(f"by_path: every pattern must name a parameter, got {pattern!r}; there are {known}.")
+                raise ValueError(f"by_path needs patterns that match a parameter, got {pattern!r}; there are {known}.")
         state = inner.init(params)
         if loss_scales(state):
             raise ValueError(
-                "by_path: an optimizer of a part must not scale the loss; "
-                "put a LossScaleOptimizer around by_path instead."
+                "by_path needs optimizers that do not scale the loss, got one with a loss scale; "
+                "wrap by_path in a LossScaleOptimizer instead."
             )
         return state
 

@@ -1,4 +1,4 @@
-"""Whole trainings against Keras on its JAX backend: 30 steps of tiny models, with every optimizer and its options."""
+"""Compares training runs of 30 steps with Keras on its JAX backend, with every optimizer and its options."""
 
 import itertools
 
@@ -109,17 +109,17 @@ WEIGHT = RNG.uniform(0.2, 2, EXAMPLES).astype("float32")
 
 
 def relaxed():
-    """Keras itself promotes ranks and dtypes."""
+    """Allows the rank and dtype promotion that Keras needs."""
     return jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard")
 
 
 @pytest.fixture(scope="module")
 def built():
-    """Each model by name: Keras', its weights, ours and its variables with these weights; made at the first use."""
-    found = {}
+    """Returns a function from a model name to the Keras model, its weights, our model and its variables; cached."""
+    cache = {}
 
     def of(name):
-        if name not in found:
+        if name not in cache:
             build, x, *_ = MODELS[name]
             ranks, dtypes = relaxed()
             with ranks, dtypes:
@@ -128,14 +128,14 @@ def built():
                 start = theirs.get_weights()
             ours = build(flaxmodels, Input)
             variables = interop.set_keras_weights(ours, ours.init(jax.random.key(0), x[:1]), start)
-            found[name] = theirs, start, ours, variables
-        return found[name]
+            cache[name] = theirs, start, ours, variables
+        return cache[name]
 
     return of
 
 
 def made(name, config, library, schedules):
-    """An optimizer of either library."""
+    """Makes an optimizer of either library."""
     config = dict(config)
     if schedule := config.pop("schedule", None):
         rate = config["learning_rate"]

@@ -1,4 +1,4 @@
-"""Optimizers against live Keras and float64 loops of the formulas; their errors."""
+"""Compares optimizers with Keras and with float64 loops of the formulas; checks error messages."""
 
 import inspect
 import re
@@ -44,7 +44,7 @@ def test_equals_keras(name, config):
 
 @pytest.mark.parametrize("option", OPTIONS)
 @pytest.mark.parametrize(("name", "config"), FIRST_ROWS, ids=config_id)
-def test_equals_keras_with_the_arguments_of_every_optimizer(name, config, option):
+def test_equals_keras_with_common_arguments(name, config, option):
     if name == "AdamW" and "weight_decay" not in OPTIONS[option]:
         config = {**config, "weight_decay": 0.2}
     params, grads = example(7)
@@ -104,7 +104,7 @@ def test_equals_keras_with_parameters_excluded_from_weight_decay():
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
 @pytest.mark.parametrize("option", [{}, dict(clipnorm=1.0), dict(clipvalue=1.0), dict(global_clipnorm=1.0)])
-def test_equals_keras_where_a_gradient_is_not_finite(option, value):
+def test_equals_keras_for_gradients_that_are_not_finite(option, value):
     params, grads = example(2)
     grads[1]["dense"]["kernel"] = grads[1]["dense"]["kernel"].at[0, 0].set(value)
     got, _ = run(optimizers.SGD(0.1, **option), params, grads)
@@ -112,7 +112,7 @@ def test_equals_keras_where_a_gradient_is_not_finite(option, value):
 
 
 @pytest.mark.parametrize(("name", "config"), FIRST_ROWS, ids=config_id)
-def test_equals_keras_where_all_gradients_and_some_weights_are_0(name, config):
+def test_equals_keras_for_zero_gradients_and_weights(name, config):
     params, grads = example(3)
     params["dense"] = jax.tree.map(jnp.zeros_like, params["dense"])
     grads[0] = jax.tree.map(jnp.zeros_like, grads[0])
@@ -158,14 +158,14 @@ def test_by_path_equals_keras_multi_optimizer():
 
 
 @pytest.mark.parametrize("name", [*dict(ROWS), "LossScaleOptimizer"])
-def test_arguments_their_order_and_their_defaults_are_those_of_keras(name):
+def test_argument_order_and_defaults_match_keras(name):
     theirs = inspect.signature(getattr(keras.optimizers, name)).parameters.values()
     ours = inspect.signature(getattr(optimizers, name)).parameters.values()
     want = [(p.name, p.default) for p in theirs if p.kind is not p.VAR_KEYWORD]
     assert [(p.name, p.default) for p in ours if p.name != "exclude_from_weight_decay"] == want
 
 
-def test_the_table_has_the_names_of_keras_and_lamb_and_each_has_a_row():
+def test_every_optimizer_of_keras_has_a_name_and_a_row():
     from keras.src.optimizers import ALL_OBJECTS_DICT
 
     not_by_name = {"optimizer", "multioptimizer", "optimizermap", "lossscaleoptimizer"}
@@ -235,7 +235,7 @@ def nadam(w, gs, rates, beta_1, beta_2, epsilon):
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
-def test_equals_a_loop_in_float64_while_the_learning_rate_changes(make, loop, config):
+def test_equals_a_float64_loop_with_a_changing_learning_rate(make, loop, config):
     random = np.random.default_rng(1)
     w, gs = random.normal(size=(3, 2)), random.normal(size=(30, 3, 2)) * 0.03
     rates = 0.1 / (1.0 + np.arange(30))
@@ -245,7 +245,7 @@ def test_equals_a_loop_in_float64_while_the_learning_rate_changes(make, loop, co
     np.testing.assert_allclose([p["w"] for p in got], want, rtol=1e-5, atol=1e-6)
 
 
-def test_float64_and_float32_parameters_side_by_side():
+def test_mixed_float64_and_float32_parameters():
     with jax.enable_x64(True):
         w, g = np.array([1.0, -2.0]), np.array([0.3, 0.1])
         params, grads = {"a": jnp.asarray(w), "b": jnp.float32(w)}, {"a": jnp.asarray(g), "b": jnp.float32(g)}
@@ -257,7 +257,7 @@ def test_float64_and_float32_parameters_side_by_side():
         np.testing.assert_allclose(got[-1]["b"], want, rtol=1e-5)
 
 
-def test_accumulated_gradients_make_the_step_of_their_mean():
+def test_accumulation_steps_with_the_mean_of_the_gradients():
     params, grads = example(6)
     got, _ = run(optimizers.Adam(0.1, gradient_accumulation_steps=3, clipnorm=0.5), params, grads)
     means = [jax.tree.map(lambda *g: sum(g) / 3, *grads[i : i + 3]) for i in (0, 3)]
@@ -279,7 +279,7 @@ INIT = {"a": jnp.ones(1), "b": {"c": jnp.ones(1)}}
         (
             lambda: optimizers.SGD(clipnorm=1.0, clipvalue=2.0),
             ValueError,
-            "Only one of `clipnorm`, `clipvalue` and `global_clipnorm` may be given, got clipnorm=1.0, clipvalue=2.0.",
+            "At most one of `clipnorm`, `clipvalue` and `global_clipnorm` is allowed, got clipnorm=1.0, clipvalue=2.0.",
         ),
         (
             lambda: optimizers.SGD(clipnorm=0.0),
@@ -325,12 +325,12 @@ INIT = {"a": jnp.ones(1), "b": {"c": jnp.ones(1)}}
         (
             lambda: optimizers.SGD(gradient_accumulation_steps=1),
             ValueError,
-            "`gradient_accumulation_steps` must be None or a whole number of at least 2, got 1.",
+            "`gradient_accumulation_steps` must be None or an integer of at least 2, got 1.",
         ),
         (
             lambda: optimizers.SGD(gradient_accumulation_steps=2.5),
             ValueError,
-            "`gradient_accumulation_steps` must be None or a whole number of at least 2, got 2.5.",
+            "`gradient_accumulation_steps` must be None or an integer of at least 2, got 2.5.",
         ),
         (
             lambda: optimizers.SGD(ema_momentum=1.5),
@@ -340,7 +340,7 @@ INIT = {"a": jnp.ones(1), "b": {"c": jnp.ones(1)}}
         (
             lambda: optimizers.SGD(use_ema=True, ema_overwrite_frequency=0),
             ValueError,
-            "`ema_overwrite_frequency` must be None or a whole number of at least 1, got 0.",
+            "`ema_overwrite_frequency` must be None or an integer of at least 1, got 0.",
         ),
         (
             lambda: optimizers.SGD(ema_overwrite_frequency=3),
@@ -356,13 +356,13 @@ INIT = {"a": jnp.ones(1), "b": {"c": jnp.ones(1)}}
             lambda: optimizers.SGD("fast"),
             TypeError,
             "`learning_rate` must be a number or a function of the step, got 'fast'; "
-            "to give an array, call set_learning_rate(opt_state, array).",
+            "to set an array, call set_learning_rate(opt_state, array).",
         ),
         (
             lambda: optimizers.SGD(jnp.float32(0.5)),
             TypeError,
             "`learning_rate` must be a number or a function of the step, got Array(0.5, dtype=float32); "
-            "to give an array, call set_learning_rate(opt_state, array).",
+            "to set an array, call set_learning_rate(opt_state, array).",
         ),
         (
             lambda: optimizers.SGD(momentum=1.5),
@@ -407,7 +407,7 @@ INIT = {"a": jnp.ones(1), "b": {"c": jnp.ones(1)}}
         (
             lambda: optimizers.ScheduleFreeAdamW(warmup_steps=-1),
             ValueError,
-            "`warmup_steps` must be None or a whole number of at least 0, got -1.",
+            "`warmup_steps` must be None or an integer of at least 0, got -1.",
         ),
         (
             lambda: optimizers.Ftrl(learning_rate_power=0.5),
@@ -422,7 +422,7 @@ INIT = {"a": jnp.ones(1), "b": {"c": jnp.ones(1)}}
         (
             lambda: optimizers.Muon(ns_steps=0),
             ValueError,
-            "`ns_steps` must be None or a whole number of at least 1, got 0.",
+            "`ns_steps` must be None or an integer of at least 1, got 0.",
         ),
         (
             lambda: optimizers.Muon(exclude_layers="["),
@@ -437,18 +437,18 @@ INIT = {"a": jnp.ones(1), "b": {"c": jnp.ones(1)}}
         (
             lambda: LossScaleOptimizer("sgd", dynamic_growth_steps=0),
             ValueError,
-            "`dynamic_growth_steps` must be None or a whole number of at least 1, got 0.",
+            "`dynamic_growth_steps` must be None or an integer of at least 1, got 0.",
         ),
         (
             lambda: LossScaleOptimizer(optimizers.SGD(loss_scale_factor=2.0)).init(INIT),
             ValueError,
-            "LossScaleOptimizer: the inner optimizer must not scale the loss as well; "
+            "The inner optimizer of LossScaleOptimizer must not scale the loss, got one with a loss scale; "
             "make it without `loss_scale_factor`.",
         ),
         (
             lambda: by_path({"a": optimizers.SGD(loss_scale_factor=2.0)}, "sgd").init(INIT),
             ValueError,
-            "by_path: an optimizer of a part must not scale the loss; put a LossScaleOptimizer around by_path instead.",
+            "by_path needs optimizers that do not scale the loss, got one with a loss scale; wrap by_path in a LossScaleOptimizer instead.",
         ),
         (
             lambda: by_path({"*": "adam"}, "sgd"),
@@ -458,23 +458,23 @@ INIT = {"a": jnp.ones(1), "b": {"c": jnp.ones(1)}}
         (
             lambda: by_path({"d": "adam"}, "sgd").init(INIT),
             ValueError,
-            "by_path: every pattern must name a parameter, got 'd'; there are 'a', 'b/c'.",
+            "by_path needs patterns that match a parameter, got 'd'; there are 'a', 'b/c'.",
         ),
         (
             lambda: by_path({"b.*": "adam", ".*c": "adam"}, "sgd").init(INIT),
             ValueError,
-            "by_path: one pattern at most may name a parameter, got ['b.*', '.*c'] for 'b/c'; narrow one.",
+            "by_path needs at most one pattern per parameter, got ['b.*', '.*c'] for 'b/c'; make one more specific.",
         ),
         (
             lambda: get_learning_rate(by_path({"a": "adam"}, "sgd").init(INIT)),
             ValueError,
-            "The state holds 2 learning rates; take the one you mean out of it, "
-            "such as opt_state.inner_states[pattern] of by_path.",
+            "The state must hold one learning rate, got 2; "
+            "pass a part of the state, such as opt_state.inner_states[pattern] of by_path.",
         ),
         (
             lambda: get_learning_rate(optax.adam(0.1).init(INIT)),
             ValueError,
-            "The state holds no learning rate; use an optimizer of training.optimizers, "
+            "The state must hold one learning rate, got none; use an optimizer of training.optimizers, "
             "or wrap yours in optax.inject_hyperparams.",
         ),
         (
@@ -490,13 +490,12 @@ INIT = {"a": jnp.ones(1), "b": {"c": jnp.ones(1)}}
         (
             lambda: set_learning_rate(optimizers.SGD().init(INIT), jnp.ones(3)),
             ValueError,
-            "A learning rate must be one number or have the shape () to be set, got the shape (3,).",
+            "A learning rate must be a scalar or have shape () to be set, got shape (3,).",
         ),
         (
             lambda: scale_loss([optimizers.SGD(loss_scale_factor=2.0).init(INIT)] * 2, jnp.float32(1.0)),
             ValueError,
-            "The state holds 2 loss scales; only one optimizer may scale the loss, "
-            "such as a LossScaleOptimizer around all of them.",
+            "The state must hold at most one loss scale, got 2; use one LossScaleOptimizer around all optimizers.",
         ),
         (
             lambda: optimizers.Adam().update(INIT, optimizers.Adam().init(INIT)),
@@ -522,12 +521,12 @@ INIT = {"a": jnp.ones(1), "b": {"c": jnp.ones(1)}}
         ),
     ],
 )
-def test_wrong_arguments_are_refused(make, error, message):
+def test_invalid_arguments_are_rejected(make, error, message):
     with pytest.raises(error, match=f"^{re.escape(message)}$"):
         make()
 
 
-def test_an_unknown_name_of_optax_is_refused():
+def test_unknown_names_of_optax_are_rejected():
     with pytest.raises(
         ValueError, match=r"^Unknown optimizer 'optax\.adabelieve'\. Did you mean 'optax\.adabelief'\? "
     ):

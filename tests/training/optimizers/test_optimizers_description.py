@@ -1,4 +1,4 @@
-"""Descriptions of optimizers: the same for the same optimizer, and different for every other argument."""
+"""Descriptions of optimizers are reproducible, and differ if any argument differs."""
 
 import inspect
 import itertools
@@ -41,14 +41,14 @@ def changes(before, now):
     return optimizers.differences(*described)
 
 
-def test_the_same_optimizer_has_the_same_description_in_every_process():
+def test_descriptions_are_reproducible():
     for name, optimizer in ALL.items():
-        found = optimizers.describe(optimizer)
-        assert found == json.loads(json.dumps(optimizers.describe(optimizers.get(name)))), name
-        assert " at 0x" not in json.dumps(found)
+        description = optimizers.describe(optimizer)
+        assert description == json.loads(json.dumps(optimizers.describe(optimizers.get(name)))), name
+        assert " at 0x" not in json.dumps(description)
 
 
-def test_no_two_optimizers_have_the_same_description():
+def test_different_optimizers_have_different_descriptions():
     for (a, first), (b, second) in itertools.combinations(ALL.items(), 2):
         assert changes(first, second), (a, b)
 
@@ -61,10 +61,12 @@ def test_every_argument_is_in_the_description(name):
         if isinstance(parameter.default, bool):
             other = not parameter.default
         given = TOGETHER.get(argument, {})
-        found = [optimizers.name_of(path) for path, _, _ in changes(make(**given), make(**given | {argument: other}))]
+        description = [
+            optimizers.name_of(path) for path, _, _ in changes(make(**given), make(**given | {argument: other}))
+        ]
         if argument == "relative_step":  # of Adafactor; it changes nothing, as in Keras
             continue
-        assert INSIDE.get(argument, argument) in found, (argument, found)
+        assert INSIDE.get(argument, argument) in description, (argument, description)
 
 
 def test_entries_of_the_learning_rate_are_recognized():
@@ -78,7 +80,7 @@ def test_entries_of_the_learning_rate_are_recognized():
     assert not any(optimizers.is_learning_rate(p) for p, _, _ in changes(ALL["adam"], ALL["adamw"]))
 
 
-def test_what_functions_close_over():
+def test_captured_variables_are_described():
     def made(value):
         def again(n):
             return value if n == 0 else again(n - 1)

@@ -1,4 +1,4 @@
-"""Optimizers' states, under jit, scan and vmap, in every type and tree, and by name."""
+"""States of optimizers under jit, scan and vmap, with all dtypes and trees; optimizers by name."""
 
 import re
 
@@ -23,11 +23,11 @@ from training.optimizers import (
 # The state: learning rate, averages, scales.
 
 
-def test_the_learning_rate_is_set_without_compiling_again():
+def test_setting_the_learning_rate_does_not_recompile():
     params, grads = example(4)
     optimizer = optimizers.SGD(0.1)
     state = jax.device_put(optimizer.init(params), jax.devices()[0])
-    # What is compiled ahead of time refuses other types, shapes and places.
+    # An ahead-of-time compiled program rejects other dtypes, shapes and shardings.
     update = jax.jit(optimizer.update).lower(grads[0], state, params).compile()
     for rate in (0.5, jnp.float32(0.25), np.float64(0.125), 1):
         state = set_learning_rate(state, rate)
@@ -46,7 +46,7 @@ def test_the_learning_rate_is_set_without_compiling_again():
     ],
     ids=["adam", "loss scale", "chain", "inject_hyperparams"],
 )
-def test_the_learning_rate_is_read_and_set_wherever_it_is(make):
+def test_learning_rates_of_wrapped_optimizers_can_be_read_and_set(make):
     state = make(0.5).init({"w": jnp.ones(2)})
     assert float(get_learning_rate(state)) == 0.5
     changed = set_learning_rate(state, 0.25)
@@ -56,13 +56,13 @@ def test_the_learning_rate_is_read_and_set_wherever_it_is(make):
     state = make(lambda step: 0.5 * 0.5**step).init({"w": jnp.ones(2)})
     assert float(get_learning_rate(state)) == 0.5
     message = (
-        "The learning rate of this optimizer is a schedule and cannot be set; make the optimizer with a number instead."
+        "A learning rate must be a number to be set, got a schedule; make the optimizer with a number as learning rate."
     )
     with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
         set_learning_rate(state, 0.1)
 
 
-def test_a_schedule_is_evaluated_at_the_step_from_0():
+def test_schedules_are_evaluated_at_0_based_steps():
     params = {"w": jnp.zeros(1)}
     optimizer = optimizers.SGD(schedules.PiecewiseConstantDecay([0, 1], [0.5, 0.25, 0.125]))
     got, state = run(optimizer, params, [{"w": jnp.ones(1)}] * 2)
@@ -70,7 +70,7 @@ def test_a_schedule_is_evaluated_at_the_step_from_0():
     assert float(get_learning_rate(state)) == 0.125
 
 
-def test_each_member_of_a_stack_has_its_own_learning_rate():
+def test_stacked_states_have_separate_learning_rates():
     params, grads = example(3)
     optimizer = optimizers.Adam(0.1, gradient_accumulation_steps=2, use_ema=True, ema_overwrite_frequency=2)
     rates = jnp.array([0.1, 0.02])
@@ -87,7 +87,7 @@ def test_each_member_of_a_stack_has_its_own_learning_rate():
         assert_same([jax.tree.map(lambda x, i=i: x[i], many)], [named(alone[-1])])
 
 
-def test_averages_without_overwriting_leave_the_weights_alone():
+def test_averages_without_overwriting_do_not_change_the_weights():
     params, grads = example(4)
     got, state = run(optimizers.Adam(0.1, use_ema=True, ema_momentum=0.5), params, grads)
     plain, _ = run(optimizers.Adam(0.1), params, grads)
@@ -98,7 +98,7 @@ def test_averages_without_overwriting_leave_the_weights_alone():
     )
 
 
-def test_averages_of_parts_are_put_together():
+def test_averages_of_several_optimizers_are_merged():
     params = {"a": jnp.ones(2), "b": jnp.ones(3, jnp.bfloat16), "c": jnp.ones(1)}
     average = dict(use_ema=True, ema_momentum=0.5)
     both = by_path({"a": optimizers.SGD(0.5, **average)}, default=optimizers.SGD(0.25, **average))
@@ -114,8 +114,8 @@ def test_averages_of_parts_are_put_together():
     np.testing.assert_array_equal(weights["a"], [0.5, 0.5])
     np.testing.assert_array_equal(weights["c"], new["c"])
     message = (
-        "The state does not keep an average of every weight; make the optimizer with use_ema=True, "
-        "or pass `params` for the rest."
+        "The state must hold an average of every weight, got one without; make the optimizer with use_ema=True, "
+        "or pass `params` to replace missing averages."
     )
     for partial in (state, optimizers.SGD().init(params)):
         with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
@@ -123,7 +123,7 @@ def test_averages_of_parts_are_put_together():
     assert ema_weights(optimizers.SGD().init(params), params) is params
 
 
-def test_a_scaled_loss_gives_the_unscaled_step():
+def test_a_scaled_loss_does_not_change_the_step():
     params = {"w": jnp.array([1.0, 2.0])}
     steps = []
     for optimizer in (
@@ -179,7 +179,7 @@ def test_parameters_and_state_share_no_memory(optimizer, wrap):
     assert len({x.unsafe_buffer_pointer() for x in copies}) == len(copies) >= 2
 
 
-def test_accumulation_computes_the_optimizer_only_at_the_real_step():
+def test_accumulation_applies_the_rule_only_at_the_last_micro_step():
     params, (g,) = example(1)
     optimizer = optimizers.Adam(gradient_accumulation_steps=4)
     jaxpr = jax.make_jaxpr(optimizer.update)(g, optimizer.init(params), params).jaxpr
@@ -187,7 +187,7 @@ def test_accumulation_computes_the_optimizer_only_at_the_real_step():
     assert "cond" in outside and not outside & {"sqrt", "pow", "div"}
 
 
-def test_a_run_goes_on_from_the_leaves_of_its_state():
+def test_states_can_be_restored_from_their_leaves():
     params, grads = example(6)
     optimizer = optimizers.Nadam(schedules.CosineDecay(0.1, 6), use_ema=True, gradient_accumulation_steps=2)
     update = jax.jit(optimizer.update)
@@ -222,7 +222,7 @@ def test_half_precision_is_computed_in_float32(name, config):
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_lists_empty_trees_and_bare_arrays_are_trees():
+def test_parameters_may_be_lists_empty_trees_and_arrays():
     optimizer = optimizers.SGD(0.5, global_clipnorm=100.0, momentum=0.5)
     for params in ([jnp.ones(2), (jnp.ones(1),)], jnp.ones(2), {}, {"a": {}}):
         updates, state = optimizer.update(params, optimizer.init(params), params)
@@ -231,14 +231,14 @@ def test_lists_empty_trees_and_bare_arrays_are_trees():
         optimizer.update(params, state, params)
 
 
-def test_the_name_is_the_scope_of_the_compiled_operations():
+def test_name_is_the_scope_of_the_compiled_operations():
     params, (g,) = example(1)
     for optimizer, name in ((optimizers.Adam(), "adam"), (optimizers.Adam(name="mine"), "mine")):
         lowered = jax.jit(optimizer.update).lower(g, optimizer.init(params), params)
         assert f"/{name}/" in lowered.as_text(debug_info=True)
 
 
-def test_ftrl_gives_weights_of_exactly_0():
+def test_ftrl_sets_weights_to_exactly_0():
     params, grads = example(5)
     got, _ = run(optimizers.Ftrl(0.1, l1_regularization_strength=100.0), params, grads)
     assert all((w == 0).all() for w in jax.tree.leaves(got[-1]))
@@ -259,7 +259,7 @@ def test_muon_steps_are_nearly_orthogonal():
 
 
 @pytest.mark.parametrize("name", optimizers.OPTIMIZERS)
-def test_get_by_name_gives_the_defaults(name):
+def test_get_returns_optimizers_with_default_arguments(name):
     params, grads = example(2)
     factory = optimizers.OPTIMIZERS[name]
     want, _ = run(factory(), params, grads)
@@ -269,7 +269,7 @@ def test_get_by_name_gives_the_defaults(name):
         assert_same(got, [named(w) for w in want], rtol=0, atol=0)
 
 
-def test_every_optimizer_of_optax_has_its_name():
+def test_every_optimizer_of_optax_has_a_name():
     from training.optimizers.names import OPTAX
 
     made = {name for name, f in vars(optax).items() if getattr(f, "__module__", "") == optax.adam.__module__}
@@ -286,16 +286,16 @@ def test_a_function_of_gradients_and_parameters_is_an_optimizer():
     np.testing.assert_allclose(got["w"], [1 - 1.5 - 0.25, 2 - 2.0 - 0.5])
 
 
-def test_get_gives_a_transformation_back():
+def test_get_returns_transformations_unchanged():
     optimizer = optax.sgd(0.1)
     assert optimizers.get(optimizer) is optimizer
 
 
-def test_get_of_optax_has_a_learning_rate_to_set():
-    from training.optimizers.names import OPTAX, OPTAX_SEARCHING
+def test_optimizers_of_optax_have_a_learning_rate_that_can_be_set():
+    from training.optimizers.names import OPTAX, OPTAX_LINE_SEARCH
 
     params = {"w": jnp.array([[1.0, 2.0], [3.0, 4.0]])}
-    for name in set(OPTAX) - set(OPTAX_SEARCHING):
+    for name in set(OPTAX) - set(OPTAX_LINE_SEARCH):
         optimizer = optimizers.get(name)
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
             state = optimizer.init(params)
