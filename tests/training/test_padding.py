@@ -1,4 +1,4 @@
-"""What the proof that padding changes nothing claims, against numbers; and that every layer, loss and metric passes it."""
+"""The claims of the padding proof hold numerically, and all layers, losses and metrics pass it."""
 
 import functools
 import types
@@ -15,8 +15,8 @@ from tests.support import loss_table, metric_table
 from tests.support.layer_table import ROWS
 from training import losses, metrics
 from training.padding import changes_nothing
-from training.padding.proof import describe
-from training.padding.values import MIXED, Rows, Same
+from training.padding.lattice import TAINTED, Clean, RowWise
+from training.padding.proof import interpret
 from training.state import Batch
 
 PADDED, SHORT = 6, 4
@@ -29,7 +29,7 @@ def shapes_of(tree):
 
 # ------------------------------------------------------------ random programs
 
-# Each takes a value and the mask of valid rows; the batch may be on any axis of the value.
+# Functions of a value and the mask of valid rows; the batch may be on any axis of the value.
 STEPS = [
     lambda x, v: jnp.tanh(x),
     lambda x, v: x + jnp.ones((x.shape[-1],), x.dtype).reshape((1,) * (x.ndim - 1) + (-1,)),
@@ -94,22 +94,22 @@ def program(seed):
 
 
 def check(value, padded, short):
-    """Compares a claim with numbers: the padded output and the one without padding."""
-    if isinstance(value, Same):
+    """Compares a claim with the outputs with and without padding."""
+    if isinstance(value, Clean):
         np.testing.assert_allclose(padded, short, rtol=1e-5, atol=1e-5)
         if value.constant is not None:
             np.testing.assert_array_equal(padded, np.full_like(padded, value.constant))
-    elif isinstance(value, Rows):
-        before = value.before
-        if before is None:  # constant along the axis that holds the batch
+    elif isinstance(value, RowWise):
+        outer_size = value.outer_size
+        if outer_size is None:  # constant along the batch axis
             (axis,) = [k for k in range(padded.ndim) if padded.shape[k] != short.shape[k]]
             np.testing.assert_allclose(padded, np.take(padded, [0], axis).repeat(padded.shape[axis], axis))
             np.testing.assert_allclose(np.take(padded, 0, axis), np.take(short, 0, axis), rtol=1e-5, atol=1e-5)
             return
-        rows, fewer = padded.reshape(before, PADDED, -1), short.reshape(before, SHORT, -1)
+        rows, fewer = padded.reshape(outer_size, PADDED, -1), short.reshape(outer_size, SHORT, -1)
         np.testing.assert_allclose(rows[:, :SHORT], fewer, rtol=1e-5, atol=1e-5)
-        if value.fill is not None:
-            np.testing.assert_array_equal(rows[:, SHORT:], np.full_like(rows[:, SHORT:], value.fill))
+        if value.padding is not None:
+            np.testing.assert_array_equal(rows[:, SHORT:], np.full_like(rows[:, SHORT:], value.padding))
 
 
 @pytest.mark.rotate
@@ -121,10 +121,10 @@ def test_claims_hold_in_random_programs(group):
         for seed in range(40 * group, 40 * group + 40):
             run, draw = program(seed), np.random.default_rng(seed)
             x = draw.normal(size=(PADDED, 3)).astype("float32")
-            x[SHORT:] = 7.5  # a padding row that takes part changes the sums
+            x[SHORT:] = 7.5  # a padding row that is not ignored changes the sums
             short = x[:SHORT], VALID[:SHORT]
-            (value,) = describe(run, shapes_of((x, VALID)), shapes_of(short), [Rows(), Rows(fill=np.False_)])
-            if value != MIXED:
+            (value,) = interpret(run, shapes_of((x, VALID)), shapes_of(short), [RowWise(), RowWise(padding=np.False_)])
+            if value != TAINTED:
                 proven += 1
                 with np.errstate(all="ignore"):
                     check(value, np.asarray(jax.jit(run)(x, VALID)), np.asarray(jax.jit(run)(*short)))
@@ -132,35 +132,35 @@ def test_claims_hold_in_random_programs(group):
 
 
 CASES = {
-    "sum over the batch": (lambda x, v: x.sum(axis=0), MIXED),
-    "sum over the valid rows": (lambda x, v: jnp.where(v[:, None], x, 0).sum(axis=0), Same()),
-    "largest of the valid rows": (lambda x, v: jnp.where(v[:, None], x, -jnp.inf).max(axis=0), Same()),
-    "sum of largest numbers": (lambda x, v: jnp.where(v[:, None], x, 1).sum(axis=0), MIXED),
-    "count of rows": (lambda x, v: v.sum(), Same()),
-    "count of all rows": (lambda x, v: jnp.ones(len(x)).sum(), MIXED),
-    "size of the batch": (lambda x, v: x * x.shape[0], MIXED),
-    "product with itself": (lambda x, v: x @ x.T, MIXED),
-    "sums of products of valid rows": (lambda x, v: jnp.where(v[:, None], x, 0).T @ x, Same()),
-    "time in front": (lambda x, v: jnp.swapaxes(x, 0, 1), Rows(3)),
-    "rows shifted": (lambda x, v: jnp.roll(x, 1, axis=0), MIXED),
-    "rows sorted": (lambda x, v: jnp.sort(x, axis=0), MIXED),
-    "noise": (lambda x, v: jax.random.normal(jax.random.key(0), x.shape), Rows()),
-    "noise with time in front": (lambda x, v: jax.random.normal(jax.random.key(0), x.T.shape), MIXED),
-    "rows in a loop": (lambda x, v: jax.lax.scan(lambda c, r: (c + r, c), x[0], x)[1], MIXED),
-    "branch on a row": (lambda x, v: jax.lax.cond(x[0, 0] > 0, lambda y: y, jnp.sin, x), MIXED),
+    "sum over the batch": (lambda x, v: x.sum(axis=0), TAINTED),
+    "sum over the valid rows": (lambda x, v: jnp.where(v[:, None], x, 0).sum(axis=0), Clean()),
+    "maximum of the valid rows": (lambda x, v: jnp.where(v[:, None], x, -jnp.inf).max(axis=0), Clean()),
+    "sum of rows padded with 1": (lambda x, v: jnp.where(v[:, None], x, 1).sum(axis=0), TAINTED),
+    "number of valid rows": (lambda x, v: v.sum(), Clean()),
+    "number of all rows": (lambda x, v: jnp.ones(len(x)).sum(), TAINTED),
+    "product with the batch size": (lambda x, v: x * x.shape[0], TAINTED),
+    "product with itself": (lambda x, v: x @ x.T, TAINTED),
+    "sums of products of valid rows": (lambda x, v: jnp.where(v[:, None], x, 0).T @ x, Clean()),
+    "leading time axis": (lambda x, v: jnp.swapaxes(x, 0, 1), RowWise(3)),
+    "rows shifted": (lambda x, v: jnp.roll(x, 1, axis=0), TAINTED),
+    "rows sorted": (lambda x, v: jnp.sort(x, axis=0), TAINTED),
+    "noise": (lambda x, v: jax.random.normal(jax.random.key(0), x.shape), RowWise()),
+    "noise with a leading time axis": (lambda x, v: jax.random.normal(jax.random.key(0), x.T.shape), TAINTED),
+    "rows in a loop": (lambda x, v: jax.lax.scan(lambda c, r: (c + r, c), x[0], x)[1], TAINTED),
+    "branch that depends on a row": (lambda x, v: jax.lax.cond(x[0, 0] > 0, lambda y: y, jnp.sin, x), TAINTED),
 }
 
 
 @pytest.mark.spread
 @pytest.mark.parametrize("case", CASES)
-def test_what_is_proven(case):
-    function, wanted = CASES[case]
+def test_conclusions_for_single_operations(case):
+    function, expected = CASES[case]
     x = np.zeros((PADDED, 3), np.float32)
     arguments = shapes_of((x, VALID)), shapes_of((x[:SHORT], VALID[:SHORT]))
-    assert describe(function, *arguments, [Rows(), Rows(fill=np.False_)]) == [wanted]
+    assert interpret(function, *arguments, [RowWise(), RowWise(padding=np.False_)]) == [expected]
 
 
-def test_a_custom_derivative_may_mix_rows():
+def test_custom_derivatives_of_users_are_not_trusted():
     @jax.custom_vjp
     def centered_gradient(x):
         return x
@@ -174,15 +174,15 @@ def test_a_custom_derivative_may_mix_rows():
     centered_tangent.defjvp(lambda p, t: (p[0], t[0] - t[0].mean(axis=0, keepdims=True)))
     x = np.zeros((PADDED, 3), np.float32)
     for function in (centered_gradient, centered_tangent):
-        assert describe(function, shapes_of((x,)), shapes_of((x[:SHORT],)), [Rows()]) == [MIXED]
-    assert describe(jax.nn.relu, shapes_of((x,)), shapes_of((x[:SHORT],)), [Rows()]) == [Rows()]
+        assert interpret(function, shapes_of((x,)), shapes_of((x[:SHORT],)), [RowWise()]) == [TAINTED]
+    assert interpret(jax.nn.relu, shapes_of((x,)), shapes_of((x[:SHORT],)), [RowWise()]) == [RowWise()]
 
 
 # ------------------------------------------------------------ layers, losses, metrics
 
 
 @test_layer_table.over_modes()
-def test_every_layer_passes(row, train):
+def test_all_layers_pass(row, train):
     variables, args = test_layer_table.variables(row), [row.arrays(n) for n in (8, 5)]
 
     def step(variables, valid, args):
@@ -191,30 +191,32 @@ def test_every_layer_passes(row, train):
     masks = [jax.ShapeDtypeStruct((n,), bool) for n in (8, 5)]
     padded, short = (shapes_of((variables, mask, arrays)) for mask, arrays in zip(masks, args, strict=True))
     known = (
-        [Same()] * len(jax.tree.leaves(variables)) + [Rows(fill=np.False_)] + [Rows()] * len(jax.tree.leaves(args[0]))
+        [Clean()] * len(jax.tree.leaves(variables))
+        + [RowWise(padding=np.False_)]
+        + [RowWise()] * len(jax.tree.leaves(args[0]))
     )
     outputs, state = jax.eval_shape(step, *padded)
-    found = describe(step, padded, short, known)
+    found = interpret(step, padded, short, known)
     n = len(jax.tree.leaves(outputs))
-    assert all(isinstance(value, Rows) and value.before == 1 for value in found[:n])
-    assert all(isinstance(value, Same) for value in found[n:])
+    assert all(isinstance(value, RowWise) and value.outer_size == 1 for value in found[:n])
+    assert all(isinstance(value, Clean) for value in found[n:])
 
 
-def test_the_table_of_layers_is_the_whole():
+def test_the_layer_table_is_complete():
     assert len(ROWS) > 100
 
 
-# These compare the examples of a batch with each other.
+# These compute values from several examples.
 MIXING = {"Circle"}
 
 
 @pytest.mark.spread
 @pytest.mark.parametrize("weighted", [False, True])
-def test_every_loss_passes_but_those_that_mix_examples(weighted):
+def test_all_losses_pass_except_those_that_mix_examples(weighted):
     failed = set()
     for row in loss_table.ROWS:
         if row.id == "Dice-images-axis=(0, 1, 2)" and weighted:
-            continue  # has one value for each class, and takes no weights of examples
+            continue  # has one value per class, so it accepts no weights per example
         loss = getattr(losses, row.name)(**row.kwargs)
         args = [
             shapes_of((np.zeros(n, bool), np.zeros(n, np.float32) if weighted else None, *row.arrays(n)))
@@ -224,16 +226,16 @@ def test_every_loss_passes_but_those_that_mix_examples(weighted):
         def measure(valid, weight, true, pred, loss=loss):
             return loss(true, pred, sample_weight=weight, mask=valid)
 
-        known = [Rows(fill=np.False_)] + [Rows()] * (len(jax.tree.leaves(args[0])) - 1)
-        (found,) = describe(measure, *args, known)
-        if not isinstance(found, Same):
+        known = [RowWise(padding=np.False_)] + [RowWise()] * (len(jax.tree.leaves(args[0])) - 1)
+        (found,) = interpret(measure, *args, known)
+        if not isinstance(found, Clean):
             failed.add(row.name)
     assert failed == MIXING
 
 
 @pytest.mark.spread
 @pytest.mark.parametrize("weighted", [False, True])
-def test_every_metric_passes(weighted):
+def test_all_metrics_pass(weighted):
     failed = set()
     for row in metric_table.ROWS:
         if weighted and not row.weighted:
@@ -248,10 +250,10 @@ def test_every_metric_passes(weighted):
         def update(state, valid, weight, *values, metric=metric):
             return metric.update(state, *values, sample_weight=weight, mask=valid)
 
-        known = [Same()] * len(jax.tree.leaves(state)) + [Rows(fill=np.False_)]
-        known += [Rows()] * (len(jax.tree.leaves(args[0])) - 1)
-        found = describe(update, *((state, *arguments) for arguments in args), known)
-        if not all(isinstance(value, Same) for value in found):
+        known = [Clean()] * len(jax.tree.leaves(state)) + [RowWise(padding=np.False_)]
+        known += [RowWise()] * (len(jax.tree.leaves(args[0])) - 1)
+        found = interpret(update, *((state, *arguments) for arguments in args), known)
+        if not all(isinstance(value, Clean) for value in found):
             failed.add(row.id)
     assert not failed
 
@@ -260,7 +262,7 @@ def test_every_metric_passes(weighted):
 
 
 class Standardized(nn.Module):
-    """Batch normalization of linen's own, which counts every row."""
+    """Uses linen's batch normalization, which includes padding rows."""
 
     @nn.compact
     def __call__(self, x, train=False):
@@ -274,15 +276,15 @@ class Doubled(nn.Module):
 
 
 MODELS = {
-    "linen module by rows": (Doubled(), True),
+    "row-wise linen module": (Doubled(), True),
     "linen batch normalization": (Standardized(), False),
     "linen batch normalization among our layers": (Sequential([nn.BatchNorm(), layers.Dense(1)]), False),
     "our batch normalization": (Sequential([layers.BatchNormalization(), layers.Dense(1)]), True),
-    "rows folded with time in front": (
+    "rows folded with a leading time axis": (
         Sequential([layers.Reshape((3, 1)), layers.Lambda(lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, 1)), layers.BatchNormalization()]),
         False,
     ),
-    "rows folded with the batch in front": (
+    "rows folded with a leading batch axis": (
         Sequential([layers.Reshape((3, 1)), layers.TimeDistributed(layers.BatchNormalization())]),
         True,
     ),
@@ -292,8 +294,8 @@ MODELS = {
 
 @pytest.mark.spread
 @pytest.mark.parametrize("name", MODELS)
-def test_models_whose_training_may_be_padded(name):
-    model, wanted = MODELS[name]
+def test_training_of_models(name):
+    model, expected = MODELS[name]
     variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x), jnp.ones((PADDED, 3)))
     batch = Batch(jax.ShapeDtypeStruct((PADDED, 3), jnp.float32))
 
@@ -310,10 +312,10 @@ def test_models_whose_training_may_be_padded(name):
             rows = jnp.repeat(valid, out.shape[0] // len(valid)).reshape((-1,) + (1,) * (out.ndim - 1))
             return jnp.where(rows, out, 0).sum()
 
-    assert changes_nothing(model, Silent(), variables, batch, SHORT, train=True) == wanted
+    assert changes_nothing(model, Silent(), variables, batch, SHORT, train=True) == expected
 
 
-def test_predictions_need_the_batch_in_front():
+def test_predictions_need_a_leading_batch_axis():
     batch = Batch(jax.ShapeDtypeStruct((PADDED, 3), jnp.float32))
     proven = functools.partial(changes_nothing, objective=None, variables={}, batch=batch, rows=SHORT)
     assert proven(Sequential([layers.Flatten()]))

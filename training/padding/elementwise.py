@@ -1,25 +1,27 @@
-"""Rules of operations number by number, and of those that make arrays."""
+"""Transfer rules of elementwise primitives, and of primitives that create arrays."""
 
 import math
 import operator
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import numpy as np
+from numpy.typing import ArrayLike
 
-from training.padding.values import (
-    MIXED,
-    Mixed,
+from training.padding.lattice import (
+    TAINTED,
+    AbstractValue,
+    Clean,
+    NoRule,
     Operand,
     Operation,
-    Rows,
-    Same,
-    Unknown,
-    Value,
-    differing_axis,
-    fill_of,
-    placed,
+    RowWise,
+    Rule,
+    Scalar,
+    Tainted,
+    axis_of_unequal_size,
+    padding_value,
+    row_wise_at,
 )
 
 ELEMENTWISE = """
@@ -31,8 +33,8 @@ select_n shift_left shift_right_arithmetic shift_right_logical sign sin sinh sqr
 zeta
 """.split()
 
-# Functions that compute the fill of an output; of other operations the fill is not known.
-FOLDS: dict[str, Callable[..., Any]] = {
+# Functions that compute the number in the padding rows of an output.
+FOLDS: dict[str, Callable[..., ArrayLike]] = {
     "abs": np.abs,
     "add": operator.add,
     "and": np.bitwise_and,
@@ -55,117 +57,125 @@ FOLDS: dict[str, Callable[..., Any]] = {
 }
 
 
-def elementwise(operation: Operation) -> list[Value]:
-    """Operations number by number, on arrays of one shape up to axes of size 1."""
-    if any(isinstance(value, Mixed) for value in operation.values):
-        raise Unknown
-    fill = _folded(operation)
-    rows = [operand for operand in operation.inputs if isinstance(operand.value, Rows)]
-    if not rows:
-        return [Same(fill)]
+def elementwise(operation: Operation) -> list[AbstractValue]:
+    """Keeps the rows apart; the inputs have the shape of the output, apart from axes of size 1."""
+    if any(isinstance(value, Tainted) for value in operation.values):
+        raise NoRule
+    padding = _padding_of_output(operation)
+    row_wise = [operand for operand in operation.inputs if isinstance(operand.value, RowWise)]
+    if not row_wise:
+        return [Clean(padding)]
     out = operation.outputs[0]
-    if all(operand.shape == out.shape for operand in rows):  # the batch may extend over two axes
-        definite = {operand.value.before for operand in rows if operand.value.before is not None}  # type: ignore[union-attr]
-        if len(definite) > 1:
-            raise Unknown
-        return [Rows(definite.pop() if definite else None, fill)]
-    axis = operation.common_axis(rows)
-    return [placed(axis, axis.number, out.shape, fill)]
+    if all(operand.shape == out.shape for operand in row_wise):  # here the batch may extend over two axes
+        values = [value for value in operation.values if isinstance(value, RowWise)]
+        outer_sizes = {value.outer_size for value in values if value.outer_size is not None}
+        if len(outer_sizes) > 1:
+            raise NoRule
+        return [RowWise(outer_sizes.pop() if outer_sizes else None, padding)]
+    axis = operation.common_axis(row_wise)
+    return [row_wise_at(axis, axis.index, out.shape, padding)]
 
 
-def _folded(operation: Operation) -> Any:
-    """The fill of the output, None if it is unknown."""
-    name, fills = operation.name, [fill_of(value) for value in operation.values]
-    first, *others = fills
+def _padding_of_output(operation: Operation) -> Scalar | None:
+    """Returns the number in the padding rows of the output, None if it is unknown."""
+    name, paddings = operation.name, [padding_value(value) for value in operation.values]
+    first, *others = paddings
     if name == "select_n":
         if first is not None:
             return others[int(first)]
-        return others[0] if all(is_number(fill, others[0]) for fill in others) else None
+        return others[0] if all(is_known_to_be(padding, others[0]) for padding in others) else None
     if name == "convert_element_type":
         return None if first is None else np.asarray(first).astype(operation.params["new_dtype"])[()]
-    if name in FOLDS and all(map(_is_exact, fills)):
-        return np.asarray(FOLDS[name](*fills))[()]
-    # Padding rows repeat a row of their batch, so that they are not finite only where an example is not.
+    if name in FOLDS and all(map(_is_exact, paddings)):
+        return np.asarray(FOLDS[name](*paddings))[()]
+    # Padding rows are copies of a row of the batch, so they hold NaN only if an example does. Therefore 0 * x is 0.
     if name in ("mul", "and"):
-        return next((fill for fill in fills if is_number(fill, 0)), None)
+        return next((padding for padding in paddings if is_known_to_be(padding, 0)), None)
     if name == "or":
-        return next((fill for fill in fills if isinstance(fill, np.bool_) and fill), None)
-    if name == "div" and is_number(first, 0) and others[0] is not None and others[0] != 0:
+        return next((padding for padding in paddings if isinstance(padding, np.bool_) and padding), None)
+    if name == "div" and is_known_to_be(first, 0) and others[0] is not None and others[0] != 0:
         return first
     if name in ("sqrt", "sign") or (name == "integer_pow" and operation.params["y"] > 0):
-        return first if is_number(first, 0) else None
+        return first if is_known_to_be(first, 0) else None
     return None
 
 
-def is_number(fill: Any, number: Any) -> bool:
-    """Whether a fill is known to be this number."""
-    return fill is not None and number is not None and bool(fill == number)
+def is_known_to_be(padding: Scalar | None, number: Scalar | int | None) -> bool:
+    """Returns whether both numbers are known and equal."""
+    return padding is not None and number is not None and bool(padding == number)
 
 
-def _is_exact(fill: Any) -> bool:
-    """Whether arithmetic on a fill does not round, so that compilers can't give another number."""
-    return fill is not None and (np.isinf(fill) or (abs(float(fill)) < 2**20 and float(fill).is_integer()))
+def _is_exact(padding: Scalar | None) -> bool:
+    """Returns whether arithmetic on a number does not round, so that its result does not depend on the compiler."""
+    if padding is None:
+        return False
+    return bool(np.isinf(padding)) or (abs(float(padding)) < 2**20 and float(padding).is_integer())
 
 
-def unchanged(operation: Operation) -> list[Value]:
-    """Each output is an input."""
+def identity(operation: Operation) -> list[AbstractValue]:
+    """Returns the descriptions of the inputs."""
     return operation.values
 
 
-def broadcast(operation: Operation) -> list[Value]:
-    """`broadcast_in_dim`: axes are added, and axes of size 1 repeated."""
+def broadcast(operation: Operation) -> list[AbstractValue]:
+    """Describes `broadcast_in_dim`, which adds axes and repeats axes of size 1."""
     operand, out = operation.inputs[0], operation.outputs[0]
     if len(operation.inputs) > 1:
-        raise Unknown
-    if isinstance(operand.value, Rows):
+        raise NoRule
+    if isinstance(operand.value, RowWise):
         axis = operation.axis(operand)
-        return [placed(axis, operation.params["broadcast_dimensions"][axis.number], out.shape, operand.value.fill)]
-    if isinstance(operand.value, Mixed):
-        raise Unknown
-    if out.shape == out.short:
-        return [Same(operand.value.constant)]
-    return [_along(operation, out, operand.value.constant)]
+        index = operation.params["broadcast_dimensions"][axis.index]
+        return [row_wise_at(axis, index, out.shape, operand.value.padding)]
+    if isinstance(operand.value, Tainted):
+        raise NoRule
+    if out.shape == out.short_shape:
+        return [Clean(operand.value.constant)]
+    return [_constant_along_batch(operation, out, operand.value.constant)]
 
 
-def _along(operation: Operation, out: Operand, fill: Any = None) -> Rows:
-    """The description of an array whose one batch axis its values do not vary along."""
-    k = differing_axis(out.shape, out.short)
-    rows, fewer = operation.sizes
-    if out.shape[k] % rows or out.shape[k] // rows * fewer != out.short[k]:
-        raise Unknown
-    return Rows(math.prod(out.shape[:k]) if out.shape[k] == rows else None, fill)
+def _constant_along_batch(operation: Operation, out: Operand, padding: Scalar | None = None) -> RowWise:
+    """Describes an array that is constant along its batch axis."""
+    k = axis_of_unequal_size(out.shape, out.short_shape)
+    rows, short_rows = operation.batch_sizes
+    if out.shape[k] % rows or out.shape[k] // rows * short_rows != out.short_shape[k]:
+        raise NoRule
+    return RowWise(math.prod(out.shape[:k]) if out.shape[k] == rows else None, padding)
 
 
-def iota(operation: Operation) -> list[Value]:
-    """Numbers that count along one axis; along the batch axis the first ones are those of the examples."""
+def iota(operation: Operation) -> list[AbstractValue]:
+    """Describes numbers that count along an axis; along the batch axis, the examples have the same numbers."""
     out = operation.outputs[0]
-    if out.shape == out.short:
-        return [Same()]
-    k = differing_axis(out.shape, out.short)
+    if out.shape == out.short_shape:
+        return [Clean()]
+    k = axis_of_unequal_size(out.shape, out.short_shape)
     if k != operation.params["dimension"]:
-        return [_along(operation, out)]
-    return [Rows(math.prod(out.shape[:k])) if out.shape[k] == operation.sizes[0] else MIXED]
+        return [_constant_along_batch(operation, out)]
+    return [RowWise(math.prod(out.shape[:k])) if out.shape[k] == operation.batch_sizes[0] else TAINTED]
 
 
-def random_bits(operation: Operation) -> list[Value]:
-    """Random numbers; each is a function of the key and its flat index, so a leading batch axis only appends rows."""
+def random_bits(operation: Operation) -> list[AbstractValue]:
+    """Describes random numbers.
+
+    Each is a function of the key and its flat index. If the batch axis is the first one, the padded program therefore
+    appends rows and does not change the others.
+    """
     key, out = operation.inputs[0], operation.outputs[0]
-    if not isinstance(key.value, Same) or key.shape:
-        raise Unknown
-    if out.shape == out.short:
-        return [Same()]
+    if not isinstance(key.value, Clean) or key.shape:
+        raise NoRule
+    if out.shape == out.short_shape:
+        return [Clean()]
     partitionable = jax.config.jax_threefry_partitionable  # type: ignore[attr-defined]
     if not partitionable or key.dtype != jax.random.key(0, impl="threefry2x32").dtype:
-        raise Unknown
-    k = differing_axis(out.shape, out.short)
+        raise NoRule
+    k = axis_of_unequal_size(out.shape, out.short_shape)
     if math.prod(out.shape[:k]) != 1:
-        raise Unknown
-    return [Rows(1)]
+        raise NoRule
+    return [RowWise(1)]
 
 
-RULES: dict[str, Callable[[Operation], list[Value]]] = {
+RULES: dict[str, Rule] = {
     **dict.fromkeys(ELEMENTWISE, elementwise),
-    **dict.fromkeys(("optimization_barrier", "sharding_constraint"), unchanged),
+    **dict.fromkeys(("optimization_barrier", "sharding_constraint"), identity),
     "broadcast_in_dim": broadcast,
     "iota": iota,
     "random_bits": random_bits,

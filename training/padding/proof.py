@@ -1,21 +1,4 @@
-"""Proves that rows which only pad a batch change no number.
-
-A short batch can be filled up with padding rows, so that one compiled program serves all batches. That is right only if
-the padding cannot reach any number. `describe` decides it by following the batch axis through a function's program (its
-jaxpr), whatever module, loss or metric the function calls:
-
-1. The function is traced twice, for the padded batch and for the short one. Both programs must consist of the same
-   operations. An axis whose size differs between the two is a batch axis.
-2. Every value gets one of three descriptions: `Same` (equal in both programs), `Rows` (equal in the rows which are
-   examples; the padded program has further rows) or `MIXED` (nothing is known).
-3. Each operation has a rule (in the files beside this one) that derives the descriptions of its outputs from those of
-   its inputs. A sum over the batch axis, for example, is `Same` only if the padding rows are known to be zero. Without
-   a rule, an output is `Same` if all inputs are, and otherwise `MIXED`.
-
-A positive answer is therefore a proof. A negative one may only mean that a rule is missing: the caller then compiles
-the short batch at its own shape, which is right for every function. Gradients need no proof of their own: two functions
-of the parameters that are equal have equal derivatives.
-"""
+"""Interprets the programs of a padded and of a short batch side by side; see `training.padding` for the idea."""
 
 import functools
 import math
@@ -25,151 +8,179 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
-from jax.extend.core import Literal
+from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, Var
+from jax.typing import ArrayLike
 
 from flaxmodels.kernels.dispatch import DEFAULTS, without_kernels
 from training.forward import forward
 from training.objective import Objective
-from training.padding import control, elementwise, shapes, sums
-from training.padding.values import MIXED, Mixed, Operand, Operation, Rows, Same, Shape, Unknown, Value, without_rule
+from training.padding import control_flow, elementwise, indexing, reductions
+from training.padding.lattice import (
+    TAINTED,
+    AbstractValue,
+    Clean,
+    NoRule,
+    Operand,
+    Operation,
+    Program,
+    RowWise,
+    Shape,
+    Tainted,
+    default_rule,
+)
 from training.state import Batch
 
-RULES = elementwise.RULES | shapes.RULES | sums.RULES
-# Operations that call programs; their parameters are those programs.
-CALLS = control.RULES
-# Parameters that say sizes, which the shapes of the outputs repeat, or where arrays are.
-SIZES = ("limit_indices", "new_sizes", "out_sharding", "shape", "sharding", "slice_sizes")
+RULES = elementwise.RULES | indexing.RULES | reductions.RULES
+# Rules of primitives whose parameters are programs. These parameters differ between the two programs.
+CALL_RULES = control_flow.RULES
+# Parameters that may differ: sizes, which the shapes of the outputs repeat, and shardings.
+IGNORED_PARAMS = ("limit_indices", "new_sizes", "out_sharding", "shape", "sharding", "slice_sizes")
+
+Atom = Var | Literal
 
 
-def describe(function: Callable[..., Any], padded: Any, short: Any, values: Sequence[Value]) -> list[Value]:
-    """Describes the outputs of a function for a padded batch, compared with those for the short batch.
+def interpret(
+    function: Callable[..., Any], padded: tuple[Any, ...], short: tuple[Any, ...], values: Sequence[AbstractValue]
+) -> list[AbstractValue]:
+    """Describes the outputs of a function for a padded batch, compared with its outputs for the short batch.
 
     Args:
-        function: A pure function of trees of arrays.
-        padded: Its arguments with padding, a tuple; shapes and dtypes suffice.
+        function: A pure function of pytrees of arrays.
+        padded: Its arguments with padding; `jax.ShapeDtypeStruct` suffices.
         short: Its arguments without padding.
-        values: What is known of each leaf of the arguments, in the order of `jax.tree.leaves`.
+        values: A description of each leaf of the arguments, in the order of `jax.tree.leaves`.
 
     Returns:
         A description of each leaf of the outputs.
 
     Example:
         >>> x = lambda rows: (jax.ShapeDtypeStruct((rows, 3), "float32"),)
-        >>> describe(lambda x: [jnp.exp(x), x.sum(axis=0)], x(8), x(5), [Rows()])
-        [Rows(before=1, fill=None), Mixed()]
+        >>> interpret(lambda x: [jnp.exp(x), x.sum(axis=0)], x(8), x(5), [RowWise()])
+        [RowWise(outer_size=1, padding=None), Tainted()]
     """
-    return [operand.value for operand in _described_outputs(function, padded, short, values)]
+    return [operand.value for operand in _interpret_function(function, padded, short, values)]
 
 
-def _described_outputs(function: Callable[..., Any], padded: Any, short: Any, values: Sequence[Value]) -> list[Operand]:
-    """The outputs of a function, with their shapes."""
+def _interpret_function(
+    function: Callable[..., Any], padded: tuple[Any, ...], short: tuple[Any, ...], values: Sequence[AbstractValue]
+) -> list[Operand]:
+    """Returns the described outputs of a function with their shapes."""
     leaves = zip(jax.tree.leaves(padded), jax.tree.leaves(short), values, strict=True)
-    sizes = next((leaf.shape[0], other.shape[0]) for leaf, other, value in leaves if isinstance(value, Rows))
+    batch_sizes = next((leaf.shape[0], other.shape[0]) for leaf, other, value in leaves if isinstance(value, RowWise))
     with without_kernels():
-        whole, fewer = (jax.make_jaxpr(function)(*arguments) for arguments in (padded, short))
-    found = _outputs(sizes, whole, fewer, values)
-    pairs = zip(whole.jaxpr.outvars, fewer.jaxpr.outvars, found, strict=True)
-    return [_operand(variable, other, value) for variable, other, value in pairs]
+        program, short_program = (jax.make_jaxpr(function)(*arguments) for arguments in (padded, short))
+    outputs = _interpret_programs(batch_sizes, program, short_program, values)
+    triples = zip(program.jaxpr.outvars, short_program.jaxpr.outvars, outputs, strict=True)
+    return [_operand(variable, other, value) for variable, other, value in triples]
 
 
-def _outputs(sizes: tuple[int, int], padded: Any, short: Any, values: Sequence[Value]) -> list[Value]:
-    """Describes the outputs of two jaxprs, closed or not, for described inputs."""
-    constants = [getattr(program, "consts", ()) for program in (padded, short)]
-    padded, short = getattr(padded, "jaxpr", padded), getattr(short, "jaxpr", short)
+def _interpret_programs(
+    batch_sizes: tuple[int, int], program: Program, short_program: Program, values: Sequence[AbstractValue]
+) -> list[AbstractValue]:
+    """Describes the outputs of two programs for described inputs."""
+    constants = [getattr(p, "consts", ()) for p in (program, short_program)]
+    padded, short = (p.jaxpr if isinstance(p, ClosedJaxpr) else p for p in (program, short_program))
     if any(
         len(getattr(padded, part)) != len(getattr(short, part)) for part in ("eqns", "invars", "constvars", "outvars")
     ):
-        return [MIXED] * len(padded.outvars)
-    known: dict[Any, Value] = dict(zip(padded.invars, values, strict=True))
+        return [TAINTED] * len(padded.outvars)
+    known: dict[Var, AbstractValue] = dict(zip(padded.invars, values, strict=True))
     known |= dict(zip(padded.constvars, map(_constant, *constants), strict=True))
-    # For each variable of the padded program, its counterpart in the short program.
-    partners = dict(zip([*padded.invars, *padded.constvars], [*short.invars, *short.constvars], strict=True))
+    # From each variable of the padded program to its counterpart in the short program.
+    counterparts = dict(zip([*padded.invars, *padded.constvars], [*short.invars, *short.constvars], strict=True))
 
-    def read(variable: Any, other: Any) -> Operand:
-        if isinstance(variable, Literal) and isinstance(other, Literal):
-            return _operand(variable, other, _constant(variable.val, other.val))
-        if isinstance(variable, Literal) or partners[variable] is not other:
-            return _operand(variable, other, MIXED)  # the same operation with a different operand
-        return _operand(variable, other, known[variable])
+    def read(atom: Atom, other: Atom) -> Operand:
+        if isinstance(atom, Literal) and isinstance(other, Literal):
+            return _operand(atom, other, _constant(atom.val, other.val))
+        if isinstance(atom, Literal) or counterparts[atom] is not other:
+            return _operand(atom, other, TAINTED)  # the same operation on a different operand
+        return _operand(atom, other, known[atom])
 
     for equation, other in zip(padded.eqns, short.eqns, strict=True):
-        alike = len(equation.invars) == len(other.invars) and len(equation.outvars) == len(other.outvars)
-        if equation.primitive is not other.primitive or not alike:
-            return [MIXED] * len(padded.outvars)
-        partners.update(zip(equation.outvars, other.outvars, strict=True))
+        same_arity = len(equation.invars) == len(other.invars) and len(equation.outvars) == len(other.outvars)
+        if equation.primitive is not other.primitive or not same_arity:
+            return [TAINTED] * len(padded.outvars)
+        counterparts.update(zip(equation.outvars, other.outvars, strict=True))
         inputs = [read(*pair) for pair in zip(equation.invars, other.invars, strict=True)]
-        if equation.primitive in DEFAULTS:  # an operation of ours, which computes what these programs do
-            defaults = _default_program(equation), _default_program(other)
-            found = _outputs(sizes, *defaults, values=[operand.value for operand in inputs])
-            known.update(zip(equation.outvars, found, strict=True))
-            continue
-        operation = Operation(
-            equation.primitive.name,
-            equation.params,
-            other.params,
-            inputs,
-            [_operand(*pair) for pair in zip(equation.outvars, other.outvars, strict=True)],
-            sizes,
-            functools.partial(_outputs, sizes),
-        )
-        known.update(zip(equation.outvars, _described(operation), strict=True))
+        outputs = _interpret_equation(batch_sizes, equation, other, inputs)
+        known.update(zip(equation.outvars, outputs, strict=True))
     return [read(*pair).value for pair in zip(padded.outvars, short.outvars, strict=True)]
 
 
-def _default_program(equation: Any) -> Any:
-    """The program of operations of XLA alone that computes what an operation of ours does."""
+def _interpret_equation(
+    batch_sizes: tuple[int, int], equation: JaxprEqn, other: JaxprEqn, inputs: list[Operand]
+) -> list[AbstractValue]:
+    """Describes the outputs of an equation that occurs in both programs."""
+    if equation.primitive in DEFAULTS:  # a primitive of this project: interpret its XLA implementation
+        programs = _default_program(equation), _default_program(other)
+        return _interpret_programs(batch_sizes, *programs, values=[operand.value for operand in inputs])
+    operation = Operation(
+        equation.primitive.name,
+        equation.params,
+        other.params,
+        inputs,
+        [_operand(*pair) for pair in zip(equation.outvars, other.outvars, strict=True)],
+        batch_sizes,
+        functools.partial(_interpret_programs, batch_sizes),
+    )
+    return _apply_rule(operation)
+
+
+def _default_program(equation: JaxprEqn) -> ClosedJaxpr:
+    """Returns the XLA implementation of a primitive of this project as a program."""
     default = functools.partial(DEFAULTS[equation.primitive], **equation.params)
     return jax.make_jaxpr(default)(*(jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in equation.invars))
 
 
-def _described(operation: Operation) -> list[Value]:
-    """Describes the outputs of one operation by its rule; a description that the shapes contradict is dropped."""
+def _apply_rule(operation: Operation) -> list[AbstractValue]:
+    """Describes the outputs of an operation by its rule, and rejects descriptions that contradict the shapes."""
     try:
-        if operation.name in CALLS:
-            found = CALLS[operation.name](operation)
-        elif operation.same_params(*SIZES):
-            found = RULES.get(operation.name, without_rule)(operation)
+        if operation.name in CALL_RULES:
+            values = CALL_RULES[operation.name](operation)
+        elif operation.has_equal_params(*IGNORED_PARAMS):
+            values = RULES.get(operation.name, default_rule)(operation)
         else:
-            raise Unknown
-    except (Unknown, LookupError, AttributeError):  # another version of JAX may name parameters otherwise
-        return [MIXED] * len(operation.outputs)
+            raise NoRule
+    except (NoRule, LookupError, AttributeError):  # parameters may have other names in another version of JAX
+        return [TAINTED] * len(operation.outputs)
     return [
-        value if _fits(value, out.shape, out.short, operation.sizes) else MIXED
-        for value, out in zip(found, operation.outputs, strict=True)
+        value if _fits_shapes(value, out.shape, out.short_shape, operation.batch_sizes) else TAINTED
+        for value, out in zip(values, operation.outputs, strict=True)
     ]
 
 
-def _fits(value: Value, shape: Shape, short: Shape, sizes: tuple[int, int]) -> bool:
-    if not isinstance(value, Rows):
-        return isinstance(value, Mixed) or shape == short
-    if len(shape) != len(short) or shape == short:
+def _fits_shapes(value: AbstractValue, shape: Shape, short_shape: Shape, batch_sizes: tuple[int, int]) -> bool:
+    if not isinstance(value, RowWise):
+        return isinstance(value, Tainted) or shape == short_shape
+    if len(shape) != len(short_shape) or shape == short_shape:
         return False
-    size = math.prod(shape)
-    return size % (sizes[0] * (value.before or 1)) == 0 and size // sizes[0] * sizes[1] == math.prod(short)
+    size, (rows, short_rows) = math.prod(shape), batch_sizes
+    return size % (rows * (value.outer_size or 1)) == 0 and size // rows * short_rows == math.prod(short_shape)
 
 
-def _operand(variable: Any, other: Any, value: Value = MIXED) -> Operand:
-    shapes = (tuple(getattr(v.aval, "shape", ())) for v in (variable, other))
-    return Operand(value, getattr(variable.aval, "dtype", None), *shapes)
+def _operand(atom: Atom, other: Atom, value: AbstractValue = TAINTED) -> Operand:
+    shapes = (tuple(getattr(a.aval, "shape", ())) for a in (atom, other))
+    return Operand(value, getattr(atom.aval, "dtype", None), *shapes)
 
 
-def _constant(value: Any, other: Any) -> Value:
-    """The description of a constant in both programs."""
-    if value is not other and not _equal(_numbers(value), _numbers(other)):
-        return MIXED
+def _constant(value: ArrayLike, other: ArrayLike) -> AbstractValue:
+    """Describes a constant of both programs."""
+    if value is not other and not _are_equal(_key_data(value), _key_data(other)):
+        return TAINTED
     known = np.ndim(value) == 0 and not isinstance(value, jax.core.Tracer) and hasattr(value, "dtype")
-    numbers = np.asarray(_numbers(value)) if known or np.isscalar(value) else None
-    return Same(numbers[()] if numbers is not None and numbers.ndim == 0 else None)
+    numbers = np.asarray(_key_data(value)) if known or np.isscalar(value) else None
+    return Clean(numbers[()] if numbers is not None and numbers.ndim == 0 else None)
 
 
-def _equal(value: Any, other: Any) -> bool:
+def _are_equal(value: ArrayLike, other: ArrayLike) -> bool:
     value, other = np.asarray(value), np.asarray(other)
     return np.array_equal(value, other, equal_nan=value.dtype.kind == "f" and other.dtype.kind == "f")
 
 
-def _numbers(value: Any) -> Any:
-    keys = hasattr(value, "dtype") and jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key)
-    return jax.random.key_data(value) if keys else value
+def _key_data(value: ArrayLike) -> ArrayLike:
+    """Converts random keys to integers, and returns other values as they are."""
+    is_key = hasattr(value, "dtype") and jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key)
+    return jax.random.key_data(value) if is_key else value
 
 
 # ------------------------------------------------------------ models and objectives
@@ -178,15 +189,18 @@ def _numbers(value: Any) -> Any:
 def changes_nothing(
     model: nn.Module, objective: Objective | None, variables: Any, batch: Batch, rows: int, train: bool = False
 ) -> bool:
-    """Whether padding changes no number of a step: the loss, the metrics, the statistics, or the rows of a prediction.
+    """Returns whether padding provably changes no result of a step.
+
+    The results of a training or evaluation step are the loss, the metrics and the batch statistics. Those of a
+    prediction are the rows of the examples.
 
     Args:
         model: Any linen module.
         objective: Losses and metrics; None for a prediction.
-        variables: The model's variables; shapes and dtypes suffice.
-        batch: The padded batch; shapes and dtypes suffice.
-        rows: How many of its rows are examples.
-        train: Whether the step trains.
+        variables: The variables of the model; `jax.ShapeDtypeStruct` suffices.
+        batch: The padded batch; `jax.ShapeDtypeStruct` suffices.
+        rows: The number of its rows that are examples.
+        train: Whether this is a training step.
 
     Example:
         >>> class Centered(nn.Module):
@@ -204,25 +218,27 @@ def changes_nothing(
         measured = objective.measure(batch, out)
         return measured.loss, objective.update(totals, measured), out.batch_stats
 
-    def sized(n: int) -> Batch:
-        def resized(leaf: Any) -> Any:
+    def resized(n: int) -> Batch:
+        def with_rows(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct((n, *leaf.shape[1:]), leaf.dtype)
 
-        return jax.tree.map(resized, batch._replace(valid=jax.ShapeDtypeStruct((n,), np.bool_)))
+        return jax.tree.map(with_rows, batch._replace(valid=jax.ShapeDtypeStruct((n,), np.bool_)))
 
-    full = len(jax.tree.leaves(batch.x)[0])
+    padded_rows = len(jax.tree.leaves(batch.x)[0])
     totals = jax.eval_shape(objective.empty) if objective is not None else None
-    given = (variables, totals, jax.random.key(0))
-    described: list[Value] = [Same()] * len(jax.tree.leaves(given))
-    described += [Rows()] * len(jax.tree.leaves(batch._replace(valid=None))) + [Rows(fill=np.False_)]
+    constants = (variables, totals, jax.random.key(0))
+    values: list[AbstractValue] = [Clean()] * len(jax.tree.leaves(constants))
+    values += [RowWise()] * len(jax.tree.leaves(batch._replace(valid=None))) + [RowWise(padding=np.False_)]
     try:
-        found = _described_outputs(step, (*given, sized(full)), (*given, sized(rows)), described)
+        outputs = _interpret_function(step, (*constants, resized(padded_rows)), (*constants, resized(rows)), values)
     except (TypeError, ValueError, IndexError, ZeroDivisionError):
-        return False  # a module that refuses one of the sizes gets each batch as it is
+        return False  # the module does not accept one of the batch sizes
     if objective is None:
-        # The first axis of an output may also be the batch folded with another one.
+        # The first axis of an output must be the batch alone, not the batch folded with another axis.
         return all(
-            isinstance(out.value, Rows) and out.value.before == 1 and out.shape[0] == full and out.short[0] == rows
-            for out in found
+            isinstance(out.value, RowWise)
+            and out.value.outer_size == 1
+            and (out.shape[0], out.short_shape[0]) == (padded_rows, rows)
+            for out in outputs
         )
-    return all(isinstance(out.value, Same) for out in found)
+    return all(isinstance(out.value, Clean) for out in outputs)
