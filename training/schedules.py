@@ -1,54 +1,57 @@
-"""Learning rate schedules: Keras' six, a warm-up for any schedule and one cycle.
+"""Learning rate schedules: the six of Keras, a linear warm-up for any schedule, and the one-cycle policy.
 
-A schedule is a callable of the 0-based step that returns a float32 scalar; jit, scan and vmap take it.
-Any function of the step may stand for one, those of optax included.
+A schedule is a callable of the 0-based step that returns a float32 scalar. It works inside jit, scan and vmap. Any
+function of the step can be used as a schedule, including those of optax.
 """
 
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from flaxmodels.names import lookup
 
-Schedule = Callable[[Any], Any]
+Schedule = Callable[[jax.Array], ArrayLike]
 
 
-def _float(value: Any) -> jax.Array:
+def _float(value: ArrayLike) -> jax.Array:
     return jnp.asarray(value, jnp.float32)
 
 
-def _rounds(step: Any, steps: Any) -> jax.Array:
-    """How many times `steps` have passed, exactly.
+def _floor_divide(step: ArrayLike, steps: ArrayLike) -> jax.Array:
+    """Computes floor(step / steps) exactly.
 
-    XLA replaces the division by a constant with a product with its reciprocal, which may be just below a whole number.
-    A staircase would then fall a step late.
+    XLA replaces the division by a constant by a product with its reciprocal. The product may be slightly less than an
+    integer, and a staircase would then change one step late.
     """
     step, steps = _float(step), _float(steps)
-    rounds = jnp.floor(step / steps)
-    rounds = jnp.where((rounds + 1) * steps <= step, rounds + 1, rounds)
-    return jnp.where(rounds * steps > step, rounds - 1, rounds)
+    quotient = jnp.floor(step / steps)
+    quotient = jnp.where((quotient + 1) * steps <= step, quotient + 1, quotient)
+    return jnp.where(quotient * steps > step, quotient - 1, quotient)
 
 
-def _check_steps(schedule: Any, field: str) -> None:
-    steps = getattr(schedule, field)
-    if not steps > 0:
-        raise ValueError(f"{type(schedule).__name__}: `{field}` must be positive, got {steps}.")
+def _check_positive(schedule: Schedule, field: str) -> None:
+    value = getattr(schedule, field)
+    if not value > 0:
+        raise ValueError(f"{type(schedule).__name__}: `{field}` must be positive, got {value}.")
 
 
 @dataclasses.dataclass(frozen=True)
 class ExponentialDecay:
-    """Decays by a factor: initial_learning_rate * decay_rate ** (step / decay_steps).
+    """Decays exponentially: initial_learning_rate * decay_rate ** (step / decay_steps).
 
     Args:
         initial_learning_rate: Value at step 0.
-        decay_steps: Steps in which the rate is multiplied by `decay_rate` once.
+        decay_steps: The number of steps per multiplication with `decay_rate`.
         decay_rate: The factor.
-        staircase: Whether step / decay_steps is rounded down, so that the rate falls in stairs.
-        name: Name of the scope in profiles.
+        staircase: Whether to round step / decay_steps down.
+        name: The name of the scope in profiles.
+
+    Raises:
+        ValueError: If `decay_steps` is not positive.
 
     Example:
         >>> print(ExponentialDecay(0.1, decay_steps=10, decay_rate=0.5)(20))
@@ -62,11 +65,12 @@ class ExponentialDecay:
     name: str = "ExponentialDecay"
 
     def __post_init__(self) -> None:
-        _check_steps(self, "decay_steps")
+        _check_positive(self, "decay_steps")
 
-    def __call__(self, step: Any) -> jax.Array:
+    def __call__(self, step: ArrayLike) -> jax.Array:
+        """Returns the learning rate at a step."""
         with jax.named_scope(self.name):
-            p = _rounds(step, self.decay_steps) if self.staircase else _float(step) / self.decay_steps
+            p = _floor_divide(step, self.decay_steps) if self.staircase else _float(step) / self.decay_steps
             return self.initial_learning_rate * jnp.power(_float(self.decay_rate), p)
 
 
@@ -76,10 +80,13 @@ class InverseTimeDecay:
 
     Args:
         initial_learning_rate: Value at step 0.
-        decay_steps: Unit of time, in steps.
-        decay_rate: How much of the denominator one unit of time adds.
-        staircase: Whether step / decay_steps is rounded down, so that the rate falls in stairs.
-        name: Name of the scope in profiles.
+        decay_steps: The unit of time, in steps.
+        decay_rate: The increase of the denominator per unit of time.
+        staircase: Whether to round step / decay_steps down.
+        name: The name of the scope in profiles.
+
+    Raises:
+        ValueError: If `decay_steps` is not positive.
 
     Example:
         >>> print(InverseTimeDecay(0.5, decay_steps=10, decay_rate=1.0)(10))
@@ -93,22 +100,26 @@ class InverseTimeDecay:
     name: str = "InverseTimeDecay"
 
     def __post_init__(self) -> None:
-        _check_steps(self, "decay_steps")
+        _check_positive(self, "decay_steps")
 
-    def __call__(self, step: Any) -> jax.Array:
+    def __call__(self, step: ArrayLike) -> jax.Array:
+        """Returns the learning rate at a step."""
         with jax.named_scope(self.name):
-            p = _rounds(step, self.decay_steps) if self.staircase else _float(step) / self.decay_steps
+            p = _floor_divide(step, self.decay_steps) if self.staircase else _float(step) / self.decay_steps
             return self.initial_learning_rate / (1.0 + self.decay_rate * p)
 
 
 @dataclasses.dataclass(frozen=True)
 class PiecewiseConstantDecay:
-    """Holds values[i] up to and including step boundaries[i], and the last value ever after.
+    """Returns values[i] up to and including step boundaries[i], and the last value after all boundaries.
 
     Args:
-        boundaries: Steps, increasing.
+        boundaries: Increasing steps.
         values: One value more than there are boundaries.
-        name: Name of the scope in profiles.
+        name: The name of the scope in profiles.
+
+    Raises:
+        ValueError: If there are no boundaries, they do not increase, or the number of values is wrong.
 
     Example:
         >>> schedule = PiecewiseConstantDecay([100, 200], [1.0, 0.5, 0.25])
@@ -123,35 +134,38 @@ class PiecewiseConstantDecay:
     def __post_init__(self) -> None:
         if len(self.boundaries) != len(self.values) - 1 or not self.boundaries:
             raise ValueError(
-                "PiecewiseConstantDecay: `values` must have one entry more than `boundaries`, "
-                f"and there must be a boundary, got {len(self.boundaries)} boundaries and "
-                f"{len(self.values)} values."
+                "PiecewiseConstantDecay: there must be at least one boundary and one value more than boundaries, "
+                f"got {len(self.boundaries)} boundaries and {len(self.values)} values."
             )
         if any(a >= b for a, b in zip(self.boundaries, self.boundaries[1:], strict=False)):
             raise ValueError(f"PiecewiseConstantDecay: `boundaries` must increase, got {tuple(self.boundaries)}.")
         object.__setattr__(self, "boundaries", tuple(self.boundaries))
         object.__setattr__(self, "values", tuple(self.values))
 
-    def __call__(self, step: Any) -> jax.Array:
+    def __call__(self, step: ArrayLike) -> jax.Array:
+        """Returns the learning rate at a step."""
         with jax.named_scope(self.name):
             step = jnp.asarray(step)
-            # Keras casts the boundaries to the type of the step, so that 2.5 means 2 for a whole step.
+            # As in Keras, boundaries are cast to the dtype of the step: for an integer step, 2.5 means 2.
             passed = step > jnp.asarray(self.boundaries).astype(step.dtype)
             return _float(self.values)[jnp.sum(passed, dtype=jnp.int32)]
 
 
 @dataclasses.dataclass(frozen=True)
 class PolynomialDecay:
-    """Goes to the end: (initial - end) * (1 - step / decay_steps) ** power + end, with step <= decay_steps.
+    """Decays polynomially: (initial - end) * (1 - min(step, decay_steps) / decay_steps) ** power + end.
 
     Args:
         initial_learning_rate: Value at step 0.
-        decay_steps: Steps to reach the end.
+        decay_steps: The number of steps until the end.
         end_learning_rate: Value at the end.
-        power: Power of the polynomial; 1 is linear.
-        cycle: Whether, instead of resting at the end, `decay_steps` grows to the next multiple that is
-            not before the step, so that the rate jumps up again and decays more slowly.
-        name: Name of the scope in profiles.
+        power: The exponent; 1 is linear.
+        cycle: Whether to restart after the end. `decay_steps` is then increased to the next multiple that is at least
+            the step, so that the rate jumps up and decays more slowly.
+        name: The name of the scope in profiles.
+
+    Raises:
+        ValueError: If `decay_steps` is not positive.
 
     Example:
         >>> print(PolynomialDecay(0.5, decay_steps=10, end_learning_rate=0.0)(5))
@@ -166,14 +180,15 @@ class PolynomialDecay:
     name: str = "PolynomialDecay"
 
     def __post_init__(self) -> None:
-        _check_steps(self, "decay_steps")
+        _check_positive(self, "decay_steps")
 
-    def __call__(self, step: Any) -> jax.Array:
+    def __call__(self, step: ArrayLike) -> jax.Array:
+        """Returns the learning rate at a step."""
         with jax.named_scope(self.name):
             step, steps = _float(step), _float(self.decay_steps)
             if self.cycle:
-                whole = _rounds(step, steps)
-                steps = steps * jnp.maximum(1.0, jnp.where(whole * steps < step, whole + 1, whole))
+                cycles = _floor_divide(step, steps)
+                steps = steps * jnp.maximum(1.0, jnp.where(cycles * steps < step, cycles + 1, cycles))
             else:
                 step = jnp.minimum(step, steps)
             start, end = _float(self.initial_learning_rate), _float(self.end_learning_rate)
@@ -182,18 +197,21 @@ class PolynomialDecay:
 
 @dataclasses.dataclass(frozen=True)
 class CosineDecay:
-    """Rises linearly to `warmup_target`, if there is one, then falls along half a cosine.
+    """Increases linearly to `warmup_target`, if given, then decays along half a cosine.
 
-    With top = warmup_target or initial_learning_rate and s = min(step - warmup_steps, decay_steps):
+    With top = warmup_target or initial_learning_rate and s = min(step - warmup_steps, decay_steps), the decay is
     top * ((1 - alpha) * (1 + cos(pi * s / decay_steps)) / 2 + alpha).
 
     Args:
         initial_learning_rate: Value at step 0.
-        decay_steps: Steps of the fall.
+        decay_steps: The number of steps of the decay.
         alpha: Value at the end, as a fraction of the top.
-        name: Name of the scope in profiles.
-        warmup_target: Value after the warm-up; `None` for no warm-up.
-        warmup_steps: Steps of the warm-up.
+        name: The name of the scope in profiles.
+        warmup_target: Value after the warm-up; None for no warm-up.
+        warmup_steps: The number of steps of the warm-up.
+
+    Raises:
+        ValueError: If `decay_steps` is not positive, or `warmup_steps` is given without `warmup_target`.
 
     References:
         Loshchilov and Hutter, SGDR: Stochastic Gradient Descent with Warm Restarts, 2016,
@@ -213,11 +231,12 @@ class CosineDecay:
     warmup_steps: float = 0
 
     def __post_init__(self) -> None:
-        _check_steps(self, "decay_steps")
+        _check_positive(self, "decay_steps")
         if self.warmup_target is None and self.warmup_steps:
             raise ValueError(f"CosineDecay: `warmup_steps`={self.warmup_steps} needs a `warmup_target`, got None.")
 
-    def __call__(self, step: Any) -> jax.Array:
+    def __call__(self, step: ArrayLike) -> jax.Array:
+        """Returns the learning rate at a step."""
         with jax.named_scope(self.name):
             step, start = _float(step), _float(self.initial_learning_rate)
             if self.warmup_target is None:
@@ -234,15 +253,20 @@ class CosineDecay:
 
 @dataclasses.dataclass(frozen=True)
 class CosineDecayRestarts:
-    """Falls along half a cosine, again and again: round i takes t_mul ** i times longer, from m_mul ** i.
+    """Decays along half a cosine and restarts.
+
+    Cycle i has first_decay_steps * t_mul ** i steps and starts at initial_learning_rate * m_mul ** i.
 
     Args:
         initial_learning_rate: Value at step 0.
-        first_decay_steps: Steps of the first round.
-        t_mul: Each round's length over that of the one before.
-        m_mul: Each round's first value over that of the one before.
-        alpha: Value at the end of a round, as a fraction of `initial_learning_rate`.
-        name: Name of the scope in profiles.
+        first_decay_steps: The number of steps of the first cycle.
+        t_mul: The ratio of the lengths of successive cycles.
+        m_mul: The ratio of the initial values of successive cycles.
+        alpha: Value at the end of a cycle, as a fraction of `initial_learning_rate`.
+        name: The name of the scope in profiles.
+
+    Raises:
+        ValueError: If `first_decay_steps` or `t_mul` is not positive.
 
     References:
         Loshchilov and Hutter, SGDR: Stochastic Gradient Descent with Warm Restarts, 2016,
@@ -262,37 +286,41 @@ class CosineDecayRestarts:
     name: str = "SGDRDecay"
 
     def __post_init__(self) -> None:
-        _check_steps(self, "first_decay_steps")
+        _check_positive(self, "first_decay_steps")
         if not self.t_mul > 0:
             raise ValueError(f"CosineDecayRestarts: `t_mul` must be positive, got {self.t_mul}.")
 
-    def __call__(self, step: Any) -> jax.Array:
+    def __call__(self, step: ArrayLike) -> jax.Array:
+        """Returns the learning rate at a step."""
         with jax.named_scope(self.name):
             step, first, t_mul = _float(step), _float(self.first_decay_steps), _float(self.t_mul)
             if self.t_mul == 1:
-                round_ = _rounds(step, first)
-                fraction = (step - round_ * first) / first
+                cycle = _floor_divide(step, first)
+                fraction = (step - cycle * first) / first
             else:
                 fraction = step / first
-                round_ = jnp.floor(jnp.log(1.0 - fraction * (1.0 - t_mul)) / jnp.log(t_mul))
-                # The logarithms are rounded: where the next round has started, it is that one.
-                following = first * (1.0 - jnp.power(t_mul, round_ + 1.0)) / (1.0 - t_mul)
-                round_ = jnp.where(step + 1e-3 >= following, round_ + 1.0, round_)
-                length = jnp.power(t_mul, round_)
+                cycle = jnp.floor(jnp.log(1.0 - fraction * (1.0 - t_mul)) / jnp.log(t_mul))
+                # The logarithms are rounded, so the cycle may be one too low when the next one has started.
+                next_start = first * (1.0 - jnp.power(t_mul, cycle + 1.0)) / (1.0 - t_mul)
+                cycle = jnp.where(step + 1e-3 >= next_start, cycle + 1.0, cycle)
+                length = jnp.power(t_mul, cycle)
                 fraction = (fraction - (1.0 - length) / (1.0 - t_mul)) / length
-            cosine = 0.5 * jnp.power(_float(self.m_mul), round_) * (1.0 + jnp.cos(math.pi * fraction))
+            cosine = 0.5 * jnp.power(_float(self.m_mul), cycle) * (1.0 + jnp.cos(math.pi * fraction))
             return self.initial_learning_rate * ((1 - self.alpha) * cosine + self.alpha)
 
 
 @dataclasses.dataclass(frozen=True)
 class LinearWarmup:
-    """Rises linearly for `warmup_steps` steps to where `schedule` starts, then follows it from its step 0.
+    """Increases linearly to the initial value of a schedule, then follows the schedule from its step 0.
 
     Args:
         schedule: A learning rate or any schedule.
-        warmup_steps: Steps of the warm-up.
+        warmup_steps: The number of steps of the warm-up.
         initial_learning_rate: Value at step 0.
-        name: Name of the scope in profiles.
+        name: The name of the scope in profiles.
+
+    Raises:
+        ValueError: If `warmup_steps` is not positive.
 
     Example:
         >>> schedule = LinearWarmup(ExponentialDecay(0.5, decay_steps=10, decay_rate=0.5), warmup_steps=4)
@@ -306,9 +334,10 @@ class LinearWarmup:
     name: str = "LinearWarmup"
 
     def __post_init__(self) -> None:
-        _check_steps(self, "warmup_steps")
+        _check_positive(self, "warmup_steps")
 
-    def __call__(self, step: Any) -> jax.Array:
+    def __call__(self, step: ArrayLike) -> jax.Array:
+        """Returns the learning rate at a step."""
         with jax.named_scope(self.name):
             schedule, step = self.schedule, jnp.asarray(step)
             follow = schedule if callable(schedule) else lambda _: schedule
@@ -320,17 +349,20 @@ class LinearWarmup:
 
 @dataclasses.dataclass(frozen=True)
 class OneCycle:
-    """Rises along half a cosine to the peak, falls along half a cosine to almost nothing, and rests there.
+    """Increases along half a cosine to the peak, then decays along half a cosine.
 
-    Starts at peak / div_factor and ends, at `total_steps`, at peak / div_factor / final_div_factor.
+    The rate starts at peak / div_factor. At `total_steps` and later, it is peak / div_factor / final_div_factor.
 
     Args:
-        peak_learning_rate: The highest value.
-        total_steps: Steps of the cycle.
-        warmup_fraction: Part of the steps that rise; rounded down to whole steps.
-        div_factor: The peak over the first value.
-        final_div_factor: The first value over the last.
-        name: Name of the scope in profiles.
+        peak_learning_rate: The maximum.
+        total_steps: The number of steps of the cycle.
+        warmup_fraction: The fraction of the steps before the peak; the number of steps is rounded down.
+        div_factor: The ratio of the peak to the initial value.
+        final_div_factor: The ratio of the initial to the final value.
+        name: The name of the scope in profiles.
+
+    Raises:
+        ValueError: If an argument is out of range.
 
     References:
         Smith and Topin, Super-Convergence: Very Fast Training of Neural Networks Using Large Learning Rates,
@@ -350,15 +382,16 @@ class OneCycle:
     name: str = "OneCycle"
 
     def __post_init__(self) -> None:
-        _check_steps(self, "total_steps")
-        _check_steps(self, "div_factor")
-        _check_steps(self, "final_div_factor")
+        _check_positive(self, "total_steps")
+        _check_positive(self, "div_factor")
+        _check_positive(self, "final_div_factor")
         if not 0 <= self.warmup_fraction < 1:
             raise ValueError(
                 f"OneCycle: `warmup_fraction` must be at least 0 and less than 1, got {self.warmup_fraction}."
             )
 
-    def __call__(self, step: Any) -> jax.Array:
+    def __call__(self, step: ArrayLike) -> jax.Array:
+        """Returns the learning rate at a step."""
         with jax.named_scope(self.name):
             step, top = _float(step), int(self.warmup_fraction * self.total_steps)
             peak, first = self.peak_learning_rate, self.peak_learning_rate / self.div_factor
@@ -368,7 +401,7 @@ class OneCycle:
 
 
 def _cosine(start: float, end: float, fraction: jax.Array) -> jax.Array:
-    """From `start` to `end` along half a cosine, and no further."""
+    """Interpolates from `start` to `end` along half a cosine; the fraction is clipped to [0, 1]."""
     return end + (start - end) * 0.5 * (1.0 + jnp.cos(math.pi * jnp.clip(fraction, 0.0, 1.0)))
 
 
@@ -384,8 +417,11 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
 }
 
 
-def get(schedule: str | Callable[..., Any]) -> Callable[..., Any]:
-    """Returns the class of that name, or the callable itself.
+def get(schedule: str | Callable[..., Schedule] | Schedule) -> Callable[..., Schedule] | Schedule:
+    """Returns the class of a schedule by its name, or a callable unchanged.
+
+    Args:
+        schedule: A name or a callable.
 
     Raises:
         TypeError: If it is neither a name nor a callable.

@@ -525,7 +525,7 @@ def test_a_folder_is_a_path(tmp_path):
 def test_one_folder_is_enough(tmp_path):
     with refuses("A run is saved in one folder, got 2; give `resume` or one BackupAndRestore, not both."):
         build().fit(X, Y, resume=tmp_path, callbacks=[callbacks.BackupAndRestore(tmp_path)])
-    with refuses("`backup_dir` of BackupAndRestore is a folder, got an empty text; name one."):
+    with refuses("`backup_dir` of BackupAndRestore must be a folder, got an empty string."):
         callbacks.BackupAndRestore("")
 
 

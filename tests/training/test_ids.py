@@ -1,4 +1,4 @@
-"""Integers that no embedding has a row for: found in the data before a step, named in the warning where they cannot be."""
+"""Out-of-range indices of embeddings are rejected before a step, or the warning names the embedding."""
 
 import re
 
@@ -79,7 +79,7 @@ def reversible():
         ),
         (shared(), [(0, "words", 9), (1, "words", 9), (1, "inner/embedding", 5)]),
         (reversible(), [(0, "reversible_embedding", 7)]),
-        # Where values are computed, or might be left out, nothing is known of them.
+        # Inputs that are transformed, or may be unused, are not checked.
         (text(layers.Lambda(lambda x: x)), []),
         (text(layers.Masking(6)), []),
         (Sequential([layers.Cropping1D(1), layers.Embedding(6, 2)]), []),
@@ -89,7 +89,7 @@ def reversible():
     ],
     ids=lambda value: None,
 )
-def test_inputs_that_reach_an_embedding_unchanged(model, lookups):
+def test_lookups_of_untransformed_inputs(model, lookups):
     assert sorted(found(model)) == sorted(lookups)
 
 
@@ -112,12 +112,12 @@ def test_inputs_that_reach_an_embedding_unchanged(model, lookups):
     ],
 )
 @pytest.mark.spread
-def test_ids_without_a_row_are_refused(run):
+def test_out_of_range_ids_are_rejected(run):
     with refuses(TOO_LARGE):
         run()
 
 
-def test_negative_ids_are_refused():
+def test_negative_ids_are_rejected():
     with refuses(
         "Embedding 'embedding' looks up integers from 0 to 5, got -1 at [5, 1] of `x`; give a larger `input_dim`, or map "
         "what is not in the vocabulary to a number that is."
@@ -125,7 +125,7 @@ def test_negative_ids_are_refused():
         trainer().predict(NEGATIVE)
 
 
-def test_one_of_several_inputs_is_named():
+def test_the_error_names_one_of_several_inputs():
     data = {"a": np.zeros((2, 3), "int32"), "b": np.array([[0, 1], [5, 2]], "int32")}
     with refuses(
         "Embedding 'inner/embedding' looks up integers from 0 to 4, got 5 at [1, 0] of `b`; give a larger `input_dim`, or "
@@ -134,13 +134,13 @@ def test_one_of_several_inputs_is_named():
         trainer(shared()).predict(data)
 
 
-def test_ids_that_are_mapped_on_the_way_are_taken():
+def test_ids_that_are_transformed_are_not_checked():
     t = trainer(Sequential([Input((4,), dtype="int32"), Hashed(6, 2), layers.Flatten(), layers.Dense(1)]))
     assert np.isfinite(t.fit(LARGE, Y, verbose=0).history["loss"]).all()
     assert np.isfinite(t.predict(NEGATIVE)).all()
 
 
-def test_a_compiled_program_computes_as_keras_on_jax():
+def test_compiled_programs_match_keras_on_jax():
     keras = pytest.importorskip("keras")
     layer = layers.Embedding(6, 2)
     variables = layer.init(jax.random.key(0), IDS)
@@ -166,20 +166,20 @@ class Net(nn.Module):
     [(text(layers.Lambda(lambda x: x)), "embedding", "dense/bias"), (Net(), "Embed_0", "Dense_0/bias")],
     ids=["behind a Lambda", "in a linen module"],
 )
-def test_the_warning_names_embeddings_whose_ids_could_not_be_checked(model, scope, gradient):
+def test_the_warning_names_embeddings_with_unchecked_ids(model, scope, gradient):
     sentence = (
         f"Numbers are not finite at step 0 of the run, first in the gradient of {gradient}, with the learning rate 0.01; "
-        f"the run ends with the state before it; check that the integers which reach {scope!r} have rows there, as others "
+        f"the run ends with the state before it; check that the indices for {scope!r} are in range, because others "
         "give NaN; otherwise lower the learning rate, or clip the gradients."
     )
     with pytest.warns(RuntimeWarning, match=f"^{re.escape(sentence)}$"):
         trainer(model).fit(LARGE, Y, verbose=0)
     with pytest.warns(
-        RuntimeWarning, match=rf"^The loss is nan after step 1 of the epoch; check that .* {scope!r} have"
+        RuntimeWarning, match=rf"^The loss is nan after step 1 of the epoch; check that .* {scope!r} are"
     ):
         trainer(model, nonfinite="ignore").fit(LARGE, Y, verbose=0)
 
 
-def test_the_warning_names_no_embedding_whose_ids_were_checked():
+def test_the_warning_names_no_embedding_with_checked_ids():
     with pytest.warns(RuntimeWarning, match=r"the state before it; lower the learning rate, or clip the gradients\.$"):
         trainer().fit(IDS, np.full((12, 1), 3e38, "float32"), verbose=0)

@@ -1,4 +1,4 @@
-"""A hundred mistakes that people make, and the whole sentence that each of them gets; legal ones get one warning."""
+"""More than a hundred common mistakes and their complete error messages; valid but suspicious programs give a warning."""
 
 import re
 
@@ -54,7 +54,7 @@ def fit(trainer, x=X, y=HOT, **arguments):
     return trainer.fit(x, y, **{"verbose": 0} | arguments)
 
 
-# A sentence that ends in "..." goes on: with the names that there are, or as the command line's library has it.
+# After "...", a message continues with the known names, or with the text of the command line library.
 MISTAKES = {
     "units str": (lambda: layers.Dense("10"), "`units` of Dense is a positive integer, got '10'; give 1 or more."),
     "units 0": (lambda: layers.Dense(0), "`units` of Dense is a positive integer, got 0; give 1 or more."),
@@ -222,7 +222,7 @@ MISTAKES = {
     ),
     "two clips": (
         lambda: optimizers.Adam(clipnorm=1.0, clipvalue=1.0),
-        "Only one of `clipnorm`, `clipvalue` and `global_clipnorm` may be given, got clipnorm=1.0, clipvalue=1.0.",
+        "At most one of `clipnorm`, `clipvalue` and `global_clipnorm` is allowed, got clipnorm=1.0, clipvalue=1.0.",
     ),
     "beta": (lambda: optimizers.Adam(beta_1=1.5), "`beta_1` must be a number of at least 0 and less than 1, got 1.5."),
     "optax typo": (
@@ -504,7 +504,7 @@ MISTAKES = {
         lambda: (lambda t: (fit(t), setattr(t, "learning_rate", 1.0)))(
             tr(optimizer=optimizers.SGD(schedules.ExponentialDecay(0.1, 10, 0.9)))
         ),
-        "The learning rate of this optimizer is a schedule and cannot be set; make the optimizer with a number instead.",
+        "A learning rate must be a number to be set, got a schedule; make the optimizer with a number as learning rate.",
     ),
     "variables of other model": (
         lambda: fit(
@@ -549,7 +549,7 @@ MISTAKES = {
 WARNINGS = {
     "softmax from_logits": (
         lambda: fit(tr(loss=losses.CategoricalCrossentropy(from_logits=True))),
-        "categorical_crossentropy has from_logits=True, which takes scores, but the model ends in 'softmax'; drop one of the two.",
+        "categorical_crossentropy with from_logits=True takes logits, but the model ends in 'softmax'; remove the activation, or use from_logits=False.",
     ),
     "metric on logits": (
         lambda: fit(Trainer(mlp(None), "sgd", losses.CategoricalCrossentropy(from_logits=True), ["auc"])),
@@ -577,7 +577,7 @@ WARNINGS = {
     ),
     "single softmax": (
         lambda: fit(Trainer(mlp("softmax", 1), "sgd", "binary_crossentropy"), y=(Y > 0).astype("float32")),
-        "The softmax of one unit is always 1, and the model ends in it; end it in 'sigmoid'.",
+        "The model ends in the softmax of one unit, which is always 1; end it in 'sigmoid'.",
     ),
 }
 
@@ -642,13 +642,13 @@ def cut(path):
 
 
 def matches(sentence):
-    """Notes, ours and JAX', stand on lines of their own."""
+    """Returns the pattern of a message; notes of this library and of JAX may follow on separate lines."""
     return re.escape(sentence.removesuffix("...")) + (".*" if sentence.endswith("...") else "(\n|$)")
 
 
 @pytest.mark.spread
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_mistakes_get_one_sentence(mistake):
+def test_mistakes_raise_one_sentence(mistake):
     function, sentence = MISTAKES[mistake]
     with pytest.raises((ValueError, TypeError), match="^" + matches(sentence)):
         function()
@@ -656,13 +656,13 @@ def test_mistakes_get_one_sentence(mistake):
 
 @pytest.mark.filterwarnings("ignore:Numbers are not finite")
 @pytest.mark.parametrize("mistake", WARNINGS)
-def test_what_is_legal_and_surely_wrong_gets_one_warning(mistake):
+def test_valid_but_suspicious_programs_warn(mistake):
     function, sentence = WARNINGS[mistake]
     with pytest.warns(match="^" + matches(sentence)):
         function()
 
 
-def test_nothing_is_said_of_a_layer_that_computes_more_than_its_base():
+def test_layers_that_override_compute_do_not_warn():
     fit(Trainer(Sequential([Input((4,)), Doubled(3)]), "sgd", "categorical_crossentropy"))
 
 
@@ -688,5 +688,5 @@ def test_mistakes_at_the_command_line(command, capsys, monkeypatch, tmp_path):
     assert re.match("^error: " + matches(COMMANDS[command]), capsys.readouterr().err.rstrip())
 
 
-def test_there_are_more_than_a_hundred():
+def test_there_are_more_than_a_hundred_mistakes():
     assert len(MISTAKES) + len(WARNINGS) + len(FILES) + len(COMMANDS) > 100

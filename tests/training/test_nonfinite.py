@@ -1,4 +1,4 @@
-"""Losses and gradients that are not finite: which step is left out, what the run does then, and what it says."""
+"""Losses and gradients that are not finite: skipped steps, policies and warnings."""
 
 import re
 from typing import ClassVar
@@ -65,57 +65,57 @@ GRADIENT = "the gradient of batch_normalization/beta"
 @pytest.mark.rotate
 @pytest.mark.parametrize("loss", [infinite, infinite_slope])
 @pytest.mark.parametrize("steps", [1, 2, "auto"])
-def test_stop_ends_the_run_with_the_state_before_the_step(loss, steps):
-    stopped, wanted = trainer(loss, steps_per_execution=steps), trainer(loss)
+def test_stop_keeps_the_state_before_the_step(loss, steps):
+    stopped, expected = trainer(loss, steps_per_execution=steps), trainer(loss)
     with sentence(3, GRADIENT, "the run ends with the state before it"):
         history = fit(stopped, spoiled(13, 14, 18))
-    wanted.fit(X[:12], Y[:12], batch_size=4, shuffle=False, verbose=0)
-    assert_same(stopped, wanted)
+    expected.fit(X[:12], Y[:12], batch_size=4, shuffle=False, verbose=0)
+    assert_same(stopped, expected)
     assert int(stopped.state.step) == 3 and history.epoch == [0]
-    assert int(stopped.state.trouble.count) == 0  # the next fit starts without it
+    assert int(stopped.state.trouble.count) == 0  # the next fit resets it
     if loss is infinite:
         assert not np.isfinite(history.history["loss"][0])
 
 
 @pytest.mark.parametrize("shape", [(), (5,), (3, 4), (3, 1), (1, 300), (2, 3, 4, 5), (0, 4), (4, 0)], ids=str)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
-def test_one_number_anywhere_is_found(shape, dtype):
+def test_a_single_element_is_detected_in_arrays_of_all_shapes(shape, dtype):
     finite, size = jax.jit(steps._finite), int(np.prod(shape))
-    highest = jnp.full(shape, jnp.finfo(dtype).max, dtype)  # a sum of which is not finite
-    assert finite(highest) and finite(-highest)
+    largest = jnp.full(shape, jnp.finfo(dtype).max, dtype)  # the sum of these is not finite
+    assert finite(largest) and finite(-largest)
     for place in {0, size // 2, size - 1} if size else ():
         for bad in (np.nan, np.inf, -np.inf):
-            assert not finite(highest.reshape(-1).at[place].set(bad).reshape(shape))
+            assert not finite(largest.reshape(-1).at[place].set(bad).reshape(shape))
 
 
-def test_skip_leaves_the_step_out_and_goes_on():
-    skipping, wanted = trainer(nonfinite="skip"), trainer(nonfinite="skip")
+def test_skip_continues_after_the_step():
+    skipping, expected = trainer(nonfinite="skip"), trainer(nonfinite="skip")
     with sentence(2, GRADIENT, "2 such steps were skipped"):
         history = fit(skipping, spoiled(9, 17), epochs=1)
     left = np.r_[0:8, 12:16]
-    want = wanted.fit(X[left], Y[left], batch_size=4, shuffle=False, verbose=0)
-    assert_same(skipping, wanted)
-    assert int(skipping.state.step) == 5  # steps that were left out have numbers, too
+    want = expected.fit(X[left], Y[left], batch_size=4, shuffle=False, verbose=0)
+    assert_same(skipping, expected)
+    assert int(skipping.state.step) == 5  # skipped steps count
     assert history.history["loss"][0] == pytest.approx(want.history["loss"][0], rel=1e-6)
 
 
-def test_restore_goes_back_to_the_epochs_begin():
+def test_restore_returns_to_the_start_of_the_epoch():
     class Spoil:
-        """The second pass has a bad label."""
+        """Returns batches; the second pass has a bad label."""
 
         def __call__(self, number):
             y = spoiled(9) if number == 1 else Y
             return ((X[i : i + 4], y[i : i + 4]) for i in range(0, 20, 4))
 
-    restored, wanted = (trainer(optimizer=optimizers.SGD(0.01), nonfinite=n) for n in ("restore", "stop"))
+    restored, expected = (trainer(optimizer=optimizers.SGD(0.01), nonfinite=n) for n in ("restore", "stop"))
     with sentence(7, GRADIENT, "the run ends with the state at the start of the epoch"):
         restored.fit(Spoil(), epochs=3, verbose=0)
-    fit(wanted, Y, epochs=1)
-    assert_same(restored, wanted, 1e-6)  # a stream is a padded program, which rounds differently
+    fit(expected, Y, epochs=1)
+    assert_same(restored, expected, 1e-6)  # a stream is a padded program, which rounds differently
 
 
 @pytest.mark.filterwarnings("ignore:The loss is")
-def test_ignore_lets_them_in():
+def test_ignore_applies_the_step():
     t = trainer(nonfinite="ignore")
     fit(t, spoiled(9), epochs=1)
     assert np.isnan(t.variables["params"]["dense"]["kernel"]).all()
@@ -125,27 +125,27 @@ def test_ignore_lets_them_in():
         fit(t, Y, epochs=1)
 
 
-def test_nothing_changes_where_all_is_finite():
+def test_policies_do_not_change_finite_runs():
     a, b = (trainer(optimizer=optimizers.SGD(0.01), nonfinite=n) for n in ("stop", "ignore"))
     np.testing.assert_allclose(fit(a, Y).history["loss"], fit(b, Y).history["loss"], rtol=1e-6)
     assert_same(a, b, 1e-6)
 
 
-def test_a_scaled_loss_may_overflow():
+def test_overflow_of_a_scaled_loss_is_no_error():
     scaled = optimizers.LossScaleOptimizer(optimizers.Adam(0.01), initial_scale=1e38)
     t = trainer("mse", scaled)
-    fit(t, Y, epochs=1)  # without a warning: warnings are errors here
+    fit(t, Y, epochs=1)  # no warning, because warnings are errors in tests
     assert np.isfinite(t.variables["params"]["dense"]["kernel"]).all() and not t.stop_training
 
 
-def test_other_choices_are_refused():
+def test_invalid_policies_are_rejected():
     with pytest.raises(
         ValueError, match=r"^`nonfinite` is 'stop', 'restore', 'skip' or 'ignore', got 'raise'; use one of"
     ):
         trainer(nonfinite="raise")
 
 
-def test_hooks_of_steps_see_the_bad_step_last_and_none_after_it():
+def test_batch_hooks_end_with_the_bad_step():
     class Watch(Callback):
         seen: ClassVar[list] = []
 
@@ -160,20 +160,20 @@ def test_hooks_of_steps_see_the_bad_step_last_and_none_after_it():
 
 
 @pytest.mark.filterwarnings("ignore:The loss is")
-def test_a_model_that_is_not_finite_is_not_saved_over_a_good_one(tmp_path):
+def test_model_checkpoint_does_not_save_nonfinite_models(tmp_path):
     path, t = tmp_path / "m.safetensors", trainer(nonfinite="ignore")
     fit(t, Y, epochs=1, callbacks=[ModelCheckpoint(path)])
     before = path.read_bytes()
     sentence = (
-        "The model of epoch 1 holds numbers that are not finite, first in batch_stats/batch_normalization/moving_mean, "
-        f"and is not saved to {path}; lower the learning rate, or clip the gradients."
+        f"The model of epoch 1 is not saved to {path}, because batch_stats/batch_normalization/moving_mean is not "
+        "finite; lower the learning rate, or clip the gradients."
     )
     with pytest.warns(RuntimeWarning, match=f"^{re.escape(sentence)}$"):
         fit(t, spoiled(9), epochs=1, callbacks=[ModelCheckpoint(path)])
     assert path.read_bytes() == before
 
 
-def test_a_value_that_is_no_number_is_never_the_best():
+def test_nan_is_never_the_best_value():
     class Values(Callback):
         def on_epoch_end(self, epoch, logs=None):
             logs["val_loss"] = [np.nan, 3.0, np.nan, 2.0, np.nan][epoch]

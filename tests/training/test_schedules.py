@@ -1,4 +1,4 @@
-"""Schedules against live Keras, optax and numbers counted by hand."""
+"""Compares schedules with Keras, optax and hand-computed values."""
 
 import inspect
 import re
@@ -58,7 +58,7 @@ def test_equals_keras(name, config):
         ("OneCycle", dict(peak_learning_rate=0.1, total_steps=30)),
     ],
 )
-def test_jit_vmap_and_scan_give_float32_scalars_of_the_same_value(name, config):
+def test_jit_vmap_and_scan_return_the_same_float32_scalars(name, config):
     schedule = schedules.get(name)(**config)
     steps = jnp.array([0, 1, 4, 5, 17, 44], jnp.int32)
     want = [schedule(int(s)) for s in steps]
@@ -69,7 +69,7 @@ def test_jit_vmap_and_scan_give_float32_scalars_of_the_same_value(name, config):
     np.testing.assert_allclose(scanned, want, rtol=1e-5, atol=1e-8)
 
 
-def test_defaults_and_argument_names_are_those_of_keras():
+def test_argument_names_and_defaults_match_keras():
     for name in {name for name, _ in KERAS}:
         theirs = inspect.signature(getattr(keras.optimizers.schedules, name)).parameters.values()
         ours = inspect.signature(schedules.get(name)).parameters.values()
@@ -89,7 +89,7 @@ def test_linear_warmup_follows_a_schedule_of_optax():
     np.testing.assert_allclose([warmup(s) for s in range(7)], [0, 0.5, 1, 0.75, 0.5, 0.25, 0], rtol=1e-6)
 
 
-def test_one_cycle_counted_by_hand():
+def test_one_cycle_matches_hand_computed_values():
     cycle = schedules.OneCycle(1.0, total_steps=4, warmup_fraction=0.5, div_factor=2.0, final_div_factor=5.0)
     np.testing.assert_allclose([cycle(s) for s in range(6)], [0.5, 0.75, 1.0, 0.55, 0.1, 0.1], rtol=1e-6)
 
@@ -104,7 +104,7 @@ def test_one_cycle_equals_optax(config):
     np.testing.assert_allclose([ours(s) for s in STEPS], want, rtol=2e-5, atol=1e-8)
 
 
-def test_one_cycle_without_a_rise_starts_at_the_peak():
+def test_one_cycle_without_warmup_starts_at_the_peak():
     assert float(schedules.OneCycle(0.5, total_steps=3, warmup_fraction=0.3)(0)) == 0.5
 
 
@@ -155,13 +155,13 @@ def test_get_and_its_errors():
         ),
         (
             lambda: schedules.PiecewiseConstantDecay([1, 2], [0.1, 0.2]),
-            "PiecewiseConstantDecay: `values` must have one entry more than `boundaries`, "
-            "and there must be a boundary, got 2 boundaries and 2 values.",
+            "PiecewiseConstantDecay: there must be at least one boundary and one value more than boundaries, "
+            "got 2 boundaries and 2 values.",
         ),
         (
             lambda: schedules.PiecewiseConstantDecay([], [0.1]),
-            "PiecewiseConstantDecay: `values` must have one entry more than `boundaries`, "
-            "and there must be a boundary, got 0 boundaries and 1 values.",
+            "PiecewiseConstantDecay: there must be at least one boundary and one value more than boundaries, "
+            "got 0 boundaries and 1 values.",
         ),
         (
             lambda: schedules.PiecewiseConstantDecay([2, 2], [0.1, 0.2, 0.3]),
@@ -183,13 +183,13 @@ def test_get_and_its_errors():
         ),
     ],
 )
-def test_wrong_arguments_are_refused(make, message):
+def test_invalid_arguments_are_rejected(make, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         make()
 
 
 def by_hand(name, t, d):
-    """Schedules with ends or stairs at multiples of d, at the integer t, in float64; t // d is exact."""
+    """Computes schedules that change at multiples of d at the integer step t, in float64; t // d is exact."""
     whole, rest = divmod(t, d)
     if name == "stairs":
         return 0.5**whole
@@ -219,8 +219,8 @@ AT_MULTIPLES = {
 
 
 @pytest.mark.parametrize("name", AT_MULTIPLES)
-def test_compiled_schedules_turn_at_their_multiples_and_not_a_step_later(name):
-    """XLA divides by a constant through its reciprocal: 41 / 41 is just below 1, and 1 - 5 / 5 just below 0."""
+def test_compiled_schedules_change_exactly_at_multiples(name):
+    """XLA divides by a constant by multiplying with its reciprocal: 41 / 41 is less than 1, and 1 - 5 / 5 less than 0."""
     for d in (5, 7, 41, 61, 98, 107):
         t = np.arange(12 * d + 1)
         schedule = AT_MULTIPLES[name](d)

@@ -1,4 +1,4 @@
-"""What happens around training: early stopping, saving the best model, logs. Keras' names, arguments and decisions."""
+"""Callbacks with Keras' names and arguments: early stopping, checkpoints, learning rates, logs."""
 
 from training.callbacks.base import NEVER as NEVER
 from training.callbacks.base import PER_STEP as PER_STEP

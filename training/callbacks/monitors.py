@@ -1,9 +1,10 @@
-"""Callbacks that watch a value: they stop, save or slow down by whether it improves. Keras' decisions."""
+"""Callbacks that monitor a value of the logs: early stopping, checkpoints, learning rate reduction."""
 
 import math
 import os
 import pathlib
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -15,18 +16,30 @@ from training.checkpoints import Checkpoints, not_finite
 
 
 class Monitor(Callback):
-    """Base of callbacks that watch one value of the logs and know which direction is better."""
+    """Base class of callbacks that monitor a value of the logs.
+
+    Args:
+        monitor: The name of the value.
+        mode: "min", "max", or "auto": losses decrease, and metrics have a known direction.
+        best: The initial best value, if any.
+        min_delta: Smaller changes are no improvements.
+
+    Raises:
+        ValueError: If the mode is unknown.
+    """
 
     def __init__(self, monitor: str, mode: str, best: float | None, min_delta: float):
         if mode not in ("auto", "min", "max"):
-            raise ValueError(
-                f"`mode` of {type(self).__name__} is 'auto', 'min' or 'max', got {mode!r}; use one of them."
-            )
+            raise ValueError(f"`mode` of {type(self).__name__} must be 'auto', 'min' or 'max', got {mode!r}.")
         self.monitor, self.mode, self.min_delta = monitor, mode, abs(min_delta)
         self.best = best
 
     def upward(self) -> bool:
-        """Whether more is better; in mode "auto" a loss goes down and a metric says it itself."""
+        """Returns whether larger values are better.
+
+        Raises:
+            ValueError: If the mode is "auto" and the metric has no known direction.
+        """
         if self.mode != "auto":
             return self.mode == "max"
         name = self.monitor.removeprefix("val_")
@@ -35,23 +48,26 @@ class Monitor(Callback):
         direction = self.trainer.metric_direction(name)
         if direction is None:
             raise ValueError(
-                f"{type(self).__name__} can't tell which direction of {self.monitor!r} is better; "
+                f"{type(self).__name__} does not know whether larger values of {self.monitor!r} are better; "
                 "pass mode='min' or mode='max'."
             )
         return direction == "up"
 
-    def improves(self, value: float, on: float | None) -> bool:
+    def improves(self, value: float, reference: float | None) -> bool:
+        """Returns whether a value is better than a reference by more than `min_delta`; NaN never is."""
         if math.isnan(value):
             return False
-        if on is None or math.isnan(on):
+        if reference is None or math.isnan(reference):
             return True
-        return value - self.min_delta > on if self.upward() else value + self.min_delta < on
+        if self.upward():
+            return value - self.min_delta > reference
+        return value + self.min_delta < reference
 
     def current(self, logs: Logs | None) -> float | None:
-        """The watched value, or None with a warning."""
+        """Returns the monitored value; warns and returns None if it is not in the logs."""
         if self.monitor not in (logs or {}):
             warnings.warn(
-                f"{type(self).__name__} watches {self.monitor!r}, which is not in the logs; "
+                f"{type(self).__name__} monitors {self.monitor!r}, which is not in the logs; "
                 f"there are {', '.join(map(repr, logs or {}))}.",
                 stacklevel=2,
             )
@@ -60,17 +76,20 @@ class Monitor(Callback):
 
 
 class EarlyStopping(Monitor):
-    """Ends a run when a value has stopped improving.
+    """Stops a run when a value does not improve any more.
 
     Args:
-        monitor: Which value of the logs to watch.
-        min_delta: Improvements of less than this do not count.
-        patience: Epochs without improvement after which the run ends.
-        verbose: 1 prints when it acts.
-        mode: "min", "max", or "auto": losses go down, metrics go where they say.
-        baseline: A value that must be beaten within `patience` epochs.
-        restore_best_weights: Whether to go back to the weights of the best epoch.
-        start_from_epoch: Epochs to wait before watching.
+        monitor: The value of the logs to monitor.
+        min_delta: Smaller changes are no improvements.
+        patience: The number of epochs without improvement after which the run stops.
+        verbose: 1 prints a message.
+        mode: "min", "max", or "auto": losses decrease, and metrics have a known direction.
+        baseline: A value that must be exceeded within `patience` epochs.
+        restore_best_weights: Whether to restore the weights of the best epoch.
+        start_from_epoch: The first epoch to monitor.
+
+    Raises:
+        ValueError: If the mode is unknown, or "auto" for a metric without a known direction.
 
     References:
         Keras, `keras.callbacks.EarlyStopping`.
@@ -93,23 +112,25 @@ class EarlyStopping(Monitor):
         self.patience, self.verbose, self.baseline = patience, verbose, baseline
         self.restore_best_weights, self.start_from_epoch = restore_best_weights, start_from_epoch
         self.wait, self.stopped_epoch, self.best_epoch = 0, 0, 0
-        self.best_weights: Any = None
+        self.best_weights: Mapping[str, Any] | None = None
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
+        """Resets the best value and the counters."""
         self.wait, self.stopped_epoch, self.best_epoch = 0, 0, 0
         self.best, self.best_weights = None, None
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        """Compares the value with the best one, and stops the run after `patience` epochs without improvement."""
         current = self.current(logs)
         if current is None or epoch < self.start_from_epoch:
             return
         if self.restore_best_weights and self.best_weights is None:
-            self._remember(epoch)
+            self._keep_weights(epoch)
         self.wait += 1
         if self.improves(current, self.best):
             self.best = current
-            self._remember(epoch)
-            # The count starts anew only where the baseline is beaten too.
+            self._keep_weights(epoch)
+            # The counter is reset only if the baseline is exceeded too.
             if self.baseline is None or self.improves(current, self.baseline):
                 self.wait = 0
             return
@@ -117,12 +138,13 @@ class EarlyStopping(Monitor):
             self.stopped_epoch = epoch
             self.trainer.stop_training = True
 
-    def _remember(self, epoch: int) -> None:
+    def _keep_weights(self, epoch: int) -> None:
         self.best_epoch = epoch
         if self.restore_best_weights:
             self.best_weights = jax.tree.map(np.asarray, self.trainer.variables)
 
     def on_train_end(self, logs: Logs | None = None) -> None:
+        """Restores the best weights, if `restore_best_weights` is set."""
         if self.stopped_epoch > 0 and self.verbose > 0:
             print(f"Epoch {self.stopped_epoch + 1}: early stopping")
         if self.restore_best_weights and self.best_weights is not None:
@@ -132,22 +154,21 @@ class EarlyStopping(Monitor):
 
 
 class ReduceLROnPlateau(Monitor):
-    """Lowers the learning rate when a value has stopped improving.
-
-    new rate = max(rate * factor, min_lr)
+    """Reduces the learning rate to max(rate * factor, min_lr) when a value does not improve any more.
 
     Args:
-        monitor: Which value of the logs to watch.
-        factor: Factor of the learning rate, below 1.
-        patience: Epochs without improvement after which the rate is lowered.
-        verbose: 1 prints when it acts.
-        mode: "min", "max", or "auto": losses go down, metrics go where they say.
-        min_delta: Improvements of less than this do not count.
-        cooldown: Epochs after a change in which nothing is counted.
-        min_lr: The lowest rate.
+        monitor: The value of the logs to monitor.
+        factor: The factor of the learning rate, at least 0 and less than 1.
+        patience: The number of epochs without improvement after which the learning rate is reduced.
+        verbose: 1 prints a message.
+        mode: "min", "max", or "auto": losses decrease, and metrics have a known direction.
+        min_delta: Smaller changes are no improvements.
+        cooldown: The number of epochs after a reduction that are not counted.
+        min_lr: The minimum of the learning rate.
 
     Raises:
-        ValueError: If `factor` is not below 1.
+        ValueError: If `factor` is out of range, the mode is unknown, or it is "auto" for a metric without a known
+            direction.
 
     References:
         Keras, `keras.callbacks.ReduceLROnPlateau`.
@@ -168,15 +189,19 @@ class ReduceLROnPlateau(Monitor):
     ):
         super().__init__(monitor, mode, None, min_delta)
         if not 0 <= factor < 1:
-            raise ValueError(f"`factor` of ReduceLROnPlateau lies between 0 and 1, got {factor!r}; 0.1 is usual.")
+            raise ValueError(
+                f"`factor` of ReduceLROnPlateau must be at least 0 and less than 1, got {factor!r}; 0.1 is the default."
+            )
         self.factor, self.patience, self.verbose = factor, patience, verbose
         self.cooldown, self.min_lr = cooldown, min_lr
         self.cooldown_counter, self.wait = 0, 0
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
+        """Resets the best value and the counters."""
         self.best, self.cooldown_counter, self.wait = None, 0, 0
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        """Compares the value with the best one, and reduces the rate after `patience` epochs without improvement."""
         logs = {} if logs is None else logs
         logs["learning_rate"] = self.trainer.learning_rate
         current = self.current(logs)
@@ -193,27 +218,27 @@ class ReduceLROnPlateau(Monitor):
                 self.trainer.learning_rate = max(self.trainer.learning_rate * self.factor, self.min_lr)
                 self.cooldown_counter, self.wait = self.cooldown, 0
                 if self.verbose > 0:
-                    print(f"Epoch {epoch + 1}: the learning rate is lowered to {self.trainer.learning_rate:.6g}")
+                    print(f"Epoch {epoch + 1}: the learning rate is reduced to {self.trainer.learning_rate:.6g}")
 
 
 class ModelCheckpoint(Monitor):
-    """Saves the model after epochs, or only when a value has improved.
+    """Saves the model after each epoch or some steps, optionally only if a value has improved.
 
     Args:
-        filepath: A file, whose ending says the format as in `flaxmodels.save`: ".safetensors", ".keras", or
-            ".weights.h5" for weights alone. `{epoch}` and the names in the logs are filled in,
+        filepath: The file. Its suffix determines the format, as in `flaxmodels.save`: ".safetensors", ".keras", or
+            ".weights.h5" for weights only. `{epoch}` and the names in the logs are replaced by their values:
             `"{epoch:02d}-{val_loss:.2f}.keras"`.
-        monitor: Which value of the logs decides.
-        verbose: 1 prints when it saves.
-        save_best_only: Whether to save only when the value has improved.
-        save_weights_only: Whether to leave the architecture out of the file; needs ".weights.h5" or ".safetensors".
-        mode: "min", "max", or "auto": losses go down, metrics go where they say.
-        save_freq: "epoch", or a number of steps; a model is then saved at the end of the chunk that reaches it.
-        initial_value_threshold: The value to beat at the start.
+        monitor: The value of the logs to monitor.
+        verbose: 1 prints a message.
+        save_best_only: Whether to save only if the value has improved.
+        save_weights_only: Whether to omit the architecture; needs ".weights.h5" or ".safetensors".
+        mode: "min", "max", or "auto": losses decrease, and metrics have a known direction.
+        save_freq: "epoch", or a number of steps; the model is then saved at the end of the chunk that reaches it.
+        initial_value_threshold: The initial best value.
 
     Raises:
-        ValueError: If the ending says no format, or the format does not go with `save_weights_only`; at the start of
-            training, if the format cannot describe the model.
+        ValueError: If an argument is out of range, the suffix is unknown, or the format does not support
+            `save_weights_only`; at the start of training, if the format does not support the model.
 
     References:
         Keras, `keras.callbacks.ModelCheckpoint`.
@@ -234,7 +259,7 @@ class ModelCheckpoint(Monitor):
     ):
         super().__init__(monitor, mode, initial_value_threshold, 0)
         if save_freq != "epoch" and (not isinstance(save_freq, int) or save_freq < 1):
-            raise ValueError(f"`save_freq` is 'epoch' or a number of steps, got {save_freq!r}; use one of them.")
+            raise ValueError(f"`save_freq` must be 'epoch' or a number of steps, got {save_freq!r}.")
         files.check_architecture(filepath, not save_weights_only, f"save_weights_only={save_weights_only}")
         self.filepath, self.verbose = os.fspath(filepath), verbose
         self.save_best_only, self.save_weights_only, self.save_freq = (
@@ -245,12 +270,15 @@ class ModelCheckpoint(Monitor):
         self._epoch, self._last_step, self._unsaved = 0, 0, 0
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
+        """Checks that the format supports the model."""
         files.check_can_save(self.filepath, self.trainer.model, architecture=not self.save_weights_only)
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+        """Resets the number of steps of the epoch."""
         self._epoch, self._last_step = epoch, 0
 
     def on_chunk_end(self, step: int, logs: Logs | None = None) -> None:
+        """Saves the model if `save_freq` steps are reached."""
         if isinstance(self.save_freq, str):
             return
         self._unsaved += step - self._last_step
@@ -260,6 +288,7 @@ class ModelCheckpoint(Monitor):
             self._save(self._epoch, logs)
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        """Saves the model if `save_freq` is "epoch"."""
         if self.save_freq == "epoch":
             self._save(epoch, logs)
 
@@ -268,8 +297,8 @@ class ModelCheckpoint(Monitor):
         bad = not_finite(self.trainer.variables)
         if bad is not None:
             warnings.warn(
-                f"The model of epoch {epoch + 1} holds numbers that are not finite, first in {bad}, and is not saved "
-                f"to {path}; lower the learning rate, or clip the gradients.",
+                f"The model of epoch {epoch + 1} is not saved to {path}, because {bad} is not finite; "
+                "lower the learning rate, or clip the gradients.",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -290,25 +319,25 @@ class ModelCheckpoint(Monitor):
             return self.filepath.format(epoch=epoch + 1, **logs)
         except KeyError as error:
             raise ValueError(
-                f"`filepath`={self.filepath!r} names {error}, which is not in the logs; there are 'epoch', "
+                f"`filepath` must contain names of the logs, got {error} in {self.filepath!r}; there are 'epoch', "
                 f"{', '.join(map(repr, logs))}."
             ) from error
 
 
 class BackupAndRestore(Callback):
-    """Saves the whole state of a run, and goes on from there when `fit` is called again after an interruption.
+    """Saves the complete state of a run, and resumes it when `fit` is called again after an interruption.
 
-    The same as `fit(..., resume=Checkpoints(backup_dir, ...))`, in Keras' words. Unlike Keras' own, it goes on inside
-    an epoch too, with optimizer, order of the data, history and callbacks as they were.
+    This is the same as `fit(..., resume=Checkpoints(backup_dir, ...))`. Unlike that of Keras, it can resume within an
+    epoch, and restores the optimizer, the order of the data, the history and the callbacks.
 
     Args:
-        backup_dir: The folder.
+        backup_dir: The folder of the checkpoints.
         save_freq: "epoch", or a number of steps.
-        double_checkpoint: Whether to keep the one before the newest too, in case that the newest is damaged.
-        delete_checkpoint: Whether to remove them when the run is complete.
+        double_checkpoint: Whether to keep the previous checkpoint too, in case the newest one is damaged.
+        delete_checkpoint: Whether to remove the checkpoints when the run is complete.
 
     Raises:
-        ValueError: If an argument is none of these.
+        ValueError: If an argument is out of range.
 
     References:
         Keras, `keras.callbacks.BackupAndRestore`.
@@ -322,7 +351,7 @@ class BackupAndRestore(Callback):
         delete_checkpoint: bool = True,
     ):
         if not os.fspath(backup_dir):
-            raise ValueError("`backup_dir` of BackupAndRestore is a folder, got an empty text; name one.")
+            raise ValueError("`backup_dir` of BackupAndRestore must be a folder, got an empty string.")
         self.checkpoints = Checkpoints(
             backup_dir, save_freq, keep=2 if double_checkpoint else 1, delete=delete_checkpoint
         )

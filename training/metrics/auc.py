@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -70,6 +71,7 @@ class AUC(Metric[State]):
     num_labels: int | None = None
     label_weights: Sequence[float] | None = None
     from_logits: bool = False
+    predictions: ClassVar[str] = "probabilities"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -76,6 +76,8 @@ class Metric(Generic[State]):
     Attributes:
         name: The name of the metric in logs; by default the class name in snake case.
         dtype: The dtype of the result, float32 by default. Sums are kept in float32 with error compensation.
+        predictions: "probabilities" if the metric takes probabilities (unless `from_logits` is set), otherwise
+            "any".
 
     Example:
         >>> from training.metrics import Mean
@@ -87,6 +89,7 @@ class Metric(Generic[State]):
 
     name: str | None = None
     dtype: DTypeLike | None = None
+    predictions: ClassVar[str] = "any"
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()

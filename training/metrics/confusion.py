@@ -185,6 +185,8 @@ def even_thresholds(number: int) -> tuple[float, ...]:
 class _ThresholdMetric(Metric[State]):
     """Base class of metrics that keep the four counts at some thresholds."""
 
+    predictions: ClassVar[str] = "probabilities"
+
     def _threshold_values(self) -> tuple[float, ...]:
         return as_thresholds(getattr(self, "thresholds", None), 0.5)
 

@@ -1,4 +1,4 @@
-"""Callbacks: their decisions against Keras' over the same values, their files, their refusals."""
+"""Compares the decisions and files of callbacks with Keras; checks error messages."""
 
 import json
 import re
@@ -21,7 +21,7 @@ SEQUENCES = {
 
 
 class FakeTrainer:
-    """What callbacks see of a trainer."""
+    """The attributes of a trainer that callbacks use."""
 
     def __init__(self):
         self.stop_training = False
@@ -38,7 +38,7 @@ class FakeTrainer:
 
 
 def drive(callback, values, name="val_loss"):
-    """Feeds values epoch by epoch; the epochs that ran, and the trainer after them."""
+    """Runs a callback with one value per epoch; returns the number of epochs and the trainer."""
     trainer = FakeTrainer()
     callback.set_trainer(trainer)
     callback.on_train_begin({})
@@ -103,7 +103,7 @@ EARLY = [
 @jax.numpy_dtype_promotion("standard")
 @pytest.mark.parametrize("sequence", SEQUENCES)
 @pytest.mark.parametrize("arguments", EARLY, ids=str)
-def test_early_stopping_decides_as_keras(sequence, arguments):
+def test_early_stopping_matches_keras(sequence, arguments):
     keras = pytest.importorskip("keras")
     epochs, trainer = drive(ours := callbacks.EarlyStopping(**arguments), SEQUENCES[sequence])
     want_epochs, model = drive_keras(theirs := keras.callbacks.EarlyStopping(**arguments), SEQUENCES[sequence])
@@ -120,7 +120,7 @@ def test_early_stopping_decides_as_keras(sequence, arguments):
 @jax.numpy_dtype_promotion("standard")
 @pytest.mark.parametrize("sequence", SEQUENCES)
 @pytest.mark.parametrize("arguments", [{}, {"save_best_only": True}, {"save_best_only": True, "mode": "max"}], ids=str)
-def test_model_checkpoint_decides_as_keras(sequence, arguments, tmp_path):
+def test_model_checkpoint_matches_keras(sequence, arguments, tmp_path):
     keras = pytest.importorskip("keras")
     ours = callbacks.ModelCheckpoint(tmp_path / "{epoch:02d}-{val_loss:.2f}.keras", **arguments)
     _, trainer = drive(ours, SEQUENCES[sequence])
@@ -140,9 +140,9 @@ PLATEAU = [
 @jax.numpy_dtype_promotion("standard")
 @pytest.mark.parametrize("sequence", SEQUENCES)
 @pytest.mark.parametrize("arguments", PLATEAU, ids=str)
-def test_reduce_lr_on_plateau_decides_as_keras(sequence, arguments):
+def test_reduce_lr_on_plateau_matches_keras(sequence, arguments):
     keras = pytest.importorskip("keras")
-    rates, wanted = [], []
+    rates, expected = [], []
     ours, theirs = callbacks.ReduceLROnPlateau(**arguments), keras.callbacks.ReduceLROnPlateau(**arguments)
     ours.set_trainer(trainer := FakeTrainer())
     theirs.set_model(model := FakeKerasModel())
@@ -154,36 +154,38 @@ def test_reduce_lr_on_plateau_decides_as_keras(sequence, arguments):
         theirs.on_epoch_end(epoch, other)
         assert logs == other
         rates.append((trainer.learning_rate, ours.wait, ours.cooldown_counter, ours.best))
-        wanted.append((model.optimizer.learning_rate, theirs.wait, theirs.cooldown_counter, theirs.best))
-    assert rates == wanted
+        expected.append((model.optimizer.learning_rate, theirs.wait, theirs.cooldown_counter, theirs.best))
+    assert rates == expected
 
 
-def test_reduce_lr_on_plateau_says_what_it_did(capsys):
+def test_reduce_lr_on_plateau_prints_the_new_rate(capsys):
     callback = callbacks.ReduceLROnPlateau(patience=0, verbose=1)
     drive(callback, [1.0, 2.0])
-    assert capsys.readouterr().out == "Epoch 2: the learning rate is lowered to 0.01\n"
-    sentence = "`factor` of ReduceLROnPlateau lies between 0 and 1, got 1.0; 0.1 is usual."
+    assert capsys.readouterr().out == "Epoch 2: the learning rate is reduced to 0.01\n"
+    sentence = "`factor` of ReduceLROnPlateau must be at least 0 and less than 1, got 1.0; 0.1 is the default."
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
         callbacks.ReduceLROnPlateau(factor=1.0)
 
 
-def test_direction_is_asked_of_the_metric():
+def test_mode_auto_uses_the_direction_of_the_metric():
     epochs, _ = drive(callbacks.EarlyStopping("val_accuracy"), [0.5, 0.6, 0.7, 0.6], "val_accuracy")
     assert epochs == 4
     epochs, _ = drive(callbacks.EarlyStopping("val_mae"), [0.5, 0.6], "val_mae")
     assert epochs == 2
-    sentence = "EarlyStopping can't tell which direction of 'val_size' is better; pass mode='min' or mode='max'."
+    sentence = (
+        "EarlyStopping does not know whether larger values of 'val_size' are better; pass mode='min' or mode='max'."
+    )
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
         drive(callbacks.EarlyStopping("val_size"), [0.5, 0.6], "val_size")
 
 
-def test_a_value_that_is_not_there_is_told():
-    sentence = "EarlyStopping watches 'val_los', which is not in the logs; there are 'loss', 'val_loss'."
+def test_monitoring_a_missing_value_warns():
+    sentence = "EarlyStopping monitors 'val_los', which is not in the logs; there are 'loss', 'val_loss'."
     with pytest.warns(UserWarning, match=f"^{re.escape(sentence)}$"):
         drive(callbacks.EarlyStopping("val_los"), [1.0])
 
 
-def test_checkpoint_by_steps_saves_at_the_chunk_that_reaches_them():
+def test_model_checkpoint_counts_steps_by_chunks():
     callback = callbacks.ModelCheckpoint("model.keras", save_freq=5)
     callback.set_trainer(trainer := FakeTrainer())
     for epoch in range(2):
@@ -193,19 +195,21 @@ def test_checkpoint_by_steps_saves_at_the_chunk_that_reaches_them():
     assert len(trainer.saved) == 2  # after 6 and after 12 steps
 
 
-def test_checkpoint_mistakes():
-    sentence = "`save_freq` is 'epoch' or a number of steps, got 0; use one of them."
+def test_model_checkpoint_errors():
+    sentence = "`save_freq` must be 'epoch' or a number of steps, got 0."
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
         callbacks.ModelCheckpoint("model.keras", save_freq=0)
-    sentence = "`mode` of ModelCheckpoint is 'auto', 'min' or 'max', got 'up'; use one of them."
+    sentence = "`mode` of ModelCheckpoint must be 'auto', 'min' or 'max', got 'up'."
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
         callbacks.ModelCheckpoint("model.keras", mode="up")
-    sentence = "`filepath`='{acc}.keras' names 'acc', which is not in the logs; there are 'epoch', 'loss', 'val_loss'."
+    sentence = (
+        "`filepath` must contain names of the logs, got 'acc' in '{acc}.keras'; there are 'epoch', 'loss', 'val_loss'."
+    )
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
         drive(callbacks.ModelCheckpoint("{acc}.keras"), [1.0])
 
 
-def test_csv_logger_writes_as_keras(tmp_path):
+def test_csv_logger_matches_keras(tmp_path):
     keras = pytest.importorskip("keras")
     for module, file in ((callbacks, "ours.csv"), (keras.callbacks, "theirs.csv")):
         logger = module.CSVLogger(str(tmp_path / file))
@@ -242,7 +246,7 @@ def test_history_files(tmp_path):
     assert content == {"epoch": [0, 1], "seconds": [0.5, 0.25], "history": {"loss": [0.0, 0.0], "val_loss": [3.0, 2.5]}}
 
 
-def test_lambda_callback_calls_what_it_was_given():
+def test_lambda_callback_calls_its_functions():
     seen = []
     callback = callbacks.LambdaCallback(
         on_epoch_begin=lambda epoch, logs: seen.append(epoch), on_train_end=lambda logs: seen.append("end")
@@ -251,7 +255,7 @@ def test_lambda_callback_calls_what_it_was_given():
     assert seen == [0, 1, "end"]
 
 
-def test_what_is_no_callback_is_refused():
+def test_invalid_callback_types_are_rejected():
     sentence = "A callback is an object, got the class History; write History()."
     with pytest.raises(TypeError, match=f"^{re.escape(sentence)}$"):
         callbacks.check([callbacks.History])
@@ -264,7 +268,7 @@ def refuses(kind, sentence):
     return pytest.raises(kind, match=f"^{re.escape(sentence)}$")
 
 
-def test_a_misspelt_hook_is_refused():
+def test_misspelled_hooks_are_rejected():
     class Mine(callbacks.Callback):
         def on_epoch_ends(self, epoch, logs=None): ...
 
@@ -276,7 +280,7 @@ def test_a_misspelt_hook_is_refused():
         callbacks.check(Mine())
 
 
-def test_a_hook_of_other_arguments_is_refused():
+def test_hooks_with_other_arguments_are_rejected():
     class Mine(callbacks.Callback):
         def on_epoch_end(self, epoch): ...
 
@@ -295,7 +299,7 @@ def test_a_hook_of_other_arguments_is_refused():
     callbacks.check(callbacks.LambdaCallback(on_train_end=print, on_epoch_end=lambda *all: None))
 
 
-def test_an_unknown_hook_of_an_object_is_refused():
+def test_unknown_hooks_of_instances_are_rejected():
     mine = callbacks.Callback()
     mine.on_gpu_melted = lambda: None
     mine.on_disk = True  # not a method
@@ -309,7 +313,7 @@ def test_an_unknown_hook_of_an_object_is_refused():
 
 
 @pytest.mark.parametrize("hook", callbacks.NEVER)
-def test_hooks_that_are_never_called_are_refused(hook):
+def test_unsupported_hooks_are_rejected(hook):
     cls = type("Mine", (callbacks.Callback,), {hook: lambda self, batch, logs=None: None})
     sentence = (
         f"Mine has the hook {hook}, which is never called because all its steps run as one compiled program; "

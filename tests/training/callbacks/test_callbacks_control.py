@@ -1,4 +1,4 @@
-"""Callbacks in real runs: learning rates, averages, ends, logs per step, TensorBoard; against Keras where it has them."""
+"""Callbacks in training runs: learning rates, averages, stopping, logs per step, TensorBoard; compared with Keras."""
 
 import json
 import pathlib
@@ -27,7 +27,7 @@ def refuses(sentence, kind=ValueError):
 
 
 def as_keras(optimizer, called_back, epochs=3, **arguments):
-    """Histories and weights of our trainer and of Keras' with an optimizer and callbacks of the same names."""
+    """Returns the histories and weights of our trainer and of Keras with the same optimizer and callbacks."""
     keras = pytest.importorskip("keras")
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         theirs = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
@@ -61,13 +61,13 @@ def assert_same(ours, theirs):
     ],
     ids=["scheduler of both", "scheduler of the epoch", "plateau"],
 )
-def test_learning_rates_as_keras(called_back):
+def test_learning_rates_match_keras(called_back):
     assert_same(*as_keras(lambda o: o.SGD(0.05, momentum=0.9), called_back))
 
 
 @pytest.mark.parametrize("swap_on_epoch", [False, True])
 @pytest.mark.parametrize("overwrite", [None, 3])
-def test_averages_as_keras(swap_on_epoch, overwrite):
+def test_averages_match_keras(swap_on_epoch, overwrite):
     assert_same(
         *as_keras(
             lambda o: o.SGD(0.05, use_ema=True, ema_momentum=0.7, ema_overwrite_frequency=overwrite),
@@ -77,19 +77,18 @@ def test_averages_as_keras(swap_on_epoch, overwrite):
     )
 
 
-def test_averages_take_the_weights_place_at_the_end_as_keras():
+def test_averages_are_the_final_weights_as_in_keras():
     assert_same(*as_keras(lambda o: o.Adam(0.05, use_ema=True), lambda c: [], epochs=2))
 
 
-def test_swap_needs_averages():
+def test_swap_ema_weights_needs_averages():
     with refuses(
-        "SwapEMAWeights needs an optimizer that keeps the average of the weights, and this one does not; "
-        "make it with use_ema=True."
+        "SwapEMAWeights needs an optimizer that averages the weights, got one without; make it with use_ema=True."
     ):
         line().fit(X, Y, callbacks=[callbacks.SwapEMAWeights()], validation_data=(X, Y), verbose=0)
 
 
-def test_swapped_weights_predict_with_the_average():
+def test_swap_ema_weights_predicts_with_the_average():
     trainer = line(optimizer=optimizers.SGD(0.05, use_ema=True))
     seen = []
     swap = callbacks.SwapEMAWeights(swap_on_epoch=True)
@@ -98,8 +97,8 @@ def test_swapped_weights_predict_with_the_average():
         on_epoch_begin=lambda epoch, logs: seen.append(np.array(trainer.variables["params"]["dense"]["kernel"])),
     )
     trainer.fit(X, Y, epochs=2, batch_size=5, callbacks=[swap, look], verbose=0)
-    begin, average, restored, last = seen
-    assert (average != restored).any() and (begin != average).any()
+    first, average, restored, last = seen
+    assert (average != restored).any() and (first != average).any()
     np.testing.assert_array_equal(trainer.variables["params"]["dense"]["kernel"], last)
     plain = trainer.predict(X)
     trainer.state = trainer.state.replace(params=jax.tree.map(np.zeros_like, trainer.state.params))
@@ -107,16 +106,14 @@ def test_swapped_weights_predict_with_the_average():
     assert not trainer.predict(X).any()
 
 
-def test_a_schedule_of_the_learning_rate_gives_floats():
-    with refuses("`schedule` of LearningRateScheduler gives a float, got 1 for epoch 0; return a float."):
+def test_learning_rate_scheduler_errors():
+    with refuses("`schedule` of LearningRateScheduler must return a float, got 1 for epoch 0."):
         line().fit(X, Y, callbacks=[callbacks.LearningRateScheduler(lambda epoch: 1)], verbose=0)
-    with refuses(
-        "`schedule` of LearningRateScheduler is a function (epoch, rate) -> rate, got 0.1; give one.", TypeError
-    ):
+    with refuses("`schedule` of LearningRateScheduler must be a function (epoch, rate) -> rate, got 0.1.", TypeError):
         callbacks.LearningRateScheduler(0.1)
 
 
-def test_a_learning_rate_can_be_set_without_compiling_anew():
+def test_setting_the_learning_rate_does_not_recompile():
     trainer = line()
     with pytest.raises(ValueError, match=re.escape("The optimizer has no state yet; call build(x) or fit first.")):
         _ = trainer.learning_rate
@@ -136,7 +133,7 @@ def test_a_learning_rate_can_be_set_without_compiling_anew():
 # ---------------------------------------------------------------- steps
 
 
-def test_hooks_of_batches_run_once_per_chunk_with_a_value_per_step():
+def test_batch_hooks_run_once_per_chunk_with_one_value_per_step():
     began, ended, means = [], [], []
     look = callbacks.LambdaCallback(
         on_train_batch_begin=lambda batch, logs: began.append(batch),
@@ -155,7 +152,7 @@ def test_hooks_of_batches_run_once_per_chunk_with_a_value_per_step():
     assert steps == pytest.approx(np.concatenate([logs["loss"] for _, logs in ended]).tolist())
 
 
-def test_lambda_callback_mistakes():
+def test_lambda_callback_errors():
     hooks = (
         "on_train_begin, on_train_end, on_epoch_begin, on_epoch_end, on_chunk_end, on_train_batch_begin, "
         "on_train_batch_end, on_batch_begin, on_batch_end, on_test_begin, on_test_end, on_predict_begin, on_predict_end"
@@ -168,11 +165,11 @@ def test_lambda_callback_mistakes():
 
 
 @pytest.mark.filterwarnings("ignore:The loss is")
-def test_a_loss_that_is_not_finite_ends_the_run(capsys):
+def test_terminate_on_nan_stops_the_run(capsys):
     trainer = line(optimizer=optimizers.SGD(1e30), steps_per_execution=2, nonfinite="ignore")
     history = trainer.fit(X, Y, batch_size=2, epochs=5, callbacks=[callbacks.TerminateOnNaN()], verbose=0)
     assert len(history.epoch) == 1
-    assert re.match(r"Step \d: the loss is (nan|inf), training ends\n", capsys.readouterr().out)
+    assert re.match(r"Step \d: the loss is (nan|inf), training stops\n", capsys.readouterr().out)
     ended = []
     look = callbacks.LambdaCallback(on_train_end=lambda logs: ended.append(1))
     with pytest.raises(
@@ -184,7 +181,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(capsys):
     assert not ended
 
 
-def test_stopping_in_an_epoch_ends_it_after_the_chunk():
+def test_stop_training_takes_effect_after_the_chunk():
     trainer, steps = line(steps_per_execution=1), []
 
     class Stop(callbacks.Callback):
@@ -196,7 +193,7 @@ def test_stopping_in_an_epoch_ends_it_after_the_chunk():
     assert steps == [1, 2]
 
 
-def test_the_bar_is_shown_on_request(capsys):
+def test_progbar_logger_shows_the_progress_bar(capsys):
     line().fit(X, Y, callbacks=[callbacks.ProgbarLogger()], verbose=0)
     assert "Epoch 1/1" in capsys.readouterr().out
 
@@ -205,7 +202,7 @@ def test_the_bar_is_shown_on_request(capsys):
 
 
 def events(folder):
-    """What TensorBoard would read: (tag, step, value) of every record in a folder's files, read by hand."""
+    """Parses the event files of a folder to (tag, step, value) records."""
     event_pb2 = pytest.importorskip("tensorboardX.proto.event_pb2")
     found = []
     for path in sorted(pathlib.Path(folder).glob("events*")):
@@ -218,7 +215,7 @@ def events(folder):
     return found
 
 
-def test_tensorboard_is_read_back(tmp_path):
+def test_tensorboard_writes_all_records(tmp_path):
     pytest.importorskip("tensorboardX")
     model = Sequential([Input((4,), dtype="int32"), layers.Embedding(5, 2), layers.Flatten(), layers.Dense(1)])
     trainer = Trainer(model, "sgd", "mse", steps_per_execution=2)
@@ -261,22 +258,24 @@ def test_tensorboard_profiles_a_chunk(tmp_path):
     assert list(tmp_path.glob("train/plugins/profile/*/*.xplane.pb"))
 
 
-def test_tensorboard_mistakes(tmp_path):
-    with refuses("`update_freq` of TensorBoard is 'epoch', 'batch' or a number of steps, got 0; use one of them."):
+def test_tensorboard_errors(tmp_path):
+    with refuses("`update_freq` of TensorBoard must be 'epoch', 'batch' or a number of steps, got 0."):
         callbacks.TensorBoard(update_freq=0)
     pytest.importorskip("tensorboardX")
     board = callbacks.TensorBoard(tmp_path, embeddings_freq=1, embeddings_metadata={"words": ["a"]})
-    with refuses("`embeddings_metadata` of TensorBoard goes by the layers [], got 'words'; use one of these names."):
+    with refuses(
+        "`embeddings_metadata` of TensorBoard must have the names of Embedding layers as keys, got 'words'; the names are []."
+    ):
         line().fit(X, Y, callbacks=[board], verbose=0)
 
 
-# ---------------------------------------------------------------- going on
+# ---------------------------------------------------------------- resuming
 
 
 @pytest.mark.rotate
 @pytest.mark.parametrize("ends", [[0], [2], [1, 3], [4, 4]], ids=str)
-def test_backup_and_restore_goes_on_at_the_epoch_where_keras_does(ends, tmp_path):
-    """Runs of 5 epochs, each but the last ended by an error at the begin of an epoch."""
+def test_backup_and_restore_resumes_at_the_same_epoch_as_keras(ends, tmp_path):
+    """Interrupts runs of 5 epochs by an error at the start of an epoch; the last run is not interrupted."""
     keras = pytest.importorskip("keras")
 
     class Ended(Exception):
@@ -304,7 +303,7 @@ def test_backup_and_restore_goes_on_at_the_epoch_where_keras_does(ends, tmp_path
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         theirs = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
         theirs.compile("sgd", "mse")
-        wanted = epochs_of_runs(
+        expected = epochs_of_runs(
             lambda called: theirs.fit(X, Y, epochs=5, verbose=0, callbacks=called),
             keras.callbacks,
             str(tmp_path / "theirs"),
@@ -312,10 +311,10 @@ def test_backup_and_restore_goes_on_at_the_epoch_where_keras_does(ends, tmp_path
     got = epochs_of_runs(
         lambda called: line().fit(X, Y, epochs=5, verbose=0, callbacks=called), callbacks, tmp_path / "ours"
     )
-    assert got == wanted
+    assert got == expected
 
 
-def test_a_metric_with_several_values_is_displayed_and_written(tmp_path, capsys):
+def test_metrics_with_several_values_are_displayed_and_written(tmp_path, capsys):
     pytest.importorskip("tensorboardX")
     several = metrics.F1Score(average=None)
     trainer = Trainer(Sequential([Input((3,)), layers.Dense(2, "softmax")]), "sgd", "mse", [several])
