@@ -1,4 +1,4 @@
-"""One row per loss and way to use it: its arguments and data. Every test of all losses runs through this table."""
+"""A table with one row per loss and set of arguments, used by all tests of losses."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

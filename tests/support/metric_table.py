@@ -1,4 +1,4 @@
-"""One row per metric and way to use it: its arguments, data and weights. Every test of all metrics runs through it."""
+"""A table with one row per metric and set of arguments, used by all tests of metrics."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -1,11 +1,11 @@
-"""Random whole programs, one for each integer: a model, what it is compiled with, and a fit, here and in Keras.
+"""Random programs, one per integer: a model, the arguments of compile, and a fit, here and in Keras.
 
-    python -m tests.support.program_fuzz 0 1000    # programs 0 to 999; prints each that differs, and a count at the end
-    python -m tests.support.program_fuzz 17 18 -v  # one program, in words
+    python -m tests.support.program_fuzz 0 1000    # programs 0 to 999; prints those that differ, and a summary
+    python -m tests.support.program_fuzz 17 18 -v  # one program, with its description
 
-Where a difference between the libraries is explained, the comparison applies what is explained: it leaves out one metric,
-or the Keras program is written another way that means the same. `docs/keras-differences.md` lists the explained
-differences, and `tests/test_keras_differences.py` shows by hand who is right.
+Some differences between the libraries are explained. The comparison then ignores a metric,
+or uses an equivalent Keras program. `docs/keras-differences.md` lists the explained
+differences, and `tests/test_keras_differences.py` shows which library is right.
 """
 
 import collections
@@ -40,7 +40,7 @@ KERAS = Library(
     keras.losses, keras.metrics, keras.optimizers, keras.optimizers.schedules, True,
 )  # fmt: skip
 
-# Class names with arguments; a name in lower case is given as a string.
+# Class names with arguments, or names that are passed as strings.
 LOSSES: dict[str, list[Any]] = {
     "sparse": ["sparse_categorical_crossentropy", ("SparseCategoricalCrossentropy", {}), ("CategoricalGeneralizedCrossEntropy", {})],
     "one-hot": [
@@ -83,7 +83,7 @@ METRICS: dict[str, list[Any]] = {
 ONLY_VECTORS = {"F1Score", "FBetaScore", "R2Score", "PearsonCorrelation", "ConcordanceCorrelation"}
 CONFUSION = {"AUC", "Precision", "Recall", "TruePositives", "FalseNegatives", "SensitivityAtSpecificity"}
 IOU = {"MeanIoU", "IoU", "OneHotMeanIoU", "OneHotIoU", "BinaryIoU"}
-BLIND = CONFUSION | IOU | {"RootMeanSquaredError"}
+IGNORES_MASK = CONFUSION | IOU | {"RootMeanSquaredError"}
 OPTIMIZERS: list[tuple[str, dict[str, Any]]] = [
     ("SGD", {"learning_rate": 0.05}),
     ("SGD", {"learning_rate": 0.05, "momentum": 0.8}),
@@ -105,14 +105,15 @@ OPTIMIZERS: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-MOVES = 4  # optimizers that use signs, such as Lion, may flip where a gradient is only rounding
+# Runs with perturbed weights: an optimizer that uses signs, such as Lion, amplifies the rounding errors of gradients near 0.
+PERTURBATIONS = 4
 
 
 class Program(NamedTuple):
-    """A program, as far as it does not depend on the library.
+    """The parts of a program that do not depend on the library.
 
     Attributes:
-        number: The integer that it is made of.
+        number: The integer that determines the program.
         metrics: For each output, (argument, metric) pairs; a metric is a name or a class name with arguments.
         tests: Arguments of `evaluate`.
         options: Arguments of `fit`.
@@ -120,7 +121,7 @@ class Program(NamedTuple):
     """
 
     number: int
-    said: list[str]
+    summary: list[str]
     kinds: list[str]
     heads: list[Head]
     data: tuple[Any, Any]
@@ -132,7 +133,7 @@ class Program(NamedTuple):
     reasons: set[str]
 
 
-def made(module: Any, thing: Any, **more: Any) -> Any:
+def instantiate(module: Any, thing: Any, **more: Any) -> Any:
     return thing if isinstance(thing, str) else getattr(module, thing[0])(**thing[1], **more)
 
 
@@ -162,7 +163,7 @@ def draw_optimizer(rng: np.random.Generator) -> tuple[str, dict[str, Any]]:
 
 
 def draw(number: int) -> Program:
-    """The program of an integer."""
+    """Draws the program of an integer."""
     rng = np.random.default_rng([number, 1])
     builder = Builder(OURS, number)
     model, kinds, heads = builder.build()
@@ -192,15 +193,15 @@ def draw(number: int) -> Program:
     def compiled(library: Library) -> dict[str, Any]:
         name, config = optimizer
         if isinstance(config["learning_rate"], tuple):
-            config = config | {"learning_rate": made(library.schedules, config["learning_rate"])}
+            config = config | {"learning_rate": instantiate(library.schedules, config["learning_rate"])}
         arguments = {
             "optimizer": getattr(library.optimizers, name)(**config),
-            "loss": [made(library.losses, loss) for loss in losses],
+            "loss": [instantiate(library.losses, loss) for loss in losses],
             "loss_weights": loss_weights,
         }
         for argument in ("metrics", "weighted_metrics"):
             chosen = [
-                [made(library.metrics, m, name=snake_case(m[0])) for a, m in several if a == argument]
+                [instantiate(library.metrics, m, name=snake_case(m[0])) for a, m in several if a == argument]
                 for several in metrics
             ]
             arguments[argument] = chosen if any(chosen) else None
@@ -210,22 +211,28 @@ def draw(number: int) -> Program:
 
     tests, options = draw_fit(rng, n, x, y, heads)
     reasons = set(builder.rewritten)
-    if any(said.startswith("MultiHeadAttention") for said in builder.said) and any(
-        "mask" in said for said in builder.said
+    if any(summary.startswith("MultiHeadAttention") for summary in builder.summary) and any(
+        "mask" in summary for summary in builder.summary
     ):
         reasons.add("attention takes masks away")
     if tests["sample_weight"] is not None:
-        # Keras cannot broadcast weights of examples, or of steps, to such outputs in these metrics.
+        # In these metrics, Keras cannot broadcast weights of examples or time steps to such outputs.
         for several, head in zip(metrics, heads, strict=True):
             unweighted = CONFUSION | IOU if len(head.shape) > 1 else {"BinaryIoU"} if head.shape != (1,) else set()
             several[:] = [("metrics" if m[0] in unweighted else a, m) for a, m in several]
         if for_steps(tests["sample_weight"], heads) is not tests["sample_weight"]:
             reasons.add("weights of examples do not fit a loss of steps")
     one = lambda trees: trees[0] if len(trees) == 1 else trees  # noqa: E731
-    said = [*builder.said, f"losses {losses}", f"metrics {metrics}", f"loss weights {loss_weights}", f"{optimizer}"]
+    summary = [
+        *builder.summary,
+        f"losses {losses}",
+        f"metrics {metrics}",
+        f"loss weights {loss_weights}",
+        f"{optimizer}",
+    ]
     return Program(
         number,
-        said,
+        summary,
         kinds,
         heads,
         (one(x), one(y)),
@@ -239,7 +246,7 @@ def draw(number: int) -> Program:
 
 
 def masked_heads(model: Any, heads: list[Head], x: list[Any]) -> list[Head]:
-    """The outputs, with whether a mask reaches them, which the builder only guesses."""
+    """Returns the heads with exact values of `masked`, which the builder only estimates."""
     inputs = x[0] if len(x) == 1 else x
     variables = jax.eval_shape(model.init, jax.random.key(0), inputs)
     _, masks = jax.eval_shape(lambda v, x: model.apply(v, x, method="outputs_and_mask"), variables, inputs)
@@ -248,7 +255,7 @@ def masked_heads(model: Any, heads: list[Head], x: list[Any]) -> list[Head]:
 
 
 class _Inputs:
-    """The inputs of a model as Keras' attribute `inputs` has them."""
+    """Has the attribute `inputs` of a Keras model."""
 
     def __init__(self, spec: Any):
         self.inputs = jax.tree.leaves(spec)
@@ -257,7 +264,7 @@ class _Inputs:
 def draw_fit(
     rng: np.random.Generator, n: int, x: list[Any], y: list[Any], heads: list[Head]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The arguments of `evaluate` and of `fit`."""
+    """Draws the arguments of `evaluate` and of `fit`."""
     options: dict[str, Any] = {"batch_size": int(rng.choice([3, 4, 5, 16])), "epochs": int(rng.integers(1, 4))}
     options |= {"shuffle": False, "verbose": 0}
     weight, kind = None, rng.random()
@@ -298,7 +305,7 @@ def draw_fit(
 
 
 class Outcome(NamedTuple):
-    """What a program gave, under the same names in both libraries."""
+    """The results of a program, with the same names for both libraries."""
 
     before: dict[str, float]
     predicted_before: list[np.ndarray]
@@ -309,7 +316,7 @@ class Outcome(NamedTuple):
 
 
 def run_keras(program: Program) -> tuple[list[np.ndarray], Outcome]:
-    """The initial weights, drawn anew, and the outcome."""
+    """Runs a program in Keras; returns its initial weights and the outcome."""
     keras.utils.clear_session(free_memory=False)
     attention = mock.patch.object(keras.layers.MultiHeadAttention, "call", attention_that_keeps_masks)
     with attention, jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
@@ -340,16 +347,16 @@ def run_keras(program: Program) -> tuple[list[np.ndarray], Outcome]:
 
 
 def in_our_order(layers: list[Any], number: int) -> list[Any]:
-    """Keras' layers in the order of ours; layers that only a rewritten program has, which have no weights, come first.
+    """Sorts Keras' layers in the order of ours; layers that exist only in equivalent Keras programs are first.
 
-    They are nodes of Keras' graph, and so move others.
+    The latter have no weights, but change the order of other layers in Keras' graph.
     """
     names = [layer.name for layer in Builder(OURS, number).build()[0].layers]
     return sorted(layers, key=lambda layer: names.index(layer.name) if layer.name in names else -1)
 
 
 def start_weights(weights: list[np.ndarray], number: int) -> list[np.ndarray]:
-    """Keras' initial values, moved a little so that biases are not 0; variances stay positive."""
+    """Adds small positive numbers to Keras' initial values, so that biases are not 0 and variances are positive."""
     rng = np.random.default_rng([number, 2])
     return [
         (w + rng.uniform(0.02, 0.1, w.shape)).astype(w.dtype) if np.issubdtype(w.dtype, np.floating) else w
@@ -358,7 +365,7 @@ def start_weights(weights: list[np.ndarray], number: int) -> list[np.ndarray]:
 
 
 def for_steps(weight: Any, heads: list[Head]) -> Any:
-    """Weights [N] as weights [N, T] for outputs [N, T, C], to which Keras does not broadcast them itself."""
+    """Broadcasts weights [N] to [N, T] for outputs [N, T, C], which Keras does not support."""
     each = weight if isinstance(weight, list) else [weight] * len(heads)
     sequences = [len(head.shape) > 1 and w.ndim == 1 for w, head in zip(each, heads, strict=True)]
     if not any(sequences):
@@ -392,7 +399,7 @@ def run_ours(program: Program, trainer: Trainer, start: list[np.ndarray]) -> Out
 # ---------------------------------------------------------------- explained differences
 
 
-def left_out(program: Program) -> dict[str, str]:
+def ignored_values(program: Program) -> dict[str, str]:
     """The values that an explained difference concerns, with the reason, by where they are: "fit", "val" or "test" and
     the metric's name in Keras' logs."""
     found: dict[str, str] = {}
@@ -408,7 +415,7 @@ def left_out(program: Program) -> dict[str, str]:
             for name in names:
                 if head.masked:
                     found[f"fit {name}"] = "metrics in fit do not see the mask"
-                if head.masked and cls in BLIND:
+                if head.masked and cls in IGNORES_MASK:
                     reason = "confusion and IoU metrics and the root of a mean do not see the mask"
                     found |= {f"{place} {name}": reason for place in ("val", "test")}
                 if weighted and cls in IOU:
@@ -421,18 +428,18 @@ def left_out(program: Program) -> dict[str, str]:
 
 
 def differences(want: Outcome, got: Outcome, floor: Outcome | None, ignored: dict[str, str]) -> dict[str, str]:
-    """What differs by more than rounding, by name.
+    """Returns the differences that exceed rounding errors, by name.
 
     Args:
-        want: Of Keras.
-        got: Ours.
-        floor: Ours from initial weights moved by less than rounding moves them in a few steps; what this changes cannot
-            be asked for. None at the first try.
-        ignored: Values that are not compared, from `left_out`.
+        want: The outcome of Keras.
+        got: Our outcome.
+        floor: Our outcome for perturbed initial weights. Differences of this size are rounding errors and are
+            accepted. None for the first comparison.
+        ignored: Values that are not compared, from `ignored_values`.
     """
     found: dict[str, str] = {}
 
-    def near(name: str, a: Any, b: Any, c: Any, rtol: float, atol: float) -> None:
+    def compare(name: str, a: Any, b: Any, c: Any, rtol: float, atol: float) -> None:
         a, b = np.asarray(a, "float64"), np.asarray(b, "float64")
         if a.shape != b.shape:
             found[name] = f"shape {a.shape} in Keras, {b.shape} here"
@@ -450,31 +457,31 @@ def differences(want: Outcome, got: Outcome, floor: Outcome | None, ignored: dic
             kind = "val" if name.startswith("val_") and place == "fit" else place
             key = f"{kind} {name.removeprefix('val_') if kind == 'val' else name}"
             if key not in ignored:
-                near(f"{place} {name}", keras_values[name], ours[name], third and third[name], rtol, 1e-6)
+                compare(f"{place} {name}", keras_values[name], ours[name], third and third[name], rtol, 1e-6)
 
     for i, (a, b) in enumerate(zip(want.predicted_before, got.predicted_before, strict=True)):
-        near(f"prediction {i} before", a, b, floor and floor.predicted_before[i], 1e-4, 1e-5)
+        compare(f"prediction {i} before", a, b, floor and floor.predicted_before[i], 1e-4, 1e-5)
     values("test", want.before, got.before, floor and floor.before, 1e-4)
     found = {name if "before" in name else f"before: {name}": text for name, text in found.items()}
     if found:
         return found
     values("fit", want.history, got.history, floor and floor.history, 3e-4)
     for i, (a, b) in enumerate(zip(want.weights, got.weights, strict=True)):
-        near(f"weight {i}", a, b, floor and floor.weights[i], 1e-3, 1e-4)
+        compare(f"weight {i}", a, b, floor and floor.weights[i], 1e-3, 1e-4)
     for i, (a, b) in enumerate(zip(want.predicted, got.predicted, strict=True)):
-        near(f"prediction {i}", a, b, floor and floor.predicted[i], 1e-3, 1e-4)
+        compare(f"prediction {i}", a, b, floor and floor.predicted[i], 1e-3, 1e-4)
     values("test", want.after, got.after, floor and floor.after, 1e-3)
     return found
 
 
-def moved(start: list[np.ndarray], number: int, seed: int) -> list[np.ndarray]:
-    """The weights with relative errors of two units in the last place."""
+def perturbed(start: list[np.ndarray], number: int, seed: int) -> list[np.ndarray]:
+    """Perturbs weights by relative errors of two units in the last place."""
     rng = np.random.default_rng([number, 3, seed])
     return [(w * (1 + rng.choice([-2.4e-7, 2.4e-7], w.shape))).astype(w.dtype) for w in start]
 
 
 class Report(NamedTuple):
-    """How a program compares: what differs, the values left out and the reasons that applied."""
+    """The result of a comparison: the differences, and the reasons for ignored values and equivalent programs."""
 
     different: dict[str, str]
     reasons: set[str]
@@ -483,16 +490,16 @@ class Report(NamedTuple):
 def check(number: int) -> Report:
     """Runs the program of an integer in both libraries and compares."""
     program = draw(number)
-    ignored = left_out(program)
+    ignored = ignored_values(program)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         start, want = run_keras(program)
         trainer = our_trainer(program)
         got = run_ours(program, trainer, start)
         found = differences(want, got, None, ignored)
-        for seed in range(MOVES):
+        for seed in range(PERTURBATIONS):
             if found:
-                again = run_ours(program, trainer, moved(start, number, seed))
+                again = run_ours(program, trainer, perturbed(start, number, seed))
                 still = differences(want, got, again, ignored)
                 found = {name: text for name, text in found.items() if name in still}
     return Report(found, set(ignored.values()) | program.reasons)
@@ -505,10 +512,10 @@ def main(arguments: list[str]) -> int:
     jax.config.update("jax_numpy_dtype_promotion", "strict")
     counts: collections.Counter[str] = collections.Counter()
     for number in numbers:
-        began = time.perf_counter()
+        start_time = time.perf_counter()
         if verbose:
             program = draw(number)
-            print("\n".join(program.said), program.kinds, program.heads, program.options, sep="\n")
+            print("\n".join(program.summary), program.kinds, program.heads, program.options, sep="\n")
         try:
             report = check(number)
             different = report.different
@@ -521,7 +528,7 @@ def main(arguments: list[str]) -> int:
         for name, text in different.items():
             print(f"{number} {name}: {text}", flush=True)
         if verbose or number % 20 == 19:
-            print(f"-- {number}: {outcome}, {time.perf_counter() - began:.1f} s; {dict(counts)}", flush=True)
+            print(f"-- {number}: {outcome}, {time.perf_counter() - start_time:.1f} s; {dict(counts)}", flush=True)
         if number % 20 == 19:
             jax.clear_caches()
     print("\n".join(f"{count:5d} {name}" for name, count in sorted(counts.items())))

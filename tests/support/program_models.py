@@ -1,7 +1,7 @@
-"""Random models: one builder that draws each decision from a random generator, in the words of either library.
+"""Random models, built by the same random decisions in either library.
 
-The builder runs once with Keras and once with this library. Both runs draw from generators of the same seed, and each
-decision depends on the generator and on shapes alone, so both build the same model.
+The builder runs once with Keras and once with this library. Both runs use generators with the same seed, and each
+decision depends only on the generator and on shapes, so both runs build the same model.
 """
 
 import math
@@ -17,7 +17,7 @@ CLASSES, WORDS = 3, 6
 
 
 class Library(NamedTuple):
-    """The modules that hold layers, models and what is compiled; `keras` is whether they are Keras'."""
+    """The modules of a library; `keras` is True for Keras."""
 
     layers: Any
     Input: Any
@@ -31,7 +31,7 @@ class Library(NamedTuple):
 
 
 class Head(NamedTuple):
-    """An output: its name, what it predicts ("classes", "binary" or "number"), its shape and whether it is masked."""
+    """An output: its name, its kind ("classes", "binary" or "number"), its shape, and whether it is masked."""
 
     name: str
     kind: str
@@ -43,21 +43,21 @@ class Builder:
     """Draws a model.
 
     Args:
-        library: In whose words the model is built.
-        seed: Of all decisions.
+        library: The library in which the model is built.
+        seed: The seed of all decisions.
 
     Attributes:
-        said: What was drawn, a word or two for each layer.
-        rewritten: Reasons why the Keras program is written another way to mean the same.
+        summary: A short description of each layer.
+        rewritten: The reasons for which the Keras model is replaced by an equivalent one.
     """
 
     def __init__(self, library: Library, seed: int):
         self.lib, self.rng = library, np.random.default_rng(seed)
-        self.said: list[str] = []
+        self.summary: list[str] = []
         self.count = 0
         self.rewritten: set[str] = set()
         self.masked: dict[int, bool] = {}
-        self.kept: list[Any] = []  # symbols, so that their ids stay theirs
+        self.kept: list[Any] = []  # keeps symbols alive, so that their ids are unique
         self.units = int(self.rng.integers(2, 5))
         self.time = int(self.rng.integers(3, 6))
 
@@ -73,7 +73,7 @@ class Builder:
         return int(self.rng.integers(2, 5))
 
     def weighted(self, *weights: str, activity: bool = True) -> dict[str, Any]:
-        """Arguments that layers with weights share; `weights` are the names that regularizers and constraints take."""
+        """Draws the common arguments of layers with weights; `weights` are the prefixes of regularizers and constraints."""
         found: dict[str, Any] = {}
         for name in weights:
             if self.chance(0.12):
@@ -87,17 +87,17 @@ class Builder:
         return found
 
     def named(self, make: Any, *args: Any, **config: Any) -> Any:
-        """A layer or a model with the same name in both libraries."""
+        """Makes a layer or model that has the same name in both libraries."""
         self.count += 1
         return make(*args, **{"name": f"part_{self.count}"} | config)
 
     def put(self, symbol: Any, name: str, /, masked: bool | None = None, inputs: Any = None, **config: Any) -> Any:
-        """Calls a layer by name and notes whether the outputs are masked."""
+        """Calls a layer by name and records whether its outputs are masked."""
         layer = self.named(getattr(self.lib.layers, name), **config)
-        return self.call(symbol, layer, f"{name}({_said(config)})", masked, inputs)
+        return self.call(symbol, layer, f"{name}({_summary(config)})", masked, inputs)
 
-    def call(self, symbol: Any, layer: Any, said: str, masked: bool | None = None, inputs: Any = None) -> Any:
-        self.said.append(said)
+    def call(self, symbol: Any, layer: Any, summary: str, masked: bool | None = None, inputs: Any = None) -> Any:
+        self.summary.append(summary)
         before = self.masked.get(id(symbol), False)
         output = layer(symbol if inputs is None else inputs)
         self.kept.append(output)
@@ -122,7 +122,7 @@ class Builder:
         return {2: self.on_vectors, 3: self.on_sequences, 4: self.on_images}[rank](x)
 
     def anywhere(self, x: Any) -> Any:
-        """A layer for any rank that keeps the shape."""
+        """Adds a layer that accepts any rank and keeps the shape."""
         kind = self.pick("Activation", "LeakyReLU", "ELU", "PReLU", "Dropout", "BatchNormalization", "LayerNormalization",
                          "ActivityRegularization", "UnitNormalization", "GaussianNoise", "RMSNormalization", "Identity")  # fmt: skip
         config: dict[str, Any] = {}
@@ -196,7 +196,7 @@ class Builder:
                 config = self.weighted("kernel")
                 trainable = config.pop("trainable", True)
                 layer = self.named(self.lib.layers.MultiHeadAttention, num_heads=2, key_dim=2, **config)
-                self.said.append(f"MultiHeadAttention({_said(config)}){' frozen' * (not trainable)}")
+                self.summary.append(f"MultiHeadAttention({_summary(config)}){' frozen' * (not trainable)}")
                 y = layer(x, x)
                 layer.trainable = trainable  # in Keras, the argument does not reach the layers inside
                 self.kept.append(y)
@@ -269,24 +269,24 @@ class Builder:
         inner = self.lib.layers.Dense(**config)
         if "activity_regularizer" in config:
             self.rewritten.add("a loss on the outputs of a layer inside TimeDistributed")
-            if self.lib.keras:  # which adds the losses of models alone
+            if self.lib.keras:  # Keras only adds the losses of models
                 inner = self.lib.Sequential([self.lib.Input((x.shape[-1],)), inner])
         layer = self.named(self.lib.layers.TimeDistributed, inner)
-        return self.call(x, layer, f"TimeDistributed(Dense({_said(config)}))")
+        return self.call(x, layer, f"TimeDistributed(Dense({_summary(config)}))")
 
     def twice(self, x: Any, config: dict[str, Any]) -> Any:
-        """One layer called two times."""
+        """Calls the same layer twice."""
         if "activity_regularizer" in config:
-            # In Keras the last call alone counts, except inside a nested model.
+            # Keras adds only the loss of the last call, except inside a nested model.
             self.rewritten.add("a loss on the outputs of a layer that is called twice")
             symbol, layer = self.lib.Input(tuple(x.shape[1:])), self.lib.layers.Dense(**config)
             model = self.named(self.lib.Model, symbol, layer(layer(symbol)))
-            return self.call(x, model, f"twice Dense({_said(config)})")
+            return self.call(x, model, f"twice Dense({_summary(config)})")
         layer = self.named(self.lib.layers.Dense, **config)
-        return self.call(self.call(x, layer, f"twice Dense({_said(config)})"), layer, "again")
+        return self.call(self.call(x, layer, f"twice Dense({_summary(config)})"), layer, "again")
 
     def nested(self, x: Any) -> Any:
-        """A model inside, stacked or a graph, that may be frozen as a whole."""
+        """Adds a nested model, Sequential or functional, which may be frozen."""
         first, second = self.dense_config(), self.dense_config(x.shape[-1])
         shape, dense = tuple(x.shape[1:]), self.lib.layers.Dense
         if self.chance(0.5):
@@ -298,7 +298,7 @@ class Builder:
         frozen = self.chance(0.2)
         if frozen:
             inner.trainable = False
-        y = self.call(x, inner, f"nested(Dense({_said(first)}), Dense({_said(second)})){'frozen' * frozen}")
+        y = self.call(x, inner, f"nested(Dense({_summary(first)}), Dense({_summary(second)})){'frozen' * frozen}")
         return self.call(y, inner, "again") if self.chance(0.15) and not _activity(first, second) else y
 
     def on_images(self, x: Any) -> Any:
@@ -341,11 +341,11 @@ class Builder:
         shapes = {tuple(s.shape[1:]) for s in symbols}
         name = self.pick("Add", "Average", "Multiply", "Maximum", "Concatenate") if len(shapes) == 1 else "Concatenate"
         masks = [self.is_masked(s) for s in symbols]
-        # A sum keeps positions that one input has; both libraries' masks decide, the masks of a test ask which there are.
+        # An estimate; `masked_heads` of the fuzz test computes which outputs are masked.
         return self.put(symbols[0], name, masked=any(masks) if name == "Concatenate" else all(masks), inputs=symbols)
 
     def flat(self, x: Any) -> Any:
-        """[B, F] of anything."""
+        """Reduces any symbol to shape [B, F]."""
         if len(x.shape) == 4:
             return self.put(x, self.pick("Flatten", "GlobalAveragePooling2D"))
         if len(x.shape) == 3:
@@ -355,7 +355,7 @@ class Builder:
         return x
 
     def start(self, kind: str, name: str) -> tuple[Any, Any]:
-        """An input and the first symbol after it."""
+        """Adds an input, and returns it with the first symbol after it."""
         shapes = {
             "vector": (self.units,), "sequence": (self.time, self.units), "ids": (self.time,), "image": (6, 6, self.pick(1, 2)),
         }  # fmt: skip
@@ -379,12 +379,12 @@ class Builder:
         units = {"classes": CLASSES, "binary": self.pick(1, 1, 2), "number": self.pick(1, 2, 3)}[kind]
         activation = {"classes": "softmax", "binary": "sigmoid", "number": self.pick("linear", "softplus")}[kind]
         config = {"units": units, "activation": activation, **self.weighted("kernel")}
-        config.pop("trainable", None)  # something is trained
+        config.pop("trainable", None)  # at least one layer is trainable
         output = self.put(x, "Dense", name=name, **config)
         return output, Head(name, kind, tuple(output.shape[1:]), self.is_masked(output))
 
     def build(self) -> tuple[Any, list[str], list[Head]]:
-        """The model, the kinds of its inputs and its outputs."""
+        """Draws the model; returns it with the kinds of its inputs and its heads."""
         if self.chance(0.35):
             return self.stack()
         kinds = [self.pick("vector", "sequence", "sequence", "ids", "image") for _ in range(self.pick(1, 1, 2, 2, 3))]
@@ -412,7 +412,7 @@ class Builder:
         return model, kinds, heads
 
     def stack(self) -> tuple[Any, list[str], list[Head]]:
-        """A Sequential of layers that need one input each; its layers are drawn as in a graph of one path."""
+        """Draws a model of layers in sequence, optionally nested in a Sequential."""
         kind = self.pick("vector", "sequence", "ids", "image")
         symbol, x = self.start(kind, "in_0")
         for _ in range(self.pick(1, 2, 3)):
@@ -422,13 +422,13 @@ class Builder:
         shape = tuple(symbol.shape[1:])
         outer = self.lib.Input(shape, dtype="int32" if kind == "ids" else "float32")
         if self.chance(0.3):
-            self.said.insert(0, "in a Sequential:")
-            # Keras' get_weights() of a Sequential is that of the model in it, which has one path alone.
+            self.summary.insert(0, "in a Sequential:")
+            # The weights of this Sequential have the same order as those of the nested model.
             return self.lib.Sequential([outer, inner]), [kind], [head]
         return inner, [kind], [head]
 
 
-def _said(config: dict[str, Any]) -> str:
+def _summary(config: dict[str, Any]) -> str:
     return ", ".join(f"{k}={v}" for k, v in config.items() if v not in (None,))
 
 
@@ -437,7 +437,7 @@ def _activity(*configs: dict[str, Any]) -> bool:
 
 
 def inputs_for(kinds: list[str], model: Any, rng: np.random.Generator, n: int) -> list[np.ndarray]:
-    """Random inputs: sequences and ids end with a run of zeros, which masks leave out."""
+    """Draws inputs; sequences and ids end with zeros, which are masked."""
     symbols = model.inputs if isinstance(model.inputs, list) else [model.inputs]
     found = []
     for kind, symbol in zip(kinds, symbols, strict=True):

@@ -1,4 +1,4 @@
-"""Losses on the outputs of layers in wrappers, of shared layers and of recurrent layers: by hand in float64, and in Keras."""
+"""Activity losses of wrapped, shared and recurrent layers, compared with float64 computations and with Keras."""
 
 import jax
 import keras
@@ -22,20 +22,20 @@ def l2(outputs):
 
 
 def activity_loss(model, variables, train=False):
-    """The sum of all losses on outputs; the models here have no other losses."""
+    """Returns the sum of all activity losses; the models here have no other losses."""
     _, new = model.apply(variables, X, train=train, mutable=["losses", "batch_stats"])
     return sum(jax.tree.leaves(new["losses"]))
 
 
 def variables_of(model):
-    """KERNEL and BIAS for every kernel and bias."""
+    """Sets all kernels to KERNEL and all biases to BIAS."""
     variables = model.init(jax.random.key(0), X)
     values = {"kernel": KERNEL.astype("float32"), "bias": BIAS.astype("float32")}
     return jax.tree_util.tree_map_with_path(lambda path, leaf: values.get(path[-1].key, leaf), variables)
 
 
 def keras_loss(build, weights=(KERNEL, BIAS)):
-    """What Keras adds to the mean squared error, which is zero."""
+    """Returns the activity losses of Keras; the mean squared error is 0 here."""
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         model = build(keras)
         model.set_weights([*weights, *model.get_weights()[len(weights) :]])
@@ -62,12 +62,12 @@ def stack(library, *layers):
     ],
     ids=["itself", "each step", "a model at each step", "inside a model", "the wrapper's own"],
 )
-def test_a_loss_at_each_step_is_divided_by_the_number_of_examples_alone(wrap):
+def test_losses_of_time_steps_are_divided_by_the_number_of_examples(wrap):
     model = stack(flaxmodels, wrap(flaxmodels))
     np.testing.assert_allclose(activity_loss(model, variables_of(model)), l2(AFFINE), rtol=1e-6)
 
 
-def test_keras_adds_the_loss_of_a_model_at_each_step_but_not_that_of_a_layer():
+def test_keras_adds_losses_of_models_but_not_of_layers_in_time_distributed():
     def wrapped(lib):
         return lib.Sequential([lib.Input((3,)), dense(lib)])
 
@@ -76,8 +76,8 @@ def test_keras_adds_the_loss_of_a_model_at_each_step_but_not_that_of_a_layer():
     assert keras_loss(lambda lib: stack(lib, lib.layers.TimeDistributed(dense(lib)))) == 0
 
 
-def test_steps_inside_steps():
-    """Two axes of time: two wrappers fold both into the batch."""
+def test_nested_time_distributed():
+    """Two wrappers fold two time axes into the batch."""
     x = RNG.normal(size=(B, 2, T, 3)).astype("float32")
     model = Sequential([Input((2, T, 3)), layers.TimeDistributed(layers.TimeDistributed(dense(flaxmodels)))])
     kernel = {"kernel": KERNEL.astype("float32"), "bias": BIAS.astype("float32")}
@@ -87,15 +87,15 @@ def test_steps_inside_steps():
 
 
 @pytest.mark.parametrize("train", [False, True])
-def test_training_and_evaluation_agree_where_steps_are_taken_one_by_one(train):
+def test_training_and_evaluation_agree_when_steps_are_not_folded(train):
     """BatchNormalization, of which nothing but the loss of the layer before it is looked at, takes them so in training."""
     inner = Sequential([Input((3,)), dense(flaxmodels), layers.BatchNormalization()])
     model = stack(flaxmodels, layers.TimeDistributed(inner))
     np.testing.assert_allclose(activity_loss(model, variables_of(model), train), l2(AFFINE), rtol=1e-6)
 
 
-def test_padding_rows_are_left_out_at_each_step():
-    """Six examples in batches of four: the second batch has two rows of padding."""
+def test_padding_rows_have_no_activity_loss():
+    """Six examples in batches of four give a second batch with two padding rows."""
     model = stack(flaxmodels, layers.TimeDistributed(dense(flaxmodels)))
     trainer = Trainer(model, loss="mse", variables=variables_of(model))
     found = trainer.evaluate(X, AFFINE.astype("float32"), batch_size=4)["loss"]
@@ -103,8 +103,8 @@ def test_padding_rows_are_left_out_at_each_step():
     np.testing.assert_allclose(found, (4 * batches[0] + 2 * batches[1]) / 6, rtol=1e-5)
 
 
-def test_a_plain_layer_after_steps_counts_examples():
-    """The wrapper folds nothing for the layers outside it."""
+def test_a_layer_after_time_distributed_divides_by_examples():
+    """The wrapper does not fold the batch for layers outside of it."""
     model = stack(flaxmodels, layers.TimeDistributed(layers.Dense(3)), dense(flaxmodels))
     np.testing.assert_allclose(activity_loss(model, variables_of(model)), l2(TWICE), rtol=1e-6)
 
@@ -114,7 +114,7 @@ def called_twice(library):
     return library.Model(inputs, layer(layer(inputs)))
 
 
-def test_each_call_of_a_shared_layer_counts():
+def test_each_call_of_a_shared_layer_adds_a_loss():
     model = called_twice(flaxmodels)
     np.testing.assert_allclose(activity_loss(model, variables_of(model)), l2(AFFINE) + l2(TWICE), rtol=1e-6)
     inputs = Input((T, 3))
@@ -122,7 +122,7 @@ def test_each_call_of_a_shared_layer_counts():
     np.testing.assert_allclose(activity_loss(nested, variables_of(nested)), l2(AFFINE) + l2(TWICE), rtol=1e-6)
 
 
-def test_keras_counts_each_call_inside_a_nested_model_but_else_the_last_alone():
+def test_keras_adds_all_calls_only_inside_nested_models():
     def nested(lib):
         inputs = lib.Input((T, 3))
         return lib.Model(inputs, called_twice(lib)(inputs))
@@ -132,7 +132,7 @@ def test_keras_counts_each_call_inside_a_nested_model_but_else_the_last_alone():
 
 
 @pytest.mark.parametrize("kind", ["LSTM", "GRU", "SimpleRNN"])
-def test_recurrent_layers_add_the_loss_on_their_outputs(kind):
+def test_recurrent_layers_add_activity_losses(kind):
     def build(library):
         return stack(library, getattr(library.layers, kind)(3, return_sequences=True, activity_regularizer="l2"))
 
@@ -142,6 +142,6 @@ def test_recurrent_layers_add_the_loss_on_their_outputs(kind):
     model = build(flaxmodels)
     variables = interop.set_keras_weights(model, model.init(jax.random.key(0), X), weights)
     np.testing.assert_allclose(activity_loss(model, variables), l2(outputs), rtol=1e-5)
-    # Keras' SimpleRNN takes the argument and adds nothing.
+    # Keras' SimpleRNN accepts the argument and adds no loss.
     in_keras = keras_loss(build, weights)
     np.testing.assert_allclose(in_keras, 0 if kind == "SimpleRNN" else l2(outputs), rtol=1e-5)

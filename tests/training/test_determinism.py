@@ -1,4 +1,4 @@
-"""The same seed, the same bits: in two processes, with chunks of any length, and on a GPU by one switch."""
+"""Runs with the same seed are bit-identical: in two processes, for all chunk lengths, and on a GPU with one option."""
 
 import hashlib
 import os
@@ -20,7 +20,7 @@ Y = RNG.integers(0, 3, 22).astype("int32")
 
 
 def trained(seed=0, **arguments):
-    """A run with all that is random: initialization, shuffling, dropout, and noise that augments the images."""
+    """Trains with all sources of randomness: initialization, shuffling, dropout and noise in the images."""
     model = Sequential(
         [
             Input((6, 6, 1)),
@@ -39,7 +39,7 @@ def trained(seed=0, **arguments):
 
 
 def bits(trainer):
-    """A digest of everything that a run leaves."""
+    """Returns a digest of all results of a run."""
     state = trainer.state.replace(key=jax.random.key_data(trainer.state.key))
     digest = hashlib.sha256(repr(trainer.history.history).encode())
     for leaf in jax.tree.leaves(state):
@@ -54,7 +54,7 @@ def whole():
 
 
 def in_a_process(deterministic):
-    """The digest of the same run in a process of its own, which compiles as this one does."""
+    """Returns the digest of the same run in a separate process with the same compiler options."""
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); from tests.training import test_determinism as t\n"
         f"print(t.bits(t.trained(deterministic={deterministic})))"
@@ -71,28 +71,28 @@ def in_a_process(deterministic):
     return done.stdout.strip()
 
 
-def test_two_processes(whole):
+def test_two_processes_are_bit_identical(whole):
     assert in_a_process(deterministic=False) == whole
 
 
 @pytest.mark.rotate
 @pytest.mark.parametrize("steps", [1, 3, 100])
-def test_chunks_of_any_length(steps, whole):
+def test_chunk_lengths_do_not_change_results(steps, whole):
     assert bits(trained(steps_per_execution=steps)) == whole
 
 
-def test_another_seed_changes_everything_that_is_random(whole):
+def test_another_seed_changes_the_results(whole):
     assert bits(trained(seed=1)) != whole
 
 
-def test_the_switch_changes_nothing_on_a_cpu(whole):
+def test_the_option_does_not_change_results_on_a_cpu(whole):
     if jax.default_backend() == "cpu":
         assert programs.compiler_options(True) is None
         assert bits(trained(deterministic=True)) == whole
 
 
-def test_the_compiler_knows_what_the_switch_asks_for(monkeypatch):
-    """XLA refuses the names of options that it does not know, also on a CPU."""
+def test_the_compiler_accepts_the_options(monkeypatch):
+    """XLA rejects unknown options, also on a CPU."""
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert programs.compiler_options(False) is None
     options = programs.compiler_options(True)
@@ -100,11 +100,11 @@ def test_the_compiler_knows_what_the_switch_asks_for(monkeypatch):
 
 
 @pytest.mark.gpu
-def test_a_gpu_gives_the_same_bits_by_one_switch():
+def test_runs_on_a_gpu_are_bit_identical():
     assert len({in_a_process(deterministic=True) for _ in range(3)} | {bits(trained(deterministic=True))}) == 1
 
 
-def test_a_switch_is_true_or_false():
+def test_the_option_must_be_a_boolean():
     sentence = "`deterministic` is True or False, got 'yes'; give True for the same bits."
     with pytest.raises(TypeError, match=f"^{re.escape(sentence)}$"):
         trained(deterministic="yes")

@@ -1,4 +1,4 @@
-"""What each argument of `fit` must not touch: weights, order and steps of training and of validation, as in Keras."""
+"""Arguments of `fit` apply to training or to validation only, as in Keras: weights, order and steps."""
 
 import warnings
 
@@ -12,7 +12,7 @@ from flaxmodels import interop
 from training import Trainer, callbacks, optimizers
 
 RNG = np.random.default_rng(0)
-N, AT = 20, 14  # examples, and those of them that `validation_split=0.3` leaves for training
+N, AT = 20, 14  # examples, and the training examples with `validation_split=0.3`
 X = RNG.normal(size=(N, 3)).astype("float32")
 Y = RNG.integers(0, 3, N).astype("int32")
 WEIGHT = RNG.uniform(0.5, 2, N).astype("float32")
@@ -48,7 +48,7 @@ def in_keras():
 
 
 def crossentropy(rows, weight=None):
-    """The loss of the rows before any training, in float64."""
+    """Returns the loss of rows before training, in float64."""
     logits = X[rows].astype("float64") @ KERNEL + BIAS
     p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     each = -np.log(p[np.arange(len(p)), Y[rows]])
@@ -63,15 +63,15 @@ CLASS_WEIGHTS = np.array([BY_CLASS[label] for label in Y])
 TRAIN, REST = slice(AT), slice(AT, N)
 
 
-def test_class_weights_count_in_training_alone():
+def test_class_weights_apply_to_training_only():
     history = fit(class_weight=BY_CLASS, validation_split=0.3, shuffle=False)
     np.testing.assert_allclose(history["loss"], [crossentropy(TRAIN, CLASS_WEIGHTS)], rtol=1e-5)
     np.testing.assert_allclose(history["val_loss"], [crossentropy(REST)], rtol=1e-5)
     assert history["val_weighted_accuracy"] == history["val_accuracy"]
 
 
-def test_class_weights_leave_early_stopping_alone():
-    """The best epoch is that of the loss without factors."""
+def test_class_weights_do_not_affect_early_stopping():
+    """The best epoch is chosen by the unweighted loss."""
     options = {"epochs": 6, "shuffle": False, "rate": 0.5}
     stopping = {"callbacks": [callbacks.EarlyStopping(patience=1)]}
     split = fit(**options, class_weight=BY_CLASS, validation_split=0.3, **stopping)
@@ -88,20 +88,20 @@ def test_class_weights_leave_early_stopping_alone():
     assert split == data.history
 
 
-def test_a_class_of_the_validation_part_alone_may_have_a_factor():
+def test_class_weights_may_contain_classes_of_the_validation_data():
     y = np.where(np.arange(N) < AT, Y % 2, 2)
     history = trainer().fit(X, y, class_weight=BY_CLASS, validation_split=0.3, verbose=0).history
     assert np.isfinite(history["val_loss"]).all()
 
 
-def test_sample_weights_count_in_both_parts():
+def test_sample_weights_apply_to_both_parts_of_a_split():
     history = fit(sample_weight=WEIGHT, validation_split=0.3)
     np.testing.assert_allclose(history["loss"], [crossentropy(TRAIN, WEIGHT)], rtol=1e-5)
     np.testing.assert_allclose(history["val_loss"], [crossentropy(REST, WEIGHT)], rtol=1e-5)
 
 
 @pytest.mark.parametrize("weights", ["sample_weight", "class_weight"])
-def test_weights_of_training_leave_validation_data_alone(weights):
+def test_weights_do_not_apply_to_validation_data(weights):
     given = {"sample_weight": WEIGHT, "class_weight": BY_CLASS}[weights]
     history = fit(validation_data=(X[AT:], Y[AT:]), **{weights: given})
     np.testing.assert_allclose(history["val_loss"], [crossentropy(REST)], rtol=1e-5)
@@ -113,15 +113,15 @@ def batches(*arrays):
     return lambda: (tuple(a[i : i + 4] for a in arrays) for i in range(0, len(arrays[0]), 4))
 
 
-def test_class_weights_of_streams_count_in_training_alone():
+def test_class_weights_of_streams_apply_to_training_only():
     stream = batches(X[:AT], Y[:AT])
     history = trainer().fit(stream, class_weight=BY_CLASS, validation_data=batches(X[AT:], Y[AT:]), verbose=0).history
     np.testing.assert_allclose(history["loss"], [crossentropy(TRAIN, CLASS_WEIGHTS)], rtol=1e-5)
     np.testing.assert_allclose(history["val_loss"], [crossentropy(REST)], rtol=1e-5)
 
 
-def test_shuffling_leaves_validation_and_what_is_split_off_alone():
-    """Each step of validation has its own rows, whose order batches show: only the first one is evaluated."""
+def test_shuffling_does_not_change_validation_data():
+    """Only the first validation step is evaluated, so its result depends on the order of the rows."""
     for shuffle in (True, False):
         history = fit(validation_split=0.3, validation_steps=1, validation_batch_size=2, shuffle=shuffle)
         np.testing.assert_allclose(history["loss"], [crossentropy(TRAIN)], rtol=1e-5)
@@ -151,10 +151,10 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize("case", OPTIONS)
-def test_fit_as_keras(case):
+def test_fit_matches_keras(case):
     options = {"epochs": 4, "shuffle": False, "verbose": 0} | OPTIONS[case]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # both warn where the data ends before the steps
+        warnings.simplefilter("ignore")  # both libraries warn when the data ends early
         with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
             theirs = in_keras()
             want, weights = theirs.fit(X, Y, **options).history, theirs.get_weights()
@@ -168,8 +168,8 @@ def test_fit_as_keras(case):
 
 
 @pytest.mark.parametrize("steps", [1, 3])
-def test_evaluate_and_predict_divide_the_data_into_the_steps_asked_for(steps):
-    """100 rows in three steps are 34, 34 and 32; with the default of 32 four rows would be left out."""
+def test_evaluate_and_predict_divide_data_into_the_given_steps(steps):
+    """100 rows in three steps are 34, 34 and 32; batches of the default size 32 would omit four rows."""
     x, y = np.resize(X, (100, 3)), np.resize(Y, 100)
     ours = trainer()
     assert len(ours.predict(x, steps=steps)) == 100

@@ -1,4 +1,4 @@
-"""Losses of frozen layers: regularizers of parameters are left out, those of outputs are kept, as in Keras."""
+"""As in Keras, frozen layers have no weight regularizers, but keep their activity regularizers."""
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +52,7 @@ FROZEN = {
 
 
 def losses(build):
-    """The loss of one batch here and in Keras with equal weights, and the mean squared error in float64."""
+    """Returns the loss of a batch here and in Keras with equal weights, and the mean squared error in float64."""
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         theirs = build(keras)
         start = [RNG.normal(size=w.shape).astype("float32") ** 2 for w in theirs.get_weights()]
@@ -68,13 +68,13 @@ def losses(build):
 
 @pytest.mark.rotate
 @pytest.mark.parametrize("case", FROZEN)
-def test_regularizers_of_frozen_parameters_are_left_out(case):
+def test_frozen_parameters_have_no_regularizers(case):
     got, want, mse = losses(FROZEN[case])
     np.testing.assert_allclose(got, mse, rtol=1e-6)
     np.testing.assert_allclose(want, mse, rtol=1e-6)
 
 
-def test_a_trainable_neighbour_of_a_frozen_layer_keeps_its_regularizer():
+def test_trainable_layers_next_to_frozen_layers_keep_their_regularizers():
     model = stack(flaxmodels, penalized(flaxmodels, trainable=False), penalized(flaxmodels))
     variables = model.init(jax.random.key(0), X)
     _, new = model.apply(variables, X, mutable=["losses"])
@@ -83,8 +83,8 @@ def test_a_trainable_neighbour_of_a_frozen_layer_keeps_its_regularizer():
     np.testing.assert_allclose(new["losses"]["dense_1"]["kernel"], 0.01 * (kernel**2).sum(), rtol=1e-6)
 
 
-def test_the_loss_and_its_gradient_by_hand():
-    """Two weights of 3 and one example of 1: outputs 9 for a label of 0. Only the second layer is trained and penalized."""
+def test_loss_and_gradient_match_hand_computed_values():
+    """Two weights of 3 and an input of 1 give the output 9 for the label 0. Only the second layer is trained and regularized."""
 
     def line(**kwargs):
         return flaxmodels.layers.Dense(1, kernel_initializer=lambda *_: jnp.full((1, 1), 3.0), use_bias=False, **kwargs)
@@ -101,8 +101,8 @@ def test_the_loss_and_its_gradient_by_hand():
 
 
 @pytest.mark.parametrize("place", ["layer", "model"])
-def test_regularizers_of_outputs_of_frozen_layers_are_kept(place):
-    """They depend on what is trained before the layer."""
+def test_frozen_layers_keep_activity_regularizers(place):
+    """They depend on the trainable layers before."""
 
     def build(library):
         layer = library.layers.Dense(3, activity_regularizer="l2", trainable=place != "layer")
@@ -115,8 +115,8 @@ def test_regularizers_of_outputs_of_frozen_layers_are_kept(place):
 
 
 @pytest.mark.parametrize("place", ["layer", "model"])
-def test_constraints_leave_frozen_parameters_alone(place):
-    """Kernels of 3: the trained one is clipped to a norm of 1 after a step of rate 0, the frozen one is not touched."""
+def test_constraints_do_not_change_frozen_parameters(place):
+    """After a step with the learning rate 0, only the trainable kernel is clipped to a norm of 1."""
 
     def build(library):
         def line(**kwargs):
@@ -142,8 +142,8 @@ def test_constraints_leave_frozen_parameters_alone(place):
 
 
 @pytest.mark.parametrize(("first", "second"), [(False, True), (True, False)])
-def test_a_layer_is_trained_if_all_models_around_it_are(first, second):
-    """In Keras `trainable` of a model sets the layers inside, so that the last one that is set counts."""
+def test_layers_are_trainable_if_all_enclosing_models_are(first, second):
+    """In Keras, `trainable` of a model sets that of its layers, so the last assignment is decisive."""
     moved = []
     for library in (flaxmodels, keras):
         base = library.Sequential([library.Input((3,)), library.layers.Dense(3, name="inner")])

@@ -1,4 +1,4 @@
-"""Training against Keras on its JAX backend: same weights, same batches, same numbers after several steps."""
+"""Compares training with Keras on its JAX backend: the same weights and batches give the same results."""
 
 import jax
 import numpy as np
@@ -25,12 +25,12 @@ CLASSES = {"sgd": "SGD", "rmsprop": "RMSprop", "adam": "Adam", "adamax": "Adamax
 
 
 def relaxed():
-    """Keras itself promotes ranks and dtypes."""
+    """Allows the rank and dtype promotion that Keras needs."""
     return jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard")
 
 
 def simple_cnn(library, first):
-    """The simple CNN without its dropout, a little smaller, in either library's words."""
+    """Builds a smaller simple CNN without dropout in either library."""
     return library.Sequential(
         [
             first,
@@ -55,7 +55,7 @@ def keras_cnn():
 @pytest.mark.rotate
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_five_steps_of_the_simple_cnn(name, keras_cnn):
-    """40 images in batches of 9: four whole steps and a padded one."""
+    """40 images in batches of 9 give four full steps and a padded one."""
     theirs, start = keras_cnn
     ranks, dtypes = relaxed()
     with ranks, dtypes:
@@ -80,13 +80,13 @@ def test_five_steps_of_the_simple_cnn(name, keras_cnn):
     got = trainer.fit(IMAGES, LABELS, batch_size=9, epochs=1, shuffle=False, verbose=0).history
     for a, b, before in zip(interop.get_keras_weights(ours, trainer.variables), want_weights, start, strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
-        assert np.abs(b - before).max() > 1e-4  # the weights have moved
+        assert np.abs(b - before).max() > 1e-4  # the weights have changed
     np.testing.assert_allclose(got["loss"], want["loss"], rtol=1e-5)
     assert got["accuracy"] == pytest.approx(want["accuracy"])
 
 
 def test_masked_lstm_with_weights_and_validation():
-    """Right-padded sequences, sample weights, validation: losses, metrics and weights of two epochs."""
+    """Compares losses, metrics and weights of two epochs with right-padded sequences and sample weights."""
     rng = np.random.default_rng(1)
     x = rng.normal(size=(22, 6, 3)).astype("float32")
     for i, length in enumerate(rng.integers(1, 7, 22)):

@@ -1,4 +1,4 @@
-"""Training in half precision: what stays in float32, that it learns as well, and the loss scale of float16."""
+"""Training in half precision: float32 master weights, accuracy, and the loss scale of float16."""
 
 import re
 
@@ -36,15 +36,15 @@ def trained(precision, **arguments):
     return trainer, trainer.fit(X, Y, batch_size=16, epochs=8, verbose=0).history
 
 
-# Float16 begins with a loss scale that overflows, so that its first steps are left out.
-@pytest.mark.parametrize(("precision", "begin"), [("mixed_bfloat16", 0), ("mixed_float16", 6)])
-def test_half_precision_learns_as_well(precision, begin):
+# Float16 starts with a loss scale that overflows, so its first steps are skipped.
+@pytest.mark.parametrize(("precision", "first"), [("mixed_bfloat16", 0), ("mixed_float16", 6)])
+def test_half_precision_reaches_the_same_accuracy(precision, first):
     _, exact = trained(None)
     trainer, got = trained(precision)
     half = jnp.dtype(precision.removeprefix("mixed_"))
-    assert trainer.predict(X).dtype == half  # it computed in it
+    assert trainer.predict(X).dtype == half  # computed in half precision
     assert {leaf.dtype for leaf in jax.tree.leaves(trainer.variables)} == {jnp.dtype("float32")}
-    np.testing.assert_allclose(got["loss"][begin:], exact["loss"][begin:], rtol=0.15 if begin else 0.05)
+    np.testing.assert_allclose(got["loss"][first:], exact["loss"][first:], rtol=0.15 if first else 0.05)
     assert got["loss"] != exact["loss"] and got["accuracy"][-1] > 0.9
 
 
@@ -55,8 +55,8 @@ def test_float16_scales_the_loss():
     assert not optimizers.scales_loss(trainer.state.opt_state)
 
 
-def test_losses_and_metrics_of_half_outputs_are_computed_in_float32():
-    """A loss of many examples is exact to float32, not to the 8 bits of bfloat16."""
+def test_losses_and_metrics_are_computed_in_float32():
+    """The mean loss has the precision of float32, not the 8 bits of bfloat16."""
     outputs = jnp.asarray(RNG.dirichlet([1, 1], 64), jnp.bfloat16)
     batch = Batch(jnp.asarray(X), jnp.asarray(Y))
     objective = Objective.of(model(), batch, loss="sparse_categorical_crossentropy")
@@ -66,7 +66,7 @@ def test_losses_and_metrics_of_half_outputs_are_computed_in_float32():
     assert float(loss) == pytest.approx(-np.log(exact[np.arange(64), Y]).mean(), rel=1e-5)
 
 
-def test_other_precisions_are_refused():
+def test_invalid_precisions_are_rejected():
     sentence = "`precision` is 'mixed_bfloat16', 'mixed_float16' or None, got 'bfloat16'; use one of them."
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
         Trainer(model(), precision="bfloat16")

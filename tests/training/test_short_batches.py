@@ -1,4 +1,4 @@
-"""The last, shorter batch of a pass: every number is that of a loop over batches of their own sizes."""
+"""A short last batch: results equal those of a loop over batches without padding."""
 
 import flax.linen as nn
 import jax
@@ -15,12 +15,12 @@ from training.objective import Objective
 
 N, BATCH = 10, 8
 X = np.random.default_rng(0).normal(size=(N, 3)).astype("float32")
-X[0] = 1000.0  # a padding row that is a copy of the first example would be seen
+X[0] = 1000.0  # padding rows are copies of the first example, so they change any result that they enter
 Y = np.random.default_rng(1).normal(size=(N, 1)).astype("float32")
 
 
 class Standardized(nn.Module):
-    """Batch normalization of linen's own."""
+    """Uses linen's batch normalization, which includes padding rows in its statistics."""
 
     @nn.compact
     def __call__(self, x, train=False):
@@ -28,7 +28,7 @@ class Standardized(nn.Module):
 
 
 class Centered(nn.Module):
-    """Every row depends on all rows, in training and otherwise, without any statistics."""
+    """Subtracts the mean of all rows, in training and in evaluation."""
 
     @nn.compact
     def __call__(self, x):
@@ -36,7 +36,7 @@ class Centered(nn.Module):
 
 
 def folded():
-    """Our batch normalization behind a function that puts time in front of the batch."""
+    """Returns a model with our batch normalization after a function that moves the time axis before the batch."""
     return Sequential(
         [
             layers.Reshape((3, 1)),
@@ -50,7 +50,7 @@ def folded():
 
 
 class Chosen(nn.Module):
-    """Other weights, or a number, for batches of another size, by the same operations."""
+    """Selects weights, or a factor, by the batch size; the operations are the same for all sizes."""
 
     number: bool = False
 
@@ -65,30 +65,30 @@ class Chosen(nn.Module):
 
 
 def contrast(y_true, y_pred):
-    """One number per example, which depends on all examples."""
+    """Returns one number per example that depends on all examples."""
     return jax.nn.logsumexp((y_pred - y_pred.T) * y_true.T, axis=1)
 
 
 def spread(y_true, y_pred):
-    """One number for the whole batch."""
+    """Returns a scalar for the whole batch."""
     return jnp.mean((y_pred - y_true) ** 2) + jnp.var(y_pred)
 
 
 CASES = {
     "linen batch normalization": (Standardized, "mse"),
-    "other weights by the batch's size": (Chosen, "mse"),
-    "a number by the batch's size": (lambda: Chosen(number=True), "mse"),
+    "weights that depend on the batch size": (Chosen, "mse"),
+    "a factor that depends on the batch size": (lambda: Chosen(number=True), "mse"),
     "linen batch normalization in a Sequential": (lambda: Sequential([nn.BatchNorm(momentum=0.0), nn.Dense(1)]), "mse"),
     "linen module that mixes rows": (Centered, "mse"),
     "batch normalization of folded rows": (folded, "mse"),
     "loss that mixes rows": (lambda: Sequential([layers.Dense(1)]), contrast),
-    "loss with one number for the batch": (lambda: Sequential([layers.Dense(1)]), spread),
-    "row by row": (lambda: Sequential([layers.BatchNormalization(momentum=0.0), layers.Dense(1)]), "mse"),
+    "scalar loss": (lambda: Sequential([layers.Dense(1)]), spread),
+    "row-wise": (lambda: Sequential([layers.BatchNormalization(momentum=0.0), layers.Dense(1)]), "mse"),
 }
 
 
 def loop(model, loss, x, y, epochs):
-    """The parameters, statistics and mean loss of training on batches of their own sizes, by the pure steps."""
+    """Trains with the pure steps on batches without padding; returns the variables and the mean loss."""
     optimizer = optimizers.SGD(1e-4)
     objective = Objective.of(model, steps.Batch(x[:BATCH], y[:BATCH]), loss=loss)
     state, rules = steps.create_state(model, optimizer, x[:BATCH], seed=0)
@@ -103,20 +103,20 @@ def loop(model, loss, x, y, epochs):
 @pytest.mark.rotate
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("case", CASES)
-def test_training_is_that_of_batches_of_their_own_sizes(case, streamed):
+def test_training_equals_a_loop_without_padding(case, streamed):
     make, loss = CASES[case]
-    wanted, last = loop(make(), loss, X, Y, 2)
+    expected, last = loop(make(), loss, X, Y, 2)
     trainer = Trainer(make(), optimizers.SGD(1e-4), loss)
     batches = [(X[i : i + BATCH], Y[i : i + BATCH]) for i in range(0, N, BATCH)]
     data = {"x": batches} if streamed else {"x": X, "y": Y, "batch_size": BATCH, "shuffle": False}
     if streamed:
         data = {"x": lambda: iter(batches)}
     history = trainer.fit(**data, epochs=2, verbose=0)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), trainer.variables, wanted)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), trainer.variables, expected)
     np.testing.assert_allclose(history.history["loss"][-1], last, rtol=1e-5)
 
 
-def test_the_running_mean_of_a_linen_module_is_that_of_the_last_two_rows():
+def test_running_mean_of_a_linen_module_excludes_padding():
     x = np.arange(10, dtype="float32")[:, None]
     x[0] = 1000.0
     trainer = Trainer(Standardized(), "sgd", "mse")
@@ -124,7 +124,7 @@ def test_the_running_mean_of_a_linen_module_is_that_of_the_last_two_rows():
     assert trainer.variables["batch_stats"]["BatchNorm_0"]["mean"] == 8.5
 
 
-def test_the_statistics_of_rows_folded_with_time_in_front():
+def test_statistics_of_rows_folded_with_time_exclude_padding():
     x = np.array([[1.0, 2.0], [2.0, 3.0], [3.0, 4.0], [1000.0, 1000.0], [1.0, 4.0]], "float32")
     model = Sequential([layers.Lambda(lambda x: x.T.reshape(-1, 1)), layers.BatchNormalization(momentum=0.0)])
     trainer = Trainer(model, "sgd", lambda y_true, y_pred: jnp.mean(y_pred**2))
@@ -132,24 +132,24 @@ def test_the_statistics_of_rows_folded_with_time_in_front():
     assert trainer.variables["batch_stats"]["batch_normalization"]["moving_mean"] == 2.5  # of 1 and 4
 
 
-def test_evaluation_and_prediction_of_a_module_that_mixes_rows():
+def test_evaluation_and_prediction_with_a_module_that_mixes_rows():
     trainer = Trainer(Centered(), "sgd", "mse")
     trainer.build(X)
     parts = [np.asarray(trainer.model.apply(trainer.variables, X[i : i + BATCH])) for i in (0, BATCH)]
-    wanted = np.concatenate(parts)
-    np.testing.assert_allclose(trainer.predict(X, batch_size=BATCH), wanted, rtol=1e-5, atol=1e-4)
-    np.testing.assert_allclose(trainer.predict([X[:BATCH], X[BATCH:]].__iter__), wanted, rtol=1e-5, atol=1e-4)
+    expected = np.concatenate(parts)
+    np.testing.assert_allclose(trainer.predict(X, batch_size=BATCH), expected, rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(trainer.predict([X[:BATCH], X[BATCH:]].__iter__), expected, rtol=1e-5, atol=1e-4)
     measured = trainer.evaluate(X, Y, batch_size=BATCH)["loss"]
-    np.testing.assert_allclose(measured, np.mean((wanted - Y) ** 2), rtol=1e-5)
+    np.testing.assert_allclose(measured, np.mean((expected - Y) ** 2), rtol=1e-5)
 
 
-def test_predictions_without_a_batch_in_front_are_joined_batch_by_batch():
+def test_predictions_without_a_leading_batch_axis_are_concatenated():
     trainer = Trainer(Sequential([layers.Lambda(lambda x: x.T.reshape(-1))]))
-    wanted = np.concatenate([X[:BATCH].T.reshape(-1), X[BATCH:].T.reshape(-1)])
-    np.testing.assert_array_equal(trainer.predict(X, batch_size=BATCH), wanted)
+    expected = np.concatenate([X[:BATCH].T.reshape(-1), X[BATCH:].T.reshape(-1)])
+    np.testing.assert_array_equal(trainer.predict(X, batch_size=BATCH), expected)
 
 
-def test_predictions_that_fold_the_batch_with_the_features_are_joined_batch_by_batch():
+def test_predictions_that_fold_batch_and_features_are_concatenated():
     trainer = Trainer(Sequential([layers.Lambda(lambda x: x.reshape(-1))]))
     np.testing.assert_array_equal(trainer.predict(X, batch_size=BATCH), X.reshape(-1))
 
@@ -157,8 +157,8 @@ def test_predictions_that_fold_the_batch_with_the_features_are_joined_batch_by_b
 @pytest.mark.parametrize("flag", ["training", "is_training", "deterministic", "use_running_average"])
 @pytest.mark.parametrize("default", ["= False", "= True", ""])
 @pytest.mark.spread
-def test_a_linen_module_may_call_the_flag_of_training_otherwise(flag, default):
-    """The statistics of a module with another name, and any default, are those of one that takes `train`."""
+def test_linen_modules_may_use_other_names_for_the_training_flag(flag, default):
+    """Results do not depend on the name and the default of the flag."""
     value = flag if flag == "use_running_average" else flag if flag == "deterministic" else f"not {flag}"
     scope = {"nn": nn}
     exec(
@@ -176,7 +176,7 @@ def test_a_linen_module_may_call_the_flag_of_training_otherwise(flag, default):
     jax.tree.map(np.testing.assert_array_equal, *found)
 
 
-def test_a_custom_step_gets_batches_of_their_own_sizes():
+def test_custom_steps_receive_batches_without_padding():
     seen = []
 
     def make_step(*arguments):
@@ -193,15 +193,15 @@ def test_a_custom_step_gets_batches_of_their_own_sizes():
     assert all(valid is None for _, valid in seen)
 
 
-def test_a_loss_with_one_number_for_the_batch_takes_weights_as_keras_does():
-    """Keras multiplies the number by each weight and takes the mean."""
+def test_scalar_losses_with_weights_match_keras():
+    """Keras multiplies the scalar by each weight and computes the mean."""
     value = losses.get(spread)(Y, 0 * Y, sample_weight=np.arange(N, dtype="float32"))
     np.testing.assert_allclose(value, spread(Y, 0 * Y) * np.mean(np.arange(N)), rtol=1e-6)
 
 
 @pytest.mark.parametrize("piece_bytes", [float("inf"), 1, 3 * 4 * 3 * 4 * 2])
 @pytest.mark.parametrize("n", [12, 11, 3])
-def test_chunks_without_padding_have_every_example_once(n, piece_bytes):
+def test_chunks_without_padding_contain_each_example_once(n, piece_bytes):
     data = as_examples(np.arange(n * 3, dtype="float32").reshape(n, 3))
     feed = ArrayFeed(data, 4, FeedOptions(may_pad=lambda rows: False), piece_bytes)
     assert not feed.padded
@@ -222,7 +222,7 @@ def test_chunks_without_padding_have_every_example_once(n, piece_bytes):
         assert sum(starts[-1]) == feed.steps
 
 
-def test_a_run_resumed_in_the_middle_of_a_pass_ends_in_the_same_bits(tmp_path):
+def test_a_run_resumed_within_an_epoch_is_bit_identical(tmp_path):
     class Interrupt(callbacks.Callback):
         def on_chunk_end(self, step, logs):
             if step == 2:

@@ -29,7 +29,7 @@ def states(trainer):
 
 
 def run(params, x, state):
-    """Outputs and last states by a loop in float64."""
+    """Computes outputs and last states by a loop in float64."""
     rnn, dense = (jax.tree.map(np.float64, params[name]) for name in ("simple_rnn", "dense"))
     outputs = []
     for start in range(0, len(x), B):
@@ -43,7 +43,7 @@ def run(params, x, state):
 
 
 @pytest.mark.parametrize("make", [lambda: Input((3,), batch_size=B), lambda: Input(batch_shape=(B, 3))])
-def test_a_model_with_a_fixed_batch_size_trains_and_takes_any_other(make):
+def test_models_with_a_fixed_batch_size_accept_other_batch_sizes(make):
     x, y = X[:12, 0], Y[:12]
     trainer = Trainer(Sequential([make(), layers.Dense(1)]), "sgd", "mse")
     plain = Trainer(Sequential([Input((3,)), layers.Dense(1)]), "sgd", "mse")
@@ -53,45 +53,45 @@ def test_a_model_with_a_fixed_batch_size_trains_and_takes_any_other(make):
     assert trainer.evaluate(x, y, batch_size=4) == plain.evaluate(x, y, batch_size=4)
 
 
-def test_the_model_s_own_batch_size_is_the_default():
+def test_the_fixed_batch_size_is_the_default():
     class Steps(callbacks.Callback):
         def on_train_begin(self, logs):
             self.steps = self.params["steps"]
 
-    own = Steps()
+    counter = Steps()
     x = Input((3,), batch_size=B)
-    Trainer(Model(x, layers.Dense(1)(x)), "sgd", "mse").fit(X[:, 0], Y, callbacks=[own], verbose=0)
-    assert own.steps == N // B
+    Trainer(Model(x, layers.Dense(1)(x)), "sgd", "mse").fit(X[:, 0], Y, callbacks=[counter], verbose=0)
+    assert counter.steps == N // B
 
 
 # ------------------------------------------------------------ stateful layers
 
 
-def test_predictions_go_on_where_the_ones_before_ended():
+def test_predictions_continue_with_the_last_states():
     trainer = Trainer(network())
     trainer.build(X[:B])
     params = trainer.variables["params"]
-    wanted, last = run(params, X, np.zeros((B, 2)))
-    np.testing.assert_allclose(trainer.predict(X), wanted, rtol=1e-5, atol=1e-6)
+    expected, last = run(params, X, np.zeros((B, 2)))
+    np.testing.assert_allclose(trainer.predict(X), expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(states(trainer), last, rtol=1e-5)
     np.testing.assert_allclose(trainer.predict(X, batch_size=B), run(params, X, last)[0], rtol=1e-5, atol=1e-6)
     trainer.reset_states()
     assert not states(trainer).any()
     np.testing.assert_allclose(
-        trainer.predict(lambda: iter([X[:B], X[B : 2 * B]])), wanted[: 2 * B], rtol=1e-5, atol=1e-6
+        trainer.predict(lambda: iter([X[:B], X[B : 2 * B]])), expected[: 2 * B], rtol=1e-5, atol=1e-6
     )
 
 
-def test_evaluation_carries_the_states():
+def test_evaluation_carries_states():
     trainer = Trainer(network(), loss="mse")
     trainer.build(X[:B])
-    wanted, last = run(trainer.variables["params"], X, np.zeros((B, 2)))
-    np.testing.assert_allclose(trainer.evaluate(X, Y)["loss"], np.mean((wanted - Y) ** 2), rtol=1e-5)
+    expected, last = run(trainer.variables["params"], X, np.zeros((B, 2)))
+    np.testing.assert_allclose(trainer.evaluate(X, Y)["loss"], np.mean((expected - Y) ** 2), rtol=1e-5)
     np.testing.assert_allclose(states(trainer), last, rtol=1e-5)
 
 
-def test_training_carries_the_states_through_epochs_and_validation():
-    """Each step is that of a layer without memory which is given the states that the step before ended with."""
+def test_training_carries_states_through_epochs_and_validation():
+    """Each step equals that of a stateless layer with the last states of the previous step as initial states."""
     trainer = Trainer(network(), "sgd", "mse")
     trainer.build(X[:B])
     params = trainer.variables["params"]
@@ -102,27 +102,27 @@ def test_training_carries_the_states_through_epochs_and_validation():
         h, state = rnn.apply({"params": params["simple_rnn"]}, x, initial_state=[state])
         return jnp.mean((layers.Dense(1).apply({"params": params["dense"]}, h) - y) ** 2), state
 
-    wanted, state, history, validation = params, jnp.zeros((B, 2)), [], []
+    expected, state, history, validation = params, jnp.zeros((B, 2)), [], []
     for _ in range(2):
         of_steps = []
         for i in range(0, N, B):
-            (value, state), grads = jax.value_and_grad(loss, has_aux=True)(wanted, X[i : i + B], Y[i : i + B], state)
-            wanted = jax.tree.map(lambda w, g: w - 0.01 * g, wanted, grads)
+            (value, state), grads = jax.value_and_grad(loss, has_aux=True)(expected, X[i : i + B], Y[i : i + B], state)
+            expected = jax.tree.map(lambda w, g: w - 0.01 * g, expected, grads)
             of_steps.append(value)
         history.append(np.mean(of_steps))
-        value, state = loss(wanted, X[:B], Y[:B], state)
+        value, state = loss(expected, X[:B], Y[:B], state)
         validation.append(value)
     found = trainer.fit(X, Y, epochs=2, validation_data=(X[:B], Y[:B]), verbose=0).history
     np.testing.assert_allclose(found["loss"], history, rtol=1e-5)
     np.testing.assert_allclose(found["val_loss"], validation, rtol=1e-5)
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), trainer.variables["params"], wanted
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), trainer.variables["params"], expected
     )
     np.testing.assert_allclose(states(trainer), state, rtol=1e-5)
     assert jax.tree.structure(plain.init(jax.random.key(0), X)["params"]) == jax.tree.structure(params)
 
 
-def test_the_order_of_the_examples_stays_unless_it_is_to_change():
+def test_examples_are_only_shuffled_on_request():
     losses = []
     for shuffle in (None, False, True):
         trainer = Trainer(network(), "sgd", "mse")
@@ -130,7 +130,7 @@ def test_the_order_of_the_examples_stays_unless_it_is_to_change():
     assert losses[0] == losses[1] != losses[2]
 
 
-def test_a_callback_resets_the_states():
+def test_callbacks_can_reset_states():
     class Reset(callbacks.Callback):
         def on_epoch_begin(self, epoch, logs):
             self.trainer.reset_states()
@@ -144,7 +144,7 @@ def test_a_callback_resets_the_states():
     np.testing.assert_array_equal(states(trainer), states(again))
 
 
-def test_a_resumed_run_has_the_states_of_the_one_that_was_interrupted(tmp_path):
+def test_resumed_runs_restore_states(tmp_path):
     class Interrupt(callbacks.Callback):
         def on_chunk_end(self, step, logs):
             if step == 2:
@@ -181,7 +181,7 @@ def test_batches_of_another_size():
         trainer.fit(X, Y, validation_data=(X[:3], Y[:3]), verbose=0)
 
 
-def test_stateful_layers_inside_others_are_found_and_reset():
+def test_nested_stateful_layers_are_reset():
     inner = Sequential([layers.Bidirectional(layers.GRU(2, stateful=True, return_sequences=True))])
     x = Input((T, 3), batch_size=B)
     model = Model(x, layers.LSTM(2, stateful=True)(inner(x)))
@@ -198,7 +198,7 @@ def test_stateful_layers_inside_others_are_found_and_reset():
     jax.tree.map(np.testing.assert_array_equal, reset, variables)
 
 
-def test_running_statistics_stay_when_states_are_reset():
+def test_resetting_states_keeps_running_statistics():
     model = Sequential([layers.BatchNormalization(), layers.GRU(2, stateful=True)])
     variables = model.init(jax.random.key(0), X[:B])
     _, moved = model.apply(variables, X[:B], train=True, mutable=["batch_stats"])

@@ -204,10 +204,10 @@ def ctc(t, p):
     """Enumerates every path of classes and collapses it."""
     out = []
     for labels, logits in zip(t, p, strict=True):
-        probability, wanted = 0.0, [int(k) for k in labels if k]
+        probability, target = 0.0, [int(k) for k in labels if k]
         q = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
         for path in itertools.product(range(q.shape[1]), repeat=len(q)):
-            if [k for k, _ in itertools.groupby(path) if k] == wanted:
+            if [k for k, _ in itertools.groupby(path) if k] == target:
                 probability += math.prod(q[i, k] for i, k in enumerate(path))
         out.append(-math.log(probability))
     return np.array(out)
