@@ -3,17 +3,17 @@
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
+from flax.typing import VariableDict
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, Var
 from jax.typing import ArrayLike
 
 from flaxmodels.kernels.dispatch import DEFAULTS, without_kernels
 from training.forward import forward
-from training.objective import Objective
+from training.objective import Objective, Totals
 from training.padding import control_flow, elementwise, indexing, reductions
 from training.padding.lattice import (
     TAINTED,
@@ -37,10 +37,14 @@ CALL_RULES = control_flow.RULES
 IGNORED_PARAMS = ("limit_indices", "new_sizes", "out_sharding", "shape", "sharding", "slice_sizes")
 
 Atom = Var | Literal
+Arguments = tuple[object, ...]
 
 
 def interpret(
-    function: Callable[..., Any], padded: tuple[Any, ...], short: tuple[Any, ...], values: Sequence[AbstractValue]
+    function: Callable[..., object],
+    padded: tuple[object, ...],
+    short: tuple[object, ...],
+    values: Sequence[AbstractValue],
 ) -> list[AbstractValue]:
     """Describes the outputs of a function for a padded batch, compared with its outputs for the short batch.
 
@@ -62,7 +66,10 @@ def interpret(
 
 
 def _interpret_function(
-    function: Callable[..., Any], padded: tuple[Any, ...], short: tuple[Any, ...], values: Sequence[AbstractValue]
+    function: Callable[..., object],
+    padded: tuple[object, ...],
+    short: tuple[object, ...],
+    values: Sequence[AbstractValue],
 ) -> list[Operand]:
     """Returns the described outputs of a function with their shapes."""
     leaves = zip(jax.tree.leaves(padded), jax.tree.leaves(short), values, strict=True)
@@ -187,7 +194,12 @@ def _key_data(value: ArrayLike) -> ArrayLike:
 
 
 def changes_nothing(
-    model: nn.Module, objective: Objective | None, variables: Any, batch: Batch, rows: int, train: bool = False
+    model: nn.Module,
+    objective: Objective | None,
+    variables: VariableDict,
+    batch: Batch,
+    rows: int,
+    train: bool = False,
 ) -> bool:
     """Returns whether padding provably changes no result of a step.
 
@@ -211,7 +223,7 @@ def changes_nothing(
         [True, False]
     """
 
-    def step(variables: Any, totals: Any, key: Any, batch: Batch) -> Any:
+    def step(variables: VariableDict, totals: Totals, key: jax.Array, batch: Batch) -> object:
         out = forward(model, variables, batch, train=train, key=key)
         if objective is None:
             return out.values
