@@ -148,7 +148,7 @@ class PiecewiseConstantDecay:
             step = jnp.asarray(step)
             # As in Keras, boundaries are cast to the dtype of the step: for an integer step, 2.5 means 2.
             passed = step > jnp.asarray(self.boundaries).astype(step.dtype)
-            return _float(self.values)[jnp.sum(passed, dtype=jnp.int32)]
+            return jnp.asarray(self.values, jnp.float32)[jnp.sum(passed, dtype=jnp.int32)]
 
 
 @dataclasses.dataclass(frozen=True)

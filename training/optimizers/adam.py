@@ -304,7 +304,7 @@ def _nadam_rule(beta_1: float, beta_2: float, epsilon: float) -> Rule[MomentSlot
         def update(g: jax.Array, w: jax.Array, s: MomentSlots) -> tuple[jax.Array, MomentSlots]:
             m = s.momentum + (g - s.momentum) * (1 - b1)
             v = s.velocity + (jnp.square(g) - s.velocity) * (1 - b2)
-            m_hat = u_next * m / (1 - u_product * u_next) + (1 - u_now) * g / (1 - u_product)
+            m_hat = u_next * m / (1 - u_product * u_next) + (1 - u_now) * g / (1 - u_product)  # type: ignore[operator]
             return -(m_hat * lr) / (jnp.sqrt(v / correction) + epsilon), MomentSlots(m, v)
 
         return update

@@ -321,8 +321,8 @@ def _adafactor_rule(
                 v = beta_2 * s.velocity + (1 - beta_2) * square
                 s = AdafactorSlots(None, None, v)
             else:
-                row = beta_2 * s.row + (1 - beta_2) * jnp.mean(square, axis=-1)
-                column = beta_2 * s.column + (1 - beta_2) * jnp.mean(square, axis=-2)
+                row = beta_2 * s.row + (1 - beta_2) * jnp.mean(square, axis=-1)  # type: ignore[operator]
+                column = beta_2 * s.column + (1 - beta_2) * jnp.mean(square, axis=-2)  # type: ignore[operator]
                 relative_row = row / jnp.mean(row, axis=-1, keepdims=True)
                 v = relative_row[..., :, None] * column[..., None, :]
                 s = AdafactorSlots(row, column, None)

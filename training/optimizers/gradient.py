@@ -151,7 +151,7 @@ def _lion_rule(beta_1: float, beta_2: float) -> Rule[MomentumSlots]:
 
         def update(g: jax.Array, w: jax.Array, s: MomentumSlots) -> tuple[jax.Array, MomentumSlots]:
             m = s.momentum
-            return -lr * jnp.sign(m * b1 + g * (1.0 - b1)), MomentumSlots(m * b2 + g * (1.0 - b2))
+            return -lr * jnp.sign(m * b1 + g * (1.0 - b1)), MomentumSlots(m * b2 + g * (1.0 - b2))  # type: ignore[operator]
 
         return update
 

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from typing import TypeAlias
 
 import optax
 
@@ -19,7 +20,7 @@ _OPTAX = (
 OPTAX_LINE_SEARCH = ("optax.lbfgs", "optax.polyak_sgd")
 OPTAX_LEARNING_RATE = 1e-3
 
-OptimizerLike = str | optax.GradientTransformation | Callable[[optax.Updates, optax.Params], optax.Updates]
+OptimizerLike: TypeAlias = str | optax.GradientTransformation | Callable[[optax.Updates, optax.Params], optax.Updates]
 
 
 def get(optimizer: OptimizerLike) -> optax.GradientTransformation:

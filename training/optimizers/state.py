@@ -1,7 +1,7 @@
 """Functions that read or change the state of an optimizer: learning rate, averaged weights, loss scale."""
 
 import numbers
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +10,8 @@ from jax.typing import ArrayLike
 
 from training.optimizers.base import OptimizerState, Scheduled, check_range
 
-InjectedState = optax.InjectHyperparamsState | optax.InjectStatefulHyperparamsState
+InjectedState: TypeAlias = optax.InjectHyperparamsState | optax.InjectStatefulHyperparamsState
 _INJECTED = (optax.InjectHyperparamsState, optax.InjectStatefulHyperparamsState)
-State = TypeVar("State", bound=optax.OptState)
 
 
 class LossScaleState(NamedTuple):
@@ -29,7 +28,7 @@ class LossScaleState(NamedTuple):
     inner_state: optax.OptState
 
 
-def _find(opt_state: optax.OptState, *types: type[State]) -> list[State]:
+def _find(opt_state: optax.OptState, *types: type) -> list[Any]:
     """Returns all parts of a state that have one of these types."""
     leaves = jax.tree.leaves(opt_state, is_leaf=lambda s: isinstance(s, types))
     return [s for s in leaves if isinstance(s, types)]

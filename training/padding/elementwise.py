@@ -85,9 +85,9 @@ def _padding_of_output(operation: Operation) -> Scalar | None:
             return others[int(first)]
         return others[0] if all(is_known_to_be(padding, others[0]) for padding in others) else None
     if name == "convert_element_type":
-        return None if first is None else np.asarray(first).astype(operation.params["new_dtype"])[()]
+        return None if first is None else np.asarray(first).astype(operation.params["new_dtype"])[()]  # type: ignore[return-value]
     if name in FOLDS and all(map(_is_exact, paddings)):
-        return np.asarray(FOLDS[name](*paddings))[()]
+        return np.asarray(FOLDS[name](*paddings))[()]  # type: ignore[return-value]
     # Padding rows are copies of a row of the batch, so they hold NaN only if an example does. Therefore 0 * x is 0.
     if name in ("mul", "and"):
         return next((padding for padding in paddings if is_known_to_be(padding, 0)), None)

@@ -54,7 +54,7 @@ class BatchAxis(NamedTuple):
         inner: See `outer`.
     """
 
-    index: int
+    index: int  # type: ignore[assignment]
     outer: int | None
     inner: int | None
 

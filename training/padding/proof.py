@@ -136,7 +136,7 @@ def _interpret_equation(
 def _default_program(equation: JaxprEqn) -> ClosedJaxpr:
     """Returns the XLA implementation of a primitive of this project as a program."""
     default = functools.partial(DEFAULTS[equation.primitive], **equation.params)
-    return jax.make_jaxpr(default)(*(jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in equation.invars))
+    return jax.make_jaxpr(default)(*(jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in equation.invars))  # type: ignore[attr-defined]
 
 
 def _apply_rule(operation: Operation) -> list[AbstractValue]:
@@ -176,7 +176,7 @@ def _constant(value: ArrayLike, other: ArrayLike) -> AbstractValue:
         return TAINTED
     known = np.ndim(value) == 0 and not isinstance(value, jax.core.Tracer) and hasattr(value, "dtype")
     numbers = np.asarray(_key_data(value)) if known or np.isscalar(value) else None
-    return Clean(numbers[()] if numbers is not None and numbers.ndim == 0 else None)
+    return Clean(numbers[()] if numbers is not None and numbers.ndim == 0 else None)  # type: ignore[arg-type]
 
 
 def _are_equal(value: ArrayLike, other: ArrayLike) -> bool:
