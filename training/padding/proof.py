@@ -59,7 +59,7 @@ def interpret(
 
     Example:
         >>> x = lambda rows: (jax.ShapeDtypeStruct((rows, 3), "float32"),)
-        >>> interpret(lambda x: [jnp.exp(x), x.sum(axis=0)], x(8), x(5), [RowWise()])
+        >>> interpret(lambda x: [jax.numpy.exp(x), x.sum(axis=0)], x(8), x(5), [RowWise()])
         [RowWise(outer_size=1, padding=None), Tainted()]
     """
     return [operand.value for operand in _interpret_function(function, padded, short, values)]
