@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from flaxmodels.kernels.dispatch import without_kernels as without_kernels
     from flaxmodels.kernels.native import kernels_info as kernels_info
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Creating the classes of all layers takes a third of a second, so names are imported when they are first used.
 SUBMODULES = "activations constraints initializers interop layers models regularizers"

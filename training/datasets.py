@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from flaxmodels.extras import require_extra
 from flaxmodels.names import lookup
 
 
@@ -241,6 +242,7 @@ def _digits() -> tuple[np.ndarray, np.ndarray]:
             with gzip.open(file, "rt") as lines:
                 table = np.loadtxt(lines, np.uint8, delimiter=",")
             return table[:, :-1], table[:, -1]
+    require_extra("sklearn", "The dataset 'digits' needs")
     from sklearn.datasets import load_digits  # wherever another version has them
 
     images, labels = load_digits(return_X_y=True)
@@ -481,6 +483,7 @@ def _check_connection(name: str, folder: Path, files: dict[str, str]) -> None:
 
 def _without_tensorflow(stock: Any) -> Any:
     """Returns TFDS' builder of an MNIST-like set, the steps replaced for which it needs TensorFlow."""
+    require_extra("PIL", f"The dataset {stock.name!r} needs")
     from PIL import Image
 
     class Builder(stock, skip_registration=True):  # type: ignore[call-arg]

@@ -4,6 +4,7 @@ import os
 import pathlib
 from typing import Any
 
+from flaxmodels.extras import require_extra
 from training.callbacks import History
 
 
@@ -35,6 +36,7 @@ def draw(history: History, path: str | os.PathLike[str], title: str = "") -> Non
         path: Picture to write; the ending decides the format.
         title: Stands over the picture.
     """
+    require_extra("matplotlib", "Pictures of a history need")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -20,6 +20,7 @@ from flax import traverse_util
 
 from flaxmodels import formats, layers, saving
 from flaxmodels.container import Container
+from flaxmodels.extras import require_extra
 from flaxmodels.interop import hdf5, keras_config
 from flaxmodels.interop.keras_archive import CONFIG, METADATA, WEIGHTS, open_members, parse_json, read_text, unpack
 from flaxmodels.interop.keras_groups import StoredNames, groups
@@ -103,6 +104,7 @@ def load_keras_weights(path: str | os.PathLike[str], model: Layer, variables: Ma
             contents = _read_arrays(path, archive, members)
     else:
         with open(path, "rb") as file:
+            require_extra("h5py", "Keras files need")
             contents = hdf5.read(path, file, os.fstat(file.fileno()).st_size)
     return _to_variables(path, model, traverse_util.flatten_dict(dict(variables)), contents)
 
@@ -119,6 +121,7 @@ def _read_arrays(
     """Returns the contents of the weights file in a `.keras` file."""
     with tempfile.TemporaryFile() as file:
         size = unpack(path, archive, members[WEIGHTS], file)
+        require_extra("h5py", "Keras files need")
         return hdf5.read(path, file, size)
 
 
@@ -256,6 +259,7 @@ def _check_complete(expected: Mapping[Path, Any], given: Mapping[Path, Any]) -> 
 
 def _weights_file(model: Layer, variables: Mapping[Path, Any]) -> bytes:
     """Returns the bytes of a `.weights.h5` file."""
+    require_extra("h5py", "Keras files need")
     import h5py
 
     content = io.BytesIO()

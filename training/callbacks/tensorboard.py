@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
+from flaxmodels.extras import require_extra
 from training.callbacks.base import Callback, Logs
 
 if TYPE_CHECKING:
@@ -77,13 +78,9 @@ class TensorBoard(Callback):
     def writer(self, part: str) -> "SummaryWriter":
         """Returns the writer of the folder `train` or `validation`."""
         if part not in self._writers:
-            try:
-                from tensorboardX import SummaryWriter
-            except ModuleNotFoundError as error:
-                raise ModuleNotFoundError(
-                    "TensorBoard writes through tensorboardX, which is not installed; "
-                    'install it with pip install "flaxmodels-training[tensorboard]".'
-                ) from error
+            require_extra("tensorboardX", "The TensorBoard callback needs")
+            from tensorboardX import SummaryWriter
+
             self._writers[part] = SummaryWriter(os.path.join(self.log_dir, part), flush_secs=10)
         return self._writers[part]
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
+from flaxmodels.extras import require_extra
 from training.losses.base import EPSILON, LabelShapeError, as_float
 from training.losses.labels import check_labels
 from training.metrics.base import Metric, RunningSum, as_mask, broadcast
@@ -270,6 +271,7 @@ def plot_confusion_matrix(
     Raises:
         ValueError: If the matrix is not square, or there is not one name per class.
     """
+    require_extra("matplotlib", "Pictures of a confusion matrix need")
     from matplotlib.figure import Figure
 
     matrix = np.asarray(matrix)
