@@ -1,8 +1,7 @@
-"""Checkpoints of a run: all that decides how it goes on, written in the background, whole or not at all, verified."""
+"""Checkpoints of a run: written in the background, atomically, with digests that reveal damage."""
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import logging
@@ -14,37 +13,44 @@ import shutil
 import sys
 import time
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from flaxmodels.extras import require_extra
+
+if TYPE_CHECKING:
+    import filelock
+
 FORMAT = 1
+LOCK_FILE = "lock"
 
 
 class Checkpoints:
-    """A folder of checkpoints of one run, from which the run goes on after any end.
+    """A folder with the checkpoints of one run, from which an interrupted run resumes.
 
-    What is kept: parameters, statistics, optimizer, step, random key, the position in the data, the sums behind the
-    epoch's means, history and callbacks. Each checkpoint has a digest of its content, so that a damaged one is found,
-    named and passed over. A folder belongs to one process at a time.
+    A checkpoint holds parameters, statistics, optimizer state, step, random key, position in the data, running sums of
+    the epoch, history and the states of callbacks. Each checkpoint stores a digest of its content. A damaged checkpoint
+    is reported and skipped. One process at a time can use a folder.
 
     Args:
-        folder: The folder; made if it is not there.
-        every: "epoch", or a number of steps: after each epoch, and after the chunk that completes so many steps.
-        minutes: Also after the chunk that ends so many minutes after the last checkpoint.
-        keep: How many of the newest are kept.
-        keep_best: Also the one of the epoch that is best by this value of the logs, such as "val_loss".
-        keep_every: Also every n-th.
-        mode: "min" or "max": which way is better for `keep_best`.
-        delete: Whether all go when the run is complete.
+        folder: The folder. It is created if it does not exist.
+        every: "epoch", or a number of steps: save after each epoch, or after the chunk that completes that many steps.
+        minutes: Save also after the first chunk that ends this many minutes after the last checkpoint.
+        keep: How many of the newest checkpoints to keep.
+        keep_best: Keep also the checkpoint of the epoch with the best value of this log, such as "val_loss".
+        keep_every: Keep also every n-th checkpoint.
+        mode: "min" or "max": whether a lower or a higher value is better for `keep_best`.
+        delete: Whether to remove all checkpoints once the run is complete.
 
     Raises:
-        ValueError: If an argument is none of these, or a checkpoint is of another run.
-        OSError: If the folder can't be written, or another process runs in it.
+        ValueError: If an argument is invalid, or a checkpoint belongs to another run.
+        OSError: If the folder is not writable, or another process uses it.
 
     References:
         orbax, `orbax.checkpoint.CheckpointManager`.
@@ -61,11 +67,11 @@ class Checkpoints:
         mode: str = "min",
         delete: bool = False,
     ):
-        if every != "epoch" and not _counts(every):
+        if every != "epoch" and not _is_positive_integer(every):
             raise ValueError(f"`every` of Checkpoints is 'epoch' or a number of steps, got {every!r}; use one of them.")
-        if not _counts(keep):
+        if not _is_positive_integer(keep):
             raise ValueError(f"`keep` of Checkpoints is a positive integer, got {keep!r}; 2 is usual.")
-        if keep_every is not None and not _counts(keep_every):
+        if keep_every is not None and not _is_positive_integer(keep_every):
             raise ValueError(
                 f"`keep_every` of Checkpoints is a positive integer or None, got {keep_every!r}; 10 keeps every tenth."
             )
@@ -83,75 +89,88 @@ class Checkpoints:
         self.every, self.minutes, self.delete = every, minutes, delete
         self.keep, self.keep_best, self.keep_every, self.mode = keep, keep_best, keep_every, mode
         self._manager: Any = None
-        self._lock: Any = None
+        self._lock: filelock.BaseFileLock | None = None
+        self._lock_stat: os.stat_result | None = None
         self._last_step, self._last_time = 0, 0.0
-        # Of the checkpoints in the folder: by which value the best is chosen, and what came of reading them.
+        self._last_number = 0  # of the last checkpoint that this process tried to write
+        # By number of a checkpoint: its value of `keep_best`, and the outcome of reading it.
         self._values: dict[int, float | None] = {}
         self._damaged: set[int] = set()
         self._verified: set[int] = set()
-        self._number = 0  # the last that was tried
-        self._told = sys.unraisablehook
-        self._unraisable = self._tell_unraisable  # the one object of it
+        self._previous_hook = sys.unraisablehook
+        self._own_hook = self._report_unraisable  # each access would create another bound method
 
     # ------------------------------------------------------------ the folder
 
     def __enter__(self) -> "Checkpoints":
-        self._take()
-        self._last_time, self._number = time.monotonic(), 0
+        self._acquire_lock()
+        self._last_time, self._last_number = time.monotonic(), 0
         for known in (self._values, self._damaged, self._verified):
             known.clear()
         return self
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         self.wait()
-        self._close()
-        self._lock.close()
-        if sys.unraisablehook is self._unraisable:
-            sys.unraisablehook = self._told
+        self._close_manager()
+        self._release_lock()
+        if sys.unraisablehook is self._own_hook:
+            sys.unraisablehook = self._previous_hook
 
-    def _tell_unraisable(self, unraisable: Any) -> None:
-        # What orbax was doing beside what failed ends later, in threads that print a traceback each.
+    def _report_unraisable(self, unraisable: Any) -> None:
+        # After a failed write, threads of orbax end later and would each print a traceback.
         if str(unraisable.exc_value) != "Event loop is closed":
-            self._told(unraisable)
+            self._previous_hook(unraisable)
 
-    def _take(self) -> None:
-        """Makes the folder this process' own."""
+    def _acquire_lock(self) -> None:
+        """Locks the folder for this process. The system releases the lock of a process that ends."""
+        for package in ("filelock", "orbax"):
+            require_extra(package, "Checkpoints need")
+        import filelock
+
+        path = self.folder / LOCK_FILE
+        # Not thread-local, so that any thread can release it.
+        lock = filelock.FileLock(path, timeout=0, thread_local=False)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock = open(self.folder / "lock", "a")
+            lock.acquire()
+            self._lock_stat = os.stat(path)
+        except filelock.Timeout as error:
+            raise OSError(
+                f"Another process uses the checkpoints in {self.folder}; wait until it ends, or choose another folder."
+            ) from error
         except OSError as error:
             raise OSError(
                 f"Checkpoints can't be written to {self.folder} ({error.strerror}); choose another folder."
             ) from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            lock.close()
-            raise OSError(
-                f"Another process runs in {self.folder}; wait for its end, or choose another folder."
-            ) from error
         self._lock = lock
 
-    def _is_taken(self) -> bool:
-        """Whether the folder is still the one that was taken; it may have been lost meanwhile."""
+    def _release_lock(self) -> None:
+        lock, self._lock, self._lock_stat = self._lock, None, None
+        if lock is not None:
+            lock.release()
+
+    def _holds_lock(self) -> bool:
+        """Whether the folder is still the locked one; it may have been removed and created again."""
         try:
-            return os.path.samestat(os.fstat(self._lock.fileno()), os.stat(self.folder / "lock"))
-        except (OSError, ValueError):  # the latter where it was closed
+            return self._lock_stat is not None and os.path.samestat(self._lock_stat, os.stat(self.folder / LOCK_FILE))
+        except OSError:
             return False
 
     @property
     def manager(self) -> Any:
-        """Orbax' own view of the folder."""
+        """Orbax' manager of the folder."""
         if self._manager is None:
             import orbax.checkpoint as ocp
 
-            if sys.unraisablehook is not self._unraisable:
-                self._told, sys.unraisablehook = sys.unraisablehook, self._unraisable
-            # What fails is told in one sentence instead, and once.
+            if sys.unraisablehook is not self._own_hook:
+                self._previous_hook, sys.unraisablehook = sys.unraisablehook, self._own_hook
+            # A failed write is reported once, in one sentence, instead of in orbax' log.
             logging.getLogger("absl").setLevel(logging.CRITICAL)
-            logging.getLogger("asyncio").addFilter(_not_of_orbax)
+            logging.getLogger("asyncio").addFilter(_is_unrelated_to_orbax)
             options = ocp.CheckpointManagerOptions(
-                preservation_policy=_Kept(self),
+                preservation_policy=_PreservationPolicy(self),
                 cleanup_tmp_directories=True,
                 create=True,
             )
@@ -161,27 +180,27 @@ class Checkpoints:
     # ------------------------------------------------------------ saving
 
     def due(self, step: int) -> bool:
-        """Whether a checkpoint is to be written inside an epoch, after this step of the run."""
+        """Returns whether to write a checkpoint after this step of the run, inside an epoch."""
         by_steps = self.every != "epoch" and step // int(self.every) > self._last_step // int(self.every)
         return by_steps or (self.minutes is not None and time.monotonic() - self._last_time >= 60 * self.minutes)
 
     def value_of(self, logs: Mapping[str, float]) -> float | None:
-        """The value of an epoch's logs by which the best checkpoint is chosen."""
+        """Returns the value of `keep_best` in an epoch's logs."""
         if self.keep_best is not None and self.keep_best not in logs:
             warnings.warn(
-                f"Checkpoints keeps the best by {self.keep_best!r}, which is not in the logs; there are "
+                f"`keep_best` of Checkpoints is {self.keep_best!r}, which is not in the logs; use one of "
                 f"{', '.join(map(repr, logs))}.",
                 stacklevel=2,
             )
         return logs.get(self.keep_best or "")
 
     def save(self, state: Any, notes: Mapping[str, Any], value: float | None = None) -> bool:
-        """Writes a checkpoint in the background; whether it was begun.
+        """Starts to write a checkpoint in the background and returns whether that succeeded.
 
         Args:
-            state: A pytree of arrays; a dictionary at the top.
-            notes: What JSON can say.
-            value: By which the best is chosen.
+            state: A pytree of arrays with a dictionary at the top.
+            notes: Data that JSON can represent.
+            value: The value by which the best checkpoint is chosen.
         """
         import orbax.checkpoint as ocp
 
@@ -190,65 +209,65 @@ class Checkpoints:
         bad = not_finite({name: leaf for name, leaf in arrays.items() if name.startswith("state/")})
         if bad is not None:
             warnings.warn(
-                f"The state holds numbers that are not finite, first in {bad}, and is not saved; lower the learning "
-                "rate, or clip the gradients.",
+                f"The state is not saved, because {bad} contains NaN or infinity; lower the learning rate, or clip the "
+                "gradients.",
                 RuntimeWarning,
                 stacklevel=2,
             )
             return False
         value = None if value is None else float(value)
-        content = json.dumps({"format": FORMAT, **notes, "value": value, "arrays": _described(arrays)}, default=_plain)
+        content = json.dumps({"format": FORMAT, **notes, "value": value, "arrays": _signature(arrays)}, default=_plain)
         written = {
             "arrays": ocp.args.PyTreeSave({name: leaf for name, leaf in arrays.items() if leaf.size}),
             "notes": ocp.args.JsonSave(
                 {"content": content, "digest": _digest(content, arrays), "digest_of_content": _digest(content, {})}
             ),
         }
-        self.wait()  # so that what is told of the one before does not end this one
-        for last in (False, True):
+        self.wait()  # reports an error of the previous checkpoint, which must not prevent this one
+        for is_last_try in (False, True):
             try:
-                if not self._is_taken():
-                    self._lock.close()
-                    self._take()
-                number = max([self._number, *self.manager.all_steps()]) + 1
-                self._values[number], self._number = value, number
+                if not self._holds_lock():
+                    self._release_lock()
+                    self._acquire_lock()
+                number = max([self._last_number, *self.manager.all_steps()]) + 1
+                self._values[number], self._last_number = value, number
                 self._damaged.discard(number)
                 self.manager.save(number, args=ocp.args.Composite(**written))
                 return True
             except Exception as error:
-                # What is left of a write that failed is removed, while the last threads of that write end.
-                if last or getattr(error, "errno", None) not in (errno.ENOTEMPTY, errno.EEXIST):
-                    self._failed(error)
+                # Remains of a failed write are removed while its last threads still write.
+                if is_last_try or getattr(error, "errno", None) not in (errno.ENOTEMPTY, errno.EEXIST):
+                    self._warn_of_failed_write(error)
                     return False
-                self._close()
+                self._close_manager()
         return False
 
     def wait(self) -> None:
-        """Waits until what was begun is written."""
+        """Waits until the current checkpoint is written."""
         try:
             if self._manager is not None:
                 self._manager.wait_until_finished()
-                if self._number:
+                if self._last_number:
                     self._start_file.unlink(missing_ok=True)
         except Exception as error:
-            self._failed(error)
+            self._warn_of_failed_write(error)
 
-    def _failed(self, error: Exception) -> None:
-        # Whatever the disk does, the run goes on: what was saved before is whole.
-        self._close()
-        for unfinished in self.folder.glob("*.orbax-checkpoint-tmp*") if self._is_taken() else ():
-            shutil.rmtree(unfinished, ignore_errors=True)  # on a full disk it stands in the way of the next
+    def _warn_of_failed_write(self, error: Exception) -> None:
+        # The run continues whatever the disk does, because earlier checkpoints are intact.
+        self._close_manager()
+        for unfinished in self.folder.glob("*.orbax-checkpoint-tmp*") if self._holds_lock() else ():
+            shutil.rmtree(unfinished, ignore_errors=True)  # on a full disk it takes the space of the next checkpoint
         warnings.warn(
-            f"A checkpoint could not be written to {self.folder} ({_first_line(error)}); the run goes on, and what was "
-            "saved before stays.",
+            f"A checkpoint could not be written to {self.folder} ({_reason(error)}); the run continues, and earlier "
+            "checkpoints are kept.",
             RuntimeWarning,
             stacklevel=3,
         )
 
-    def _close(self) -> None:
+    def _close_manager(self) -> None:
         manager, self._manager = self._manager, None
         if manager is not None:
-            with contextlib.suppress(Exception):  # it says again what failed
+            with contextlib.suppress(Exception):  # closing repeats the error of a failed write
                 manager.close()
 
     def clear(self) -> None:
@@ -265,13 +284,13 @@ class Checkpoints:
         return self.folder / "start.json"
 
     def start(self, notes: Mapping[str, Any]) -> None:
-        """Writes what JSON can represent of a run that starts; it stays until the first checkpoint is written."""
+        """Writes notes about a run that starts; they stay until the first checkpoint is written."""
         unfinished = self._start_file.with_suffix(".tmp")
         try:
             unfinished.write_text(json.dumps(notes, default=_plain))
             unfinished.replace(self._start_file)
         except OSError as error:
-            self._failed(error)
+            self._warn_of_failed_write(error)
 
     def started(self) -> dict[str, Any] | None:
         """Returns what `start` wrote, if a process ended before its first checkpoint."""
@@ -283,128 +302,133 @@ class Checkpoints:
     # ------------------------------------------------------------ restoring
 
     def newest(self) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
-        """The arrays and notes of the newest checkpoint that is intact, None if there is no checkpoint at all."""
+        """Returns the arrays and notes of the newest intact checkpoint, or None if there is no checkpoint."""
         if not any(path.name.isdigit() for path in self.folder.iterdir()):
-            return None  # without the second that it takes to import orbax
+            return None  # saves the second that importing orbax takes
         numbers = sorted(self.manager.all_steps(), reverse=True)
-        reasons: dict[int, Exception] = {}
+        errors: dict[int, Exception] = {}
         for number in numbers:
             try:
                 found = self._read(number)
                 break
             except Exception as error:
-                reasons[number] = error
+                errors[number] = error
         else:
             if not numbers:
                 return None
             raise ValueError(
-                f"None of the {len(numbers)} checkpoints in {self.folder} is intact "
-                f"({_first_line(reasons[numbers[0]])}); remove the folder to begin anew."
+                f"None of the {len(numbers)} checkpoints in {self.folder} is intact ({_reason(errors[numbers[0]])}); "
+                "remove the folder to start over."
             )
-        for damaged, error in reasons.items():
-            self._pass_over(damaged, error, f"the run goes on from {self.folder / str(number)}")
+        for damaged, error in errors.items():
+            self._mark_damaged(damaged, error, f"the run continues from {self.folder / str(number)}")
         self._last_step = int(found[0]["state/step"])
         if self.keep_best:
-            self._find_best(numbers)
+            self._verify_best(numbers)
         return found
 
-    def _pass_over(self, number: int, error: Exception, otherwise: str) -> None:
+    def _mark_damaged(self, number: int, error: Exception, consequence: str) -> None:
         self._damaged.add(number)
         warnings.warn(
-            f"The checkpoint {self.folder / str(number)} is damaged ({_first_line(error)}); {otherwise}.",
+            f"The checkpoint {self.folder / str(number)} is damaged ({_reason(error)}); {consequence}.",
             RuntimeWarning,
             stacklevel=4,
         )
 
-    def _find_best(self, numbers: list[int]) -> None:
-        """Looks which is the best of those that an earlier process kept, and that it is intact."""
+    def _verify_best(self, numbers: Iterable[int]) -> None:
+        """Reads the values that an earlier process wrote, and checks that the best checkpoint is intact."""
         for number in numbers:
             if number not in self._damaged:
                 try:
-                    self._values[number] = self._notes(number)[1].get("value")
+                    self._values[number] = self._read_notes(number)[1].get("value")
                 except Exception as error:
-                    self._pass_over(number, error, "it is not looked at for the best")
+                    self._mark_damaged(number, error, "it can't be kept as the best")
         while (best := self._best(numbers)) is not None and best not in self._verified:
             try:
                 self._read(best)
             except Exception as error:
-                self._pass_over(best, error, "the next best is kept")
+                self._mark_damaged(best, error, "the next best is kept")
 
-    def _best(self, numbers: list[int]) -> int | None:
-        """The one of these checkpoints that is best, as far as is known."""
+    def _best(self, numbers: Iterable[int]) -> int | None:
+        """Returns the best of these checkpoints, among the intact ones with a finite value."""
         known = {
             number: value
             for number in numbers
             if number not in self._damaged and (value := self._values.get(number)) is not None and math.isfinite(value)
         }
-        chosen = min if self.mode == "min" else max
-        return chosen(known, key=known.__getitem__) if known else None
+        choose = min if self.mode == "min" else max
+        return choose(known, key=known.__getitem__) if known else None
 
-    def _kept(self, numbers: list[int]) -> set[int]:
-        """Which of these checkpoints stay, of which damaged ones do not count: newest, best, every n-th."""
+    def preserved(self, numbers: Iterable[int]) -> set[int]:
+        """Returns which of these checkpoints to keep: the newest, the best and every n-th.
+
+        Damaged checkpoints do not count, so `keep` intact ones stay.
+        """
         intact = [number for number in sorted(numbers) if number not in self._damaged]
         oldest = intact[-self.keep :][:1]
-        kept = {number for number in numbers if oldest and number >= oldest[0]}
+        preserved = {number for number in numbers if oldest and number >= oldest[0]}
         if self.keep_every:
-            kept |= {number for number in intact if number % self.keep_every == 0}
+            preserved |= {number for number in intact if number % self.keep_every == 0}
         best = self._best(intact) if self.keep_best else None
-        return kept if best is None else kept | {best}
+        return preserved if best is None else preserved | {best}
 
-    def _notes(self, number: int) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What is noted in a checkpoint: as it was written, and its content, which has a digest of its own."""
+    def _read_notes(self, number: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Returns the notes of a checkpoint as written, and their content, which has its own digest."""
         import orbax.checkpoint as ocp
 
         notes = self.manager.restore(number, args=ocp.args.Composite(notes=ocp.args.JsonRestore()))["notes"]
         digest = _digest(notes["content"], {})
         if notes.get("digest_of_content", digest) != digest:
-            raise ValueError("its notes are not what was written")
+            raise ValueError("the digest of its notes differs")
         return notes, json.loads(notes["content"])
 
     def _read(self, number: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Returns the arrays and the notes of a checkpoint, compared with its digest."""
         import orbax.checkpoint as ocp
 
-        notes, content = self._notes(number)
-        described = content.pop("arrays")
+        notes, content = self._read_notes(number)
+        signature = content.pop("arrays")
+        # Orbax does not store arrays without elements.
         kind = ocp.RestoreArgs(restore_type=np.ndarray)
-        restore = ocp.args.PyTreeRestore(restore_args={name: kind for name, _, shape in described if 0 not in shape})
+        restore = ocp.args.PyTreeRestore(restore_args={name: kind for name, _, shape in signature if 0 not in shape})
         arrays = self.manager.restore(number, args=ocp.args.Composite(arrays=restore))["arrays"]
-        arrays |= {name: np.zeros(shape, jnp.dtype(dtype)) for name, dtype, shape in described if 0 in shape}
+        arrays |= {name: np.zeros(shape, jnp.dtype(dtype)) for name, dtype, shape in signature if 0 in shape}
         if _digest(notes["content"], arrays) != notes["digest"]:
-            raise ValueError("its content is not what was written")
+            raise ValueError("the digest of its content differs")
         self._verified.add(number)
         return arrays, content
 
 
-class _Kept:
-    """Tells orbax which checkpoints stay."""
+class _PreservationPolicy:
+    """Tells orbax which checkpoints to keep."""
 
     def __init__(self, checkpoints: Checkpoints):
         self.checkpoints = checkpoints
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        kept = self.checkpoints._kept([info.step for info in checkpoints])
-        return [info.step in kept for info in checkpoints]
+        preserved = self.checkpoints.preserved([info.step for info in checkpoints])
+        return [info.step in preserved for info in checkpoints]
 
 
 # ---------------------------------------------------------------- trees and digests
 
 
 def named(tree: Any) -> dict[str, Any]:
-    """The leaves of a tree by their '/'-joined paths."""
+    """Returns the leaves of a tree by their paths, joined by "/"."""
     pairs = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in pairs}
 
 
 def not_finite(tree: Any) -> str | None:
-    """The path of the first leaf with a number that is not finite, None if there is none."""
+    """Returns the path of the first leaf that contains NaN or infinity, or None."""
     return next((name for name, leaf in named(tree).items() if not _finite(_host(leaf))), None)
 
 
 def refilled(tree: Any, arrays: Mapping[str, np.ndarray]) -> Any:
-    """The tree with other arrays, by the paths of its leaves.
+    """Returns the tree with its leaves replaced by the arrays of the same paths.
 
     Raises:
-        ValueError: If the arrays are those of another tree.
+        ValueError: If the paths or shapes differ.
     """
     leaves, wanted = named(tree), set(named(tree))
     differing = sorted(wanted ^ set(arrays)) or [
@@ -422,7 +446,7 @@ def refilled(tree: Any, arrays: Mapping[str, np.ndarray]) -> Any:
 
 
 def packed(value: Any, name: str, arrays: dict[str, Any]) -> Any:
-    """A value as JSON can say it; dictionaries of arrays go to `arrays`, under the name."""
+    """Returns a value as JSON can represent it, and moves dictionaries of arrays to `arrays[name]`."""
     if (
         isinstance(value, Mapping)
         and jax.tree.leaves(value)
@@ -435,7 +459,7 @@ def packed(value: Any, name: str, arrays: dict[str, Any]) -> Any:
 
 
 def unpacked(note: Mapping[str, Any], name: str, arrays: Mapping[str, np.ndarray]) -> Any:
-    """The inverse of `packed`."""
+    """Returns the value that `packed` received."""
     if "arrays" in note:
         flat = {path: arrays[f"{name}/{path}"] for path in note["arrays"]}
         return traverse_util.unflatten_dict(flat, sep="/")
@@ -453,7 +477,7 @@ def _plain(value: Any) -> Any:
 
 
 def _host(leaf: Any) -> np.ndarray:
-    """A copy on the host, which stays when the device's own array is donated."""
+    """Returns a copy on the host, which stays valid if the array on the device is donated."""
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         leaf = jax.random.key_data(leaf)
     return np.array(leaf, copy=True)
@@ -463,7 +487,7 @@ def _finite(leaf: np.ndarray) -> bool:
     return not jnp.issubdtype(leaf.dtype, jnp.floating) or bool(np.isfinite(leaf.astype(np.float32)).all())
 
 
-def _described(arrays: Mapping[str, np.ndarray]) -> list[Any]:
+def _signature(arrays: Mapping[str, np.ndarray]) -> list[Any]:
     return [[name, leaf.dtype.name, list(leaf.shape)] for name, leaf in sorted(arrays.items())]
 
 
@@ -475,24 +499,25 @@ def _digest(content: str, arrays: Mapping[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-def _counts(value: Any) -> bool:
+def _is_positive_integer(value: Any) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= 1)
 
 
-def _not_of_orbax(record: logging.LogRecord) -> bool:
-    """Whether a record tells of anything else than a write that orbax gave up together with another one."""
+def _is_unrelated_to_orbax(record: logging.LogRecord) -> bool:
+    """Filters out log records about writes that orbax cancelled after another write failed."""
     return "orbax-checkpoint-tmp" not in str(record.exc_info and record.exc_info[1])
 
 
 REASONS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
 
 
-def _first_line(error: Exception) -> str:
+def _reason(error: Exception) -> str:
+    """Returns the cause of an error in a few words."""
     for reason in map(os.strerror, REASONS):
-        if reason in str(error):  # somewhere behind a page of names
+        if reason in str(error):  # orbax hides it behind a page of names
             return reason
     text = getattr(error, "strerror", None) or (str(error).strip().splitlines() or [type(error).__name__])[0]
-    if status := re.match(r"([A-Z_]+): ", text):  # of tensorstore: what it did, in what, with what; the cause is last
+    if status := re.match(r"([A-Z_]+): ", text):  # of tensorstore, which names the cause last
         text = re.split(r" \[(?:tensorstore_spec|os_error_code|source locations)=", text)[0].rsplit(": ", 1)[-1]
         if status[1] == "NOT_FOUND":
             text = os.strerror(errno.ENOENT)

@@ -150,7 +150,7 @@ def test_newest_best_and_every_nth_are_kept(tmp_path):
 
 
 def test_a_best_by_what_is_not_there_is_told(tmp_path):
-    sentence = "Checkpoints keeps the best by 'val_los', which is not in the logs; there are 'loss', 'accuracy'."
+    sentence = "`keep_best` of Checkpoints is 'val_los', which is not in the logs; use one of 'loss', 'accuracy'."
     with pytest.warns(UserWarning, match=f"^{re.escape(sentence)}$"):
         build().fit(X, Y, verbose=0, resume=Checkpoints(tmp_path, keep_best="val_los"))
 
@@ -231,7 +231,7 @@ def test_any_damage_leaves_the_same_bits_or_is_named_and_the_one_before_is_used(
             for sentence in told:
                 named += 1
                 assert re.fullmatch(
-                    rf"The checkpoint {re.escape(str(newest))} is damaged \(.+\); the run goes on from "
+                    rf"The checkpoint {re.escape(str(newest))} is damaged \(.+\); the run continues from "
                     rf"{re.escape(str(tmp_path / '2'))}\.",
                     sentence,
                 )
@@ -292,12 +292,14 @@ def test_a_damaged_one_is_not_the_best_and_does_not_count(tmp_path):
     altered(tmp_path / "2")
     altered(tmp_path / "4")
     newest, best = go_on(tmp_path, 4, *values, keep=2)
-    assert re.fullmatch(rf"The checkpoint {tmp_path}/4 is damaged \(.+\); the run goes on from {tmp_path}/3\.", newest)
+    assert re.fullmatch(
+        rf"The checkpoint {tmp_path}/4 is damaged \(.+\); the run continues from {tmp_path}/3\.", newest
+    )
     assert re.fullmatch(rf"The checkpoint {tmp_path}/2 is damaged \(.+\); the next best is kept\.", best)
     assert folders(tmp_path) == [3, 4, 5]  # two that are intact, the fourth epoch anew in the fifth
     (tmp_path / "3" / "notes" / "metadata").write_text("{}")
     (sentence,) = go_on(tmp_path, 5, *values, keep=1)
-    assert re.fullmatch(rf"The checkpoint {tmp_path}/3 is damaged \(.+\); it is not looked at for the best\.", sentence)
+    assert re.fullmatch(rf"The checkpoint {tmp_path}/3 is damaged \(.+\); it can't be kept as the best\.", sentence)
 
 
 @pytest.mark.filterwarnings("ignore:The checkpoint")
@@ -308,7 +310,7 @@ def test_nothing_intact_is_an_error(tmp_path):
             path.write_bytes(b"")
     sentence = (
         f"None of the 1 checkpoints in {tmp_path} is intact (Expecting value: line 1 column 1 (char 0)); remove the "
-        "folder to begin anew."
+        "folder to start over."
     )
     with refuses(sentence):
         build().fit(X, Y, batch_size=8, epochs=2, verbose=0, resume=tmp_path)
@@ -318,7 +320,9 @@ def test_one_process_at_a_time(tmp_path):
     with Checkpoints(tmp_path):
         code = f"from training import Checkpoints\nwith Checkpoints({str(tmp_path)!r}): pass"
         run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    sentence = f"OSError: Another process runs in {tmp_path}; wait for its end, or choose another folder."
+    sentence = (
+        f"OSError: Another process uses the checkpoints in {tmp_path}; wait until it ends, or choose another folder."
+    )
     assert run.stderr.strip().splitlines()[-1] == sentence
 
 
@@ -357,7 +361,7 @@ def test_a_system_that_refuses_to_write(tmp_path, monkeypatch):
     def refuse(*args, **kwargs):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    monkeypatch.setattr("training.checkpoints.open", refuse, raising=False)
+    monkeypatch.setattr("filelock.FileLock.acquire", refuse)
     with refuses(
         f"Checkpoints can't be written to {tmp_path} (Read-only file system); choose another folder.", OSError
     ):
@@ -377,8 +381,8 @@ def test_a_full_disk_does_not_end_the_run(whole, tmp_path, monkeypatch):
 
     monkeypatch.setattr(ocp.CheckpointManager, "save", save)
     sentence = (
-        f"A checkpoint could not be written to {tmp_path} (No space left on device); the run goes on, and what was "
-        "saved before stays."
+        f"A checkpoint could not be written to {tmp_path} (No space left on device); the run continues, and "
+        "earlier checkpoints are kept."
     )
     with pytest.warns(RuntimeWarning, match=f"^{re.escape(sentence)}$"):
         assert_same(numbers(*fit("arrays", tmp_path)), whole["arrays"])
@@ -409,8 +413,8 @@ def test_a_disk_that_takes_no_more_is_told_once_and_left_clean(whole, tmp_path, 
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     sentence = (
-        f"A checkpoint could not be written to {tmp_path} (File too large); the run goes on, and what was saved before "
-        "stays."
+        f"A checkpoint could not be written to {tmp_path} (File too large); the run continues, and earlier "
+        "checkpoints are kept."
     )
     assert [str(w.message) for w in told if w.category is RuntimeWarning] == [sentence]
     gc.collect()
@@ -426,7 +430,10 @@ def test_a_folder_that_is_lost_does_not_end_the_run(whole, tmp_path):
             if epoch == 2:
                 shutil.rmtree(tmp_path / "run", ignore_errors=True)
             if epoch == 4:  # the new one is this process' own, too
-                sentence = f"Another process runs in {tmp_path / 'run'}; wait for its end, or choose another folder."
+                sentence = (
+                    f"Another process uses the checkpoints in {tmp_path / 'run'}; wait until it ends, or choose another "
+                    "folder."
+                )
                 with refuses(sentence, OSError), Checkpoints(tmp_path / "run"):
                     pass
 
@@ -451,8 +458,8 @@ def test_files_that_may_not_grow_do_not_end_the_run(whole, tmp_path):
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
     sentence = (
-        f"A checkpoint could not be written to {tmp_path} (File too large); the run goes on, and what was saved before "
-        "stays."
+        f"A checkpoint could not be written to {tmp_path} (File too large); the run continues, and earlier "
+        "checkpoints are kept."
     )
     assert {str(w.message) for w in told} == {sentence}
     with Checkpoints(tmp_path) as folder:
@@ -465,8 +472,8 @@ def test_a_state_that_is_not_finite_is_never_saved(tmp_path):
     with pytest.warns(RuntimeWarning) as told:
         trainer.fit(x, y, batch_size=2, epochs=2, verbose=0, resume=tmp_path)
     sentence = (
-        "The state holds numbers that are not finite, first in state/params/dense/bias, and is not saved; lower the "
-        "learning rate, or clip the gradients."
+        "The state is not saved, because state/params/dense/bias contains NaN or infinity; lower the learning rate, or clip "
+        "the gradients."
     )
     assert sentence in [str(w.message) for w in told]
     assert not [p for p in tmp_path.iterdir() if p.name.isdigit()]

@@ -171,7 +171,7 @@ def test_a_damaged_checkpoint_is_told_in_one_line(finished, capsys, monkeypatch,
     code, out, err = run(capsys, monkeypatch, *COMMAND, "--epochs", "2", "--out", folder)
     assert code == 0 and out.count("Epoch ") == 1
     assert re.fullmatch(
-        rf"warning: The checkpoint {folder}/checkpoints/2 is damaged \(.+\); the run goes on from {folder}/checkpoints/1\.\n",
+        rf"warning: The checkpoint {folder}/checkpoints/2 is damaged \(.+\); the run continues from {folder}/checkpoints/1\.\n",
         err,
     )
 
