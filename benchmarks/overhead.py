@@ -1,10 +1,10 @@
 """Measures the overhead of `fit` over a hand-written loop of the same step.
 
-    python benchmarks/overhead.py [--rounds 9] [--batches 3 10 40] [--keep-memory]
+    python benchmarks/overhead.py [--rounds 9] [--batches 3 10 40] [--retain-heap]
 
 `fit` shows its live display on a pseudo-terminal and calls three callbacks; the loops only run steps. All run in one
 process and take turns, so that all see the same load. Each turn has five epochs. The results hold the median and the
-best turn, which other load disturbs least. With --keep-memory, the script calls `training.keep_memory()` first, as the
+best turn, which other load disturbs least. With --retain-heap, the script calls `training.retain_heap()` first, as the
 command line does.
 """
 
@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import measure
 
 import flaxmodels
-from training import Trainer, callbacks, keep_memory, optimizers, steps
+from training import Trainer, callbacks, optimizers, retain_heap, steps
 from training.objective import Objective
 
 EPOCHS = 5
@@ -142,9 +142,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9, help="counted runs of each competitor")
     parser.add_argument("--batches", type=int, nargs="+", default=[3, 10, 40], help="steps per epoch")
-    parser.add_argument("--keep-memory", action="store_true", help="call training.keep_memory() first")
+    parser.add_argument("--retain-heap", action="store_true", help="call training.retain_heap() first")
     arguments = parser.parse_args()
-    kept = arguments.keep_memory and keep_memory()
+    kept = arguments.retain_heap and retain_heap()
     output, start, rows = terminal(), time.perf_counter(), []
     print(measure.environment("jax", "flax", "optax"), file=output, flush=True)
     for case in cases(arguments.batches):

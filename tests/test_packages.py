@@ -122,19 +122,3 @@ def test_unknown_name_is_refused(name):
 @pytest.mark.parametrize("name", ["flaxmodels", "training"])
 def test_package_is_marked_as_typed(name):
     assert (pathlib.Path(importlib.import_module(name).__file__).parent / "py.typed").exists()
-
-
-def test_memory_is_kept_where_the_c_library_can_be_told(monkeypatch):
-    from training import cache
-
-    told = []
-
-    class Library:
-        def mallopt(self, parameter, value):
-            told.append((parameter, value))
-            return 1
-
-    monkeypatch.setattr(cache.ctypes, "CDLL", lambda name: Library())
-    assert cache.keep_memory() and told == [(-4, 0), (-1, 2**31 - 1), (-8, 1)]
-    monkeypatch.setattr(cache.ctypes, "CDLL", lambda name: object())
-    assert not cache.keep_memory()

@@ -17,16 +17,17 @@ if TYPE_CHECKING:
     from training import schedules as schedules
     from training import steps as steps
     from training.cache import compilation_cache as compilation_cache
-    from training.cache import keep_memory as keep_memory
     from training.checkpoints import Checkpoints as Checkpoints
+    from training.memory import retain_heap as retain_heap
     from training.state import TrainState as TrainState
     from training.trainer import Trainer as Trainer
 
 # Names are imported when they are first used, so that the command line starts quickly.
 SUBMODULES = "callbacks checkpoints data datasets losses metrics objective optimizers schedules steps"
 NAMES = {
-    "cache": "compilation_cache keep_memory",
+    "cache": "compilation_cache",
     "checkpoints": "Checkpoints",
+    "memory": "retain_heap",
     "state": "TrainState",
     "trainer": "Trainer",
 }
