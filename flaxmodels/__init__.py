@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from flaxmodels import lazy
+from flaxmodels import lazy, shadowing
 
 if TYPE_CHECKING:
     from flaxmodels import activations as activations
@@ -34,3 +34,5 @@ NAMES = {
 }
 
 __getattr__, __dir__, __all__ = lazy.attach(__name__, NAMES, SUBMODULES)
+
+shadowing.warn_if_shadowed()

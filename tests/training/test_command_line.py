@@ -110,11 +110,11 @@ def test_lists(capsys, monkeypatch):
         ),
         (
             "fit simple_cnn digits --option cell",
-            "An option of a model is written key=value, got 'cell'; for example cell=gru.",
+            "`--option` must be key=value, got 'cell'; write, for example, cell=gru.",
         ),
         (
             "evaluate nowhere digits",
-            "There is no model at nowhere; give the folder that `fit` wrote, or a model file.",
+            "There is no model at nowhere; give the output folder of `fit`, or a model file.",
         ),
     ],
 )
@@ -146,7 +146,7 @@ def test_an_archive_of_arrays(finished, capsys, monkeypatch, tmp_path):
 def test_a_device_that_is_asked_for_or_absent(capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     command = ["evaluate", "nowhere", "digits"]
-    missing = "error: There is no model at nowhere; give the folder that `fit` wrote, or a model file.\n"
+    missing = "error: There is no model at nowhere; give the output folder of `fit`, or a model file.\n"
     assert run(capsys, monkeypatch, *command, "--device", "cpu") == (2, "", missing)
     sentence = "error: Unknown device 'tpu'. Did you mean 'gpu'? Known: 'cpu', 'gpu'.\n"
     assert run(capsys, monkeypatch, *command, "--device", "tpu") == (2, "", sentence)
@@ -155,8 +155,8 @@ def test_a_device_that_is_asked_for_or_absent(capsys, monkeypatch, tmp_path):
         (["--device", "cpu"], re.escape(missing)),  # what the command says goes before what the environment says
         (
             [],
-            r"error: JAX_PLATFORMS names the devices to use, got 'abacus', and JAX can't use them \(Unable to "
-            r"initialize backend 'abacus': .*\); name others, or unset it.\n",
+            r"error: JAX_PLATFORMS must name devices that JAX can use, got 'abacus' \(Unable to initialize backend 'abacus': "
+            r".*\); name other devices, or unset it.\n",
         ),
     ):
         done = subprocess.run([sys.executable, "-m", "training", *command, *more], **absent)
@@ -208,7 +208,7 @@ def test_help_imports_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "Trains, evaluates and runs models." in done.stdout
+    assert "Train, evaluate and run models." in done.stdout
 
 
 def test_interrupted_run_keeps_the_last_complete_epoch(tmp_path):
@@ -256,7 +256,7 @@ def test_interrupted_run_keeps_the_last_complete_epoch(tmp_path):
     command[command.index("units=8")] = "units=9"
     other = subprocess.run([sys.executable, "-m", "training", *command], capture_output=True, text=True, check=False)
     assert other.returncode == 2 and other.stderr == (
-        f"error: {folder} holds a run with options ['units=8'], got ['units=9']; choose another --out, or begin anew with "
+        f"error: {folder} holds a run with options ['units=8'], got ['units=9']; choose another --out, or start over with "
         "--no-resume.\n"
     )
     anew = subprocess.run(

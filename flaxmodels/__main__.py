@@ -1,0 +1,26 @@
+"""Starts the command line: `flaxmodels` or `python -m flaxmodels`.
+
+The commands are in `training.__main__`. They are started from here, because a user's own `training.py` may hide them.
+"""
+
+import importlib
+import sys
+
+from flaxmodels.extras import require_extra
+from flaxmodels.shadowing import describe_shadowing
+
+
+def main() -> None:
+    """Runs the command line, after a check that its package and typer can be imported."""
+    try:
+        if sentence := describe_shadowing():
+            raise ImportError(sentence)
+        require_extra("typer", "The command line needs")
+    except ImportError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    importlib.import_module("training.__main__").main()
+
+
+if __name__ == "__main__":
+    main()
