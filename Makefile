@@ -35,9 +35,7 @@ gpu: .venv/tools
 	$(BIN)/python benchmarks/gpu.py $(GPU)
 
 lint: .venv/tools
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/pre-commit run --all-files
 
 format: .venv/tools
 	$(BIN)/ruff check --fix .

@@ -1,0 +1,77 @@
+"""A user's program, checked by pyright in `make lint` and run by `test_user_program.py`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import flaxmodels as fm
+from flaxmodels import Input, Model, Sequential, layers
+from training import Trainer, callbacks, losses, metrics, optimizers, schedules
+
+
+class PrintLoss(callbacks.Callback):
+    """Prints the loss after each epoch."""
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        if logs is not None:
+            print(f"epoch {epoch}: loss {logs['loss']:.4f}")
+
+
+def layers_on_arrays() -> jax.Array:
+    """Applies layers to arrays, as linen modules."""
+    x = jnp.ones((2, 4))
+    dense = layers.Dense(3, activation="relu")
+    variables = dense.init(jax.random.key(0), x)
+    y = dense.apply(variables, x)
+    assert isinstance(y, jax.Array)
+    merged = layers.Add().apply({}, [y, y])
+    assert isinstance(merged, jax.Array)
+    return jnp.mean(merged)
+
+
+def layers_on_symbols() -> Model:
+    """Builds a model with two inputs by calling layers on symbolic tensors."""
+    left, right = Input((8, 8, 1), name="left"), Input((8, 8, 1), name="right")
+    tower = Model(left, layers.Dense(4, activation="relu")(layers.Flatten()(left)))
+    both = layers.Concatenate()([tower(left), tower(right)])
+    return Model([left, right], layers.Dense(1, activation="sigmoid")(both))
+
+
+def train(folder: str) -> dict[str, Any]:
+    """Trains, evaluates, predicts, saves and loads a small convolutional network."""
+    model = Sequential()
+    model.add(layers.Conv2D(4, kernel_size=(3, 3), activation="relu", input_shape=(8, 8, 1)))
+    model.add(layers.MaxPooling2D(pool_size=(2, 2)))
+    model.add(layers.Flatten())
+    model.add(layers.Dense(10, activation="softmax"))
+    model.summary()
+
+    x, y = np.zeros((32, 8, 8, 1), np.float32), np.arange(32) % 10
+    trainer = Trainer(
+        model,
+        optimizer=optimizers.Adam(learning_rate=schedules.CosineDecay(1e-3, 100)),
+        loss=losses.SparseCategoricalCrossentropy(),
+        metrics=["accuracy", metrics.SparseTopKCategoricalAccuracy(k=3)],
+        seed=0,
+    )
+    history = trainer.fit(
+        x,
+        y,
+        batch_size=16,
+        epochs=2,
+        validation_split=0.25,
+        callbacks=[callbacks.EarlyStopping(patience=1), PrintLoss()],
+        verbose=0,
+    )
+    assert len(history.history["loss"]) == 2
+    predictions: np.ndarray = trainer.predict(x)
+    assert predictions.shape == (32, 10)
+    path = f"{folder}/model.safetensors"
+    trainer.save(path)
+    loaded, variables = fm.load(path)
+    assert np.allclose(loaded.apply(variables, x), predictions, atol=1e-6)
+    results = trainer.evaluate(x, y)
+    return results
