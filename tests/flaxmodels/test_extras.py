@@ -15,24 +15,7 @@ PROJECT = pathlib.Path(__file__).parents[2] / "pyproject.toml"
 BLOCKED = {*EXTRAS, "array_record", "grain", "importlib_resources", "keras", "tensorflow_datasets", "torch"}
 # Python treats a module as missing if its entry is None.
 BLOCK = f"import sys; sys.modules.update(dict.fromkeys({sorted(BLOCKED)}))"
-CORE_PROGRAM = """
-import numpy as np
-import flaxmodels as fm
-from flaxmodels import Sequential, layers
-from training import Trainer, callbacks, datasets
-
-model = Sequential([layers.Flatten(input_shape=(8, 8, 1)), layers.Dense(10, activation="softmax")])
-model.summary()
-trainer = Trainer(model, "adam", "sparse_categorical_crossentropy", ["accuracy"])
-x, y = np.ones((32, 8, 8, 1), "float32"), np.full(32, 3, "int32")
-history = trainer.fit(x, y, epochs=2, validation_split=0.25, callbacks=[callbacks.EarlyStopping()])
-assert history.history["loss"][1] < history.history["loss"][0]
-assert trainer.evaluate(x, y)["loss"] > 0 and trainer.predict(x).shape == (32, 10)
-trainer.save(sys.argv[1])
-loaded, variables = fm.load(sys.argv[1])
-np.testing.assert_array_equal(loaded.apply(variables, x), trainer.predict(x))
-assert len(datasets.load("airline").train) == 108
-"""
+CORE_PROGRAM = PROJECT.parent / "tests" / "support" / "core_program.py"
 MISSING = {
     "trainer.fit(x, y, resume=sys.argv[1])": ("Checkpoints need filelock", "checkpoints"),
     "trainer.save(sys.argv[1] + '.keras')": ("Keras files need h5py", "keras-files"),
@@ -62,7 +45,8 @@ def run(code, *args):
 
 
 def test_models_are_built_trained_and_saved_without_any_extra(tmp_path):
-    done = run(BLOCK + CORE_PROGRAM, str(tmp_path / "model.safetensors"))
+    code = f"import runpy; runpy.run_path({str(CORE_PROGRAM)!r})"
+    done = run(f"{BLOCK}; {code}", str(tmp_path / "model.safetensors"))
     assert done.returncode == 0, done.stderr
 
 
@@ -70,7 +54,7 @@ def test_models_are_built_trained_and_saved_without_any_extra(tmp_path):
 @pytest.mark.parametrize("use", MISSING)
 def test_a_missing_extra_is_one_sentence_with_the_command(use, tmp_path):
     needed, extra = MISSING[use]
-    done = run(BLOCK + USE + use, str(tmp_path / "file"))
+    done = run(f"{BLOCK}\n{USE}{use}", str(tmp_path / "file"))
     sentence = f"{needed}, which is not installed; run pip install 'flaxmodels-training[{extra}]'."
     assert done.stderr.splitlines()[-1] == f"ModuleNotFoundError: {sentence}"
 
