@@ -6,9 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 
 import flaxmodels as fm
 from flaxmodels import Input, Model, Sequential, layers
+from flaxmodels.layers.symbolic import Symbol
 from training import Trainer, callbacks, losses, metrics, optimizers, schedules
 
 
@@ -20,23 +22,34 @@ class PrintLoss(callbacks.Callback):
             print(f"epoch {epoch}: loss {logs['loss']:.4f}")
 
 
+class Residual(nn.Module):
+    """A custom linen module that applies layers to arrays."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        y: jax.Array = layers.Dense(4, activation="relu")(x)
+        y = layers.Dropout(0.5)(y, train=train)
+        total: jax.Array = layers.Add()([x, y])
+        return total
+
+
 def layers_on_arrays() -> jax.Array:
-    """Applies layers to arrays, as linen modules."""
+    """Applies a custom module and a layer to arrays."""
     x = jnp.ones((2, 4))
-    dense = layers.Dense(3, activation="relu")
-    variables = dense.init(jax.random.key(0), x)
-    y = dense.apply(variables, x)
+    residual, dense = Residual(), layers.Dense(3)
+    y = residual.apply(residual.init(jax.random.key(0), x), x)
     assert isinstance(y, jax.Array)
-    merged = layers.Add().apply({}, [y, y])
-    assert isinstance(merged, jax.Array)
-    return jnp.mean(merged)
+    outputs = dense.apply(dense.init(jax.random.key(1), y), y)
+    assert isinstance(outputs, jax.Array)
+    return outputs
 
 
 def layers_on_symbols() -> Model:
     """Builds a model with two inputs by calling layers on symbolic tensors."""
     left, right = Input((8, 8, 1), name="left"), Input((8, 8, 1), name="right")
-    tower = Model(left, layers.Dense(4, activation="relu")(layers.Flatten()(left)))
-    both = layers.Concatenate()([tower(left), tower(right)])
+    hidden: Symbol = layers.Dense(4, activation="relu")(layers.Flatten()(left))
+    tower = Model(left, hidden)
+    both: Symbol = layers.Concatenate()([tower(left), tower(right)])
     return Model([left, right], layers.Dense(1, activation="sigmoid")(both))
 
 
