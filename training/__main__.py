@@ -250,7 +250,9 @@ def _print_table(rows: dict[str, str]) -> None:
 
 
 def _first_line(documented: object) -> str:
-    return (documented.__doc__ or "").splitlines()[0]
+    """Returns the first line of a docstring as the description of a result: "Returns a model" becomes "A model"."""
+    line = (documented.__doc__ or "").splitlines()[0].removeprefix("Returns ")
+    return line[:1].upper() + line[1:]
 
 
 def _optimizer(name: str, learning_rate: float | None) -> "optax.GradientTransformation":

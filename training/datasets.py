@@ -1,7 +1,7 @@
-"""Names to data: `load(name)` returns NumPy arrays for training and test, and what is known about them.
+"""Datasets by name: `load(name)` returns NumPy arrays for training and test, with a description.
 
-The embedded sets (`digits`, `digits_sequence`, `airline`) need neither network nor files. The others are
-downloaded, checked and prepared by tensorflow-datasets, without TensorFlow, and then kept as one NumPy file.
+The embedded datasets (`digits`, `digits_sequence`, `airline`) need neither network nor files. tensorflow-datasets
+downloads, verifies and prepares the others, without TensorFlow. The arrays are then cached as one NumPy file.
 """
 
 import contextlib
@@ -27,16 +27,16 @@ from flaxmodels.names import lookup
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Split:
-    """Examples and their targets; `x, y = split` gives what a model is fed.
+    """Holds examples and their targets; `x, y = split` returns the inputs of a model and the targets.
 
-    The stored inputs keep their type (images stay uint8), so that a set moves to a device at a quarter of the
-    size; a model sees `float32(x) * float32(scale)`.
+    Stored inputs keep their dtype. Images stay uint8, so copying them to a device takes a quarter of the time. A model
+    receives `float32(x) * float32(scale)`.
 
     Args:
         x: Inputs as stored.
         y: Targets: int32 classes, or float32 values.
-        scale: Factor from stored inputs to what the model sees.
-        num_classes: Number of classes, or None where the targets are values.
+        scale: Factor from stored inputs to model inputs.
+        num_classes: Number of classes, or None if the targets are values.
 
     Shapes: x [N, ...], y [N] for classes, [N, horizon] for forecasts.
 
@@ -58,8 +58,8 @@ class Split:
     def __post_init__(self) -> None:
         if len(self.x) != len(self.y):
             raise ValueError(
-                f"`x` and `y` must hold one row per example, {len(self.x)} and {len(self.y)} rows came; "
-                "leave out the rows without a partner."
+                f"`x` and `y` must have one row per example, got {len(self.x)} and {len(self.y)} rows; "
+                "remove the rows without a counterpart."
             )
 
     def __len__(self) -> int:
@@ -71,11 +71,11 @@ class Split:
         yield self.y
 
     def __getitem__(self, index: slice | np.ndarray) -> "Split":
-        """Returns the chosen examples as a split of their own: `split[:1000]`, or an array of indices."""
+        """Returns a split with the selected examples; the index is a slice, such as `split[:1000]`, or an array."""
         if isinstance(index, int | np.integer):
             raise TypeError(
-                "A Split is indexed by a slice or an array, so that the axis of examples remains, "
-                f"{index} came; write [{index}:{index + 1}]."
+                f"A Split must be indexed by a slice or an array, which keep the axis of examples, got {index}; "
+                f"write [{index}:{index + 1}]."
             )
         return dataclasses.replace(self, x=self.x[index], y=self.y[index])
 
@@ -86,14 +86,14 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Info:
-    """What is known about a set.
+    """Describes a dataset.
 
     Args:
         name: Name that `load` takes.
-        description: One or two sentences for a person.
+        description: One or two sentences.
         task: "classification" or "forecasting".
         input_shape: Shape of one example.
-        source: Where the data come from.
+        source: Origin of the data.
         licence: Terms of the data.
         num_classes: Number of classes, or None for forecasting.
         class_names: One name per class, in the order of the labels.
@@ -121,7 +121,7 @@ class Info:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """A training split, a test split, and what is known about them."""
+    """Holds a training split, a test split and their description."""
 
     train: Split
     test: Split
@@ -129,19 +129,20 @@ class Dataset:
 
 
 def load(name: str, raw_dir: str | Path | None = None, cache_dir: str | Path | None = None) -> Dataset:
-    """Returns a set by name.
+    """Returns a dataset by name.
 
     Args:
         name: One of `names()`.
-        raw_dir: Folder with the set's original files, read instead of a download as long as the set is not
-            prepared. An embedded set takes none.
-        cache_dir: Where a set is kept once prepared; None takes $FLAXMODELS_CACHE, or
-            `~/.cache/flaxmodels`. Embedded sets keep nothing.
+        raw_dir: Folder with the original files, which are read instead of a download unless the dataset is prepared
+            already. Embedded datasets have no files.
+        cache_dir: Folder for prepared datasets; by default $FLAXMODELS_CACHE, or `~/.cache/flaxmodels`.
 
     Raises:
-        ValueError: If the name is unknown, an embedded set is given `raw_dir`, or a file is not the original.
-        FileNotFoundError: If `raw_dir` lacks a file.
-        ConnectionError: If the set is not prepared and cannot be downloaded.
+        ValueError: If the name is unknown, `raw_dir` is given for an embedded dataset, or a file differs from the
+            original.
+        FileNotFoundError: If a file is missing in `raw_dir`.
+        ConnectionError: If the dataset is neither prepared nor downloadable.
+        ModuleNotFoundError: If a package of the extra `data` is not installed.
 
     Example:
         >>> data = load("digits")
@@ -153,7 +154,7 @@ def load(name: str, raw_dir: str | Path | None = None, cache_dir: str | Path | N
         return make(raw_dir, cache_dir)
     if raw_dir is not None:
         raise ValueError(
-            f"Dataset {name!r} is embedded and reads no files, raw_dir={str(raw_dir)!r} came; leave it out."
+            f"`raw_dir` must be None for {name!r}, which is embedded and has no files, got {str(raw_dir)!r}; remove it."
         )
     return make()
 
@@ -164,12 +165,12 @@ def names() -> list[str]:
 
 
 def windows(series: Any, length: int, horizon: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """Cuts a series into every run of `length` steps and the `horizon` steps that follow it.
+    """Cuts a series into overlapping windows of `length` steps, each with the `horizon` steps that follow it.
 
     Args:
         series: Values in order of time.
-        length: Steps that a model sees.
-        horizon: Steps that it forecasts.
+        length: Number of input steps.
+        horizon: Number of steps to forecast.
 
     Shapes: series [T] -> x [N, length, 1], y [N, horizon], with N = T - length - horizon + 1;
     series [T, F] -> x [N, length, F], y [N, horizon, F].
@@ -184,15 +185,15 @@ def windows(series: Any, length: int, horizon: int = 1) -> tuple[np.ndarray, np.
     """
     series = np.asarray(series)
     if series.ndim not in (1, 2):
-        raise ValueError(f"`series` must have shape [T] or [T, F], {[*series.shape]} came; cut one series at a time.")
+        raise ValueError(f"`series` must have shape [T] or [T, F], got {[*series.shape]}; pass one series at a time.")
     if length < 1 or horizon < 1:
         raise ValueError(
-            f"`length` and `horizon` must be at least 1, {length} and {horizon} came; give numbers of steps."
+            f"`length` and `horizon` must be at least 1, got {length} and {horizon}; give numbers of steps."
         )
     count = len(series) - length - horizon + 1
     if count < 1:
         raise ValueError(
-            f"`series` must have at least length + horizon = {length + horizon} steps, {len(series)} came; "
+            f"`series` must have at least length + horizon = {length + horizon} steps, got {len(series)}; "
             "give a longer series or shorter windows."
         )
     start = np.arange(count)[:, None]
@@ -200,15 +201,15 @@ def windows(series: Any, length: int, horizon: int = 1) -> tuple[np.ndarray, np.
     return (x[..., None] if series.ndim == 1 else x), y
 
 
-# ---- embedded sets ----
+# ---- embedded datasets ----
 
 
 def digits() -> Dataset:
-    """Handwritten digits as images [8, 8, 1] of 17 grey levels: 1437 for training, 360 for test.
+    """Returns handwritten digits as images [8, 8, 1] of 17 grey levels: 1437 for training, 360 for test.
 
-    The split is fixed: the images are sorted by class, shuffled within it (NumPy's `RandomState(0)`, whose
-    numbers never change), and every fifth is for test, so the classes' shares agree to within one image. Both
-    splits keep the original order. The same writers are in both: on unseen ones expect a lower accuracy.
+    The split is fixed and stratified. The images are sorted by class and shuffled within each class by NumPy's
+    `RandomState(0)`, whose numbers never change. Every fifth image is for test. Both splits keep the original order.
+    Both contain the same writers, so expect a lower accuracy for other writers.
     """
     images, labels = _digits()
     x, y = images.reshape(-1, 8, 8, 1).astype(np.uint8), labels.astype(np.int32)
@@ -234,7 +235,7 @@ def digits() -> Dataset:
 
 
 def _digits() -> tuple[np.ndarray, np.ndarray]:
-    """Rows of 64 grey levels and their classes; read from scikit-learn's file, because importing it takes a second."""
+    """Returns rows of 64 grey levels and their classes, from scikit-learn's file, as its import takes a second."""
     found = importlib.util.find_spec("sklearn")
     for folder in (found.submodule_search_locations or []) if found else []:
         file = Path(folder, "datasets", "data", "digits.csv.gz")
@@ -243,14 +244,14 @@ def _digits() -> tuple[np.ndarray, np.ndarray]:
                 table = np.loadtxt(lines, np.uint8, delimiter=",")
             return table[:, :-1], table[:, -1]
     require_extra("sklearn", "The dataset 'digits' needs")
-    from sklearn.datasets import load_digits  # wherever another version has them
+    from sklearn.datasets import load_digits  # for versions that store them elsewhere
 
     images, labels = load_digits(return_X_y=True)
     return images, labels
 
 
 def digits_sequence() -> Dataset:
-    """The images and splits of `digits`, each image read as a sequence of 8 rows with 8 features: [8, 8]."""
+    """Returns the images and splits of `digits`, each image as a sequence of 8 rows with 8 features: [8, 8]."""
     data = digits()
     train, test = (dataclasses.replace(split, x=split.x[..., 0]) for split in (data.train, data.test))
     info = dataclasses.replace(
@@ -280,14 +281,14 @@ AIRLINE_PASSENGERS = (
 
 
 def airline() -> Dataset:
-    """Twelve months of airline passengers [12, 1] and the next one [1]: 108 windows to train on, 24 to test.
+    """Returns airline passengers of twelve months [12, 1] and of the next one [1]: 108 for training, 24 for test.
 
-    The last two years are the test targets; the months before a target are known when it is forecast, so the
-    first test windows reach back into 1958. Values are standardized with the mean and deviation of the years
-    up to 1958; `info.restore` gives thousands of passengers.
+    The last two years are the test targets. The inputs of the first test windows are from 1958. Values are standardized
+    with the mean and the standard deviation of the years up to 1958; `info.restore` converts them to thousands of
+    passengers.
 
     Example:
-        The error of the last-value forecast, which a model has to beat, in thousands of passengers:
+        The error of a forecast that repeats the last value, in thousands of passengers:
 
         >>> data = airline()
         >>> x, y = data.test
@@ -314,11 +315,11 @@ def airline() -> Dataset:
     return Dataset(Split(x[:-test_months], y[:-test_months]), Split(x[-test_months:], y[-test_months:]), info)
 
 
-# ---- sets that tensorflow-datasets prepares ----
+# ---- datasets prepared by tensorflow-datasets (TFDS) ----
 
 
 def mnist(raw_dir: str | Path | None = None, cache_dir: str | Path | None = None) -> Dataset:
-    """Handwritten digits, [28, 28, 1]: 60000 for training, 10000 for test. Arguments as for `load`."""
+    """Returns handwritten digits, [28, 28, 1]: 60000 for training, 10000 for test. Arguments as for `load`."""
     info = Info(
         name="mnist",
         description="Handwritten digits, 28 x 28 pixels of 256 grey levels.",
@@ -333,7 +334,7 @@ def mnist(raw_dir: str | Path | None = None, cache_dir: str | Path | None = None
 
 
 def fashion_mnist(raw_dir: str | Path | None = None, cache_dir: str | Path | None = None) -> Dataset:
-    """Articles of clothing, [28, 28, 1]: 60000 for training, 10000 for test. Arguments as for `load`."""
+    """Returns articles of clothing, [28, 28, 1]: 60000 for training, 10000 for test. Arguments as for `load`."""
     articles = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot"
     info = Info(
         name="fashion_mnist",
@@ -354,10 +355,10 @@ ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 
 
 def _load_prepared(info: Info, raw_dir: str | Path | None, cache_dir: str | Path | None) -> Dataset:
-    """Returns the cached arrays; where they are missing or damaged, reads the prepared set or prepares it.
+    """Returns the cached arrays; if they are missing or damaged, reads the prepared dataset or prepares it.
 
-    Layout: `<cache_dir>/<name>/<version>-<checksum>/` is what TFDS prepared, with a checksum of the original
-    files' checksums; `<version>-<checksum>.npz` beside it is the cache.
+    TFDS prepares `<cache_dir>/<name>/<version>-<checksum>/`, with a checksum of the checksums of the original files.
+    The cache is `<version>-<checksum>.npz` beside it.
     """
     import tensorflow_datasets as tfds
 
@@ -380,16 +381,16 @@ def _load_prepared(info: Info, raw_dir: str | Path | None, cache_dir: str | Path
 
 
 def _read_cache(path: Path) -> dict[str, np.ndarray] | None:
-    """Returns the arrays, or None if the file is missing or damaged: a CRC-32 in it covers each array."""
+    """Returns the arrays, or None if the file is missing or damaged; it has a CRC-32 of each array."""
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
             return {key: stored[key] for key in ARRAYS}
-    except Exception:  # damaged bytes raise a dozen types, from zipfile, zlib and NumPy
+    except Exception:  # zipfile, zlib and NumPy raise a dozen types for damaged bytes
         return None
 
 
 def _write_cache(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Writes under a temporary name and renames, so that no reader ever sees half a file."""
+    """Writes a temporary file and renames it, so that no reader sees a part of it."""
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         with open(temporary, "xb") as file:
@@ -400,7 +401,7 @@ def _write_cache(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 
 def _read_prepared(folder: Path) -> dict[str, np.ndarray] | None:
-    """Returns a prepared set's arrays in TFDS' order, or None if the set is missing or damaged."""
+    """Returns the arrays of a prepared dataset in TFDS' order, or None if it is missing or damaged."""
     import tensorflow_datasets as tfds
 
     if not folder.exists():
@@ -413,16 +414,16 @@ def _read_prepared(folder: Path) -> dict[str, np.ndarray] | None:
             examples = source.__getitems__(range(len(source)))
             arrays[f"x_{part}"] = np.stack([example["image"] for example in examples])
             arrays[f"y_{part}"] = np.array([example["label"] for example in examples], np.int32)
-    except Exception:  # damaged files raise whatever their readers do; a set prepared anew replaces them
+    except Exception:  # readers raise various types for damaged files; the caller prepares the dataset again
         return None
     return arrays
 
 
 def _prepare(stock: Any, folder: Path, raw_dir: str | Path | None) -> dict[str, np.ndarray]:
-    """Prepares a set, moves it to `folder` and returns its arrays.
+    """Prepares a dataset, moves it to `folder` and returns its arrays.
 
-    All work is done in a temporary folder, so that a failure leaves nothing behind, and processes that
-    prepare the same set at the same time do not meet.
+    The work is done in a temporary folder: a failure leaves nothing behind, and several processes can prepare the same
+    dataset at the same time.
     """
     import tensorflow_datasets as tfds
 
@@ -434,8 +435,8 @@ def _prepare(stock: Any, folder: Path, raw_dir: str | Path | None) -> dict[str, 
         missing = [name for name in files if not (raw_dir / name).is_file()]
         if missing:
             raise FileNotFoundError(
-                f"raw_dir={str(raw_dir)!r} must hold the original files of {stock.name!r}, "
-                f"{', '.join(missing)} missing; put them there."
+                f"`raw_dir` must contain the original files of {stock.name!r}, got {str(raw_dir)!r} without "
+                f"{', '.join(missing)}; copy them there."
             )
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix="preparing-") as temporary:
@@ -445,44 +446,43 @@ def _prepare(stock: Any, folder: Path, raw_dir: str | Path | None) -> dict[str, 
         arrays = _read_prepared(Path(builder.data_dir))
         if arrays is None:
             raise OSError(
-                f"The set {stock.name!r} must be readable once prepared, in {str(folder.parent)!r} it is "
-                "not; check the disk, or give another cache_dir=."
+                f"The prepared dataset {stock.name!r} in {str(folder.parent)!r} is not readable; check the disk, or "
+                "give another `cache_dir`."
             )
         shutil.rmtree(folder, ignore_errors=True)
-        with contextlib.suppress(OSError):  # another process was first with the same set
+        with contextlib.suppress(OSError):  # another process was faster
             os.rename(builder.data_dir, folder)
     return arrays
 
 
 def _check_connection(name: str, folder: Path, files: dict[str, str]) -> None:
-    """Fails within seconds where TFDS would retry for minutes.
+    """Raises within seconds if there is no connection; TFDS would retry for minutes.
 
-    The thread is there because looking up a host's name heeds no timeout.
+    The request runs in a thread, because the lookup of a host name has no timeout.
     """
     import requests
 
     url, failures = next(iter(files.values())), ["no answer"]
 
-    def ask() -> None:
+    def request() -> None:
         try:
             requests.head(url, timeout=CONNECT_SECONDS).close()
             failures.clear()
         except requests.RequestException as error:
             failures.append(type(error).__name__)
 
-    thread = threading.Thread(target=ask, daemon=True)
+    thread = threading.Thread(target=request, daemon=True)
     thread.start()
     thread.join(CONNECT_SECONDS + 1)
     if failures:
         raise ConnectionError(
-            f"The set {name!r} must be downloaded once, as {str(folder.parent)!r} lacks it, but {url} does "
-            f"not answer ({failures[-1]}); connect to the network, or pass as raw_dir= a folder with "
-            f"{', '.join(files)}."
+            f"The dataset {name!r} is not in {str(folder.parent)!r} and can't be downloaded, because {url} does not "
+            f"respond ({failures[-1]}); connect to the network, or pass a folder with {', '.join(files)} as `raw_dir`."
         )
 
 
 def _without_tensorflow(stock: Any) -> Any:
-    """Returns TFDS' builder of an MNIST-like set, the steps replaced for which it needs TensorFlow."""
+    """Returns TFDS' builder of an MNIST-like dataset, with replacements for the steps that need TensorFlow."""
     require_extra("PIL", f"The dataset {stock.name!r} needs")
     from PIL import Image
 
@@ -492,12 +492,12 @@ def _without_tensorflow(stock: Any) -> Any:
 
         def _info(self) -> Any:
             info = super()._info()
-            # It asks nobody, as TFDS has its bucket switched off, but leaves a temporary folder behind.
+            # TFDS has turned off its bucket, and the call would only leave a temporary folder behind.
             info.initialize_from_bucket = lambda: None
             return info
 
         def _log_download_bytes(self) -> None:
-            pass  # TFDS prints here, and below
+            pass  # TFDS prints here and below
 
         def _log_download_done(self) -> None:
             pass
@@ -519,7 +519,7 @@ def _without_tensorflow(stock: Any) -> Any:
 
 
 def _fetch(dl_manager: Any, url: str, name: str) -> Path:
-    """Returns the path of a file from `raw_dir` or the network, its sha256 compared with TFDS' own."""
+    """Returns the path of a file from `raw_dir` or the network, after comparing its sha256 with the one in TFDS."""
     import requests
     from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
     from tensorflow_datasets.core.download.util import DownloadError
@@ -528,18 +528,18 @@ def _fetch(dl_manager: Any, url: str, name: str) -> Path:
         return dl_manager.download(url)
     except NonMatchingChecksumError as error:
         raise ValueError(
-            f"A file of {name!r} must be the original, {url.rpartition('/')[2]} has another sha256; "
-            f"fetch it again from {url} (other sets name their files alike)."
+            f"{url.rpartition('/')[2]} must be the original file of {name!r}, got another sha256; download it again "
+            f"from {url} (other datasets use the same file names)."
         ) from error
     except (requests.RequestException, DownloadError) as error:
         raise ConnectionError(
-            f"The files of {name!r} must be downloaded once, {url} failed ({type(error).__name__}: {error}); "
-            "try again, or fetch them by other means and pass their folder as raw_dir=."
+            f"The download of {url} for {name!r} failed ({type(error).__name__}: {error}); try again, or download the "
+            "files by other means and pass their folder as `raw_dir`."
         ) from error
 
 
 def _read_idx(path: Path) -> np.ndarray:
-    """Reads bytes from MNIST's format: 4 bytes of which the last is the rank, 4 bytes per axis, the data."""
+    """Reads an array of bytes in MNIST's format: 3 bytes, a byte with the rank, 4 bytes per axis, and the data."""
     with gzip.open(path) as file:
         data = file.read()
     rank = data[3]
@@ -549,7 +549,7 @@ def _read_idx(path: Path) -> np.ndarray:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps TFDS' progress bars and warnings from the terminal; they are global, so one thread at a time."""
+    """Hides TFDS' progress bars and warnings. These settings are global, so one thread at a time may enter."""
     from tensorflow_datasets.core.utils import tqdm_utils
 
     logger = logging.getLogger("absl")

@@ -1,4 +1,4 @@
-"""Datasets: counted by hand, compared with their sources, prepared from small files or a local server."""
+"""Datasets: counts by hand, comparisons with their sources, preparation from small files or a local server."""
 
 import collections
 import functools
@@ -34,7 +34,7 @@ def whole(sentence):
 # ---- Split ----
 
 
-def test_split_feeds_scaled_float32_and_keeps_stored_type():
+def test_split_yields_scaled_float32_and_keeps_the_stored_dtype():
     split = Split(np.array([[0, 128], [255, 51]], np.uint8), np.array([1, 0], np.int32), scale=1 / 255)
     x, y = split
     assert x.dtype == np.float32 and y.dtype == np.int32 and split.x.dtype == np.uint8
@@ -43,13 +43,13 @@ def test_split_feeds_scaled_float32_and_keeps_stored_type():
     assert len(split) == 2
 
 
-def test_split_of_float64_feeds_float32():
+def test_split_of_float64_yields_float32():
     x, _ = Split(np.array([0.5, 1.5]), np.array([0, 1]))
     assert x.dtype == np.float32
     np.testing.assert_array_equal(x, [0.5, 1.5])
 
 
-def test_split_is_sliced_and_indexed():
+def test_split_can_be_sliced_and_indexed():
     split = Split(np.arange(5, dtype=np.uint8), np.arange(5) * 10, scale=0.5, num_classes=50)
     part = split[1:3]
     assert (part.x.tolist(), part.y.tolist(), part.scale, part.num_classes) == ([1, 2], [10, 20], 0.5, 50)
@@ -58,13 +58,13 @@ def test_split_is_sliced_and_indexed():
 
 
 def test_split_refuses_a_single_index():
-    message = "A Split is indexed by a slice or an array, so that the axis of examples remains, 3 came; write [3:4]."
+    message = "A Split must be indexed by a slice or an array, which keep the axis of examples, got 3; write [3:4]."
     with pytest.raises(TypeError, match=whole(message)):
         Split(np.zeros(5), np.zeros(5))[3]
 
 
 def test_split_refuses_unequal_lengths():
-    message = "`x` and `y` must hold one row per example, 3 and 2 rows came; leave out the rows without a partner."
+    message = "`x` and `y` must have one row per example, got 3 and 2 rows; remove the rows without a counterpart."
     with pytest.raises(ValueError, match=whole(message)):
         Split(np.zeros((3, 2)), np.zeros(2))
 
@@ -87,7 +87,7 @@ def test_windows_of_several_features():
     np.testing.assert_array_equal(y, [[[4, 40]]])
 
 
-def test_windows_keep_the_type():
+def test_windows_keep_the_dtype():
     x, y = windows(np.arange(4, dtype=np.float32), 2)
     assert x.dtype == y.dtype == np.float32
 
@@ -97,19 +97,19 @@ def test_windows_keep_the_type():
     [
         (
             (np.zeros((2, 3, 4)), 1),
-            "`series` must have shape [T] or [T, F], [2, 3, 4] came; cut one series at a time.",
+            "`series` must have shape [T] or [T, F], got [2, 3, 4]; pass one series at a time.",
         ),
         (
             ([1, 2, 3], 0),
-            "`length` and `horizon` must be at least 1, 0 and 1 came; give numbers of steps.",
+            "`length` and `horizon` must be at least 1, got 0 and 1; give numbers of steps.",
         ),
         (
             ([1, 2, 3], 2, -1),
-            "`length` and `horizon` must be at least 1, 2 and -1 came; give numbers of steps.",
+            "`length` and `horizon` must be at least 1, got 2 and -1; give numbers of steps.",
         ),
         (
             ([1, 2, 3], 2, 2),
-            "`series` must have at least length + horizon = 4 steps, 3 came; give a longer series or shorter windows.",
+            "`series` must have at least length + horizon = 4 steps, got 3; give a longer series or shorter windows.",
         ),
     ],
 )
@@ -118,11 +118,11 @@ def test_windows_errors(arguments, message):
         windows(*arguments)
 
 
-# ---- embedded sets ----
+# ---- embedded datasets ----
 
 
 def pairs(x, y):
-    """Examples as a multiset, so that two orders of the same examples are equal."""
+    """Returns the examples as a multiset, which ignores their order."""
     return collections.Counter(zip((row.tobytes() for row in np.ascontiguousarray(x)), y.tolist(), strict=True))
 
 
@@ -143,7 +143,7 @@ def test_digits_are_all_of_scikit_learn_split_evenly():
     assert data.info.class_names == tuple("0123456789") and data.info.input_shape == (8, 8, 1)
 
 
-def test_digits_by_scikit_learn_where_its_file_is_not(monkeypatch):
+def test_digits_are_loaded_by_scikit_learn_if_its_file_is_not_there(monkeypatch):
     data = datasets.load("digits")
     monkeypatch.setattr(datasets.importlib.util, "find_spec", lambda name: None)
     assert pairs(*datasets.load("digits").train[:]) == pairs(*data.train[:])
@@ -230,7 +230,7 @@ def test_unknown_name():
 
 
 def test_embedded_set_refuses_files():
-    message = "Dataset 'digits' is embedded and reads no files, raw_dir='files' came; leave it out."
+    message = "`raw_dir` must be None for 'digits', which is embedded and has no files, got 'files'; remove it."
     with pytest.raises(ValueError, match=whole(message)):
         datasets.load("digits", raw_dir="files")
 
@@ -244,12 +244,12 @@ def test_import_loads_nothing_heavy():
     assert result.stdout.strip() == "set()"
 
 
-# ---- sets that tensorflow-datasets prepares ----
+# ---- datasets prepared by tensorflow-datasets ----
 
 
 @pytest.fixture
 def tiny(monkeypatch, tmp_path):
-    """Four small files in the original format in place of a set's own: where they lie and what they hold."""
+    """Replaces the files of a dataset by four small ones in the original format; returns their folder and content."""
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.download.checksums import UrlInfo
 
@@ -275,7 +275,7 @@ def tiny(monkeypatch, tmp_path):
 
 @pytest.fixture
 def serve(monkeypatch, tmp_path):
-    """Serves tmp_path/raw_mnist on this machine; gives the address."""
+    """Serves tmp_path/raw_mnist on this machine and returns the address."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
     class Handler(http.server.SimpleHTTPRequestHandler):
@@ -348,7 +348,7 @@ def test_cache_is_keyed_by_the_checksums(tiny, tmp_path):
     assert len(names) == 4 and all(re.fullmatch(r"3\.0\.1-[0-9a-f]{16}(\.npz)?", name) for name in names)
 
 
-def test_every_damaged_byte_of_the_cache_is_found(tmp_path):
+def test_every_damaged_byte_of_the_cache_is_detected(tmp_path):
     arrays = {key: np.arange(4, dtype=np.uint8) + i for i, key in enumerate(datasets.ARRAYS)}
     path = tmp_path / "arrays.npz"
     datasets._write_cache(path, arrays)
@@ -370,7 +370,7 @@ def test_every_damaged_byte_of_the_cache_is_found(tmp_path):
         assert datasets._read_cache(path) is None
 
 
-def test_damaged_cache_is_rebuilt_from_the_prepared_set(tiny, tmp_path):
+def test_damaged_cache_is_rebuilt_from_the_prepared_dataset(tiny, tmp_path):
     raw, arrays = tiny()
     datasets.load("mnist", raw, tmp_path / "cache")
     cache = only_cache(tmp_path / "cache")
@@ -381,7 +381,7 @@ def test_damaged_cache_is_rebuilt_from_the_prepared_set(tiny, tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "gone", "no info", "bad info"])
-def test_damaged_prepared_set_is_prepared_again(damage, tiny, tmp_path):
+def test_damaged_prepared_dataset_is_prepared_again(damage, tiny, tmp_path):
     raw, arrays = tiny()
     datasets.load("mnist", raw, tmp_path / "cache")
     only_cache(tmp_path / "cache").unlink()
@@ -405,7 +405,7 @@ def test_damaged_prepared_set_is_prepared_again(damage, tiny, tmp_path):
     assert tree(tmp_path / "cache") == before
 
 
-def test_two_threads_prepare_one_set(tiny, tmp_path):
+def test_two_threads_prepare_one_dataset(tiny, tmp_path):
     from tensorflow_datasets.core.utils import tqdm_utils
 
     raw, arrays = tiny()
@@ -419,7 +419,7 @@ def test_two_threads_prepare_one_set(tiny, tmp_path):
 
 
 @pytest.mark.parametrize("when", ["while preparing", "before the move"])
-def test_another_process_is_first(when, tiny, tmp_path, monkeypatch):
+def test_another_process_is_faster(when, tiny, tmp_path, monkeypatch):
     raw, arrays = tiny()
     datasets.load("mnist", raw, tmp_path / "other")
     others = only_cache(tmp_path / "other").with_suffix("")
@@ -439,20 +439,19 @@ def test_another_process_is_first(when, tiny, tmp_path, monkeypatch):
     assert_holds(datasets.load("mnist", cache_dir=tmp_path / "cache"), arrays)
 
 
-def test_prepared_set_that_cannot_be_read(tiny, tmp_path, monkeypatch):
+def test_prepared_dataset_that_is_not_readable(tiny, tmp_path, monkeypatch):
     raw, _ = tiny()
     monkeypatch.setattr(datasets, "_read_prepared", lambda folder: None)
     folder = tmp_path / "cache" / "mnist"
     message = (
-        f"The set 'mnist' must be readable once prepared, in {str(folder)!r} it is not; check the disk, or "
-        "give another cache_dir=."
+        f"The prepared dataset 'mnist' in {str(folder)!r} is not readable; check the disk, or give another `cache_dir`."
     )
     with pytest.raises(OSError, match=whole(message)):
         datasets.load("mnist", raw, tmp_path / "cache")
     assert list(folder.iterdir()) == []
 
 
-def test_unfinished_cache_file_does_not_stay(tmp_path, monkeypatch):
+def test_unfinished_cache_file_is_removed(tmp_path, monkeypatch):
     def full(*arguments, **arrays):
         raise OSError("No space left on device")
 
@@ -477,8 +476,8 @@ def test_missing_file(tiny, tmp_path):
     raw, _ = tiny()
     (raw / FILES[0]).unlink()
     message = (
-        f"raw_dir={str(raw)!r} must hold the original files of 'mnist', train-images-idx3-ubyte.gz missing; "
-        "put them there."
+        f"`raw_dir` must contain the original files of 'mnist', got {str(raw)!r} without train-images-idx3-ubyte.gz; "
+        "copy them there."
     )
     with pytest.raises(FileNotFoundError, match=whole(message)):
         datasets.load("mnist", raw, tmp_path / "cache")
@@ -489,8 +488,8 @@ def test_file_with_another_checksum(tiny, tmp_path, capfd):
     raw, _ = tiny()
     (raw / FILES[3]).write_bytes(gzip.compress(b"something else"))
     message = (
-        "A file of 'mnist' must be the original, t10k-labels-idx1-ubyte.gz has another sha256; fetch it "
-        "again from http://127.0.0.1:9/t10k-labels-idx1-ubyte.gz (other sets name their files alike)."
+        "t10k-labels-idx1-ubyte.gz must be the original file of 'mnist', got another sha256; download it again from "
+        "http://127.0.0.1:9/t10k-labels-idx1-ubyte.gz (other datasets use the same file names)."
     )
     with pytest.raises(ValueError, match=whole(message)):
         datasets.load("mnist", raw, tmp_path / "cache")
@@ -500,9 +499,9 @@ def test_file_with_another_checksum(tiny, tmp_path, capfd):
 
 def no_answer(folder, address, reason):
     return (
-        f"The set 'mnist' must be downloaded once, as {str(folder)!r} lacks it, but "
-        f"{address}/train-images-idx3-ubyte.gz does not answer ({reason}); connect to the network, or pass "
-        f"as raw_dir= a folder with {', '.join(FILES)}."
+        f"The dataset 'mnist' is not in {str(folder)!r} and can't be downloaded, because "
+        f"{address}/train-images-idx3-ubyte.gz does not respond ({reason}); connect to the network, or pass a folder "
+        f"with {', '.join(FILES)} as `raw_dir`."
     )
 
 
@@ -517,7 +516,7 @@ def test_no_network(tiny, tmp_path, monkeypatch):
     assert not (tmp_path / "cache").exists()
 
 
-def test_name_server_that_does_not_answer(tiny, tmp_path, monkeypatch):
+def test_name_server_that_does_not_respond(tiny, tmp_path, monkeypatch):
     import requests
 
     tiny()
@@ -544,13 +543,13 @@ def test_downloaded(tiny, serve, tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_download_that_breaks_off(tiny, serve, tmp_path):
+def test_failed_download(tiny, serve, tmp_path):
     raw, _ = tiny(address=serve)
     (raw / FILES[2]).unlink()
     url = f"{serve}/{FILES[2]}"
     message = (
-        f"The files of 'mnist' must be downloaded once, {url} failed (DownloadError: Failed to get url "
-        f"{url}. HTTP code: 404.); try again, or fetch them by other means and pass their folder as raw_dir=."
+        f"The download of {url} for 'mnist' failed (DownloadError: Failed to get url {url}. HTTP code: 404.); try again, "
+        "or download the files by other means and pass their folder as `raw_dir`."
     )
     with pytest.raises(ConnectionError, match=whole(message)):
         datasets.load("mnist", cache_dir=tmp_path / "cache")
@@ -561,8 +560,8 @@ def test_downloaded_file_with_another_checksum(tiny, serve, tmp_path):
     raw, _ = tiny(address=serve)
     (raw / FILES[0]).write_bytes(b"a login page")
     message = (
-        f"A file of 'mnist' must be the original, {FILES[0]} has another sha256; fetch it again "
-        f"from {serve}/{FILES[0]} (other sets name their files alike)."
+        f"{FILES[0]} must be the original file of 'mnist', got another sha256; download it again from "
+        f"{serve}/{FILES[0]} (other datasets use the same file names)."
     )
     with pytest.raises(ValueError, match=whole(message)):
         datasets.load("mnist", cache_dir=tmp_path / "cache")
