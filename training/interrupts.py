@@ -1,4 +1,4 @@
-"""Ctrl-C and termination during a run: the running chunk of steps is finished first; the state is always whole."""
+"""Ctrl-C and termination during a run: the current chunk of steps completes first, so the state stays consistent."""
 
 import signal
 import threading
@@ -7,13 +7,13 @@ from typing import Any
 
 
 class Interrupts:
-    """Holds Ctrl-C back until `check`; a second one is not held back.
+    """Defers Ctrl-C until `check` is called; a second Ctrl-C takes effect at once.
 
-    Raised at any moment, a KeyboardInterrupt can hit while the state has been given to the device and not come back, or
-    inside a callback of C code, where Python swallows it.
+    A KeyboardInterrupt at any moment could hit while the state is donated to the device. Inside a callback of C code,
+    Python would ignore it.
 
     Args:
-        terminate: Whether a request to terminate (SIGTERM) is held back too; it ends the process with 143.
+        terminate: Whether to defer a request to terminate (SIGTERM), too. It ends the process with exit code 143.
 
     Example:
         >>> with Interrupts() as interrupts:
@@ -23,36 +23,36 @@ class Interrupts:
 
     def __init__(self, terminate: bool = False) -> None:
         self.pending = False
-        self._signals = {signal.SIGINT: signal.default_int_handler}
+        self._default_handlers: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler}
         if terminate:
-            self._signals[signal.SIGTERM] = signal.SIG_DFL  # type: ignore[assignment]
-        self._previous: dict[int, Any] = {}
-        self._number = signal.SIGINT
+            self._default_handlers[signal.SIGTERM] = signal.SIG_DFL
+        self._previous_handlers: dict[int, Any] = {}
+        self._signal = signal.SIGINT
 
     def __enter__(self) -> "Interrupts":
-        # Only the main thread may set handlers, and a handler of the user's own stays.
+        # Only the main thread may set handlers. A custom handler of the user stays.
         if threading.current_thread() is threading.main_thread():
-            for number, default in self._signals.items():
+            for number, default in self._default_handlers.items():
                 if signal.getsignal(number) is default:
-                    self._previous[number] = signal.signal(number, self._note)
+                    self._previous_handlers[number] = signal.signal(number, self._defer)
         return self
 
     def __exit__(self, *error: Any) -> None:
-        for number, previous in self._previous.items():
+        for number, previous in self._previous_handlers.items():
             signal.signal(number, previous)
-        self._previous = {}
+        self._previous_handlers = {}
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _defer(self, number: int, frame: FrameType | None) -> None:
         if self.pending:
-            self._end()
-        self.pending, self._number = True, signal.Signals(number)
+            self._raise()
+        self.pending, self._signal = True, signal.Signals(number)
 
     def check(self) -> None:
-        """Ends the run by what was held back: a KeyboardInterrupt, or SystemExit(143)."""
+        """Raises the deferred KeyboardInterrupt or SystemExit(143), if there is one."""
         if self.pending:
-            self._end()
+            self._raise()
 
-    def _end(self) -> None:
-        if self._number == signal.SIGTERM:
+    def _raise(self) -> None:
+        if self._signal == signal.SIGTERM:
             raise SystemExit(128 + signal.SIGTERM)
         raise KeyboardInterrupt

@@ -1,12 +1,11 @@
-"""The process that trains: forks that JAX does not survive, and the threads on which the bits of a run depend.
+"""Checks of the process that trains: forks, which break JAX, and the number of threads, which affects rounding.
 
-Nothing heavy is imported here, because the hooks have to be in place before a process forks.
+This module imports nothing heavy, because its hooks must be in place before the process forks.
 """
 
 import os
 import sys
 import warnings
-from typing import Any
 
 _parent_used_jax = False
 _in_use_at_fork = False
@@ -28,24 +27,23 @@ if hasattr(os, "register_at_fork"):
 
 
 def check_not_forked() -> None:
-    """Raises in a process that was forked from one in which JAX was in use: there, JAX's threads are missing.
+    """Raises in a process that was forked from one that used JAX, because a fork does not copy JAX's threads.
 
     Raises:
-        RuntimeError: If this is such a process; it would wait forever.
+        RuntimeError: If this is such a process. Computing in it would wait forever.
 
     Example:
         >>> check_not_forked()
     """
     if _parent_used_jax:
         raise RuntimeError(
-            "JAX computes in threads that a fork does not copy, so this process, forked from one in which JAX was in "
-            "use, would wait forever; start it by multiprocessing.get_context('spawn'), or fork before the first use "
-            "of JAX."
+            "This process was forked from one that used JAX, whose threads a fork does not copy, so it would wait "
+            "forever; start it with multiprocessing.get_context('spawn'), or fork before the first use of JAX."
         )
 
 
 def threads() -> int | None:
-    """The number of threads that decides the order of XLA's sums, None where there is none, as on a GPU.
+    """Returns the number of threads, which affects the order of XLA's sums on a CPU, or None on other devices.
 
     Example:
         >>> threads() is None or threads() > 0
@@ -58,17 +56,17 @@ def threads() -> int | None:
     return native.threads() if jax.default_backend() == "cpu" else None
 
 
-def warn_of_other_threads(before: Any, folder: Any) -> None:
-    """Warns if a run was saved by a process with another number of threads: it resumes, but not in the same bits.
+def warn_of_other_threads(before: int | None, folder: str | os.PathLike[str]) -> None:
+    """Warns if a run was saved by a process with another number of threads, because resuming is not bit-identical.
 
     Args:
-        before: What `threads` returned there, None if that is not known.
-        folder: Where the run is saved.
+        before: The result of `threads` in that process, or None if it is unknown.
+        folder: Folder of the checkpoints.
     """
     now = threads()
     if before is not None and now is not None and before != now:
         warnings.warn(
-            f"The checkpoints in {folder} were written with {before} threads, and this process has {now}, so XLA adds "
-            "in another order: the run continues, equal to an uninterrupted one up to rounding, not in every bit.",
+            f"The checkpoints in {folder} were written with {before} threads, and this process has {now}, so XLA sums "
+            "in another order; the run continues, and equals an uninterrupted one up to rounding.",
             stacklevel=2,
         )

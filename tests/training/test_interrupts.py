@@ -1,4 +1,4 @@
-"""Ctrl-C is held back until it is asked for."""
+"""Ctrl-C is deferred until the run checks for it."""
 
 import signal
 
@@ -9,13 +9,13 @@ from training.interrupts import Interrupts
 
 @pytest.fixture(autouse=True)
 def python_handles_interrupts():
-    """As at a terminal; in the background of a shell the signal is ignored."""
+    """Handles Ctrl-C as at a terminal; a background process of a shell ignores it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
-def test_the_first_waits_for_check_the_second_does_not():
+def test_the_first_waits_for_check_and_the_second_does_not():
     with Interrupts() as interrupts:
         interrupts.check()
         signal.raise_signal(signal.SIGINT)
@@ -27,7 +27,7 @@ def test_the_first_waits_for_check_the_second_does_not():
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_a_handler_of_the_users_own_stays():
+def test_a_custom_handler_stays():
     seen = []
     signal.signal(signal.SIGINT, lambda number, frame: seen.append(number))
     with Interrupts() as interrupts:

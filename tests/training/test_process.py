@@ -1,4 +1,4 @@
-"""A process that was forked while JAX was in use is refused; one with other threads than before is warned."""
+"""Processes that were forked while JAX was in use, and resuming with another number of threads."""
 
 import os
 import re
@@ -15,10 +15,10 @@ from flaxmodels.kernels import native
 from training import Checkpoints, Trainer, process
 
 SENTENCE = (
-    "JAX computes in threads that a fork does not copy, so this process, forked from one in which JAX was in use, would "
-    "wait forever; start it by multiprocessing.get_context('spawn'), or fork before the first use of JAX."
+    "This process was forked from one that used JAX, whose threads a fork does not copy, so it would wait forever; start it "
+    "with multiprocessing.get_context('spawn'), or fork before the first use of JAX."
 )
-# What the child does is printed by it; a child that waits forever is ended by the alarm.
+# The child prints its results. The alarm ends a child that waits forever.
 FORKS = """
 import os, signal, sys, warnings
 import numpy as np
@@ -43,17 +43,17 @@ def in_child(*calls):
         os._exit(0)
     print("exit", os.waitpid(pid, 0)[1], flush=True)
 
-ours = trainer()
+parent = trainer()
 in_child(lambda: trainer().fit(x, y, verbose=0))
-ours.fit(x, y, verbose=0)
+parent.fit(x, y, verbose=0)
 in_child(
-    lambda: ours.fit(x, y, verbose=0),
-    lambda: ours.evaluate(x, y),
-    lambda: ours.predict(x),
+    lambda: parent.fit(x, y, verbose=0),
+    lambda: parent.evaluate(x, y),
+    lambda: parent.predict(x),
     lambda: trainer().build(x),
-    lambda: in_child(lambda: ours.predict(x)),
+    lambda: in_child(lambda: parent.predict(x)),
 )
-print(ours.predict(x).shape)
+print(parent.predict(x).shape)
 """
 
 
@@ -76,22 +76,22 @@ def fit(folder, epochs):
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="threads matter on a CPU")
-def test_resuming_with_another_number_of_threads_is_said(tmp_path, monkeypatch):
+def test_resuming_with_another_number_of_threads_warns(tmp_path, monkeypatch):
     monkeypatch.setattr(native, "threads", lambda: 2)
     fit(tmp_path, 1)
-    fit(tmp_path, 2)  # the same number: no warning, which would be an error
+    fit(tmp_path, 2)  # the same number: a warning would be an error
     monkeypatch.setattr(native, "threads", lambda: 1)
     sentence = (
-        f"The checkpoints in {tmp_path} were written with 2 threads, and this process has 1, so XLA adds in another order: "
-        "the run continues, equal to an uninterrupted one up to rounding, not in every bit."
+        f"The checkpoints in {tmp_path} were written with 2 threads, and this process has 1, so XLA sums in another order; "
+        "the run continues, and equals an uninterrupted one up to rounding."
     )
     with pytest.warns(UserWarning, match=f"^{re.escape(sentence)}$"):
         trainer = fit(tmp_path, 3)
     assert trainer.history.epoch == [0, 1, 2]
-    fit(tmp_path, 4)  # said once: what is written now is of this process
+    fit(tmp_path, 4)  # warned once: the new checkpoints are from this process
 
 
-def test_an_unknown_number_of_threads_is_no_other_number():
+def test_an_unknown_number_of_threads_does_not_warn():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         process.warn_of_other_threads(None, "folder")
