@@ -1,4 +1,4 @@
-"""The command line: what it leaves, what it prints, how it refuses and how it is interrupted."""
+"""The command line: its files, its output, its errors and interruptions."""
 
 import json
 import os
@@ -20,7 +20,7 @@ COMMAND = ["fit", "rnn_classifier", "digits_sequence", "--option", "units=8"]
 
 
 def run(capsys, monkeypatch, *args):
-    """Runs a command in this process; its exit code, and what it printed to both streams."""
+    """Runs a command in this process; returns its exit code, output and errors."""
     monkeypatch.setattr(sys, "argv", ["flaxmodels", *map(str, args)])
     code = 0
     try:
@@ -33,7 +33,7 @@ def run(capsys, monkeypatch, *args):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A run of two epochs, made once for the tests that read it."""
+    """Returns the folder and the output of a run of two epochs."""
     folder = tmp_path_factory.mktemp("runs") / "digits"
     command = ["fit", "rnn_classifier", "digits_sequence", "--epochs", "2", "--option", "units=8", "--out", str(folder)]
     done = subprocess.run([sys.executable, "-m", "training", *command], capture_output=True, text=True, check=False)
@@ -41,7 +41,7 @@ def finished(tmp_path_factory):
     return folder, done.stdout
 
 
-def test_fit_leaves_model_history_and_picture(finished):
+def test_fit_writes_model_history_and_picture(finished):
     folder, printed = finished
     assert sorted(p.name for p in folder.iterdir()) == [
         "checkpoints",
@@ -63,12 +63,12 @@ def test_evaluate_and_predict_agree_with_the_history(finished, capsys, monkeypat
     folder, _ = finished
     last = json.loads((folder / "history.json").read_text())["history"]
     code, out, _ = run(capsys, monkeypatch, "evaluate", folder, "digits_sequence")
-    found = dict(line.split() for line in out.splitlines())
+    results = dict(line.split() for line in out.splitlines())
     assert code == 0
-    assert float(found["accuracy"]) == pytest.approx(last["val_accuracy"][-1], abs=1e-5)
-    assert float(found["loss"]) == pytest.approx(last["val_loss"][-1], rel=1e-4)
+    assert float(results["accuracy"]) == pytest.approx(last["val_accuracy"][-1], abs=1e-5)
+    assert float(results["loss"]) == pytest.approx(last["val_loss"][-1], rel=1e-4)
     test = datasets.load("digits_sequence").test
-    # Stored bytes and the numbers that they stand for give the same predictions.
+    # Stored bytes and scaled numbers give the same predictions.
     for name, x in (("bytes", test.x), ("numbers", list(test)[0])):
         np.save(tmp_path / f"{name}.npy", x)
         code, out, _ = run(capsys, monkeypatch, "predict", folder, tmp_path / f"{name}.npy")
@@ -124,7 +124,7 @@ def test_mistakes_are_one_line_and_exit_code_2(command, sentence, capsys, monkey
     assert (code, err) == (2, f"error: {sentence}\n")
 
 
-def test_a_file_that_is_no_array(finished, capsys, monkeypatch, tmp_path):
+def test_a_file_without_an_array_is_refused(finished, capsys, monkeypatch, tmp_path):
     (tmp_path / "x.npy").write_text("no array")
     code, _, err = run(capsys, monkeypatch, "predict", finished[0], tmp_path / "x.npy")
     assert code == 2
@@ -134,7 +134,7 @@ def test_a_file_that_is_no_array(finished, capsys, monkeypatch, tmp_path):
     )
 
 
-def test_an_archive_of_arrays(finished, capsys, monkeypatch, tmp_path):
+def test_an_archive_of_arrays_is_refused(finished, capsys, monkeypatch, tmp_path):
     np.savez(tmp_path / "x.npz", a=np.zeros(3), b=np.zeros(3))
     code, _, err = run(capsys, monkeypatch, "predict", finished[0], tmp_path / "x.npz")
     assert (code, err) == (
@@ -143,7 +143,7 @@ def test_an_archive_of_arrays(finished, capsys, monkeypatch, tmp_path):
     )
 
 
-def test_a_device_that_is_asked_for_or_absent(capsys, monkeypatch, tmp_path):
+def test_requested_and_absent_devices(capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     command = ["evaluate", "nowhere", "digits"]
     missing = "error: There is no model at nowhere; give the output folder of `fit`, or a model file.\n"
@@ -152,7 +152,7 @@ def test_a_device_that_is_asked_for_or_absent(capsys, monkeypatch, tmp_path):
     assert run(capsys, monkeypatch, *command, "--device", "tpu") == (2, "", sentence)
     absent = {"capture_output": True, "text": True, "env": os.environ | {"JAX_PLATFORMS": "abacus"}, "check": False}
     for more, error in (
-        (["--device", "cpu"], re.escape(missing)),  # what the command says goes before what the environment says
+        (["--device", "cpu"], re.escape(missing)),  # the option overrides the environment
         (
             [],
             r"error: JAX_PLATFORMS must name devices that JAX can use, got 'abacus' \(Unable to initialize backend 'abacus': "
@@ -164,7 +164,7 @@ def test_a_device_that_is_asked_for_or_absent(capsys, monkeypatch, tmp_path):
 
 
 @pytest.mark.filterwarnings("default::RuntimeWarning")
-def test_a_damaged_checkpoint_is_told_in_one_line(finished, capsys, monkeypatch, tmp_path):
+def test_a_damaged_checkpoint_is_reported_in_one_line(finished, capsys, monkeypatch, tmp_path):
     folder = shutil.copytree(finished[0], tmp_path / "run")
     for file in (folder / "checkpoints" / "2" / "arrays" / "d").iterdir():
         file.write_bytes(b"")
@@ -176,7 +176,7 @@ def test_a_damaged_checkpoint_is_told_in_one_line(finished, capsys, monkeypatch,
     )
 
 
-def test_a_run_that_is_asked_to_terminate_leaves_its_history(tmp_path):
+def test_a_terminated_run_writes_its_history(tmp_path):
     folder = tmp_path / "run"
     process = subprocess.Popen(
         [sys.executable, "-u", "-m", "training", *COMMAND, "--epochs", "100000", "--out", str(folder)],
@@ -224,7 +224,7 @@ def test_interrupted_run_keeps_the_last_complete_epoch(tmp_path):
         "--out",
         str(folder),
     ]
-    # Tests that run in the background of a shell ignore Ctrl-C, and so would what they start.
+    # A background process of a shell ignores Ctrl-C, and so do its children.
     code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); import training.__main__ as m; m.main()"
     process = subprocess.Popen(
         [sys.executable, "-u", "-c", code, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -239,14 +239,14 @@ def test_interrupted_run_keeps_the_last_complete_epoch(tmp_path):
         process.kill()
     assert process.returncode == 130
     history = json.loads((folder / "history.json").read_text())
-    told, last = err.splitlines()
-    assert re.fullmatch(rf"saved at epoch \d+, step \d+, in {re.escape(str(folder))}/checkpoints", told)
+    saved, last = err.splitlines()
+    assert re.fullmatch(rf"saved at epoch \d+, step \d+, in {re.escape(str(folder))}/checkpoints", saved)
     assert last == f"interrupted; the model of epoch {history['epoch'][-1] + 1} is in {folder}"
     model, variables = fm.load(folder / "model.safetensors")
     x, _ = datasets.load("digits_sequence").test
     assert np.isfinite(model.apply(variables, x)).all()
     assert not [p for p in pathlib.Path(folder).iterdir() if p.name.startswith(".")]
-    # Repeated with an end in sight, the command goes on: earlier epochs are not run again.
+    # Repeated with fewer epochs, the command resumes: completed epochs are not run again.
     command[command.index("100000")] = str(history["epoch"][-1] + 2)
     done = subprocess.run([sys.executable, "-m", "training", *command], capture_output=True, text=True, check=True)
     again = json.loads((folder / "history.json").read_text())
@@ -259,15 +259,15 @@ def test_interrupted_run_keeps_the_last_complete_epoch(tmp_path):
         f"error: {folder} holds a run with options ['units=8'], got ['units=9']; choose another --out, or start over with "
         "--no-resume.\n"
     )
-    anew = subprocess.run(
+    restarted = subprocess.run(
         [sys.executable, "-m", "training", *command, "--no-resume", "--epochs", "1"],
         capture_output=True,
         text=True,
         check=True,
     )
-    assert "Epoch 1/1" in anew.stdout
+    assert "Epoch 1/1" in restarted.stdout
 
 
 @pytest.fixture(autouse=True)
-def _a_cache_of_the_tests(monkeypatch):
+def _cache_of_the_tests(monkeypatch):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(__file__).parents[2] / ".cache" / "jax"))
