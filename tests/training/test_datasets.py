@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -145,7 +146,8 @@ def test_digits_are_all_of_scikit_learn_split_evenly():
 
 def test_digits_are_loaded_by_scikit_learn_if_its_file_is_not_there(monkeypatch):
     data = datasets.load("digits")
-    monkeypatch.setattr(datasets.importlib.util, "find_spec", lambda name: None)
+    without_files = types.SimpleNamespace(submodule_search_locations=[])
+    monkeypatch.setattr(datasets.importlib.util, "find_spec", lambda name: without_files)
     assert pairs(*datasets.load("digits").train[:]) == pairs(*data.train[:])
 
 
