@@ -8,9 +8,10 @@ import jax
 import numpy as np
 from flax.linen import module as linen_module
 
+from flaxmodels import summary
 from flaxmodels.layers.base import Layer
 from flaxmodels.layers.symbolic import Symbol
-from flaxmodels.summary import Call, table
+from flaxmodels.summary import Call
 
 
 class Container(Layer):
@@ -91,7 +92,12 @@ class Container(Layer):
             dense (Dense)    (None, 2)          10  input
         """
         _ = self.output_shape  # Raises if the input is not known.
-        print_fn(table(self))
+        print_fn(summary.as_text(self))
+
+    @nn.nowrap
+    def _repr_html_(self) -> str:
+        """Returns the table of `summary` for a notebook."""
+        return summary.as_html(self)
 
     @nn.nowrap
     def match_structure(self, expected: Any, given: Any, what: str = "inputs") -> list[Any]:

@@ -1,13 +1,20 @@
-"""The table that `model.summary()` prints."""
+"""The table of a model's layers, as text and as HTML."""
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
 
+from flaxmodels import html
 from flaxmodels.graph import snake_case
 from flaxmodels.layers import symbolic
 from flaxmodels.layers.base import Layer
+
+if TYPE_CHECKING:
+    from flaxmodels.container import Container
+
+HEADER = ("layer (class)", "output", "parameters", "inputs")
 
 
 class Call(NamedTuple):
@@ -26,24 +33,49 @@ class Call(NamedTuple):
     sources: list[str]
 
 
-def table(model: Any) -> str:
-    """Returns the text of a model's `summary`; the input of the model must be known."""
-    rngs = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
-    variables, _ = symbolic.evaluate(lambda examples: model.init(rngs, examples), model.input_spec)
-    seen: set[str] = set()
-    rows = [("layer (class)", "output", "parameters", "inputs")]
-    for name, layer, outputs, sources in model.calls():
-        count = 0 if name in seen else sum(_size(tree.get(name, {})) for tree in variables.values())
-        seen.add(name)
-        shapes = ", ".join(str(symbol.shape) for symbol in jax.tree.leaves(outputs))
-        rows.append((f"{name} ({type(layer).__name__})", shapes, f"{count:,}", ", ".join(sources)))
+def as_text(model: "Container") -> str:
+    """Returns the table of a model whose input shape is known."""
+    count, rows = _rows(model)
+    rows = [HEADER, *rows]
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
-    lines = [f"{model.name or snake_case(type(model).__name__)}: {_size(variables):,} parameters"]
+    lines = [_title(model, count)]
     for a, b, c, d in rows:
         lines.append(f"{a:{widths[0]}}  {b:{widths[1]}}  {c:>{widths[2]}}  {d}")
     return "\n".join(lines)
 
 
-def _size(tree: Any) -> int:
-    """Returns the number of values in a tree of arrays."""
+def as_html(model: "Container") -> str:
+    """Returns the table for a notebook; without shapes if the input shape is not known."""
+    if model.input_spec is None:
+        rows = [(f"{name} ({type(layer).__name__})",) for name, layer in model.children()]
+        return html.table(HEADER[:1], rows, f"{_name(model)}: input shape unknown")
+    count, table = _rows(model)
+    return html.table(HEADER, table, _title(model, count))
+
+
+def parameter_count(tree: Any) -> int:
+    """Returns how many numbers a tree of arrays, or of their shapes, holds."""
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
+
+
+def _rows(model: "Container") -> tuple[int, list[Sequence[str]]]:
+    """Returns the number of parameters, and a row per call of a layer."""
+    rngs = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
+    variables, _ = symbolic.evaluate(lambda examples: model.init(rngs, examples), model.input_spec)
+    seen: set[str] = set()
+    rows: list[Sequence[str]] = []
+    for name, layer, outputs, sources in model.calls():
+        # A shared layer has its parameters once.
+        count = 0 if name in seen else sum(parameter_count(tree.get(name, {})) for tree in variables.values())
+        seen.add(name)
+        shapes = ", ".join(str(symbol.shape) for symbol in jax.tree.leaves(outputs))
+        rows.append((f"{name} ({type(layer).__name__})", shapes, f"{count:,}", ", ".join(sources)))
+    return parameter_count(variables), rows
+
+
+def _title(model: "Container", count: int) -> str:
+    return f"{_name(model)}: {count:,} parameters"
+
+
+def _name(model: "Container") -> str:
+    return model.name or snake_case(type(model).__name__)

@@ -13,7 +13,7 @@ import optax
 
 from flaxmodels import files
 from training import callbacks as callbacks_module
-from training import optimizers, steps
+from training import optimizers, steps, summary
 from training.arguments import check_epochs, check_steps, checkpoints_for, in_precision
 from training.callbacks import Callback, History, ProgbarLogger
 from training.checkpoints import Checkpoints
@@ -122,6 +122,10 @@ class Trainer:
             deterministic,
             variables,
         )
+
+    def _repr_html_(self) -> str:
+        """Returns a table of model, loss, metrics and state for a notebook."""
+        return summary.as_html(self.model, self.loss, self.metrics, self.state)
 
     # ------------------------------------------------------------ state
 

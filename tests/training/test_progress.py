@@ -1,12 +1,14 @@
-"""The display of a run."""
+"""Tests the progress display of a run."""
 
 import io
 import re
+import sys
+import types
 
 import numpy as np
 import pytest
 
-from training.progress import Lines, Live, Progress, duration, make_progress, show
+from training.progress import Lines, Live, Notebook, Progress, duration, make_progress, show
 
 
 @pytest.mark.parametrize(
@@ -25,11 +27,11 @@ def test_durations(seconds, text):
     assert duration(seconds) == text
 
 
-def test_values():
+def test_logs_as_text():
     assert show({"loss": 0.12345, "lr": 0.0001, "acc": -2.0}) == "loss 0.1235  lr 0.0001  acc -2.0000"
 
 
-def test_kinds(monkeypatch):
+def test_choice_of_the_display(monkeypatch):
     assert type(make_progress(0, 1, 1, "images")) is Progress
     assert type(make_progress(1, 1, 1, "images")) is Live
     assert type(make_progress(2, 1, 1, "images")) is Lines
@@ -55,13 +57,13 @@ def drive(progress):
     return progress
 
 
-def test_rates_leave_compilation_out():
+def test_rates_exclude_compile_time():
     progress = drive(Progress(2, 2, "images"))
     assert (progress.rate, progress.train_seconds, progress.compile_seconds) == (200.0, 0.75, 3.0)
 
 
 @pytest.mark.parametrize("kind", [Lines, Live])
-def test_lines_that_stay(kind, capsys):
+def test_lines_that_remain(kind, capsys):
     drive(kind(2, 2, "images"))
     lines = [line.strip() for line in capsys.readouterr().out.splitlines() if line.strip()]
     assert [line for line in lines if "Epoch" in line or "compiled" in line] == [
@@ -71,7 +73,7 @@ def test_lines_that_stay(kind, capsys):
     ]
 
 
-def test_live_display_draws_rarely_and_loses_no_line(capsys, monkeypatch):
+def test_live_display_draws_at_most_ten_times_a_second_and_loses_no_line(capsys, monkeypatch):
     clock = [0.0]
     monkeypatch.setattr("training.progress.time.perf_counter", lambda: clock[0])
     progress, drawn = Live(100, 1, "images"), set()
@@ -87,7 +89,7 @@ def test_live_display_draws_rarely_and_loses_no_line(capsys, monkeypatch):
     assert len(drawn) == 1 + 100 // 7  # every 0.105 s
 
 
-def test_a_run_that_is_over_at_once_has_its_lines_only(capsys):
+def test_a_very_short_run_prints_its_lines_only(capsys):
     progress = Live(1, 1, "images")
     progress.begin_epoch(0)
     progress.chunk(1, 10, 0.01, {"loss": 1.0})
@@ -101,7 +103,7 @@ METRICS = {"loss": 0.4321, "sparse_categorical_accuracy": 0.8765, "mean_absolute
 
 
 def recorded(width, logs, monkeypatch, steps=5389):
-    """The row of the display in a terminal of this width, and all that stays when the run is over."""
+    """Returns the display's row in a terminal of this width, and everything that was written."""
     import rich.console
 
     made = []
@@ -151,14 +153,14 @@ def recorded(width, logs, monkeypatch, steps=5389):
         (20, 10, ""),
     ],
 )
-def test_the_bar_and_its_text_stay_in_one_row(width, bar, text, monkeypatch):
+def test_the_bar_and_its_text_fit_into_one_row(width, bar, text, monkeypatch):
     (row,), _ = recorded(width, METRICS, monkeypatch)
     assert row.startswith("Epoch 1/12 ━")
     assert "━" not in row[11 + bar :]
     assert row[11 + bar + 1 :].rstrip() == text
 
 
-def test_the_lines_that_stay_are_broken_between_values(monkeypatch):
+def test_lines_are_wrapped_between_values(monkeypatch):
     _, written = recorded(60, METRICS, monkeypatch)
     assert (
         "Epoch 1/12  8.5s  37,647 images/s  loss 0.4321\n"
@@ -169,3 +171,66 @@ def test_the_lines_that_stay_are_broken_between_values(monkeypatch):
 
 def test_metrics_with_several_values():
     assert show({"f1_score": np.array([0.25, 0.0001], "float32")}) == "f1_score [0.2500 0.0001]"
+
+
+class FakeIPython(types.ModuleType):
+    """Stands for IPython in the kernel of a notebook, and records what is displayed."""
+
+    def __init__(self):
+        super().__init__("IPython")
+        self.get_ipython = lambda: types.SimpleNamespace(kernel=object())
+        self.shown, self.display = [], types.ModuleType("IPython.display")
+
+        def display(thing, display_id=False):
+            assert display_id  # an element that can be updated
+            self.shown.append([thing._repr_html_()])
+            return types.SimpleNamespace(update=lambda thing: self.shown[-1].append(thing._repr_html_()))
+
+        self.display.display = display
+
+
+@pytest.fixture
+def notebook(monkeypatch):
+    fake = FakeIPython()
+    monkeypatch.setitem(sys.modules, "IPython", fake)
+    monkeypatch.setitem(sys.modules, "IPython.display", fake.display)
+    return fake
+
+
+def test_choice_of_the_display_in_a_notebook(notebook):
+    kinds = [type(make_progress(verbose, 1, 1, "images")) for verbose in ("auto", 0, 1, 2)]
+    assert kinds == [Notebook, Progress, Notebook, Lines]
+    notebook.get_ipython = lambda: types.SimpleNamespace()  # IPython in a terminal has no kernel
+    assert type(make_progress(1, 1, 1, "images")) is Live
+
+
+def test_a_notebook_shows_one_element_that_is_updated(notebook, capsys, monkeypatch):
+    monkeypatch.setattr("training.progress.DRAW_SECONDS", 0.0)
+    progress = drive(Notebook(2, 2, "images"))
+    (updates,) = notebook.shown
+    assert updates[0].endswith('<div><progress value="0" max="2"></progress> Epoch 1/2  compiling training</div>')
+    assert "Epoch 1/2  1/2  200 images/s  1.5s left  loss 2.0000</div>" in updates[2]
+    row = "<td>{}</td><td>0.8s</td><td>200 images/s</td><td>loss 1.5000</td><td>val_loss 1.0000</td>"
+    rows = "\n".join(f"<tr>{row.format(f'Epoch {epoch}/2')}</tr>" for epoch in (1, 2))
+    assert updates[-1] == f"<table>\n{rows}\n</table>\n<div>compiled in 3.0s</div>"
+    assert repr(progress).splitlines()[1:] == [
+        "Epoch 2/2  0.8s  200 images/s  loss 1.5000  val_loss 1.0000",
+        "compiled in 3.0s",
+    ]
+    assert capsys.readouterr().out == ""
+
+
+def test_a_notebook_shows_the_last_epochs_only_and_updates_ten_times_a_second(notebook, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("training.progress.time.perf_counter", lambda: clock[0])
+    progress = Notebook(100, None, "images")
+    for epoch in range(100):
+        progress.begin_epoch(epoch)
+        clock[0] += 0.015
+        progress.chunk(1, 10, 0.015, {"loss": 1.0})
+        progress.end_epoch({"loss": 1.0})
+    progress.close()
+    (updates,) = notebook.shown
+    assert len(updates) == 1 + 100 // 7
+    assert "<progress></progress> Epoch 7/100  1/?  667 images/s  loss 1.0000" in updates[0]
+    assert re.findall(r"<td>Epoch (\d+)/100</td>", updates[-1]) == [str(n) for n in range(91, 101)]

@@ -1,4 +1,4 @@
-"""The files of a run."""
+"""Tests the files that a run leaves in its folder."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from training import report
 from training.callbacks import History
 
 
-def test_files_and_picture(tmp_path):
+def test_files_and_picture_of_a_run(tmp_path):
     from matplotlib.image import imread
 
     history = History()
@@ -16,4 +16,6 @@ def test_files_and_picture(tmp_path):
     assert [path.name for path in paths] == ["history.csv", "history.json", "curves.png"]
     picture = imread(paths[2])
     assert picture.shape[1] > 900  # two panels
-    assert len(np.unique(picture.reshape(-1, picture.shape[-1]), axis=0)) > 50  # lines in two colours, not a blank page
+    assert (
+        len(np.unique(picture.reshape(-1, picture.shape[-1]), axis=0)) > 50
+    )  # lines in two colours, not an empty picture

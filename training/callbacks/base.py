@@ -3,10 +3,20 @@
 import csv
 import difflib
 import inspect
+import json
 import os
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from flaxmodels import html
+from training import curves
+from training.progress import duration, show_value
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Logs = dict[str, Any]
 
@@ -170,10 +180,12 @@ def _check_signature(callback: Callback, hook: str) -> None:
 class History(Callback):
     """Records the logs of every epoch; `fit` returns one.
 
+    A notebook shows it as a table of the last, the lowest and the highest value of each log.
+
     Attributes:
         history: A list of values for each name in the logs.
-        epoch: The numbers of the epochs, from 0.
-        seconds: Seconds of each epoch, validation included, compilation left out.
+        epoch: Numbers of the epochs, counted from 0.
+        seconds: Seconds of each epoch, with validation and without compilation.
 
     References:
         Keras, `keras.callbacks.History`.
@@ -196,20 +208,54 @@ class History(Callback):
 
     def to_json(self, path: str | os.PathLike[str]) -> None:
         """Writes epochs, seconds and all values as JSON."""
-        import json
-
         content = {"epoch": self.epoch, "seconds": self.seconds, "history": self.history}
         text = json.dumps(content, indent=1, default=lambda array: array.tolist())  # metrics with several values
         pathlib.Path(path).write_text(text + "\n")
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
-        """Writes a row per epoch as CSV."""
+        """Writes one row per epoch as CSV."""
         with open(path, "w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["epoch", "seconds", *self.history])
             for i, (epoch, seconds) in enumerate(zip(self.epoch, self.seconds, strict=True)):
                 values = [column[i] if i < len(column) else "" for column in self.history.values()]
                 writer.writerow([epoch, f"{seconds:.4f}", *values])
+
+    def plot(self, title: str = "") -> "Figure":
+        """Draws each value over the epochs, with training and validation in one panel.
+
+        Args:
+            title: Text above the panels.
+
+        Returns:
+            A matplotlib figure: a notebook shows it, and `savefig(path)` writes it to a file.
+
+        Raises:
+            ImportError: If matplotlib is not installed.
+            ValueError: If no epoch was finished.
+
+        Example:
+            >>> history = History()
+            >>> history.on_epoch_end(0, {"loss": 2.0, "val_loss": 2.5})
+            >>> history.on_epoch_end(1, {"loss": 1.0, "val_loss": 1.5})
+            >>> [axis.get_ylabel() for axis in history.plot().axes]
+            ['loss']
+        """
+        return curves.plot(self.epoch, self.history, title)
+
+    def _repr_html_(self) -> str:
+        """Returns a table of the last, the lowest and the highest value of each log."""
+        header = ["", "last", "lowest (epoch)", "highest (epoch)"]
+        rows = [[name, show_value(values[-1]), *self._extremes(values)] for name, values in self.history.items()]
+        return html.table(header, rows, caption=f"{len(self.epoch)} epochs, {duration(sum(self.seconds))}")
+
+    def _extremes(self, values: list[float]) -> list[str]:
+        """Returns the lowest and the highest value with their epochs; empty texts for values that have no order."""
+        if np.ndim(values[0]) or np.all(np.isnan(values)):
+            return ["", ""]
+        epochs = self.epoch[-len(values) :]  # validation may start later than the first epoch
+        indices = int(np.nanargmin(values)), int(np.nanargmax(values))
+        return [f"{show_value(values[i])} ({epochs[i] + 1})" for i in indices]
 
 
 class LambdaCallback(Callback):

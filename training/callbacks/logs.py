@@ -1,4 +1,4 @@
-"""Callbacks that tell how training goes: CSV files and the bar on the terminal."""
+"""Callbacks that report the progress of training: a CSV file and the progress bar."""
 
 import csv
 import os
@@ -9,12 +9,12 @@ from training.callbacks.base import Callback, Logs
 
 
 class CSVLogger(Callback):
-    """Writes the logs of every epoch as a row of a CSV file, at once.
+    """Appends the logs of each epoch to a CSV file when the epoch ends.
 
     Args:
-        filename: The file.
-        separator: What stands between values.
-        append: Whether to go on in a file that is there.
+        filename: Path of the file.
+        separator: Text between two values.
+        append: Whether to keep the rows of an existing file.
 
     References:
         Keras, `keras.callbacks.CSVLogger`.
@@ -25,7 +25,8 @@ class CSVLogger(Callback):
     def __init__(self, filename: str | os.PathLike[str], separator: str = ",", append: bool = False):
         self.filename, self.separator, self.append = os.fspath(filename), separator, append
         self.keys: list[str] | None = None
-        self._size: int | None = None  # of the file before the next row; None where that row starts a new file
+        # Bytes of the file before the next row; None if that row starts a new file.
+        self._size: int | None = None
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         path = pathlib.Path(self.filename)
@@ -39,9 +40,9 @@ class CSVLogger(Callback):
 
     def set_state(self, state: dict[str, Any]) -> None:
         if state.get("file") != os.path.abspath(self.filename):
-            return  # another file has none of the rows
+            return  # the rows are in another file
         self.keys, self._size = state["keys"], state["_size"]
-        # Rows of epochs that run again are written again.
+        # Epochs that run again write their rows again.
         if self._size is not None and os.path.exists(self.filename):
             os.truncate(self.filename, min(self._size, os.path.getsize(self.filename)))
 
@@ -49,7 +50,7 @@ class CSVLogger(Callback):
         logs = logs or {}
         if self.keys is None:
             self.keys = sorted(logs)
-            # Validation may come later than the first epoch; its columns are there from the start.
+            # Validation may start after the first epoch, but its columns exist from the start.
             val_keys = [f"val_{key}" for key in self.keys if not key.startswith("val_")]
             if not any(key.startswith("val_") for key in self.keys) and self.params.get("validation"):
                 self.keys += val_keys
@@ -62,7 +63,7 @@ class CSVLogger(Callback):
 
 
 class ProgbarLogger(Callback):
-    """Has `fit` show a bar that moves and a line for each epoch, whatever its `verbose` says.
+    """Shows the live progress bar of `fit` for any value of its argument `verbose`.
 
     References:
         Keras, `keras.callbacks.ProgbarLogger`.

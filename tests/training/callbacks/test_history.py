@@ -1,0 +1,82 @@
+"""Tests how a history shows itself: curves and a table in notebooks."""
+
+import re
+import sys
+
+import numpy as np
+import pytest
+
+from flaxmodels import Sequential, layers
+from training import Trainer
+from training.callbacks import History
+
+
+def recorded():
+    history = History()
+    for epoch, loss in enumerate([3.0, 1.0, 2.0]):
+        logs = {"loss": loss, "accuracy": 1 / loss, "f1_score": np.array([loss, 0.5])}
+        history.on_epoch_end(epoch, logs | ({"val_loss": loss} if epoch else {}))
+    history.seconds = [1.0, 1.0, 65.0]
+    return history
+
+
+def test_plot_returns_a_figure_with_a_panel_for_each_value():
+    figure = recorded().plot("a run")
+    assert [axis.get_ylabel() for axis in figure.axes] == ["loss", "accuracy", "f1_score"]
+    training, validation = figure.axes[0].lines
+    np.testing.assert_array_equal(training.get_xydata(), [[1, 3], [2, 1], [3, 2]])
+    np.testing.assert_array_equal(validation.get_xydata(), [[2, 1], [3, 2]])  # validation started late
+    assert figure.get_suptitle() == "a run"
+    assert figure._repr_png_().startswith(b"\x89PNG")
+
+
+def test_plot_does_not_load_pyplot(monkeypatch):
+    monkeypatch.delitem(sys.modules, "matplotlib.pyplot", raising=False)
+    recorded().plot()
+    assert "matplotlib.pyplot" not in sys.modules
+
+
+def test_plot_without_matplotlib_names_the_command(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    sentence = "Plotting needs matplotlib, which is not installed; run `pip install matplotlib`."
+    with pytest.raises(ImportError, match=f"^{re.escape(sentence)}$"):
+        recorded().plot()
+
+
+def test_plot_of_a_run_without_epochs_is_refused():
+    sentence = "Plotting a history needs at least one finished epoch, got none; call fit first."
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+        History().plot()
+
+
+def test_table_shows_last_lowest_and_highest_values():
+    rows = re.findall(r"<tr>(.*?)</tr>", recorded()._repr_html_())
+    cells = [re.findall(r"<t[hd]>(.*?)</t[hd]>", row) for row in rows]
+    assert cells == [
+        ["", "last", "lowest (epoch)", "highest (epoch)"],
+        ["loss", "2.0000", "1.0000 (2)", "3.0000 (1)"],
+        ["accuracy", "0.5000", "0.3333 (1)", "1.0000 (2)"],
+        ["f1_score", "[2.0000 0.5000]", "", ""],
+        ["val_loss", "2.0000", "1.0000 (2)", "2.0000 (3)"],
+    ]
+    assert "<caption>3 epochs, 1m07s</caption>" in recorded()._repr_html_()
+
+
+def test_table_of_a_real_run():
+    trainer = Trainer(Sequential([layers.Dense(1, input_shape=(1,))]), "sgd", "mse", metrics=["mae"])
+    x = np.linspace(-1, 1, 20, dtype="float32")[:, None]
+    history = trainer.fit(x, 2 * x, epochs=3, verbose=0)
+    last = history.history["mae"][-1]
+    assert f"<td>mae</td><td>{last:.4f}</td><td>{last:.4f} (3)</td>" in history._repr_html_()
+
+
+def test_table_of_a_run_without_epochs_is_empty():
+    assert "<td>" not in History()._repr_html_()
+
+
+def test_values_that_are_not_numbers_are_no_extremes():
+    history = History()
+    history.epoch, history.seconds, history.history = [0, 1], [1.0, 1.0], {"loss": [float("nan"), 2.0]}
+    assert "<td>2.0000 (2)</td><td>2.0000 (2)</td>" in history._repr_html_()
+    history.history = {"loss": [float("nan")] * 2}
+    assert "<td>nan</td><td></td><td></td>" in history._repr_html_()

@@ -1,0 +1,57 @@
+"""Draws the values of a history over its epochs."""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def plot(epochs: Sequence[int], values: Mapping[str, Sequence[Any]], title: str = "") -> "Figure":
+    """Draws each value over the epochs, with training and validation in one panel.
+
+    Args:
+        epochs: Numbers of the epochs, counted from 0.
+        values: A value per epoch for each name; `val_loss` shares the panel of `loss`.
+        title: Text above the panels.
+
+    Returns:
+        A matplotlib figure. It does not belong to pyplot, so nothing has to be closed.
+
+    Raises:
+        ImportError: If matplotlib is not installed.
+        ValueError: If there is no epoch to draw.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("Plotting needs matplotlib, which is not installed; run `pip install matplotlib`.") from error
+
+    class Curves(Figure):
+        """A figure that notebooks show without pyplot."""
+
+        def _repr_png_(self) -> bytes:
+            buffer = io.BytesIO()
+            self.savefig(buffer, format="png")
+            return buffer.getvalue()
+
+    if not epochs:
+        raise ValueError("Plotting a history needs at least one finished epoch, got none; call fit first.")
+    names = [name for name in values if not name.startswith("val_")] or list(values)
+    figure = Curves(figsize=(4.2 * len(names), 3.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    numbers = [epoch + 1 for epoch in epochs]
+    for i, name in enumerate(names):
+        axis: Any = figure.add_subplot(1, len(names), i + 1)
+        validation = values.get(f"val_{name}", [])
+        axis.plot(numbers[-len(values[name]) :], values[name], marker="o", markersize=3, label="training")
+        if len(validation):
+            axis.plot(numbers[-len(validation) :], validation, marker="o", markersize=3, label="validation")
+            axis.legend(frameon=False)
+        axis.set(xlabel="epoch", ylabel=name)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.grid(alpha=0.3)
+    figure.suptitle(title)
+    return figure
