@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from numpy.typing import ArrayLike
 
 Logs = Mapping[str, Any]  # from names to numbers, or to arrays for metrics with several values
 
@@ -59,7 +58,7 @@ def show(logs: Logs) -> str:
     return "  ".join(f"{name} {show_value(value)}" for name, value in logs.items())
 
 
-def show_value(value: ArrayLike) -> str:
+def show_value(value: Any) -> str:
     """Returns a number, or an array of numbers, as short text.
 
     Example:
@@ -68,7 +67,7 @@ def show_value(value: ArrayLike) -> str:
     """
     if np.ndim(value):
         return f"[{' '.join(map(show_value, np.ravel(value)))}]"
-    return f"{value:.4g}" if abs(value) < 1e-3 else f"{value:.4f}"  # type: ignore[arg-type, str-format]
+    return f"{value:.4g}" if abs(value) < 1e-3 else f"{value:.4f}"
 
 
 def shorten_name(name: str, letters: int) -> str:

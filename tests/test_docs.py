@@ -1,0 +1,88 @@
+"""Runs the code of the documentation, and checks its links and its list of modules."""
+
+import importlib
+import inspect
+import pathlib
+import re
+
+import jax
+import pytest
+
+import flaxmodels
+import training
+
+ROOT = pathlib.Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+BLOCK = re.compile(r"```python\n(.*?)```", re.S)
+WITH_CODE = [page for page in PAGES if BLOCK.search(page.read_text())]
+
+# Helpers that public modules import.
+INTERNAL = {"flaxmodels.names"}
+
+
+def name_of(page):
+    return str(page.relative_to(DOCS))
+
+
+@pytest.fixture
+def as_for_users(tmp_path, monkeypatch):
+    """An empty folder, JAX without the strict settings of the tests, and settings that are restored."""
+    monkeypatch.chdir(tmp_path)
+    cache = "jax_compilation_cache_dir"
+    before = getattr(jax.config, cache)
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        yield
+    jax.config.update(cache, before)
+
+
+@pytest.mark.spread  # every page in each run
+@pytest.mark.parametrize("page", WITH_CODE, ids=name_of)
+def test_code_of_a_page_runs(page, as_for_users):
+    """The blocks of a page are one program: a block may use the names of the blocks above it."""
+    text = page.read_text()
+    names = {"__name__": "docs_page"}
+    for match in BLOCK.finditer(text):
+        line = text[: match.start(1)].count("\n")
+        exec(compile("\n" * line + match.group(1), page, "exec"), names)
+
+
+@pytest.mark.spread
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=lambda page: page.name)
+def test_links_lead_to_files(page):
+    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text()):
+        if not re.match(r"[a-z]+:", target):
+            assert (page.parent / target).exists(), target
+
+
+def documented():
+    """The modules that the reference names."""
+    return {name for page in PAGES for name in re.findall(r"^::: ([\w.]+)", page.read_text(), re.M)}
+
+
+def public_modules():
+    """The modules that define the public classes and functions of the two packages."""
+    modules = [flaxmodels, training, *(getattr(p, name) for p in (flaxmodels, training) for name in p.MODULES)]
+    found = set()
+    for module in modules:
+        names = getattr(module, "__all__", None) or [name for name in vars(module) if not name.startswith("_")]
+        things = [getattr(module, name) for name in names]
+        found |= {thing.__module__ for thing in things if inspect.isclass(thing) or inspect.isfunction(thing)}
+    return {name for name in found if name.split(".")[0] in ("flaxmodels", "training")} - INTERNAL
+
+
+def test_the_reference_covers_every_public_module():
+    assert public_modules() - documented() == set()
+
+
+def test_the_reference_names_modules_that_exist():
+    for name in documented():
+        importlib.import_module(name)
+
+
+def test_the_reference_lists_every_layer():
+    text = (DOCS / "api" / "layers.md").read_text()
+    listed = dict(re.findall(r"^::: flaxmodels\.layers\.(\w+)\n    options:\n      members: \[(.*)\]$", text, re.M))
+    expected = {module: ", ".join(names.split()) for module, names in flaxmodels.layers.MODULES.items()}
+    assert expected.pop("symbolic") == "Input"  # on the page of models
+    assert listed == expected

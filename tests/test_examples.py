@@ -1,0 +1,60 @@
+"""Runs the examples and the notebooks at small size."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+EXAMPLES = pathlib.Path(__file__).parent.parent / "examples"
+SCRIPTS = sorted(EXAMPLES.glob("*.py"))
+NOTEBOOKS = sorted((EXAMPLES / "notebooks").glob("*.ipynb"))
+LONGEST = 60  # lines of a script
+# What the output of a script shows, if it worked.
+SHOWN = {
+    "mnist_cnn": "predicted [",
+    "resume": "the variables are equal bit by bit",
+    "export": "largest difference of the exported program: 0.0e+00",
+    "fine_tuning": "everything trained: {'loss'",
+}
+
+
+def run(code, folder):
+    done = subprocess.run([sys.executable, *code], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
+    return done.stdout
+
+
+@pytest.mark.spread  # all of them in each run
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+def test_script(script, tmp_path):
+    assert len(script.read_text().splitlines()) <= LONGEST
+    assert SHOWN.get(script.stem, "") in run([script, "--small"], tmp_path)
+
+
+def cells(notebook):
+    """The code cells of a notebook."""
+    content = json.loads(notebook.read_text())
+    return [cell for cell in content["cells"] if cell["cell_type"] == "code"]
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)
+def test_notebook(notebook, tmp_path):
+    """Runs the cells as one program, without a kernel, which would take seconds to start."""
+    sources = ["".join(cell["source"]) for cell in cells(notebook)]
+    code = "\n".join(sources).replace("SMALL = False", "SMALL = True")
+    assert "SMALL = True" in code
+    run(["-W", "error::FutureWarning", "-c", code], tmp_path)
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)
+def test_a_notebook_is_committed_without_outputs(notebook):
+    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in cells(notebook))
+
+
+def test_the_page_of_examples_lists_all():
+    page = (EXAMPLES.parent / "docs" / "examples.md").read_text()
+    assert all(f"`{script.name}`" in page for script in SCRIPTS)
+    assert all(f"`notebooks/{notebook.name}`" in page for notebook in NOTEBOOKS)
