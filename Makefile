@@ -16,7 +16,7 @@ OPTIMIZED = $(addprefix tests/training/test_,steps.py trainer.py keras_training.
 WITH_NEWEST = tests/flaxmodels/kernels tests/flaxmodels/test_exporting.py tests/flaxmodels/test_intermediates.py \
 	$(addprefix tests/training/test_,steps.py trainer.py padding.py checkpoints.py determinism.py)
 
-.PHONY: train test test-optimized test-all test-wheel test-sdist test-newest conformance bench gpu lint format clean
+.PHONY: train test test-optimized test-all test-wheel test-sdist test-newest conformance bench gpu docs lint format clean
 
 train: .venv/all
 	$(BIN)/python -m flaxmodels fit simple_cnn digits --epochs 12 --out runs/digits
@@ -49,6 +49,11 @@ bench: .venv/tools
 gpu: .venv/tools
 	$(BIN)/$(PIP_INSTALL) -c constraints.txt -e ".[bench,cuda]"
 	$(BIN)/python benchmarks/gpu.py $(GPU)
+
+# The site is in build/site/; every warning is an error.
+docs: .venv/tools
+	$(BIN)/$(PIP_INSTALL) -c constraints.txt -e ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 lint: .venv/tools
 	$(BIN)/pre-commit run --all-files

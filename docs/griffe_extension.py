@@ -1,10 +1,14 @@
 """Prepares the two packages for the reference: a griffe extension that `mkdocs.yml` loads."""
 
+import importlib
+import inspect
 import re
 from collections.abc import Iterator
 from typing import Any
 
 import griffe
+
+from flaxmodels.layers.base import Layer
 
 LAYER = "flaxmodels.layers.base.Layer"
 
@@ -24,12 +28,8 @@ class LayersAndDocstrings(griffe.Extension):
     def on_package(self, *, pkg: griffe.Module, **kwargs: Any) -> None:
         """Adds an `__init__` to each layer of a package."""
         for cls in _classes(pkg):
-            lineage = [cls, *cls.mro()]
-            if LAYER in [base.path for base in lineage[1:]]:
-                fields = [field for base in reversed(lineage) if base.path != LAYER for field in _fields(base)]
-                given = {field.name: field for field in fields}.values()
-                parameters = [griffe.Parameter(f.name, annotation=f.annotation, default=f.value) for f in given]
-                parameters = griffe.Parameters(griffe.Parameter("self"), *parameters)
+            if LAYER in [base.path for base in cls.mro()]:
+                parameters = griffe.Parameters(griffe.Parameter("self"), *_parameters(cls))
                 cls.set_member("__init__", griffe.Function("__init__", parameters=parameters))
 
 
@@ -40,8 +40,14 @@ def _classes(module: griffe.Module) -> Iterator[griffe.Class]:
             yield from _classes(inner)
 
 
-def _fields(cls: griffe.Class) -> Iterator[griffe.Attribute]:
-    """Yields the annotated attributes of a class, which are the fields of a linen module."""
-    for attribute in cls.attributes.values():
-        if attribute.annotation is not None and "ClassVar" not in str(attribute.annotation):
-            yield attribute
+def _parameters(cls: griffe.Class) -> Iterator[griffe.Parameter]:
+    """Yields the arguments of a layer in their order, without those of the base class."""
+    module, _, name = cls.path.rpartition(".")
+    signature = inspect.signature(getattr(importlib.import_module(module), name))
+    shared = {"parent", "name", *inspect.signature(Layer).parameters}
+    for parameter in signature.parameters.values():
+        if parameter.name not in shared:
+            default = None if parameter.default is parameter.empty else repr(parameter.default)
+            kind = getattr(griffe.ParameterKind, parameter.kind.name.lower())
+            annotation = cls.attributes[parameter.name].annotation
+            yield griffe.Parameter(parameter.name, annotation=annotation, default=default, kind=kind)
