@@ -5,11 +5,11 @@ import inspect
 import pathlib
 import re
 
-import jax
 import pytest
 
 import flaxmodels
 import training
+from tests.support.documents import as_for_users, run
 
 ROOT = pathlib.Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -25,26 +25,13 @@ def name_of(page):
     return str(page.relative_to(DOCS))
 
 
-@pytest.fixture
-def as_for_users(tmp_path, monkeypatch):
-    """An empty folder, JAX without the strict settings of the tests, and settings that are restored."""
-    monkeypatch.chdir(tmp_path)
-    cache = "jax_compilation_cache_dir"
-    before = getattr(jax.config, cache)
-    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
-        yield
-    jax.config.update(cache, before)
-
-
 @pytest.mark.spread  # every page in each run
 @pytest.mark.parametrize("page", WITH_CODE, ids=name_of)
-def test_code_of_a_page_runs(page, as_for_users):
+def test_code_of_a_page_runs(page, tmp_path):
     """The blocks of a page are one program: a block may use the names of the blocks above it."""
     text = page.read_text()
-    names = {"__name__": "docs_page"}
-    for match in BLOCK.finditer(text):
-        line = text[: match.start(1)].count("\n")
-        exec(compile("\n" * line + match.group(1), page, "exec"), names)
+    with as_for_users(tmp_path):
+        run({text[: match.start(1)].count("\n"): match[1] for match in BLOCK.finditer(text)}, page)
 
 
 @pytest.mark.spread

@@ -2,10 +2,11 @@
 
 import json
 import pathlib
-import subprocess
-import sys
 
+import matplotlib.pyplot as plt
 import pytest
+
+from tests.support.documents import as_for_users, run
 
 EXAMPLES = pathlib.Path(__file__).parent.parent / "examples"
 SCRIPTS = sorted(EXAMPLES.glob("*.py"))
@@ -20,18 +21,14 @@ SHOWN = {
 }
 
 
-def run(code, folder):
-    done = subprocess.run([sys.executable, *code], cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "Warning" not in done.stderr
-    return done.stdout
-
-
 @pytest.mark.spread  # all of them in each run
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
-def test_script(script, tmp_path):
+def test_script(script, tmp_path, monkeypatch, capsys):
     assert len(script.read_text().splitlines()) <= LONGEST
-    assert SHOWN.get(script.stem, "") in run([script, "--small"], tmp_path)
+    monkeypatch.setattr("sys.argv", [str(script), "--small"])
+    with as_for_users(tmp_path):
+        run({0: script.read_text()}, script)
+    assert SHOWN.get(script.stem, "") in capsys.readouterr().out
 
 
 def cells(notebook):
@@ -43,10 +40,11 @@ def cells(notebook):
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)
 def test_notebook(notebook, tmp_path):
     """Runs the cells as one program, without a kernel, which would take seconds to start."""
-    sources = ["".join(cell["source"]) for cell in cells(notebook)]
-    code = "\n".join(sources).replace("SMALL = False", "SMALL = True")
-    assert "SMALL = True" in code
-    run(["-W", "error::FutureWarning", "-c", code], tmp_path)
+    code = "\n".join("".join(cell["source"]) for cell in cells(notebook))
+    assert "SMALL = False" in code
+    with as_for_users(tmp_path):
+        run({0: code.replace("SMALL = False", "SMALL = True")}, notebook)
+    plt.close("all")
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)

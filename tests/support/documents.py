@@ -1,0 +1,34 @@
+"""Runs programs of the documentation in the process of the tests, which saves imports and compile time."""
+
+import contextlib
+from unittest import mock
+
+import jax
+
+import training
+
+
+@contextlib.contextmanager
+def as_for_users(folder):
+    """Enters a folder and sets JAX' usual settings instead of the strict ones of the tests."""
+    cache = jax.config.jax_compilation_cache_dir
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.chdir(folder))
+        stack.enter_context(jax.numpy_rank_promotion("allow"))
+        stack.enter_context(jax.numpy_dtype_promotion("standard"))
+        # Two functions that change the process: the memory of the tests stays as it is, the cache is restored.
+        stack.enter_context(mock.patch.object(training, "keep_memory", lambda: True, create=True))
+        stack.callback(jax.config.update, "jax_compilation_cache_dir", cache)
+        yield
+
+
+def run(blocks, file):
+    """Runs blocks of code as one program; errors show the line in the file.
+
+    Args:
+        blocks: Texts by the number of lines above them.
+        file: The file that they are in.
+    """
+    names = {"__name__": "__main__"}
+    for above, text in blocks.items():
+        exec(compile("\n" * above + text, file, "exec"), names)
