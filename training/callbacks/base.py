@@ -1,4 +1,4 @@
-"""The base of callbacks: which hooks there are, when they run, and what a checkpoint keeps of a callback."""
+"""The base class of callbacks with its hooks and its saved state, and the history of a run."""
 
 import csv
 import difflib
@@ -20,22 +20,22 @@ if TYPE_CHECKING:
 
 Logs = dict[str, Any]
 
-# Keras' hooks of training that run once per batch; here once per chunk, for all its steps.
+# Hooks that Keras calls once per batch; here they are called once per chunk of steps.
 PER_STEP = ("on_batch_begin", "on_batch_end", "on_train_batch_begin", "on_train_batch_end")
-# Hooks that can't be honoured: evaluation and prediction come back to Python at their end.
+# Keras' hooks that are refused: evaluation and prediction return to Python only when they are done.
 NEVER = ("on_test_batch_begin", "on_test_batch_end", "on_predict_batch_begin", "on_predict_batch_end")
 
 
 class Callback:
-    """Base of callbacks: override the hooks you need.
+    """Calls the hooks that a subclass overrides, at their points of a run.
 
-    Many steps run as one compiled program, a chunk, so `on_train_batch_begin` and `on_train_batch_end`, also under
-    their short names, run once per chunk: with the number of its first or last step, and at its end with an array for
-    each log, which has a value per step.
+    Many steps run as one compiled program, a chunk. `on_train_batch_begin` and `on_train_batch_end`, also under their
+    short names, are therefore called once per chunk. The first gets the number of the chunk's first step. The second
+    gets the number of its last step, and each log is an array with a value per step.
 
     Attributes:
-        trainer: The trainer that runs; `trainer.stop_training = True` ends the run after the chunk.
-        params: `epochs`, `steps` (per epoch) and `verbose` of the run.
+        trainer: The trainer of the run; `trainer.stop_training = True` ends the run after the chunk.
+        params: A dictionary with `epochs`, `steps` (per epoch) and `verbose` of the run.
 
     References:
         Keras, `keras.callbacks.Callback`.
@@ -51,77 +51,79 @@ class Callback:
     trainer: Any = None
     params: dict[str, Any] = {}
 
-    # Attributes that decide what the callback does next: numbers, texts, lists and trees of arrays.
+    # Names of the attributes that a checkpoint saves: numbers, texts, lists and trees of arrays.
     STATE: ClassVar[tuple[str, ...]] = ()
 
     def set_trainer(self, trainer: Any) -> None:
+        """Sets `trainer`; called before the run."""
         self.trainer = trainer
 
     def set_params(self, params: dict[str, Any]) -> None:
+        """Sets `params`; called before the run."""
         self.params = params
 
     def get_state(self) -> dict[str, Any]:
-        """What a checkpoint keeps of this callback."""
+        """Returns what a checkpoint saves of this callback."""
         return {name: getattr(self, name) for name in self.STATE}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Goes on from what a checkpoint kept; called after `on_train_begin`."""
+        """Restores what a checkpoint saved; called after `on_train_begin` of a resumed run."""
         for name, value in state.items():
             setattr(self, name, value)
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        """Before the first epoch."""
+        """Called before the first epoch."""
 
     def on_train_end(self, logs: Logs | None = None) -> None:
-        """After the last epoch."""
+        """Called after the last epoch."""
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
-        """Before an epoch, counted from 0."""
+        """Called before an epoch; epochs are counted from 0."""
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        """After an epoch and its validation, with the epoch's means."""
+        """Called after an epoch and its validation, with the means of the epoch."""
 
     def on_chunk_end(self, step: int, logs: Logs | None = None) -> None:
-        """After a chunk of steps; `step` steps of the epoch are done, `logs` holds the means up to here."""
+        """Called after a chunk, when `step` steps of the epoch are done; `logs` holds the means of these steps."""
 
     def on_train_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
-        """Before a chunk of steps, of which `batch` is the first, counted from 0 in the epoch."""
+        """Called before a chunk; `batch` is the number of its first step, counted from 0 in the epoch."""
         self.on_batch_begin(batch, logs)
 
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
-        """After a chunk of steps, of which `batch` is the last; `logs` has the means after each of its steps."""
+        """Called after a chunk; `batch` is the number of its last step, `logs` has the means after each step."""
         self.on_batch_end(batch, logs)
 
     def on_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
-        """Short for `on_train_batch_begin`."""
+        """Called by `on_train_batch_begin`, whose short name it is."""
 
     def on_batch_end(self, batch: int, logs: Logs | None = None) -> None:
-        """Short for `on_train_batch_end`."""
+        """Called by `on_train_batch_end`, whose short name it is."""
 
     def on_test_begin(self, logs: Logs | None = None) -> None:
-        """Before an evaluation, also that of an epoch."""
+        """Called before an evaluation, including the validation of an epoch."""
 
     def on_test_end(self, logs: Logs | None = None) -> None:
-        """After an evaluation, with its values."""
+        """Called after an evaluation, with its loss and metrics."""
 
     def on_predict_begin(self, logs: Logs | None = None) -> None:
-        """Before a prediction."""
+        """Called before a prediction."""
 
     def on_predict_end(self, logs: Logs | None = None) -> None:
-        """After a prediction."""
+        """Called after a prediction."""
 
 
 def overrides(callback: Callback, *hooks: str) -> bool:
-    """Whether a callback does something at one of these hooks."""
+    """Returns whether a callback overrides one of the hooks."""
     return any(getattr(getattr(callback, hook), "__func__", None) is not getattr(Callback, hook) for hook in hooks)
 
 
 def check(callbacks: Sequence[Any] | Any | None) -> list[Callback]:
-    """Returns the callbacks as a list, or says which one can't be honoured.
+    """Returns the callbacks as a list.
 
     Raises:
-        TypeError: If one is no callback, overrides a hook that is never called, or has one that does not exist or
-            takes other arguments.
+        TypeError: If one of them is not a callback, has a hook that does not exist or that is never called, or has a
+            hook with other arguments.
     """
     given: list[Any] = [callbacks]
     if callbacks is None or isinstance(callbacks, list | tuple):
@@ -145,7 +147,7 @@ def check(callbacks: Sequence[Any] | Any | None) -> list[Callback]:
 
 
 def _check_hooks(callback: Callback) -> None:
-    """Raises if a hook does not exist, so that it is never called, or does not take its arguments."""
+    """Raises if a method looks like a hook but is none, or if a hook takes other arguments."""
     hooks = [name for name in dir(Callback) if name.startswith("on_")]
     for name in dir(callback):
         method = getattr(type(callback), name, None) or vars(callback).get(name)
@@ -162,11 +164,11 @@ def _check_hooks(callback: Callback) -> None:
 
 
 def _check_signature(callback: Callback, hook: str) -> None:
-    """Raises if a hook does not take its arguments: it would fail after the first epoch, or after the last."""
+    """Raises before the run if a hook takes other arguments, because it would fail late in the run."""
     taken = list(inspect.signature(getattr(Callback, hook)).parameters)[1:]
     try:
         given = inspect.signature(getattr(callback, hook))
-    except (TypeError, ValueError):  # a function of C code has no signature
+    except (TypeError, ValueError):  # functions written in C have no signature
         return
     try:
         given.bind(*taken)
@@ -259,7 +261,7 @@ class History(Callback):
 
 
 class LambdaCallback(Callback):
-    """Makes a callback of functions.
+    """Calls functions at the hooks.
 
     Args:
         on_epoch_begin: Called with (epoch, logs).
@@ -267,11 +269,11 @@ class LambdaCallback(Callback):
         on_train_begin: Called with (logs).
         on_train_end: Called with (logs).
         on_train_batch_begin: Called with (batch, logs) before each chunk of steps.
-        on_train_batch_end: Called with (batch, logs) after each chunk of steps, with a value per step.
+        on_train_batch_end: Called with (batch, logs) after each chunk of steps, with a value per step of each log.
         **hooks: Functions for other hooks, such as `on_chunk_end` with (step, logs).
 
     Raises:
-        TypeError: If a name is no hook, or its function can't be called.
+        TypeError: If there is no such hook, or what is given for it is not callable.
 
     References:
         Keras, `keras.callbacks.LambdaCallback`.
