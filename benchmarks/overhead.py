@@ -150,7 +150,7 @@ def main():
     for case in cases(arguments.batches):
         rows += measure_case(*case, arguments.rounds)
         print(f"{case[0]} after {time.perf_counter() - start:.0f} s", file=output, flush=True)
-    measure.write_rows(measure.results_file("overhead-memory-kept" if kept else "overhead"), rows)
+    measure.write_rows(measure.results_file("overhead-heap-retained" if kept else "overhead"), rows)
     print(measure.markdown(rows), file=output, flush=True)
 
 
