@@ -7,7 +7,7 @@ import pytest
 
 from tests.support import loss_table, metric_table
 from tests.training.losses.test_losses import float64, keras_losses, keras_value_and_grad
-from tests.training.metrics.test_metrics import keras_result, updated
+from tests.training.metrics.test_metrics import keras_result, state_after
 from training import losses, metrics
 
 
@@ -78,7 +78,7 @@ def test_metrics(row, extreme):
     mine = getattr(metrics, row.name)(**row.kwargs)
     for dtype in TYPES if np.issubdtype(y_pred.dtype, np.floating) else (y_pred.dtype,):
         batches = [([*labels, jnp.asarray(y_pred).astype(dtype)], weighted)]
-        want, got = keras_result(row, batches), np.asarray(mine.compute(updated(mine, *batches)))
+        want, got = keras_result(row, batches), np.asarray(mine.compute(state_after(mine, *batches)))
         assert got.shape == want.shape
         finite = np.isfinite(want)
         assert np.isfinite(got[finite]).all()
