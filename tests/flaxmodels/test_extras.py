@@ -45,9 +45,10 @@ def run(code, *args):
 
 
 def test_models_are_built_trained_and_saved_without_any_extra(tmp_path):
-    code = f"import runpy; runpy.run_path({str(CORE_PROGRAM)!r})"
+    code = f"import runpy; runpy.run_path({str(CORE_PROGRAM)!r}, run_name='__main__')"
     done = run(f"{BLOCK}; {code}", str(tmp_path / "model.safetensors"))
     assert done.returncode == 0, done.stderr
+    assert (tmp_path / "model.safetensors").exists()
 
 
 @pytest.mark.rotate
