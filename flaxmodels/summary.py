@@ -1,7 +1,7 @@
 """The table of a model's layers, as text and as HTML."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -11,10 +11,26 @@ from flaxmodels.graph import snake_case
 from flaxmodels.layers import symbolic
 from flaxmodels.layers.base import Layer
 
-if TYPE_CHECKING:
-    from flaxmodels.container import Container
-
 HEADER = ("layer (class)", "output", "parameters", "inputs")
+
+
+class Summarized(Protocol):
+    """A model whose table can be made; `Container` is one."""
+
+    name: str | None
+
+    @property
+    def input_spec(self) -> Any:
+        """The input as a symbol or a tree of symbols, None if it is not known."""
+
+    def children(self) -> list[tuple[str, Any]]:
+        """Returns the layers inside by name."""
+
+    def calls(self) -> "list[Call]":
+        """Returns the calls of layers in order."""
+
+    def init(self, rngs: Any, *args: Any) -> Any:
+        """Initializes the variables."""
 
 
 class Call(NamedTuple):
@@ -33,7 +49,7 @@ class Call(NamedTuple):
     sources: list[str]
 
 
-def as_text(model: "Container") -> str:
+def as_text(model: Summarized) -> str:
     """Returns the table of a model whose input shape is known."""
     count, rows = _rows(model)
     rows = [HEADER, *rows]
@@ -44,7 +60,7 @@ def as_text(model: "Container") -> str:
     return "\n".join(lines)
 
 
-def as_html(model: "Container") -> str:
+def as_html(model: Summarized) -> str:
     """Returns the table for a notebook; without shapes if the input shape is not known."""
     if model.input_spec is None:
         rows = [(f"{name} ({type(layer).__name__})",) for name, layer in model.children()]
@@ -58,7 +74,7 @@ def parameter_count(tree: Any) -> int:
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
 
 
-def _rows(model: "Container") -> tuple[int, list[Sequence[str]]]:
+def _rows(model: Summarized) -> tuple[int, list[Sequence[str]]]:
     """Returns the number of parameters, and a row per call of a layer."""
     rngs = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
     variables, _ = symbolic.evaluate(lambda examples: model.init(rngs, examples), model.input_spec)
@@ -73,9 +89,9 @@ def _rows(model: "Container") -> tuple[int, list[Sequence[str]]]:
     return parameter_count(variables), rows
 
 
-def _title(model: "Container", count: int) -> str:
+def _title(model: Summarized, count: int) -> str:
     return f"{_name(model)}: {count:,} parameters"
 
 
-def _name(model: "Container") -> str:
+def _name(model: Summarized) -> str:
     return model.name or snake_case(type(model).__name__)

@@ -6,7 +6,7 @@
 //
 // Bias, ReLU, max pooling and their gradients are fused into the loops, where the values are in registers or in cache.
 
-#include "convolution.h"
+#include "conv.h"
 
 #include "winograd.h"
 

@@ -2,7 +2,7 @@
 
 #pragma once
 
-#include "convolution.h"
+#include "conv.h"
 
 #define HIDDEN __attribute__((visibility("hidden")))
 
