@@ -18,15 +18,15 @@ class Recurrent(MultiOutputLayer):
     """Base class of recurrent layers; a subclass has the fields of `RNN` and implements `cell_functions`."""
 
     if TYPE_CHECKING:
-        return_sequences: bool
-        return_state: bool
-        go_backwards: bool
-        stateful: bool
-        unroll: bool
-        zero_output_for_mask: bool
-        cell_functions: Callable[..., CellFunctions]
-        state_size: Any
-        axes: str
+        return_sequences: ClassVar[bool]
+        return_state: ClassVar[bool]
+        go_backwards: ClassVar[bool]
+        stateful: ClassVar[bool]
+        unroll: ClassVar[bool]
+        zero_output_for_mask: ClassVar[bool]
+        cell_functions: ClassVar[Callable[..., CellFunctions]]
+        state_size: ClassVar[Any]
+        axes: ClassVar[str]
 
     @nn.compact
     def compute(
@@ -286,9 +286,6 @@ class SimpleRNN(CellRecurrent, SimpleRNNCell):
 class CuDNNRecurrent(CellRecurrent, kw_only=True):
     """Base class of recurrent layers that cuDNN may compute: LSTM and GRU."""
 
-    if TYPE_CHECKING:
-        units: ClassVar[int]
-
     use_cudnn: bool | Literal["auto"] = "auto"
 
     def __post_init__(self) -> None:
@@ -305,7 +302,8 @@ class CuDNNRecurrent(CellRecurrent, kw_only=True):
         if self.use_cudnn is not True:
             return functions
         kind = "LSTM" if isinstance(self, LSTMCell) else "GRU"
-        if dispatch.why_unsupported("cudnn", kind, self.units, functions.zeros.h.dtype, by_user=True):
+        layer: Any = self  # `units` is a field of the cell that a subclass also inherits from.
+        if dispatch.why_unsupported("cudnn", kind, layer.units, functions.zeros.h.dtype, by_user=True):
             raise ValueError(
                 f"{self.label} has no cuDNN implementation on the backend {jax.default_backend()!r}, "
                 "got use_cudnn=True; leave it at 'auto' to use the fastest implementation available."
