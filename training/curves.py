@@ -4,6 +4,8 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from flaxmodels.extras import require_extra
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -20,14 +22,12 @@ def plot(epochs: Sequence[int], values: Mapping[str, Sequence[Any]], title: str 
         A matplotlib figure. It does not belong to pyplot, so nothing has to be closed.
 
     Raises:
-        ImportError: If matplotlib is not installed.
+        ModuleNotFoundError: If matplotlib is not installed.
         ValueError: If there is no epoch to draw.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("Plotting needs matplotlib, which is not installed; run `pip install matplotlib`.") from error
+    require_extra("matplotlib", "Plots of a history need")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
     class Curves(Figure):
         """A figure that notebooks show without pyplot."""

@@ -20,10 +20,7 @@ MISSING = {
     "trainer.fit(x, y, resume=sys.argv[1])": ("Checkpoints need filelock", "checkpoints"),
     "trainer.save(sys.argv[1] + '.keras')": ("Keras files need h5py", "keras-files"),
     "from training import datasets; datasets.load('digits')": ("The dataset 'digits' needs scikit-learn", "data"),
-    "from training import report; report.draw(trainer.fit(x, y), 'curves.png')": (
-        "Pictures of a history need matplotlib",
-        "cli",
-    ),
+    "trainer.fit(x, y).plot()": ("Plots of a history need matplotlib", "cli"),
     "from training import callbacks; trainer.fit(x, y, callbacks=[callbacks.TensorBoard(sys.argv[1])])": (
         "The TensorBoard callback needs tensorboardX",
         "tensorboard",

@@ -233,7 +233,7 @@ class History(Callback):
             A matplotlib figure: a notebook shows it, and `savefig(path)` writes it to a file.
 
         Raises:
-            ImportError: If matplotlib is not installed.
+            ModuleNotFoundError: If matplotlib is not installed.
             ValueError: If no epoch was finished.
 
         Example:

@@ -37,9 +37,9 @@ def test_plot_does_not_load_pyplot(monkeypatch):
 
 
 def test_plot_without_matplotlib_names_the_command(monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    sentence = "Plotting needs matplotlib, which is not installed; run `pip install matplotlib`."
-    with pytest.raises(ImportError, match=f"^{re.escape(sentence)}$"):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    sentence = "Plots of a history need matplotlib, which is not installed; run pip install 'flaxmodels-training[cli]'."
+    with pytest.raises(ModuleNotFoundError, match=f"^{re.escape(sentence)}$"):
         recorded().plot()
 
 
