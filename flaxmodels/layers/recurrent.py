@@ -301,7 +301,7 @@ class CuDNNRecurrent(CellRecurrent, kw_only=True):
         functions = super().cell_functions(shape, train)
         if self.use_cudnn is not True:
             return functions
-        kind = "LSTM" if isinstance(self, LSTMCell) else "GRU"
+        kind: Literal["LSTM", "GRU"] = "LSTM" if isinstance(self, LSTMCell) else "GRU"
         layer: Any = self  # `units` is a field of the cell that a subclass also inherits from.
         if dispatch.why_unsupported("cudnn", kind, layer.units, functions.zeros.h.dtype, by_user=True):
             raise ValueError(

@@ -72,7 +72,7 @@ class Spatial(Layer):
         self.check_rank(inputs, f"B C {AXES[self.RANK]}" if self.channels_first else f"B {AXES[self.RANK]} C")
 
     @nn.nowrap
-    def check_not_empty(self, inputs: jax.Array) -> None:
+    def check_not_empty(self, inputs: jax.Array | jax.ShapeDtypeStruct) -> None:
         """Raises if a spatial axis has size 0."""
         for axis in self.position_axes:
             if inputs.shape[axis] < 1:
@@ -82,7 +82,9 @@ class Spatial(Layer):
                 )
 
     @nn.nowrap
-    def check_window(self, inputs: jax.Array, argument: str, dilation: tuple[int, ...] | None = None) -> None:
+    def check_window(
+        self, inputs: jax.Array | jax.ShapeDtypeStruct, argument: str, dilation: tuple[int, ...] | None = None
+    ) -> None:
         """Raises unless the window of the named argument fits into the inputs."""
         self.check_not_empty(inputs)
         window, shape = getattr(self, argument), tuple(inputs.shape)

@@ -53,6 +53,18 @@ def layers_on_symbols() -> Model:
     return Model([left, right], layers.Dense(1, activation="sigmoid")(both))
 
 
+def sequences() -> jax.Array:
+    """Applies recurrent layers, of which one also returns its state."""
+    x = jnp.ones((2, 5, 3))
+    lstm, gru = layers.LSTM(4, return_sequences=True, return_state=True), layers.GRU(4)
+    results: Any = lstm.apply(lstm.init(jax.random.key(0), x), x)
+    hs, h, c = results
+    assert h.shape == c.shape == (2, 4)
+    outputs = gru.apply(gru.init(jax.random.key(1), hs), hs)
+    assert isinstance(outputs, jax.Array)
+    return outputs
+
+
 def train(folder: str) -> dict[str, Any]:
     """Trains, evaluates, predicts, saves and loads a small convolutional network."""
     model = Sequential()
