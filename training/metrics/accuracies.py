@@ -1,6 +1,7 @@
 """Accuracies: exact matches, thresholds, the best class and the k best classes."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -174,6 +175,7 @@ class Accuracy(MeanMetric):
         0.5
     """
 
+    direction: ClassVar[str | None] = "up"
     name: str | None = "accuracy"
     dtype: DTypeLike | None = None
 
@@ -186,6 +188,7 @@ class Accuracy(MeanMetric):
 class BinaryAccuracy(MeanMetric):
     """Fraction of correct binary predictions; see `binary_accuracy` and `Metric`."""
 
+    direction: ClassVar[str | None] = "up"
     name: str | None = "binary_accuracy"
     dtype: DTypeLike | None = None
     threshold: float = 0.5
@@ -199,6 +202,7 @@ class BinaryAccuracy(MeanMetric):
 class CategoricalAccuracy(MeanMetric):
     """Fraction of correct predictions for one-hot labels; see `categorical_accuracy` and `Metric`."""
 
+    direction: ClassVar[str | None] = "up"
     name: str | None = "categorical_accuracy"
     dtype: DTypeLike | None = None
 
@@ -211,6 +215,7 @@ class CategoricalAccuracy(MeanMetric):
 class SparseCategoricalAccuracy(MeanMetric):
     """Fraction of correct predictions for class indices; see `sparse_categorical_accuracy` and `Metric`."""
 
+    direction: ClassVar[str | None] = "up"
     name: str | None = "sparse_categorical_accuracy"
     dtype: DTypeLike | None = None
 
@@ -223,6 +228,7 @@ class SparseCategoricalAccuracy(MeanMetric):
 class TopKCategoricalAccuracy(MeanMetric):
     """Fraction of one-hot labels among the k best classes; see `top_k_categorical_accuracy` and `Metric`."""
 
+    direction: ClassVar[str | None] = "up"
     k: int = 5
     name: str | None = "top_k_categorical_accuracy"
     dtype: DTypeLike | None = None
@@ -236,6 +242,7 @@ class TopKCategoricalAccuracy(MeanMetric):
 class SparseTopKCategoricalAccuracy(MeanMetric):
     """Fraction of class indices among the k best classes; see `sparse_top_k_categorical_accuracy` and `Metric`."""
 
+    direction: ClassVar[str | None] = "up"
     k: int = 5
     name: str | None = "sparse_top_k_categorical_accuracy"
     dtype: DTypeLike | None = None

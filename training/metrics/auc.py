@@ -61,6 +61,7 @@ class AUC(Metric[State]):
         0.75
     """
 
+    direction: ClassVar[str | None] = "up"
     num_thresholds: int = 200
     curve: str = "ROC"
     summation_method: str = "interpolation"

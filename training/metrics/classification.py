@@ -16,6 +16,7 @@ from training.metrics.base import MeanMetric, MeanState, add_values, as_mask
 class BinaryCrossentropy(MeanMetric):
     """Mean cross-entropy of binary labels; see the loss of this name and `Metric`."""
 
+    direction: ClassVar[str | None] = "down"
     name: str | None = "binary_crossentropy"
     dtype: DTypeLike | None = None
     from_logits: bool = False
@@ -31,6 +32,7 @@ class BinaryCrossentropy(MeanMetric):
 class CategoricalCrossentropy(MeanMetric):
     """Mean cross-entropy of one-hot labels; see the loss of this name and `Metric`."""
 
+    direction: ClassVar[str | None] = "down"
     name: str | None = "categorical_crossentropy"
     dtype: DTypeLike | None = None
     from_logits: bool = False
@@ -57,6 +59,7 @@ class SparseCategoricalCrossentropy(MeanMetric):
         0.6931
     """
 
+    direction: ClassVar[str | None] = "down"
     name: str | None = "sparse_categorical_crossentropy"
     dtype: DTypeLike | None = None
     from_logits: bool = False
@@ -92,6 +95,7 @@ class SparseCategoricalCrossentropy(MeanMetric):
 class KLDivergence(MeanMetric):
     """Mean divergence of the predicted from the true distribution; see the loss of this name and `Metric`."""
 
+    direction: ClassVar[str | None] = "down"
     name: str | None = "kl_divergence"
     dtype: DTypeLike | None = None
 
@@ -104,6 +108,7 @@ class KLDivergence(MeanMetric):
 class Poisson(MeanMetric):
     """Mean of y_pred - y_true log(y_pred + 1e-7); see `Metric`."""
 
+    direction: ClassVar[str | None] = "down"
     name: str | None = "poisson"
     dtype: DTypeLike | None = None
     over_features: ClassVar[bool] = True
@@ -117,6 +122,7 @@ class Poisson(MeanMetric):
 class Hinge(MeanMetric):
     """Mean hinge loss of binary labels; see the loss of this name and `Metric`."""
 
+    direction: ClassVar[str | None] = "down"
     name: str | None = "hinge"
     dtype: DTypeLike | None = None
     over_features: ClassVar[bool] = True
@@ -130,6 +136,7 @@ class Hinge(MeanMetric):
 class SquaredHinge(MeanMetric):
     """Mean squared hinge loss of binary labels; see the loss of this name and `Metric`."""
 
+    direction: ClassVar[str | None] = "down"
     name: str | None = "squared_hinge"
     dtype: DTypeLike | None = None
     over_features: ClassVar[bool] = True
@@ -143,6 +150,7 @@ class SquaredHinge(MeanMetric):
 class CategoricalHinge(MeanMetric):
     """Mean margin between the true class and the best other class; see the loss of this name and `Metric`."""
 
+    direction: ClassVar[str | None] = "down"
     name: str | None = "categorical_hinge"
     dtype: DTypeLike | None = None
 

@@ -298,6 +298,7 @@ class FalseNegatives(_Count):
 class _PositiveRate(_ThresholdMetric):
     """Base class of precision and recall."""
 
+    direction: ClassVar[str | None] = "up"
     thresholds: float | Sequence[float] | None = None
     top_k: int | None = None
 
@@ -389,6 +390,7 @@ class _BestAtConstraint(_ThresholdMetric):
         constrained: The constrained rate, a key of `RATES`; the field of the same name is its minimum.
     """
 
+    direction: ClassVar[str | None] = "up"
     num_thresholds: int = 200
     maximized: ClassVar[str]
     constrained: ClassVar[str]

@@ -1,7 +1,7 @@
 """F-scores, the harmonic means of precision and recall, per class or over all classes."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ class FState(NamedTuple):
 class _FScore(Metric[FState]):
     """Computes (1 + beta^2) precision recall / (beta^2 precision + recall), with 1e-7 added to each divisor."""
 
+    direction: ClassVar[str | None] = "up"
     average: str | None = None
     beta: float = 1.0
     threshold: float | None = None

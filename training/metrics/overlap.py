@@ -3,7 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ class _IoU(Metric[RunningSum]):
     The state is the confusion matrix [labels, predictions].
     """
 
+    direction: ClassVar[str | None] = "up"
     num_classes: int
     ignore_class: int | None = None
     sparse_y_true: bool = True

@@ -79,6 +79,7 @@ class MeanSquaredError(MeanMetric):
         5.0
     """
 
+    direction: ClassVar[str | None] = "down"
     name: str | None = "mean_squared_error"
     dtype: DTypeLike | None = None
     over_features: ClassVar[bool] = True
@@ -92,6 +93,7 @@ class MeanSquaredError(MeanMetric):
 class MeanAbsoluteError(MeanMetric):
     """Mean of absolute differences; see `Metric`."""
 
+    direction: ClassVar[str | None] = "down"
     name: str | None = "mean_absolute_error"
     dtype: DTypeLike | None = None
     over_features: ClassVar[bool] = True
@@ -105,6 +107,7 @@ class MeanAbsoluteError(MeanMetric):
 class MeanAbsolutePercentageError(MeanMetric):
     """Mean of relative differences in percent; see `Metric`."""
 
+    direction: ClassVar[str | None] = "down"
     name: str | None = "mean_absolute_percentage_error"
     dtype: DTypeLike | None = None
     over_features: ClassVar[bool] = True
@@ -118,6 +121,7 @@ class MeanAbsolutePercentageError(MeanMetric):
 class MeanSquaredLogarithmicError(MeanMetric):
     """Mean of squared differences of logarithms; see `Metric`."""
 
+    direction: ClassVar[str | None] = "down"
     name: str | None = "mean_squared_logarithmic_error"
     dtype: DTypeLike | None = None
     over_features: ClassVar[bool] = True
@@ -131,6 +135,7 @@ class MeanSquaredLogarithmicError(MeanMetric):
 class LogCoshError(MeanMetric):
     """Mean of log(cosh(y_pred - y_true)); see `Metric`."""
 
+    direction: ClassVar[str | None] = "down"
     name: str | None = "logcosh"
     dtype: DTypeLike | None = None
     over_features: ClassVar[bool] = True
@@ -150,6 +155,7 @@ class RootMeanSquaredError(MeanMetric):
         5.0
     """
 
+    direction: ClassVar[str | None] = "down"
     name: str | None = "root_mean_squared_error"
     dtype: DTypeLike | None = None
 
@@ -167,6 +173,7 @@ class RootMeanSquaredError(MeanMetric):
 class CosineSimilarity(MeanMetric):
     """Mean cosine of the angle between labels and predictions: 1 for the same direction; see `Metric`."""
 
+    direction: ClassVar[str | None] = "up"
     name: str | None = "cosine_similarity"
     dtype: DTypeLike | None = None
     axis: int = -1
@@ -180,6 +187,7 @@ class CosineSimilarity(MeanMetric):
 class PearsonCorrelation(MeanMetric):
     """Mean of the examples' Pearson correlations; see `pearson_correlation` and `Metric`."""
 
+    direction: ClassVar[str | None] = "up"
     name: str | None = "pearson_correlation"
     dtype: DTypeLike | None = None
     axis: int = -1
@@ -193,6 +201,7 @@ class PearsonCorrelation(MeanMetric):
 class ConcordanceCorrelation(MeanMetric):
     """Mean of the examples' concordance correlations; see `concordance_correlation` and `Metric`."""
 
+    direction: ClassVar[str | None] = "up"
     name: str | None = "concordance_correlation"
     dtype: DTypeLike | None = None
     axis: int = -1
@@ -237,6 +246,7 @@ class R2Score(Metric[R2State]):
         1.0
     """
 
+    direction: ClassVar[str | None] = "up"
     class_aggregation: str | None = "uniform_average"
     num_regressors: int = 0
     name: str | None = "r2_score"

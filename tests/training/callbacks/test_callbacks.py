@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from flaxmodels import Input, Sequential, layers
-from training import callbacks
+from training import Trainer, callbacks, optimizers
 
 SEQUENCES = {
     "falling": [5.0, 4.0, 3.0, 2.0, 1.0, 0.5],
@@ -321,3 +321,12 @@ def test_unsupported_hooks_are_rejected(hook):
     )
     with pytest.raises(TypeError, match=f"^{re.escape(sentence)}$"):
         callbacks.check([cls()])
+
+
+def test_the_direction_of_a_metric_is_known_without_a_mode():
+    model = Sequential([layers.Dense(2, activation="softmax", input_shape=(3,))])
+    trainer = Trainer(model, optimizers.SGD(0.0), "sparse_categorical_crossentropy", ["accuracy"])
+    x, y = np.ones((8, 3), np.float32), np.zeros(8, np.int32)
+    stopping = callbacks.EarlyStopping("val_accuracy", patience=1)
+    history = trainer.fit(x, y, epochs=4, validation_data=(x, y), callbacks=[stopping], verbose=0)
+    assert len(history.epoch) == 2  # a rate of 0 improves nothing

@@ -55,6 +55,13 @@ def keras_result(row: Row, batches):
         return np.asarray(m.result())
 
 
+def test_directions_are_those_of_keras():
+    for row in ONE_EACH:
+        kwargs = {k: list(v) if isinstance(v, tuple) else v for k, v in row.kwargs.items()}
+        theirs = getattr(keras_metrics(), row.name)(**kwargs)
+        assert make_metric(row).direction == getattr(theirs, "_direction", None), row.name
+
+
 @pytest.mark.parametrize("row", ROWS, ids=lambda r: r.id)
 def test_results_of_several_batches_match_keras(row):
     batches = list(split(row, [4, 3]))
