@@ -129,13 +129,13 @@ class ConvLSTM(CellRecurrent, LSTMBase, Spatial):
 
         def step(x: jax.Array, state: LSTMState) -> tuple[jax.Array, LSTMState]:
             state = advance(x, LSTMState(*map(self.channels_last, state)))
-            return self.to_data_format(state.h), LSTMState(*map(self.as_given, state))
+            return self.to_data_format(state.h), LSTMState(*map(self.to_data_format, state))
 
         def run(xs: jax.Array, state: LSTMState, mask: Any, unroll: bool) -> tuple[jax.Array, LSTMState]:
             hs, state = recurrence.scan(advance, project(xs), LSTMState(*map(self.channels_last, state)), mask, unroll)
-            return jax.vmap(self.as_given)(hs), LSTMState(*map(self.as_given, state))
+            return jax.vmap(self.to_data_format)(hs), LSTMState(*map(self.to_data_format, state))
 
-        initial = self.as_given(zeros)
+        initial = self.to_data_format(zeros)
         return CellFunctions(project, step, run, LSTMState(initial, initial), initial.shape)
 
 

@@ -138,7 +138,7 @@ class BatchNormalization(Layer):
         offset = self.add_weight("beta", shape, x.dtype) if self.center else None
         averages = self._moving_averages(shape)
         if train and not self.frozen:
-            rows = self.rows(x.shape[0]) if axis else None
+            rows = self.valid_rows(x.shape[0]) if axis else None
             keep = _valid_elements(x, mask, rows)
             mean, variance = _moments(x, axis, keep)
             if self.renorm:
