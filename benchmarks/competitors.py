@@ -379,7 +379,7 @@ def torch_run(model, task, o, compiled=False, channels_last=False):
 
 # ---------------------------------------------------------------- a single recurrent layer, forward or with gradients
 
-LAYER_CALLS = 10  # in a run, which then waits for the device
+LAYER_CALLS = 10  # calls in a run; the run then waits for the device
 
 
 def flaxmodels_layer(model, task, o, implementation):
@@ -485,7 +485,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("competitor", choices=list(COMPETITORS))
     build = COMPETITORS[parser.parse_args().competitor]
-    # Libraries may print, so standard output is kept for the answers alone.
+    # Libraries may print, so standard output is reserved for the answers.
     answers, sys.stdout = sys.stdout, sys.stderr
     run = None
     for line in sys.stdin:

@@ -42,7 +42,7 @@ def start(kind, folder):
 
 
 def start_and_kill(kind, folder, rng):
-    """Starts a run and kills it; returns whether the kill came before its end, and the run's last output line."""
+    """Starts a run and kills it; returns whether it was killed before its end, and its last output line."""
     process = start(kind, folder)
     lines, limit, last = 0, rng.randrange(0, 11), "starting\n"
     while lines < limit and (line := process.stdout.readline()):

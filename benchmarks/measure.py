@@ -1,4 +1,4 @@
-"""Shared by all benchmarks: device name, versions, interleaved timing, tables and CSV files."""
+"""Functions shared by all benchmarks: device name, versions, interleaved timing, tables and CSV files."""
 
 import csv
 import importlib.metadata

@@ -80,7 +80,7 @@ CASES = {
 
 
 class Worker:
-    """The process of a competitor, which works on request."""
+    """Runs a competitor in a separate process, on request."""
 
     pythons = {}  # Python executables of competitors with a separate environment, by name
 

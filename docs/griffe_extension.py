@@ -1,4 +1,4 @@
-"""Prepares the two packages for the reference: a griffe extension that `mkdocs.yml` loads."""
+"""Griffe extension, loaded by `mkdocs.yml`, that prepares both packages for the API reference."""
 
 import importlib
 import inspect
@@ -14,7 +14,7 @@ LAYER = "flaxmodels.layers.base.Layer"
 
 
 class LayersAndDocstrings(griffe.Extension):
-    """Adapts docstrings, and gives layers the signature that flax makes of their fields.
+    """Adapts docstrings, and gives layers the signature that flax generates from their fields.
 
     The docstrings have one "Example:" and a line "Shapes: ...". The parser of Google style knows "Examples:" only.
     """

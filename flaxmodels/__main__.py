@@ -11,7 +11,7 @@ from flaxmodels.shadowing import describe_shadowing
 
 
 def main() -> None:
-    """Runs the command line, after a check that its package and typer can be imported."""
+    """Checks that the package `training` and typer can be imported, and runs the command line."""
     try:
         if sentence := describe_shadowing():
             raise ImportError(sentence)

@@ -15,7 +15,7 @@ from flaxmodels.summary import Call
 
 
 class Container(Layer):
-    """The base of `Sequential` and `Model`: checks of the inputs, output shapes, the summary."""
+    """Base class of `Sequential` and `Model`: checks inputs, and reports output shapes and a summary."""
 
     def __post_init__(self) -> None:
         for name in ("param_dtype", "activity_regularizer", "input_shape"):

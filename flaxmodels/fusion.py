@@ -1,6 +1,6 @@
 """Pairs of layers that are faster when computed together: a table of pattern, condition and function.
 
-`Sequential` and `Model` look each pair of consecutive layers up here. To add a pair, write its condition and its
+`Sequential` and `Model` look up each pair of consecutive layers here. To add a pair, write its condition and its
 function, and add an entry to `FUSIONS`.
 """
 

@@ -20,7 +20,7 @@ def snake_case(class_name: str) -> str:
 
 
 def scope_names(layers: Sequence[Any]) -> list[str]:
-    """Returns a name for each layer: its `name`, or Keras' automatic one, numbered from the second of a class on.
+    """Returns a name for each layer: its `name`, or Keras' automatic one, numbered from the second layer of a class.
 
     Raises:
         ValueError: If two layers have the same `name`, or a name contains a slash.
@@ -140,7 +140,7 @@ class Graph:
         return nodes
 
     def _followers(self) -> dict[Node, Node]:
-        """Returns for each call the next one, if only that reads the output and both take one symbol alone."""
+        """Returns for each call the next call, if no other reads its output and both take a single symbol."""
         readers: dict[int, list[Node]] = collections.defaultdict(list)
         for node in self.nodes:
             for symbol in node.symbols():

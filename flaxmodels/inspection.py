@@ -1,4 +1,4 @@
-"""Finds layers inside any linen module: those that own its weights, and those that look integers up."""
+"""Finds layers inside any linen module: those that own its weights, and those that look up integers."""
 
 import itertools
 from typing import Any
@@ -16,7 +16,8 @@ from flaxmodels.layers.tracing import Lookup, trace
 def weights_of(module: nn.Module, *args: Any, **kwargs: Any) -> dict[tuple[str, ...], tuple[Layer, str]]:
     """Returns the layer and the name of each weight by its path in `params`, at any depth of a module.
 
-    Parameters that a plain linen module creates belong to the enclosing `Linen` layer, and are left out without one.
+    Parameters that a plain linen module creates belong to the enclosing `Linen` layer, and are left out if there is
+    none.
 
     Args:
         module: Any linen module.
@@ -30,7 +31,7 @@ def weights_of(module: nn.Module, *args: Any, **kwargs: Any) -> dict[tuple[str, 
     def record(method: Any, args: Any, kwargs: Any, context: Any) -> Any:
         layer, scope = context.module, context.module.scope
         roots.extend([] if scope is None else [scope.root])
-        if scope is None or scope.root is not roots[0]:  # The call belongs to a graph that is built meanwhile.
+        if scope is None or scope.root is not roots[0]:  # This call infers a graph during the trace.
             return method(*args, **kwargs)
         if context.method_name == "add_weight":
             weights[(*layer.path, args[0])] = (_detached(layer), args[0])
@@ -52,12 +53,12 @@ def weights_of(module: nn.Module, *args: Any, **kwargs: Any) -> dict[tuple[str, 
 
 
 def _detached(layer: Layer) -> Layer:
-    """Returns a copy without its parents, which flax does not keep alive; frozen if an enclosing layer was."""
+    """Returns a copy without its parent, which flax does not keep alive; the copy is frozen if `layer.frozen` is."""
     return layer.clone(parent=None, trainable=not layer.frozen)
 
 
 def lookups_of(model: nn.Module) -> list[Lookup]:
-    """Returns the layers that look integers up in an input of a model, as far as that is known.
+    """Returns the layers known to look up integers in an input of a model.
 
     Args:
         model: Any linen module; nothing is known about modules that are not layers of this library.

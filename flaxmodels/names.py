@@ -1,4 +1,4 @@
-"""Looks names up in tables; the error for an unknown name lists the closest and all known names."""
+"""Looks up names in tables; the error for an unknown name lists the closest and all known names."""
 
 import difflib
 from collections.abc import Mapping

@@ -137,8 +137,8 @@ class L2(Regularizer):
 class OrthogonalRegularizer(Regularizer):
     """Penalizes vectors that are not orthogonal: factor times the mean |cosine| over all pairs of rows or columns.
 
-    A row of zeros has cosine 0 with every other row and gradient 0, and the penalty of a single row is 0. In these
-    cases Keras returns NaN.
+    A row of zeros has cosine 0 with every other row and gradient 0, and the penalty of a single row is 0. Keras returns
+    NaN in both cases.
 
     Args:
         factor: Factor of the mean.

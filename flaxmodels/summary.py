@@ -81,7 +81,7 @@ def _rows(model: Summarized) -> tuple[int, list[Sequence[str]]]:
     seen: set[str] = set()
     rows: list[Sequence[str]] = []
     for name, layer, outputs, sources in model.calls():
-        # A shared layer has its parameters once.
+        # The parameters of a shared layer count once.
         count = 0 if name in seen else sum(parameter_count(tree.get(name, {})) for tree in variables.values())
         seen.add(name)
         shapes = ", ".join(str(symbol.shape) for symbol in jax.tree.leaves(outputs))

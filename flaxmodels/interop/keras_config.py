@@ -274,7 +274,7 @@ def _required(config: Any, key: str, kind: type) -> Any:
 
 
 def _check_from_keras(described: Any, kind: str | None, name: str | None = None) -> None:
-    """Raises if an object has a registered name of its own, or is not in one of Keras' public modules.
+    """Raises if an object has a custom registered name, or is not in one of Keras' public modules.
 
     Such an object is custom code, even if it has the name of one of Keras' classes.
 

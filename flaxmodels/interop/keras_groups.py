@@ -172,7 +172,7 @@ def _lookup_by_class(table: Mapping[str, Any], module: Any, default: Any) -> Any
 
 
 def _numbered_key(layer: Layer, used: collections.Counter[str]) -> str:
-    """Returns Keras' key of a layer in a list: its class name, followed by a number from the second such layer on."""
+    """Returns Keras' key of a layer in a list: its class name, with a number from the second such layer on."""
     stem = _stem(layer)
     used[stem] += 1
     return stem if used[stem] == 1 else f"{stem}_{used[stem] - 1}"

@@ -5,7 +5,7 @@ add the bias and apply ReLU, in the backward pass for the gradients of ReLU and 
 so while the values are in registers. With pooling, only the maxima are ever written to memory. On other platforms these
 are separate operations, which XLA fuses.
 
-The derivatives are those of `unfused`, which every transformation of JAX sees.
+The derivatives are those of `unfused`, and every transformation of JAX applies to it.
 
 Shapes: as in `convolution`.
 """
@@ -94,7 +94,7 @@ def conv_bias(
     """
     pads = tuple(padding_pairs(x.shape[1:-1], kernel.shape[:-2], strides, padding, dilation))
     form = Form(tuple(strides), pads, tuple(dilation), groups, relu, pooled)
-    # Fused only in float32, because sums in half precision are rounded before the bias is added, and with outputs.
+    # Half precision is not fused, because its sums are rounded before the bias is added. Empty outputs are not, either.
     fused = x.dtype == kernel.dtype == bias.dtype == jnp.float32 and not (pooled and len(strides) > 2)
     fused = fused and dispatch.is_static(x) and dispatch.kernels_allowed() and native.available()
     if fused and x.size and jax.eval_shape(partial(unfused, form=form), x, kernel, bias)[0].size:

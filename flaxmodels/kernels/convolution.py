@@ -9,9 +9,9 @@ multiplications, and is used where measurements showed that it is faster (Lavin 
 Convolutional Neural Networks", 2016). im2col, in blocks of examples, is the fallback without a C compiler and for what
 the kernel in C does not support. `benchmarks/kernels.py` measures all of them.
 
-Every implementation is bilinear in the inputs and the kernel, and JAX knows it: slices, concatenations and products
-have derivatives of the same kind, and so have the primitives of the kernels in C. So forward mode, second derivatives
-and `vmap`, over kernels too, work. A gradient that is not needed, such as that of the data, is not computed.
+Every implementation is bilinear in the inputs and the kernel, and consists of operations that JAX can differentiate any
+number of times: slices, concatenations, products, and primitives of the kernels in C. Forward mode, second derivatives
+and `vmap`, also over kernels, therefore work. A gradient that is not needed, such as that of the data, is not computed.
 
 Shapes: B batch, S one to three spatial axes, K as many kernel sizes, C channels, F features.
 """
@@ -168,8 +168,8 @@ def conv_transpose(
     xla = partial(
         reference_transpose, strides=strides, padding=padding, output_padding=output_padding, dilation=dilation
     )
-    # `conv` with `pads` maps the outputs to the inputs. One zero more around the dilated inputs of the transpose means
-    # one position less cropped, so one zero less around the inputs of `conv`.
+    # `conv` with `pads` maps the outputs to the inputs. Each zero that is added around the dilated inputs of the
+    # transpose crops one position less, and so removes one zero around the inputs of `conv`.
     around = _transpose_pairs(window, strides, padding, output_padding, dilation)
     pads = [(s - 1 - low, s - 1 - high) for s, (low, high) in zip(_spans(window, dilation), around, strict=True)]
 
@@ -257,7 +257,7 @@ def _choose(
 
     Measured on a CPU with gradients in a loop, im2col was 5 to 130 times faster than XLA for all kinds and sizes, and
     the kernel in C 1.5 to 3 times faster than im2col. XLA also computes what they do not support: empty outputs,
-    windows of very many taps (im2col), and any dtype but real floats of up to 32 bits (the kernel in C).
+    windows with very many taps (im2col), and dtypes other than real floats of up to 32 bits (the kernel in C).
 
     Args:
         fallback: The convolution in XLA operations that are fast on a CPU.

@@ -1,4 +1,4 @@
-"""Operations with several implementations: chooses which one a program contains.
+"""Chooses which implementation of an operation a program contains.
 
 A program contains a kernel of this library where the platform has one. There are two exceptions. Exported programs
 contain none, because no other process could resolve their custom calls. Programs traced inside `without_kernels`
@@ -21,7 +21,7 @@ Kernels: TypeAlias = tuple[tuple[str, Function], ...]
 Shapes: TypeAlias = tuple[jax.ShapeDtypeStruct, ...]
 
 PLATFORMS = ("cpu", "cuda")
-# Part of the keys of JAX's caches, so a program traced with kernels is not reused without them, or the reverse.
+# Part of the keys of JAX's caches, so a program traced with kernels is not reused without them, and vice versa.
 _kernels: Any = jax.make_user_context(True)
 
 

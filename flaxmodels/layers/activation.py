@@ -206,7 +206,7 @@ class ELU(Layer):
 class Softmax(Layer):
     """Normalizes to probabilities: exp(x) / sum(exp(x)), where the sum runs along `axis`.
 
-    Masked elements do not count in the sum, and their outputs are 0. Where all elements are masked, the outputs are 0.
+    Masked elements do not count in the sum, and their outputs are 0. If all elements are masked, the outputs are 0.
 
     Args:
         axis: Axis or axes along which the outputs sum to 1.
@@ -256,9 +256,9 @@ def masked_softmax(x: jax.Array, keep: jax.Array, axis: int | Sequence[int] = -1
 
     Args:
         x: Any array; sums of dtypes narrower than float32 are computed in float32.
-        keep: Booleans with as many axes as x. Where none is true along `axis`, the result is 0.
+        keep: Booleans with as many axes as x. If none is true along `axis`, the result is 0.
         axis: Axis or axes along which the result sums to 1.
     """
-    # The gradient with -1e9 is finite where nothing is kept; with -inf it would be NaN.
+    # With -1e9 the gradient is finite even if no element is kept; with -inf it would be NaN.
     weights = activations.softmax(jnp.where(keep, x.astype(accumulation_dtype(x.dtype)), -1e9), axis)
     return jnp.where(keep, weights, 0).astype(x.dtype)

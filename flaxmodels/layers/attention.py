@@ -54,7 +54,7 @@ class ScoredAttention(MultiOutputLayer):
             keep = causal if keep is None else keep & causal
         logits = scores.astype(accumulation_dtype(scores.dtype))
         if keep is not None:
-            # As in Keras, masked logits are lowered instead of replaced: where all are masked, the weights are not 0.
+            # As in Keras, masked logits are lowered instead of replaced: if all are masked, the weights are not 0.
             logits = jnp.where(keep, logits, logits - 1e9)
         weights = jax.nn.softmax(logits).astype(scores.dtype)
         settings: Any = self
@@ -389,7 +389,8 @@ class ProjectedAttention(MultiOutputLayer):
         to_scores, to_outputs = _equations(queries.ndim, axes)
         scores = jnp.einsum(to_scores, queries * scale, keys, preferred_element_type=accumulation_dtype(queries.dtype))
         over = tuple(range(scores.ndim - len(axes), scores.ndim))
-        # Where all keys of a query are masked, Keras' fused attention gives them equal weights and its other code 0.
+        # If all keys of a query are masked, Keras' fused attention gives them equal weights, and its unfused code
+        # weight 0.
         is_fused_in_keras = queries.ndim == 4 and settings.dropout == 0 and not return_scores
         if keep is None or is_fused_in_keras:
             weights = jax.nn.softmax(scores if keep is None else jnp.where(keep, scores, -1e9), over)

@@ -155,7 +155,7 @@ class Layer(nn.Module, kw_only=True):
 
     @nn.nowrap
     def trace_inputs(self, sources: Any, lookups: list[Lookup], path: str, *args: Any, **kwargs: Any) -> Any:
-        """Returns which inputs of a model the outputs hold values of; arguments as in `tracing.trace`."""
+        """Returns the inputs of a model whose values the outputs hold; arguments as in `tracing.trace`."""
         return frozenset()
 
     @nn.nowrap
@@ -308,7 +308,7 @@ class Layer(nn.Module, kw_only=True):
 class MultiOutputLayer(Layer):
     """A layer that may return several outputs, depending on its arguments.
 
-    It differs from `Layer` for type checkers alone, to which its call may return anything.
+    Only type checkers distinguish it from `Layer`: its call may return anything.
     """
 
     if TYPE_CHECKING:

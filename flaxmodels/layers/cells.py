@@ -25,7 +25,7 @@ Run = Callable[[jax.Array, Any, jax.Array | None, bool], tuple[jax.Array, Any]]
 
 
 class CellFunctions(NamedTuple):
-    """The functions of a cell whose weights exist.
+    """The functions of a cell, with its weights.
 
     Attributes:
         project: Computes the part of a step that depends on the inputs alone, for one step [B, ...] or all [T, B, ...].

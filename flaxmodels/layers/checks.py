@@ -60,7 +60,7 @@ KINDS: dict[Any, tuple[Callable[[Any], bool], str]] = {
     str: (lambda value: isinstance(value, str), "a string"),
     type(None): (lambda value: value is None, "None"),
 }
-# For the last word of a field's name, the function that looks its value up.
+# For the last word of a field's name, the function that looks up its value.
 GETTERS: dict[str, Callable[[Any], Any]] = {
     "activation": activations.get,
     "initializer": initializers.get,
@@ -183,7 +183,7 @@ def check_mask(layer: Any, mask: Any, shape: tuple[int, ...], name: str = "mask"
 
 
 def checked_axes(layer: Any, axis: Any, x: jax.Array) -> tuple[int, ...]:
-    """Returns the axes of an argument as non-negative numbers, sorted as given; raises if x lacks one of them."""
+    """Returns the sorted axes of an argument, converted to non-negative numbers; raises if x lacks one of them."""
     given = tuple(axis) if isinstance(axis, list | tuple) else (axis,)
     within = bool(given) and all(is_integer(a) and -x.ndim <= a < x.ndim for a in given)
     axes = tuple(a % x.ndim for a in sorted(given)) if within else ()

@@ -333,7 +333,7 @@ class GlobalMaxPooling3D(GlobalMaxPooling):
 class GlobalAveragePooling1D(GlobalAveragePooling):
     """Takes the mean over the time steps that the mask keeps; arguments and errors as in `GlobalPooling`.
 
-    If the mask keeps no step, the mean is 0, where Keras divides by zero.
+    If the mask keeps no step, the mean is 0, whereas Keras divides by zero.
 
     Shapes: x [B, T, C], mask [B, T] -> [B, C], or [B, 1, C] if keepdims; channels_first: x [B, C, T].
 

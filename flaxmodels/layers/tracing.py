@@ -1,4 +1,4 @@
-"""Traces which inputs of a model reach a layer that looks integers up, such as an Embedding."""
+"""Traces which inputs of a model reach a layer that looks up integers, such as an Embedding."""
 
 from typing import Any, NamedTuple
 
@@ -26,9 +26,9 @@ def trace(layer: Any, sources: Any, lookups: list[Lookup], path: str, *args: Any
 
     Args:
         layer: A layer.
-        sources: For each of the layer's inputs the set of the model's inputs, by index, whose values it holds. The set
+        sources: One set for each input of the layer: the indices of the model's inputs whose values it holds. The set
             is empty if the input holds other values.
-        lookups: Receives the layers that look integers up.
+        lookups: Receives the layers that look up integers.
         path: The scopes of the layer, joined by "/".
         *args: Further arguments of the call.
         **kwargs: Further arguments of the call.

@@ -60,7 +60,7 @@ def _without_random_numbers(layer: Layer, method: Any, name: str, *args: Any, **
     value = getattr(layer, argument, None)
     initializer = None if value is None else initializers.get(value)
     shape = args[0] if args else kwargs["shape"]
-    has_axes = getattr(initializer, "input_axes", None) is not None  # The shape may lack them, which has to raise.
+    has_axes = getattr(initializer, "input_axes", None) is not None  # Must raise if the shape lacks them.
     if len(shape) < 2 or has_axes or not isinstance(initializer, RANDOM):
         return method(name, *args, **kwargs)
     object.__setattr__(layer, argument, initializers.Zeros())

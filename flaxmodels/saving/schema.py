@@ -1,4 +1,4 @@
-"""Translates between an architecture and plain JSON values, which name our own classes alone."""
+"""Translates between an architecture and plain JSON values, which name only classes of this library."""
 
 import dataclasses
 import re

@@ -111,7 +111,7 @@ def window_primitive(
     Args:
         kernel: The kernel's name in `registry.KERNELS`.
         out_shape: The shape of the result: (*operands, geometry) -> shape.
-        channels_and_features: Their numbers: (*operands, geometry) -> [channels, features].
+        channels_and_features: The numbers of channels and features: (*operands, geometry) -> [channels, features].
         default: The same function in XLA operations: (*operands, geometry=...) -> array.
     """
     declared = KERNELS[kernel]

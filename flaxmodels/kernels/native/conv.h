@@ -36,7 +36,7 @@ typedef struct {
   const float *x, *kernel, *bias, *dy;
   float *out, *d_bias;
   uint8_t *argmax_out;  // [batch, pooled outputs, features] with fused pooling
-  // What the backward pass gates gradients by; both are NULL where all gradients pass.
+  // The gate of the gradients in the backward pass; both are NULL if all gradients pass.
   const float *y;         // outputs after ReLU
   const uint8_t *argmax;  // tap that holds the maximum; BLOCKED where ReLU passes no gradient
 

@@ -66,7 +66,7 @@ INLINE Vec exponential(Vec x) {
 
 INLINE Vec sigmoid(Vec x) { return 1.0f / (1.0f + exponential(-x)); }
 
-// x P(x^2) / Q(x^2), fitted to tanh by weighted min64 squares with a relative error of 2e-9 up to 9.
+// x P(x^2) / Q(x^2), fitted to tanh by weighted least squares with a relative error of 2e-9 up to 9.
 INLINE Vec hyperbolic_tangent(Vec x) {
   x = clamp(x, 9.0f);
   Vec s = x * x;
@@ -183,8 +183,8 @@ static void simple_row(const Recurrence *r, int64_t at, const float *products, f
   }
 }
 
-// Backward rows: dh is the gradient of h after the step. They replace it by the part that bypasses the recurrent
-// product.
+// The backward functions of one row. On entry, dh is the gradient of h after the step. On return, it is the part of the
+// previous step's gradient that bypasses the recurrent product.
 static void lstm_row_backward(const Recurrence *r, int64_t at, const float *previous_c, float *dh, float *dc) {
   const float *gates = r->gates + at * 4 * r->units;
   float *dz = r->d_recurrent + at * 4 * r->units;

@@ -1,8 +1,8 @@
 """LSTM by cuDNN, called through `jax.experimental.rnn`: float32, on an NVIDIA GPU.
 
 cuDNN supports only padding on the right, needs at least one step per example, and returns zeros at padded steps. Here a
-mask may be False at any step, and the state stays there. So the steps of each example are sorted, those that count
-first, and the outputs are spread over all steps again.
+mask may be False at any step, which then keeps the state. The steps of each example are therefore sorted, valid steps
+first, and the outputs are distributed over all steps afterwards.
 """
 
 from collections.abc import Callable
@@ -32,7 +32,7 @@ def lstm(
         kernel: The recurrent kernel.
         bias: None, because the recurrent product of an LSTM has no bias.
         state: The state before the first step.
-        mask: True at steps that count, or None if all do.
+        mask: True at valid steps, or None if all are valid.
 
     Shapes: inputs [T, B, F], [F, 4 U], [4 U]; kernel [U, 4 U], state [B, U] each, mask [T, B] -> h after each step
         [T, B, U], and the last state.
@@ -186,7 +186,7 @@ _reorder_steps.defvjp(lambda values, order: (_reorder_steps(values, order), orde
 
 @jax.custom_vjp
 def _fill_forward(hs: jax.Array, first: jax.Array, mask: jax.Array) -> jax.Array:
-    """Repeats the output of the last step that counts; before the first such step, the first state."""
+    """Repeats the output of the last valid step; before the first valid step, repeats the first state."""
     positions = jnp.where(mask, jnp.arange(mask.shape[0], dtype=jnp.int32)[:, None], -1)
     source = lax.cummax(positions, axis=0)
     filled = jnp.take_along_axis(hs, jnp.maximum(source, 0)[..., None], axis=0)
@@ -194,15 +194,15 @@ def _fill_forward(hs: jax.Array, first: jax.Array, mask: jax.Array) -> jax.Array
 
 
 def _fill_forward_back(mask: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, jax.Array, None]:
-    # Each step passes its gradient to the last step before it that counts. These are sums over segments of steps, from
-    # the end to the start, each ending with a step that counts. An associative scan computes them in log T passes and
-    # in a fixed order, which a scatter would not have.
+    # Each step passes its gradient to the last valid step before it. These are sums over segments of steps, from the
+    # end to the start, each ending with a valid step. An associative scan computes them in log T passes and in a fixed
+    # order, which a scatter would not have.
     def add(later: tuple[jax.Array, jax.Array], earlier: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         (sum_later, ends_later), (sum_earlier, ends_earlier) = later, earlier
         carried = jnp.where(ends_earlier, 0, sum_later)
         return sum_earlier + carried, ends_later | ends_earlier
 
-    # Going back in time, a new segment starts just before each step that counts.
+    # Going back in time, a new segment starts just before each valid step.
     starts = jnp.concatenate([mask[1:], jnp.ones_like(mask[:1])])[..., None]
     starts = jnp.broadcast_to(starts, cotangent.shape)
     sums, _ = lax.associative_scan(add, (cotangent, starts), reverse=True)

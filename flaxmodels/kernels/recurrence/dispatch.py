@@ -168,8 +168,8 @@ def choose_on_gpu(implementations: Implementations, kernel: jax.Array, rows: int
     whole GPU. The fused kernel comes before the scan, which launches several kernels per step.
 
     The choice is made while a program is traced, from JAX's default platform. It cannot be made later, because cuDNN
-    saves other residuals than the rest, and because the check has to run first. A program that is exported or divided
-    among devices still contains the scan, which `dispatch.alternatives` decides when it is lowered.
+    saves different residuals, and because the check has to run first. A program that is exported or divided among
+    devices still contains the scan, which `dispatch.alternatives` decides when it is lowered.
 
     Args:
         implementations: The recurrence.

@@ -1,7 +1,7 @@
 """LSTM and GRU by one fused Pallas kernel on an NVIDIA GPU: one launch for all steps of a forward or a backward pass.
 
 A row of the batch needs no other row. Each program therefore takes some rows through all steps and never waits for
-another program. Inside a program, a barrier separates what one step writes from what the next step reads. The recurrent
+another program. Inside a program, a barrier separates the writes of one step from the reads of the next. The recurrent
 kernel is read again at each step, from the caches of the GPU. The states stay in the caches, too. Sums run in float32,
 or in float64 for float64 arrays. XLA computes the products over all steps, those of the inputs and of the weights'
 gradients (`products.py`). The same passes as scans are in `reference.py`.
@@ -200,7 +200,7 @@ def _lstm_steps_back(tiling: Tiling, ins: Refs, outs: Refs) -> None:
 
         def product(j: jax.Array) -> None:
             unit, _ = tiling.columns(j, 1)
-            # Where a step does not count, dh skips it. The product adds the gradient that passes through the step.
+            # At a masked step, dh is passed on unchanged. The product adds the gradient that passes through the step.
             total = jnp.zeros((tiling.tiles.rows, tiling.tiles.units), dtype_of(outs["dh"]))
             total = total if counts is None else _new_where(counts, total, outs["dh"][:, unit])
             load_dz = partial(_load_step, outs["dz"], t)
@@ -291,5 +291,5 @@ def _before(t: jax.Array, values: Ref, first: Ref, unit: Slice) -> jax.Array:
 
 
 def _new_where(counts: jax.Array | None, new: jax.Array, old: jax.Array) -> jax.Array:
-    """Returns the new values in rows that count, otherwise the old ones."""
+    """Returns the new values in valid rows, otherwise the old ones."""
     return new if counts is None else jnp.where(counts, new, old)

@@ -23,7 +23,7 @@ def lstm(inputs: Inputs, kernel: jax.Array, state: LSTMState, mask: jax.Array | 
         inputs: What inputs and bias contribute to the gates, the x above.
         kernel: The recurrent kernel.
         state: The state before the first step.
-        mask: True at steps that count, or None if all do. At the others the state stays.
+        mask: True at valid steps, or None if all are valid. Other steps keep the state.
 
     Shapes: inputs [T, B, 4 U] or [T, B, F], [F, 4 U], [4 U]; kernel [U, 4 U], state [B, U] each, mask [T, B] -> h after
         each step [T, B, U], and the last state.
@@ -50,7 +50,7 @@ def gru(
         kernel: The recurrent kernel.
         bias: The recurrent bias.
         state: The state before the first step.
-        mask: True at steps that count, or None if all do. At the others the state stays.
+        mask: True at valid steps, or None if all are valid. Other steps keep the state.
 
     Shapes: inputs [T, B, 3 U] or [T, B, F], [F, 3 U], [3 U]; kernel [U, 3 U], bias [3 U], state [B, U], mask [T, B]
         -> h after each step [T, B, U], and the last state.
@@ -70,7 +70,7 @@ def simple_rnn(inputs: Inputs, kernel: jax.Array, state: Hidden, mask: jax.Array
         inputs: What inputs and bias contribute, the x above.
         kernel: The recurrent kernel.
         state: The state before the first step.
-        mask: True at steps that count, or None if all do. At the others the state stays.
+        mask: True at valid steps, or None if all are valid. Other steps keep the state.
 
     Shapes: inputs [T, B, U] or [T, B, F], [F, U], [U]; kernel [U, U], state [B, U], mask [T, B] -> h after each step
         [T, B, U], and the last state.

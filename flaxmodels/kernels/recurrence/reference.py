@@ -24,7 +24,7 @@ def scan(
             output.
         xs: The inputs of all steps, time first.
         state: The state before the first step.
-        mask: True at steps that count. At the others the state stays.
+        mask: True at valid steps. Other steps keep the state.
         unroll: Whether to unroll the loop.
 
     Shapes: xs [T, B, ...], mask [T, B] -> h after each step [T, B, ...], and the last state.
@@ -51,14 +51,14 @@ def expand_mask(mask: jax.Array, like: jax.Array) -> jax.Array:
 
 
 def _new_where(keep: jax.Array | None, new: Tree, old: Tree) -> Tree:
-    """Returns the new state where a step counts, otherwise the old one."""
+    """Returns the new state where a step is valid, otherwise the old one."""
     if keep is None:
         return new
     return jax.tree.map(lambda n, o: jnp.where(expand_mask(keep, n), n, o), new, old)
 
 
 def _masked(values: Tree, mask: jax.Array | None, otherwise: int) -> Tree:
-    """Replaces values at steps that do not count."""
+    """Replaces values at masked steps."""
     if mask is None:
         return values
     return jax.tree.map(lambda v: jnp.where(expand_mask(mask, v), v, otherwise), values)

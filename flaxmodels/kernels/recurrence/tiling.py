@@ -182,7 +182,7 @@ class Tiling:
         return pl.ds(j * size, size), [pl.ds(gate * self.padded_units + j * size, size) for gate in range(gates)]
 
     def step_mask(self, ins: Refs, t: jax.Array) -> jax.Array | None:
-        """Returns which rows count at step t, [rows, units of a tile], or None without a mask."""
+        """Returns which rows are valid at step t, [rows, units of a tile], or None without a mask."""
         if "mask" not in ins:
             return None
         return jnp.broadcast_to((ins["mask"][t, :] != 0)[:, None], (self.tiles.rows, self.tiles.units))

@@ -24,7 +24,7 @@ def why_wrong(candidate: Recurrence, reference: Recurrence, kind: Kind, units: i
     """Checks an implementation against the scan; returns why it fails, as the end of a sentence, or None.
 
     A small batch of a few steps, with and without a mask, runs with the units, dtype and matmul precision in question.
-    So the kernel that will run, with its tiles, has been compiled and compared.
+    This compiles and compares the same kernel, with the same tiles, that will run.
 
     Args:
         candidate: The implementation.
