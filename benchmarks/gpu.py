@@ -137,7 +137,7 @@ def random_mask(t, b, rng):
 
 
 def gradients(kind, arrays, mask, implementation):
-    """Returns the outputs of one implementation and the gradients by all arrays."""
+    """Returns the outputs of one implementation and its gradients with respect to all arrays."""
     run = {"lstm": recurrence.lstm, "gru": recurrence.gru}[kind]
 
     def forward_and_backward(arrays):

@@ -84,7 +84,7 @@ def print_memory(name, n):
 
 
 def memories():
-    """Returns a row for each number of examples and competitor."""
+    """Returns a row for each competitor and number of examples."""
     rows = []
     for n in EXAMPLES:
         memory = {name: memory_of(name, n // 128 * 128) for name in MEMORY}

@@ -121,7 +121,7 @@ def task_options(task, options):
 
 
 def compare(model, task, options, competitors, rounds, workers=None, parallel_setup=False):
-    """Sets up the competitors, runs them in turns and returns a row for each.
+    """Sets up the competitors, runs them in turn and returns a row for each.
 
     Args:
         model: A model of competitors.py.

@@ -106,7 +106,7 @@ class Container(Layer):
         Args:
             expected: A symbol, or a tree of symbols.
             given: Values in the same structure, or in a dictionary by the names of the symbols.
-            what: What the values are, for the error.
+            what: A description of the values, for the error.
 
         Raises:
             ValueError: If the structures differ.

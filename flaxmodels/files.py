@@ -49,7 +49,7 @@ def save(
 
 
 def check_can_save(path: str | os.PathLike[str], model: nn.Module, architecture: bool | None = None) -> None:
-    """Raises if `save` would refuse the model, whatever its variables are."""
+    """Raises if `save` would refuse the model regardless of its variables."""
     check_architecture(path, architecture)
     ending = formats.ending_of(path)
     if ending == ".keras":
@@ -115,7 +115,7 @@ def load(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Any]]:
 
 
 def load_weights(path: str | os.PathLike[str], variables: Mapping[str, Any]) -> dict[str, Any]:
-    """Reads variables of the given structure, whatever architecture the file holds.
+    """Reads variables of the given structure and ignores the architecture in the file.
 
     Args:
         path: A ".safetensors" file that `save` wrote.

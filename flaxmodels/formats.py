@@ -53,7 +53,7 @@ def check_is_file(path: str | os.PathLike[str]) -> None:
 
 
 def check_content(path: str | os.PathLike[str]) -> None:
-    """Raises if the first bytes of a file belong to another format than its ending."""
+    """Raises if the first bytes of a file do not belong to the format of its suffix."""
     ending = ending_of(path)
     with open(path, "rb") as file:
         start = file.read(9)

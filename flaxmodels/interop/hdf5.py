@@ -28,7 +28,7 @@ BYTES_PER_SECOND = 16 * 2**20
 # Wall-clock time, for a process that waits without using the CPU, for example for a disk that doesn't respond.
 WALL_SECONDS = 60
 EXTRA_MEMORY = 512 * 2**20
-# Groups that Keras stores beside the weights of a model. Their contents are never opened.
+# Groups that Keras stores next to the weights of a model. Their contents are never opened.
 SKIPPED_GROUPS = ("optimizer",)
 
 

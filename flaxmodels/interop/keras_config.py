@@ -1,8 +1,8 @@
 """Keras configs: `to_keras` writes the config of a `.keras` file, and `from_keras` translates it into ours.
 
-A config is untrusted. It is translated value by value into the description that `flaxmodels.saving.from_config` builds,
-which contains only the names of classes and functions of this library. Nothing that a file names is imported, called or
-evaluated, because that would let a file run code.
+A config is untrusted. The config is translated value by value into the description that `flaxmodels.saving.from_config`
+builds, which contains only the names of classes and functions of this library. Nothing that a file names is imported,
+called or evaluated, because that would let a file run code.
 """
 
 import collections
@@ -233,7 +233,7 @@ class _CallGraph:
             yield key[0], self.calls[key]
 
     def argument(self, value: Any, translate: Callable[[Any], Any]) -> Any:
-        """Translates an argument of a call, where Keras tensors become references to our symbols."""
+        """Translates an argument of a call; Keras tensors become references to our symbols."""
         if _is_tensor(value):
             return self._symbol(*_output_of(value))
         if isinstance(value, list):
@@ -243,7 +243,7 @@ class _CallGraph:
         return translate(value)
 
     def endpoints(self, tree: Any, counted_from_one: set[str]) -> Any:
-        """Translates the model's inputs or outputs, where Keras counts the calls of nested functional models from 1."""
+        """Translates the model's inputs or outputs; Keras counts the calls of nested functional models from 1."""
         if isinstance(tree, dict):
             return {"mapping": {key: self.endpoints(item, counted_from_one) for key, item in tree.items()}}
         if isinstance(tree, list) and len(tree) == 3 and isinstance(tree[0], str):

@@ -182,7 +182,7 @@ def _inputs_of(model: Layer) -> Any:
     symbols = model.symbols()[0] if isinstance(model, Container) else None
     if symbols is None:
         raise ValueError(
-            "A Keras file needs a model whose input is known, got one without; add Input(shape) in front, or save "
+            "A Keras file needs a model whose input is known, got one without; start it with Input(shape), or save "
             "only the weights."
         )
     return symbols
@@ -220,13 +220,14 @@ def save_keras(path: str | os.PathLike[str], model: Layer, variables: Mapping[st
 
 
 def check_can_save(model: Layer) -> None:
-    """Raises if `save_keras` cannot save the model, whatever its variables are."""
+    """Raises if `save_keras` cannot save the model regardless of its variables."""
     _inputs_of(model)
     keras_config.to_keras(model)
 
 
 def _reproducible_member(name: str) -> zipfile.ZipInfo:
-    """Returns a member of a zip file without time and system, so that equal models give equal files."""
+    """Returns a member of a zip file without the time and the operating system, so that equal models give equal
+    files."""
     member = zipfile.ZipInfo(name)
     member.create_system = 3  # Unix
     return member

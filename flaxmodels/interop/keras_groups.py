@@ -16,7 +16,7 @@ from flaxmodels.layers.base import Layer
 
 # The subgroup in which Keras stores a layer's own weights, if it is not the group of the layer.
 WEIGHT_SUBGROUPS = {name: "cell" for name in ("SimpleRNN", "GRU", "LSTM", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D")}
-# Keras' attribute names of the layers inside a layer, where they differ from the scope.
+# Keras' attribute names of the layers inside a layer, if they differ from the scope.
 KERAS_ATTRIBUTES = {
     "MultiHeadAttention": {
         "query": "query_dense",
@@ -83,7 +83,7 @@ class StoredNames:
         Args:
             model: Path of the model in the file.
             children: The layers with their names.
-            by_order: Their keys in Keras' order, which are used if the names don't decide.
+            by_order: Their keys in Keras' order, which are used if the names are ambiguous.
         """
         stored = self.models.get(model)
         if not stored:

@@ -32,7 +32,7 @@ class Form(NamedTuple):
 
     Attributes:
         strides: Stride of the window along each spatial axis.
-        pads: Numbers of zeros (in front, behind) of each spatial axis.
+        pads: Numbers of zeros (before, after) of each spatial axis.
         dilation: Distance between taps along each spatial axis.
         groups: Number of groups of channels.
         relu: Whether ReLU follows.

@@ -39,9 +39,10 @@ ArrayLike: TypeAlias = jax.Array | jax.ShapeDtypeStruct
 
 # Size of the patches of one block of examples. They should stay in the cache until the product has read them.
 BLOCK_BYTES = 4 << 20
-# Most taps in one concatenation. A larger window is gathered axis by axis: two copies, but 22 slices for 11 x 11 taps.
+# # Largest number of taps in one concatenation. A larger window is gathered axis by axis: two copies, but 22 slices for
+# 11 x 11 taps.
 MAX_TAPS_AT_ONCE = 25
-# Most taps along one axis for im2col. More slices would take too long to compile.
+# Largest number of taps along one axis for im2col. More slices would take too long to compile.
 MAX_WINDOW = 128
 
 
@@ -54,8 +55,8 @@ def conv(
         x: The inputs.
         kernel: The kernel, of the dtype of `x`.
         strides: Stride of the window along each spatial axis.
-        padding: "valid", "same" (an odd zero goes behind, as in Keras), "causal" (all zeros in front), or a pair of
-            numbers of zeros (in front, behind) per spatial axis.
+        padding: "valid", "same" (an odd zero goes to the end, as in Keras), "causal" (all zeros at the start), or a
+            pair of numbers of zeros (before, after) per spatial axis.
         dilation: Distance between taps along each spatial axis.
         groups: Number of groups into which channels and features are split; each is convolved separately.
 
@@ -261,8 +262,8 @@ def _choose(
 
     Args:
         fallback: The convolution in XLA operations that are fast on a CPU.
-        xla: The same by XLA's convolution.
-        by_c_kernel: The same by the kernel in C.
+        xla: The same convolution by XLA.
+        by_c_kernel: The same convolution by the kernel in C.
         x: The inputs.
         kernel: The kernel.
         patch_size: Number of elements of the patches of one example.
@@ -439,7 +440,7 @@ def _patches(x: jax.Array, window: Ints, strides: Ints, pads: Pairs, dilation: I
 
 
 def pad(x: jax.Array, pads: Pairs, extra_examples: int = 0) -> jax.Array:
-    """Pads each spatial axis with zeros (in front, behind), where negative numbers crop, and appends zero examples."""
+    """Pads each spatial axis with zeros (before, after) and appends examples of zeros; negative numbers crop."""
     config = [(0, extra_examples, 0), *((low, high, 0) for low, high in pads)]
     config += [(0, 0, 0)] * (x.ndim - len(config))
     return lax.pad(x, jnp.zeros((), x.dtype), config)
@@ -460,7 +461,7 @@ def _spans(window: Ints, dilation: Ints) -> list[int]:
 
 
 def padding_pairs(shape: Ints, window: Ints, strides: Ints, padding: str | Pairs, dilation: Ints) -> Pairs:
-    """Converts a padding to numbers of zeros (in front, behind) per spatial axis.
+    """Converts a padding to numbers of zeros (before, after) per spatial axis.
 
     Raises:
         ValueError: If `padding` is an unknown name.
@@ -471,7 +472,7 @@ def padding_pairs(shape: Ints, window: Ints, strides: Ints, padding: str | Pairs
     """
     if not isinstance(padding, str):
         return tuple((low, high) for low, high in padding)
-    pair = lookup("padding", padding, PADDINGS, "Or pass a pair (in front, behind) per spatial axis.")
+    pair = lookup("padding", padding, PADDINGS, "Or pass a pair (before, after) per spatial axis.")
     return tuple(map(pair, shape, _spans(window, dilation), strides))
 
 

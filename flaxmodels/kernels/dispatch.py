@@ -1,8 +1,8 @@
 """Chooses which implementation of an operation a program contains.
 
-A program contains a kernel of this library where the platform has one. There are two exceptions. Exported programs
-contain none, because no other process could resolve their custom calls. Programs traced inside `without_kernels`
-contain none either.
+A program contains a kernel of this library if there is one for the platform. There are two exceptions. Exported
+programs contain none, because no other process could resolve their custom calls. Programs traced inside
+`without_kernels` contain none either.
 """
 
 import contextlib
@@ -88,7 +88,7 @@ def primitive(
     new.multiple_results = multiple
     DEFAULTS[new] = default
 
-    # A call outside of a program is compiled as a program of its own, once.
+    # A call outside of a program is compiled once, as a separate program.
     @cache
     def program(**static: Any) -> Function:
         return jax.jit(partial(new.bind, **static))
@@ -131,7 +131,7 @@ def is_divided(axes: Any) -> bool:
 
 
 def alternatives(default: Function, *arguments: Any, **kernels: Function) -> Any:
-    """Computes a function by a kernel where the platform has one, otherwise by XLA operations.
+    """Computes a function by a kernel if there is one for the platform, otherwise by XLA operations.
 
     Derivatives are those of `default`. The platform is the one for which a program is lowered, so a program for several
     platforms contains the right kernel on each. Kernels for other platforms are not traced.

@@ -35,9 +35,9 @@ Combine: TypeAlias = Callable[[jax.Array, jax.Array], jax.Array]
 
 # For fewer channels, most of a vector in the kernel in C would be empty.
 MIN_CHANNELS = 8
-# Most taps of a window that is reduced in one piece if windows do not overlap.
+# Largest number of taps of a window that is reduced in one piece if windows do not overlap.
 MAX_TAPS_AT_ONCE = 9
-# Most taps along one axis in a single stage.
+# Largest number of taps along one axis in a single stage.
 MAX_STAGE = 8
 # Largest prime factor of a window's size along an axis. XLA's `reduce_window` handles larger ones, with fewer slices.
 MAX_PRIME = 16
@@ -210,7 +210,7 @@ def _max(x: jax.Array, *, geometry: Geometry) -> jax.Array:
 
 
 def _max_by_c_kernel(x: jax.Array, *, geometry: Geometry) -> jax.Array:
-    # The kernel sees that the values are x itself, and then needs no positions.
+    # If the values are x itself, the kernel needs no positions.
     out = jax.ShapeDtypeStruct(_output_shape(x, x, geometry), np.float32)
     return native.call("pool_select", out, x, x, attributes=geometry.attributes(x.shape[-1], 0))
 

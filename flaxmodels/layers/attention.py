@@ -419,10 +419,10 @@ class MultiHeadAttention(ProjectedAttention):
     For each head: outputs = softmax(q k^T / sqrt(key_dim)) v with q, k, v linear in query, key, value. A final
     projection combines the outputs of all heads.
 
-    Called as layer(query, value, key), where the key is the value by default. A query attends to a key where all masks
-    are true: `query_mask`, `value_mask` and `key_mask` of positions, `attention_mask` of pairs [B, T, S], and the
-    causal mask of `use_causal_mask=True`. As in Keras, a query whose keys are all masked gives all keys equal weights;
-    with dropout, returned scores or more than three axes, it gives them weight 0.
+    Called as layer(query, value, key); the key is the value by default. A query attends to a key only if all masks are
+    true: `query_mask`, `value_mask` and `key_mask` of positions, `attention_mask` of pairs [B, T, S], and the causal
+    mask of `use_causal_mask=True`. As in Keras, a query whose keys are all masked gives all keys equal weights; with
+    dropout, returned scores or more than three axes, it gives them weight 0.
 
     Args:
         num_heads: Number of heads.

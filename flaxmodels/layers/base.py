@@ -112,7 +112,7 @@ class Layer(nn.Module, kw_only=True):
         """Calls this layer from an enclosing layer and returns its outputs and their mask.
 
         The outputs go through `__call__`, because flax records its results (`capture_intermediates`, `nn.tabulate`).
-        It returns the outputs alone and keeps the mask in an attribute.
+        It returns only the outputs and keeps the mask in an attribute.
         """
         if mask is not None:
             kwargs["mask"] = mask

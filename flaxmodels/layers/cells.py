@@ -231,7 +231,7 @@ class SimpleRNNCell(Cell):
         kernel_constraint, recurrent_constraint, bias_constraint: Constraints on the weights, or their names.
         dropout: Fraction of the inputs to drop in training.
         recurrent_dropout: Fraction of the state to drop in training.
-        seed: Integer folded into the "dropout" key; without that key it alone decides the dropout masks.
+        seed: Integer folded into the "dropout" key; without that key, the seed alone determines the dropout masks.
 
     Shapes: x [B, F], states [B, units] -> (h' [B, units], the next states [B, units]).
 
@@ -330,7 +330,7 @@ class LSTMCell(LSTMBase):
         kernel_constraint, recurrent_constraint, bias_constraint: Constraints on the weights, or their names.
         dropout: Fraction of the inputs to drop in training.
         recurrent_dropout: Fraction of the state to drop in training.
-        seed: Integer folded into the "dropout" key; without that key it alone decides the dropout masks.
+        seed: Integer folded into the "dropout" key; without that key, the seed alone determines the dropout masks.
         implementation: 1 draws a dropout mask for each gate, 2 and 0 share one mask; `recurrent_dropout` implies 1.
 
     Shapes: x [B, F], states [[B, units], [B, units]] -> (h' [B, units], [h', c']).
@@ -419,7 +419,7 @@ class GRUCell(GatedCell):
         dropout: Fraction of the inputs to drop in training.
         recurrent_dropout: Fraction of the state to drop in training.
         reset_after: Whether the reset gate is applied after the matrix product.
-        seed: Integer folded into the "dropout" key; without that key it alone decides the dropout masks.
+        seed: Integer folded into the "dropout" key; without that key, the seed alone determines the dropout masks.
         implementation: 1 draws a dropout mask for each gate, 2 and 0 share one mask; `recurrent_dropout` implies 1.
 
     Shapes: x [B, F], states [B, units] -> (h' [B, units], the next states [B, units]).

@@ -332,7 +332,7 @@ class Conv2DTranspose(ConvTranspose):
 class Conv3DTranspose(ConvTranspose):
     """Applies a transposed convolution over three spatial axes; arguments, sizes and errors as in `ConvTranspose`.
 
-    In this class alone, Keras has `data_format` before `output_padding`; pass both by name.
+    Only in this class, Keras has `data_format` before `output_padding`; pass both by name.
 
     Shapes: x [B, D, H, W, C] -> [B, D', H', W', filters]; with channels_first the channels are axis 1.
 

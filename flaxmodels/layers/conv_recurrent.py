@@ -179,7 +179,7 @@ class ConvLSTM1D(ConvLSTM):
         kernel_constraint, recurrent_constraint, bias_constraint: Constraints on the weights, or their names.
         dropout: Fraction of the inputs to drop in training, with one mask per gate for all steps.
         recurrent_dropout: Fraction of the state to drop in training, with one mask per gate for all steps.
-        seed: Integer folded into the "dropout" key; without that key it alone decides the dropout masks.
+        seed: Integer folded into the "dropout" key; without that key, the seed alone determines the dropout masks.
         return_sequences: Whether to return the output of every step instead of the last one.
         return_state: Whether to return the final states too, as (output, *states).
         go_backwards: Whether to process the steps in reverse order; the outputs keep that order.
@@ -228,7 +228,7 @@ class ConvLSTM2D(ConvLSTM):
         kernel_constraint, recurrent_constraint, bias_constraint: Constraints on the weights, or their names.
         dropout: Fraction of the inputs to drop in training, with one mask per gate for all steps.
         recurrent_dropout: Fraction of the state to drop in training, with one mask per gate for all steps.
-        seed: Integer folded into the "dropout" key; without that key it alone decides the dropout masks.
+        seed: Integer folded into the "dropout" key; without that key, the seed alone determines the dropout masks.
         return_sequences: Whether to return the output of every step instead of the last one.
         return_state: Whether to return the final states too, as (output, *states).
         go_backwards: Whether to process the steps in reverse order; the outputs keep that order.
@@ -277,7 +277,7 @@ class ConvLSTM3D(ConvLSTM):
         kernel_constraint, recurrent_constraint, bias_constraint: Constraints on the weights, or their names.
         dropout: Fraction of the inputs to drop in training, with one mask per gate for all steps.
         recurrent_dropout: Fraction of the state to drop in training, with one mask per gate for all steps.
-        seed: Integer folded into the "dropout" key; without that key it alone decides the dropout masks.
+        seed: Integer folded into the "dropout" key; without that key, the seed alone determines the dropout masks.
         return_sequences: Whether to return the output of every step instead of the last one.
         return_state: Whether to return the final states too, as (output, *states).
         go_backwards: Whether to process the steps in reverse order; the outputs keep that order.

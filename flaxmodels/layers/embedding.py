@@ -118,7 +118,7 @@ class Embedding(EmbeddingBase):
                     f"`weights` of {self.label} must have shape {(self.input_dim, self.output_dim)}, got shape "
                     f"{matrix.shape}; change `weights`, or `input_dim` and `output_dim`."
                 )
-            # The initializer alone defines the initial matrix from here on.
+            # From here on, only the initializer defines the initial matrix.
             self.embeddings_initializer, self.weights = initializers.Constant(matrix), None
         super().__post_init__()
 

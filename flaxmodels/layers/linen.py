@@ -47,7 +47,7 @@ class Linen(MultiOutputLayer):
 
 
 def training_flags(module: nn.Module, train: bool) -> dict[str, Any]:
-    """Returns the arguments that tell a linen module whether it is being trained, by the names that its call has.
+    """Returns the training flags of a linen module's call, under the names of its parameters.
 
     The names are `train`, `training`, `is_training`, `deterministic` and `use_running_average`. The last two are left
     out if the module has an attribute of that name with a value. A layer of this library needs none.

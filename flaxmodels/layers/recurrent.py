@@ -259,7 +259,7 @@ class SimpleRNN(CellRecurrent, SimpleRNNCell):
         kernel_constraint, recurrent_constraint, bias_constraint: Constraints on the weights, or their names.
         dropout: Fraction of the inputs to drop in training, with the same mask at every step.
         recurrent_dropout: Fraction of the state to drop in training, with the same mask at every step.
-        seed: Integer folded into the "dropout" key; without that key it alone decides the dropout masks.
+        seed: Integer folded into the "dropout" key; without that key, the seed alone determines the dropout masks.
         return_sequences: Whether to return the output of every step instead of the last one.
         return_state: Whether to return the final states too, as (output, *states).
         go_backwards: Whether to process the steps in reverse order; the outputs keep that order.
@@ -334,7 +334,7 @@ class LSTM(CuDNNRecurrent, LSTMCell):
         kernel_constraint, recurrent_constraint, bias_constraint: Constraints on the weights, or their names.
         dropout: Fraction of the inputs to drop in training, with the same mask at every step.
         recurrent_dropout: Fraction of the state to drop in training, with the same mask at every step.
-        seed: Integer folded into the "dropout" key; without that key it alone decides the dropout masks.
+        seed: Integer folded into the "dropout" key; without that key, the seed alone determines the dropout masks.
         implementation: 1 draws a dropout mask for each gate, 2 and 0 share one mask; `recurrent_dropout` implies 1.
         return_sequences: Whether to return the output of every step instead of the last one.
         return_state: Whether to return the final states too, as (output, *states).
@@ -380,7 +380,7 @@ class GRU(CuDNNRecurrent, GRUCell):
         kernel_constraint, recurrent_constraint, bias_constraint: Constraints on the weights, or their names.
         dropout: Fraction of the inputs to drop in training, with the same mask at every step.
         recurrent_dropout: Fraction of the state to drop in training, with the same mask at every step.
-        seed: Integer folded into the "dropout" key; without that key it alone decides the dropout masks.
+        seed: Integer folded into the "dropout" key; without that key, the seed alone determines the dropout masks.
         reset_after: Whether the reset gate is applied after the matrix product.
         implementation: 1 draws a dropout mask for each gate, 2 and 0 share one mask; `recurrent_dropout` implies 1.
         return_sequences: Whether to return the output of every step instead of the last one.

@@ -157,7 +157,7 @@ class TimeDistributed(MultiOutputLayer):
     """Applies a layer to every step of a sequence.
 
     Time is folded into the batch, so that the layer runs once on B T examples. In training, a layer with batch
-    statistics, such as `BatchNormalization`, processes one step after the other, as in Keras. A loss on the layer's
+    statistics, such as `BatchNormalization`, processes the steps one by one, as in Keras. A loss on the layer's
     outputs (`activity_regularizer`) is the sum over the steps divided by the number of examples B. Keras adds such a
     loss only if the layer is a model.
 
@@ -248,7 +248,7 @@ class TimeDistributed(MultiOutputLayer):
         return jax.tree.map(lambda x: x.reshape(*sizes, *x.shape[1:]), results)
 
     def _apply_step_by_step(self, inputs: jax.Array, mask: jax.Array | None) -> tuple[Any, Any]:
-        """Applies the inner layer in training to one step after the other; each step updates its statistics."""
+        """Applies the inner layer in training to the steps one by one; each step updates its statistics."""
         results = [
             self.layer.call_with_mask(inputs[:, t], mask=None if mask is None else mask[:, t], train=True)
             for t in range(inputs.shape[1])

@@ -33,7 +33,7 @@ def encode(variables: Mapping[str, jax.Array], architecture: str | None) -> byte
 
     Args:
         variables: Arrays by path, such as "params/dense/kernel".
-        architecture: The architecture as JSON, or None to store the variables alone.
+        architecture: The architecture as JSON, or None to store only the variables.
 
     Raises:
         ValueError: If the header would be too long to be read again.
@@ -52,7 +52,7 @@ def encode(variables: Mapping[str, jax.Array], architecture: str | None) -> byte
 
 
 def write(path: Path, content: bytes) -> None:
-    """Writes a temporary file and renames it: a reader sees the old file or the new one, never a part."""
+    """Writes a temporary file and renames it: a reader sees the old file or the new one, never a partial one."""
     path = pathlib.Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"The folder {path.parent} for {path.name} does not exist; create it first.")

@@ -64,7 +64,7 @@ def load(path: str | os.PathLike[str]) -> tuple[Layer, dict[str, Any]]:
 
 
 def load_weights(path: str | os.PathLike[str], variables: Mapping[str, Any]) -> dict[str, Any]:
-    """Reads variables of the given structure, whatever architecture the file holds.
+    """Reads variables of the given structure and ignores the architecture in the file.
 
     Args:
         path: A file that `save` wrote.

@@ -1,7 +1,7 @@
 """Builds the C kernels when they are first needed, caches the library, loads it and registers it with XLA.
 
 The library's file name is a hash of the sources, the generated header, the compiler's version and options, the
-processor and jaxlib's version, so a stale library is never loaded. The digest of the library lies in a file beside it,
+processor and jaxlib's version, so a stale library is never loaded. The digest of the library is in a file next to it,
 so a truncated library is rebuilt instead of loaded.
 """
 
@@ -257,7 +257,7 @@ def _is_private(path: pathlib.Path) -> bool:
 
 
 def _compile(library: pathlib.Path, command: Sequence[str]) -> None:
-    """Builds the library; one process per source file, because a user is waiting."""
+    """Builds the library with one compiler process per source file, because a user is waiting."""
     library.with_name(GENERATED_HEADER).write_text(registry.header())
     includes = [f"-I{jax.ffi.include_dir()}", f"-I{library.parent}"]
     sources = [FOLDER / source for source in registry.sources()]

@@ -8,7 +8,7 @@
 // A convolution over 1 to 3 spatial axes and the arrays of a call. Sizes and offsets count floats.
 //
 // Max pooling fused into a convolution takes the maximum of 2 neighbors along each of the last two axes, or along the
-// last one where the other has size 1.
+// last axis alone if the other has size 1.
 typedef struct {
   int64_t batch, groups, relu;
   int64_t use_winograd;

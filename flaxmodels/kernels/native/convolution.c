@@ -375,7 +375,7 @@ static XLA_FFI_Error *finish(XLA_FFI_CallFrame *frame, Conv *c, const char *kern
   return done ? NULL : out_of_memory(frame, kernel_name);
 }
 
-// With fused pooling the results are the pooled outputs and argmax, otherwise the outputs alone.
+// With fused pooling the results are the pooled outputs and argmax, otherwise only the outputs.
 KERNEL(conv) {
   Sizes s = sizes_of(frame);
   if (!s.geometry || frame->rets.size != 1 + s.geometry->pooled ||

@@ -179,7 +179,7 @@ static inline int has_size(const XLA_FFI_Buffer *buffer, Expected expected) {
          checked_product(buffer->dims, buffer->rank) == expected.elements;
 }
 
-// Whether the arrays of a call have the expected sizes. The lists cover optional arrays, too.
+// Whether the arrays of a call have the expected sizes. The lists also cover optional arrays.
 static inline int sizes_match(XLA_FFI_CallFrame *frame, const Expected *operands, const Expected *results) {
   for (int64_t i = 0; i < frame->args.size; i++)
     if (!has_size(operand(frame, (int)i), operands[i])) return 0;

@@ -7,7 +7,7 @@
 
 #include "windows.h"
 
-// `values` is what the selected taps are read from, often x; `dy` is scattered to the selected taps.
+// `values` is the array that the selected taps are read from, often x; `dy` is scattered to the selected taps.
 typedef struct {
   Windows windows;
   const float *x, *values, *dy;
@@ -15,7 +15,7 @@ typedef struct {
 } Pool;
 
 // The index of the tap that holds the maximum of each channel. `first_is_outside` says that the first tap of the window
-// lies outside the image. That tap wins where all others are minus infinity, and then none of these taps is selected.
+// lies outside the image. That tap wins if all others are minus infinity, and then none of these taps is selected.
 INLINE IntVec argmax(const float *x, const int64_t *tap_offset, int64_t taps, int first_is_outside, int64_t n) {
   Vec best = (Vec){0} - INFINITY;
   IntVec index = (IntVec){0} - first_is_outside;
@@ -30,7 +30,7 @@ INLINE IntVec argmax(const float *x, const int64_t *tap_offset, int64_t taps, in
 }
 
 // The maximum. vec_max drops some NaN, so the running sum detects them: it is NaN if a value is. It may also be NaN
-// because of infinities, so a second pass then compares with NaN in mind.
+// because of infinities, so a second pass then checks for NaN in each comparison.
 INLINE Vec maximum(const float *x, const int64_t *tap_offset, int64_t taps, int64_t n) {
   Vec best = load_n(x + tap_offset[0], n), sum = best;
   for (int64_t k = 1; k < taps; k++) {

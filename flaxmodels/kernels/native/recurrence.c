@@ -123,8 +123,7 @@ static void pack_gates(const Recurrence *r, const float *kernel, int64_t rows, f
 
 INLINE int is_valid_step(const Recurrence *r, int64_t at) { return !r->mask || r->mask[at]; }
 
-// The input of a gate's activation: the product, its bias, and the inputs' contribution where the caller has computed
-// it.
+// The input of a gate's activation: the product, its bias, and the inputs' contribution if the caller has computed it.
 INLINE Vec gate_input(const Recurrence *r, const float *products, int64_t at, int64_t gate, int64_t j, int64_t n) {
   Vec sum = load(products + gate * r->padded_units + j) + load(r->padded_bias + gate * r->padded_units + j);
   if (!r->features) sum += load_n(r->x + (at * r->gate_count + gate) * r->units + j, n);

@@ -16,7 +16,7 @@ import numpy as np
 LSTM, GRU, SIMPLE = range(3)
 # Value of `argmax` in a fused max pooling where ReLU blocks the gradient; larger than any index of a tap.
 BLOCKED = 8
-# Largest window that may reach beyond the image: a list of its taps lies on a thread's stack.
+# Largest window that may reach beyond the image: a list of its taps is on a thread's stack.
 MAX_EDGE_TAPS = 4096
 CONSTANTS = {"LSTM": LSTM, "GRU": GRU, "SIMPLE": SIMPLE, "BLOCKED": BLOCKED, "MAX_EDGE_TAPS": MAX_EDGE_TAPS}
 
@@ -43,7 +43,7 @@ class Array:
         axes: Names of its axes: `*S` stands for one to three spatial axes, and an axis as `T?` may be missing.
         dtypes: The dtypes that the kernel accepts.
         optional: Whether a call may leave it out. Optional arrays come last.
-        may_be_empty: Whether it may be an array without elements, of any rank, where the kernel does not need it.
+        may_be_empty: Whether it may be an array without elements, of any rank, if the kernel does not need it.
     """
 
     name: str
@@ -153,7 +153,7 @@ class Kernel:
         return packed
 
 
-# Images, windows and outputs have three spatial axes in C; the leading ones have size 1 where there are fewer.
+# Images, windows and outputs have three spatial axes in C; if there are fewer, the leading ones have size 1.
 WINDOW = Attributes(
     "WindowAttributes",
     {

@@ -1,7 +1,7 @@
 // Windows that move over an image, channels last: offsets of their taps, and which taps lie inside the image.
 //
-// A position is an index of the output; a tap is an index of the window. Each of the three spatial axes has size 1
-// where the image has fewer.
+// A position is an index of the output; a tap is an index of the window. If the image has fewer than three spatial
+// axes, the missing ones have size 1.
 
 #pragma once
 
@@ -84,7 +84,7 @@ static inline int64_t tap_buffer_size(const Windows *w) {
   return w->valid_taps < w->positions * w->taps ? 2 * w->taps : 1;
 }
 
-// Returns the taps of a position that lie inside the image. The list may lie in the buffer.
+// Returns the taps of a position that lie inside the image. The list may be in the buffer.
 static inline TapList taps_at(const Windows *w, int64_t position, int64_t *buffer) {
   const WindowAttributes *g = w->geometry;
   if (!w->crosses_edge[position]) return (TapList){w->taps, w->tap_offset, w->kernel_offset};

@@ -56,8 +56,8 @@ def use_implementation(name: Name) -> Iterator[None]:
             "auto" chooses automatically.
 
     Raises:
-        ValueError: If the name is unknown. A recurrence traced inside the block raises it, too, if the implementation
-            does not support the recurrence.
+        ValueError: If the name is unknown. Also raised while tracing a recurrence that the implementation does not
+            support.
 
     Example:
         >>> from flaxmodels.kernels.recurrence import Hidden, Inputs, simple_rnn
@@ -169,7 +169,7 @@ def choose_on_gpu(implementations: Implementations, kernel: jax.Array, rows: int
 
     The choice is made while a program is traced, from JAX's default platform. It cannot be made later, because cuDNN
     saves different residuals, and because the check has to run first. A program that is exported or divided among
-    devices still contains the scan, which `dispatch.alternatives` decides when it is lowered.
+    devices still contains the scan; `dispatch.alternatives` decides this when the program is lowered.
 
     Args:
         implementations: The recurrence.

@@ -2,7 +2,7 @@
 
 A row of the batch needs no other row. Each program therefore takes some rows through all steps and never waits for
 another program. Inside a program, a barrier separates the writes of one step from the reads of the next. The recurrent
-kernel is read again at each step, from the caches of the GPU. The states stay in the caches, too. Sums run in float32,
+kernel is read again at each step, from the caches of the GPU. The states also stay in the caches. Sums run in float32,
 or in float64 for float64 arrays. XLA computes the products over all steps, those of the inputs and of the weights'
 gradients (`products.py`). The same passes as scans are in `reference.py`.
 """

@@ -62,7 +62,7 @@ class Tiling:
     """Pads the arrays of a kernel to whole tiles, launches it, and loops over tiles inside it.
 
     Triton's blocks have sizes that are powers of two, so units and batch are padded with zeros. Units whose weights are
-    all zero stay zero and change no others.
+    all zero stay zero and do not affect other units.
     """
 
     def __init__(self, shape: tuple[int, ...], kernel: jax.Array, gates: int) -> None:

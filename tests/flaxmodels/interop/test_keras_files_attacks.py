@@ -223,7 +223,7 @@ SUPPORTED = ", ".join(repr(name) for name in sorted(keras_files.keras_config.LAY
          "one Dense is in two models, which cannot share weights here; share it by calling it twice in one model"),
         (entries(module=["keras.layers"]), "it names 'Dense' of \"['keras.layers']\", registered as 'None', but only "),
         (lambda c: c["config"]["layers"].append(copy.deepcopy(dense(c))), "Layers of one model need different names, got 'dense' 2 times; "),
-        (lambda c: c["config"]["layers"].pop(0), "A Keras file needs a model whose input is known, got one without; add Input(shape) in front"),
+        (lambda c: c["config"]["layers"].pop(0), "A Keras file needs a model whose input is known, got one without; start it with Input(shape)"),
         (lambda c: c["config"]["layers"][0]["config"].update(batch_shape=[None, -3]), "The sizes of an input shape are positive integers or None"),
         (lambda c: c["config"]["layers"][0]["config"].update(sparse=True), "it has an input that is sparse, but only dense inputs are supported; make it dense"),
         (lambda c: c.update(class_name="Functional", module="keras.src.models.functional"), "each part must have a str 'name', got "),
@@ -530,7 +530,7 @@ def test_error_messages_when_writing(tmp_path):
         interop.save_keras(tmp_path / "m.keras", model, {})
     assert not list(tmp_path.iterdir())
     with raises(
-        "A Keras file needs a model whose input is known, got one without; add Input(shape) in front, or save only "
+        "A Keras file needs a model whose input is known, got one without; start it with Input(shape), or save only "
         "the weights."
     ):
         interop.save_keras(tmp_path / "m.keras", Sequential([layers.Dense(2)]), {})

@@ -430,7 +430,7 @@ def test_unknown_padding():
     x, kernel = jnp.ones((1, 5, 5, 1)), jnp.ones((3, 3, 1, 1))
     message = (
         "Unknown padding 'sam'. Did you mean 'same'? Known: 'causal', 'same', 'valid'. "
-        "Or pass a pair (in front, behind) per spatial axis."
+        "Or pass a pair (before, after) per spatial axis."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         convolution.conv(x, kernel, **UNIT | {"padding": "sam"})

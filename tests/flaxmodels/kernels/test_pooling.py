@@ -218,7 +218,7 @@ def test_gradients_use_select_and_scatter_only_for_large_primes():
 
 def test_unknown_padding():
     message = (
-        "Unknown padding 'full'. Known: 'causal', 'same', 'valid'. Or pass a pair (in front, behind) per spatial axis."
+        "Unknown padding 'full'. Known: 'causal', 'same', 'valid'. Or pass a pair (before, after) per spatial axis."
     )
     for op in (pooling.max_pool, pooling.avg_pool, pooling.sum_pool):
         with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
