@@ -2,12 +2,12 @@
 
     python benchmarks/kills.py [--kills 50] [--kind arrays stream ...]
 
-A run of tests/support/interrupted.py starts as a process, gets SIGKILL after a random time, and starts again, until it
-was killed a few times; then it runs to its end. Parameters, batch statistics, optimizer state, history, random key and
-the files of callbacks are compared with those of an uninterrupted run. Together, the kinds of runs cover dropout (also
-in recurrent layers), batch normalization, averaged weights, gradient accumulation, several outputs, all callbacks with
-a state, passes that are cut into epochs, iterators, sequences and slow validation. If a run ends before it is killed,
-the next one starts in an empty folder.
+A run of tests/support/interrupted.py starts in its own process and is killed by SIGKILL after a random time. It is
+restarted and killed a few times, and then runs to its end. Parameters, batch statistics, optimizer state, history,
+random key and the files of callbacks are compared with those of an uninterrupted run. Together, the kinds of runs cover
+dropout (also in recurrent layers), batch normalization, averaged weights, gradient accumulation, several outputs, all
+callbacks with a state, passes that are cut into epochs, iterators, sequences and slow validation. If a run ends before
+it is killed, the next one starts in an empty folder.
 """
 
 import argparse

@@ -4,7 +4,7 @@
 
 One size grows while the others are fixed. Time is the time of an epoch, measured in interleaved runs. The exponent is
 the slope of log(time) over log(size) between neighbouring sizes; 1 means proportional. Memory is the peak of a fresh
-process minus its peak before it got the data. It is compared with that of hand-written JAX (lax.scan).
+process minus its peak before it received the data. It is compared with that of hand-written JAX (lax.scan).
 """
 
 import argparse

@@ -102,7 +102,7 @@ def load(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Any]]:
 
     Raises:
         FileNotFoundError: If there is no file.
-        ValueError: If the file has another format, is damaged, or its arrays do not fit its architecture.
+        ValueError: If the file has a different format, is damaged, or its arrays do not fit its architecture.
     """
     formats.check_is_file(path)
     ending = formats.ending_of(path)
@@ -123,7 +123,7 @@ def load_weights(path: str | os.PathLike[str], variables: Mapping[str, Any]) -> 
 
     Raises:
         FileNotFoundError: If there is no file.
-        ValueError: If the file has another format, or names or shapes differ; the first ten differences are listed.
+        ValueError: If the file has a different format, or names or shapes differ; the first ten differences are listed.
     """
     formats.check_is_file(path)
     if formats.ending_of(path) != ".safetensors":

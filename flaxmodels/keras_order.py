@@ -3,7 +3,7 @@
 Keras also counts the operations that compute masks. When a layer that takes a mask is called on one masked tensor and
 nothing else, Keras adds the mask to the arguments of the call and keeps it there. The operations that compute the mask
 then become nodes of the graph. They change the order, because they connect the layer with the input of the layer that
-made the mask. Keras does not keep the mask if it has to convert the arguments (lists, keywords, another dtype).
+made the mask. Keras does not keep the mask if it has to convert the arguments (lists, keywords, a different dtype).
 """
 
 from collections.abc import Iterable, Sequence

@@ -115,7 +115,7 @@ class STFT(Initializer):
     Shapes: [T, 1, F], where T is the frame length and F the number of frequencies.
 
     Raises:
-        ValueError: If an argument has another value, or the weight another shape.
+        ValueError: If an argument is invalid, or the weight has the wrong shape.
 
     Example:
         >>> STFT("real", window=None)(None, (2, 1, 3)).round(3).tolist()

@@ -126,7 +126,7 @@ class VarianceScaling(Initializer):
         output_axes: Axes whose sizes multiply to the fan-out; give both or neither.
 
     Raises:
-        ValueError: If an argument has another value.
+        ValueError: If an argument is invalid.
 
     References:
         Keras, `keras.initializers.VarianceScaling`.

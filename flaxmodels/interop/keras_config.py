@@ -347,12 +347,12 @@ def _is_tensor(value: Any) -> bool:
 
 
 def _call_of(tensor: Any) -> tuple[str, int]:
-    """Returns the (layer, call) that a tensor is an output of."""
+    """Returns the (layer, call) that outputs a tensor."""
     return _output_of(tensor)[:2]
 
 
 def _output_of(tensor: Any) -> tuple[str, int, int]:
-    """Returns the (layer, call, output) that a tensor is, from its `keras_history`."""
+    """Returns the (layer, call, output) of a tensor, from its `keras_history`."""
     history = _required(_required(tensor, "config", dict), "keras_history", list)
     if len(history) != 3 or not isinstance(history[0], str) or any(type(n) is not int for n in history[1:]):
         raise ValueError(f"the history of a tensor must be [layer, call, output], got {str(history)[:80]!r}")

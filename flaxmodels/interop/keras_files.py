@@ -242,7 +242,7 @@ def save_keras_weights(path: str | os.PathLike[str], model: Layer, variables: Ma
         variables: Its variables.
 
     Raises:
-        ValueError: If the path has another suffix, or a custom layer has weights whose order is not known.
+        ValueError: If the path has a different suffix, or a custom layer has weights whose order is not known.
 
     Example:
         See `load_keras_weights`.

@@ -166,7 +166,7 @@ class PartsReader:
             result = method(*args, **kwargs)
             children = module._state.children
             names.setdefault(scope.path, {}).update(dict.fromkeys(children))
-            # A lifted transformation, such as nn.remat, calls its module in scopes with another root.
+            # A lifted transformation, such as nn.remat, calls its module in scopes with a different root.
             for name, child in children.items():
                 if isinstance(child, nn.Module):
                     modules.setdefault((*scope.path, name), child)

@@ -39,7 +39,7 @@ ArrayLike: TypeAlias = jax.Array | jax.ShapeDtypeStruct
 
 # Size of the patches of one block of examples. They should stay in the cache until the product has read them.
 BLOCK_BYTES = 4 << 20
-# # Largest number of taps in one concatenation. A larger window is gathered axis by axis: two copies, but 22 slices for
+# Largest number of taps in one concatenation. A larger window is gathered axis by axis: two copies, but 22 slices for
 # 11 x 11 taps.
 MAX_TAPS_AT_ONCE = 25
 # Largest number of taps along one axis for im2col. More slices would take too long to compile.

@@ -130,7 +130,7 @@ def _pool(
 
     Args:
         combine: Combines the values under two taps.
-        xla: The same as an operation that `lax.reduce_window` knows.
+        xla: The same operation, in a form that `lax.reduce_window` recognizes.
         neutral: The value of padding.
         x: The inputs.
         window: Size of the window along each spatial axis.

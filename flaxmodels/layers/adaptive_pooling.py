@@ -22,7 +22,7 @@ class AdaptivePooling(Spatial):
         data_format: "channels_last" (also for None) or "channels_first".
 
     Raises:
-        ValueError: If a size is not positive, or the inputs have another number of axes or no positions.
+        ValueError: If a size is not positive, or the inputs have the wrong number of axes or no positions.
     """
 
     output_size: Any

@@ -430,7 +430,8 @@ class MultiHeadAttention(ProjectedAttention):
         value_dim: Size of each head's value; `key_dim` by default.
         dropout: Probability that an attention weight is set to 0 in training.
         use_bias: Whether the projections add a bias.
-        output_shape: Size of the outputs' last axis, or their shape after the positions; by default the query's.
+        output_shape: Size of the outputs' last axis, or their shape after the positions; by default the size of the
+            query's last axis.
         attention_axes: Axes along which attention is computed; by default all but batch and features.
         sliding_window: Queries attend only to keys at a distance of less than this; None for no limit.
         flash_attention: True for cuDNN's fused attention, which requires bfloat16 or float16 and an NVIDIA GPU; None

@@ -173,7 +173,7 @@ def check_array(layer: Any, name: str, value: Any) -> None:
 
 
 def check_mask(layer: Any, mask: Any, shape: tuple[int, ...], name: str = "mask") -> None:
-    """Raises unless a mask has the leading sizes of an array of the given shape, or 1 instead."""
+    """Raises unless a mask has the leading sizes of an array of the given shape, or 1 in their place."""
     fits = mask.ndim <= len(shape) and all(m in (1, n) for m, n in zip(mask.shape, shape, strict=False))
     if not fits:
         raise ValueError(

@@ -43,7 +43,7 @@ class EinsumDense(Layer):
     Shapes: those of the equation. As in Keras, the mask is not passed on.
 
     Raises:
-        ValueError: If the equation has another form, or does not fit the shapes.
+        ValueError: If the equation has the wrong form, or does not fit the shapes.
 
     References:
         Keras, `keras.layers.EinsumDense`.

@@ -82,7 +82,7 @@ class Embedding(EmbeddingBase):
     Shapes: integers [B, ...] -> [B, ..., output_dim], mask [B, ...].
 
     Raises:
-        ValueError: If a dimension is not positive, `weights` has another shape, or an integer is out of range.
+        ValueError: If a dimension is not positive, `weights` has the wrong shape, or an integer is out of range.
 
     References:
         Keras, `keras.layers.Embedding`.

@@ -192,7 +192,7 @@ class Average(Merge):
 
 
 class Extremum(Merge):
-    """Base class of Maximum and Minimum, which ignore masked elements where another input is not masked."""
+    """Base class of Maximum and Minimum, which ignore masked elements if another input is not masked."""
 
     def choose(self, a: jax.Array, b: jax.Array) -> jax.Array:
         """Returns the elementwise maximum or minimum of two arrays."""
@@ -214,7 +214,7 @@ class Extremum(Merge):
 
 
 class Maximum(Extremum):
-    """Returns the elementwise maximum of arrays, ignoring masked elements where another input is not masked.
+    """Returns the elementwise maximum of arrays, ignoring masked elements if another input is not masked.
 
     Shapes: a list of [B, ...] -> [B, ...].
 
@@ -235,7 +235,7 @@ class Maximum(Extremum):
 
 
 class Minimum(Extremum):
-    """Returns the elementwise minimum of arrays, ignoring masked elements where another input is not masked.
+    """Returns the elementwise minimum of arrays, ignoring masked elements if another input is not masked.
 
     Shapes: a list of [B, ...] -> [B, ...].
 

@@ -223,7 +223,7 @@ class GlobalPooling(Spatial):
         keepdims: Whether the reduced axes are kept with size 1.
 
     Raises:
-        ValueError: If the inputs have another number of axes or no positions, or `data_format` is unknown.
+        ValueError: If the inputs have the wrong number of axes or no positions, or `data_format` is unknown.
     """
 
     data_format: str | None = None

@@ -116,7 +116,7 @@ def check_has_steps(layer: Layer, inputs: jax.Array) -> None:
 def stateful_scopes(module: Any, scope: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
     """Returns the scopes of all stateful layers in a layer or model.
 
-    The layers inside a linen module of another kind are not searched.
+    Layers inside other kinds of linen modules are not searched.
 
     Args:
         module: A layer or model.

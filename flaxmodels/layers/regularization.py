@@ -148,7 +148,7 @@ class SpatialDropout2D(SpatialDropout):
     Shapes: x [B, H, W, C], or [B, C, H, W] with channels first -> the same.
 
     Raises:
-        ValueError: If an argument is invalid, x has another number of axes, or there is no "dropout" key in training.
+        ValueError: If an argument is invalid, x has the wrong number of axes, or there is no "dropout" key in training.
 
     References:
         Keras, `keras.layers.SpatialDropout2D`.
@@ -174,7 +174,7 @@ class SpatialDropout3D(SpatialDropout):
     Shapes: x [B, D, H, W, C], or [B, C, D, H, W] with channels first -> the same.
 
     Raises:
-        ValueError: If an argument is invalid, x has another number of axes, or there is no "dropout" key in training.
+        ValueError: If an argument is invalid, x has the wrong number of axes, or there is no "dropout" key in training.
 
     References:
         Keras, `keras.layers.SpatialDropout3D`.

@@ -112,7 +112,7 @@ class Permute(Layer):
     Shapes: x [B, n1, n2, ...] -> [B, n_dims[0], n_dims[1], ...].
 
     Raises:
-        ValueError: If `dims` is not a permutation of 1, 2, ... or the inputs have another number of axes.
+        ValueError: If `dims` is not a permutation of 1, 2, ... or the inputs have the wrong number of axes.
 
     References:
         Keras, `keras.layers.Permute`.

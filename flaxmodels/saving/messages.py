@@ -4,7 +4,7 @@ MAX_SENTENCE = 4_000  # A list of all layers has 3000 characters.
 
 
 def reason(error: Exception) -> str:
-    """Returns the first line of an error without its full stop, shortened, as a part of another sentence.
+    """Returns the shortened first line of an error without its full stop, for use inside another sentence.
 
     Example:
         >>> reason(ValueError("It failed.\\nMore text."))

@@ -67,8 +67,8 @@ INLINE void copy_bytes(void *to, const void *from, int64_t columns) {
     memcpy(to, from, columns);
 }
 
-// Writes the maximum of n neighbors and its index: the first one of equal values, or a NaN if there is one. `offset` is
-// where `columns` features go.
+// Writes the maximum of n neighbors and its index: the first one of equal values, or a NaN if there is one. `columns`
+// features are written at `offset`.
 INLINE void write_maximum(const Conv *c, const Vec *v, int n, int64_t offset, int64_t columns) {
   Vec best = v[0];
   IntVec argmax = {0};

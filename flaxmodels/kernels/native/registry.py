@@ -39,7 +39,7 @@ class Array:
     """An operand or a result of a kernel.
 
     Attributes:
-        name: Its name. A gradient has the name of the array that it is the gradient of, so that rules match by name.
+        name: Its name. An array and its gradient have the same name, so that rules match by name.
         axes: Names of its axes: `*S` stands for one to three spatial axes, and an axis as `T?` may be missing.
         dtypes: The dtypes that the kernel accepts.
         optional: Whether a call may leave it out. Optional arrays come last.
@@ -107,8 +107,8 @@ class Kernel:
         """Checks the number, the dtypes and the ranks of the arrays of a call.
 
         Raises:
-            ValueError: If an array is missing or too many, or has another rank.
-            TypeError: If an array has another dtype.
+            ValueError: If an array is missing or too many, or has the wrong rank.
+            TypeError: If an array has the wrong dtype.
         """
         for kind, arrays, specs in (("operand", operands, self.operands), ("result", results, self.results)):
             required = sum(not spec.optional for spec in specs)

@@ -35,8 +35,8 @@ ON_GPU: dict[Kind, tuple[Name, ...]] = {
 KINDS: dict[Name, tuple[Kind, ...]] = {"fused": ("LSTM", "GRU"), "cudnn": ("LSTM",)}
 DTYPES: dict[Name, tuple[str, ...]] = {"fused": ("float32", "bfloat16", "float16"), "cudnn": ("float32",)}
 # A program of the fused kernel reads the recurrent kernel once per step, from the L2 cache at about 100 GB/s. Above
-# this many bytes, that takes as long as the few launches per step of a scan. This is an estimate, which
-# `benchmarks/gpu.py` measures.
+# this many bytes, that takes as long as the few launches per step of a scan. This is an estimate; `benchmarks/gpu.py`
+# measures the actual speed.
 MAX_KERNEL_BYTES = 2**20
 # Exact float32 products cannot use tensor cores; a program then multiplies at about 0.4 TFLOP/s.
 MAX_UNITS_EXACT = 128

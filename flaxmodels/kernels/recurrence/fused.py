@@ -4,7 +4,7 @@ A row of the batch needs no other row. Each program therefore takes some rows th
 another program. Inside a program, a barrier separates the writes of one step from the reads of the next. The recurrent
 kernel is read again at each step, from the caches of the GPU. The states also stay in the caches. Sums run in float32,
 or in float64 for float64 arrays. XLA computes the products over all steps, those of the inputs and of the weights'
-gradients (`products.py`). The same passes as scans are in `reference.py`.
+gradients (`products.py`). `reference.py` has the same passes as scans.
 """
 
 from functools import partial

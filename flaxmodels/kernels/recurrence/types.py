@@ -31,7 +31,7 @@ class LSTMState(NamedTuple):
 class Inputs(NamedTuple):
     """The inputs of a recurrence, which contribute x @ kernel + bias to each step.
 
-    Without a kernel, x is that product already. A recurrence that receives the three parts adds the bias where it reads
+    Without a kernel, x already is that product. A recurrence that receives the three parts adds the bias where it reads
     the product, which saves a pass over the arrays of all steps.
     """
 

@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 from flaxmodels.kernels.recurrence.products import has_exact_products
 from flaxmodels.kernels.recurrence.types import GATES, Hidden, Inputs, Kind, LSTMState, Recurrence
 
-# Largest error that passes, relative to the largest value: sums in another order, or products of few digits.
+# Largest error that passes, relative to the largest value: sums in a different order, or products with few digits.
 BOUNDS = {"float32": 1e-4, "tensorfloat32": 2e-2, "float16": 2e-2, "bfloat16": 6e-2}
 
 # Few steps, a batch that does not fill a tile, and masks of each kind: none, right, left, with holes, all masked.
