@@ -76,7 +76,7 @@ def _check_input_is_first(layers: Sequence[Layer], source: Symbol | None) -> Non
     """Raises unless a Sequential with these layers and this input can still take an `Input`."""
     if layers or source is not None:
         raise ValueError(
-            f"Input(...) comes first in a Sequential, got it after {len(layers)} layers"
+            f"Input(...) must come first in a Sequential, got it after {len(layers)} layers"
             f"{'' if source is None else f' and an input of shape {source.shape}'}; move it to the front."
         )
 
@@ -126,7 +126,7 @@ class Sequential(Container):
     def __post_init__(self) -> None:
         if isinstance(self.layers, nn.Module | Symbol) or callable(self.layers):
             given = _describe_type(self.layers)
-            raise TypeError(f"`layers` of Sequential is a list of layers, got {given}; write Sequential([...]).")
+            raise TypeError(f"`layers` of Sequential must be a list of layers, got {given}; write Sequential([...]).")
         if not isinstance(self.layers, LayerStack):
             object.__setattr__(self, "layers", LayerStack().extended(self.layers or ()))
         super().__post_init__()

@@ -1,4 +1,4 @@
-"""Saves and loads models in the format given by the ending of the file name: ours, or one of Keras'."""
+"""Saves and loads models in the format given by the suffix of the file name: ours, or one of Keras'."""
 
 import os
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ def save(
             is True for ".safetensors"; a ".weights.h5" file never holds it, a ".keras" file always does.
 
     Raises:
-        ValueError: If the ending is unknown, or the format cannot describe a part of the model.
+        ValueError: If the suffix is unknown, or the format cannot describe a part of the model.
 
     Example:
         >>> import tempfile, jax, jax.numpy as jnp
@@ -39,10 +39,10 @@ def save(
         (None, 2)
     """
     check_architecture(path, architecture)
-    ending = formats.ending_of(path)
-    if ending == ".safetensors":
+    suffix = formats.suffix_of(path)
+    if suffix == ".safetensors":
         saving.save(path, model, variables, architecture is not False)
-    elif ending == ".keras":
+    elif suffix == ".keras":
         flaxmodels.interop.save_keras(path, _as_layer(model), variables)
     else:
         flaxmodels.interop.save_keras_weights(path, _as_layer(model), variables)
@@ -51,12 +51,12 @@ def save(
 def check_can_save(path: str | os.PathLike[str], model: nn.Module, architecture: bool | None = None) -> None:
     """Raises if `save` would refuse the model regardless of its variables."""
     check_architecture(path, architecture)
-    ending = formats.ending_of(path)
-    if ending == ".keras":
+    suffix = formats.suffix_of(path)
+    if suffix == ".keras":
         flaxmodels.interop.keras_files.check_can_save(_as_layer(model))
-    elif ending == ".safetensors" and architecture is not False:
+    elif suffix == ".safetensors" and architecture is not False:
         saving.to_config(model)
-    elif ending == ".weights.h5":
+    elif suffix == ".weights.h5":
         _as_layer(model)
 
 
@@ -68,14 +68,14 @@ def check_architecture(path: str | os.PathLike[str], architecture: bool | None, 
         architecture: Whether the file holds the architecture; None if either is acceptable.
         given: The argument and its value for the error, such as "save_weights_only=True".
     """
-    ending = formats.ending_of(path)
+    suffix = formats.suffix_of(path)
     given = given or f"architecture={architecture}"
-    if ending == ".keras" and architecture is False:
+    if suffix == ".keras" and architecture is False:
         raise ValueError(
             f"A '.keras' file always holds the architecture, got {os.fspath(path)!r} with {given}; "
             "use '.weights.h5' or '.safetensors' for weights alone."
         )
-    if ending == ".weights.h5" and architecture:
+    if suffix == ".weights.h5" and architecture:
         raise ValueError(
             f"A '.weights.h5' file holds weights alone, got {os.fspath(path)!r} with {given}; "
             "use '.keras' or '.safetensors' for a whole model, or change the argument."
@@ -105,13 +105,13 @@ def load(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Any]]:
         ValueError: If the file has a different format, is damaged, or its arrays do not fit its architecture.
     """
     formats.check_is_file(path)
-    ending = formats.ending_of(path)
-    if ending == ".weights.h5":
+    suffix = formats.suffix_of(path)
+    if suffix == ".weights.h5":
         raise ValueError(
             f"{path} holds weights without an architecture; build the model and use "
             "interop.load_keras_weights(path, model, variables)."
         )
-    return saving.load(path) if ending == ".safetensors" else flaxmodels.interop.load_keras(path)
+    return saving.load(path) if suffix == ".safetensors" else flaxmodels.interop.load_keras(path)
 
 
 def load_weights(path: str | os.PathLike[str], variables: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,7 +126,7 @@ def load_weights(path: str | os.PathLike[str], variables: Mapping[str, Any]) -> 
         ValueError: If the file has a different format, or names or shapes differ; the first ten differences are listed.
     """
     formats.check_is_file(path)
-    if formats.ending_of(path) != ".safetensors":
+    if formats.suffix_of(path) != ".safetensors":
         raise ValueError(
             f"{path} is a Keras file, and reading its weights also needs the model; use "
             "interop.load_keras_weights(path, model, variables)."

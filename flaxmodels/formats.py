@@ -1,8 +1,8 @@
-"""The formats of model files: the ending of the file name selects one, and the first bytes must match it."""
+"""The formats of model files: the suffix of the file name selects one, and the first bytes must match it."""
 
 import os
 
-# The content of a file by its ending, the longest ending first.
+# The content of a file by its suffix, the longest suffix first.
 FORMATS = {
     ".weights.h5": "Keras weights",
     ".safetensors": "a flaxmodels model",
@@ -12,37 +12,37 @@ FORMATS = {
 ZIP, HDF5 = b"PK\x03\x04", b"\x89HDF\r\n\x1a\n"
 
 
-def ending_of(path: str | os.PathLike[str]) -> str:
-    """Returns the ending of a file name that gives its format.
+def suffix_of(path: str | os.PathLike[str]) -> str:
+    """Returns the suffix of a file name that gives its format.
 
     Raises:
-        ValueError: If no supported format has the ending.
+        ValueError: If no supported format has the suffix.
 
     Example:
-        >>> ending_of("runs/model.weights.h5")
+        >>> suffix_of("runs/model.weights.h5")
         '.weights.h5'
     """
     name = os.fspath(path)
-    ending = next((ending for ending in FORMATS if name.endswith(ending)), None)
-    if ending is None:
+    suffix = next((suffix for suffix in FORMATS if name.endswith(suffix)), None)
+    if suffix is None:
         raise ValueError(
-            "The name of a model file ends in '.safetensors', '.keras' or '.weights.h5', which gives its format, "
-            f"got {name!r}; add an ending."
+            "The name of a model file must end in '.safetensors', '.keras' or '.weights.h5', which gives its format, "
+            f"got {name!r}; add a suffix."
         )
-    if ending == ".h5":
+    if suffix == ".h5":
         raise ValueError(
             f"'.h5' is the legacy format of Keras, which is not supported, got {name!r}; "
             "use '.keras' for a model, or '.weights.h5' for weights alone."
         )
-    return ending
+    return suffix
 
 
-def check_ending(path: str | os.PathLike[str], *endings: str) -> None:
-    """Raises unless a file name has one of the given endings."""
-    if ending_of(path) not in endings:
+def check_suffix(path: str | os.PathLike[str], *suffixes: str) -> None:
+    """Raises unless a file name has one of the given suffixes."""
+    if suffix_of(path) not in suffixes:
         raise ValueError(
-            f"The file name of {FORMATS[endings[0]]} ends in {' or '.join(map(repr, endings))}, "
-            f"got {os.fspath(path)!r}; use a name with that ending."
+            f"The file name of {FORMATS[suffixes[0]]} must end in {' or '.join(map(repr, suffixes))}, "
+            f"got {os.fspath(path)!r}; use a name with that suffix."
         )
 
 
@@ -54,7 +54,7 @@ def check_is_file(path: str | os.PathLike[str]) -> None:
 
 def check_content(path: str | os.PathLike[str]) -> None:
     """Raises if the first bytes of a file do not belong to the format of its suffix."""
-    ending = ending_of(path)
+    suffix = suffix_of(path)
     with open(path, "rb") as file:
         start = file.read(9)
     if start.startswith(ZIP):
@@ -65,8 +65,8 @@ def check_content(path: str | os.PathLike[str]) -> None:
         content, expected = "a safetensors file", ".safetensors"
     else:
         return  # The reader reports what is wrong with the content.
-    if ending != expected:
+    if suffix != expected:
         raise ValueError(
-            f"The name of {os.fspath(path)} ends in {ending!r}, but it holds {content}, "
+            f"The name of {os.fspath(path)} ends in {suffix!r}, but it holds {content}, "
             f"which belongs in a {expected!r} file; rename the file."
         )

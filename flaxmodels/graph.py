@@ -28,7 +28,7 @@ def scope_names(layers: Sequence[Any]) -> list[str]:
     for layer in layers:
         if layer.name and (not isinstance(layer.name, str) or "/" in layer.name):
             raise ValueError(
-                f"The name of a layer is a string without '/', got {layer.name!r} for {type(layer).__name__}; "
+                f"The name of a layer must be a string without '/', got {layer.name!r} for {type(layer).__name__}; "
                 "use another character, such as '_'."
             )
     taken = collections.Counter(layer.name for layer in layers if layer.name)
@@ -64,8 +64,8 @@ def check_scopes(names: Sequence[str], layers: Sequence[Any]) -> None:
         for inner in inside:
             if id(inner) in places:
                 raise ValueError(
-                    f"A layer belongs to one scope, got one {type(inner).__name__} in {places[id(inner)][0]!r} and in "
-                    f"{name!r}; share it by calling it twice in one Model, or make two layers."
+                    f"A layer must belong to one scope, got one {type(inner).__name__} in {places[id(inner)][0]!r} and "
+                    f"in {name!r}; share it by calling it twice in one Model, or make two layers."
                 )
         places.update((id(inner), (name, inner)) for inner in inside)
 
@@ -116,7 +116,7 @@ class Graph:
             if wrong or not leaves:
                 given = f"{wrong[0]!r} of type {type(wrong[0]).__name__}" if wrong else "none"
                 raise TypeError(
-                    f"The {what} of a Model are symbols, made by Input(...) and by calling layers on them, "
+                    f"The {what} of a Model must be symbols, made by Input(...) and by calling layers on them, "
                     f"got {given}; write x = Input(shape), y = layer(x), Model(x, y)."
                 )
 
@@ -131,7 +131,7 @@ class Graph:
                 continue
             if symbol.node is None:
                 raise ValueError(
-                    f"The outputs of a Model depend on its `inputs` alone, got outputs that also need {symbol!r}; "
+                    f"The outputs of a Model must depend only on its `inputs`, got outputs that also need {symbol!r}; "
                     "add it to `inputs`."
                 )
             if symbol.node not in nodes:

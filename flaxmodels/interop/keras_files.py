@@ -99,7 +99,7 @@ def load_keras_weights(path: str | os.PathLike[str], model: Layer, variables: Ma
         True
     """
     _check_readable(path, ".weights.h5", ".keras")
-    if formats.ending_of(path) == ".keras":
+    if formats.suffix_of(path) == ".keras":
         with open_members(path) as (archive, members):
             contents = _read_arrays(path, archive, members)
     else:
@@ -109,9 +109,9 @@ def load_keras_weights(path: str | os.PathLike[str], model: Layer, variables: Ma
     return _to_variables(path, model, traverse_util.flatten_dict(dict(variables)), contents)
 
 
-def _check_readable(path: str | os.PathLike[str], *endings: str) -> None:
+def _check_readable(path: str | os.PathLike[str], *suffixes: str) -> None:
     formats.check_is_file(path)
-    formats.check_ending(path, *endings)
+    formats.check_suffix(path, *suffixes)
     formats.check_content(path)
 
 
@@ -205,7 +205,7 @@ def save_keras(path: str | os.PathLike[str], model: Layer, variables: Mapping[st
     Example:
         See `load_keras`.
     """
-    formats.check_ending(path, ".keras")
+    formats.check_suffix(path, ".keras")
     expected = shapes_of(model)
     flat = traverse_util.flatten_dict(dict(variables))
     _check_complete(expected, flat)
@@ -247,7 +247,7 @@ def save_keras_weights(path: str | os.PathLike[str], model: Layer, variables: Ma
     Example:
         See `load_keras_weights`.
     """
-    formats.check_ending(path, ".weights.h5")
+    formats.check_suffix(path, ".weights.h5")
     write(path, _weights_file(model, traverse_util.flatten_dict(dict(variables))))
 
 

@@ -292,7 +292,7 @@ class Layer(nn.Module, kw_only=True):
         for name in names:
             value = getattr(self, name)
             if not checks.is_integer(value) or value < 1:
-                raise ValueError(f"`{name}` of {self.label} is a positive integer, got {value!r}; give 1 or more.")
+                raise ValueError(f"`{name}` of {self.label} must be a positive integer, got {value!r}; give 1 or more.")
 
     @nn.nowrap
     def check_rank(self, inputs: Any, axes: str) -> None:

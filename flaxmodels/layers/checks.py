@@ -49,7 +49,7 @@ def check_not_negative(layer: Any, *names: str, fix: str = "0 or more") -> None:
     for name in names:
         value = getattr(layer, name)
         if not is_number(value) or (not isinstance(value, jax.core.Tracer) and np.asarray(value) < 0):
-            raise ValueError(f"`{name}` of {layer.label} is a number of at least 0, got {value!r}; give {fix}.")
+            raise ValueError(f"`{name}` of {layer.label} must be a number of at least 0, got {value!r}; give {fix}.")
 
 
 # For the annotation of a field, the check of its value and the words for an error; other annotations are not checked.
@@ -86,7 +86,7 @@ def check_fields(layer: Any) -> None:
         value = getattr(layer, name)
         if value is not getattr(cls, name, ...) and not any(KINDS[kind][0](value) for kind in kinds):
             wanted = " or ".join(KINDS[kind][1] for kind in kinds)
-            raise ValueError(f"`{name}` of {layer.label} is {wanted}, got {describe(value)}; give {wanted}.")
+            raise ValueError(f"`{name}` of {layer.label} must be {wanted}, got {describe(value)}; give {wanted}.")
     for field in dataclasses.fields(layer):
         getter = GETTERS.get(field.name.rpartition("_")[2])
         if getter is None:
@@ -107,7 +107,8 @@ def check_dtype(layer: Any, name: str) -> None:
         known = False
     if not known:
         raise ValueError(
-            f'`{name}` of {layer.label} is a dtype such as "float32" or "bfloat16", got {value!r}; give one of these.'
+            f'`{name}` of {layer.label} must be a dtype such as "float32" or "bfloat16", got {value!r}; '
+            "give one of these."
         )
 
 
@@ -151,7 +152,7 @@ def check_call(layer: Any, inputs: Any, mask: Any, train: Any) -> None:
     for leaf in jax.tree.leaves(mask):
         if not is_array(leaf) or not leaf.shape:
             raise ValueError(
-                f"The mask of {layer.label} is a boolean array, got {describe(leaf)}; "
+                f"The mask of {layer.label} must be a boolean array, got {describe(leaf)}; "
                 "give one such as jnp.any(x != 0, axis=-1), or None."
             )
     passed_on = is_array(mask) and is_array(inputs) and layer.SUPPORTS_MASKING and not masked
@@ -159,7 +160,7 @@ def check_call(layer: Any, inputs: Any, mask: Any, train: Any) -> None:
         check_mask(layer, mask, inputs.shape)
     if isinstance(train, jax.core.Tracer) or not is_boolean(train):
         raise ValueError(
-            f"`train` of {layer.label} is True or False, got {describe(train)}; "
+            f"`train` of {layer.label} must be True or False, got {describe(train)}; "
             'under jax.jit, fix it with functools.partial or static_argnames="train".'
         )
 
@@ -168,7 +169,8 @@ def check_array(layer: Any, name: str, value: Any) -> None:
     """Raises unless an argument of a call is an array of numbers or booleans."""
     if not is_array(value):
         raise ValueError(
-            f"`{name}` of {layer.label} is an array of numbers, got {describe(value)}; give a NumPy or a JAX array."
+            f"`{name}` of {layer.label} must be an array of numbers, got {describe(value)}; "
+            "give a NumPy or a JAX array."
         )
 
 
@@ -177,7 +179,7 @@ def check_mask(layer: Any, mask: Any, shape: tuple[int, ...], name: str = "mask"
     fits = mask.ndim <= len(shape) and all(m in (1, n) for m, n in zip(mask.shape, shape, strict=False))
     if not fits:
         raise ValueError(
-            f"The {name} of {layer.label} has the leading sizes of the masked array of shape {tuple(shape)}, "
+            f"The {name} of {layer.label} must have the leading sizes of the masked array of shape {tuple(shape)}, "
             f"got shape {tuple(mask.shape)}; give one boolean for each position."
         )
 
@@ -189,7 +191,7 @@ def checked_axes(layer: Any, axis: Any, x: jax.Array) -> tuple[int, ...]:
     axes = tuple(a % x.ndim for a in sorted(given)) if within else ()
     if not within or len(set(axes)) < len(axes):
         raise ValueError(
-            f"`axis` of {layer.label} names different axes of its inputs, got {axis} for inputs of shape {x.shape}; "
-            f"give axes from {-x.ndim} to {x.ndim - 1}."
+            f"`axis` of {layer.label} must name different axes of its inputs, got {axis} for inputs of shape "
+            f"{x.shape}; give axes from {-x.ndim} to {x.ndim - 1}."
         )
     return axes

@@ -122,7 +122,7 @@ class Conv(Convolution):
         self.check_positive("filters", "groups")
         if self.filters % self.groups:
             raise ValueError(
-                f"`filters` of {self.label} is a multiple of `groups`, got filters={self.filters} and "
+                f"`filters` of {self.label} must be a multiple of `groups`, got filters={self.filters} and "
                 f"groups={self.groups}; change one of them."
             )
         super().__post_init__()
@@ -266,7 +266,7 @@ class ConvTranspose(Convolution):
         self.set_sizes("output_padding", lowest=0)
         if any(extra >= step for extra, step in zip(self.output_padding, self.strides, strict=True)):
             raise ValueError(
-                f"`output_padding` of {self.label} is below `strides` on every axis, got "
+                f"`output_padding` of {self.label} must be below `strides` on every axis, got "
                 f"output_padding={self.output_padding} and strides={self.strides}; make it smaller, or None."
             )
 

@@ -30,7 +30,7 @@ class Spatial(Layer):
         sizes = integers((value,) * self.RANK if is_integer(value) else value, self.RANK, lowest)
         if sizes is None:
             raise ValueError(
-                f"`{name}` of {self.label} is an integer of at least {lowest}, or a tuple of {self.RANK} of them, "
+                f"`{name}` of {self.label} must be an integer of at least {lowest}, or a tuple of {self.RANK} of them, "
                 f"got {value!r}; give {lowest} or more for each axis."
             )
         object.__setattr__(self, name, sizes)
@@ -42,7 +42,8 @@ class Spatial(Layer):
         choice = value.lower() if isinstance(value, str) else None
         if choice not in choices:
             raise ValueError(
-                f"`{name}` of {self.label} is one of {', '.join(map(repr, choices))}, got {value!r}; use one of these."
+                f"`{name}` of {self.label} must be one of {', '.join(map(repr, choices))}, got {value!r}; "
+                "use one of these."
             )
         object.__setattr__(self, name, choice)
 

@@ -117,7 +117,7 @@ def as_shape(shape: Any) -> Shape:
     for size in sizes:
         if size is not None and (not isinstance(size, int | np.integer) or isinstance(size, bool) or size < 1):
             raise ValueError(
-                f"The sizes of an input shape are positive integers or None, got {size!r} in {sizes}; "
+                f"The sizes of an input shape must be positive integers or None, got {size!r} in {sizes}; "
                 "leave the batch out and give the shape of one example."
             )
     return tuple(None if size is None else int(size) for size in sizes)

@@ -43,12 +43,14 @@ def bounded(method: Any, args: Any, kwargs: Any, context: Any) -> Any:
             value = getattr(layer, name) if name in type(layer).__dataclass_fields__ else None
             numbers = [n for n in (value if isinstance(value, list | tuple) else [value]) if isinstance(n, int)]
             if math.prod(numbers) > limit:
-                raise ValueError(f"`{name}` of {layer.label} in a file is at most {limit}, got {value}")
+                raise ValueError(f"`{name}` of {layer.label} in a file must be at most {limit}, got {value}")
         places = math.prod(sizes) // max(min(sizes, default=1), 1)
         if isinstance(layer, AveragePooling) and places > MAX_PLACES:
-            raise ValueError(f"{layer.label} in a file has at most {MAX_PLACES} positions, got inputs of sizes {sizes}")
+            raise ValueError(
+                f"{layer.label} in a file must have at most {MAX_PLACES} positions, got inputs of sizes {sizes}"
+            )
         if getattr(layer, "unroll", False) and sizes[:1] > [MAX_UNROLLED]:
-            raise ValueError(f"{layer.label} in a file unrolls at most {MAX_UNROLLED} steps, got {sizes[0]}")
+            raise ValueError(f"{layer.label} in a file must unroll at most {MAX_UNROLLED} steps, got {sizes[0]}")
     if isinstance(layer, Layer) and context.method_name == "add_weight":
         return _without_random_numbers(layer, method, *args, **kwargs)
     return method(*args, **kwargs)

@@ -45,8 +45,8 @@ def encode(variables: Mapping[str, jax.Array], architecture: str | None) -> byte
     length = _header_length(content)
     if length > MAX_HEADER_BYTES:
         raise ValueError(
-            f"The header of a model file has up to {MAX_HEADER_BYTES} bytes, got {length}; pass large arrays in "
-            "`variables`, not as arguments of layers."
+            f"The header of a model file must have at most {MAX_HEADER_BYTES} bytes, got {length}; pass large arrays "
+            "in `variables`, not as arguments of layers."
         )
     return content
 
@@ -111,7 +111,7 @@ def read_header(path: Path) -> tuple[dict[str, str], dict[str, tuple[int, ...]]]
         ValueError: If the file is not a model file of this library or is damaged.
     """
     formats.check_is_file(path)
-    formats.check_ending(path, ".safetensors")
+    formats.check_suffix(path, ".safetensors")
     formats.check_content(path)
     size = os.path.getsize(path)
     with open(path, "rb") as file:

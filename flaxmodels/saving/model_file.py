@@ -29,7 +29,7 @@ def save(
     Raises:
         ValueError: If only code can describe a part of the model, or the file would be too large to be read again.
     """
-    formats.check_ending(path, ".safetensors")
+    formats.check_suffix(path, ".safetensors")
     config = schema.to_config(model) if architecture else None
     flat = {"/".join(key): jnp.asarray(value) for key, value in traverse_util.flatten_dict(dict(variables)).items()}
     content = format.encode(flat, json.dumps(config) if architecture else None)

@@ -190,7 +190,9 @@ def entry(config: Any, key: str, kind: type) -> Any:
     """Returns `config[key]`, or raises if the configuration has no such entry of this type."""
     value = config.get(key) if isinstance(config, dict) else None
     if not isinstance(value, kind):
-        raise ValueError(f"Each part in a model file has a {key!r} of type {kind.__name__}, got {str(config)[:80]!r}.")
+        raise ValueError(
+            f"Each part in a model file must have a {key!r} of type {kind.__name__}, got {str(config)[:80]!r}."
+        )
     return value
 
 
@@ -246,7 +248,7 @@ def _input(config: Any) -> Symbol:
 
 def _string_or_none(name: Any) -> str | None:
     if name is not None and not isinstance(name, str):
-        raise ValueError(f"A name in a model file is a string, got {str(name)[:80]!r}.")
+        raise ValueError(f"A name in a model file must be a string, got {str(name)[:80]!r}.")
     return name
 
 

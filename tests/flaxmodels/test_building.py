@@ -61,7 +61,7 @@ def test_duplicate_names_are_refused():
 def test_invalid_names_are_refused(name):
     with raises(
         ValueError,
-        f"The name of a layer is a string without '/', got {name!r} for Dense; use another character, such as '_'.",
+        f"The name of a layer must be a string without '/', got {name!r} for Dense; use another character, such as '_'.",
     ):
         Sequential([layers.Dense(1, name=name)])
 
@@ -170,7 +170,7 @@ def test_only_layers_are_accepted(thing, given):
     ],
 )
 def test_input_must_be_first(before, given):
-    with raises(ValueError, f"Input(...) comes first in a Sequential, got it after {given}; move it to the front."):
+    with raises(ValueError, f"Input(...) must come first in a Sequential, got it after {given}; move it to the front."):
         Sequential([*before, Input((2,))])
 
 
@@ -211,7 +211,7 @@ def test_layer_in_two_scopes_is_refused():
     dense, x, y = layers.Dense(3), Input((3,)), Input((3,))
     inner, module = Model(x, dense(x)), nn.Dense(3)
     once = "share it by calling it twice in one Model, or make two layers."
-    scope = "A layer belongs to one scope, got one Dense in"
+    scope = "A layer must belong to one scope, got one Dense in"
     with raises(ValueError, f"{scope} 'dense' and in 'dense_1'; {once}"):
         Sequential([dense, dense])
     with raises(ValueError, f"{scope} 'dense' and in 'dense_1'; {once}"):
@@ -402,7 +402,7 @@ def test_missing_input_is_named():
     a, b = Input((3,)), Input((3,), name="forgotten")
     with raises(
         ValueError,
-        "The outputs of a Model depend on its `inputs` alone, got outputs that also need <Symbol shape=(None, 3) dtype=float32 input "
+        "The outputs of a Model must depend only on its `inputs`, got outputs that also need <Symbol shape=(None, 3) dtype=float32 input "
         "'forgotten'>; add it to `inputs`.",
     ):
         Model(a, layers.Add()([a, b]))
@@ -421,7 +421,7 @@ def test_missing_input_is_named():
 def test_model_takes_symbols_only(arguments, what, given):
     with raises(
         TypeError,
-        f"The {what} of a Model are symbols, made by Input(...) and by calling layers on them, got {given}; "
+        f"The {what} of a Model must be symbols, made by Input(...) and by calling layers on them, got {given}; "
         "write x = Input(shape), y = layer(x), Model(x, y).",
     ):
         Model(**arguments)

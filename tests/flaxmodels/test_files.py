@@ -1,4 +1,4 @@
-"""The ending of a file name decides its format; equal models give equal bytes."""
+"""The suffix of a file name decides its format; equal models give equal bytes."""
 
 import hashlib
 import json
@@ -22,7 +22,9 @@ from training.callbacks import ModelCheckpoint
 
 KEY = jax.random.key(0)
 X, Y = np.ones((4, 3), np.float32), np.ones((4, 2), np.float32)
-NO_FORMAT = "The name of a model file ends in '.safetensors', '.keras' or '.weights.h5', which gives its format, got "
+NO_FORMAT = (
+    "The name of a model file must end in '.safetensors', '.keras' or '.weights.h5', which gives its format, got "
+)
 LEGACY = "'.h5' is the legacy format of Keras, which is not supported, got "
 
 
@@ -47,14 +49,14 @@ def content(path):
     return "hdf5" if h5py.is_hdf5(path) else path.read_bytes()[8:9]
 
 
-# ---------------------------------------------------------------- the ending decides
+# ---------------------------------------------------------------- the suffix decides
 
 
 KERAS = ["config.json", "metadata.json", "model.weights.h5"]
 
 
 @pytest.mark.parametrize(("name", "wanted"), [("m.safetensors", b"{"), ("m.keras", KERAS), ("m.weights.h5", "hdf5")])
-def test_ending_decides_the_format(name, wanted, tmp_path):
+def test_suffix_decides_the_format(name, wanted, tmp_path):
     model, variables = small()
     path = tmp_path / name
     fm.save(path, model, variables)
@@ -95,16 +97,16 @@ def test_keras_file_is_loaded(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["m", "m.bin", "m.KERAS", "keras", "m.safetensors.tmp", "m.hdf5"])
-def test_other_endings_are_refused(name, tmp_path):
+def test_other_suffixes_are_refused(name, tmp_path):
     model, variables = small()
     path = tmp_path / name
     for save in (fm.save, interop.save_keras, interop.save_keras_weights):
-        with raises(f"{NO_FORMAT}{str(path)!r}; add an ending."):
+        with raises(f"{NO_FORMAT}{str(path)!r}; add a suffix."):
             save(path, model, variables)
     assert not path.exists()
     path.write_bytes(b"x")
     for load in (fm.load, interop.load_keras, lambda path: fm.load_weights(path, variables)):
-        with raises(f"{NO_FORMAT}{str(path)!r}; add an ending."):
+        with raises(f"{NO_FORMAT}{str(path)!r}; add a suffix."):
             load(path)
 
 
@@ -122,15 +124,17 @@ def test_legacy_format_is_refused(tmp_path):
             load(path)
 
 
-def test_error_names_the_expected_ending(tmp_path):
+def test_error_names_the_expected_suffix(tmp_path):
     model, variables = small()
     path = tmp_path / "m.safetensors"
-    with raises(f"The file name of a Keras model ends in '.keras', got {str(path)!r}; use a name with that ending."):
+    with raises(
+        f"The file name of a Keras model must end in '.keras', got {str(path)!r}; use a name with that suffix."
+    ):
         interop.save_keras(path, model, variables)
     fm.save(path, model, variables)
     with raises(
-        "The file name of Keras weights ends in '.weights.h5' or '.keras', "
-        f"got {str(path)!r}; use a name with that ending."
+        "The file name of Keras weights must end in '.weights.h5' or '.keras', "
+        f"got {str(path)!r}; use a name with that suffix."
     ):
         interop.load_keras_weights(path, model, variables)
 
@@ -178,7 +182,7 @@ def test_linen_module_cannot_be_saved_for_keras(name, tmp_path):
         fm.save(tmp_path / name, nn.Dense(2), nn.Dense(2).init(KEY, X))
 
 
-# ---------------------------------------------------------------- endings that do not match the content
+# ---------------------------------------------------------------- suffixes that do not match the content
 
 
 HOLDS = {
@@ -223,7 +227,7 @@ def test_content_of_another_format_is_refused(true, false, tmp_path):
         ("e{epoch}-{loss:.1f}.weights.h5", {"save_weights_only": True}, "hdf5"),
     ],
 )
-def test_model_checkpoint_writes_the_format_of_its_ending(name, arguments, wanted, tmp_path):
+def test_model_checkpoint_writes_the_format_of_its_suffix(name, arguments, wanted, tmp_path):
     trainer = Trainer(small()[0], "sgd", "mse")
     history = trainer.fit(X, Y, epochs=2, verbose=0, callbacks=[ModelCheckpoint(tmp_path / name, **arguments)])
     names = sorted(os.listdir(tmp_path))
@@ -238,8 +242,8 @@ def test_model_checkpoint_writes_the_format_of_its_ending(name, arguments, wante
     assert_equal(read, trainer.variables)
 
 
-def test_model_checkpoint_refuses_an_ending_before_the_run(tmp_path):
-    with raises(f"{NO_FORMAT}'best'; add an ending."):
+def test_model_checkpoint_refuses_a_suffix_before_the_run(tmp_path):
+    with raises(f"{NO_FORMAT}'best'; add a suffix."):
         ModelCheckpoint("best")
     with raises(f"{LEGACY}'best.h5'; use '.keras' for a model, or '.weights.h5' for weights alone."):
         ModelCheckpoint("best.h5", save_weights_only=True)
@@ -290,10 +294,10 @@ half = layers.Dense(2, dtype="bfloat16", param_dtype="bfloat16", kernel_regulari
 model = Model({"p": a, "q": b}, {"u": layers.BatchNormalization()(layers.Add()([a, b])), "v": half(a)})
 init = jax.jit(model.init) if sys.argv[2] == "jit" else model.init
 variables = init(jax.random.key(0), {"p": jnp.ones((1, 4)), "q": jnp.ones((1, 4))})
-for ending in (".safetensors", ".keras", ".weights.h5"):
-    fm.save(sys.argv[1] + ending, model, variables)
+for suffix in (".safetensors", ".keras", ".weights.h5"):
+    fm.save(sys.argv[1] + suffix, model, variables)
 """
-ENDINGS = (".safetensors", ".keras", ".weights.h5")
+SUFFIXES = (".safetensors", ".keras", ".weights.h5")
 
 
 def test_bytes_are_equal_in_every_process(tmp_path):
@@ -303,27 +307,27 @@ def test_bytes_are_equal_in_every_process(tmp_path):
         environment = os.environ | {"PYTHONHASHSEED": seed, "MALLOC_PERTURB_": seed, "TZ": f"UTC{seed}"}
         command = [sys.executable, "-c", SAVES, str(tmp_path / seed), how]
         subprocess.run(command, check=True, env=environment)
-        found.append([hashlib.sha256((tmp_path / f"{seed}{e}").read_bytes()).hexdigest() for e in ENDINGS])
+        found.append([hashlib.sha256((tmp_path / f"{seed}{e}").read_bytes()).hexdigest() for e in SUFFIXES])
     assert found[0] == found[1]
 
 
-@pytest.mark.parametrize("ending", ENDINGS)
-def test_bytes_are_equal_when_saved_again(ending, tmp_path):
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_bytes_are_equal_when_saved_again(suffix, tmp_path):
     model, variables = small()
     contents = set()
     for i in range(8):
-        fm.save(tmp_path / f"{i}{ending}", model, variables)
-        contents.add((tmp_path / f"{i}{ending}").read_bytes())
+        fm.save(tmp_path / f"{i}{suffix}", model, variables)
+        contents.add((tmp_path / f"{i}{suffix}").read_bytes())
     assert len(contents) == 1
 
 
 def test_loaded_model_is_saved_with_equal_bytes(tmp_path):
     model, variables = small()
-    for ending in (".safetensors", ".keras"):
-        fm.save(tmp_path / f"a{ending}", model, variables)
-        fm.save(tmp_path / f"b{ending}", *fm.load(tmp_path / f"a{ending}"))
-        fm.save(tmp_path / f"c{ending}", *fm.load(tmp_path / f"b{ending}"))
-        assert (tmp_path / f"b{ending}").read_bytes() == (tmp_path / f"c{ending}").read_bytes()
+    for suffix in (".safetensors", ".keras"):
+        fm.save(tmp_path / f"a{suffix}", model, variables)
+        fm.save(tmp_path / f"b{suffix}", *fm.load(tmp_path / f"a{suffix}"))
+        fm.save(tmp_path / f"c{suffix}", *fm.load(tmp_path / f"b{suffix}"))
+        assert (tmp_path / f"b{suffix}").read_bytes() == (tmp_path / f"c{suffix}").read_bytes()
 
 
 def test_metadata_is_sorted(tmp_path):
@@ -336,10 +340,10 @@ def test_metadata_is_sorted(tmp_path):
 # ---------------------------------------------------------------- failing writes
 
 
-@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("failing", ["fsync", "replace"])
-def test_failing_write_leaves_the_old_file(ending, failing, tmp_path, monkeypatch):
-    path = tmp_path / f"m{ending}"
+def test_failing_write_leaves_the_old_file(suffix, failing, tmp_path, monkeypatch):
+    path = tmp_path / f"m{suffix}"
     fm.save(path, *small())
     before = path.read_bytes()
 

@@ -56,8 +56,8 @@ def fit(trainer, x=X, y=HOT, **arguments):
 
 # After "...", a message continues with the known names, or with the text of the command line library.
 MISTAKES = {
-    "units str": (lambda: layers.Dense("10"), "`units` of Dense is a positive integer, got '10'; give 1 or more."),
-    "units 0": (lambda: layers.Dense(0), "`units` of Dense is a positive integer, got 0; give 1 or more."),
+    "units str": (lambda: layers.Dense("10"), "`units` of Dense must be a positive integer, got '10'; give 1 or more."),
+    "units 0": (lambda: layers.Dense(0), "`units` of Dense must be a positive integer, got 0; give 1 or more."),
     "activation typo": (
         lambda: layers.Dense(2, activation="sofmax"),
         "`activation` of Dense cannot be used: Unknown activation 'sofmax'. Did you mean 'softmax'? Known:...",
@@ -72,7 +72,7 @@ MISTAKES = {
     ),
     "no list": (
         lambda: Sequential(layers.Dense(2), layers.Dense(3)),
-        "`layers` of Sequential is a list of layers, got a Dense; write Sequential([...]).",
+        "`layers` of Sequential must be a list of layers, got a Dense; write Sequential([...]).",
     ),
     "same name": (
         lambda: Sequential([layers.Dense(2, name="a"), layers.Dense(2, name="a")]),
@@ -80,21 +80,21 @@ MISTAKES = {
     ),
     "input after": (
         lambda: Sequential([layers.Dense(2), Input((4,))]),
-        "Input(...) comes first in a Sequential, got it after 1 layers; move it to the front.",
+        "Input(...) must come first in a Sequential, got it after 1 layers; move it to the front.",
     ),
     "input none": (
         lambda: Input((None, "a")),
-        "The sizes of an input shape are positive integers or None, got 'a' in (None, 'a'); leave the batch out and give the shape of one example.",
+        "The sizes of an input shape must be positive integers or None, got 'a' in (None, 'a'); leave the batch out and give the shape of one example.",
     ),
     "model no outputs": (
         lambda: Model(Input((4,)), None),
-        "The outputs of a Model are symbols, made by Input(...) and by calling layers on them, got none; write x = Input(shape), y = layer(x), Model(x, y).",
+        "The outputs of a Model must be symbols, made by Input(...) and by calling layers on them, got none; write x = Input(shape), y = layer(x), Model(x, y).",
     ),
     "model forgot input": (
         lambda: (lambda a, b: Model(a, layers.Add()([layers.Dense(2)(a), layers.Dense(2)(b)])))(
             Input((4,)), Input((4,))
         ),
-        "The outputs of a Model depend on its `inputs` alone, got outputs that also need <Symbol shape=(None, 4) dtype=float32 input None>; add it to `inputs`.",
+        "The outputs of a Model must depend only on its `inputs`, got outputs that also need <Symbol shape=(None, 4) dtype=float32 input None>; add it to `inputs`.",
     ),
     "call layer on array": (
         lambda: layers.Dense(2)(X),
@@ -118,11 +118,11 @@ MISTAKES = {
     ),
     "padding typo": (
         lambda: layers.Conv2D(4, 3, padding="smae"),
-        "`padding` of Conv2D is one of 'valid', 'same', got 'smae'; use one of these.",
+        "`padding` of Conv2D must be one of 'valid', 'same', got 'smae'; use one of these.",
     ),
     "strides 0": (
         lambda: layers.Conv2D(4, 3, strides=0),
-        "`strides` of Conv2D is an integer of at least 1, or a tuple of 2 of them, got 0; give 1 or more for each axis.",
+        "`strides` of Conv2D must be an integer of at least 1, or a tuple of 2 of them, got 0; give 1 or more for each axis.",
     ),
     "groups": (
         lambda: Sequential([Input((8, 8, 3)), layers.Conv2D(4, 3, groups=2)]),
@@ -169,7 +169,7 @@ MISTAKES = {
     ),
     "embedding floats shape": (
         lambda: layers.Embedding(-1, 2),
-        "`input_dim` of Embedding is a positive integer, got -1; give 1 or more.",
+        "`input_dim` of Embedding must be a positive integer, got -1; give 1 or more.",
     ),
     "merge mode": (
         lambda: layers.Bidirectional(layers.LSTM(2), merge_mode="add"),

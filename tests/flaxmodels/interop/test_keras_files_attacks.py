@@ -204,12 +204,12 @@ SUPPORTED = ", ".join(repr(name) for name in sorted(keras_files.keras_config.LAY
         (arguments(kernel_initializer=function("relu")),
          "`kernel_initializer` of Dense 'dense' cannot be used: Unknown initializer 'relu'. Known"),
         (arguments(activation="os.system"), "`activation` of Dense 'dense' cannot be used: Unknown activation 'os.system'. "),
-        (arguments(units=-3), "`units` of Dense 'dense' is a positive integer, got -3; give 1 or more"),
-        (arguments(units=0), "`units` of Dense 'dense' is a positive integer, got 0; give 1 or more"),
-        (arguments(units=2.5), "`units` of Dense 'dense' is"),
-        (arguments(units=float("inf")), "`units` of Dense 'dense' is"),
-        (arguments(units="2"), "`units` of Dense 'dense' is"),
-        (arguments(name="a/b"), "The name of a layer is a string without '/', got 'a/b' for Dense; "),
+        (arguments(units=-3), "`units` of Dense 'dense' must be a positive integer, got -3; give 1 or more"),
+        (arguments(units=0), "`units` of Dense 'dense' must be a positive integer, got 0; give 1 or more"),
+        (arguments(units=2.5), "`units` of Dense 'dense' must be"),
+        (arguments(units=float("inf")), "`units` of Dense 'dense' must be"),
+        (arguments(units="2"), "`units` of Dense 'dense' must be"),
+        (arguments(name="a/b"), "The name of a layer must be a string without '/', got 'a/b' for Dense; "),
         (arguments(name=7), "each part must have a str 'name', got "),
         (arguments(weights=[1]), "Dense in a model file has unknown arguments ['weights']; known are "),
         (arguments(quantization_config={"class_name": "Int8QuantizationConfig", "module": "keras.quantizers", "config": {}}),
@@ -224,7 +224,7 @@ SUPPORTED = ", ".join(repr(name) for name in sorted(keras_files.keras_config.LAY
         (entries(module=["keras.layers"]), "it names 'Dense' of \"['keras.layers']\", registered as 'None', but only "),
         (lambda c: c["config"]["layers"].append(copy.deepcopy(dense(c))), "Layers of one model need different names, got 'dense' 2 times; "),
         (lambda c: c["config"]["layers"].pop(0), "A Keras file needs a model whose input is known, got one without; start it with Input(shape)"),
-        (lambda c: c["config"]["layers"][0]["config"].update(batch_shape=[None, -3]), "The sizes of an input shape are positive integers or None"),
+        (lambda c: c["config"]["layers"][0]["config"].update(batch_shape=[None, -3]), "The sizes of an input shape must be positive integers or None"),
         (lambda c: c["config"]["layers"][0]["config"].update(sparse=True), "it has an input that is sparse, but only dense inputs are supported; make it dense"),
         (lambda c: c.update(class_name="Functional", module="keras.src.models.functional"), "each part must have a str 'name', got "),
         (lambda c: c.update(class_name=["Sequential"]), "each part must have a str 'class_name', got "),
@@ -254,15 +254,15 @@ def big(kind, shape, **config):
     ("change", "reason"),
     [
         (big("LSTM", (10**6, 1), units=1, unroll=True),
-         "LSTM 'big' in a file unrolls at most 4096 steps, got 1000000"),
+         "LSTM 'big' in a file must unroll at most 4096 steps, got 1000000"),
         (big("AdaptiveAveragePooling1D", (8, 1), output_size=10**10),
-         "`output_size` of AdaptiveAveragePooling1D 'big' in a file is at most 4096, got (10000000000,)"),
+         "`output_size` of AdaptiveAveragePooling1D 'big' in a file must be at most 4096, got (10000000000,)"),
         (big("MaxPooling1D", (8, 1), pool_size=10**9, padding="same"),
-         "`pool_size` of MaxPooling1D 'big' in a file is at most 65536, got (1000000000,)"),
+         "`pool_size` of MaxPooling1D 'big' in a file must be at most 65536, got (1000000000,)"),
         (big("AveragePooling2D", (10**5, 10**5, 1), pool_size=2, padding="same"),
-         "AveragePooling2D 'big' in a file has at most 16777216 positions, got inputs of sizes [100000, 100000, 1]"),
+         "AveragePooling2D 'big' in a file must have at most 16777216 positions, got inputs of sizes [100000, 100000, 1]"),
         (big("Conv2D", (8, 8, 1), filters=1, kernel_size=10**5, padding="same"),
-         "`kernel_size` of Conv2D 'big' in a file is at most 65536, got (100000, 100000)"),
+         "`kernel_size` of Conv2D 'big' in a file must be at most 65536, got (100000, 100000)"),
     ],
     ids=lambda value: "" if callable(value) else value.split("`")[-1].split(" in a")[0],
 )  # fmt: skip
@@ -289,7 +289,7 @@ def test_building_the_graph_is_bounded_in_our_own_files(tmp_path):
     path.write_bytes(len(header).to_bytes(8, "little") + header)
     sentence = (
         f"{path} describes no model that can be built: `output_size` of AdaptiveAveragePooling1D 'big' in a file "
-        "is at most 4096, got (10000000000,)."
+        "must be at most 4096, got (10000000000,)."
     )
     with raises(sentence):
         load(path)
@@ -385,7 +385,7 @@ def history(layer, call=0):
         (lambda named, c: c.update(output_layers=None), "its inputs and outputs must be [layer, call, output], got 'None'"),
         (lambda named, c: c["layers"].append(named["first"]), "two layers have the name 'first'; give each a unique name"),
         (lambda named, c: named["first"].update(inbound_nodes=[[["a", 0, 0, {}]]]), "each part must have a list 'args', got "),
-        (lambda named, c: c.update(input_layers=[["a", 0, 0]]), "The outputs of a Model depend on its `inputs` alone, got outputs that also need "),
+        (lambda named, c: c.update(input_layers=[["a", 0, 0]]), "The outputs of a Model must depend only on its `inputs`, got outputs that also need "),
     ],
 )  # fmt: skip
 @pytest.mark.spread

@@ -124,15 +124,15 @@ def test_masked_softmax_as_keras(shape, axis):
     [
         (
             lambda: layers.ReLU(max_value=-1),
-            "`max_value` of ReLU is a number of at least 0, got -1; give None for no cap.",
+            "`max_value` of ReLU must be a number of at least 0, got -1; give None for no cap.",
         ),
         (
             lambda: layers.ReLU(threshold=None),
-            "`threshold` of ReLU is a number of at least 0, got None; give 0 for none.",
+            "`threshold` of ReLU must be a number of at least 0, got None; give 0 for none.",
         ),
         (
             lambda: layers.LeakyReLU(-0.5),
-            "`negative_slope` of LeakyReLU is a number of at least 0, got -0.5; give 0 for none.",
+            "`negative_slope` of LeakyReLU must be a number of at least 0, got -0.5; give 0 for none.",
         ),
         (
             lambda: layers.PReLU(shared_axes=(0, 1)).init(jax.random.key(0), jnp.ones((2, 3, 4))),

@@ -89,7 +89,7 @@ def test_edge_cases():
 @pytest.mark.parametrize("size", [0, (2, 3, 4), 2.0, None])
 def test_refuses_sizes(size):
     with refuses(
-        "`output_size` of AdaptiveMaxPooling2D is an integer of at least 1, or a tuple of 2 of them, got "
+        "`output_size` of AdaptiveMaxPooling2D must be an integer of at least 1, or a tuple of 2 of them, got "
         f"{size!r}; give 1 or more for each axis."
     ):
         layers.AdaptiveMaxPooling2D(size)
@@ -107,7 +107,7 @@ def test_refuses_inputs():
     ):
         layers.AdaptiveAveragePooling1D(2).apply({}, jnp.ones((1, 0, 2)))
     with refuses(
-        "`data_format` of AdaptiveAveragePooling1D is one of 'channels_last', 'channels_first', got 'NCW'; use one of "
+        "`data_format` of AdaptiveAveragePooling1D must be one of 'channels_last', 'channels_first', got 'NCW'; use one of "
         "these."
     ):
         layers.AdaptiveAveragePooling1D(2, "NCW")

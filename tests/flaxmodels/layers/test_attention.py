@@ -438,13 +438,13 @@ HALF = {"dtype": "bfloat16", "flash_attention": True}
             lambda: layers.MultiHeadAttention(0, 3),
             (),
             {},
-            "`num_heads` of MultiHeadAttention is a positive integer, got 0; give 1 or more.",
+            "`num_heads` of MultiHeadAttention must be a positive integer, got 0; give 1 or more.",
         ),
         (
             lambda: layers.MultiHeadAttention(2, 3, sliding_window=-1),
             (),
             {},
-            "`sliding_window` of MultiHeadAttention is a positive integer, got -1; give 1 or more.",
+            "`sliding_window` of MultiHeadAttention must be a positive integer, got -1; give 1 or more.",
         ),
         (
             lambda: layers.GroupQueryAttention(2, 3, 2),

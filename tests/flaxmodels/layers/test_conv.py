@@ -229,33 +229,37 @@ def test_computes_in_the_given_dtype(name):
 # ---------------------------------------------------------------- what is refused
 
 CONSTRUCTION = [
-    ("Conv2D", {"filters": 0, "kernel_size": 3}, "`filters` of Conv2D is a positive integer, got 0; give 1 or more."),
+    (
+        "Conv2D",
+        {"filters": 0, "kernel_size": 3},
+        "`filters` of Conv2D must be a positive integer, got 0; give 1 or more.",
+    ),
     (
         "Conv2D",
         {"filters": 4, "kernel_size": 3, "groups": -1},
-        "`groups` of Conv2D is a positive integer, got -1; give 1 or more.",
+        "`groups` of Conv2D must be a positive integer, got -1; give 1 or more.",
     ),
     (
         "Conv2D",
         {"filters": 4, "kernel_size": 3, "groups": 3, "name": "stem"},
-        "`filters` of Conv2D 'stem' is a multiple of `groups`, got filters=4 and groups=3; change one of them.",
+        "`filters` of Conv2D 'stem' must be a multiple of `groups`, got filters=4 and groups=3; change one of them.",
     ),
     (
         "Conv2D",
         {"filters": 4, "kernel_size": (3, 0)},
-        "`kernel_size` of Conv2D is an integer of at least 1, or a tuple of 2 of them, got (3, 0); give 1 or more for "
+        "`kernel_size` of Conv2D must be an integer of at least 1, or a tuple of 2 of them, got (3, 0); give 1 or more for "
         "each axis.",
     ),
     (
         "Conv3D",
         {"filters": 4, "kernel_size": 3, "strides": (1, 2)},
-        "`strides` of Conv3D is an integer of at least 1, or a tuple of 3 of them, got (1, 2); give 1 or more for each "
+        "`strides` of Conv3D must be an integer of at least 1, or a tuple of 3 of them, got (1, 2); give 1 or more for each "
         "axis.",
     ),
     (
         "Conv1D",
         {"filters": 4, "kernel_size": 3, "dilation_rate": 1.5},
-        "`dilation_rate` of Conv1D is an integer of at least 1, or a tuple of 1 of them, got 1.5; give 1 or more for "
+        "`dilation_rate` of Conv1D must be an integer of at least 1, or a tuple of 1 of them, got 1.5; give 1 or more for "
         "each axis.",
     ),
     (
@@ -267,28 +271,28 @@ CONSTRUCTION = [
     (
         "Conv2D",
         {"filters": 4, "kernel_size": 3, "padding": "causal"},
-        "`padding` of Conv2D is one of 'valid', 'same', got 'causal'; use one of these.",
+        "`padding` of Conv2D must be one of 'valid', 'same', got 'causal'; use one of these.",
     ),
     (
         "Conv1D",
         {"filters": 4, "kernel_size": 3, "padding": "full"},
-        "`padding` of Conv1D is one of 'valid', 'same', 'causal', got 'full'; use one of these.",
+        "`padding` of Conv1D must be one of 'valid', 'same', 'causal', got 'full'; use one of these.",
     ),
     (
         "Conv2D",
         {"filters": 4, "kernel_size": 3, "data_format": "NHWC"},
-        "`data_format` of Conv2D is one of 'channels_last', 'channels_first', got 'NHWC'; use one of these.",
+        "`data_format` of Conv2D must be one of 'channels_last', 'channels_first', got 'NHWC'; use one of these.",
     ),
     (
         "Conv2DTranspose",
         {"filters": 4, "kernel_size": 3, "output_padding": (0, -1)},
-        "`output_padding` of Conv2DTranspose is an integer of at least 0, or a tuple of 2 of them, got (0, -1); give 0 "
+        "`output_padding` of Conv2DTranspose must be an integer of at least 0, or a tuple of 2 of them, got (0, -1); give 0 "
         "or more for each axis.",
     ),
     (
         "Conv2DTranspose",
         {"filters": 4, "kernel_size": 3, "strides": (2, 1), "output_padding": 1},
-        "`output_padding` of Conv2DTranspose is below `strides` on every axis, got output_padding=(1, 1) and "
+        "`output_padding` of Conv2DTranspose must be below `strides` on every axis, got output_padding=(1, 1) and "
         "strides=(2, 1); make it smaller, or None.",
     ),
     (

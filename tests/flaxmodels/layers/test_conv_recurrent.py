@@ -93,10 +93,13 @@ def test_stacked_layers_in_a_model():
 
 
 ERRORS = {
-    "size": (lambda: layers.ConvLSTM1D(0, 3), "`filters` of ConvLSTM1D is a positive integer, got 0; give 1 or more."),
+    "size": (
+        lambda: layers.ConvLSTM1D(0, 3),
+        "`filters` of ConvLSTM1D must be a positive integer, got 0; give 1 or more.",
+    ),
     "window": (
         lambda: layers.ConvLSTM2D(2, (3, 3, 3)),
-        "`kernel_size` of ConvLSTM2D is an integer of at least 1, or a tuple of 2 of them, got (3, 3, 3); "
+        "`kernel_size` of ConvLSTM2D must be an integer of at least 1, or a tuple of 2 of them, got (3, 3, 3); "
         "give 1 or more for each axis.",
     ),
     "both": (

@@ -144,7 +144,7 @@ def test_float64():
 
 @pytest.mark.parametrize("units", [0, -2, 1.5, True, None, "3"])
 def test_units_must_be_positive(units):
-    sentence = f"`units` of Dense is a positive integer, got {units!r}; give 1 or more."
+    sentence = f"`units` of Dense must be a positive integer, got {units!r}; give 1 or more."
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
         layers.Dense(units)
 

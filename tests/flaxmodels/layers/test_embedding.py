@@ -179,11 +179,11 @@ def test_empty_inputs():
     [
         (
             lambda: layers.Embedding(0, 2),
-            "`input_dim` of Embedding is a positive integer, got 0; give 1 or more.",
+            "`input_dim` of Embedding must be a positive integer, got 0; give 1 or more.",
         ),
         (
             lambda: layers.ReversibleEmbedding(2, 2.5),
-            "`output_dim` of ReversibleEmbedding is a positive integer, got 2.5; give 1 or more.",
+            "`output_dim` of ReversibleEmbedding must be a positive integer, got 2.5; give 1 or more.",
         ),
         (
             lambda: layers.Embedding(3, 2, weights=np.ones((2, 3))),

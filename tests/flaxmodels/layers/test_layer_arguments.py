@@ -19,29 +19,32 @@ def refuses(function, sentence):
 
 
 KNOWN = "Did you mean 'relu'?"
-FROM_0 = "is a number of at least 0"
+FROM_0 = "must be a number of at least 0"
 A_NUMBER = "give a number."
 MADE = [
     # Kinds of arguments, by their annotations
     (
         lambda: layers.Dense(3, use_bias="no"),
-        "`use_bias` of Dense is True or False, got 'no' of type str; give True or False.",
+        "`use_bias` of Dense must be True or False, got 'no' of type str; give True or False.",
     ),
-    (lambda: layers.LSTM(3, unroll=None), "`unroll` of LSTM is True or False, got None; give True or False."),
+    (lambda: layers.LSTM(3, unroll=None), "`unroll` of LSTM must be True or False, got None; give True or False."),
     (
         lambda: layers.Dropout(0.5, seed=1.5),
-        "`seed` of Dropout is an integer or None, got 1.5 of type float; give an integer or None.",
+        "`seed` of Dropout must be an integer or None, got 1.5 of type float; give an integer or None.",
     ),
-    (lambda: layers.ELU("1"), f"`alpha` of ELU is a number, got '1' of type str; {A_NUMBER}"),
-    (lambda: layers.Concatenate("1"), "`axis` of Concatenate is an integer, got '1' of type str; give an integer."),
+    (lambda: layers.ELU("1"), f"`alpha` of ELU must be a number, got '1' of type str; {A_NUMBER}"),
+    (
+        lambda: layers.Concatenate("1"),
+        "`axis` of Concatenate must be an integer, got '1' of type str; give an integer.",
+    ),
     (
         lambda: layers.BatchNormalization([1]),
-        "`axis` of BatchNormalization is an integer, got a list of 1; give an integer.",
+        "`axis` of BatchNormalization must be an integer, got a list of 1; give an integer.",
     ),
-    (lambda: layers.EinsumDense(3, 2), "`equation` of EinsumDense is a string, got 3 of type int; give a string."),
+    (lambda: layers.EinsumDense(3, 2), "`equation` of EinsumDense must be a string, got 3 of type int; give a string."),
     (
         lambda: layers.GlobalMaxPooling1D(keepdims=np.ones(2)),
-        "`keepdims` of GlobalMaxPooling1D is True or False, got an array of shape (2,) and dtype float64; "
+        "`keepdims` of GlobalMaxPooling1D must be True or False, got an array of shape (2,) and dtype float64; "
         "give True or False.",
     ),
     # Names
@@ -72,20 +75,20 @@ MADE = [
     # Dtypes and shapes
     (
         lambda: layers.Dense(3, dtype="float31"),
-        '`dtype` of Dense is a dtype such as "float32" or "bfloat16", got \'float31\'; give one of these.',
+        '`dtype` of Dense must be a dtype such as "float32" or "bfloat16", got \'float31\'; give one of these.',
     ),
     (
         lambda: layers.ReversibleEmbedding(3, 2, reverse_dtype=5),
-        '`reverse_dtype` of ReversibleEmbedding is a dtype such as "float32" or "bfloat16", got 5; give one of these.',
+        '`reverse_dtype` of ReversibleEmbedding must be a dtype such as "float32" or "bfloat16", got 5; give one of these.',
     ),
     (
         lambda: layers.Dense(3, input_shape="28"),
-        "The sizes of an input shape are positive integers or None, got '28' in ('28',); "
+        "The sizes of an input shape must be positive integers or None, got '28' in ('28',); "
         "leave the batch out and give the shape of one example.",
     ),
     # Numbers
-    (lambda: layers.Dense("3"), "`units` of Dense is a positive integer, got '3'; give 1 or more."),
-    (lambda: layers.Dense(True), "`units` of Dense is a positive integer, got True; give 1 or more."),
+    (lambda: layers.Dense("3"), "`units` of Dense must be a positive integer, got '3'; give 1 or more."),
+    (lambda: layers.Dense(True), "`units` of Dense must be a positive integer, got True; give 1 or more."),
     (lambda: layers.ReLU(-1), f"`max_value` of ReLU {FROM_0}, got -1; give None for no cap."),
     (lambda: layers.ReLU(threshold="3"), f"`threshold` of ReLU {FROM_0}, got '3'; give 0 for none."),
     (
@@ -162,16 +165,16 @@ MADE = [
     ),
     (
         lambda: layers.Conv2D(4, 1, groups=3, name="stem"),
-        "`filters` of Conv2D 'stem' is a multiple of `groups`, got filters=4 and groups=3; change one of them.",
+        "`filters` of Conv2D 'stem' must be a multiple of `groups`, got filters=4 and groups=3; change one of them.",
     ),
     (
         lambda: layers.Conv2DTranspose(1, 1, strides=(2, 1), output_padding=1),
-        "`output_padding` of Conv2DTranspose is below `strides` on every axis, got output_padding=(1, 1) and "
+        "`output_padding` of Conv2DTranspose must be below `strides` on every axis, got output_padding=(1, 1) and "
         "strides=(2, 1); make it smaller, or None.",
     ),
     (
         lambda: layers.AdaptiveAveragePooling1D(2, "NCW"),
-        "`data_format` of AdaptiveAveragePooling1D is one of 'channels_last', 'channels_first', got 'NCW'; "
+        "`data_format` of AdaptiveAveragePooling1D must be one of 'channels_last', 'channels_first', got 'NCW'; "
         "use one of these.",
     ),
     (

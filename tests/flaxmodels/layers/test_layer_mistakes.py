@@ -31,54 +31,59 @@ A_MASK = "give one such as jnp.any(x != 0, axis=-1), or None."
 A_POSITION = "give one boolean for each position."
 CALLED = [
     # What is no array
-    (layers.Dense(2), (None,), {}, f"`inputs` of Dense is an array of numbers, got None; {AN_ARRAY}"),
-    (layers.Dense(2), (), {}, f"`inputs` of Dense is an array of numbers, got None; {AN_ARRAY}"),
-    (layers.Dense(2), ("x",), {}, f"`inputs` of Dense is an array of numbers, got 'x' of type str; {AN_ARRAY}"),
-    (layers.ReLU(), ([[1.0]],), {}, f"`inputs` of ReLU is an array of numbers, got a list of 1; {AN_ARRAY}"),
-    (layers.Identity(), (None,), {}, f"`inputs` of Identity is an array of numbers, got None; {AN_ARRAY}"),
+    (layers.Dense(2), (None,), {}, f"`inputs` of Dense must be an array of numbers, got None; {AN_ARRAY}"),
+    (layers.Dense(2), (), {}, f"`inputs` of Dense must be an array of numbers, got None; {AN_ARRAY}"),
+    (layers.Dense(2), ("x",), {}, f"`inputs` of Dense must be an array of numbers, got 'x' of type str; {AN_ARRAY}"),
+    (layers.ReLU(), ([[1.0]],), {}, f"`inputs` of ReLU must be an array of numbers, got a list of 1; {AN_ARRAY}"),
+    (layers.Identity(), (None,), {}, f"`inputs` of Identity must be an array of numbers, got None; {AN_ARRAY}"),
     (
         layers.Lambda(abs),
         ([1.0],),
         {},
-        f"`inputs` of Lambda is an array of numbers, got 1.0 of type float; {AN_ARRAY}",
+        f"`inputs` of Lambda must be an array of numbers, got 1.0 of type float; {AN_ARRAY}",
     ),
     (
         layers.Embedding(3, 2),
         (np.array([["a"]]),),
         {},
-        f"`inputs` of Embedding is an array of numbers, got an array of shape (1, 1) and dtype <U1; {AN_ARRAY}",
+        f"`inputs` of Embedding must be an array of numbers, got an array of shape (1, 1) and dtype <U1; {AN_ARRAY}",
     ),
-    (layers.Add(), ([x(2), [1.0]],), {}, f"`inputs[1]` of Add is an array of numbers, got a list of 1; {AN_ARRAY}"),
+    (
+        layers.Add(),
+        ([x(2), [1.0]],),
+        {},
+        f"`inputs[1]` of Add must be an array of numbers, got a list of 1; {AN_ARRAY}",
+    ),
     (
         layers.LSTM(2),
         ([x(2, 3, 4), x(2, 2)],),
         {},
-        f"`inputs` of LSTM is an array of numbers, got a list of 2; {AN_ARRAY}",
+        f"`inputs` of LSTM must be an array of numbers, got a list of 2; {AN_ARRAY}",
     ),
     (
         layers.LSTM(2),
         (x(2, 3, 4), [x(2, 2), "c"]),
         {},
-        f"`states` of LSTM is an array of numbers, got 'c' of type str; {AN_ARRAY}",
+        f"`states` of LSTM must be an array of numbers, got 'c' of type str; {AN_ARRAY}",
     ),
     (
         layers.TimeDistributed(layers.Dense(2)),
         (None,),
         {},
-        f"`inputs` of TimeDistributed is an array of numbers, got None; {AN_ARRAY}",
+        f"`inputs` of TimeDistributed must be an array of numbers, got None; {AN_ARRAY}",
     ),
     (
         layers.MultiHeadAttention(1, 2),
         (x(2, 3, 4), "value"),
         {},
-        f"`value` of MultiHeadAttention is an array of numbers, got 'value' of type str; {AN_ARRAY}",
+        f"`value` of MultiHeadAttention must be an array of numbers, got 'value' of type str; {AN_ARRAY}",
     ),
     # Training flag
     (
         layers.Dropout(0.5),
         (x(2, 3),),
         {"train": "yes"},
-        "`train` of Dropout is True or False, got 'yes' of type str; "
+        "`train` of Dropout must be True or False, got 'yes' of type str; "
         'under jax.jit, fix it with functools.partial or static_argnames="train".',
     ),
     # Masks
@@ -86,20 +91,20 @@ CALLED = [
         layers.Dense(2),
         (x(2, 3, 4),),
         {"mask": [[True] * 3] * 2},
-        f"The mask of Dense is a boolean array, got True of type bool; {A_MASK}",
+        f"The mask of Dense must be a boolean array, got True of type bool; {A_MASK}",
     ),
     (
         layers.Dense(2),
         (x(2, 3, 4),),
         {"mask": x(2, 4)},
-        "The mask of Dense has the leading sizes of the masked array of shape (2, 3, 4), got shape (2, 4); "
+        "The mask of Dense must have the leading sizes of the masked array of shape (2, 3, 4), got shape (2, 4); "
         f"{A_POSITION}",
     ),
     (
         layers.BatchNormalization(),
         (x(2, 3, 4),),
         {"mask": x(2, 4)},
-        "The mask of BatchNormalization has the leading sizes of the masked array of shape (2, 3, 4), got shape "
+        "The mask of BatchNormalization must have the leading sizes of the masked array of shape (2, 3, 4), got shape "
         f"(2, 4); {A_POSITION}",
     ),
     (
@@ -113,21 +118,21 @@ CALLED = [
         layers.Minimum(),
         ([x(2, 3), x(2, 4, 3)],),
         {"mask": [None, x(2, 3)]},
-        "The mask of input 1 of Minimum has the leading sizes of the masked array of shape (2, 4, 3), got shape "
+        "The mask of input 1 of Minimum must have the leading sizes of the masked array of shape (2, 4, 3), got shape "
         f"(2, 3); {A_POSITION}",
     ),
     (
         layers.Attention(),
         ([x(2, 3, 5), x(2, 4, 5)],),
         {"mask": [None, x(2, 3)]},
-        "The value mask of Attention has the leading sizes of the masked array of shape (2, 4), got shape (2, 3); "
+        "The value mask of Attention must have the leading sizes of the masked array of shape (2, 4), got shape (2, 3); "
         f"{A_POSITION}",
     ),
     (
         layers.MultiHeadAttention(1, 2),
         (x(2, 3, 4), x(2, 5, 4)),
         {"value_mask": x(2, 3)},
-        "The value mask of MultiHeadAttention has the leading sizes of the masked array of shape (2, 5), got shape "
+        "The value mask of MultiHeadAttention must have the leading sizes of the masked array of shape (2, 5), got shape "
         f"(2, 3); {A_POSITION}",
     ),
     (
@@ -277,21 +282,21 @@ CALLED = [
         layers.Softmax(axis="last"),
         (x(2, 3),),
         {},
-        "`axis` of Softmax names different axes of its inputs, got last for inputs of shape (2, 3); "
+        "`axis` of Softmax must name different axes of its inputs, got last for inputs of shape (2, 3); "
         "give axes from -2 to 1.",
     ),
     (
         layers.LayerNormalization(axis=1.0),
         (x(2, 3),),
         {},
-        "`axis` of LayerNormalization names different axes of its inputs, got 1.0 for inputs of shape (2, 3); "
+        "`axis` of LayerNormalization must name different axes of its inputs, got 1.0 for inputs of shape (2, 3); "
         "give axes from -2 to 1.",
     ),
     (
         layers.BatchNormalization(3),
         (x(2, 3, 4),),
         {},
-        "`axis` of BatchNormalization names different axes of its inputs, got 3 for inputs of shape (2, 3, 4); "
+        "`axis` of BatchNormalization must name different axes of its inputs, got 3 for inputs of shape (2, 3, 4); "
         "give axes from -3 to 2.",
     ),
     (
@@ -446,7 +451,7 @@ def test_activity_regularizer_of_outputs_without_a_batch():
 def test_a_traced_training_flag_explains_static_argnames():
     refuses(
         lambda: jax.jit(lambda train: layers.ReLU().apply({}, x(2), train=train))(True),
-        "`train` of ReLU is True or False, got a traced value; "
+        "`train` of ReLU must be True or False, got a traced value; "
         'under jax.jit, fix it with functools.partial or static_argnames="train".',
     )
 

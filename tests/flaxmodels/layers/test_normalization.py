@@ -343,14 +343,14 @@ def test_other_layers_as_keras(name, config):
             lambda: layers.BatchNormalization(axis=3),
             (2, 3, 4),
             None,
-            "`axis` of BatchNormalization names different axes of its inputs, got 3 for inputs of shape (2, 3, 4); "
+            "`axis` of BatchNormalization must name different axes of its inputs, got 3 for inputs of shape (2, 3, 4); "
             "give axes from -3 to 2.",
         ),
         (
             lambda: layers.LayerNormalization(axis=(1, -2)),
             (2, 3, 4),
             None,
-            "`axis` of LayerNormalization names different axes of its inputs, got (1, -2) for inputs of shape (2, 3, "
+            "`axis` of LayerNormalization must name different axes of its inputs, got (1, -2) for inputs of shape (2, 3, "
             "4); give axes from -3 to 2.",
         ),
         (
@@ -385,7 +385,7 @@ def test_other_layers_as_keras(name, config):
             lambda: layers.GroupNormalization(0),
             (),
             None,
-            "`groups` of GroupNormalization is a positive integer, got 0; give 1 or more.",
+            "`groups` of GroupNormalization must be a positive integer, got 0; give 1 or more.",
         ),
         (
             lambda: layers.GroupNormalization(4),
@@ -405,7 +405,7 @@ def test_other_layers_as_keras(name, config):
             lambda: spectral(0),
             (),
             None,
-            "`power_iterations` of SpectralNormalization is a positive integer, got 0; give 1 or more.",
+            "`power_iterations` of SpectralNormalization must be a positive integer, got 0; give 1 or more.",
         ),
     ],
 )

@@ -216,24 +216,24 @@ CONSTRUCTION = [
     (
         "MaxPooling2D",
         {"pool_size": (2, 0)},
-        "`pool_size` of MaxPooling2D is an integer of at least 1, or a tuple of 2 of them, got (2, 0); give 1 or more "
+        "`pool_size` of MaxPooling2D must be an integer of at least 1, or a tuple of 2 of them, got (2, 0); give 1 or more "
         "for each axis.",
     ),
     (
         "AveragePooling1D",
         {"pool_size": 2, "strides": 0},
-        "`strides` of AveragePooling1D is an integer of at least 1, or a tuple of 1 of them, got 0; give 1 or more for "
+        "`strides` of AveragePooling1D must be an integer of at least 1, or a tuple of 1 of them, got 0; give 1 or more for "
         "each axis.",
     ),
     (
         "SumPooling3D",
         {"pool_size": 2, "padding": "causal"},
-        "`padding` of SumPooling3D is one of 'valid', 'same', got 'causal'; use one of these.",
+        "`padding` of SumPooling3D must be one of 'valid', 'same', got 'causal'; use one of these.",
     ),
     (
         "GlobalMaxPooling2D",
         {"data_format": "last", "name": "top"},
-        "`data_format` of GlobalMaxPooling2D 'top' is one of 'channels_last', 'channels_first', got 'last'; use one of "
+        "`data_format` of GlobalMaxPooling2D 'top' must be one of 'channels_last', 'channels_first', got 'last'; use one of "
         "these.",
     ),
 ]

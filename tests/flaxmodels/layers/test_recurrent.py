@@ -342,7 +342,7 @@ def test_the_last_state_is_the_last_output():
 ERRORS = {
     "size": (
         lambda: layers.LSTM(0),
-        "`units` of LSTM is a positive integer, got 0; give 1 or more.",
+        "`units` of LSTM must be a positive integer, got 0; give 1 or more.",
     ),
     "dropout": (
         lambda: layers.GRU(3, recurrent_dropout=1.5),
@@ -372,7 +372,7 @@ ERRORS = {
     ),
     "list": (
         lambda: layers.LSTM(3).init(jax.random.key(0), [draw(2, 3, 4), draw(2, 3), draw(2, 3)]),
-        "`inputs` of LSTM is an array of numbers, got a list of 3; give a NumPy or a JAX array.",
+        "`inputs` of LSTM must be an array of numbers, got a list of 3; give a NumPy or a JAX array.",
     ),
     "mask": (
         lambda: layers.LSTM(3).init(jax.random.key(0), draw(2, 3, 4), mask=np.ones((2, 4), bool)),

@@ -187,7 +187,7 @@ CONSTRUCTION = [
     (
         "Flatten",
         {"data_format": "NHWC"},
-        "`data_format` of Flatten is one of 'channels_last', 'channels_first', got 'NHWC'; use one of these.",
+        "`data_format` of Flatten must be one of 'channels_last', 'channels_first', got 'NHWC'; use one of these.",
     ),
     *(
         (
@@ -208,7 +208,7 @@ CONSTRUCTION = [
         for dims in [(0, 1), (1, 3), (1, 1), 2, (1.0, 2)]
     ),
     *(
-        ("RepeatVector", {"n": n}, f"`n` of RepeatVector is a positive integer, got {n!r}; give 1 or more.")
+        ("RepeatVector", {"n": n}, f"`n` of RepeatVector must be a positive integer, got {n!r}; give 1 or more.")
         for n in [0, 2.0, True]
     ),
     *(
@@ -238,13 +238,13 @@ CONSTRUCTION = [
     (
         "UpSampling1D",
         {"size": 0},
-        "`size` of UpSampling1D is an integer of at least 1, or a tuple of 1 of them, got 0; give 1 or more for each "
+        "`size` of UpSampling1D must be an integer of at least 1, or a tuple of 1 of them, got 0; give 1 or more for each "
         "axis.",
     ),
     (
         "UpSampling2D",
         {"interpolation": "area"},
-        "`interpolation` of UpSampling2D is one of 'nearest', 'bilinear', 'bicubic', 'lanczos3', 'lanczos5', got "
+        "`interpolation` of UpSampling2D must be one of 'nearest', 'bilinear', 'bicubic', 'lanczos3', 'lanczos5', got "
         "'area'; use one of these.",
     ),
 ]

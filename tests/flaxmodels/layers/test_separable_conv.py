@@ -172,28 +172,28 @@ CONSTRUCTION = [
     (
         "DepthwiseConv2D",
         {"kernel_size": 3, "depth_multiplier": 0},
-        "`depth_multiplier` of DepthwiseConv2D is a positive integer, got 0; give 1 or more.",
+        "`depth_multiplier` of DepthwiseConv2D must be a positive integer, got 0; give 1 or more.",
     ),
     (
         "DepthwiseConv1D",
         {"kernel_size": 3, "padding": "causal"},
-        "`padding` of DepthwiseConv1D is one of 'valid', 'same', got 'causal'; use one of these.",
+        "`padding` of DepthwiseConv1D must be one of 'valid', 'same', got 'causal'; use one of these.",
     ),
     (
         "DepthwiseConv2D",
         {"kernel_size": 3, "strides": (1, 0)},
-        "`strides` of DepthwiseConv2D is an integer of at least 1, or a tuple of 2 of them, got (1, 0); give 1 or more "
+        "`strides` of DepthwiseConv2D must be an integer of at least 1, or a tuple of 2 of them, got (1, 0); give 1 or more "
         "for each axis.",
     ),
     (
         "SeparableConv2D",
         {"filters": True, "kernel_size": 3},
-        "`filters` of SeparableConv2D is a positive integer, got True; give 1 or more.",
+        "`filters` of SeparableConv2D must be a positive integer, got True; give 1 or more.",
     ),
     (
         "SeparableConv1D",
         {"filters": 2, "kernel_size": "3"},
-        "`kernel_size` of SeparableConv1D is an integer of at least 1, or a tuple of 1 of them, got '3'; give 1 or "
+        "`kernel_size` of SeparableConv1D must be an integer of at least 1, or a tuple of 1 of them, got '3'; give 1 or "
         "more for each axis.",
     ),
 ]

@@ -75,7 +75,7 @@ def test_repr_names_the_source_of_a_symbol():
     + [
         (
             {"shape": shape},
-            f"The sizes of an input shape are positive integers or None, got {size!r} in {shape}; "
+            f"The sizes of an input shape must be positive integers or None, got {size!r} in {shape}; "
             "leave the batch out and give the shape of one example.",
         )
         for shape, size in [((0, 2), 0), ((-1,), -1), ((2.0,), 2.0), ((True,), True), (("a", "b"), "a")]

@@ -139,7 +139,7 @@ HOSTILE = {
         lambda: keras_stack(keras_layer("Dense", "d", units=1, **{f"argument{i}": 1 for i in range(N)})),
         "Dense in a model file has unknown arguments ['argument0', 'argument1',",
     ),
-    "a long list for a number": (lambda: keras_stack(keras_layer("Dense", "d", units=[1] * 10**5)), "`units` of Dense 'd' is a"),
+    "a long list for a number": (lambda: keras_stack(keras_layer("Dense", "d", units=[1] * 10**5)), "`units` of Dense 'd' must be a"),
     "unknown class": (lambda: keras_stack(keras_layer("D" * 9000, "d")), "Unknown layer in a Keras file 'DDD"),
 }  # fmt: skip
 
@@ -197,7 +197,7 @@ def our_stack(*inner):
         (our_stack(*({"class": "Flatten", "config": {}, "name": f"d{i}"} for i in range(6000))),
          "it calls 6001 layers, but at most 5000 are allowed"),
         (our_stack({"class": "Dense", "config": {"units": "x" * 10**5}, "name": "d" * 10**5}), "`units` of Dense 'ddd"),
-        (our_stack({"class": "Dense", "config": {"units": [1] * 10**5}, "name": "d"}), "`units` of Dense 'd' is"),
+        (our_stack({"class": "Dense", "config": {"units": [1] * 10**5}, "name": "d"}), "`units` of Dense 'd' must be"),
     ],
     ids=["layers", "calls", "names", "lists"],
 )  # fmt: skip

@@ -422,7 +422,7 @@ def test_size_of_arrays_in_arguments_is_limited(path, monkeypatch):
     with pytest.raises(ValueError) as caught:
         fm.save(path, model, {})
     assert re.fullmatch(
-        r"The header of a model file has up to 2000 bytes, got \d{4}; pass large arrays in `variables`, "
+        r"The header of a model file must have at most 2000 bytes, got \d{4}; pass large arrays in `variables`, "
         "not as arguments of layers.",
         str(caught.value),
     )

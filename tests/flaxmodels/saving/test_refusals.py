@@ -182,7 +182,7 @@ def test_base_descriptions_are_valid(path):
 
 
 KNOWN = ", ".join(repr(name) for name in sorted(schema._classes()))
-UNITS = "`units` of Dense is a positive integer, got {}; give 1 or more."
+UNITS = "`units` of Dense must be a positive integer, got {}; give 1 or more."
 DENSE_KNOWN = sorted(
     "units activation use_bias kernel_initializer bias_initializer kernel_regularizer bias_regularizer "
     "kernel_constraint bias_constraint dtype param_dtype trainable activity_regularizer input_shape".split()
@@ -190,7 +190,7 @@ DENSE_KNOWN = sorted(
 
 
 def part(kind, key, given):
-    return f"Each part in a model file has a {key!r} of type {kind}, got {str(given)[:80]!r}."
+    return f"Each part in a model file must have a {key!r} of type {kind}, got {str(given)[:80]!r}."
 
 
 @pytest.mark.parametrize(
@@ -224,10 +224,10 @@ def part(kind, key, given):
             sequence({"class": "Dense", "config": {}}),
             "Dense in a model file can't be built: Dense.__init__() missing 1 required positional argument: 'units'.",
         ),
-        (sequence(DENSE | {"name": 3}), "A name in a model file is a string, got '3'."),
+        (sequence(DENSE | {"name": 3}), "A name in a model file must be a string, got '3'."),
         (
             sequence(DENSE | {"name": "a/b"}),
-            "The name of a layer is a string without '/', got 'a/b' for Dense; use another character, such as '_'.",
+            "The name of a layer must be a string without '/', got 'a/b' for Dense; use another character, such as '_'.",
         ),
         (sequence({"class": "Dense", "config": {"units": {"x": 1}}}),
          "A model file holds an unknown kind of value, \"{'x': 1}\"."),
@@ -238,7 +238,7 @@ def part(kind, key, given):
         (sequence(DENSE, input=SOURCE | {"dtype": "float31"}), "A model file names an unknown dtype, 'float31'."),
         (
             sequence(DENSE, input=SOURCE | {"shape": [None, -3]}),
-            "The sizes of an input shape are positive integers or None, got -3 in (None, -3); "
+            "The sizes of an input shape must be positive integers or None, got -3 in (None, -3); "
             "leave the batch out and give the shape of one example.",
         ),
         (
@@ -251,7 +251,7 @@ def part(kind, key, given):
         (graph(outputs={"symbol": [[], {}]}), "A model file refers to '[[], {}]', which does not exist."),
         (
             graph(outputs=3),
-            "Model in a model file can't be built: The outputs of a Model are symbols, made by Input(...) and by "
+            "Model in a model file can't be built: The outputs of a Model must be symbols, made by Input(...) and by "
                 "calling layers on them, got 3 of type int; "
             "write x = Input(shape), y = layer(x), Model(x, y).",
         ),
