@@ -2,7 +2,7 @@
 
     python benchmarks/startup.py [--rounds 3]
 
-Each measurement is a fresh process, and competitors take turns. A round trains the same small CNN on the embedded
+Each measurement runs in a fresh process, and competitors take turns. A round trains the same small CNN on the embedded
 digits for one epoch, three times. "First" has empty caches and also compiles the C kernels. "Cold" has the kernels, but
 an empty folder for compiled programs. "Warm" has the programs of the cold start. For flaxmodels this is the command
 line; Keras and PyTorch are scripts that do the same. Python's bytecode files always exist. Import times are those of

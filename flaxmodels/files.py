@@ -6,7 +6,7 @@ from typing import Any
 
 import flax.linen as nn
 
-import flaxmodels  # Gives `interop`, which is imported when a Keras file is read or written.
+import flaxmodels  # `flaxmodels.interop` is imported on first use, for Keras files.
 from flaxmodels import formats, saving
 from flaxmodels.layers.base import Layer
 

@@ -296,7 +296,7 @@ class Orthogonal(Initializer):
         seed: Integer that replaces the key, so that all calls draw the same values; None to use the key.
 
     Raises:
-        ValueError: If the gain is not finite, the seed is not in [0, 2^32), or the weight has less than two axes.
+        ValueError: If the gain is not finite, the seed is not in [0, 2^32), or the weight has fewer than two axes.
 
     References:
         Saxe et al., Exact solutions to the nonlinear dynamics of learning, 2014, https://arxiv.org/abs/1312.6120

@@ -127,7 +127,7 @@ class BatchNormalization(Layer):
         axis = checked_axes(self, self.axis, inputs)[0]
         if mask is not None and mask.ndim != inputs.ndim - 1:
             raise ValueError(
-                f"The mask of {self.label} must have one axis less than its inputs, got a mask of shape {mask.shape} "
+                f"The mask of {self.label} must have one axis fewer than its inputs, got a mask of shape {mask.shape} "
                 f"for inputs of shape {inputs.shape}; reshape the mask, or leave it out."
             )
         if mask is not None:

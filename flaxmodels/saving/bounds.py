@@ -15,7 +15,7 @@ from flaxmodels.layers import symbolic
 from flaxmodels.layers.base import Layer
 from flaxmodels.layers.pooling import AveragePooling
 
-# Limits of arguments whose values already cost time or memory while a graph is built.
+# Limits on arguments that affect the time or memory of building a graph.
 LIMITS = {"kernel_size": 2**16, "pool_size": 2**16, "output_size": 2**12, "power_iterations": 2**10}
 MAX_UNROLLED = 2**12
 RANDOM = (

@@ -188,7 +188,7 @@ def read_arrays(path: Path) -> dict[str, Any]:
     try:
         flat = safetensors.flax.load_file(os.fspath(path))
         variables = traverse_util.unflatten_dict({tuple(name.split("/")): value for name, value in flat.items()})
-    except Exception as error:  # safetensors raises its own exception for some kinds of damage, others for the rest.
+    except Exception as error:  # Depending on the damage, safetensors raises its own or other exceptions.
         raise ValueError(f"{path} is damaged: {reason(error)}; save the model again.") from error
     _check_digest(path)  # The file is now known to be no longer than its arrays, so hashing it takes bounded time.
     return variables

@@ -1,4 +1,4 @@
-// What both convolution algorithms share: the description of a convolution, and ReLU and max pooling fused into it.
+// Code shared by both convolution algorithms: the description of a convolution, and ReLU and max pooling fused into it.
 
 #pragma once
 

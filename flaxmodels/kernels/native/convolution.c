@@ -35,7 +35,7 @@ static void init_pooling(Conv *c) {
   }
 }
 
-// Returns 0 without memory.
+// Returns 0 if memory runs out.
 static int init_conv(Conv *c, const WindowAttributes *g, int64_t batch) {
   const int64_t *size = g->image_size, *out = g->output_size, channels = g->channels, groups = g->groups;
   // Without dilation and groups a whole row of the window is contiguous; otherwise a segment is one tap.
@@ -68,8 +68,8 @@ static int init_conv(Conv *c, const WindowAttributes *g, int64_t batch) {
 
 // ---------------------------------------------------------------- forward pass
 
-// One panel of features, starting at `feature`, for output positions [from, to) counted over all images. `out` has rows
-// of all features and starts at position `from`.
+// Computes one panel of features, starting at `feature`, for output positions [from, to) counted over all images.
+// `out` has rows of all features and starts at position `from`.
 static void forward_panel(const Conv *c, const float *x, const float *panel, int64_t feature, int64_t from, int64_t to,
                           int64_t columns, float *out) {
   Vec bias[2] = {{0}, {0}};
@@ -95,7 +95,7 @@ static void forward_panel(const Conv *c, const float *x, const float *panel, int
   }
 }
 
-// Panels [first, last) for output positions [from, to).
+// Computes panels [first, last) for output positions [from, to).
 static void forward_positions(const Conv *c, int64_t first, int64_t last, int64_t from, int64_t to, float *out) {
   int64_t group_channels = c->channels / c->groups;
   for (int64_t panel = first; panel < last; panel++) {
@@ -125,7 +125,7 @@ static int64_t pool_scratch_size(const Conv *c) {
   return pooled_lines(c) * c->pool_window[0] * c->output_size[1] * c->features;
 }
 
-// Max pooling of n lines of one image, starting at pooled line `line`; `outputs` holds the outputs of those lines.
+// Pools n lines of one image, starting at pooled line `line`; `outputs` holds the outputs of those lines.
 static void pool_lines(const Conv *c, const float *outputs, int64_t image, int64_t line, int64_t n) {
   int64_t to = (image * c->pooled_size[0] + line) * c->pooled_size[1] * c->features;
   for (int64_t i = 0; i < n; i++)
@@ -212,8 +212,8 @@ static const float *gradients(const Conv *c, int64_t part, int64_t image, int64_
 // Panels of the transposed kernel: for each group and segment, columns are values of the segment.
 static int64_t panels_per_segment(const Conv *c) { return ceil_div(c->segment_length, TILE_COLS); }
 
-// Adds what positions [from, to) of one image contribute to one panel of columns of one segment: a product of gradients
-// and the transposed kernel, scattered to the image.
+// Adds the contribution of positions [from, to) of one image to one panel of columns of one segment: a product of
+// gradients and the transposed kernel, scattered to the image.
 static void backward_input_panel(const Conv *c, const float *dy, const float *panel, float *out, int64_t from,
                                  int64_t to, int64_t columns) {
   const int64_t zero = 0;
@@ -309,7 +309,7 @@ static void backward_kernel_unit(void *arguments, int64_t part) {
         backward_kernel_panel(c, image, image + 1, s, min64(s + step, c->segments), panel, partial, d_bias);
 }
 
-// Large kernels: each unit computes one segment of one panel over the whole batch. The output is zero before.
+// Large kernels: each unit computes one segment of one panel over the whole batch. The output must be zero on entry.
 static void backward_large_kernel_unit(void *arguments, int64_t unit) {
   const Conv *c = arguments;
   int64_t segment = unit % c->segments;
@@ -391,7 +391,8 @@ KERNEL(conv) {
   return finish(frame, &c, kernel_name, c.use_winograd ? winograd_forward(frame, &c) : forward(frame, &c));
 }
 
-// The gate is required with fused pooling, where it is argmax; without pooling it is the outputs after ReLU, if given.
+// With fused pooling the gate is required and holds the argmax; without pooling it is optional and holds the outputs
+// after ReLU.
 KERNEL(conv_backward_input) {
   Sizes s = sizes_of(frame);
   if (!s.geometry || (s.geometry->pooled && frame->args.size < 3) ||

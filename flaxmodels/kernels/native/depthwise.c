@@ -60,8 +60,8 @@ static void backward_input_unit(void *arguments, int64_t image) {
   }
 }
 
-// Adds to the gradients of some taps what the positions inside one image contribute. `taps` is a constant at each call,
-// so that the sums stay in registers.
+// Adds the contributions of the positions inside one image to the gradients of some taps. `taps` is a constant at each
+// call, so that the sums stay in registers.
 INLINE void add_inner_positions(int taps, const Windows *w, const float *x, const float *dy, const int64_t *tap_offset,
                                 float *d_kernel, int64_t n) {
   Vec sums[9];
@@ -74,7 +74,7 @@ INLINE void add_inner_positions(int taps, const Windows *w, const float *x, cons
   UNROLL for (int k = 0; k < taps; k++) store_n(d_kernel + k * w->channels, sums[k], n);
 }
 
-// Adds what the positions at the edge of one image contribute, for all taps and channels.
+// Adds the contributions of the positions at the edge of one image, for all taps and channels.
 static void add_edge_positions(const Windows *w, const float *x, const float *dy, float *d_kernel) {
   int64_t buffer[tap_buffer_size(w)];
   for (int64_t position = 0; position < w->positions; position++) {

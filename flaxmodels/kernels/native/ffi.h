@@ -7,14 +7,14 @@
 #include "simd.h"
 #include "xla/ffi/api/c_api.h"
 
-// What the registry declares about an operand or a result. `dtypes` are the two accepted types, equal if there is one.
+// The registry's declaration of an operand or a result. `dtypes` are the two accepted types, equal if there is one.
 typedef struct {
   const char *name;
   XLA_FFI_DataType dtypes[2];
   int min_rank, max_rank, may_be_empty;
 } ArraySpec;
 
-// What the registry declares about a kernel; arrays beyond the required ones are optional.
+// The registry's declaration of a kernel; arrays beyond the required ones are optional.
 typedef struct {
   const char *kernel;
   const ArraySpec *operands;

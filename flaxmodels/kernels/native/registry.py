@@ -177,7 +177,7 @@ RECURRENCE = Attributes("RecurrenceAttributes", {"cell_type": 1, "units": 1, "fe
 _IMAGE, _OUTPUT = "B *S C", "B *O F"
 _conv = partial(Kernel, sources=("convolution.c", "winograd.c"), attributes=WINDOW)
 _CONV_KERNEL, _BIAS = Array("kernel", "*K I F"), Array("bias", "F", optional=True)
-# What the gradient of the outputs passes: the outputs themselves after ReLU, or `argmax` after max pooling.
+# The gate of the outputs' gradient: the outputs after ReLU, or `argmax` after max pooling.
 _GATE = Array("gate", _OUTPUT, ("float32", "uint8"), optional=True)
 _depthwise = partial(Kernel, sources=("depthwise.c",), attributes=WINDOW)
 _DEPTHWISE_KERNEL = Array("kernel", "*K C")

@@ -8,8 +8,8 @@
 #include <immintrin.h>
 #endif
 
-// LANES is the number of floats in a vector register. Zen 3 and Zen 4 are excluded from 512-bit vectors: they execute
-// them in halves, and narrower vectors waste less of a partly filled row.
+// LANES is the number of floats in a vector register. Zen 3 and Zen 4 are excluded from 512-bit vectors: they split
+// 512-bit operations into halves, and narrower vectors waste less of a partly filled row.
 #if defined(__AVX512F__) && !defined(__znver3__) && !defined(__znver4__)
 #define HAVE_AVX512
 enum { LANES = 16 };

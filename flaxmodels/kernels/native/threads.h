@@ -50,8 +50,8 @@ static inline int64_t thread_count(XLA_FFI_CallFrame *frame) {
   return 1;
 }
 
-// Runs all units and waits for them; returns 0 without memory. The calling thread works too, so a busy pool can't block
-// it.
+// Runs all units and waits for them; returns 0 if memory runs out. The calling thread works too, so a busy pool can't
+// block it.
 static inline int parallel_for(XLA_FFI_CallFrame *frame, Work *work, void *arguments, int64_t units) {
   Job *job = malloc(sizeof *job);
   if (!job) return 0;

@@ -61,7 +61,7 @@ INLINE void add_outer_products_const(int rows, int vectors, const float *x, cons
     UNROLL for (int j = 0; j < vectors; j++) out[i][j] = sums[i][j];
 }
 
-// Calls a function whose first arguments, rows and vectors, are constants in each case.
+// Calls a function whose first arguments, rows and vectors, are compile-time constants in each case.
 #define CALL_WITH_CONST_SIZE(function, rows, columns, ...)      \
   switch ((columns) > LANES ? (rows) : (rows) - TILE_ROWS) {    \
     case 1: function(1, 2, __VA_ARGS__); break;                 \

@@ -70,7 +70,8 @@ typedef struct {
   const int64_t *offset, *kernel_offset;
 } TapList;
 
-// Returns how many taps along an axis lie inside the image for the window at an output index, and which is the first.
+// Returns the number of taps along an axis that lie inside the image for the window at an output index, and the first
+// of them.
 static inline int64_t valid_taps_along(const WindowAttributes *g, int axis, int64_t index, int64_t *first) {
   int64_t start = index * g->stride[axis] - g->pad_before[axis], before = start < 0 ? -start : 0;
   int64_t left = start < g->image_size[axis] ? g->image_size[axis] - start : 0, dilation = g->dilation[axis];
@@ -101,7 +102,7 @@ static inline TapList taps_at(const Windows *w, int64_t position, int64_t *buffe
   return list;
 }
 
-// Returns 0 without memory. `free_windows` releases the lists.
+// Returns 0 if memory runs out. `free_windows` releases the lists.
 static inline int init_windows(Windows *w, const WindowAttributes *g, int64_t batch) {
   int64_t plane = g->image_size[1] * g->image_size[2];
   int64_t pad_offset = g->pad_before[0] * plane + g->pad_before[1] * g->image_size[2] + g->pad_before[2];

@@ -1,7 +1,7 @@
 // Winograd convolution F(2x2, 3x3) for a CPU, channels last: 16 multiplications for outputs that otherwise take 36.
 //
 // A patch of 4 x 4 input values covers the windows of 2 x 2 outputs. Sums and differences of its values are 16 points,
-// and the kernel is transformed to 16 points as well. At each point a matrix product over the channels follows. Sums
+// and the kernel is transformed to 16 points as well. At each point, a matrix product sums over the channels. Sums
 // and differences of the 16 results are the 2 x 2 outputs. The gradients use the transposed transforms.
 //
 // The transforms only add and halve, so rounding errors are those of plain sums. A NaN reaches the outputs whose
@@ -33,7 +33,7 @@ static int64_t patches_along(const Conv *c, int axis) {
 
 static int64_t patches_per_image(const Conv *c) { return patches_along(c, 0) * patches_along(c, 1); }
 
-// The limits are measured. Below 32 channels or features the transforms cost what the products save; above 256 too few
+// The limits are measured. Below 32 channels or features the transforms cost what the products save; above 256, too few
 // patches fit into a block. Patches that reach beyond the image are wasted work, and so is the transform of the kernel
 // for few positions.
 int winograd_applies(const Conv *c, const WindowAttributes *g) {
@@ -51,7 +51,7 @@ int winograd_applies_to_backward_kernel(const Conv *c) { return c->channels * c-
 
 // ---------------------------------------------------------------- transforms along one axis
 
-// Each transform works in place on 4 vectors that are `s` apart. The transposed ones belong to the backward pass.
+// Each transform works in place on 4 vectors that are `s` apart. The transposed transforms are for the backward pass.
 
 INLINE void image_transform(Vec *v, int64_t s) {
   Vec a = v[0], b = v[s], c = v[2 * s], d = v[3 * s];
@@ -92,7 +92,7 @@ INLINE void kernel_transform_transposed(Vec *v, int64_t s) {
 
 // ---------------------------------------------------------------- patches
 
-// The distance between two points of the same patch and channel, for a block of patches with so many values at each
+// The distance between two points of the same patch and channel, for a block of patches with `values` values at each
 // point.
 static int64_t point_stride(int64_t block, int64_t values) { return block * values + TILE_COLS; }
 
@@ -121,7 +121,7 @@ static void locate_patches(const Conv *c, Patch *to, int64_t first, int64_t n) {
 // Whether value (i, j) of patch p exists; `margin` is 0 for outputs and 2 for values of the image.
 #define IF_INSIDE(i, j, margin) if ((i) < p->rows + (margin) && (j) < p->columns + (margin))
 
-// Where a patch starts in the image and in the outputs.
+// The start of a patch in the image and in the outputs.
 static int64_t image_offset(const Conv *c, const Patch *p) {
   return p->image * c->image_elements + (p->row * c->image_size[1] + p->column) * c->channels;
 }
@@ -221,7 +221,7 @@ INLINE void multiply_rows(int vectors, const float *left, const float *panel, in
     UNROLL for (int j = 0; j < vectors; j++) store(to + i * TILE_COLS + j * LANES, sums[i][j]);
 }
 
-// product_points = image_points of n patches times a panel of the kernel's points with so many columns, at all points.
+// product_points = image_points of n patches times a panel of `columns` columns of the kernel's points, at all points.
 static void multiply_points(const float *panel, int64_t columns, int64_t depth, int64_t block, int64_t n) {
   for (int64_t point = 0; point < POINTS; point++)
     for (int64_t i = 0; i < n; i += TILE_ROWS) {

@@ -50,8 +50,8 @@ def lstm(
         return hs, LSTMState(hs[-1], c)
     order = jnp.argsort(~mask, axis=0, stable=True)
     count = jnp.sum(mask, axis=0, dtype=jnp.int32)
-    # cuDNN needs at least one step per example. An example without any runs one step, whose result is discarded.
-    # Masked inputs are replaced by zeros, because zero gradients times infinity or NaN would not be zero.
+    # cuDNN needs at least one step per example. An example without valid steps runs one step, and its result is
+    # discarded. Masked inputs are replaced by zeros, because zero gradients times infinity or NaN would not be zero.
     x = _reorder_steps(jnp.where(mask[..., None], x, 0), order)
     hs, last = _padded_lstm(x, h, c, weights, jnp.maximum(count, 1))
     hs = _fill_forward(_reorder_steps(hs, jnp.argsort(order, axis=0)), h, mask)

@@ -20,7 +20,7 @@ def lstm(inputs: Inputs, kernel: jax.Array, state: LSTMState, mask: jax.Array | 
     i, f, g, o = split(x + h @ kernel), c' = sigmoid(f) c + sigmoid(i) tanh(g), h' = sigmoid(o) tanh(c')
 
     Args:
-        inputs: What inputs and bias contribute to the gates, the x above.
+        inputs: Contributions of inputs and bias to the gates, the x above.
         kernel: The recurrent kernel.
         state: The state before the first step.
         mask: True at valid steps, or None if all are valid. Other steps keep the state.
@@ -46,7 +46,7 @@ def gru(
     z = sigmoid(z + a), r = sigmoid(r + b), g = tanh(g + r d), h' = z h + (1 - z) g
 
     Args:
-        inputs: What inputs and their bias contribute, the x above.
+        inputs: Contributions of the inputs and their bias, the x above.
         kernel: The recurrent kernel.
         bias: The recurrent bias.
         state: The state before the first step.
@@ -67,7 +67,7 @@ def simple_rnn(inputs: Inputs, kernel: jax.Array, state: Hidden, mask: jax.Array
     """Computes a SimpleRNN with tanh over all steps: h' = tanh(x + h @ kernel).
 
     Args:
-        inputs: What inputs and bias contribute, the x above.
+        inputs: Contributions of inputs and bias, the x above.
         kernel: The recurrent kernel.
         state: The state before the first step.
         mask: True at valid steps, or None if all are valid. Other steps keep the state.

@@ -83,7 +83,7 @@ class Tiling:
         return jnp.pad(values, pads) if any(high for _, high in pads) else values
 
     def pad_gates(self, values: jax.Array, gates: int | None = None) -> jax.Array:
-        """Pads [T, B, G U], each gate on its own."""
+        """Pads [T, B, G U], each gate separately."""
         gates = gates or self.gates
         if self.padded_units == self.units and self.padded_batch == self.batch:
             return values
@@ -93,7 +93,7 @@ class Tiling:
         return padded.reshape(self.steps, self.padded_batch, gates * self.padded_units)
 
     def pad_kernel(self, kernel: jax.Array) -> jax.Array:
-        """Pads [U, G U], each gate on its own."""
+        """Pads [U, G U], each gate separately."""
         units = (0, self.padded_units - self.units)
         if not units[1]:
             return kernel
@@ -101,7 +101,7 @@ class Tiling:
         return jnp.pad(split, (units, (0, 0), units)).reshape(self.padded_units, -1)
 
     def pad_bias(self, bias: jax.Array | float) -> jax.Array:
-        """Upcasts and pads [1, G U], each gate on its own; a number counts for all columns."""
+        """Upcasts and pads [1, G U], each gate separately; a number counts for all columns."""
         bias = upcast(jnp.asarray(bias))
         bias = jnp.broadcast_to(bias.reshape(1, -1), (1, self.gates * self.units))
         split = bias.reshape(1, self.gates, self.units)

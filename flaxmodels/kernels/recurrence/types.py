@@ -41,7 +41,7 @@ class Inputs(NamedTuple):
 
 
 State = TypeVar("State", Hidden, LSTMState)
-# What a forward pass saves for the backward pass.
+# The arrays that a forward pass saves for the backward pass.
 Residuals: TypeAlias = tuple[jax.Array, ...]
 
 

@@ -44,7 +44,7 @@ def why_wrong(candidate: Recurrence, reference: Recurrence, kind: Kind, units: i
         # In another thread, because a thread that traces a program cannot compute anything.
         with ThreadPoolExecutor(1) as pool:
             error = pool.submit(check).result()
-    except Exception as failure:  # a compiler or a driver may raise any class
+    except Exception as failure:  # a compiler or a driver may raise any exception
         return f"it failed ({type(failure).__name__}: {str(failure).strip()[:200]})"
     return None if error <= bound else f"its largest error is {error:.2g}, above {bound:.2g}"
 

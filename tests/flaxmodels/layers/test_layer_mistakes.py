@@ -111,7 +111,7 @@ CALLED = [
         layers.BatchNormalization(),
         (x(2, 3, 4, 5),),
         {"mask": x(2, 3)},
-        "The mask of BatchNormalization must have one axis less than its inputs, got a mask of shape (2, 3) for "
+        "The mask of BatchNormalization must have one axis fewer than its inputs, got a mask of shape (2, 3) for "
         "inputs of shape (2, 3, 4, 5); reshape the mask, or leave it out.",
     ),
     (

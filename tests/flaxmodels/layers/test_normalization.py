@@ -357,7 +357,7 @@ def test_other_layers_as_keras(name, config):
             lambda: layers.BatchNormalization(),
             (2, 3, 4, 5),
             (2, 3),
-            "The mask of BatchNormalization must have one axis less than its inputs, got a mask of shape (2, 3) "
+            "The mask of BatchNormalization must have one axis fewer than its inputs, got a mask of shape (2, 3) "
             "for inputs of shape (2, 3, 4, 5); reshape the mask, or leave it out.",
         ),
         (
