@@ -33,7 +33,7 @@ def forward(
     (steps, batch, _), units = x.shape, state.h.shape[-1]
     keep = keep and kind != "SimpleRNN"  # its backward pass needs only the outputs
     width, features = GATES[kind] * units, 0 if input_kernel is None else x.shape[-1]
-    # Without `keep`, an LSTM returns only the last c. The kernel returns empty arrays for what is not needed.
+    # Without `keep`, an LSTM returns only the last c. The kernel returns empty arrays for results that are not needed.
     cells = {True: (steps, batch, units), False: (batch, units)}[keep] if kind == "LSTM" else (0,)
     gates = (steps, batch, 4 * units) if keep else (0,)
     out = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((steps, batch, units), cells, gates)]
