@@ -210,7 +210,7 @@ def get(constraint: ConstraintLike) -> Callable[[jax.Array], jax.Array] | None:
     """Returns the constraint for a layer's `..._constraint` argument.
 
     Args:
-        constraint: A name in `CONSTRAINTS` or a class, both for an instance with default arguments; an instance or
+        constraint: A name in `CONSTRAINTS` or a class, which is called without arguments; an instance or
             any function w -> w, which is returned as is; or None.
 
     Raises:

@@ -227,7 +227,7 @@ def get(regularizer: RegularizerLike) -> Callable[[jax.Array], jax.Array] | None
     """Returns the regularizer for a layer's `..._regularizer` argument.
 
     Args:
-        regularizer: A name in `REGULARIZERS` or a class, both for an instance with default arguments; an instance or
+        regularizer: A name in `REGULARIZERS` or a class, which is called without arguments; an instance or
             any function w -> scalar, which is returned as is; or None.
 
     Raises:

@@ -83,7 +83,7 @@ def get(initializer: InitializerLike) -> Callable[..., jax.Array] | None:
     """Returns the initializer for a layer's `..._initializer` argument.
 
     Args:
-        initializer: A name in `INITIALIZERS` or a class, both for an instance with default arguments; an instance or
+        initializer: A name in `INITIALIZERS` or a class, which is called without arguments; an instance or
             any function (key, shape, dtype) -> array, which is returned as is; or None.
 
     Raises:

@@ -151,7 +151,7 @@ class Inferences:
         return self._layers[id(layer)][1:]
 
     def variables_of(self, model: Layer) -> dict[tuple[str, ...], jax.ShapeDtypeStruct]:
-        """Returns the shapes and dtypes of the variables of a model, by path; all its layers were called."""
+        """Returns the shapes and dtypes of the variables of a model by path; all its layers must have been called."""
         variables: dict[tuple[str, ...], jax.ShapeDtypeStruct] = {}
         for name, layer in model.children():
             tree: Mapping[str, Any] = self._variables[id(layer)]

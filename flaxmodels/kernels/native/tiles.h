@@ -112,7 +112,7 @@ static inline void pack_panel(float *panel, const float *matrix, int64_t depth, 
     }
     return;
   }
-  // A transposed matrix is packed by blocks, so that neither side is walked with long strides.
+  // A transposed matrix is packed by blocks, so that neither side is traversed with long strides.
   for (int64_t from = 0; from < depth; from += BLOCK)
     for (int64_t j = 0; j < TILE_COLS; j++)
       for (int64_t k = from; k < min64(from + BLOCK, depth); k++)
