@@ -146,7 +146,7 @@ MISTAKES = {
     ),
     "reshape": (
         lambda: Sequential([Input((4,)), layers.Reshape((3, 2))]),
-        "Reshape 'reshape' needs 6 values in each example for `target_shape`=(3, 2), got inputs of shape (61, 4); give a shape that they fill.",
+        "Reshape 'reshape' needs 6 values in each example for `target_shape`=(3, 2), got inputs of shape (61, 4); give a shape of the same size.",
     ),
     "concat shapes": (
         lambda: layers.Concatenate()([Input((4, 5)), Input((3, 5, 2))]),
@@ -218,7 +218,7 @@ MISTAKES = {
     "negative lr": (lambda: optimizers.Adam(-0.1), "`learning_rate` must be a number of at least 0, got -0.1."),
     "lr string": (
         lambda: optimizers.Adam("0.1"),
-        "`learning_rate` must be a number or a function of the step, got '0.1'; to give an array, call set_learning_rate(opt_state, array).",
+        "`learning_rate` must be a number or a function of the step, got '0.1'; to set an array, call set_learning_rate(opt_state, array).",
     ),
     "two clips": (
         lambda: optimizers.Adam(clipnorm=1.0, clipvalue=1.0),
@@ -409,7 +409,7 @@ MISTAKES = {
     ),
     "early stopping mode": (
         lambda: callbacks.EarlyStopping(mode="up"),
-        "`mode` of EarlyStopping is 'auto', 'min' or 'max', got 'up'; use one of them.",
+        "`mode` of EarlyStopping must be 'auto', 'min' or 'max', got 'up'; use one of them.",
     ),
     "shuffle": (
         lambda: fit(tr(), shuffle="batch"),
@@ -624,11 +624,11 @@ COMMANDS = {
     "fit simple_cnn digits --optimizer adm": "Unknown optimizer 'adm'. Did you mean 'adam'? Known:...",
     "fit simple_cnn digits --learning-rate -1": "`learning_rate` must be a number of at least 0, got -1.0.",
     "fit rnn_classifier digits_sequence --option cell=grru": "Unknown cell 'grru'. Did you mean 'gru'? Known:...",
-    "fit simple_cnn digits --device gpu": "--device gpu needs a GPU that JAX finds, got only 'cpu'; install jax[cuda13] "
-    "where there is one, or use --device cpu.",
+    "fit simple_cnn digits --device gpu": "--device gpu needs a GPU that JAX can use, got only 'cpu'; run "
+    "pip install 'flaxmodels-training[cuda]' on a machine with an NVIDIA GPU, or use --device cpu.",
     "fit simple_cnn digits --device gpus": "Unknown device 'gpus'. Did you mean 'gpu'? Known: 'cpu', 'gpu'.",
     "train simple_cnn digits": "No such command 'train'.",
-    "evaluate nowhere digits": "There is no model at nowhere; give the folder that `fit` wrote, or a model file.",
+    "evaluate nowhere digits": "There is no model at nowhere; give the output folder of `fit`, or a model file.",
 }
 
 

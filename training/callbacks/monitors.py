@@ -30,7 +30,9 @@ class Monitor(Callback):
 
     def __init__(self, monitor: str, mode: str, best: float | None, min_delta: float):
         if mode not in ("auto", "min", "max"):
-            raise ValueError(f"`mode` of {type(self).__name__} must be 'auto', 'min' or 'max', got {mode!r}.")
+            raise ValueError(
+                f"`mode` of {type(self).__name__} must be 'auto', 'min' or 'max', got {mode!r}; use one of them."
+            )
         self.monitor, self.mode, self.min_delta = monitor, mode, abs(min_delta)
         self.best = best
 

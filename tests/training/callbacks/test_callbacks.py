@@ -199,7 +199,7 @@ def test_model_checkpoint_errors():
     sentence = "`save_freq` must be 'epoch' or a number of steps, got 0."
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
         callbacks.ModelCheckpoint("model.keras", save_freq=0)
-    sentence = "`mode` of ModelCheckpoint must be 'auto', 'min' or 'max', got 'up'."
+    sentence = "`mode` of ModelCheckpoint must be 'auto', 'min' or 'max', got 'up'; use one of them."
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
         callbacks.ModelCheckpoint("model.keras", mode="up")
     sentence = (
