@@ -119,8 +119,8 @@ def _checkpoints(folder: pathlib.Path, run: dict[str, Any], resume: bool) -> "Ch
         for name, value in run.items() if resumes else ():
             if before.get(name) != value:
                 raise ValueError(
-                    f"{folder} holds a run with {name} {before.get(name)!r}, got {value!r}; "
-                    "choose another --out, or start over with --no-resume."
+                    f"{folder} contains a run with {name} {before.get(name)!r}, got {value!r}; choose another --out, "
+                    "or start over with --no-resume."
                 )
         for path in [] if resume else (folder / CHECKPOINTS).iterdir():
             if path.is_dir():
@@ -330,7 +330,7 @@ def _set_up_device(device: str | None) -> None:
 def _check_positive(**values: int) -> None:
     for name, value in values.items():
         if value < 1:
-            raise ValueError(f"--{name.replace('_', '-')} is a positive integer, got {value}; give 1 or more.")
+            raise ValueError(f"--{name.replace('_', '-')} must be a positive integer, got {value}; give 1 or more.")
 
 
 def _print_warning(message: Any, *where: Any, **more: Any) -> None:

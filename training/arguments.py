@@ -14,26 +14,28 @@ def check_epochs(epochs: Any, initial_epoch: Any, validation_freq: Any, shuffle:
     """Checks the arguments of `fit` that count epochs, and `shuffle`."""
     for name, value in (("epochs", epochs), ("initial_epoch", initial_epoch)):
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
-            raise ValueError(f"`{name}` is a number of epochs, got {value!r}; give an integer from 0 on.")
+            raise ValueError(f"`{name}` must be a number of epochs, got {value!r}; give an integer of at least 0.")
     if initial_epoch > epochs:
         raise ValueError(
-            f"`epochs` is the number of the last epoch, got {epochs} with initial_epoch={initial_epoch}; "
-            "give a larger one."
+            f"`epochs` is the number of the last epoch and must be at least `initial_epoch`, got {epochs} with "
+            f"initial_epoch={initial_epoch}; give a larger number."
         )
     numbers = validation_freq if isinstance(validation_freq, list | tuple | set) else [validation_freq]
     if not all(isinstance(n, int | np.integer) and not isinstance(n, bool) and n > 0 for n in numbers):
         raise ValueError(
-            f"`validation_freq` is a positive integer or a list of them, got {validation_freq!r}; "
-            "1 validates after each epoch."
+            f"`validation_freq` must be a positive integer or a list of them, got {validation_freq!r}; 1 validates "
+            "after each epoch."
         )
     if not isinstance(shuffle, bool | np.bool_):
-        raise ValueError(f"`shuffle` is True or False, got {shuffle!r}; True shuffles the examples in each epoch.")
+        raise ValueError(f"`shuffle` must be True or False, got {shuffle!r}; True shuffles the examples in each epoch.")
 
 
 def check_steps(name: str, steps: int | None) -> None:
     """Checks that an argument is a positive number of steps or None."""
     if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 1):
-        raise ValueError(f"`{name}` is a positive integer or None, got {steps!r}; leave it out to take all batches.")
+        raise ValueError(
+            f"`{name}` must be a positive integer or None, got {steps!r}; leave it out to take all batches."
+        )
 
 
 def checkpoints_for(resume: Any, callbacks: list[Callback]) -> Checkpoints | None:
@@ -52,10 +54,11 @@ def in_precision(model: nn.Module, precision: str) -> nn.Module:
     """Returns a copy of the model that computes in half precision."""
     if precision not in ("mixed_bfloat16", "mixed_float16"):
         raise ValueError(
-            f"`precision` is 'mixed_bfloat16', 'mixed_float16' or None, got {precision!r}; use one of them."
+            f"`precision` must be 'mixed_bfloat16', 'mixed_float16' or None, got {precision!r}; use one of them."
         )
     if not hasattr(model, "dtype"):
         raise TypeError(
-            f"`precision` sets the `dtype` of a model, and {type(model).__name__} has none; give it to its layers."
+            f"`precision` sets the `dtype` of a model, but {type(model).__name__} has none; set the dtype of its "
+            "layers."
         )
     return model.clone(dtype=precision if isinstance(model, Layer) else precision.removeprefix("mixed_"))

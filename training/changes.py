@@ -98,9 +98,9 @@ def check_variables(model: nn.Module, x: Any, variables: Any) -> None:
             name, old, new = "/".join(path), before.get(path), now.get(path)
             what = f"{name!r} is new" if old is None else f"{name!r} is gone" if new is None else ""
             raise ValueError(
-                "The layers of a model keep their variables once a Trainer has made them, got a change after which "
-                f"{what or f'{name!r} has the shape {new}, not {old}'}; make a new Trainer, with the variables to keep "
-                "as `variables`."
+                "A model must keep its variables once a Trainer has created them, got a change after which "
+                f"{what or f'{name!r} has the shape {new}, not {old}'}; make a new Trainer, and pass the variables to "
+                "keep as `variables`."
             )
 
 

@@ -68,23 +68,28 @@ class Checkpoints:
         delete: bool = False,
     ):
         if every != "epoch" and not _is_positive_integer(every):
-            raise ValueError(f"`every` of Checkpoints is 'epoch' or a number of steps, got {every!r}; use one of them.")
+            raise ValueError(
+                f"`every` of Checkpoints must be 'epoch' or a number of steps, got {every!r}; use one of them."
+            )
         if not _is_positive_integer(keep):
-            raise ValueError(f"`keep` of Checkpoints is a positive integer, got {keep!r}; 2 is usual.")
+            raise ValueError(f"`keep` of Checkpoints must be a positive integer, got {keep!r}; 2 is usual.")
         if keep_every is not None and not _is_positive_integer(keep_every):
             raise ValueError(
-                f"`keep_every` of Checkpoints is a positive integer or None, got {keep_every!r}; 10 keeps every tenth."
+                f"`keep_every` of Checkpoints must be a positive integer or None, got {keep_every!r}; 10 keeps every "
+                "tenth."
             )
         if minutes is not None and (isinstance(minutes, bool | str) or not minutes > 0):
-            raise ValueError(f"`minutes` of Checkpoints is a positive number or None, got {minutes!r}; 5 is usual.")
+            raise ValueError(
+                f"`minutes` of Checkpoints must be a positive number or None, got {minutes!r}; 5 is usual."
+            )
         if keep_best is not None and not isinstance(keep_best, str):
             raise TypeError(
-                f"`keep_best` of Checkpoints names a value of the logs, got {keep_best!r}; 'val_loss' is usual."
+                f"`keep_best` of Checkpoints must name a value of the logs, got {keep_best!r}; 'val_loss' is usual."
             )
         if isinstance(folder, bool) or not isinstance(folder, str | os.PathLike) or not os.fspath(folder):
             raise ValueError(f"A run is saved in a folder, got {folder!r}; give its path.")
         if mode not in ("min", "max"):
-            raise ValueError(f"`mode` of Checkpoints is 'min' or 'max', got {mode!r}; use one of them.")
+            raise ValueError(f"`mode` of Checkpoints must be 'min' or 'max', got {mode!r}; use one of them.")
         self.folder = pathlib.Path(folder).absolute()
         self.every, self.minutes, self.delete = every, minutes, delete
         self.keep, self.keep_best, self.keep_every, self.mode = keep, keep_best, keep_every, mode

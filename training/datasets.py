@@ -224,7 +224,7 @@ def digits() -> Dataset:
         num_classes=10,
         class_names=tuple("0123456789"),
         source="E. Alpaydin, C. Kaynak: Optical Recognition of Handwritten Digits, UCI Machine Learning "
-        "Repository, 1998; its 1797 test images, as scikit-learn has them.",
+        "Repository, 1998; its 1797 test images, as distributed with scikit-learn.",
         licence="CC BY 4.0",
     )
     return Dataset(

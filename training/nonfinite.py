@@ -35,7 +35,9 @@ class NonfinitePolicy:
 
     def __init__(self, choice: str, train_step: Callable[..., steps.TrainStep]):
         if choice not in CHOICES:
-            raise ValueError(f"`nonfinite` is 'stop', 'restore', 'skip' or 'ignore', got {choice!r}; use one of them.")
+            raise ValueError(
+                f"`nonfinite` must be 'stop', 'restore', 'skip' or 'ignore', got {choice!r}; use one of them."
+            )
         self.choice = choice
         self._may_replay = choice in ("stop", "restore") and train_step is steps.make_train_step
 
@@ -98,7 +100,7 @@ class NonfinitePolicy:
         count = int(trouble.count)
         done = {
             "skip": f"{count} such steps were skipped" if count > 1 else "the step was skipped",
-            "stop": "the run ends with the state before it",
+            "stop": "the run ends with the state before that step",
             "restore": "the run ends with the state at the start of the epoch",
         }[self.choice]
         _warn(

@@ -251,27 +251,27 @@ def check_per_output(argument: str, tree: Any, names: Sequence[str]) -> None:
     count = len(jax.tree.leaves(tree))
     if isinstance(tree, Mapping) and len(names) > 1 and set(tree) != set(names):
         raise ValueError(
-            f"The keys of `{argument}` are the names of the model's outputs {list(names)}, got {list(tree)}; "
-            "give one array for each output under its name."
+            f"The keys of `{argument}` must be the names of the model's outputs {list(names)}, got {list(tree)}; give "
+            "one array for each output under its name."
         )
     if count == len(names) or (count == 1 and argument == "sample_weight" and not isinstance(tree, Mapping)):
         return
     if len(names) == 1:
         raise ValueError(
-            f"`{argument}` is one array for a model with one output, got {count} arrays; give one array [N, ...], or "
-            f"make a model with {count} outputs."
+            f"`{argument}` must be one array for a model with one output, got {count} arrays; give one array [N, "
+            f"...], or make a model with {count} outputs."
         )
     raise ValueError(
-        f"`{argument}` has one array for each of the model's outputs {list(names)}, got {count}; "
-        "give a list in this order, or a dictionary by these names."
+        f"`{argument}` must have one array for each of the model's outputs {list(names)}, got {count}; give a list in "
+        "this order, or a dictionary by these names."
     )
 
 
 def _factor(weight: Any, names: Sequence[str]) -> float:
     if np.ndim(weight) or isinstance(weight, str):
         raise ValueError(
-            f"`loss_weights` has one number for each of the outputs {list(names)}, got {weight!r}; "
-            "give numbers, as many as there are outputs."
+            f"`loss_weights` must have one number for each of the outputs {list(names)}, got {weight!r}; give one "
+            "number per output."
         )
     return float(weight)
 
@@ -328,8 +328,8 @@ def _per_output(argument: str, given: Any, names: Sequence[str], several: bool =
         unknown = [key for key in given if key not in names]
         if unknown:
             raise ValueError(
-                f"`{argument}` has the model's outputs {list(names)} as keys, got {unknown[0]!r}; "
-                "use these names, or give a list in this order."
+                f"The keys of `{argument}` must be the model's outputs {list(names)}, got {unknown[0]!r}; use these "
+                "names, or give a list in this order."
             )
         return [tidy(given.get(name)) for name in names]
     if len(names) == 1:
@@ -339,15 +339,15 @@ def _per_output(argument: str, given: Any, names: Sequence[str], several: bool =
     if isinstance(given, list | tuple):
         if len(given) != len(names):
             raise ValueError(
-                f"`{argument}` has one entry for each of the outputs {list(names)}, got {len(given)}; "
-                "give a list of that length, or a dictionary by name."
+                f"`{argument}` must have one entry for each of the outputs {list(names)}, got {len(given)}; give a "
+                "list of that length, or a dictionary by name."
             )
         return [tidy(one) for one in given]
     if argument == "loss" or given is None:
         return [tidy(given)] * len(names)
     raise ValueError(
-        f"`{argument}` of a model with the outputs {list(names)} is a list or a dictionary by output, got {given!r}; "
-        f"write {{{names[0]!r}: {given!r}}}."
+        f"`{argument}` of a model with the outputs {list(names)} must be a list or a dictionary by output, got "
+        f"{given!r}; write {{{names[0]!r}: {given!r}}}."
     )
 
 

@@ -32,7 +32,7 @@ def make_progress(verbose: str | int, epochs: int, steps: int | None, unit: str)
     """
     if verbose not in ("auto", 0, 1, 2, True, False):
         raise ValueError(
-            f"`verbose` is 'auto', 0 (silent), 1 (live) or 2 (a line per epoch), got {verbose!r}; use 'auto'."
+            f"`verbose` must be 'auto', 0 (silent), 1 (live) or 2 (a line per epoch), got {verbose!r}; use 'auto'."
         )
     notebook = in_notebook()
     if verbose == "auto":

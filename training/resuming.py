@@ -172,7 +172,7 @@ def restored(
     for name, value in signature.items():
         if name not in ("model", "optimizer") and noted.get(name) != value:
             raise ValueError(
-                f"The checkpoints in {folder} are of a run with {name}={noted.get(name)!r}, got {value!r}; {fix}"
+                f"The checkpoints in {folder} belong to a run with {name}={noted.get(name)!r}, got {value!r}; {fix}"
             )
     place = notes["position"]
     position = Position(place["epoch"], place["step"], place["number"], place["first"])
@@ -188,15 +188,15 @@ def restored(
     try:
         tree = refilled({"state": fresh.state, "totals": fresh.totals} | start, rest)
     except ValueError as error:
-        raise ValueError(f"In {folder} there is {error}; {fix}") from error
+        raise ValueError(f"{folder} contains {error}; {fix}") from error
     if noted.get("model") != signature["model"]:
-        raise ValueError(f"The checkpoints in {folder} are of a model whose layers have other arguments; {fix}")
+        raise ValueError(f"The checkpoints in {folder} belong to a model whose layers have other arguments; {fix}")
     changes = optimizers.differences(noted["optimizer"], signature["optimizer"])
     for path, before, now in changes:
         if not optimizers.is_learning_rate(path):
             raise ValueError(
-                f"The checkpoints in {folder} are of a run whose optimizer has {optimizers.name_of(path)}={before!r}, "
-                f"got {now!r}; {fix}"
+                f"The checkpoints in {folder} belong to a run whose optimizer has "
+                f"{optimizers.name_of(path)}={before!r}, got {now!r}; {fix}"
             )
     process.warn_of_other_threads(notes.get("threads"), folder)
     pending = notes.get("untold")
@@ -238,8 +238,8 @@ def _with_chosen_rate(
         path, _, rate = changes[0]
         if not path.endswith("learning_rate") or not isinstance(rate, int | float):
             warnings.warn(
-                f"The checkpoints in {folder} are of a run with another learning rate schedule; the run continues with "
-                "the new one.",
+                f"The checkpoints in {folder} belong to a run with another learning rate schedule; the run continues "
+                "with the new one.",
                 stacklevel=caller_stacklevel(),
             )
             return snapshot._replace(stop_training=False)
@@ -248,15 +248,15 @@ def _with_chosen_rate(
     present = optimizers.learning_rates(snapshot.state.opt_state)
     if len(present) != 1:
         raise ValueError(
-            f"The checkpoints in {folder} are of a run with {len(present)} learning rates, got {rate} for one of them; "
-            "use the same arguments as before, or choose another folder."
+            f"The checkpoints in {folder} belong to a run with {len(present)} learning rates, got {rate} for one of "
+            "them; use the same arguments as before, or choose another folder."
         )
     (present_rate,) = present.values()
     if np.float32(rate) == np.float32(present_rate):
         return snapshot
     warnings.warn(
-        f"The checkpoints in {folder} are of a run with another learning rate; it was {present_rate:.6g} in the last "
-        f"one, and the run continues with {rate:.6g}.",
+        f"The checkpoints in {folder} belong to a run with another learning rate; its last rate was "
+        f"{present_rate:.6g}, and the run continues with {rate:.6g}.",
         stacklevel=caller_stacklevel(),
     )
     opt_state = optimizers.set_learning_rate(snapshot.state.opt_state, rate)

@@ -244,7 +244,7 @@ class Session:
         """
         if self.stateful and source.length is not None and source.length % batch_size:
             raise ValueError(
-                f"A stateful layer keeps the states of one batch, so that all batches have one size, got "
+                "A stateful layer keeps the states of one batch, so all batches must have the same size, got "
                 f"{source.length} examples for batches of {batch_size}; give a multiple of {batch_size} examples."
             )
         rows = batch_size if source.length is None else min(batch_size, source.length)

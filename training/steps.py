@@ -98,12 +98,14 @@ def with_defaults(given: Mapping[str, Any], present: Mapping[str, Any]) -> Varia
             names = ["/".join(map(str, path)) for path in known]
             close = difflib.get_close_matches(name, names, n=1)
             fix = f"did you mean {close[0]!r}?" if close else "leave it out."
-            raise ValueError(f"`variables` holds variables of the model, got {name!r}, which it does not have; {fix}")
+            raise ValueError(
+                f"`variables` must hold variables of the model, got {name!r}, which the model does not have; {fix}"
+            )
         shape, wanted = (tuple(np.shape(nn.meta.unbox(leaf))) for leaf in (value, known[path]))
         if shape != wanted:
             raise ValueError(
-                f"`variables` holds {name!r} in the shape {wanted} that the model has for these inputs, got {shape}; "
-                "give variables and inputs of the same model."
+                f"`variables` must hold {name!r} with the shape {wanted} that the model has for these inputs, got "
+                f"{shape}; give variables and inputs of the same model."
             )
     return traverse_util.unflatten_dict(known | values)
 

@@ -91,18 +91,20 @@ class Trainer:
             )
         if steps_per_execution != "auto" and (not isinstance(steps_per_execution, int) or steps_per_execution < 1):
             raise ValueError(
-                f"`steps_per_execution` is 'auto' or a positive integer, got {steps_per_execution!r}; use 'auto'."
+                f"`steps_per_execution` must be 'auto' or a positive integer, got {steps_per_execution!r}; use 'auto'."
             )
         if not isinstance(deterministic, bool):
-            raise TypeError(f"`deterministic` is True or False, got {deterministic!r}; give True for the same bits.")
+            raise TypeError(
+                f"`deterministic` must be True or False, got {deterministic!r}; give True for bit-identical runs."
+            )
         if not callable(train_step):
             raise TypeError(
-                "`train_step` is a function (model, objective, optimizer, rules, nonfinite) that makes a step, "
+                "`train_step` must be a function (model, objective, optimizer, rules, nonfinite) that makes a step, "
                 f"got {train_step!r}; give one like training.steps.make_train_step."
             )
         if variables is not None and not isinstance(variables, Mapping):
             raise TypeError(
-                "`variables` is a dictionary of collections such as {'params': ...}, got "
+                f"`variables` must be a dictionary of collections such as {{'params': ...}}, got "
                 f"{type(variables).__name__}; give what `init` or `fm.load` returns."
             )
         made = optimizers.get(optimizer)
@@ -288,7 +290,7 @@ class Trainer:
         user_callbacks = callbacks_module.check(callbacks)
         if self.loss is None:
             raise ValueError(
-                "Training needs a loss, and the Trainer has none; write Trainer(model, loss='mse') or the like."
+                "Training needs a loss, but the Trainer has none; write, for example, Trainer(model, loss='mse')."
             )
         shuffle = not session.stateful if shuffle is None else shuffle
         check_epochs(epochs, initial_epoch, validation_freq, shuffle)

@@ -192,8 +192,8 @@ def test_layers_that_come_later_are_refused():
     fit(trainer, 1)
     trainer.model.add(layers.Dense(2, name="top"))
     sentence = (
-        "The layers of a model keep their variables once a Trainer has made them, got a change after which "
-        "'params/top/{}' is new; make a new Trainer, with the variables to keep as `variables`."
+        "A model must keep its variables once a Trainer has created them, got a change after which 'params/top/{}' "
+        "is new; make a new Trainer, and pass the variables to keep as `variables`."
     )
     pattern = "|".join(re.escape(sentence.format(name)) for name in ("kernel", "bias"))
     for call in (lambda: fit(trainer, 1), lambda: trainer.predict(X)):

@@ -432,8 +432,8 @@ def test_a_removed_folder_does_not_end_the_run(uninterrupted, tmp_path):
                 shutil.rmtree(tmp_path / "run", ignore_errors=True)
             if epoch == 4:  # this process has locked the new folder, too
                 sentence = (
-                    f"Another process uses the checkpoints in {tmp_path / 'run'}; wait until it ends, or choose another "
-                    "folder."
+                    f"Another process uses the checkpoints in {tmp_path / 'run'}; wait until it ends, or choose "
+                    "another folder."
                 )
                 with refuses(sentence, OSError), Checkpoints(tmp_path / "run"):
                     pass
@@ -473,8 +473,8 @@ def test_a_state_that_is_not_finite_is_never_saved(tmp_path):
     with pytest.warns(RuntimeWarning) as caught:
         trainer.fit(x, y, batch_size=2, epochs=2, verbose=0, resume=tmp_path)
     sentence = (
-        "The state is not saved, because state/params/dense/bias contains NaN or infinity; lower the learning rate, or clip "
-        "the gradients."
+        "The state is not saved, because state/params/dense/bias contains NaN or infinity; lower the learning rate, "
+        "or clip the gradients."
     )
     assert sentence in [str(w.message) for w in caught]
     assert not [p for p in tmp_path.iterdir() if p.name.isdigit()]
@@ -483,7 +483,7 @@ def test_a_state_that_is_not_finite_is_never_saved(tmp_path):
 def test_checkpoints_of_another_run_are_refused(tmp_path):
     saved(tmp_path, epochs=1)
     with refuses(
-        f"The checkpoints in {tmp_path} are of a run with batch_size=8, got 4; use the same arguments as before, "
+        f"The checkpoints in {tmp_path} belong to a run with batch_size=8, got 4; use the same arguments as before, "
         "or choose another folder."
     ):
         build().fit(X, Y, batch_size=4, epochs=2, verbose=0, resume=tmp_path)
@@ -495,23 +495,29 @@ def test_checkpoints_of_another_run_are_refused(tmp_path):
         seed=3,
     )
     with refuses(
-        f"In {tmp_path} there is a checkpoint of another model or optimizer, which differs in "
+        f"{tmp_path} contains a checkpoint of another model or optimizer, which differs in "
         "state/batch_stats/batch_normalization/moving_mean; use the same arguments as before, or choose another folder."
     ):
         other.fit(X, Y, batch_size=8, epochs=2, verbose=0, resume=tmp_path)
 
 
 MISTAKES = {
-    "every": ({"every": "day"}, "`every` of Checkpoints is 'epoch' or a number of steps, got 'day'; use one of them."),
-    "keep": ({"keep": 0}, "`keep` of Checkpoints is a positive integer, got 0; 2 is usual."),
-    "keep 1.5": ({"keep": 1.5}, "`keep` of Checkpoints is a positive integer, got 1.5; 2 is usual."),
+    "every": (
+        {"every": "day"},
+        "`every` of Checkpoints must be 'epoch' or a number of steps, got 'day'; use one of them.",
+    ),
+    "keep": ({"keep": 0}, "`keep` of Checkpoints must be a positive integer, got 0; 2 is usual."),
+    "keep 1.5": ({"keep": 1.5}, "`keep` of Checkpoints must be a positive integer, got 1.5; 2 is usual."),
     "keep_every": (
         {"keep_every": 0},
-        "`keep_every` of Checkpoints is a positive integer or None, got 0; 10 keeps every tenth.",
+        "`keep_every` of Checkpoints must be a positive integer or None, got 0; 10 keeps every tenth.",
     ),
-    "minutes": ({"minutes": -1}, "`minutes` of Checkpoints is a positive number or None, got -1; 5 is usual."),
-    "minutes str": ({"minutes": "5"}, "`minutes` of Checkpoints is a positive number or None, got '5'; 5 is usual."),
-    "mode": ({"mode": "auto"}, "`mode` of Checkpoints is 'min' or 'max', got 'auto'; use one of them."),
+    "minutes": ({"minutes": -1}, "`minutes` of Checkpoints must be a positive number or None, got -1; 5 is usual."),
+    "minutes str": (
+        {"minutes": "5"},
+        "`minutes` of Checkpoints must be a positive number or None, got '5'; 5 is usual.",
+    ),
+    "mode": ({"mode": "auto"}, "`mode` of Checkpoints must be 'min' or 'max', got 'auto'; use one of them."),
 }
 
 
@@ -526,7 +532,7 @@ def test_a_folder_is_a_path(tmp_path):
     for given in ("", 5, True):
         with refuses(f"A run is saved in a folder, got {given!r}; give its path."):
             build().fit(X, Y, verbose=0, resume=given)
-    with refuses("`keep_best` of Checkpoints names a value of the logs, got 5; 'val_loss' is usual.", TypeError):
+    with refuses("`keep_best` of Checkpoints must name a value of the logs, got 5; 'val_loss' is usual.", TypeError):
         Checkpoints(tmp_path, keep_best=5)
 
 

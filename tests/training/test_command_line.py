@@ -96,8 +96,8 @@ def test_lists(capsys, monkeypatch):
     [
         ("fit simple_cnn", "Missing argument 'dataset'."),
         ("frobnicate", "No such command 'frobnicate'."),
-        ("fit simple_cnn digits --epochs 0", "--epochs is a positive integer, got 0; give 1 or more."),
-        ("fit simple_cnn digits --batch-size 0", "--batch-size is a positive integer, got 0; give 1 or more."),
+        ("fit simple_cnn digits --epochs 0", "--epochs must be a positive integer, got 0; give 1 or more."),
+        ("fit simple_cnn digits --batch-size 0", "--batch-size must be a positive integer, got 0; give 1 or more."),
         (
             "fit simple_cnx digits",
             "Unknown model 'simple_cnx'. Did you mean 'simple_cnn'? Known: 'functional_cnn', 'rnn_classifier', "
@@ -129,8 +129,8 @@ def test_a_file_without_an_array_is_refused(finished, capsys, monkeypatch, tmp_p
     code, _, err = run(capsys, monkeypatch, "predict", finished[0], tmp_path / "x.npy")
     assert code == 2
     assert err == (
-        f"error: {tmp_path}/x.npy is not a .npy file of numbers; write one with numpy.save(file, array), where the array "
-        "has the shape [N, ...] and a numeric dtype.\n"
+        f"error: {tmp_path}/x.npy is not a .npy file of numbers; write one with numpy.save(file, array), where the "
+        "array has the shape [N, ...] and a numeric dtype.\n"
     )
 
 
@@ -256,8 +256,8 @@ def test_interrupted_run_keeps_the_last_complete_epoch(tmp_path):
     command[command.index("units=8")] = "units=9"
     other = subprocess.run([sys.executable, "-m", "training", *command], capture_output=True, text=True, check=False)
     assert other.returncode == 2 and other.stderr == (
-        f"error: {folder} holds a run with options ['units=8'], got ['units=9']; choose another --out, or start over with "
-        "--no-resume.\n"
+        f"error: {folder} contains a run with options ['units=8'], got ['units=9']; choose another --out, or start "
+        "over with --no-resume.\n"
     )
     restarted = subprocess.run(
         [sys.executable, "-m", "training", *command, "--no-resume", "--epochs", "1"],

@@ -105,6 +105,6 @@ def test_runs_on_a_gpu_are_bit_identical():
 
 
 def test_the_option_must_be_a_boolean():
-    sentence = "`deterministic` is True or False, got 'yes'; give True for the same bits."
+    sentence = "`deterministic` must be True or False, got 'yes'; give True for bit-identical runs."
     with pytest.raises(TypeError, match=f"^{re.escape(sentence)}$"):
         trained(deterministic="yes")

@@ -18,8 +18,8 @@ LARGE, NEGATIVE = IDS.copy(), IDS.copy()
 LARGE[3, 2] = LARGE[7, 0] = 6
 NEGATIVE[5, 1] = -1
 TOO_LARGE = (
-    "Embedding 'embedding' looks up integers from 0 to 5, got 6 at [3, 2] of `x` and 1 more; give a larger `input_dim`, "
-    "or map what is not in the vocabulary to a number that is."
+    "Embedding 'embedding' looks up integers from 0 to 5, got 6 at [3, 2] of `x` and 1 more; give a larger "
+    "`input_dim`, or map values outside of the vocabulary to a reserved index."
 )
 
 
@@ -119,8 +119,8 @@ def test_out_of_range_ids_are_rejected(run):
 
 def test_negative_ids_are_rejected():
     with refuses(
-        "Embedding 'embedding' looks up integers from 0 to 5, got -1 at [5, 1] of `x`; give a larger `input_dim`, or map "
-        "what is not in the vocabulary to a number that is."
+        "Embedding 'embedding' looks up integers from 0 to 5, got -1 at [5, 1] of `x`; give a larger `input_dim`, or "
+        "map values outside of the vocabulary to a reserved index."
     ):
         trainer().predict(NEGATIVE)
 
@@ -128,8 +128,8 @@ def test_negative_ids_are_rejected():
 def test_the_error_names_one_of_several_inputs():
     data = {"a": np.zeros((2, 3), "int32"), "b": np.array([[0, 1], [5, 2]], "int32")}
     with refuses(
-        "Embedding 'inner/embedding' looks up integers from 0 to 4, got 5 at [1, 0] of `b`; give a larger `input_dim`, or "
-        "map what is not in the vocabulary to a number that is."
+        "Embedding 'inner/embedding' looks up integers from 0 to 4, got 5 at [1, 0] of `b`; give a larger "
+        "`input_dim`, or map values outside of the vocabulary to a reserved index."
     ):
         trainer(shared()).predict(data)
 
@@ -168,9 +168,9 @@ class Net(nn.Module):
 )
 def test_the_warning_names_embeddings_with_unchecked_ids(model, scope, gradient):
     sentence = (
-        f"Numbers are not finite at step 0 of the run, first in the gradient of {gradient}, with the learning rate 0.01; "
-        f"the run ends with the state before it; check that the indices for {scope!r} are in range, because others "
-        "give NaN; otherwise lower the learning rate, or clip the gradients."
+        f"Numbers are not finite at step 0 of the run, first in the gradient of {gradient}, with the learning rate "
+        f"0.01; the run ends with the state before that step; check that the indices for {scope!r} are in range, "
+        "because others give NaN; otherwise lower the learning rate, or clip the gradients."
     )
     with pytest.warns(RuntimeWarning, match=f"^{re.escape(sentence)}$"):
         trainer(model).fit(LARGE, Y, verbose=0)
@@ -181,5 +181,7 @@ def test_the_warning_names_embeddings_with_unchecked_ids(model, scope, gradient)
 
 
 def test_the_warning_names_no_embedding_with_checked_ids():
-    with pytest.warns(RuntimeWarning, match=r"the state before it; lower the learning rate, or clip the gradients\.$"):
+    with pytest.warns(
+        RuntimeWarning, match=r"the state before that step; lower the learning rate, or clip the gradients\.$"
+    ):
         trainer().fit(IDS, np.full((12, 1), 3e38, "float32"), verbose=0)

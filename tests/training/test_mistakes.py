@@ -64,11 +64,13 @@ MISTAKES = {
     ),
     "layer class": (
         lambda: Sequential([layers.Dense]),
-        "Sequential takes layers, linen modules and Input(...), got <class 'flaxmodels.layers.dense.Dense'> of type type; create a layer, such as layers.Dense(10).",
+        "Sequential takes layers, linen modules and Input(...), got <class 'flaxmodels.layers.dense.Dense'> of type "
+        "type; create a layer, such as layers.Dense(10).",
     ),
     "not a layer": (
         lambda: Sequential([Input((4,)), "relu"]),
-        "Sequential takes layers, linen modules and Input(...), got 'relu' of type str; create a layer, such as layers.Dense(10).",
+        "Sequential takes layers, linen modules and Input(...), got 'relu' of type str; create a layer, such as "
+        "layers.Dense(10).",
     ),
     "no list": (
         lambda: Sequential(layers.Dense(2), layers.Dense(3)),
@@ -98,23 +100,28 @@ MISTAKES = {
     ),
     "call layer on array": (
         lambda: layers.Dense(2)(X),
-        "Dense holds no parameters, so it cannot be called on an array directly; use variables = layer.init(jax.random.key(0), x) and layer.apply(variables, x).",
+        "Dense holds no parameters, so it cannot be called on an array directly; use variables = "
+        "layer.init(jax.random.key(0), x) and layer.apply(variables, x).",
     ),
     "conv on flat": (
         lambda: Sequential([Input((28, 28)), layers.Conv2D(4, 3)]),
-        "Conv2D 'conv2d' takes inputs of 4 axes [B, H, W, C], got shape (61, 28, 28); add an axis, or use a layer for 3 axes.",
+        "Conv2D 'conv2d' takes inputs of 4 axes [B, H, W, C], got shape (61, 28, 28); add an axis, or use a layer "
+        "for 3 axes.",
     ),
     "conv channels first by accident": (
         lambda: Sequential([Input((3, 32, 32)), layers.Conv2D(4, (5, 5))]),
-        "Conv2D 'conv2d' with padding='valid' has a window of 5 positions on axis 1, got inputs of shape (61, 3, 32, 32); make `kernel_size` smaller, or use padding='same'.",
+        "Conv2D 'conv2d' with padding='valid' has a window of 5 positions on axis 1, got inputs of shape (61, 3, 32, "
+        "32); make `kernel_size` smaller, or use padding='same'.",
     ),
     "kernel too large": (
         lambda: Sequential([Input((2, 2, 1)), layers.Conv2D(4, 3)]),
-        "Conv2D 'conv2d' with padding='valid' has a window of 3 positions on axis 1, got inputs of shape (61, 2, 2, 1); make `kernel_size` smaller, or use padding='same'.",
+        "Conv2D 'conv2d' with padding='valid' has a window of 3 positions on axis 1, got inputs of shape (61, 2, 2, "
+        "1); make `kernel_size` smaller, or use padding='same'.",
     ),
     "pool too large": (
         lambda: Sequential([Input((2, 2, 1)), layers.MaxPooling2D(3)]),
-        "MaxPooling2D 'max_pooling2d' with padding='valid' has a window of 3 positions on axis 1, got inputs of shape (61, 2, 2, 1); make `pool_size` smaller, or use padding='same'.",
+        "MaxPooling2D 'max_pooling2d' with padding='valid' has a window of 3 positions on axis 1, got inputs of "
+        "shape (61, 2, 2, 1); make `pool_size` smaller, or use padding='same'.",
     ),
     "padding typo": (
         lambda: layers.Conv2D(4, 3, padding="smae"),
@@ -146,7 +153,8 @@ MISTAKES = {
     ),
     "reshape": (
         lambda: Sequential([Input((4,)), layers.Reshape((3, 2))]),
-        "Reshape 'reshape' needs 6 values in each example for `target_shape`=(3, 2), got inputs of shape (61, 4); give a shape of the same size.",
+        "Reshape 'reshape' needs 6 values in each example for `target_shape`=(3, 2), got inputs of shape (61, 4); "
+        "give a shape of the same size.",
     ),
     "concat shapes": (
         lambda: layers.Concatenate()([Input((4, 5)), Input((3, 5, 2))]),
@@ -181,7 +189,8 @@ MISTAKES = {
     ),
     "initializer typo": (
         lambda: layers.Dense(2, kernel_initializer="glorot"),
-        "`kernel_initializer` of Dense cannot be used: Unknown initializer 'glorot'. Did you mean 'glorot_normal'? Known:...",
+        "`kernel_initializer` of Dense cannot be used: Unknown initializer 'glorot'. Did you mean 'glorot_normal'? "
+        "Known:...",
     ),
     "constraint typo": (
         lambda: layers.Dense(2, kernel_constraint="nonneg"),
@@ -196,16 +205,19 @@ MISTAKES = {
     "model name": (lambda: models.get("resnet"), "Unknown model 'resnet'. Known:..."),
     "simple_cnn small": (
         lambda: models.simple_cnn((4, 4, 1), 10),
-        "Conv2D 'conv2d_1' with padding='valid' has a window of 3 positions on axis 1, got inputs of shape (61, 2, 2, 32); make `kernel_size` smaller, or use padding='same'.",
+        "Conv2D 'conv2d_1' with padding='valid' has a window of 3 positions on axis 1, got inputs of shape (61, 2, "
+        "2, 32); make `kernel_size` smaller, or use padding='same'.",
     ),
     "model class": (
         lambda: Trainer(Sequential, loss="mse"),
-        "A Trainer trains a linen module, got <class 'flaxmodels.building.Sequential'> of type type; give a Sequential, a Model, or an nn.Module object.",
+        "A Trainer trains a linen module, got <class 'flaxmodels.building.Sequential'> of type type; give a "
+        "Sequential, a Model, or an nn.Module object.",
     ),
     "optimizer typo": (lambda: tr(optimizer="adm"), "Unknown optimizer 'adm'. Did you mean 'adam'? Known:..."),
     "two optimizers": (
         lambda: tr(optimizer=["adam", "sgd"]),
-        "An optimizer must be a name, an optax transformation or a function (grads, params) -> updates, got ['adam', 'sgd'].",
+        "An optimizer must be a name, an optax transformation or a function (grads, params) -> updates, got ['adam', "
+        "'sgd'].",
     ),
     "loss typo": (
         lambda: fit(tr(loss="categorical_crossentrpy")),
@@ -218,7 +230,8 @@ MISTAKES = {
     "negative lr": (lambda: optimizers.Adam(-0.1), "`learning_rate` must be a number of at least 0, got -0.1."),
     "lr string": (
         lambda: optimizers.Adam("0.1"),
-        "`learning_rate` must be a number or a function of the step, got '0.1'; to set an array, call set_learning_rate(opt_state, array).",
+        "`learning_rate` must be a number or a function of the step, got '0.1'; to set an array, call "
+        "set_learning_rate(opt_state, array).",
     ),
     "two clips": (
         lambda: optimizers.Adam(clipnorm=1.0, clipvalue=1.0),
@@ -231,43 +244,50 @@ MISTAKES = {
     ),
     "loss weights": (
         lambda: fit(tr(loss_weights=[1.0, 2.0])),
-        "`loss_weights` has one number for each of the outputs ['output'], got [1.0, 2.0]; give numbers, as many as there are outputs.",
+        "`loss_weights` must have one number for each of the outputs ['output'], got [1.0, 2.0]; give one number per "
+        "output.",
     ),
     "steps per execution": (
         lambda: tr(steps_per_execution=0),
-        "`steps_per_execution` is 'auto' or a positive integer, got 0; use 'auto'.",
+        "`steps_per_execution` must be 'auto' or a positive integer, got 0; use 'auto'.",
     ),
     "loss missing": (
         lambda: fit(tr(loss=None)),
-        "Training needs a loss, and the Trainer has none; write Trainer(model, loss='mse') or the like.",
+        "Training needs a loss, but the Trainer has none; write, for example, Trainer(model, loss='mse').",
     ),
     "nonfinite": (
         lambda: tr(nonfinite="raise"),
-        "`nonfinite` is 'stop', 'restore', 'skip' or 'ignore', got 'raise'; use one of them.",
+        "`nonfinite` must be 'stop', 'restore', 'skip' or 'ignore', got 'raise'; use one of them.",
     ),
     "sparse loss with one-hot": (
         lambda: fit(tr(loss="sparse_categorical_crossentropy")),
-        "sparse_categorical_crossentropy takes one class index for each row of predictions, got `y` of shape (None, 3) and the output of shape (None, 3); use categorical_crossentropy for one-hot labels.",
+        "sparse_categorical_crossentropy takes one class index for each row of predictions, got `y` of shape (None, "
+        "3) and the output of shape (None, 3); use categorical_crossentropy for one-hot labels.",
     ),
     "one-hot loss with indices": (
         lambda: fit(tr(), y=Y),
-        "categorical_crossentropy takes labels and predictions of the same shape, got `y` of shape (None,) and the output of shape (None, 3); use sparse_categorical_crossentropy for class indices, or convert the labels to one-hot.",
+        "categorical_crossentropy takes labels and predictions of the same shape, got `y` of shape (None,) and the "
+        "output of shape (None, 3); use sparse_categorical_crossentropy for class indices, or convert the labels to "
+        "one-hot.",
     ),
     "labels out of range": (
         lambda: fit(tr(loss="sparse_categorical_crossentropy"), y=Y + 1),
-        "Labels must lie in 0..2 for 3 classes, got 3 at index 3 and 3 more; number the classes from 0, give the last layer more units, or exclude a label with `ignore_class`.",
+        "Labels must lie in 0..2 for 3 classes, got 3 at index 3 and 3 more; number the classes from 0, give the "
+        "last layer more units, or exclude a label with `ignore_class`.",
     ),
     "negative labels": (
         lambda: fit(tr(loss="sparse_categorical_crossentropy"), y=Y - 1),
-        "Labels must lie in 0..2 for 3 classes, got -1 at index 0 and 5 more; number the classes from 0, give the last layer more units, or exclude a label with `ignore_class`.",
+        "Labels must lie in 0..2 for 3 classes, got -1 at index 0 and 5 more; number the classes from 0, give the "
+        "last layer more units, or exclude a label with `ignore_class`.",
     ),
     "float labels": (
         lambda: fit(tr(loss="sparse_categorical_crossentropy"), y=Y + 0.5),
-        "Labels must lie in 0..2 for 3 classes, got 0.5 at index 0 and 11 more; number the classes from 0, give the last layer more units, or exclude a label with `ignore_class`.",
+        "Labels must lie in 0..2 for 3 classes, got 0.5 at index 0 and 11 more; number the classes from 0, give the "
+        "last layer more units, or exclude a label with `ignore_class`.",
     ),
     "y length": (
         lambda: fit(tr(), y=HOT[:5]),
-        "All arrays have one row per example, got x (12, 4), y (5, 3); give them the same length.",
+        "All arrays must have one row per example, got x (12, 4), y (5, 3); give them the same length.",
     ),
     "x wrong shape": (
         lambda: fit(tr(), x=X[:, :3]),
@@ -275,93 +295,106 @@ MISTAKES = {
     ),
     "strings": (
         lambda: fit(tr(), y=np.array(["a"] * 12)),
-        "`y` is an array of numbers, got text such as 'a'; encode text as numbers, for example with np.unique(values, return_inverse=True)[1].",
+        "`y` must be an array of numbers, got text such as 'a'; encode text as numbers, for example with "
+        "np.unique(values, return_inverse=True)[1].",
     ),
     "objects": (
         lambda: fit(tr(), x=np.array([object()] * 12)),
-        "`x` is an array of numbers, got <object object at 0x...",
+        "`x` must be an array of numbers, got <object object at 0x...",
     ),
     "text column": (
         lambda: fit(tr(), x=np.array([[1.0, "Rome"]] * 12, object)),
-        "`x` is an array of numbers, got text such as 'Rome' at [0, 1]; encode text as numbers, for example with np.unique(values, return_inverse=True)[1].",
+        "`x` must be an array of numbers, got text such as 'Rome' at [0, 1]; encode text as numbers, for example "
+        "with np.unique(values, return_inverse=True)[1].",
     ),
     "missing value": (
         lambda: fit(tr(), x=np.array([[1.0, None]] * 12)),
-        "`x` is an array of numbers, got None of type NoneType at [0, 1]; fill missing values.",
+        "`x` must be an array of numbers, got None of type NoneType at [0, 1]; fill missing values.",
     ),
     "numbers as objects": (
         lambda: fit(tr(), x=X.astype(object)),
-        "`x` is an array of numbers, got dtype object; convert it, for example with np.asarray(values, dtype='float32').",
+        "`x` must be an array of numbers, got dtype object; convert it, for example with np.asarray(values, "
+        "dtype='float32').",
     ),
     "dates": (
         lambda: fit(tr(), x=np.array(["2026-01-01"] * 12, "datetime64[D]")),
-        "`x` is an array of numbers, got dtype datetime64[D]; convert it, for example with np.asarray(values, dtype='float32').",
+        "`x` must be an array of numbers, got dtype datetime64[D]; convert it, for example with np.asarray(values, "
+        "dtype='float32').",
     ),
     "path": (
         lambda: fit(tr(), x="data.csv"),
-        "`x` is an array of numbers, got the text 'data.csv'; read the file or text first, and give arrays.",
+        "`x` must be an array of numbers, got the text 'data.csv'; read the file or text first, and give arrays.",
     ),
     "wide integers": (
         lambda: fit(tr(), x=np.full((12, 4), 2**40)),
-        "`x` holds integers of 32 bits, which end at 2147483647, got some from 1099511627776 to 1099511627776; give smaller ones, or convert them with np.asarray(values, dtype='float32').",
+        "`x` must hold 32-bit integers, up to 2147483647, got values from 1099511627776 to 1099511627776; give "
+        "smaller values, or convert them with np.asarray(values, dtype='float32').",
     ),
     "ragged": (
         lambda: fit(tr(), x=[[1.0, 2.0], [1.0]] * 6),
-        "`x` is an array of numbers, got lists of different lengths; pad them to one length.",
+        "`x` must be an array of numbers, got lists of different lengths; pad them to one length.",
     ),
     "nan column": (
         lambda: fit(tr(), x=nan),
-        "`x` holds finite numbers, got nan at [0, 2] and 12 such values in all of 48; remove or fill them, for example with np.nan_to_num.",
+        "`x` must hold finite numbers, got nan at [0, 2], one of 12 such values among 48; remove or fill them, for "
+        "example with np.nan_to_num.",
     ),
     "empty": (lambda: fit(tr(), x=X[:0], y=HOT[:0]), "There are no examples: x has shape (0, 4); give at least one."),
     "scalar": (
         lambda: fit(tr(), x=3.0),
-        "`x` has one row per example, got the single number 3.0; give an array [N, ...].",
+        "`x` must have one row per example, got the single number 3.0; give an array [N, ...].",
     ),
     "no labels": (
         lambda: tr().fit(X),
         "`fit` needs labels, got none; write fit(x, y), or give a Split of datasets.load.",
     ),
-    "batch 0": (lambda: fit(tr(), batch_size=0), "`batch_size` is a positive integer, got 0; 32 is a usual choice."),
+    "batch 0": (
+        lambda: fit(tr(), batch_size=0),
+        "`batch_size` must be a positive integer, got 0; 32 is a usual choice.",
+    ),
     "batch float": (
         lambda: fit(tr(), batch_size=2.5),
-        "`batch_size` is a positive integer, got 2.5; 32 is a usual choice.",
+        "`batch_size` must be a positive integer, got 2.5; 32 is a usual choice.",
     ),
     "epochs negative": (
         lambda: fit(tr(), epochs=-1),
-        "`epochs` is a number of epochs, got -1; give an integer from 0 on.",
+        "`epochs` must be a number of epochs, got -1; give an integer of at least 0.",
     ),
     "epochs float": (
         lambda: fit(tr(), epochs=1.5),
-        "`epochs` is a number of epochs, got 1.5; give an integer from 0 on.",
+        "`epochs` must be a number of epochs, got 1.5; give an integer of at least 0.",
     ),
     "epochs str": (
         lambda: fit(tr(), epochs="3"),
-        "`epochs` is a number of epochs, got '3'; give an integer from 0 on.",
+        "`epochs` must be a number of epochs, got '3'; give an integer of at least 0.",
     ),
     "initial epoch": (
         lambda: fit(tr(), epochs=2, initial_epoch=5),
-        "`epochs` is the number of the last epoch, got 2 with initial_epoch=5; give a larger one.",
+        "`epochs` is the number of the last epoch and must be at least `initial_epoch`, got 2 with initial_epoch=5; "
+        "give a larger number.",
     ),
     "verbose": (
         lambda: fit(tr(), verbose="loud"),
-        "`verbose` is 'auto', 0 (silent), 1 (live) or 2 (a line per epoch), got 'loud'; use 'auto'.",
+        "`verbose` must be 'auto', 0 (silent), 1 (live) or 2 (a line per epoch), got 'loud'; use 'auto'.",
     ),
     "validation_split": (
         lambda: fit(tr(), validation_split=1.5),
-        "`validation_split` lies between 0 and 1, got 1.5; 0.2 takes the last fifth.",
+        "`validation_split` must lie between 0 and 1, got 1.5; 0.2 takes the last fifth.",
     ),
     "validation data x": (
         lambda: fit(tr(), validation_data=X),
-        "`validation_data` is (x, y), (x, y, sample_weight), a Split or a stream of such batches, got an array of shape (12, 4); write validation_data=(x, y).",
+        "`validation_data` must be (x, y), (x, y, sample_weight), a Split or a stream of such batches, got an array "
+        "of shape (12, 4); write validation_data=(x, y).",
     ),
     "validation data without y": (
         lambda: fit(tr(), validation_data=(X, None)),
-        "`validation_data` is (x, y), (x, y, sample_weight), a Split or a stream of such batches, got None for y; write validation_data=(x, y).",
+        "`validation_data` must be (x, y), (x, y, sample_weight), a Split or a stream of such batches, got None for "
+        "y; write validation_data=(x, y).",
     ),
     "validation data dict": (
         lambda: fit(tr(), validation_data={"x": X, "y": HOT}),
-        "`validation_data` is (x, y), (x, y, sample_weight), a Split or a stream of such batches, got a dict; write validation_data=(x, y).",
+        "`validation_data` must be (x, y), (x, y, sample_weight), a Split or a stream of such batches, got a dict; "
+        "write validation_data=(x, y).",
     ),
     "validation stream of x": (
         lambda: fit(tr(), validation_data=iter([X])),
@@ -373,27 +406,29 @@ MISTAKES = {
     ),
     "validation data len": (
         lambda: fit(tr(), validation_data=(X,)),
-        "`validation_data` is (x, y), (x, y, sample_weight), a Split or a stream of such batches, got 1 entry; write validation_data=(x, y).",
+        "`validation_data` must be (x, y), (x, y, sample_weight), a Split or a stream of such batches, got 1 entry; "
+        "write validation_data=(x, y).",
     ),
     "validation other classes": (
         lambda: fit(tr(), validation_data=(X, HOT[:, :2])),
-        "categorical_crossentropy takes labels and predictions of the same shape, got `y` of shape (None, 2) and the output of shape (None, 3); reshape the labels, or change the number of units of the last layer.",
+        "categorical_crossentropy takes labels and predictions of the same shape, got `y` of shape (None, 2) and the "
+        "output of shape (None, 3); reshape the labels, or change the number of units of the last layer.",
     ),
     "validation_freq": (
         lambda: fit(tr(), validation_data=(X, HOT), validation_freq=0),
-        "`validation_freq` is a positive integer or a list of them, got 0; 1 validates after each epoch.",
+        "`validation_freq` must be a positive integer or a list of them, got 0; 1 validates after each epoch.",
     ),
     "class_weight key": (
         lambda: fit(tr(), class_weight={5: 1.0}),
-        "`class_weight` has the classes of the labels as keys, 0 to 2, got the key 5; remove it.",
+        "The keys of `class_weight` must be classes of the labels, from 0 to 2, got 5; remove it.",
     ),
     "class_weight list": (
         lambda: fit(tr(), class_weight=[1, 2, 3]),
-        "`class_weight` is a dictionary from classes to factors, got [1, 2, 3]; write {0: 1.0, 1: 2.0}.",
+        "`class_weight` must be a dictionary from classes to factors, got [1, 2, 3]; write {0: 1.0, 1: 2.0}.",
     ),
     "class_weight str": (
         lambda: fit(tr(), class_weight="balanced"),
-        "`class_weight` is a dictionary from classes to factors, got 'balanced'; write {0: 1.0, 1: 2.0}.",
+        "`class_weight` must be a dictionary from classes to factors, got 'balanced'; write {0: 1.0, 1: 2.0}.",
     ),
     "class and sample weight": (
         lambda: fit(tr(), class_weight={0: 1.0}, sample_weight=np.ones(12)),
@@ -401,11 +436,12 @@ MISTAKES = {
     ),
     "sample_weight length": (
         lambda: fit(tr(), sample_weight=np.ones(5)),
-        "All arrays have one row per example, got x (12, 4), y (12, 3), sample_weight (5,); give them the same length.",
+        "All arrays must have one row per example, got x (12, 4), y (12, 3), sample_weight (5,); give them the same "
+        "length.",
     ),
     "callback class": (
         lambda: fit(tr(), callbacks=[callbacks.EarlyStopping]),
-        "A callback is an object, got the class EarlyStopping; write EarlyStopping().",
+        "A callback must be an object, got the class EarlyStopping; write EarlyStopping().",
     ),
     "early stopping mode": (
         lambda: callbacks.EarlyStopping(mode="up"),
@@ -413,11 +449,11 @@ MISTAKES = {
     ),
     "shuffle": (
         lambda: fit(tr(), shuffle="batch"),
-        "`shuffle` is True or False, got 'batch'; True shuffles the examples in each epoch.",
+        "`shuffle` must be True or False, got 'batch'; True shuffles the examples in each epoch.",
     ),
     "steps_per_epoch": (
         lambda: fit(tr(), steps_per_epoch=0),
-        "`steps_per_epoch` is a positive integer or None, got 0; leave it out to take all batches.",
+        "`steps_per_epoch` must be a positive integer or None, got 0; leave it out to take all batches.",
     ),
     "generator of x": (
         lambda: tr().fit(iter([X]), verbose=0),
@@ -425,7 +461,7 @@ MISTAKES = {
     ),
     "generator empty": (
         lambda: tr().fit(iter([]), verbose=0),
-        "`x` is a stream of at least one batch, got none; give a stream that is not exhausted.",
+        "`x` must be a stream of at least one batch, got none; give a stream that is not exhausted.",
     ),
     "y with stream": (
         lambda: tr().fit(iter([(X, HOT)]), HOT, verbose=0),
@@ -433,43 +469,53 @@ MISTAKES = {
     ),
     "mse with mismatched": (
         lambda: fit(Trainer(mlp(None, 2), "sgd", "mse"), y=X[:, :3]),
-        "mean_squared_error takes labels and predictions of the same shape, got `y` of shape (None, 3) and the output of shape (None, 2); reshape the labels, or change the number of units of the last layer.",
+        "mean_squared_error takes labels and predictions of the same shape, got `y` of shape (None, 3) and the "
+        "output of shape (None, 2); reshape the labels, or change the number of units of the last layer.",
     ),
     "metric of other labels": (
         lambda: fit(tr(loss="sparse_categorical_crossentropy", metrics=["mae"]), y=Y),
-        "mean_absolute_error takes labels and predictions of the same shape, got `y` of shape (None,) and the output of shape (None, 3); reshape the labels, or change the number of units of the last layer.",
+        "mean_absolute_error takes labels and predictions of the same shape, got `y` of shape (None,) and the output "
+        "of shape (None, 3); reshape the labels, or change the number of units of the last layer.",
     ),
     "list of labels": (
         lambda: fit(tr(), y=[HOT, HOT, HOT]),
-        "`y` is one array for a model with one output, got 3 arrays; give one array [N, ...], or make a model with 3 outputs.",
+        "`y` must be one array for a model with one output, got 3 arrays; give one array [N, ...], or make a model "
+        "with 3 outputs.",
     ),
     "labels of two outputs by other names": (
         lambda: fit(two_outputs(), y={"a": X[:, :2], "c": X[:, :3]}),
-        "The keys of `y` are the names of the model's outputs ['b', 'a'], got ['a', 'c']; give one array for each output under its name.",
+        "The keys of `y` must be the names of the model's outputs ['b', 'a'], got ['a', 'c']; give one array for "
+        "each output under its name.",
     ),
     "labels of one of two outputs": (
         lambda: fit(two_outputs(), y=[X[:, :2]]),
-        "`y` has one array for each of the model's outputs ['b', 'a'], got 1; give a list in this order, or a dictionary by these names.",
+        "`y` must have one array for each of the model's outputs ['b', 'a'], got 1; give a list in this order, or a "
+        "dictionary by these names.",
     ),
     "labels of two outputs exchanged": (
         lambda: fit(two_outputs(), y=[X[:, :2], X[:, :3]]),
-        "mean_squared_error takes labels and predictions of the same shape, got `y` of shape (None, 2) and the output 'b' of shape (None, 3); reshape the labels, or change the number of units of the last layer.",
+        "mean_squared_error takes labels and predictions of the same shape, got `y` of shape (None, 2) and the "
+        "output 'b' of shape (None, 3); reshape the labels, or change the number of units of the last layer.",
     ),
     "weights of one of two outputs": (
         lambda: fit(two_outputs(), y=[X[:, :3], X[:, :2]], sample_weight={"a": np.ones(12)}),
-        "The keys of `sample_weight` are the names of the model's outputs ['b', 'a'], got ['a']; give one array for each output under its name.",
+        "The keys of `sample_weight` must be the names of the model's outputs ['b', 'a'], got ['a']; give one array "
+        "for each output under its name.",
     ),
     "weights of three of two outputs": (
         lambda: fit(two_outputs(), y=[X[:, :3], X[:, :2]], sample_weight=[np.ones(12)] * 3),
-        "`sample_weight` has one array for each of the model's outputs ['b', 'a'], got 3; give a list in this order, or a dictionary by these names.",
+        "`sample_weight` must have one array for each of the model's outputs ['b', 'a'], got 3; give a list in this "
+        "order, or a dictionary by these names.",
     ),
     "binary subclass": (
         lambda: fit(Trainer(mlp("sigmoid", 1), "sgd", MyBinary()), y=Y * 7),
-        "binary_crossentropy takes labels from 0 to 1, got some from 0 to 14; use sparse_categorical_crossentropy and a unit for each class, or map the labels to 0 and 1.",
+        "binary_crossentropy takes labels from 0 to 1, got values from 0 to 14; use sparse_categorical_crossentropy "
+        "and a unit for each class, or map the labels to 0 and 1.",
     ),
     "binary with 3": (
         lambda: fit(Trainer(mlp("sigmoid", 1), "sgd", "binary_crossentropy"), y=Y),
-        "binary_crossentropy takes labels from 0 to 1, got some from 0 to 2; use sparse_categorical_crossentropy and a unit for each class, or map the labels to 0 and 1.",
+        "binary_crossentropy takes labels from 0 to 1, got values from 0 to 2; use sparse_categorical_crossentropy "
+        "and a unit for each class, or map the labels to 0 and 1.",
     ),
     "grayscale without channel": (
         lambda: fit(
@@ -481,7 +527,8 @@ MISTAKES = {
             x=IM[..., 0],
             y=np.array([0, 1, 2, 0, 1, 2]),
         ),
-        "Sequential takes inputs of shape (None, 8, 8, 1), got (6, 8, 8); reshape the data, or change the model's input shape.",
+        "Sequential takes inputs of shape (None, 8, 8, 1), got (6, 8, 8); reshape the data, or change the model's "
+        "input shape.",
     ),
     "predict other shape": (
         lambda: (lambda t: (fit(t), t.predict(X[:, :2])))(tr()),
@@ -504,39 +551,46 @@ MISTAKES = {
         lambda: (lambda t: (fit(t), setattr(t, "learning_rate", 1.0)))(
             tr(optimizer=optimizers.SGD(schedules.ExponentialDecay(0.1, 10, 0.9)))
         ),
-        "A learning rate must be a number to be set, got a schedule; make the optimizer with a number as learning rate.",
+        "A learning rate must be a number to be set, got a schedule; make the optimizer with a number as learning "
+        "rate.",
     ),
     "variables of other model": (
         lambda: fit(
             tr(variables={"params": {"dense": {"kernel": np.ones((3, 3), np.float32), "bias": np.ones(3, np.float32)}}})
         ),
-        "`variables` holds 'params/dense/kernel' in the shape (4, 3) that the model has for these inputs, got (3, 3); give variables and inputs of the same model.",
+        "`variables` must hold 'params/dense/kernel' with the shape (4, 3) that the model has for these inputs, got "
+        "(3, 3); give variables and inputs of the same model.",
     ),
     "variables without a collection": (
         lambda: fit(tr(variables={"dense": {"kernel": np.ones((4, 3), np.float32)}})),
-        "`variables` holds variables of the model, got 'dense/kernel', which it does not have; did you mean 'params/dense/kernel'?",
+        "`variables` must hold variables of the model, got 'dense/kernel', which the model does not have; did you "
+        "mean 'params/dense/kernel'?",
     ),
     "unknown variable": (
         lambda: fit(tr(variables={"params": {"zzz": np.ones(3, np.float32)}})),
-        "`variables` holds variables of the model, got 'params/zzz', which it does not have; leave it out.",
+        "`variables` must hold variables of the model, got 'params/zzz', which the model does not have; leave it out.",
     ),
     "variables as an array": (
         lambda: tr(variables=np.ones(3)),
-        "`variables` is a dictionary of collections such as {'params': ...}, got ndarray; give what `init` or `fm.load` returns.",
+        "`variables` must be a dictionary of collections such as {'params': ...}, got ndarray; give what `init` or "
+        "`fm.load` returns.",
     ),
     "variables set of another shape": (
         lambda: (lambda t: (fit(t), setattr(t, "variables", {"params": {"dense": {"bias": np.ones(2)}}})))(tr()),
-        "`variables` holds 'params/dense/bias' in the shape (3,) that the model has for these inputs, got (2,); give variables and inputs of the same model.",
+        "`variables` must hold 'params/dense/bias' with the shape (3,) that the model has for these inputs, got "
+        "(2,); give variables and inputs of the same model.",
     ),
     "two inputs one given": (
         lambda: (lambda a, b: Trainer(Model([a, b], layers.Add()([a, b])), "sgd", "mse").fit(X, X, verbose=0))(
             Input((4,)), Input((4,))
         ),
-        "Model takes inputs with the structure ['(None, 4)', '(None, 4)'], got ['(12, 4)']; pass them in the structure of the model's inputs, or in a dictionary by input name.",
+        "Model takes inputs with the structure ['(None, 4)', '(None, 4)'], got ['(12, 4)']; pass them in the "
+        "structure of the model's inputs, or in a dictionary by input name.",
     ),
     "keras weights count": (
         lambda: interop.set_keras_weights(mlp(), mlp().init(jax.random.key(0), X), [np.ones((4, 3))]),
-        "Sequential has 2 weights [dense/kernel (4, 3), dense/bias (3,)], got 1 of shapes [(4, 3)]; give them in the order of Keras' get_weights().",
+        "Sequential has 2 weights [dense/kernel (4, 3), dense/bias (3,)], got 1 of shapes [(4, 3)]; give them in the "
+        "order of Keras' get_weights().",
     ),
     "keras weights shape": (
         lambda: interop.set_keras_weights(mlp(), mlp().init(jax.random.key(0), X), [np.ones((3, 4)), np.ones(3)]),
@@ -549,7 +603,8 @@ MISTAKES = {
 WARNINGS = {
     "softmax from_logits": (
         lambda: fit(tr(loss=losses.CategoricalCrossentropy(from_logits=True))),
-        "categorical_crossentropy with from_logits=True takes logits, but the model ends in 'softmax'; remove the activation, or use from_logits=False.",
+        "categorical_crossentropy with from_logits=True takes logits, but the model ends in 'softmax'; remove the "
+        "activation, or use from_logits=False.",
     ),
     "metric on logits": (
         lambda: fit(Trainer(mlp(None), "sgd", losses.CategoricalCrossentropy(from_logits=True), ["auc"])),
@@ -557,19 +612,23 @@ WARNINGS = {
     ),
     "probabilities needed": (
         lambda: fit(Trainer(mlp(None), "sgd", "categorical_crossentropy")),
-        "categorical_crossentropy takes probabilities, but the model ends in 'linear'; end it in 'softmax' or 'sigmoid', or use the loss with from_logits=True.",
+        "categorical_crossentropy takes probabilities, but the model ends in 'linear'; end it in 'softmax' or "
+        "'sigmoid', or use the loss with from_logits=True.",
     ),
     "relu output with crossentropy": (
         lambda: fit(Trainer(mlp("relu"), "sgd", "categorical_crossentropy")),
-        "categorical_crossentropy takes probabilities, but the model ends in 'relu'; end it in 'softmax' or 'sigmoid', or use the loss with from_logits=True.",
+        "categorical_crossentropy takes probabilities, but the model ends in 'relu'; end it in 'softmax' or "
+        "'sigmoid', or use the loss with from_logits=True.",
     ),
     "probabilities needed after a subclass": (
         lambda: fit(Trainer(Sequential([Input((4,)), MyDense(3)]), "sgd", "categorical_crossentropy")),
-        "categorical_crossentropy takes probabilities, but the model ends in 'linear'; end it in 'softmax' or 'sigmoid', or use the loss with from_logits=True.",
+        "categorical_crossentropy takes probabilities, but the model ends in 'linear'; end it in 'softmax' or "
+        "'sigmoid', or use the loss with from_logits=True.",
     ),
     "probabilities needed by a subclass": (
         lambda: fit(Trainer(mlp(None, 1), "sgd", MyBinary()), y=(Y > 0).astype("float32")),
-        "binary_crossentropy takes probabilities, but the model ends in 'linear'; end it in 'softmax' or 'sigmoid', or use the loss with from_logits=True.",
+        "binary_crossentropy takes probabilities, but the model ends in 'linear'; end it in 'softmax' or 'sigmoid', "
+        "or use the loss with from_logits=True.",
     ),
     "distribution needed": (
         lambda: fit(Trainer(mlp(None), "sgd", "kld")),
@@ -620,12 +679,12 @@ COMMANDS = {
     "fit": "Missing argument...",
     "fit simple_cnn digits --epochs many": "Invalid value for '--epochs':...",
     "fit simple_cnn digits --epocs 3": "No such option: --epocs...",
-    "fit simple_cnn digits --epochs 0": "--epochs is a positive integer, got 0; give 1 or more.",
+    "fit simple_cnn digits --epochs 0": "--epochs must be a positive integer, got 0; give 1 or more.",
     "fit simple_cnn digits --optimizer adm": "Unknown optimizer 'adm'. Did you mean 'adam'? Known:...",
     "fit simple_cnn digits --learning-rate -1": "`learning_rate` must be a number of at least 0, got -1.0.",
     "fit rnn_classifier digits_sequence --option cell=grru": "Unknown cell 'grru'. Did you mean 'gru'? Known:...",
-    "fit simple_cnn digits --device gpu": "--device gpu needs a GPU that JAX can use, got only 'cpu'; run "
-    "pip install 'flaxmodels-training[cuda]' on a machine with an NVIDIA GPU, or use --device cpu.",
+    "fit simple_cnn digits --device gpu": "--device gpu needs a GPU that JAX can use, got only 'cpu'; run pip install "
+    "'flaxmodels-training[cuda]' on a machine with an NVIDIA GPU, or use --device cpu.",
     "fit simple_cnn digits --device gpus": "Unknown device 'gpus'. Did you mean 'gpu'? Known: 'cpu', 'gpu'.",
     "train simple_cnn digits": "No such command 'train'.",
     "evaluate nowhere digits": "There is no model at nowhere; give the output folder of `fit`, or a model file.",

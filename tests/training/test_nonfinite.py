@@ -67,7 +67,7 @@ GRADIENT = "the gradient of batch_normalization/beta"
 @pytest.mark.parametrize("steps", [1, 2, "auto"])
 def test_stop_keeps_the_state_before_the_step(loss, steps):
     stopped, expected = trainer(loss, steps_per_execution=steps), trainer(loss)
-    with sentence(3, GRADIENT, "the run ends with the state before it"):
+    with sentence(3, GRADIENT, "the run ends with the state before that step"):
         history = fit(stopped, spoiled(13, 14, 18))
     expected.fit(X[:12], Y[:12], batch_size=4, shuffle=False, verbose=0)
     assert_same(stopped, expected)
@@ -140,7 +140,7 @@ def test_overflow_of_a_scaled_loss_is_no_error():
 
 def test_invalid_policies_are_rejected():
     with pytest.raises(
-        ValueError, match=r"^`nonfinite` is 'stop', 'restore', 'skip' or 'ignore', got 'raise'; use one of"
+        ValueError, match=r"^`nonfinite` must be 'stop', 'restore', 'skip' or 'ignore', got 'raise'; use one of"
     ):
         trainer(nonfinite="raise")
 
@@ -153,7 +153,7 @@ def test_batch_hooks_end_with_the_bad_step():
             self.seen.append((batch, [float(log) for log in logs["loss"]]))
 
     t = trainer(steps_per_execution=4)
-    with sentence(2, GRADIENT, "the run ends with the state before it"):
+    with sentence(2, GRADIENT, "the run ends with the state before that step"):
         fit(t, spoiled(9, 13), callbacks=[Watch()])
     ((batch, losses),) = Watch.seen
     assert batch == 2 and np.isfinite(losses[:2]).all() and len(losses) == 3 and not np.isfinite(losses[2])

@@ -84,16 +84,17 @@ def test_class_numbers_become_one_hot_rows_where_the_loss_needs_them():
 
 def test_mistakes():
     with refuses(
-        "mean_squared_error takes labels and predictions of the same shape, got `y` of shape (None, 2) and the output of "
-        "shape (None, 1); reshape the labels, or change the number of units of the last layer."
+        "mean_squared_error takes labels and predictions of the same shape, got `y` of shape (None, 2) and the "
+        "output of shape (None, 1); reshape the labels, or change the number of units of the last layer."
     ):
         Objective.of(line(), Batch(X, jnp.ones((3, 2))), loss="mse")
     with refuses(
-        "`loss` has the model's outputs ['a', 'b'] as keys, got 'c'; use these names, or give a list in this order."
+        "The keys of `loss` must be the model's outputs ['a', 'b'], got 'c'; use these names, or give a list in this "
+        "order."
     ):
         Objective.of(two_outputs(), Batch(jnp.ones((2, 2)), [jnp.ones((2, 1))] * 2), loss={"c": "mse"})
     with refuses(
-        "`y` has one array for each of the model's outputs ['a', 'b'], got 1; "
-        "give a list in this order, or a dictionary by these names."
+        "`y` must have one array for each of the model's outputs ['a', 'b'], got 1; give a list in this order, or a "
+        "dictionary by these names."
     ):
         Objective.of(two_outputs(), Batch(jnp.ones((2, 2)), jnp.ones((2, 1))), loss="mse")

@@ -67,7 +67,7 @@ def test_losses_and_metrics_are_computed_in_float32():
 
 
 def test_invalid_precisions_are_rejected():
-    sentence = "`precision` is 'mixed_bfloat16', 'mixed_float16' or None, got 'bfloat16'; use one of them."
+    sentence = "`precision` must be 'mixed_bfloat16', 'mixed_float16' or None, got 'bfloat16'; use one of them."
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
         Trainer(model(), precision="bfloat16")
 
@@ -76,6 +76,6 @@ def test_invalid_precisions_are_rejected():
         def __call__(self, x):
             return nn.Dense(2)(x)
 
-    sentence = "`precision` sets the `dtype` of a model, and Own has none; give it to its layers."
+    sentence = "`precision` sets the `dtype` of a model, but Own has none; set the dtype of its layers."
     with pytest.raises(TypeError, match=f"^{re.escape(sentence)}$"):
         Trainer(Own(), precision="mixed_bfloat16")

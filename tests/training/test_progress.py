@@ -39,7 +39,7 @@ def test_choice_of_the_display(monkeypatch):
     assert type(make_progress("auto", 1, 1, "images")) is Live
     monkeypatch.setattr("sys.stdout.isatty", lambda: False)
     assert type(make_progress("auto", 1, 1, "images")) is Lines
-    sentence = "`verbose` is 'auto', 0 (silent), 1 (live) or 2 (a line per epoch), got 'loud'; use 'auto'."
+    sentence = "`verbose` must be 'auto', 0 (silent), 1 (live) or 2 (a line per epoch), got 'loud'; use 'auto'."
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
         make_progress("loud", 1, 1, "images")
 

@@ -206,14 +206,14 @@ def test_the_epochs_begin_is_kept_where_a_run_may_go_back_to_it(tmp_path):
 def test_a_model_of_other_arguments_is_refused(tmp_path):
     line().fit(X, Y, batch_size=4, verbose=0, resume=tmp_path)
     sentence = (
-        f"The checkpoints in {tmp_path} are of a model whose layers have other arguments; use the same arguments as before, or choose "
-        "another folder."
+        f"The checkpoints in {tmp_path} belong to a model whose layers have other arguments; use the same arguments "
+        "as before, or choose another folder."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
         line(activation="tanh").fit(X, Y, batch_size=4, epochs=2, verbose=0, resume=tmp_path)
     sentence = (
-        f"The checkpoints in {tmp_path} are of a run with losses=['mean_squared_error'], got ['mean_absolute_error']; use "
-        "the same arguments as before, or choose another folder."
+        f"The checkpoints in {tmp_path} belong to a run with losses=['mean_squared_error'], got "
+        "['mean_absolute_error']; use the same arguments as before, or choose another folder."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
         line(loss="mae").fit(X, Y, batch_size=4, epochs=2, verbose=0, resume=tmp_path)

@@ -34,8 +34,8 @@ def refuses(sentence):
 
 def warns_of_rate(folder, before, after):
     sentence = (
-        f"The checkpoints in {folder} are of a run with another learning rate; it was {before} in the last one, and "
-        f"the run continues with {after}."
+        f"The checkpoints in {folder} belong to a run with another learning rate; its last rate was {before}, and the "
+        f"run continues with {after}."
     )
     return pytest.warns(UserWarning, match=f"^{re.escape(sentence)}$")
 
@@ -67,8 +67,8 @@ def test_another_optimizer_is_refused(case, tmp_path):
     fit(before, tmp_path, 1)
     fit(before, tmp_path, 1)
     with refuses(
-        f"The checkpoints in {tmp_path} are of a run whose optimizer has {difference}; use the same arguments as before, or choose "
-        "another folder."
+        f"The checkpoints in {tmp_path} belong to a run whose optimizer has {difference}; use the same arguments as "
+        "before, or choose another folder."
     ):
         fit(now, tmp_path)
 
@@ -76,8 +76,8 @@ def test_another_optimizer_is_refused(case, tmp_path):
 def test_one_of_several_rates_is_refused(tmp_path):
     fit(O.by_path({"dense/kernel": O.SGD(0.1)}, "sgd"), tmp_path, 1)
     with refuses(
-        f"The checkpoints in {tmp_path} are of a run with 2 learning rates, got 0.2 for one of them; use "
-        "the same arguments as before, or choose another folder."
+        f"The checkpoints in {tmp_path} belong to a run with 2 learning rates, got 0.2 for one of them; use the same "
+        "arguments as before, or choose another folder."
     ):
         fit(O.by_path({"dense/kernel": O.SGD(0.2)}, "sgd"), tmp_path)
 
@@ -166,8 +166,8 @@ def test_a_rate_of_callbacks_is_not_one_that_was_chosen(tmp_path):
 def test_another_schedule_is_taken(tmp_path):
     fit(O.SGD(schedules.CosineDecay(0.1, 6)), tmp_path)
     sentence = (
-        f"The checkpoints in {tmp_path} are of a run with another learning rate schedule; the run continues with the "
-        "new one."
+        f"The checkpoints in {tmp_path} belong to a run with another learning rate schedule; the run continues with "
+        "the new one."
     )
     with pytest.warns(UserWarning, match=f"^{re.escape(sentence)}$"):
         trained = fit(O.SGD(schedules.CosineDecay(0.1, 12)), tmp_path, 3)

@@ -162,8 +162,8 @@ def test_resumed_runs_restore_states(tmp_path):
 
 def test_batches_of_another_size():
     sentence = (
-        "A stateful layer keeps the states of one batch, so that all batches have one size, got 12 examples for batches "
-        "of 5; give a multiple of 5 examples."
+        "A stateful layer keeps the states of one batch, so all batches must have the same size, got 12 examples for "
+        "batches of 5; give a multiple of 5 examples."
     )
     trainer = Trainer(network(), "sgd", "mse")
     for call in (trainer.fit, trainer.evaluate):

@@ -253,7 +253,7 @@ def test_a_train_step_of_ones_own():
         np.testing.assert_array_equal(a, b / 2)
     with refuses(
         TypeError,
-        "`train_step` is a function (model, objective, optimizer, rules, nonfinite) that makes a step, got 3; "
+        "`train_step` must be a function (model, objective, optimizer, rules, nonfinite) that makes a step, got 3; "
         "give one like training.steps.make_train_step.",
     ):
         trainer(train_step=3)
@@ -322,8 +322,8 @@ def test_labels_out_of_range():
 def test_integer_labels_with_the_one_hot_loss():
     with refuses(
         losses.LabelShapeError,
-        "categorical_crossentropy takes labels and predictions of the same shape, got `y` of shape (None,) and the output "
-        "of shape (None, 3); use sparse_categorical_crossentropy for class indices, or convert the labels to "
+        "categorical_crossentropy takes labels and predictions of the same shape, got `y` of shape (None,) and the "
+        "output of shape (None, 3); use sparse_categorical_crossentropy for class indices, or convert the labels to "
         "one-hot.",
     ):
         trainer().fit(X, LABELS, verbose=0)
@@ -332,7 +332,7 @@ def test_integer_labels_with_the_one_hot_loss():
 def test_no_loss_no_labels_no_module():
     with refuses(
         ValueError,
-        "Training needs a loss, and the Trainer has none; write Trainer(model, loss='mse') or the like.",
+        "Training needs a loss, but the Trainer has none; write, for example, Trainer(model, loss='mse').",
     ):
         Trainer(classifier()).fit(X, ONE_HOT)
     with refuses(ValueError, "`fit` needs labels, got none; write fit(x, y), or give a Split of datasets.load."):
@@ -342,7 +342,7 @@ def test_no_loss_no_labels_no_module():
         "A Trainer trains a linen module, got 'model' of type str; give a Sequential, a Model, or an nn.Module object.",
     ):
         Trainer("model")
-    with refuses(ValueError, "`steps_per_execution` is 'auto' or a positive integer, got 0; use 'auto'."):
+    with refuses(ValueError, "`steps_per_execution` must be 'auto' or a positive integer, got 0; use 'auto'."):
         Trainer(classifier(), steps_per_execution=0)
     with refuses(ValueError, "The model has no parameters yet; call fit, evaluate, predict or build first."):
         _ = Trainer(classifier()).variables
@@ -362,18 +362,19 @@ def test_arguments_by_output():
     y = [X[:, :1], X[:, :1]]
     with refuses(
         ValueError,
-        "`loss` has the model's outputs ['p', 'q'] as keys, got 'r'; use these names, or give a list in this order.",
+        "The keys of `loss` must be the model's outputs ['p', 'q'], got 'r'; use these names, or give a list in this "
+        "order.",
     ):
         Trainer(two, loss={"r": "mse"}).fit(X, y)
     with refuses(
         ValueError,
-        "`loss` has one entry for each of the outputs ['p', 'q'], got 3; give a list of that length, "
-        "or a dictionary by name.",
+        "`loss` must have one entry for each of the outputs ['p', 'q'], got 3; give a list of that length, or a "
+        "dictionary by name.",
     ):
         Trainer(two, loss=["mse", "mse", "mse"]).fit(X, y)
     with refuses(
         ValueError,
-        "`loss_weights` of a model with the outputs ['p', 'q'] is a list or a dictionary by output, got 2; "
+        "`loss_weights` of a model with the outputs ['p', 'q'] must be a list or a dictionary by output, got 2; "
         "write {'p': 2}.",
     ):
         Trainer(two, loss="mse", loss_weights=2).fit(X, y)
@@ -382,7 +383,7 @@ def test_arguments_by_output():
 def test_validation_data_of_a_wrong_form():
     with refuses(
         ValueError,
-        "`validation_data` is (x, y), (x, y, sample_weight), a Split or a stream of such batches, got 1 entry; "
+        "`validation_data` must be (x, y), (x, y, sample_weight), a Split or a stream of such batches, got 1 entry; "
         "write validation_data=(x, y).",
     ):
         trainer().fit(X, ONE_HOT, validation_data=(X,))

@@ -130,11 +130,13 @@ def check(callbacks: Sequence[Any] | Any | None) -> list[Callback]:
         given = list(callbacks or [])
     for callback in given:
         if isinstance(callback, type):
-            raise TypeError(f"A callback is an object, got the class {callback.__name__}; write {callback.__name__}().")
+            raise TypeError(
+                f"A callback must be an object, got the class {callback.__name__}; write {callback.__name__}()."
+            )
         if not isinstance(callback, Callback):
             raise TypeError(
-                f"A callback derives from training.callbacks.Callback, got {callback!r} of type "
-                f"{type(callback).__name__}; derive its class from it."
+                f"A callback must derive from training.callbacks.Callback, got {callback!r} of type "
+                f"{type(callback).__name__}; derive its class from Callback."
             )
         refused = [hook for hook in NEVER if hasattr(callback, hook)]
         if refused:

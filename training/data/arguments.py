@@ -66,8 +66,8 @@ def validation_source(given: Any) -> Source:
         x, y, weight = (*given, None)[:3]
         return labelled_source(x, y, weight, None, "validation_data")
     raise ValueError(
-        "`validation_data` is (x, y), (x, y, sample_weight), a Split or a stream of such batches, "
-        f"got {got}; write validation_data=(x, y)."
+        f"`validation_data` must be (x, y), (x, y, sample_weight), a Split or a stream of such batches, got {got}; "
+        "write validation_data=(x, y)."
     )
 
 
@@ -101,6 +101,6 @@ def choose_batch_size(source: Source, given: int | None, fixed: int | None, step
     size = fixed if given is None else given
     if size is not None:
         if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
-            raise ValueError(f"`batch_size` is a positive integer, got {size!r}; 32 is a usual choice.")
+            raise ValueError(f"`batch_size` must be a positive integer, got {size!r}; 32 is a usual choice.")
         return int(size)
     return -(-len(source.example) // int(steps)) if steps else 32

@@ -46,12 +46,14 @@ class ArraySource:
             ValueError: If the fraction is not between 0 and 1, or leaves one part empty.
         """
         if not isinstance(fraction, int | float | np.number) or not 0 < fraction < 1:
-            raise ValueError(f"`validation_split` lies between 0 and 1, got {fraction!r}; 0.2 takes the last fifth.")
+            raise ValueError(
+                f"`validation_split` must lie between 0 and 1, got {fraction!r}; 0.2 takes the last fifth."
+            )
         examples = self.example
         at = math.floor(len(examples) * (1 - fraction))
         if at in (0, len(examples)):
             raise ValueError(
-                f"`validation_split` leaves at least one example on each side, got {fraction} for {len(examples)} "
+                f"`validation_split` must leave at least one example on each side, got {fraction} for {len(examples)} "
                 "examples; choose another fraction."
             )
         rest = examples[at:]

@@ -33,7 +33,7 @@ def check_labels(examples: Examples, objective: Objective) -> None:
             low, high = float(np.min(labels)), float(np.max(labels))
             if low < 0 or high > 1:
                 raise ValueError(
-                    f"{loss.name} takes labels from 0 to 1, got some from {low:g} to {high:g}; use "
+                    f"{loss.name} takes labels from 0 to 1, got values from {low:g} to {high:g}; use "
                     "sparse_categorical_crossentropy and a unit for each class, or map the labels to 0 and 1."
                 )
         if loss is not None and (loss.labels == "index" or one_hot):
@@ -66,6 +66,6 @@ def check_ids(examples: Examples, model: nn.Module) -> None:
         more = f" and {int(wrong.sum()) - 1} more" if wrong.sum() > 1 else ""
         raise ValueError(
             f"{lookup.layer} {lookup.path!r} looks up integers from 0 to {lookup.size - 1}, got {ids[first]} at "
-            f"{list(first)} of `{name}`{more}; give a larger `input_dim`, or map what is not in the vocabulary to a "
-            "number that is."
+            f"{list(first)} of `{name}`{more}; give a larger `input_dim`, or map values outside of the vocabulary to "
+            "a reserved index."
         )

@@ -105,20 +105,22 @@ def _array(name: str, leaf: Any) -> Any:
     if hasattr(leaf, "__getitem__") and not hasattr(leaf, "__iter__") and not is_array(leaf):
         # NumPy would read the items one by one, endlessly if the object never raises IndexError.
         raise TypeError(
-            f"`{name}` is an array of numbers, got a {type(leaf).__name__} of items; put them into one array, for "
-            "example with np.stack([items[i] for i in range(len(items))])."
+            f"`{name}` must be an array of numbers, got items of a {type(leaf).__name__}; put them into one array, "
+            "for example with np.stack([items[i] for i in range(len(items))])."
         )
     if not isinstance(leaf, jax.Array):
         try:
             array = np.asarray(leaf)
         except ValueError as error:
             raise TypeError(
-                f"`{name}` is an array of numbers, got lists of different lengths; pad them to one length."
+                f"`{name}` must be an array of numbers, got lists of different lengths; pad them to one length."
             ) from error
     if array.dtype.kind not in "biuf" and array.dtype != jnp.bfloat16:
-        raise TypeError(f"`{name}` is an array of numbers, got {_not_numbers(array)}.")
+        raise TypeError(f"`{name}` must be an array of numbers, got {_not_numbers(array)}.")
     if array.ndim == 0:
-        raise ValueError(f"`{name}` has one row per example, got the single number {array}; give an array [N, ...].")
+        raise ValueError(
+            f"`{name}` must have one row per example, got the single number {array}; give an array [N, ...]."
+        )
     if array.dtype.kind == "f":
         _check_finite(name, array)
         array = array.astype(np.float32) if array.dtype == np.float64 else array
@@ -156,8 +158,8 @@ def _as_int32(name: str, array: Any) -> Any:
     low, high = (int(array.min()), int(array.max())) if array.size else (0, 0)
     if low < limits.min or high > limits.max:
         raise ValueError(
-            f"`{name}` holds integers of 32 bits, which end at {limits.max}, got some from {low} to {high}; "
-            "give smaller ones, or convert them with np.asarray(values, dtype='float32')."
+            f"`{name}` must hold 32-bit integers, up to {limits.max}, got values from {low} to {high}; give smaller "
+            "values, or convert them with np.asarray(values, dtype='float32')."
         )
     return array.astype(np.int32)
 
@@ -178,8 +180,8 @@ def _check_finite(name: str, array: Any) -> None:
     if bad.any():
         first = tuple(int(i) for i in np.argwhere(bad)[0])
         raise ValueError(
-            f"`{name}` holds finite numbers, got {np.asarray(array)[first]} at {list(first)} and {int(bad.sum())} such "
-            f"values in all of {array.size}; remove or fill them, for example with np.nan_to_num."
+            f"`{name}` must hold finite numbers, got {np.asarray(array)[first]} at {list(first)}, one of "
+            f"{int(bad.sum())} such values among {array.size}; remove or fill them, for example with np.nan_to_num."
         )
 
 
@@ -192,7 +194,7 @@ def _check_lengths(x: Any, y: Any, weight: Any) -> None:
     if len(set(lengths)) > 1:
         shapes = ", ".join(f"{name} {tuple(a.shape)}" for name, a in leaves[:6])
         shapes += f" and {len(leaves) - 6} more" if len(leaves) > 6 else ""
-        raise ValueError(f"All arrays have one row per example, got {shapes}; give them the same length.")
+        raise ValueError(f"All arrays must have one row per example, got {shapes}; give them the same length.")
     if lengths[0] == 0:
         raise ValueError(f"There are no examples: x has shape {tuple(leaves[0][1].shape)}; give at least one.")
 
@@ -205,12 +207,14 @@ def _weights_by_class(y: Any, class_weight: Mapping[int, float], is_full_dataset
         )
     if not isinstance(class_weight, Mapping):
         raise TypeError(
-            f"`class_weight` is a dictionary from classes to factors, got {class_weight!r}; write {{0: 1.0, 1: 2.0}}."
+            f"`class_weight` must be a dictionary from classes to factors, got {class_weight!r}; write "
+            f"{{0: 1.0, 1: 2.0}}."
         )
     for index, factor in class_weight.items():
         if not isinstance(factor, int | float | np.number) or not np.isfinite(factor):
             raise ValueError(
-                f"`class_weight` holds a finite number for each class, got {factor!r} for class {index!r}; give one."
+                f"`class_weight` must hold a finite number for each class, got {factor!r} for class {index!r}; give "
+                "one."
             )
     labels = np.asarray(jax.tree.leaves(y)[0])
     if labels.ndim > 2:
@@ -227,7 +231,7 @@ def _weights_by_class(y: Any, class_weight: Mapping[int, float], is_full_dataset
     unknown = sorted(set(class_weight) - known)
     if unknown and is_full_dataset:
         raise ValueError(
-            f"`class_weight` has the classes of the labels as keys, {min(known)} to {max(known)}, got the key "
+            f"The keys of `class_weight` must be classes of the labels, from {min(known)} to {max(known)}, got "
             f"{unknown[0]!r}; remove it."
         )
     weights = np.ones(labels.shape, np.float32)

@@ -46,7 +46,7 @@ class StreamSource:
         first = self.reader.peek()
         if not first:
             raise ValueError(
-                f"`{name}` is a stream of at least one batch, got none; give a stream that is not exhausted."
+                f"`{name}` must be a stream of at least one batch, got none; give a stream that is not exhausted."
             )
         self.example = self.checked(first[0], 0)
         self.batch_size: int | None = len(self.example)
@@ -72,8 +72,8 @@ class StreamSource:
         parts = batch if isinstance(batch, tuple | list) else (batch,)
         if not 1 <= len(parts) <= 3:
             raise ValueError(
-                f"`{self.name}` is a stream of (x, y) or (x, y, sample_weight), got {len(parts)} entries in batch {i}; "
-                "give one of them."
+                f"`{self.name}` must be a stream of (x, y) or (x, y, sample_weight), got {len(parts)} entries in "
+                f"batch {i}; give one of them."
             )
         y = parts[1] if len(parts) > 1 else None
         weight = parts[2] if len(parts) > 2 else None
@@ -85,12 +85,12 @@ class StreamSource:
         shapes = [jax.tree.map(lambda a: a.shape[1:], d.batch()) for d in (data, self.example)]
         if shapes[0] != shapes[1]:
             raise ValueError(
-                f"`{self.name}` is a stream of batches with examples of the shapes {_listed(self.example)}, got "
-                f"{_listed(data)} in batch {i}; give the same in all."
+                f"All batches of `{self.name}` must have examples of the shapes {_listed(self.example)}, got "
+                f"{_listed(data)} in batch {i}; give the same shapes in all batches."
             )
         if len(data) > len(self.example):
             raise ValueError(
-                f"`{self.name}` is a stream whose first batch is the largest, got {len(self.example)} examples in it "
+                f"The first batch of `{self.name}` must be the largest, got {len(self.example)} examples in batch 0 "
                 f"and {len(data)} in batch {i}; start with a batch of full size."
             )
         return data

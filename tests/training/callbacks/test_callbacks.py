@@ -256,10 +256,12 @@ def test_lambda_callback_calls_its_functions():
 
 
 def test_invalid_callback_types_are_rejected():
-    sentence = "A callback is an object, got the class History; write History()."
+    sentence = "A callback must be an object, got the class History; write History()."
     with pytest.raises(TypeError, match=f"^{re.escape(sentence)}$"):
         callbacks.check([callbacks.History])
-    sentence = "A callback derives from training.callbacks.Callback, got 3 of type int; derive its class from it."
+    sentence = (
+        "A callback must derive from training.callbacks.Callback, got 3 of type int; derive its class from Callback."
+    )
     with pytest.raises(TypeError, match=f"^{re.escape(sentence)}$"):
         callbacks.check(3)
 

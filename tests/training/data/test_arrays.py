@@ -42,7 +42,9 @@ def test_split_brings_its_labels_and_scale():
 
 
 def test_lengths_differ():
-    with refuses(ValueError, "All arrays have one row per example, got x (6, 2), y (5,); give them the same length."):
+    with refuses(
+        ValueError, "All arrays must have one row per example, got x (6, 2), y (5,); give them the same length."
+    ):
         as_examples(X, Y[:5])
 
 
@@ -56,13 +58,13 @@ def test_empty():
 def test_not_numbers():
     with refuses(
         TypeError,
-        "`x` is an array of numbers, got text such as 'a'; encode text as numbers, for example with "
+        "`x` must be an array of numbers, got text such as 'a'; encode text as numbers, for example with "
         "np.unique(values, return_inverse=True)[1].",
     ):
         as_examples(np.array(["a", "b"]))
-    with refuses(TypeError, "`x` is an array of numbers, got lists of different lengths; pad them to one length."):
+    with refuses(TypeError, "`x` must be an array of numbers, got lists of different lengths; pad them to one length."):
         as_examples([[1.0], [1.0, 2.0]])
-    with refuses(ValueError, "`x` has one row per example, got the single number 3.0; give an array [N, ...]."):
+    with refuses(ValueError, "`x` must have one row per example, got the single number 3.0; give an array [N, ...]."):
         as_examples(3.0)
 
 
@@ -72,8 +74,8 @@ def test_not_finite(bad):
     x[1, 1] = bad
     with refuses(
         ValueError,
-        f"`x` holds finite numbers, got {np.float32(bad)} at [1, 1] and 1 such values in all of 12; "
-        "remove or fill them, for example with np.nan_to_num.",
+        f"`x` must hold finite numbers, got {np.float32(bad)} at [1, 1], one of 1 such values among 12; remove or "
+        "fill them, for example with np.nan_to_num.",
     ):
         as_examples(x, Y)
 
@@ -92,7 +94,7 @@ def test_class_weight_goes_by_label():
 def test_class_weight_mistakes():
     with refuses(
         ValueError,
-        "`class_weight` has the classes of the labels as keys, 0 to 5, got the key 7; remove it.",
+        "The keys of `class_weight` must be classes of the labels, from 0 to 5, got 7; remove it.",
     ):
         as_examples(X, Y, class_weight={7: 1.0})
     with refuses(
@@ -103,7 +105,7 @@ def test_class_weight_mistakes():
     with refuses(ValueError, "`class_weight` needs one array of labels, got 2; use `sample_weight` instead."):
         as_examples(X, [Y, Y], class_weight={0: 1.0})
     for factor in (float("nan"), "a", None):
-        sentence = f"`class_weight` holds a finite number for each class, got {factor!r} for class 0; give one."
+        sentence = f"`class_weight` must hold a finite number for each class, got {factor!r} for class 0; give one."
         with refuses(ValueError, sentence):
             as_examples(X, Y, class_weight={0: factor})
 
@@ -112,17 +114,18 @@ def test_validation_split_takes_the_last_examples():
     train, validation = ArraySource(as_examples(X, Y)).split_off(0.34)
     assert train.example.y.tolist() == [0, 1, 2]
     assert validation.example.y.tolist() == [3, 4, 5]
-    with refuses(ValueError, "`validation_split` lies between 0 and 1, got 1.5; 0.2 takes the last fifth."):
+    with refuses(ValueError, "`validation_split` must lie between 0 and 1, got 1.5; 0.2 takes the last fifth."):
         ArraySource(as_examples(X, Y)).split_off(1.5)
     with refuses(
         ValueError,
-        "`validation_split` leaves at least one example on each side, got 0.99 for 6 examples; choose another fraction.",
+        "`validation_split` must leave at least one example on each side, got 0.99 for 6 examples; choose another "
+        "fraction.",
     ):
         ArraySource(as_examples(X, Y)).split_off(0.99)
 
 
 def test_batch_size_is_checked():
-    with refuses(ValueError, "`batch_size` is a positive integer, got 0; 32 is a usual choice."):
+    with refuses(ValueError, "`batch_size` must be a positive integer, got 0; 32 is a usual choice."):
         choose_batch_size(ArraySource(as_examples(X, Y)), 0, None, None)
 
 

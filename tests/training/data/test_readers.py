@@ -171,7 +171,7 @@ def test_batches_before_one_that_is_refused_or_fails_are_not_lost():
         yield X, np.full((4, 1), np.nan, "float32")
 
     source = bad()
-    with pytest.raises(ValueError, match="holds finite numbers"):
+    with pytest.raises(ValueError, match="must hold finite numbers"):
         trainer_of_zeros().fit(source, verbose=0)
     assert trainer_of_zeros().evaluate(source, steps=3)["loss"] == 1
 
@@ -411,12 +411,12 @@ def test_a_sequence_resumes_where_it_was(steps_per_epoch, tmp_path):
 
 def test_labels_that_are_items_are_refused():
     sentence = (
-        "`y` is an array of numbers, got a Items of items; put them into one array, for example with "
+        "`y` must be an array of numbers, got items of a Items; put them into one array, for example with "
         "np.stack([items[i] for i in range(len(items))])."
     )
     with refuses(sentence, TypeError):
         moving().fit(np.zeros((5, 3), "float32"), Items())
-    with refuses("`x` is a stream of at least one batch, got none; give a stream that is not exhausted."):
+    with refuses("`x` must be a stream of at least one batch, got none; give a stream that is not exhausted."):
         moving().fit(Items(0))
 
 

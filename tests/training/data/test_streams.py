@@ -189,21 +189,21 @@ class Second:
 MISTAKES = {
     "nothing": (
         lambda: iter(()),
-        "`x` is a stream of at least one batch, got none; give a stream that is not exhausted.",
+        "`x` must be a stream of at least one batch, got none; give a stream that is not exhausted.",
     ),
     "too many parts": (
         lambda: iter([(X, Y, Y, Y)]),
-        "`x` is a stream of (x, y) or (x, y, sample_weight), got 4 entries in batch 0; give one of them.",
+        "`x` must be a stream of (x, y) or (x, y, sample_weight), got 4 entries in batch 0; give one of them.",
     ),
     "other shapes": (
         lambda: Second(X[:4, :2], Y[:4]),
-        "`x` is a stream of batches with examples of the shapes (3,), (1,), got (2,), (1,) in batch 1; "
-        "give the same in all.",
+        "All batches of `x` must have examples of the shapes (3,), (1,), got (2,), (1,) in batch 1; give the same "
+        "shapes in all batches.",
     ),
     "larger": (
         lambda: Second(X[:5], Y[:5]),
-        "`x` is a stream whose first batch is the largest, got 4 examples in it and 5 in batch 1; "
-        "start with a batch of full size.",
+        "The first batch of `x` must be the largest, got 4 examples in batch 0 and 5 in batch 1; start with a batch "
+        "of full size.",
     ),
     "no labels": (
         lambda: iter([(X,)]),
@@ -234,7 +234,7 @@ def test_what_a_stream_brings_itself_is_not_given_twice():
     with refuses("`validation_split` divides arrays, got 0.5 for a stream; give `validation_data` instead."):
         line().fit(batches(), validation_split=0.5, verbose=0)
     for name in ("steps_per_epoch", "validation_steps"):
-        with refuses(f"`{name}` is a positive integer or None, got 0; leave it out to take all batches."):
+        with refuses(f"`{name}` must be a positive integer or None, got 0; leave it out to take all batches."):
             line().fit(X, Y, **{name: 0})
 
 
