@@ -65,7 +65,7 @@ OPTIMIZERS = {
 @pytest.mark.rotate
 @pytest.mark.parametrize("kind", OPTIMIZERS)
 @jax.numpy_dtype_promotion("standard")  # optax multiplies counts and floats
-def test_a_frozen_layer_stays_and_the_state_of_the_others_is_kept(kind):
+def test_frozen_layers_stay_fixed_and_others_keep_their_optimizer_state(kind):
     optimizer = OPTIMIZERS[kind]()
     trainer = Trainer(mlp(), optimizer, "mse")
     fit(trainer)
@@ -92,7 +92,7 @@ def test_a_frozen_layer_stays_and_the_state_of_the_others_is_kept(kind):
     assert not equal(trainer.state.params["base"], params["base"])
 
 
-def test_a_scaled_loss_goes_on_with_its_scale():
+def test_freezing_keeps_the_loss_scale():
     trainer = Trainer(mlp(), optimizers.LossScaleOptimizer("adam", dynamic_growth_steps=3), "mse")
     fit(trainer)
     scale, moments = float(trainer.state.opt_state.scale), copy(trainer.state.opt_state.inner_state.slots)
@@ -106,7 +106,7 @@ def test_a_scaled_loss_goes_on_with_its_scale():
 
 
 @pytest.mark.parametrize("freeze", ["inner", "whole"])
-def test_layers_of_nested_models_are_frozen(freeze):
+def test_layers_of_nested_models_can_be_frozen(freeze):
     x = Input((4,))
     inner = Model(x, layers.BatchNormalization()(layers.Dense(3)(x)), name="inner")
     trainer = Trainer(Sequential([Input((4,)), inner, layers.Dense(2, name="head")]), "adam", "mse")
@@ -134,7 +134,7 @@ def test_all_layers_can_be_frozen_and_trained_again():
     assert not equal(trainer.state.params["base"], before["base"])
 
 
-def test_a_change_compiles_and_what_was_compiled_before_is_used_again(monkeypatch):
+def test_undoing_a_change_reuses_the_compiled_program(monkeypatch):
     made = []
     monkeypatch.setattr(
         steps, "make_train_program", lambda *a, make=steps.make_train_program: made.append(a) or make(*a)
@@ -146,7 +146,7 @@ def test_a_change_compiles_and_what_was_compiled_before_is_used_again(monkeypatc
         assert len(made) == programs
 
 
-def test_an_evaluation_follows_changes_at_once_and_leaves_the_optimizer_alone():
+def test_changes_affect_evaluation_but_not_the_optimizer_state():
     model = Sequential([Input((4,)), layers.Dense(2, kernel_regularizer="l2")])
     trainer = Trainer(model, "adam", "mse")
     fit(trainer)
@@ -159,7 +159,7 @@ def test_an_evaluation_follows_changes_at_once_and_leaves_the_optimizer_alone():
     assert trainer.evaluate(X, Y)["loss"] == pytest.approx(loss, rel=1e-6)
 
 
-def test_other_arguments_take_effect_too():
+def test_changes_of_other_arguments_take_effect():
     model = Sequential([Input((4,)), layers.Dropout(0.5), layers.Dense(2, kernel_constraint="non_neg")])
     trainer = Trainer(model, optimizers.SGD(0.0), "mse")
     first, second = (fit(trainer, 1).history["loss"][0] for _ in range(2))
@@ -172,7 +172,7 @@ def test_other_arguments_take_effect_too():
     assert trainer.predict(X).min() == 0
 
 
-def test_a_resumed_run_after_a_change_ends_in_the_same_bits(tmp_path):
+def test_resuming_after_a_change_is_bit_identical(tmp_path):
     def run(epochs):
         trainer = Trainer(mlp(), "adam", "mse")
         fit(trainer, 2)
@@ -187,7 +187,7 @@ def test_a_resumed_run_after_a_change_ends_in_the_same_bits(tmp_path):
     assert equal(run(4).state.params, want)
 
 
-def test_layers_that_come_later_are_refused():
+def test_added_layers_are_rejected():
     trainer = Trainer(mlp(), "adam", "mse")
     fit(trainer, 1)
     trainer.model.add(layers.Dense(2, name="top"))
@@ -201,7 +201,7 @@ def test_layers_that_come_later_are_refused():
             call()
 
 
-def test_an_optimizer_whose_state_names_no_parameters_starts_anew():
+def test_optimizer_states_without_parameter_paths_are_reset():
     def init(params):
         return [jnp.zeros_like(leaf) for leaf in jax.tree.leaves(params)]
 
@@ -242,7 +242,7 @@ class Net(nn.Module):
     ],
 )
 @pytest.mark.spread
-def test_settings_see_changes_wherever_a_layer_is(change):
+def test_settings_detect_changes_of_nested_layers(change):
     model = Net(Sequential([layers.Dense(2), layers.TimeDistributed(layers.Dense(3))]))
     before = settings(model)
     assert settings(model) == before

@@ -144,7 +144,7 @@ def test_digits_are_all_of_scikit_learn_split_evenly():
     assert data.info.class_names == tuple("0123456789") and data.info.input_shape == (8, 8, 1)
 
 
-def test_digits_are_loaded_by_scikit_learn_if_its_file_is_not_there(monkeypatch):
+def test_digits_are_loaded_by_scikit_learn_if_its_file_is_missing(monkeypatch):
     data = datasets.load("digits")
     without_files = types.SimpleNamespace(submodule_search_locations=[])
     monkeypatch.setattr(datasets.importlib.util, "find_spec", lambda name: without_files)

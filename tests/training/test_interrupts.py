@@ -15,7 +15,7 @@ def python_handles_interrupts():
     signal.signal(signal.SIGINT, before)
 
 
-def test_the_first_waits_for_check_and_the_second_does_not():
+def test_the_first_interrupt_is_deferred_and_the_second_is_not():
     with Interrupts() as interrupts:
         interrupts.check()
         signal.raise_signal(signal.SIGINT)
@@ -27,7 +27,7 @@ def test_the_first_waits_for_check_and_the_second_does_not():
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_a_custom_handler_stays():
+def test_custom_handlers_are_kept():
     seen = []
     signal.signal(signal.SIGINT, lambda number, frame: seen.append(number))
     with Interrupts() as interrupts:

@@ -3,7 +3,7 @@
 from training import memory
 
 
-def test_the_heap_is_retained_where_the_c_library_supports_it(monkeypatch):
+def test_the_heap_is_retained_if_the_c_library_supports_it(monkeypatch):
     calls = []
 
     class Library:

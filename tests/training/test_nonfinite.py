@@ -131,7 +131,7 @@ def test_policies_do_not_change_finite_runs():
     assert_same(a, b, 1e-6)
 
 
-def test_overflow_of_a_scaled_loss_is_no_error():
+def test_overflow_of_a_scaled_loss_is_not_an_error():
     scaled = optimizers.LossScaleOptimizer(optimizers.Adam(0.01), initial_scale=1e38)
     t = trainer("mse", scaled)
     fit(t, Y, epochs=1)  # no warning, because warnings are errors in tests

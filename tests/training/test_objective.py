@@ -29,7 +29,7 @@ def two_outputs():
 X, Y = jnp.ones((3, 1)), jnp.array([[0.0], [1.0], [3.0]])
 
 
-def test_a_measurement_counted_by_hand():
+def test_loss_and_metrics_match_hand_computed_values():
     objective = Objective.of(line(), Batch(X, Y), loss="mse", metrics=["mae"])
     outputs = Outputs(jnp.array([[1.0], [1.0], [1.0]]), None, {}, jnp.float32(0.5))
     measured = objective.measure(Batch(X, Y), outputs)
@@ -41,7 +41,7 @@ def test_a_measurement_counted_by_hand():
     assert float(logs["mae"]) == pytest.approx(1.0)
 
 
-def test_padding_rows_and_weights_counted_by_hand():
+def test_padding_rows_and_weights_match_hand_computed_values():
     batch = Batch(X, Y, jnp.array([1.0, 2.0, 5.0]), jnp.array([True, True, False]))
     objective = Objective.of(line(), batch, loss="mse", weighted_metrics=["mae"])
     measured = objective.measure(batch, Outputs(jnp.array([[2.0], [2.0], [9.0]]), None, {}, jnp.float32(0)))
@@ -51,7 +51,7 @@ def test_padding_rows_and_weights_counted_by_hand():
     assert float(logs["mae"]) == pytest.approx((1 * 2 + 2 * 1) / 3)  # a weighted mean
 
 
-def test_several_outputs_have_losses_of_their_own():
+def test_each_output_has_its_own_loss():
     y = {"a": jnp.zeros((2, 1)), "b": jnp.array([0, 2])}
     objective = Objective.of(
         two_outputs(),
@@ -69,12 +69,12 @@ def test_several_outputs_have_losses_of_their_own():
     assert float(measured.loss) == pytest.approx(2 * 5 - np.log(0.5))
 
 
-def test_only_shapes_of_the_example_count():
+def test_objectives_depend_only_on_shapes_and_dtypes():
     batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), Batch(X, Y))
     assert Objective.of(line(), batch, loss="mse") == Objective.of(line(), Batch(X, Y), loss="mse")
 
 
-def test_class_numbers_become_one_hot_rows_where_the_loss_needs_them():
+def test_class_indices_become_one_hot_if_the_loss_needs_it():
     model = Sequential([layers.Dense(3, activation="softmax")])
     batch = Batch(jnp.ones((2, 4)), jnp.array([2, 0]))
     objective = Objective.of(model, batch, loss="categorical_crossentropy", num_classes=3)

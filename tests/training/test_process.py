@@ -58,7 +58,7 @@ print(parent.predict(x).shape)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_child_forked_while_jax_is_in_use_is_refused():
+def test_children_forked_while_jax_is_in_use_are_rejected():
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     done = subprocess.run([sys.executable, "-c", FORKS], capture_output=True, text=True, env=environment, timeout=180)
     assert done.returncode == 0, done.stderr

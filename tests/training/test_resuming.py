@@ -68,7 +68,7 @@ class Pipeline:
 
 
 @pytest.mark.parametrize("as_bytes", [False, True])
-def test_a_pipeline_goes_on_where_it_stood(as_bytes, tmp_path):
+def test_stateful_iterators_resume_without_rereading(as_bytes, tmp_path):
     def fit(pipeline, resume=None, more=()):
         trainer = line()
         trainer.fit(pipeline, steps_per_epoch=4, epochs=3, verbose=0, callbacks=[*more], resume=resume)
@@ -83,7 +83,7 @@ def test_a_pipeline_goes_on_where_it_stood(as_bytes, tmp_path):
     assert again.read[:2] == [0, 6]  # the first batch says what all look like; then nothing is read twice
 
 
-def test_a_source_that_fails_ends_the_run_by_its_own_error_after_the_state_is_saved(tmp_path):
+def test_errors_of_the_data_are_raised_after_the_state_is_saved(tmp_path):
     def source(number, bad=()):
         for i in range(3):
             if (number, i) in bad:
@@ -100,7 +100,7 @@ def test_a_source_that_fails_ends_the_run_by_its_own_error_after_the_state_is_sa
     assert_same(again, whole)
 
 
-def test_a_callback_that_leaves_the_program_leaves_the_state(tmp_path):
+def test_system_exit_in_a_callback_saves_the_state(tmp_path):
     class Leave(callbacks.Callback):
         def on_chunk_end(self, step, logs=None):
             raise SystemExit(3)
@@ -111,7 +111,7 @@ def test_a_callback_that_leaves_the_program_leaves_the_state(tmp_path):
         assert folder.newest()[1]["position"]["step"] == 1
 
 
-def test_a_validation_that_fails_is_done_again(tmp_path):
+def test_failed_validations_are_repeated(tmp_path):
     class Fails(callbacks.Callback):
         def on_test_begin(self, logs=None):
             if int(self.trainer.state.step) == 6:
@@ -128,7 +128,7 @@ def test_a_validation_that_fails_is_done_again(tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_long_validation_is_not_waited_for(number, tmp_path):
+def test_signals_interrupt_validation(number, tmp_path):
     class Signals(callbacks.Callback):
         seen: ClassVar[list] = []
 
@@ -154,7 +154,7 @@ def test_a_long_validation_is_not_waited_for(number, tmp_path):
     assert_same(fit(tmp_path), fit())
 
 
-def test_averages_in_the_place_of_the_weights_are_kept_apart(tmp_path):
+def test_averages_that_replace_the_weights_are_saved_separately(tmp_path):
     """A checkpoint of an epoch's end, where the averages stand for the callbacks that come after."""
 
     def fit(resume=None, more=()):
@@ -164,11 +164,11 @@ def test_averages_in_the_place_of_the_weights_are_kept_apart(tmp_path):
         return trainer
 
     with pytest.raises(Broken):
-        fit(Checkpoints(tmp_path, every="epoch"), [EndAtBegin(1)])
+        fit(Checkpoints(tmp_path, every="epoch"), [EndAtEpochBegin(1)])
     assert_same(fit(tmp_path), fit())
 
 
-class EndAtBegin(callbacks.Callback):
+class EndAtEpochBegin(callbacks.Callback):
     """Ends the run at the begin of an epoch, before anything else of it."""
 
     def __init__(self, epoch):
@@ -184,7 +184,7 @@ def infinite(y_true, y_pred):
 
 
 @pytest.mark.filterwarnings("ignore:Numbers are not finite")
-def test_the_epochs_begin_is_kept_where_a_run_may_go_back_to_it(tmp_path):
+def test_the_state_at_the_epoch_start_is_saved_for_restore(tmp_path):
     def source(number):
         for i in range(3):
             yield X[4 * i : 4 * i + 4], np.full((4, 1), 9, "float32") if (number, i) == (1, 2) else Y[4 * i : 4 * i + 4]
@@ -203,7 +203,7 @@ def test_the_epochs_begin_is_kept_where_a_run_may_go_back_to_it(tmp_path):
         np.testing.assert_array_equal(x, y)
 
 
-def test_a_model_of_other_arguments_is_refused(tmp_path):
+def test_models_with_other_arguments_are_rejected(tmp_path):
     line().fit(X, Y, batch_size=4, verbose=0, resume=tmp_path)
     sentence = (
         f"The checkpoints in {tmp_path} belong to a model whose layers have other arguments; use the same arguments "
@@ -219,7 +219,7 @@ def test_a_model_of_other_arguments_is_refused(tmp_path):
         line(loss="mae").fit(X, Y, batch_size=4, epochs=2, verbose=0, resume=tmp_path)
 
 
-def test_a_stream_that_does_not_tell_is_read_again(tmp_path):
+def test_iterators_without_a_state_are_read_again(tmp_path):
     with pytest.raises(Broken):
         line().fit(endless(), steps_per_epoch=2, epochs=3, verbose=0, callbacks=[EndAt(3)], resume=tmp_path)
     whole, again = line(), line()
@@ -239,7 +239,7 @@ def endless():
 
 @pytest.mark.parametrize("data", ["arrays", "function", "iterator"])
 @pytest.mark.parametrize("steps_per_epoch", [2, 3, 6])
-def test_the_last_chunk_of_an_epoch_is_not_the_end_of_the_data(data, steps_per_epoch, tmp_path):
+def test_resuming_after_the_last_chunk_of_an_epoch(data, steps_per_epoch, tmp_path):
     """Passes of 3 steps; of 5 for the function."""
 
     def source(number):
@@ -291,7 +291,7 @@ class FailsOnce(callbacks.Callback):
 
 
 @pytest.mark.parametrize("hook", ["on_test_begin", "on_test_end"])
-def test_an_epoch_in_which_the_run_was_ended_is_completed(hook, tmp_path):
+def test_the_epoch_in_which_a_run_is_stopped_is_completed(hook, tmp_path):
     """Also after a death during its validation."""
 
     def fit(failed, resume=None):
@@ -313,7 +313,7 @@ def test_an_epoch_in_which_the_run_was_ended_is_completed(hook, tmp_path):
 
 
 @pytest.mark.parametrize("steps", ["auto", 2])
-def test_a_run_that_is_ended_before_an_epoch_does_one_execution_as_in_keras(steps):
+def test_stopping_before_an_epoch_still_runs_one_chunk_as_in_keras(steps):
     model = Sequential([Input((3,)), layers.Dense(1)])
     for callback, done in ((Stop("on_epoch_begin", 1), 3), (Start(), 0)):
         trainer = Trainer(model, "sgd", "mse", steps_per_execution=steps)
@@ -327,7 +327,7 @@ class Start(callbacks.Callback):
         self.trainer.stop_training = True
 
 
-def test_rows_of_a_run_without_a_checkpoint_are_not_written_twice(tmp_path):
+def test_log_rows_from_before_the_first_checkpoint_are_not_duplicated(tmp_path):
     """The process ends after the first row, and before the first checkpoint."""
     log, folder = tmp_path / "log.csv", tmp_path / "run"
     log.write_text("epoch,loss\n0,1.5\n")  # of an earlier run
@@ -336,7 +336,7 @@ def test_rows_of_a_run_without_a_checkpoint_are_not_written_twice(tmp_path):
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Broken):
         patch.setattr(Checkpoints, "save", lambda *args: None)
         line().fit(
-            X, Y, batch_size=4, epochs=2, verbose=0, callbacks=[callbacks.CSVLogger(**logger), EndAtBegin(1)],
+            X, Y, batch_size=4, epochs=2, verbose=0, callbacks=[callbacks.CSVLogger(**logger), EndAtEpochBegin(1)],
             resume=folder,
         )  # fmt: skip
     assert len(log.read_text().splitlines()) == 3
@@ -347,7 +347,7 @@ def test_rows_of_a_run_without_a_checkpoint_are_not_written_twice(tmp_path):
     assert [row.split(",")[0] for row in log.read_text().split()] == ["epoch", "0", "0", "1", "2"]
 
 
-def test_another_log_is_left_as_it_is(tmp_path):
+def test_other_log_files_are_not_truncated(tmp_path):
     log, folder = tmp_path / "log.csv", tmp_path / "run"
     other = tmp_path / "other.csv"
     other.write_text("epoch,loss\n" + "0,1.5\n" * 99)
@@ -373,7 +373,7 @@ class Counts(callbacks.Callback):
 
 
 @pytest.mark.parametrize("last", [True, False])
-def test_the_end_of_a_chunk_in_which_a_callback_fails_is_repeated_for_all(last, tmp_path):
+def test_all_callbacks_are_called_again_if_one_fails(last, tmp_path):
     """Whichever of them had been called before."""
 
     def fit(resume=None, more=()):
@@ -391,7 +391,7 @@ def test_the_end_of_a_chunk_in_which_a_callback_fails_is_repeated_for_all(last, 
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_what_callbacks_know_when_a_run_is_asked_to_end_is_kept(number, tmp_path):
+def test_signals_preserve_the_states_of_callbacks(number, tmp_path):
     class Signals(callbacks.Callback):
         def on_chunk_end(self, step, logs=None):
             if int(self.trainer.state.step) == 2:
@@ -411,7 +411,7 @@ def test_what_callbacks_know_when_a_run_is_asked_to_end_is_kept(number, tmp_path
     assert fit(tmp_path).seen == fit().seen
 
 
-def test_values_of_classes_are_restored_after_the_last_chunk_of_an_epoch(tmp_path):
+def test_metrics_with_a_value_per_class_are_restored(tmp_path):
     """Metrics with a value for each class, in the logs of an epoch whose validation was not reached."""
 
     def fit(resume=None, more=()):

@@ -62,7 +62,7 @@ OTHER_OPTIMIZERS = {
 
 
 @pytest.mark.parametrize("case", OTHER_OPTIMIZERS)
-def test_another_optimizer_is_refused(case, tmp_path):
+def test_other_optimizers_are_rejected(case, tmp_path):
     before, now, difference = OTHER_OPTIMIZERS[case]
     fit(before, tmp_path, 1)
     fit(before, tmp_path, 1)
@@ -73,7 +73,7 @@ def test_another_optimizer_is_refused(case, tmp_path):
         fit(now, tmp_path)
 
 
-def test_one_of_several_rates_is_refused(tmp_path):
+def test_changing_one_of_several_rates_is_rejected(tmp_path):
     fit(O.by_path({"dense/kernel": O.SGD(0.1)}, "sgd"), tmp_path, 1)
     with refuses(
         f"The checkpoints in {tmp_path} belong to a run with 2 learning rates, got 0.2 for one of them; use the same "
@@ -82,7 +82,7 @@ def test_one_of_several_rates_is_refused(tmp_path):
         fit(O.by_path({"dense/kernel": O.SGD(0.2)}, "sgd"), tmp_path)
 
 
-def test_fewer_epochs_than_are_done_are_refused(tmp_path):
+def test_fewer_epochs_than_completed_are_rejected(tmp_path):
     done = fit("adam", tmp_path, 3)
     assert fit("adam", tmp_path, 3).history.history == done.history.history
     with refuses(
@@ -121,7 +121,7 @@ STARTS = {
 
 @pytest.mark.rotate
 @pytest.mark.parametrize("start", STARTS)
-def test_a_rate_that_is_as_it_was_is_that_of_the_checkpoint_and_another_one_is_taken(start, tmp_path):
+def test_an_unchanged_rate_is_restored_and_a_new_rate_is_used(start, tmp_path):
     def run(rate, epochs):
         arguments = STARTS[start](rate)
         return fit(**arguments | {"more": [*arguments.get("more", ()), Plateau()]}, folder=tmp_path, epochs=epochs)
@@ -133,7 +133,7 @@ def test_a_rate_that_is_as_it_was_is_that_of_the_checkpoint_and_another_one_is_t
     assert rates(run(0.75, 6))[4:] == [0.75, 0.375]  # the new rate is that of the run from now on
 
 
-def test_a_rate_set_between_two_calls_is_taken(tmp_path):
+def test_a_rate_set_between_two_calls_is_used(tmp_path):
     trained = trainer("sgd")
 
     def run(epochs):
@@ -153,7 +153,7 @@ def test_a_rate_set_between_two_calls_is_taken(tmp_path):
     assert rates(again)[3:] == [1.0, 0.5]
 
 
-def test_a_rate_of_callbacks_is_not_one_that_was_chosen(tmp_path):
+def test_rates_set_by_callbacks_are_not_the_users_choice(tmp_path):
     """What callbacks set in the epochs of one run does not count for the next."""
     trained = trainer(O.SGD(0.5))
     trained.fit(X, Y, batch_size=4, epochs=1, verbose=0, callbacks=[Plateau()])
@@ -163,7 +163,7 @@ def test_a_rate_of_callbacks_is_not_one_that_was_chosen(tmp_path):
     assert rates(fit(O.SGD(0.5), tmp_path, 3, [Plateau()])) == [0.25, 0.125, 0.0625]
 
 
-def test_another_schedule_is_taken(tmp_path):
+def test_a_new_schedule_is_used(tmp_path):
     fit(O.SGD(schedules.CosineDecay(0.1, 6)), tmp_path)
     sentence = (
         f"The checkpoints in {tmp_path} belong to a run with another learning rate schedule; the run continues with "
@@ -174,7 +174,7 @@ def test_another_schedule_is_taken(tmp_path):
     assert trained.learning_rate == pytest.approx(0.1 * 0.5 * (1 + np.cos(np.pi * 9 / 12)), rel=1e-5)
 
 
-def test_another_rate_continues_a_run_that_was_ended(tmp_path):
+def test_a_new_rate_continues_a_stopped_run(tmp_path):
     class Stop(callbacks.Callback):
         def on_chunk_end(self, step, logs=None):
             self.trainer.stop_training = step == 2
@@ -187,7 +187,7 @@ def test_another_rate_continues_a_run_that_was_ended(tmp_path):
     assert int(trained.state.step) == 2 + 3 + 3
 
 
-def test_no_word_where_nothing_is_changed(tmp_path):
+def test_no_warning_without_changes(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for epochs in (1, 2):

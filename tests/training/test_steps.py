@@ -23,7 +23,7 @@ def prepared(model, optimizer, x, y, loss="mse", metrics=("mae",), seed=0):
     return state, objective, steps.make_train_step(model, objective, optimizer, rules)
 
 
-def test_one_step_counted_by_hand():
+def test_one_step_matches_hand_computed_values():
     # Outputs 1, 2 for labels 0, 0: loss (1 + 4) / 2, gradients (2*1*1 + 2*2*2) / 2 = 5 by the kernel, 3 by the bias.
     x, y = jnp.array([[1.0], [2.0]]), jnp.zeros((2, 1))
     state, objective, step = prepared(line(), optimizers.SGD(0.1), x, y)
@@ -36,7 +36,7 @@ def test_one_step_counted_by_hand():
     assert int(state.step) == 1
 
 
-def test_padding_changes_no_number():
+def test_padding_rows_do_not_change_results():
     x, y = jnp.array([[1.0], [2.0], [3.0]]), jnp.array([[0.5], [0.0], [1.0]])
     padded = Batch(
         jnp.concatenate([x, jnp.full((2, 1), 1e6)]),
@@ -64,7 +64,7 @@ def numpy_epochs(w, b, x, y, order, lr):
 
 
 @pytest.mark.parametrize("length", [None, 4])
-def test_a_run_of_steps_equals_a_numpy_loop(length):
+def test_compiled_steps_match_a_numpy_loop(length):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(13, 1)).astype("float32")
     y = (3 * x - 1).astype("float32")
@@ -82,7 +82,7 @@ def test_a_run_of_steps_equals_a_numpy_loop(length):
     assert int(state.step) == 4
 
 
-def test_chunks_of_any_length_give_the_same_bits():
+def test_chunks_of_any_length_are_bit_identical():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(10, 3)).astype("float32")
     y = rng.normal(size=(10, 2)).astype("float32")
@@ -100,7 +100,7 @@ def test_chunks_of_any_length_give_the_same_bits():
         jax.tree.map(np.testing.assert_array_equal, found[0], other)
 
 
-def test_order_holds_every_row_once_and_pads_at_the_end():
+def test_order_contains_each_row_once_and_padding_at_the_end():
     order = np.asarray(steps.make_order(jax.random.key(0), 10, 4))
     assert order.shape == (3, 4)
     assert sorted(order.ravel().tolist()) == [-1, -1, *range(10)]
@@ -108,13 +108,13 @@ def test_order_holds_every_row_once_and_pads_at_the_end():
     assert np.asarray(steps.make_order(None, 4, 2)).tolist() == [[0, 1], [2, 3]]
 
 
-def test_order_depends_on_the_key_alone():
+def test_order_depends_only_on_the_key():
     a, b, c = (np.asarray(steps.make_order(jax.random.key(k), 20, 5)) for k in (1, 1, 2))
     assert (a == b).all()
     assert (a != c).any()
 
 
-def test_randomness_of_a_step_is_a_function_of_its_number():
+def test_random_numbers_depend_on_the_step_number():
     x, y = jnp.ones((4, 3)), jnp.zeros((4, 3))
     model = Sequential([layers.Dropout(0.5, input_shape=(3,)), layers.Dense(3, kernel_initializer="identity")])
     state, objective, step = prepared(model, optimizers.SGD(0.0), x, y)
@@ -134,7 +134,7 @@ def test_constraint_is_applied_after_the_update():
     assert float(state.params["dense"]["bias"][0]) == -22.0
 
 
-def test_frozen_layer_keeps_its_parameters_even_under_weight_decay():
+def test_weight_decay_does_not_change_frozen_layers():
     x, y = jnp.ones((2, 2)), jnp.zeros((2, 1))
     model = Sequential([layers.Dense(3, trainable=False, input_shape=(2,)), layers.Dense(1)])
     state, objective, step = prepared(model, optimizers.AdamW(0.1, weight_decay=0.5), x, y)
@@ -172,7 +172,7 @@ def test_any_linen_module_and_any_optax_transformation_can_be_trained():
 
 
 @jax.numpy_dtype_promotion("standard")
-def test_line_searches_get_the_loss_its_gradient_and_the_loss_elsewhere():
+def test_line_searches_receive_the_loss_and_its_gradient():
     # Loss 2.5 and gradients 5, 3 as counted above: a Polyak step has the size 2.5 / (5^2 + 3^2).
     x, y = jnp.array([[1.0], [2.0]]), jnp.zeros((2, 1))
     state, objective, step = prepared(line(), optimizers.get("optax.polyak_sgd"), x, y)
@@ -193,7 +193,7 @@ def test_line_searches_get_the_loss_its_gradient_and_the_loss_elsewhere():
     np.testing.assert_allclose(found[1][:3], found[0][:3], rtol=1e-5)  # the search sees the gradient without its scale
 
 
-def test_given_variables_are_copied_not_consumed():
+def test_given_variables_are_copied_not_donated():
     x, y = jnp.ones((2, 1)), jnp.zeros((2, 1))
     model = line()
     variables = model.init(jax.random.key(3), x)
@@ -204,7 +204,7 @@ def test_given_variables_are_copied_not_consumed():
     assert float(variables["params"]["dense"]["kernel"][0, 0]) == 1.0
 
 
-def test_scale_is_applied_to_inputs_of_any_type():
+def test_scale_is_applied_to_inputs_of_any_dtype():
     data = Batch(jnp.array([[0], [255]], jnp.uint8), jnp.array([0, 1]))
     order = jnp.array([[1, -1]], jnp.int32)
     batch = steps.batch_at(data, order, jnp.int32(0), 1 / 255, True)

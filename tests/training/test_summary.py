@@ -25,7 +25,7 @@ def distance(y_true, y_pred):
         ({"a": "mse", "b": None}, None, ("a: mse, b: none", "none")),
     ],
 )
-def test_a_notebook_shows_what_a_trainer_is_made_of(loss, metrics, shown):
+def test_a_notebook_shows_the_parts_of_a_trainer(loss, metrics, shown):
     found = rows(Trainer(Sequential([layers.Dense(1)]), loss=loss, metrics=metrics))
     assert found == {
         "model": "Sequential", "loss": shown[0], "metrics": shown[1], "parameters": "not initialized",

@@ -63,7 +63,7 @@ def compilations():
 # ---------------------------------------------------------------- fit
 
 
-def test_fit_compiles_the_training_program_once_and_a_second_fit_nothing(compilations):
+def test_a_second_fit_compiles_nothing(compilations):
     t = trainer(steps_per_execution=2)  # 53 examples in batches of 8: 7 steps, the last one padded, in 4 chunks
     t.fit(X, ONE_HOT, batch_size=8, epochs=3, verbose=0, validation_data=(X[:20], ONE_HOT[:20]))
     assert compilations.count("program") == 2  # one for training, one for validation
@@ -87,7 +87,7 @@ def test_results_do_not_depend_on_steps_per_execution(steps):
     jax.tree.map(np.testing.assert_array_equal, a.variables, b.variables)
 
 
-def test_same_seed_same_bits_other_seed_other_run():
+def test_the_same_seed_is_bit_identical_and_another_seed_differs():
     a, b, c = (trainer(seed=seed) for seed in (3, 3, 4))
     for t in (a, b, c):
         t.fit(X, ONE_HOT, batch_size=8, epochs=2, verbose=0)
@@ -95,7 +95,7 @@ def test_same_seed_same_bits_other_seed_other_run():
     assert (a.variables["params"]["dense"]["kernel"] != c.variables["params"]["dense"]["kernel"]).any()
 
 
-def test_a_split_fits_either_crossentropy():
+def test_splits_work_with_either_crossentropy():
     split = Split(X, LABELS, num_classes=3)
     both = [
         trainer(loss=loss).fit(split, batch_size=8, epochs=2, verbose=0).history["loss"]
@@ -104,7 +104,7 @@ def test_a_split_fits_either_crossentropy():
     np.testing.assert_allclose(*both, rtol=1e-5)
 
 
-def test_validation_split_is_validation_data_of_the_last_examples():
+def test_validation_split_uses_the_last_examples():
     a = trainer().fit(X, ONE_HOT, batch_size=8, epochs=2, verbose=0, validation_split=0.2)
     at = int(np.floor(53 * 0.8))
     b = trainer().fit(X[:at], ONE_HOT[:at], batch_size=8, epochs=2, verbose=0, validation_data=(X[at:], ONE_HOT[at:]))
@@ -112,7 +112,7 @@ def test_validation_split_is_validation_data_of_the_last_examples():
     assert list(a.history) == ["loss", "accuracy", "val_loss", "val_accuracy"]
 
 
-def test_class_weight_is_sample_weight_by_class():
+def test_class_weight_equals_sample_weight_by_class():
     factors = {0: 0.5, 1: 2.0, 2: 3.0}
     a = trainer().fit(X, ONE_HOT, batch_size=8, epochs=2, verbose=0, class_weight=factors)
     weights = np.array([factors[int(label)] for label in LABELS], "float32")
@@ -120,7 +120,7 @@ def test_class_weight_is_sample_weight_by_class():
     assert a.history == b.history
 
 
-def test_sample_weights_count_in_loss_and_weighted_metrics_alone():
+def test_sample_weights_affect_only_loss_and_weighted_metrics():
     t = trainer(weighted_metrics=["accuracy"])
     t.build(X)
     weights = np.linspace(0, 2, 53).astype("float32")
@@ -144,7 +144,7 @@ def test_callable_and_object_arguments():
     assert logs["error_1"] == pytest.approx(logs["error"])
 
 
-def test_two_inputs_two_outputs():
+def test_two_inputs_and_two_outputs():
     a, b = Input((4,), name="a"), Input((4,), name="b")
     hidden = layers.Concatenate()([layers.Dense(5)(a), layers.Dense(5)(b)])
     model = Model(
@@ -169,7 +169,7 @@ def test_two_inputs_two_outputs():
     assert [o.shape for o in t.predict({"a": X, "b": X})] == [(53, 3), (53, 1)]
 
 
-def test_masked_steps_count_in_neither_loss_nor_metric():
+def test_masked_steps_affect_neither_loss_nor_metrics():
     class Marked(layers.Layer):
         """Gives back its inputs, and a mask that hides what is negative."""
 
@@ -192,7 +192,7 @@ def test_masked_steps_count_in_neither_loss_nor_metric():
 
 
 @pytest.mark.parametrize("batch_size", [1, 8, 53, 100])
-def test_evaluate_and_predict_do_not_depend_on_the_batch(batch_size):
+def test_evaluate_and_predict_do_not_depend_on_the_batch_size(batch_size):
     t = trainer()
     t.build(X)
     want = t.model.apply(t.variables, X)
@@ -202,7 +202,7 @@ def test_evaluate_and_predict_do_not_depend_on_the_batch(batch_size):
     assert logs["accuracy"] == pytest.approx(float((want.argmax(-1) == LABELS).mean()))
 
 
-def test_saved_model_predicts_the_same_bits(tmp_path):
+def test_saved_models_predict_bit_identically(tmp_path):
     t = trainer()
     t.fit(X, ONE_HOT, epochs=1, verbose=0)
     t.save(tmp_path / "model.safetensors")
@@ -221,7 +221,7 @@ def test_variables_can_be_set():
     a.predict(X)
 
 
-def test_plain_linen_module_is_trained():
+def test_linen_modules_can_be_trained():
     class Net(nn.Module):
         @nn.compact
         def __call__(self, x):
@@ -234,7 +234,7 @@ def test_plain_linen_module_is_trained():
 # ---------------------------------------------------------------- the order of events
 
 
-def test_a_train_step_of_ones_own():
+def test_custom_train_steps():
     """Each step is the usual one, then half of every parameter is taken away."""
 
     def make_step(model, objective, optimizer, rules, nonfinite):
@@ -329,7 +329,7 @@ def test_integer_labels_with_the_one_hot_loss():
         trainer().fit(X, LABELS, verbose=0)
 
 
-def test_no_loss_no_labels_no_module():
+def test_missing_loss_labels_or_module():
     with refuses(
         ValueError,
         "Training needs a loss, but the Trainer has none; write, for example, Trainer(model, loss='mse').",
@@ -348,7 +348,7 @@ def test_no_loss_no_labels_no_module():
         _ = Trainer(classifier()).variables
 
 
-def test_unknown_names_are_told_before_any_step():
+def test_unknown_names_are_rejected_before_the_first_step():
     with pytest.raises(ValueError, match=r"^Unknown loss 'msee'\. Did you mean 'mse'\? Known: "):
         trainer(loss="msee").fit(X, ONE_HOT)
     with pytest.raises(ValueError, match=r"^Unknown metric 'acuracy'\. Did you mean 'accuracy'\? Known: "):
@@ -380,7 +380,7 @@ def test_arguments_by_output():
         Trainer(two, loss="mse", loss_weights=2).fit(X, y)
 
 
-def test_validation_data_of_a_wrong_form():
+def test_invalid_validation_data():
     with refuses(
         ValueError,
         "`validation_data` must be (x, y), (x, y, sample_weight), a Split or a stream of such batches, got 1 entry; "
@@ -399,7 +399,7 @@ def test_labels_of_each_output_are_checked_against_their_own_loss():
     t.fit(X[:3], {"age": 9 + X[:3, :2], "kind": np.array([0, 1, 2])}, verbose=0)
 
 
-def test_a_part_of_the_variables_is_completed_with_fresh_values():
+def test_missing_variables_are_initialized():
     base = Sequential([Input((4,)), layers.Dense(3), layers.BatchNormalization()], name="base")
     model = Sequential([Input((4,)), base, layers.Dense(2, kernel_initializer="ones")])
     kernel = np.arange(12.0, dtype="float32").reshape(4, 3)
@@ -421,7 +421,7 @@ def test_a_part_of_the_variables_is_completed_with_fresh_values():
 
 
 @pytest.mark.parametrize("nonfinite", ["stop", "skip", "ignore"])
-def test_variables_that_were_given_out_stay_when_training_goes_on(nonfinite):
+def test_training_does_not_overwrite_variables_that_others_hold(nonfinite):
     """Training overwrites its state in place, but not what the caller or a callback holds."""
     held = []
 

@@ -19,14 +19,14 @@ def refuses(kind, sentence):
     return pytest.raises(kind, match=f"^{re.escape(sentence)}$")
 
 
-def test_arrays_keep_their_type_and_doubles_become_floats():
+def test_arrays_keep_their_dtype_except_for_64_bits():
     data = as_examples(X.astype("float64"), Y.astype("int64"))
     assert data.x.dtype == np.float32
     assert data.y.dtype == np.int32
     assert as_examples(X.astype("uint8")).x.dtype == np.uint8
 
 
-def test_lists_of_numbers_are_labels_and_trees_stay_trees():
+def test_lists_of_numbers_become_arrays_and_trees_remain_trees():
     assert as_examples(X, [0, 1, 2, 3, 4, 5]).y.shape == (6,)
     assert as_examples([[1.0, 2.0], [3.0, 4.0]]).x.shape == (2, 2)
     data = as_examples({"a": X, "b": X}, [Y, Y])
@@ -34,14 +34,14 @@ def test_lists_of_numbers_are_labels_and_trees_stay_trees():
     assert len(data) == 6
 
 
-def test_split_brings_its_labels_and_scale():
+def test_splits_have_labels_and_a_scale():
     data = as_examples(Split(X.astype("uint8"), Y, scale=0.5, num_classes=6))
     assert (data.scale, data.num_classes, data.x.dtype) == (0.5, 6, np.uint8)
     with refuses(ValueError, "A Split brings its own labels, got y=an array of shape (6,) as well; leave `y` out."):
         as_examples(Split(X, Y), Y)
 
 
-def test_lengths_differ():
+def test_unequal_lengths_are_rejected():
     with refuses(
         ValueError, "All arrays must have one row per example, got x (6, 2), y (5,); give them the same length."
     ):
@@ -55,7 +55,7 @@ def test_empty():
         as_examples(None)
 
 
-def test_not_numbers():
+def test_non_numeric_data_is_rejected():
     with refuses(
         TypeError,
         "`x` must be an array of numbers, got text such as 'a'; encode text as numbers, for example with "
@@ -69,7 +69,7 @@ def test_not_numbers():
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_not_finite(bad):
+def test_nonfinite_data_is_rejected(bad):
     x = X.copy()
     x[1, 1] = bad
     with refuses(
@@ -80,11 +80,11 @@ def test_not_finite(bad):
         as_examples(x, Y)
 
 
-def test_sums_that_overflow_are_no_mistake():
+def test_finite_data_with_an_overflowing_sum_is_accepted():
     as_examples(np.full((4, 2), 3e38, "float32"))
 
 
-def test_class_weight_goes_by_label():
+def test_class_weight_applies_by_label():
     data = as_examples(X, np.array([0, 1, 2, 0, 1, 2]), class_weight={0: 2.0, 2: 0.5})
     assert data.weight.tolist() == [2.0, 1.0, 0.5, 2.0, 1.0, 0.5]
     one_hot = np.eye(3, dtype="float32")[[0, 1, 2, 0, 1, 2]]
@@ -152,14 +152,14 @@ def test_streamed_data_gives_the_same_batches_as_resident_data(batch_size, shuff
         assert rows_of(streamed, key) == whole
 
 
-def test_streamed_pieces_have_one_shape():
+def test_streamed_chunks_have_one_shape():
     feed = ArrayFeed(as_examples(X, Y), 2, limit_bytes=3 * 2 * 12 * 2)
     shapes = {jax.tree.map(np.shape, chunk.data) for chunk in feed.chunks()}
     assert len(shapes) == 1
 
 
 @pytest.mark.parametrize(("n", "pieces", "length"), [(2, [1], 1), (5, [3], 8), (17, [8, 1], 8), (200, [64, 36], 64)])
-def test_pieces_of_few_shapes_for_data_of_any_length(n, pieces, length):
+def test_predictions_use_few_chunk_shapes(n, pieces, length):
     data = as_examples(np.zeros((n, 3), np.float32), np.arange(n))
     options = FeedOptions(resident=False)
     feed = ArrayFeed(data, 2, options, limit_bytes=1e9)

@@ -83,7 +83,7 @@ def mean(*numbers):
     return pytest.approx([np.mean(each) for each in numbers])
 
 
-def test_calls_take_what_they_use_of_an_iterator():
+def test_calls_take_only_the_batches_they_use():
     trainer, source = trainer_of_zeros(), Counting()
     losses = trainer.fit(source, steps_per_epoch=3, epochs=2, verbose=0).history["loss"]
     assert (losses, source.given) == (mean([0, 1, 2], [3, 4, 5]), 6)
@@ -128,7 +128,7 @@ ITERATORS = {
 
 @pytest.mark.rotate
 @pytest.mark.parametrize("kind", ITERATORS)
-def test_what_was_read_ahead_is_used_by_the_next_call(kind):
+def test_prefetched_batches_are_used_by_the_next_call(kind):
     trainer, source = trainer_of_zeros(steps_per_execution=2), ITERATORS[kind]()
     losses = trainer.fit(source, steps_per_epoch=20, epochs=2, callbacks=[StopAt(4)], verbose=0).history["loss"]
     assert losses == mean(range(4))
@@ -147,7 +147,7 @@ def test_what_was_read_ahead_is_used_by_the_next_call(kind):
     assert identity not in readers._LEDGERS
 
 
-def test_what_was_read_ahead_does_not_keep_its_iterator():
+def test_prefetched_batches_do_not_keep_their_iterator_alive():
     source = ITERATORS["generator"]()
     trainer_of_zeros(steps_per_execution=1).fit(source, steps_per_epoch=9, callbacks=[StopAt(1)], verbose=0)
     reference, identity = weakref.ref(source), id(source)
@@ -158,14 +158,14 @@ def test_what_was_read_ahead_does_not_keep_its_iterator():
     assert identity not in readers._LEDGERS
 
 
-def test_a_call_that_is_refused_takes_nothing():
+def test_rejected_calls_take_no_batches():
     source = ({"a": X, "b": X}[name] for name in "ab")
     with refuses("`fit` needs labels, got none; write fit(x, y), or give a Split of datasets.load."):
         trainer_of_zeros().fit(source)
     assert trainer_of_zeros().predict(source).shape == (8, 1)
 
 
-def test_batches_before_one_that_is_refused_or_fails_are_not_lost():
+def test_batches_before_an_invalid_one_are_not_lost():
     def bad():
         yield from map(batch, range(3))
         yield X, np.full((4, 1), np.nan, "float32")
@@ -177,7 +177,7 @@ def test_batches_before_one_that_is_refused_or_fails_are_not_lost():
 
 
 @pytest.mark.parametrize("steps", [1, 3])
-def test_no_iterator_of_a_loader_is_read_too_far(steps):
+def test_iterators_of_loaders_are_not_read_beyond_the_last_step(steps):
     """The iterators of a loader may share what they read from."""
 
     class Loader:
@@ -231,7 +231,7 @@ VALIDATIONS = {"generator": lambda: map(rows, itertools.count()), "pipeline": Ro
 
 @pytest.mark.rotate
 @pytest.mark.parametrize("kind", VALIDATIONS)
-def test_an_iterator_to_validate_on_continues_after_a_resumption(kind, tmp_path):
+def test_resumed_runs_continue_validation_iterators(kind, tmp_path):
     def fit(resume=None, more=()):
         trainer = moving()
         trainer.fit(
@@ -247,7 +247,7 @@ def test_an_iterator_to_validate_on_continues_after_a_resumption(kind, tmp_path)
     assert_same(fit(tmp_path), whole)
 
 
-def test_a_loader_whose_iterators_have_a_state_is_not_read_again(tmp_path):
+def test_loaders_with_stateful_iterators_are_not_reread(tmp_path):
     class Reading(Rows):
         read = 0
 
@@ -279,7 +279,7 @@ def test_a_loader_whose_iterators_have_a_state_is_not_read_again(tmp_path):
     assert [made.read for made in loader.made[:3]] == [1, 5, 2]
 
 
-def test_one_iterator_to_train_and_validate_on():
+def test_one_iterator_for_training_and_validation():
     source = Counting()
     logs = (
         trainer_of_zeros()
@@ -290,7 +290,7 @@ def test_one_iterator_to_train_and_validate_on():
     assert source.given == 9
 
 
-def test_the_same_iterator_is_not_skipped_again(tmp_path):
+def test_resuming_with_the_same_iterator_skips_no_batches(tmp_path):
     """As in a notebook, where a cell is run again after an error."""
     whole, again, source = moving(), moving(), (rows(i) for i in itertools.count())
     whole.fit(map(rows, itertools.count()), steps_per_epoch=4, epochs=3, verbose=0)
@@ -350,7 +350,7 @@ def test_items_are_batches():
     assert got.fit(Items(), verbose=0).history["loss"]
 
 
-def test_items_are_shuffled_by_seed_and_pass_and_hooks_called_around_each_pass():
+def test_shuffling_depends_on_seed_and_pass_and_hooks_surround_each_pass():
     def orders(seed, **arguments):
         items = Hooked()
         moving(seed=seed).fit(items, epochs=3, verbose=0, **arguments)
@@ -391,7 +391,7 @@ def test_sequences_of_keras():
 @pytest.mark.rotate
 @pytest.mark.parametrize("steps_per_epoch", [None, 3])
 @pytest.mark.filterwarnings("ignore:The data ended")
-def test_a_sequence_resumes_where_it_was(steps_per_epoch, tmp_path):
+def test_sequences_resume_within_a_pass(steps_per_epoch, tmp_path):
     def fit(items, resume=None, more=()):
         trainer = moving()
         trainer.fit(
@@ -409,7 +409,7 @@ def test_a_sequence_resumes_where_it_was(steps_per_epoch, tmp_path):
     assert len(items.log) < 25  # items of passes that are done are not read
 
 
-def test_labels_that_are_items_are_refused():
+def test_labels_given_as_a_sequence_are_rejected():
     sentence = (
         "`y` must be an array of numbers, got items of a Items; put them into one array, for example with "
         "np.stack([items[i] for i in range(len(items))])."
@@ -420,7 +420,7 @@ def test_labels_that_are_items_are_refused():
         moving().fit(Items(0))
 
 
-class StartsAgain:
+class RestartsOnIter:
     """An iterator that starts again, or for the first time, where `iter` is called on it, as many loaders do."""
 
     def __init__(self, batches):
@@ -437,10 +437,10 @@ class StartsAgain:
         return self.batches[self.read - 1]
 
 
-def test_an_iterator_that_starts_again_is_started_once():
+def test_iter_is_called_only_once_on_an_iterator():
     batches = [np.full((2, 3), i, np.float32) for i in range(4)]
     trainer = Trainer(Sequential([layers.Lambda(lambda x: x[:, :1])]))
-    source = StartsAgain(batches)
+    source = RestartsOnIter(batches)
     assert trainer.predict(source, steps=1).ravel().tolist() == [0, 0]
     assert trainer.predict(source).ravel().tolist() == [1, 1, 2, 2, 3, 3]
     assert source.read == 4

@@ -52,7 +52,7 @@ SOURCES = {
 @pytest.mark.rotate
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("steps", ["auto", 2])
-def test_a_stream_gives_the_numbers_of_arrays(source, steps):
+def test_streams_equal_arrays(source, steps):
     trainers = [line(steps_per_execution=steps), line()]
     given = SOURCES[source]()
     got = trainers[0].fit(given, epochs=3, verbose=0, validation_data=given).history
@@ -83,7 +83,7 @@ def test_an_endless_generator_with_steps_per_epoch():
     assert len(taken) <= 20 + 4  # what is read ahead is bounded
 
 
-def test_an_epoch_goes_on_where_the_last_one_ended():
+def test_epochs_continue_where_the_previous_one_ended():
     """5 steps of 4 examples a pass: epochs of 2, 2 and 1 steps, and then from the begin, as Keras cuts them."""
     x, y = X[:20], Y[:20]
     keras = pytest.importorskip("keras")
@@ -163,7 +163,7 @@ def test_a_generator_has_one_pass():
         line().fit(X, Y, epochs=2, validation_data=batches(), verbose=0)
 
 
-def test_an_error_of_the_source_comes_through():
+def test_errors_of_the_source_are_raised():
     class Broken(Exception):
         pass
 
@@ -219,7 +219,7 @@ def test_mistakes(mistake):
         line().fit(source(), verbose=0)
 
 
-def test_what_a_stream_brings_itself_is_not_given_twice():
+def test_arguments_that_a_stream_already_contains_are_rejected():
     for arguments, name in (
         ({"y": Y}, "y"),
         ({"batch_size": 3}, "batch_size"),
@@ -238,7 +238,7 @@ def test_what_a_stream_brings_itself_is_not_given_twice():
             line().fit(X, Y, **{name: 0})
 
 
-def test_what_is_a_stream():
+def test_is_stream():
     assert all(map(is_stream, (batches(), batches, Loader(), iter([1]), range(3))))
     assert not any(map(is_stream, (X, [X], (X, Y), {"a": X}, jax.numpy.ones(3), "text")))
 
@@ -254,13 +254,13 @@ def test_labels_of_every_batch_are_checked():
         Trainer(model, "sgd", "sparse_categorical_crossentropy").fit(stream, verbose=0)
 
 
-def test_pieces_go_on_from_any_batch():
+def test_chunks_can_start_at_any_batch():
     feed = StreamFeed(StreamSource(batches), FeedOptions(steps_per_chunk=2))
     firsts = [(chunk.first, chunk.steps, chunk.sizes.tolist()) for chunk in feed.chunks(0, None, 3)]
     assert firsts == [(3, 2, [4, 4]), (5, 1, [2])]
 
 
-def test_nothing_is_read_after_the_run(monkeypatch):
+def test_the_reading_thread_ends_with_the_run(monkeypatch):
     """The thread that reads ahead ends with the run, also with one that an error ends."""
     import threading
 
