@@ -311,7 +311,7 @@ def _set_up_device(device: str | None) -> None:
         jax.config.update("jax_platforms", "cpu")
     try:
         backend = jax.default_backend()
-    except (RuntimeError, AssertionError) as error:  # the latter if this jaxlib lacks the device
+    except (RuntimeError, AssertionError) as error:  # AssertionError if this jaxlib lacks the device
         reason = (str(error).splitlines() or ["this jaxlib does not support them"])[0]
         platforms = jax.config.values["jax_platforms"]
         raise ValueError(

@@ -18,7 +18,7 @@ PROBABILITIES = ("softmax", "sigmoid", "hard_sigmoid")
 def last_layers(model: nn.Module) -> list[nn.Module | None]:
     """Returns the layer that computes each output of a model, with None for unknown layers.
 
-    A Sequential without layers has no outputs. A module that is no model of this library counts as one layer.
+    A Sequential without layers has no outputs. A module that is not a model of this library counts as one layer.
 
     Args:
         model: The model.

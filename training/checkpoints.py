@@ -41,10 +41,10 @@ class Checkpoints:
     Args:
         folder: The folder. It is created if it does not exist.
         every: "epoch", or a number of steps: save after each epoch, or after the chunk that completes that many steps.
-        minutes: Save also after the first chunk that ends this many minutes after the last checkpoint.
+        minutes: Also save after the first chunk that ends this many minutes after the last checkpoint.
         keep: How many of the newest checkpoints to keep.
-        keep_best: Keep also the checkpoint of the epoch with the best value of this log, such as "val_loss".
-        keep_every: Keep also every n-th checkpoint.
+        keep_best: Also keep the checkpoint of the epoch with the best value of this log, such as "val_loss".
+        keep_every: Also keep every n-th checkpoint.
         mode: "min" or "max": whether a lower or a higher value is better for `keep_best`.
         delete: Whether to remove all checkpoints once the run is complete.
 
@@ -258,7 +258,7 @@ class Checkpoints:
             self._warn_of_failed_write(error)
 
     def _warn_of_failed_write(self, error: Exception) -> None:
-        # The run continues whatever the disk does, because earlier checkpoints are intact.
+        # A failed write does not end the run, because earlier checkpoints are intact.
         self._close_manager()
         for unfinished in self.folder.glob("*.orbax-checkpoint-tmp*") if self._holds_lock() else ():
             shutil.rmtree(unfinished, ignore_errors=True)  # on a full disk it takes the space of the next checkpoint
@@ -519,7 +519,7 @@ REASONS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, e
 def _reason(error: Exception) -> str:
     """Returns the cause of an error in a few words."""
     for reason in map(os.strerror, REASONS):
-        if reason in str(error):  # orbax hides it behind a page of names
+        if reason in str(error):  # the message of orbax has many lines
             return reason
     text = getattr(error, "strerror", None) or (str(error).strip().splitlines() or [type(error).__name__])[0]
     if status := re.match(r"([A-Z_]+): ", text):  # of tensorstore, which names the cause last

@@ -168,7 +168,7 @@ def windows(series: Any, length: int, horizon: int = 1) -> tuple[np.ndarray, np.
     """Cuts a series into overlapping windows of `length` steps, each with the `horizon` steps that follow it.
 
     Args:
-        series: Values in order of time.
+        series: Values in chronological order.
         length: Number of input steps.
         horizon: Number of steps to forecast.
 

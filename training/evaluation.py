@@ -1,4 +1,4 @@
-"""Evaluates a model, after an epoch or by itself."""
+"""Evaluates a model, after an epoch of training or separately."""
 
 import contextlib
 import math

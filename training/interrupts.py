@@ -9,7 +9,7 @@ from typing import Any
 class Interrupts:
     """Defers Ctrl-C until `check` is called; a second Ctrl-C takes effect at once.
 
-    A KeyboardInterrupt at any moment could hit while the state is donated to the device. Inside a callback of C code,
+    A KeyboardInterrupt could otherwise occur while the state is donated to the device. Inside a callback of C code,
     Python would ignore it.
 
     Args:

@@ -22,12 +22,12 @@ CHOICES = ("stop", "restore", "skip", "ignore")
 class NonfinitePolicy:
     """What a run does at a step whose loss or gradients are not finite.
 
-    On a CPU, choosing between two states in every step costs passes through memory. There, a run that stops computes
-    without the choice, notes the first such step, and replays the chunk up to it from the state before the chunk.
+    On a CPU, choosing between two states in every step costs passes through memory. There, the choices "stop" and
+    "restore" only note the first such step, and later replay the chunk up to it.
 
     Args:
         choice: "stop", "restore", "skip" or "ignore", see `Trainer`.
-        train_step: The function that makes training steps. Only that of this library can be replayed.
+        train_step: The function that makes training steps. Only steps of the default function can be replayed.
 
     Attributes:
         choice: The choice.

@@ -1,4 +1,4 @@
-"""What is minimized and measured: losses, weights and metrics of each output, in one object of pure functions."""
+"""The losses, loss weights and metrics of each output, in one object of pure functions."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -39,13 +39,13 @@ class OutputMetric(NamedTuple):
 
 
 class Measurement(NamedTuple):
-    """The loss of a batch, and what the metrics need of it; see `Objective.measure`.
+    """The loss of a batch, and the inputs of the metrics; see `Objective.measure`.
 
     Attributes:
         loss: The weighted sum of the outputs' losses, plus the penalties of the layers.
         per_output_losses: The loss of each output, by name in the logs.
         labels: The labels of each output.
-        predictions: Each output, in float32 where the model computes in half precision.
+        predictions: Each output, in float32 if the model computes in half precision.
         weights: The sample weights of each output, or None.
         masks: The mask of each output, without padding rows, or None.
         rows: Number of examples.
@@ -104,7 +104,7 @@ class Objective(NamedTuple):
             variables: The model's variables, if there are any; shapes and dtypes suffice.
 
         Raises:
-            ValueError: If a name is unknown, or labels, weights and outputs do not fit together.
+            ValueError: If a name is unknown, or labels, weights and outputs are incompatible.
 
         Example:
             >>> from flaxmodels import Sequential, layers
@@ -140,7 +140,7 @@ class Objective(NamedTuple):
             check_per_output("sample_weight", example.weight, names)
         if y is not None:
             objective._check_shapes(y, outputs)
-            # A trial without numbers: losses and metrics may be any functions.
+            # Traces losses and metrics with shapes alone, because they may be any functions.
             jax.eval_shape(
                 lambda v, t, b: objective.update(t, objective.measure(b, forward(model, v, b))),
                 variables,
@@ -161,7 +161,7 @@ class Objective(NamedTuple):
 
     def empty(self) -> Totals:
         """Returns the totals before the first step: sums of losses, number of rows, and the metrics' states."""
-        return _empty(self)()  # fresh arrays at each call, because programs are given them to overwrite
+        return _empty(self)()  # new arrays at each call, because programs overwrite them
 
     def labels(self, y: Any) -> list[jax.Array]:
         """Returns the labels of each output, as one-hot rows where the loss needs them."""
@@ -281,7 +281,7 @@ def _loss(given: Any, true: Any, pred: Any) -> Any:
 
 
 def _needs_one_hot(loss: Any, true: Any, pred: Any, num_classes: int | None) -> bool:
-    """Returns whether class indices become one-hot rows: the output has one column per class, and so has the loss."""
+    """Returns whether class indices become one-hot rows, because the loss takes one column per class."""
     if loss is None or num_classes is None or loss.labels == "index":
         return False
     return pred.shape[-1] == num_classes > 1 and true.ndim == 1
@@ -364,7 +364,7 @@ def _weights(weight: Any, names: Sequence[str]) -> list[Any]:
 
 
 def _masks(masks: Any, names: Sequence[str], valid: jax.Array | None) -> list[Any]:
-    """Returns for each output its own mask without the padding rows, or None if all of it counts."""
+    """Returns the mask of each output without padding rows, or None if every value counts."""
     if isinstance(masks, Mapping) and set(masks) == set(names):
         masks = [masks[name] for name in names]
     found = jax.tree.leaves(masks, is_leaf=lambda m: m is None) or [None]

@@ -1,4 +1,4 @@
-"""Compiled programs: compiled ahead of the first call, so that compile time and run time can be told apart."""
+"""Compiled programs: compiled ahead of the first call, so that compile time and run time are measured separately."""
 
 import time
 from collections.abc import Callable

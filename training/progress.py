@@ -1,4 +1,4 @@
-"""Shows the progress of a run: epoch, loss, metrics, examples per second and time left, with compile time apart."""
+"""Shows the progress of a run: epoch, loss, metrics, examples per second and time left, which excludes compile time."""
 
 import collections
 import html

@@ -46,7 +46,7 @@ class Snapshot(NamedTuple):
         pending_logs: Logs of each step of a chunk that callbacks have not received yet.
         stop_training: Whether a callback has ended the run.
         chosen_rate: The learning rate that was set before the first epoch, or None.
-        data: The position of the training data, if it needs one of its own.
+        data: The position of the training data, if `position` does not determine it.
         validation: The position of the validation data, likewise.
     """
 
@@ -145,18 +145,18 @@ def restored(
 ) -> Snapshot | None:
     """Returns the newest intact checkpoint, and sets the states of callbacks; None if there is no checkpoint.
 
-    Everything that decides the numbers must be as it was. Only the learning rate may differ, if it was given to the
+    Everything that affects results must be unchanged. Only the learning rate may differ, if it was given to the
     optimizer or set before the first epoch: then the run continues with the new one.
 
     Args:
         checkpoints: The folder.
         fresh: The run at its start.
         callbacks: The callbacks.
-        signature: That of this run, see `run_signature`.
+        signature: The signature of this run, see `run_signature`.
         last_epoch: The number of epochs of this run.
 
     Raises:
-        ValueError: If the checkpoint is of another run, or of one that has done more epochs.
+        ValueError: If the checkpoint belongs to another run, or to one that has done more epochs.
     """
     found = checkpoints.newest()
     if found is None:
@@ -220,11 +220,11 @@ def restored(
 def _with_chosen_rate(
     snapshot: Snapshot, noted: float | None, changes: list[tuple[str, Any, Any]], folder: Any
 ) -> Snapshot:
-    """Sets the learning rate if the user has chosen another one than that of the interrupted run.
+    """Sets the learning rate if the user has chosen a different one than in the interrupted run.
 
-    Callbacks change the rate during a run, so the rate of the checkpoint is usually right. It is not if this run starts
-    with another rate: by another argument of the optimizer, or by `Trainer.learning_rate` before the first epoch. Then
-    the run continues even if a callback had ended it.
+    Callbacks change the rate during a run, so the rate of the checkpoint is usually right. But if another rate is given
+    to the optimizer, or set by `Trainer.learning_rate` before the first epoch, this run uses the new rate. It
+    then continues even if a callback had ended it.
 
     Args:
         snapshot: The checkpoint, with the rate that was chosen before this run.

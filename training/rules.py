@@ -1,4 +1,4 @@
-"""Which parameters are trained, and which constraints they obey: read off the layers of a model."""
+"""Reads from the layers of a model which parameters are trained and which constraints they have."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

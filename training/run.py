@@ -46,16 +46,16 @@ class FitRun:
     """One call of `fit`.
 
     Args:
-        session: What is trained.
+        session: The session to train.
         feed: The data.
         objective: Losses and metrics.
         callbacks: Callbacks in the order in which they are called.
         history: The history, which is the last callback and not among the others.
         progress: The display.
-        shuffle: Whether each pass has an order of its own.
+        shuffle: Whether each pass has a different order.
         validation: The validation, or None.
         steps_per_epoch: Steps in an epoch; None for a pass through the data.
-        checkpoints: Where the run is saved, and from where it resumes.
+        checkpoints: Where the run is saved, and where it resumes from.
     """
 
     def __init__(
@@ -323,7 +323,7 @@ class FitRun:
         try:
             yield
         except (Exception, SystemExit) as error:
-            # A run that was asked to terminate has already been saved.
+            # A run that received a request to terminate has already been saved.
             saved = isinstance(error, SystemExit) and self._interrupts.pending
             if not saved and not _was_donated(self._snapshot):
                 self._save()

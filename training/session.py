@@ -1,4 +1,4 @@
-"""What a trainer trains: model, state, optimizer, rules, compiled programs and policies, without input or output."""
+"""The session of a trainer: model, state, optimizer, rules, compiled programs and policies, without input or output."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -136,7 +136,7 @@ class Session:
             self._initial, self._settings = None, changes.settings(self.model)
 
     def prepare(self, examples: Examples, rows: int, train: bool = False) -> TrainState:
-        """Builds the state if needed, and takes over changes of layers, such as `layer.trainable = False`.
+        """Builds the state if needed, and applies changes of layers, such as `layer.trainable = False`.
 
         Args:
             examples: Examples that show shapes and dtypes.
@@ -194,7 +194,7 @@ class Session:
         self.state = self.state.replace(params=merge_params(trained, rest))
 
     def finish_averages(self) -> None:
-        """Replaces the weights by their averages, if the optimizer keeps averages."""
+        """Replaces the weights with their averages, if the optimizer keeps averages."""
         trained, _ = partition(self.state.params, self.frozen)
         averaged = optimizers.ema_weights(self.state.opt_state, trained)
         if averaged is not trained:

@@ -1,6 +1,6 @@
 """One training step, and many of them as one compiled program. Read this file first.
 
-Everything here is a pure function of arrays. `Trainer` calls these functions, and so can a custom loop:
+Everything here is a pure function of arrays. `Trainer` calls these functions, and a custom loop can call them too:
 
     objective = Objective.of(model, Batch(x, y), loss="mse", metrics=["mae"])
     state, rules = create_state(model, optimizer, x, seed=0)
@@ -81,7 +81,7 @@ def create_state(
 
 
 def with_defaults(given: Mapping[str, Any], present: Mapping[str, Any]) -> Variables:
-    """Returns all variables of a model: the given ones, and the present ones where none is given.
+    """Returns all variables of a model: the given ones, and the present ones for the rest.
 
     Args:
         given: Collections of variables, such as {"params": ...}, or parts of them.

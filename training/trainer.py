@@ -37,10 +37,10 @@ class Trainer:
         model: A model of our layers, or any linen module.
         optimizer: Name, optax transformation, or function (grads, params) -> updates.
         loss: Name, loss or function (y_true, y_pred) -> [B]; a list or dictionary for several outputs.
-        metrics: Names, metrics or functions; a list for one output, else by output.
+        metrics: Names, metrics or functions; a list for one output, otherwise by output.
         loss_weights: Factors of the outputs' losses.
         weighted_metrics: Metrics in which sample and class weights count.
-        seed: Decides initialization, shuffling and dropout.
+        seed: Determines initialization, shuffling and dropout.
         variables: Initial variables, for example from `fm.load`. Missing ones, such as a new head on a trained base,
             are initialized.
         steps_per_execution: Steps between two returns to Python. "auto" chooses about half a second's worth on a CPU,
@@ -185,7 +185,7 @@ class Trainer:
 
     @property
     def learning_rate(self) -> float:
-        """The learning rate of the next step. It can be set at any time, which compiles nothing again."""
+        """The learning rate of the next step. It can be set at any time without recompilation."""
         return self.session.learning_rate
 
     @learning_rate.setter
@@ -249,8 +249,8 @@ class Trainer:
         Args:
             x: Inputs [N, ...], a list or dictionary of inputs, a `Split` of `datasets.load`, or a stream of batches
                 (x, y) or (x, y, sample_weight). A stream is a loader, an iterator, a sequence of batches such as
-                `keras.utils.PyDataset`, or a function that returns a loader or an iterator. `fit` takes only the
-                batches from an iterator that it uses, so the next call continues with the next batch.
+                `keras.utils.PyDataset`, or a function that returns a loader or an iterator. From an iterator, `fit`
+                takes only the batches that it uses, so the next call continues with the next batch.
             y: Labels [N, ...]; None for a `Split` or a stream.
             batch_size: Examples in a step. The default divides the data into `steps_per_epoch` steps if that is given,
                 otherwise it is 32. A stream has its own batch size.
@@ -279,7 +279,7 @@ class Trainer:
             The history: `history.history["loss"]` has a value per epoch.
 
         Raises:
-            ValueError: If data, labels and model do not fit together.
+            ValueError: If data, labels and model are incompatible.
             TypeError: If a callback needs a hook that does not exist, or data is not an array of numbers.
 
         References:

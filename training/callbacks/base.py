@@ -275,7 +275,7 @@ class LambdaCallback(Callback):
         **hooks: Functions for other hooks, such as `on_chunk_end` with (step, logs).
 
     Raises:
-        TypeError: If there is no such hook, or what is given for it is not callable.
+        TypeError: If there is no such hook, or its value is not callable.
 
     References:
         Keras, `keras.callbacks.LambdaCallback`.

@@ -21,7 +21,7 @@ class LearningRateScheduler(Callback):
         verbose: 1 prints the learning rate.
 
     Raises:
-        TypeError: If `schedule` is no function.
+        TypeError: If `schedule` is not a function.
         ValueError: If the function does not return a float.
 
     References:
@@ -126,7 +126,7 @@ class SwapEMAWeights(Callback):
         self._restore()
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        """Replaces the weights by their average, if `swap_on_epoch` is set."""
+        """Replaces the weights with their average, if `swap_on_epoch` is set."""
         if self.swap_on_epoch:
             self._swap()
 
@@ -135,7 +135,7 @@ class SwapEMAWeights(Callback):
         self._weights = None
 
     def on_test_begin(self, logs: Logs | None = None) -> None:
-        """Replaces the weights by their average."""
+        """Replaces the weights with their average."""
         self._swap()
 
     def on_test_end(self, logs: Logs | None = None) -> None:
@@ -143,7 +143,7 @@ class SwapEMAWeights(Callback):
         self._restore()
 
     def on_predict_begin(self, logs: Logs | None = None) -> None:
-        """Replaces the weights by their average."""
+        """Replaces the weights with their average."""
         self._swap()
 
     def on_predict_end(self, logs: Logs | None = None) -> None:

@@ -20,9 +20,9 @@ class Monitor(Callback):
 
     Args:
         monitor: The name of the value.
-        mode: "min", "max", or "auto": losses decrease, and metrics have a known direction.
+        mode: "min", "max", or "auto", which infers the direction from the name of the value.
         best: The initial best value, if any.
-        min_delta: Smaller changes are no improvements.
+        min_delta: Smaller changes do not count as improvements.
 
     Raises:
         ValueError: If the mode is unknown.
@@ -78,14 +78,14 @@ class Monitor(Callback):
 
 
 class EarlyStopping(Monitor):
-    """Stops a run when a value does not improve any more.
+    """Stops a run when a value has stopped improving.
 
     Args:
         monitor: The value of the logs to monitor.
-        min_delta: Smaller changes are no improvements.
+        min_delta: Smaller changes do not count as improvements.
         patience: The number of epochs without improvement after which the run stops.
         verbose: 1 prints a message.
-        mode: "min", "max", or "auto": losses decrease, and metrics have a known direction.
+        mode: "min", "max", or "auto", which infers the direction from the name of the value.
         baseline: A value that must be exceeded within `patience` epochs.
         restore_best_weights: Whether to restore the weights of the best epoch.
         start_from_epoch: The first epoch to monitor.
@@ -156,15 +156,15 @@ class EarlyStopping(Monitor):
 
 
 class ReduceLROnPlateau(Monitor):
-    """Reduces the learning rate to max(rate * factor, min_lr) when a value does not improve any more.
+    """Reduces the learning rate to max(rate * factor, min_lr) when a value has stopped improving.
 
     Args:
         monitor: The value of the logs to monitor.
         factor: The factor of the learning rate, at least 0 and less than 1.
         patience: The number of epochs without improvement after which the learning rate is reduced.
         verbose: 1 prints a message.
-        mode: "min", "max", or "auto": losses decrease, and metrics have a known direction.
-        min_delta: Smaller changes are no improvements.
+        mode: "min", "max", or "auto", which infers the direction from the name of the value.
+        min_delta: Smaller changes do not count as improvements.
         cooldown: The number of epochs after a reduction that are not counted.
         min_lr: The minimum of the learning rate.
 
@@ -234,7 +234,7 @@ class ModelCheckpoint(Monitor):
         verbose: 1 prints a message.
         save_best_only: Whether to save only if the value has improved.
         save_weights_only: Whether to omit the architecture; needs ".weights.h5" or ".safetensors".
-        mode: "min", "max", or "auto": losses decrease, and metrics have a known direction.
+        mode: "min", "max", or "auto", which infers the direction from the name of the value.
         save_freq: "epoch", or a number of steps; the model is then saved at the end of the chunk that reaches it.
         initial_value_threshold: The initial best value.
 
@@ -329,7 +329,7 @@ class ModelCheckpoint(Monitor):
 class BackupAndRestore(Callback):
     """Saves the complete state of a run, and resumes it when `fit` is called again after an interruption.
 
-    This is the same as `fit(..., resume=Checkpoints(backup_dir, ...))`. Unlike that of Keras, it can resume within an
+    This is the same as `fit(..., resume=Checkpoints(backup_dir, ...))`. Unlike Keras' callback, it can resume within an
     epoch, and restores the optimizer, the order of the data, the history and the callbacks.
 
     Args:

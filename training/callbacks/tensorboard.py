@@ -26,18 +26,18 @@ class TensorBoard(Callback):
         histogram_freq: The number of epochs between histograms of the parameters; 0 for none.
         write_graph: Whether to write the summary of the model as text.
         write_images: Whether to write parameters of up to 3 axes as images too, together with the histograms.
-        write_steps_per_second: Whether to write the speed of each epoch, and of each chunk if `update_freq` is no
+        write_steps_per_second: Whether to write the speed of each epoch, and of each chunk if `update_freq` is not
             "epoch".
         update_freq: "epoch"; or "batch" or a number n, to write `batch_loss` and other values at every n-th step.
         profile_batch: A step, or the first and the last step to profile; 0 for none. Whole chunks of steps are
             profiled: from the first chunk that starts at the first step or later, to the chunk with the last step.
         embeddings_freq: The number of epochs between records of the vectors of Embedding layers; 0 for none.
-        embeddings_metadata: From the names of layers to the labels of their rows: a list, or a file with one label per
+        embeddings_metadata: Maps names of layers to the labels of their rows: a list, or a file with one label per
             line.
 
     Raises:
         ModuleNotFoundError: If tensorboardX is not installed.
-        ValueError: If `update_freq` is invalid, or `embeddings_metadata` has a key that is no Embedding layer.
+        ValueError: If `update_freq` is invalid, or `embeddings_metadata` has a key that is not an Embedding layer.
 
     References:
         Keras, `keras.callbacks.TensorBoard`.

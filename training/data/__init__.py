@@ -1,6 +1,6 @@
-"""From what users give (arrays, datasets, streams) to batches on the device.
+"""Converts arrays, datasets and streams to batches on the device.
 
-`arguments` makes a `Source` of the arguments of `fit`, a source makes a `Feed`, and a feed yields chunks of steps.
+`arguments` makes a `Source` from the arguments of `fit`, a source makes a `Feed`, and a feed yields chunks of steps.
 """
 
 from training.data.examples import Examples as Examples

@@ -1,4 +1,4 @@
-"""Makes a source of what `fit`, `evaluate` and `predict` are given."""
+"""Makes a source from the data arguments of `fit`, `evaluate` and `predict`."""
 
 from collections.abc import Mapping
 from typing import Any

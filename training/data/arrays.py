@@ -18,7 +18,7 @@ PREDICTION_BYTES = 3 * 2**24
 
 
 class ArraySource:
-    """Examples in memory, of which the caller chooses batches.
+    """Examples in memory; the caller chooses the batch size.
 
     Args:
         examples: The examples.
@@ -65,7 +65,7 @@ class ArraySource:
 
 
 def _memory_for_data() -> float:
-    """Returns how many bytes of examples may stay on the device: half of its memory, on a CPU all."""
+    """Returns how many bytes of examples may stay on the device: half of its memory, or all of them on a CPU."""
     if jax.default_backend() == "cpu":
         return math.inf
     memory = jax.local_devices()[0].memory_stats() or {}
@@ -111,7 +111,7 @@ class ArrayFeed(Feed):
 
     @functools.cached_property
     def _in_order(self) -> jax.Array:
-        """The rows of each step without shuffling: as `make_order`, without compiling a program."""
+        """The rows of each step without shuffling. Unlike `make_order`, this compiles no program."""
         shape = self._steps, self.batch_size
         rows = np.arange(math.prod(shape), dtype=np.int32).reshape(shape)
         return jax.device_put(np.where(rows < self._n, rows, np.int32(-1)))
@@ -149,7 +149,7 @@ class ArrayFeed(Feed):
             start: The first step.
             sizes: Examples in each step.
         """
-        short = start >= self.full_steps  # the short batch is a chunk of its own
+        short = start >= self.full_steps  # the short batch is a separate chunk
         steps, batch_size = (1, int(sizes[-1])) if short else (self.steps_per_chunk, self.batch_size)
         sizes = sizes[start:] if short else sizes[start : min(start + steps, self.full_steps)]
         count, full = int(sizes.sum()), steps * batch_size

@@ -17,7 +17,7 @@ class Examples:
     """Examples in memory: x, y and weight are arrays or trees of arrays [N, ...].
 
     Attributes:
-        x: Inputs, in the type they are stored in.
+        x: Inputs, in their stored dtype.
         y: Labels, or None.
         weight: Sample weights, or None.
         scale: Factor of the inputs, applied inside the compiled step.
@@ -42,7 +42,7 @@ class Examples:
         return Batch(self.x, self.y, self.weight)
 
     def batch_of(self, rows: int) -> Batch:
-        """Returns the shapes and dtypes of a batch of so many rows, as a model receives it."""
+        """Returns the shapes and dtypes of a batch with this many rows, as a model receives it."""
         batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct((rows, *a.shape[1:]), a.dtype), self.batch())
         if self.scale == 1:
             return batch

@@ -23,7 +23,7 @@ def is_stream(x: Any) -> bool:
 
 
 def is_sequence(x: Any) -> bool:
-    """Returns whether x gives its batches by number, like `keras.utils.PyDataset` and map-style datasets.
+    """Returns whether x provides its batches by index, like `keras.utils.PyDataset` and map-style datasets.
 
     An object that can also be iterated is a sequence only if it has Keras' `on_epoch_end`.
     """
@@ -171,7 +171,7 @@ class IteratorReader(Reader):
     """Reads the rest of an iterator: there is one pass, and every batch is used once.
 
     Batches that were read and not used are kept for the next call with the same iterator. An iterator with `get_state`
-    and `set_state` is set back instead.
+    and `set_state` is reset to its state after the used batches instead.
     """
 
     restarts = False
@@ -230,7 +230,7 @@ class IteratorReader(Reader):
         self._skipped = used - self._ledger.used
         if self._skipped < 0:
             raise ValueError(
-                f"The run continues after {used} batches of its iterator, got an iterator that has already given "
+                f"The run continues after {used} batches of its iterator, got an iterator that has already yielded "
                 f"{self._ledger.used}; give a new one."
             )
 
@@ -265,7 +265,7 @@ def _ledger_of(iterator: Any) -> _Ledger:
 
 
 def _forget(iterator: Any) -> None:
-    """Removes a ledger that alone keeps its iterator in memory, unless it holds batches."""
+    """Removes a ledger without unread batches if it holds the iterator by a strong reference."""
     reference, ledger = _LEDGERS.get(id(iterator), (None, None))
     if isinstance(reference, _Strong) and not ledger.unread:  # type: ignore[union-attr]
         del _LEDGERS[id(iterator)]

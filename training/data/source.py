@@ -29,13 +29,13 @@ class Chunk(NamedTuple):
 
 
 class FeedOptions(NamedTuple):
-    """What a feed needs to know of the call that reads it.
+    """How a call of `fit`, `evaluate` or `predict` reads a feed.
 
     Attributes:
-        may_pad: Called with the size of a short batch: whether padding rows may fill it up. Otherwise the short batch
-            is a chunk of its own shape.
-        check: Called with each batch of a stream, to refuse labels and integers out of range.
-        max_steps: How many batches of a pass are used at most, None for all. No more are read.
+        may_pad: Returns whether padding rows may fill up a short batch of the given size. Otherwise the short batch
+            is a separate chunk.
+        check: Called with each batch of a stream; raises if labels or integers are out of range.
+        max_steps: Number of batches to read in each pass, None for all.
         steps_per_chunk: Steps in a chunk of a stream, None to choose by their size.
         resident: Whether the data stays on the device if it fits, because it is read more than once.
     """
@@ -80,7 +80,7 @@ class Feed:
         """Stops reading after `steps_done` steps of the pass. A stream keeps the batches that were not used."""
 
     def finish_pass(self) -> None:
-        """Notes that a pass is complete, which a sequence hears as `on_epoch_end`."""
+        """Notes that a pass is complete, and calls `on_epoch_end` of a sequence."""
 
     def position(self, steps_done: int = 0) -> dict[str, Any] | None:
         """Returns what a checkpoint needs to resume the data, None if the position in the pass suffices."""
@@ -91,7 +91,7 @@ class Feed:
 
 
 class Source(Protocol):
-    """Where the examples of a call come from: arrays in memory, or a stream of batches.
+    """The source of the examples of a call: arrays in memory, or a stream of batches.
 
     Attributes:
         example: Examples that show shapes and dtypes: all of them for arrays, the first batch for a stream.

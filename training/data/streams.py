@@ -1,4 +1,4 @@
-"""Streams of batches as a source: checked, joined to chunks, and read in a thread while the device computes."""
+"""Streams of batches as a source: a thread reads, checks and groups batches while the device computes."""
 
 import itertools
 import math
@@ -27,7 +27,7 @@ class StreamSource:
 
     Args:
         stream: One of four kinds. An iterator is consumed: each call of `fit`, `evaluate` and `predict` takes only the
-            batches that it uses. An iterable is iterated once per pass. A sequence gives its batches by number. A
+            batches that it uses. An iterable is iterated once per pass. A sequence provides its batches by index. A
             function returns an iterator or iterable; it receives the index of the pass if it takes an argument. An
             iterator with `get_state` and `set_state`, such as grain's, resumes without being read again.
         class_weight: Factors of the losses by class.
@@ -68,7 +68,7 @@ class StreamSource:
         return self
 
     def checked(self, batch: Any, i: int) -> Examples:
-        """Returns batch `i` as examples, or raises if it does not fit to the first batch."""
+        """Returns batch `i` as examples, or raises if it does not match the first batch."""
         parts = batch if isinstance(batch, tuple | list) else (batch,)
         if not 1 <= len(parts) <= 3:
             raise ValueError(
@@ -145,7 +145,7 @@ class StreamFeed(Feed):
         self._limit = step
 
     def finish_pass(self) -> None:
-        """Notes that a pass is complete, which a sequence hears as `on_epoch_end`."""
+        """Notes that a pass is complete, and calls `on_epoch_end` of a sequence."""
         self.reader.finish()
 
     def chunks(self, pass_index: int = 0, key: jax.Array | None = None, first: int = 0) -> Iterator[Chunk]:
@@ -169,7 +169,7 @@ class StreamFeed(Feed):
                         self._unused.popleft()
 
     def _read(self, given: Iterator[Any], first: int) -> list[tuple[Examples, Any]]:
-        """Reads the batches of a chunk, the first of which is step `first`, each with the iterator's state after it."""
+        """Reads the batches of the chunk that starts at step `first`, each with the iterator's state after it."""
         read = []
         count = int(min(self.steps_per_chunk, max(self._limit - first, 1)))
         for step, batch in enumerate(itertools.islice(given, count), first):
@@ -181,7 +181,7 @@ class StreamFeed(Feed):
         return read
 
     def _of_one_shape(self, read: list[Examples]) -> list[list[Examples]]:
-        """Divides batches into lists that share a chunk. A short batch that cannot be padded is a list of its own."""
+        """Groups batches that can share a chunk. A short batch that cannot be padded gets a separate group."""
         parts: list[list[Examples]] = []
         for examples in read:
             if not parts or self._is_alone(examples) or self._is_alone(parts[-1][0]):

@@ -66,7 +66,7 @@ from training.losses.structured import ctc as ctc
 from training.losses.structured import dice as dice
 from training.losses.structured import tversky as tversky
 
-# From each loss function to the class that reduces its values.
+# Maps each loss function to the class that reduces its values.
 FUNCTIONS: dict[Callable[..., jax.Array], type[Loss]] = {
     binary_crossentropy: BinaryCrossentropy,
     binary_focal_crossentropy: BinaryFocalCrossentropy,

@@ -14,7 +14,7 @@ REDUCTIONS = ("sum_over_batch_size", "mean", "mean_with_sample_weight", "sum", "
 
 
 class LabelShapeError(ValueError):
-    """Raised when the shapes of labels and predictions do not fit together.
+    """Raised when the shapes of labels and predictions are incompatible.
 
     Args:
         name: The loss or metric that compares them.
@@ -91,7 +91,7 @@ def align_leading(x: jax.Array, ndim: int) -> jax.Array:
 
 
 def fill_masked(x: jax.Array, mask: jax.Array, mask_fill: float) -> jax.Array:
-    """Replaces masked values by `mask_fill`, so that neither they nor their gradients can be NaN."""
+    """Replaces masked values with `mask_fill`, so that neither they nor their gradients can be NaN."""
     return jnp.where(align_leading(mask, x.ndim), x, jnp.asarray(mask_fill, x.dtype))
 
 

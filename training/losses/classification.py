@@ -23,7 +23,7 @@ def binary_crossentropy(
 
     Args:
         y_true: The labels, 0 or 1.
-        y_pred: Probabilities p, clipped to [1e-7, 1 - 1e-7]; outside of it their gradient is 0.
+        y_pred: Probabilities p, clipped to [1e-7, 1 - 1e-7]; outside this range the gradient is 0.
         from_logits: Whether `y_pred` are logits, p = sigmoid(y_pred).
         label_smoothing: Moves labels towards 1/2 by this fraction.
         axis: The axis to average over.
@@ -31,7 +31,7 @@ def binary_crossentropy(
     Shapes: y_true, y_pred [B, ..., F] -> [B, ...].
 
     Raises:
-        LabelShapeError: If the shapes of labels and predictions do not fit together.
+        LabelShapeError: If the shapes of labels and predictions are incompatible.
 
     Example:
         >>> print(binary_crossentropy(jnp.array([[1.0, 0.0]]), jnp.array([[0.5, 0.5]])).round(4))
@@ -67,7 +67,7 @@ def binary_focal_crossentropy(
     Shapes: y_true, y_pred [B, ..., F] -> [B, ...].
 
     Raises:
-        LabelShapeError: If the shapes of labels and predictions do not fit together.
+        LabelShapeError: If the shapes of labels and predictions are incompatible.
 
     References:
         Lin et al., Focal Loss for Dense Object Detection, 2017, https://arxiv.org/abs/1708.02002.
@@ -106,7 +106,7 @@ def categorical_crossentropy(
     Shapes: y_true, y_pred [B, ..., C] -> [B, ...].
 
     Raises:
-        LabelShapeError: If the shapes of labels and predictions do not fit together.
+        LabelShapeError: If the shapes of labels and predictions are incompatible.
 
     Example:
         >>> print(categorical_crossentropy(jnp.array([[0.0, 1.0]]), jnp.array([[0.5, 0.5]])).round(4))
@@ -139,7 +139,7 @@ def categorical_focal_crossentropy(
     Shapes: y_true, y_pred [B, ..., C] -> [B, ...].
 
     Raises:
-        LabelShapeError: If the shapes of labels and predictions do not fit together.
+        LabelShapeError: If the shapes of labels and predictions are incompatible.
 
     References:
         Lin et al., Focal Loss for Dense Object Detection, 2017, https://arxiv.org/abs/1708.02002.
@@ -178,7 +178,7 @@ def sparse_categorical_crossentropy(
     Shapes: y_true [B, ...] or [B, ..., 1], y_pred [B, ..., C] -> [B, ...].
 
     Raises:
-        LabelShapeError: If the shapes of labels and predictions do not fit together.
+        LabelShapeError: If the shapes of labels and predictions are incompatible.
 
     Example:
         >>> print(sparse_categorical_crossentropy(jnp.array([1]), jnp.array([[0.5, 0.5]])).round(4))
@@ -208,7 +208,7 @@ def categorical_generalized_cross_entropy(y_true: ArrayLike, y_pred: ArrayLike, 
     Shapes: y_true [B, ...], y_pred [B, ..., C] -> [B, ...].
 
     Raises:
-        LabelShapeError: If the shapes of labels and predictions do not fit together.
+        LabelShapeError: If the shapes of labels and predictions are incompatible.
 
     References:
         Zhang and Sabuncu, Generalized Cross Entropy Loss, 2018, https://arxiv.org/abs/1805.07836.
@@ -233,7 +233,7 @@ def kl_divergence(y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
     Shapes: y_true, y_pred [B, ..., C] -> [B, ...].
 
     Raises:
-        LabelShapeError: If the shapes of labels and predictions do not fit together.
+        LabelShapeError: If the shapes of labels and predictions are incompatible.
 
     Example:
         >>> print(kl_divergence(jnp.array([[0.0, 1.0]]), jnp.array([[0.5, 0.5]])).round(4))

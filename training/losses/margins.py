@@ -21,7 +21,7 @@ def hinge(y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
     Shapes: y_true, y_pred [B, ..., F] -> [B, ...].
 
     Raises:
-        LabelShapeError: If the shapes of labels and predictions do not fit together.
+        LabelShapeError: If the shapes of labels and predictions are incompatible.
 
     Example:
         >>> print(hinge(jnp.array([[-1.0, 1.0]]), jnp.array([[-3.0, 0.5]])))
@@ -41,7 +41,7 @@ def squared_hinge(y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
     Shapes: y_true, y_pred [B, ..., F] -> [B, ...].
 
     Raises:
-        LabelShapeError: If the shapes of labels and predictions do not fit together.
+        LabelShapeError: If the shapes of labels and predictions are incompatible.
 
     Example:
         >>> print(squared_hinge(jnp.array([[-1.0, 1.0]]), jnp.array([[-3.0, 0.5]])))
@@ -61,7 +61,7 @@ def categorical_hinge(y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
     Shapes: y_true, y_pred [B, ..., F] -> [B, ...].
 
     Raises:
-        LabelShapeError: If the shapes of labels and predictions do not fit together.
+        LabelShapeError: If the shapes of labels and predictions are incompatible.
 
     Example:
         >>> print(categorical_hinge(jnp.array([[0.0, 1.0]]), jnp.array([[0.5, 1.0]])))

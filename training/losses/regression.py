@@ -20,7 +20,7 @@ def mean_squared_error(y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
     Shapes: y_true, y_pred [B, ..., F] -> [B, ...].
 
     Raises:
-        LabelShapeError: If the shapes of labels and predictions do not fit together.
+        LabelShapeError: If the shapes of labels and predictions are incompatible.
 
     Example:
         >>> print(mean_squared_error(jnp.array([[0.0, 0.0]]), jnp.array([[1.0, 3.0]])))
@@ -40,7 +40,7 @@ def mean_absolute_error(y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
     Shapes: y_true, y_pred [B, ..., F] -> [B, ...].
 
     Raises:
-        LabelShapeError: If the shapes of labels and predictions do not fit together.
+        LabelShapeError: If the shapes of labels and predictions are incompatible.
 
     Example:
         >>> print(mean_absolute_error(jnp.array([[0.0, 0.0]]), jnp.array([[1.0, 3.0]])))
@@ -60,7 +60,7 @@ def mean_absolute_percentage_error(y_true: ArrayLike, y_pred: ArrayLike) -> jax.
     Shapes: y_true, y_pred [B, ..., F] -> [B, ...].
 
     Raises:
-        LabelShapeError: If the shapes of labels and predictions do not fit together.
+        LabelShapeError: If the shapes of labels and predictions are incompatible.
 
     Example:
         >>> print(mean_absolute_percentage_error(jnp.array([[2.0, 4.0]]), jnp.array([[1.0, 4.0]])))
@@ -80,7 +80,7 @@ def mean_squared_logarithmic_error(y_true: ArrayLike, y_pred: ArrayLike) -> jax.
     Shapes: y_true, y_pred [B, ..., F] -> [B, ...].
 
     Raises:
-        LabelShapeError: If the shapes of labels and predictions do not fit together.
+        LabelShapeError: If the shapes of labels and predictions are incompatible.
 
     Example:
         >>> print(mean_squared_logarithmic_error(jnp.array([[1.0]]), jnp.array([[1.0]])))
@@ -103,7 +103,7 @@ def huber(y_true: ArrayLike, y_pred: ArrayLike, delta: float = 1.0) -> jax.Array
     Shapes: y_true, y_pred [B, ..., F] -> [B, ...].
 
     Raises:
-        LabelShapeError: If the shapes of labels and predictions do not fit together.
+        LabelShapeError: If the shapes of labels and predictions are incompatible.
 
     References:
         Huber, Robust Estimation of a Location Parameter, 1964.
@@ -129,7 +129,7 @@ def log_cosh(y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
     Shapes: y_true, y_pred [B, ..., F] -> [B, ...].
 
     Raises:
-        LabelShapeError: If the shapes of labels and predictions do not fit together.
+        LabelShapeError: If the shapes of labels and predictions are incompatible.
 
     Example:
         >>> print(log_cosh(jnp.array([[2.0]]), jnp.array([[2.0]])))
@@ -150,7 +150,7 @@ def poisson(y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
     Shapes: y_true, y_pred [B, ..., F] -> [B, ...].
 
     Raises:
-        LabelShapeError: If the shapes of labels and predictions do not fit together.
+        LabelShapeError: If the shapes of labels and predictions are incompatible.
 
     Example:
         >>> print(poisson(jnp.array([[0.0]]), jnp.array([[2.0]])))
@@ -173,7 +173,7 @@ def cosine_similarity(y_true: ArrayLike, y_pred: ArrayLike, axis: int = -1) -> j
     Shapes: y_true, y_pred [B, ..., F] -> [B, ...].
 
     Raises:
-        LabelShapeError: If the shapes of labels and predictions do not fit together.
+        LabelShapeError: If the shapes of labels and predictions are incompatible.
 
     Example:
         >>> print(cosine_similarity(jnp.array([[1.0, 0.0]]), jnp.array([[3.0, 0.0]])))

@@ -24,7 +24,7 @@ def dice(y_true: ArrayLike, y_pred: ArrayLike, axis: Axis = None) -> jax.Array:
     Shapes: y_true, y_pred [B, H, W, C] -> [], or the axes that are not summed over.
 
     Raises:
-        LabelShapeError: If the shapes of labels and predictions do not fit together.
+        LabelShapeError: If the shapes of labels and predictions are incompatible.
 
     References:
         Sorensen, 1948; Dice, 1945.
@@ -53,7 +53,7 @@ def tversky(
     Shapes: y_true, y_pred [B, H, W, C] -> [], or the axes that are not summed over.
 
     Raises:
-        LabelShapeError: If the shapes of labels and predictions do not fit together.
+        LabelShapeError: If the shapes of labels and predictions are incompatible.
 
     References:
         Salehi et al., Tversky loss function for image segmentation, 2017, https://arxiv.org/abs/1706.05721.
@@ -145,7 +145,7 @@ def ctc(y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
     Shapes: y_true [B, L], y_pred [B, T, C] -> [B].
 
     Raises:
-        LabelShapeError: If the shapes of labels and predictions do not fit together.
+        LabelShapeError: If the shapes of labels and predictions are incompatible.
 
     References:
         Graves et al., Connectionist Temporal Classification, 2006.
@@ -202,7 +202,7 @@ class _OverlapLoss(Loss):
     def masked_values(
         self, y_true: jax.Array, y_pred: jax.Array, mask: jax.Array | None
     ) -> tuple[jax.Array, jax.Array | None]:
-        """Returns the values of unmasked labels and predictions, and which values have any."""
+        """Returns the values of unmasked labels and predictions, and which values have unmasked elements."""
         if mask is None:
             return self.values(y_true, y_pred), None
         keep = align_leading(mask, y_pred.ndim)

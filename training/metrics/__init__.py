@@ -204,7 +204,7 @@ def resolve_accuracy(y_true_shape: Sequence[int], y_pred_shape: Sequence[int], n
     Args:
         y_true_shape: The shape of the labels.
         y_pred_shape: The shape of the predictions.
-        name: "accuracy", "acc", "crossentropy" or "ce", in any case; the metric is named so.
+        name: "accuracy", "acc", "crossentropy" or "ce", in any case, which is also the name of the metric.
 
     References:
         Keras `trainers.compile_utils.get_metric`, for the accuracies.

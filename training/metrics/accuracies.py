@@ -21,7 +21,7 @@ def accuracy(y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
     Shapes: y_true, y_pred [B, ...] -> [B, ...].
 
     Raises:
-        LabelShapeError: If the shapes of labels and predictions do not fit together.
+        LabelShapeError: If the shapes of labels and predictions are incompatible.
 
     Example:
         >>> print(accuracy(jnp.array([1, 2]), jnp.array([1, 3])))
@@ -43,7 +43,7 @@ def binary_accuracy(y_true: ArrayLike, y_pred: ArrayLike, threshold: float = 0.5
     Shapes: y_true, y_pred [B, ...] -> [B, ...].
 
     Raises:
-        LabelShapeError: If the shapes of labels and predictions do not fit together.
+        LabelShapeError: If the shapes of labels and predictions are incompatible.
 
     Example:
         >>> print(binary_accuracy(jnp.array([1, 1]), jnp.array([0.9, 0.2])))
@@ -63,7 +63,7 @@ def categorical_accuracy(y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
     Shapes: y_true, y_pred [B, ..., C] -> [B, ...].
 
     Raises:
-        LabelShapeError: If the shapes of labels and predictions do not fit together.
+        LabelShapeError: If the shapes of labels and predictions are incompatible.
 
     Example:
         >>> print(categorical_accuracy(jnp.array([[0, 1], [0, 1]]), jnp.array([[0.2, 0.8], [0.7, 0.3]])))
@@ -85,7 +85,7 @@ def sparse_categorical_accuracy(y_true: ArrayLike, y_pred: ArrayLike) -> jax.Arr
     Shapes: y_true [B, ...] or [B, ..., 1], y_pred [B, ..., C] -> [B, ...].
 
     Raises:
-        LabelShapeError: If the shapes of labels and predictions do not fit together.
+        LabelShapeError: If the shapes of labels and predictions are incompatible.
 
     Example:
         >>> print(sparse_categorical_accuracy(jnp.array([1, 1]), jnp.array([[0.2, 0.8], [0.7, 0.3]])))
@@ -94,7 +94,7 @@ def sparse_categorical_accuracy(y_true: ArrayLike, y_pred: ArrayLike) -> jax.Arr
     y_true, best = jnp.asarray(y_true), jnp.argmax(jnp.asarray(y_pred), axis=-1)
     if [n for n in y_true.shape if n != 1] == [n for n in best.shape if n != 1]:
         y_true = y_true.reshape(best.shape)
-    # Float labels are not cast to integers: 1.5 is no class index.
+    # Float labels are not cast to integers: 1.5 is not a class index.
     y_true = y_true if jnp.issubdtype(y_true.dtype, jnp.floating) else y_true.astype(jnp.int32)
     return _equal("sparse_categorical_accuracy", y_true, best.astype(y_true.dtype))
 
@@ -110,7 +110,7 @@ def top_k_categorical_accuracy(y_true: ArrayLike, y_pred: ArrayLike, k: int = 5)
     Shapes: y_true, y_pred [B, ..., C] -> [B, ...].
 
     Raises:
-        LabelShapeError: If the shapes of labels and predictions do not fit together.
+        LabelShapeError: If the shapes of labels and predictions are incompatible.
 
     Example:
         >>> print(top_k_categorical_accuracy(jnp.array([[0, 0, 1]]), jnp.array([[0.2, 0.5, 0.3]]), k=2))
@@ -133,7 +133,7 @@ def sparse_top_k_categorical_accuracy(
     Shapes: y_true [B, ...], y_pred [B, ..., C] -> [B, ...].
 
     Raises:
-        LabelShapeError: If the shapes of labels and predictions do not fit together.
+        LabelShapeError: If the shapes of labels and predictions are incompatible.
 
     Example:
         >>> print(sparse_top_k_categorical_accuracy(jnp.array([2]), jnp.array([[0.2, 0.5, 0.3]]), k=2))

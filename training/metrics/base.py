@@ -96,7 +96,7 @@ class Metric(Generic[State]):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        if cls.name is None and "name" not in cls.__dict__:  # a class that is no dataclass has no field for it
+        if cls.name is None and "name" not in cls.__dict__:  # a class that is not a dataclass has no field for it
             cls.name = snake_case(cls.__name__)
 
     def __post_init__(self) -> None:
@@ -127,7 +127,7 @@ class Metric(Generic[State]):
         raise TypeError(f"{type(self).__name__} must define empty, update and compute, got a class without update.")
 
     def merge(self, a: State, b: State) -> State:
-        """Returns the state of the union of the data of two states."""
+        """Returns the state for the combined data of two states."""
         return jax.tree.map(_add, a, b, is_leaf=lambda x: isinstance(x, RunningSum))
 
     def compute(self, state: State) -> jax.Array:
@@ -180,7 +180,7 @@ def broadcast(name: str, x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """Broadcasts weights or a mask along the leading axes of `shape`.
 
     Raises:
-        ValueError: If the shapes do not fit together.
+        ValueError: If the shapes are incompatible.
     """
     aligned = align_leading(x, len(shape))
     if aligned.ndim != len(shape) or any(n not in (1, m) for n, m in zip(aligned.shape, shape, strict=True)):

@@ -77,7 +77,7 @@ def count(
     Shapes: y_true, y_pred [B, ..., C] -> [thresholds], or [B, C] -> [thresholds, C] with `per_label`.
 
     Raises:
-        LabelShapeError: If the shapes of labels and predictions do not fit together.
+        LabelShapeError: If the shapes of labels and predictions are incompatible.
 
     References:
         Keras `metrics.metrics_utils.update_confusion_matrix_variables`.
@@ -111,7 +111,7 @@ def count(
 
 
 def _keep_top_k(y_pred: jax.Array, k: int) -> jax.Array:
-    """Replaces all predictions of an example but the k largest by `NEG_INF`."""
+    """Replaces all but the k largest predictions of an example with `NEG_INF`."""
     _, best = jax.lax.top_k(y_pred, k)
     classes = jnp.arange(y_pred.shape[-1], dtype=jnp.int32).reshape((1,) * best.ndim + (-1,))
     is_best = jnp.any(best[..., None] == classes, axis=-2)

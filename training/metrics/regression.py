@@ -23,7 +23,7 @@ def pearson_correlation(y_true: ArrayLike, y_pred: ArrayLike, axis: int = -1) ->
     Shapes: y_true, y_pred [B, ..., F] -> [B, ...].
 
     Raises:
-        LabelShapeError: If the shapes of labels and predictions do not fit together.
+        LabelShapeError: If the shapes of labels and predictions are incompatible.
 
     Example:
         >>> print(pearson_correlation(jnp.array([[0.0, 1.0]]), jnp.array([[0.0, 5.0]])))
@@ -51,7 +51,7 @@ def concordance_correlation(y_true: ArrayLike, y_pred: ArrayLike, axis: int = -1
     Shapes: y_true, y_pred [B, ..., F] -> [B, ...].
 
     Raises:
-        LabelShapeError: If the shapes of labels and predictions do not fit together.
+        LabelShapeError: If the shapes of labels and predictions are incompatible.
 
     References:
         Lin, A Concordance Correlation Coefficient to Evaluate Reproducibility, 1989.

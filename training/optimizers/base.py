@@ -1,7 +1,7 @@
 """The update that all optimizers share: loss scale, accumulation, clipping, weight decay, averages, learning rate.
 
 An optimizer consists of a `Rule`, the formula for one parameter, and `Common`, the arguments that all optimizers
-take. `build` makes an optax transformation of the two. The order of the steps is that of Keras:
+take. `build` makes an optax transformation from the two. The order of the steps is that of Keras:
 
     1. divide the gradients by the loss scale
     2. accumulate the gradients; continue only at the last micro-step, with their mean
@@ -182,7 +182,7 @@ def check_pattern(owner: str, pattern: str) -> None:
 
 
 def build(rule: Rule[Slots], common: Common) -> optax.GradientTransformation:
-    """Makes an optax transformation of a rule and the arguments that all optimizers take."""
+    """Makes an optax transformation from a rule and the arguments that all optimizers take."""
     if common.exclude_from_weight_decay and common.weight_decay is None and not rule.weight_decay:
         raise ValueError(
             f"`exclude_from_weight_decay`={common.exclude_from_weight_decay} needs `weight_decay`, got None."
@@ -274,7 +274,7 @@ def _apply_rule(
     slots: list[Slots],
     shared: jax.Array | None,
 ) -> tuple[list[jax.Array], list[Slots], jax.Array | None]:
-    """Clips, decays and applies the rule; returns the changes of the weights, the slots and the shared number."""
+    """Clips gradients, decays weights and applies the rule; returns weight changes, slots and the shared number."""
     gradients, t = _clip(common, gradients), context.iteration + 1
     if rule.shared is not None and shared is not None:
         shared = rule.shared(t.astype(shared.dtype), shared)
@@ -321,7 +321,7 @@ def _update_averages(
     changes: list[jax.Array],
     averages: list[jax.Array],
 ) -> tuple[list[jax.Array], list[jax.Array]]:
-    """Returns the changes of the weights and their moving averages; if due, the changes lead to the averages."""
+    """Returns the changes of the weights and their moving averages; if due, the weights become the averages."""
     new_averages, new_changes = [], []
     for w, change, average in zip(weights, changes, averages, strict=True):
         momentum = jnp.where(iteration == 0, 0.0, common.ema_momentum).astype(average.dtype)

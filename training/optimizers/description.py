@@ -107,7 +107,7 @@ def _parts(value: object, path: str, description: Description) -> dict[str, obje
         return {"self": value.__self__}
     if inspect.isfunction(value):
         return _captured_values(value)
-    # Other objects, such as a schedule whose class is no dataclass, are described by their plain attributes.
+    # Other objects, such as a schedule that is not a dataclass, are described by their plain attributes.
     attributes = getattr(value, "__dict__", {})
     return {name: attributes[name] for name in sorted(attributes) if isinstance(attributes[name], Plain)}
 

@@ -189,7 +189,7 @@ def Muon(
 ) -> optax.GradientTransformation:
     """Orthogonalizes the momentum of matrices: m = momentum m + g; w -= lr NewtonSchulz(m).
 
-    Adam updates parameters that are no matrices, embeddings and excluded layers; exclude the output layer of a
+    Adam updates embeddings, excluded layers, and parameters that are not matrices; exclude the output layer of a
     network. With `rms_rate`, the step is scaled by sqrt(max(rows, columns)) rms_rate, which makes it about as large as
     that of Adam.
 

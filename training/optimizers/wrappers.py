@@ -12,7 +12,7 @@ from training.optimizers.base import check_count, check_pattern, check_range, fl
 from training.optimizers.names import get
 from training.optimizers.state import LossScaleState, loss_scales
 
-# The label of parameters that match no pattern. It is no regular expression, so no pattern is equal to it.
+# The label of parameters that match no pattern. No pattern can equal it, because it is not a valid regular expression.
 REST = "*"
 
 
@@ -85,13 +85,13 @@ def by_path(
     """Trains parts of a model with different optimizers, like Keras' MultiOptimizer.
 
     Args:
-        optimizers: From patterns to optimizers or their names. A pattern is the path of a parameter, such as
+        optimizers: Maps patterns to optimizers or their names. A pattern is the path of a parameter, such as
             "dense/kernel", or a regular expression for whole paths, such as "encoder/.*". An exact path has priority
             over regular expressions.
         default: The optimizer of all other parameters, or its name.
 
     Raises:
-        ValueError: If a pattern is no regular expression. In `init`: if a pattern matches no parameter, two patterns
+        ValueError: If a pattern is not a regular expression. In `init`: if a pattern matches no parameter, two patterns
             match the same parameter, or an optimizer scales the loss.
 
     Example:

@@ -93,7 +93,7 @@ def _interpret_programs(
         return [TAINTED] * len(padded.outvars)
     known: dict[Var, AbstractValue] = dict(zip(padded.invars, values, strict=True))
     known |= dict(zip(padded.constvars, map(_constant, *constants), strict=True))
-    # From each variable of the padded program to its counterpart in the short program.
+    # Maps each variable of the padded program to its counterpart in the short program.
     counterparts = dict(zip([*padded.invars, *padded.constvars], [*short.invars, *short.constvars], strict=True))
 
     def read(atom: Atom, other: Atom) -> Operand:
