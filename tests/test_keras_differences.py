@@ -1,4 +1,4 @@
-"""Where this library and Keras differ, and who is right: each figure of docs/keras-differences.md, counted in float64."""
+"""Differences to Keras, and which library is right: each figure of docs/keras-differences.md, computed in float64."""
 
 import warnings
 
@@ -25,21 +25,21 @@ START = [RNG.normal(size=shape).astype("float32") for shape in ((6, 5), (5, C), 
 
 
 def relaxed(function):
-    """Calls a function of Keras, which promotes ranks and dtypes, and warns of casts of its own."""
+    """Calls a function of Keras with rank and dtype promotion, and ignores warnings about its casts."""
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return function()
 
 
 def tagger(library, masked=True):
-    """Classes of words; positions of zeros are masked."""
+    """Returns a tagger of words; positions with zeros are masked."""
     dense = library.layers.Dense(C, activation="softmax")
     embedding = library.layers.Embedding(6, 5, mask_zero=masked)
     return library.Sequential([library.Input((T,), dtype="int32"), embedding, dense])
 
 
 def probabilities():
-    """The outputs of the tagger in float64."""
+    """Returns the outputs of the tagger in float64."""
     embedding, kernel, bias = (w.astype("float64") for w in START)
     logits = embedding[IDS] @ kernel + bias
     return np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
@@ -66,12 +66,12 @@ FIT = {"batch_size": 3, "shuffle": False, "verbose": 0}
 TEST = {"batch_size": 3, "verbose": 0, "return_dict": True}
 
 
-def test_metrics_in_fit_leave_out_what_is_masked():
+def test_metrics_in_fit_exclude_masked_values():
     right = probabilities().argmax(-1) == LABELS
     ours, theirs = here(metrics=["accuracy"]), in_keras(metrics=["accuracy"])
     np.testing.assert_allclose(ours.fit(IDS, ONE_HOT, **FIT).history["accuracy"], [right[VALID].mean()], rtol=1e-6)
     np.testing.assert_allclose(ours.evaluate(IDS, ONE_HOT)["accuracy"], right[VALID].mean(), rtol=1e-6)
-    # Keras counts every position in fit, and those that are not masked in evaluate.
+    # Keras counts every position in fit, but only unmasked positions in evaluate.
     in_fit = relaxed(lambda: theirs.fit(IDS, ONE_HOT, **FIT).history["accuracy"])
     np.testing.assert_allclose(in_fit, [right.mean()], rtol=1e-6)
     in_test = relaxed(lambda: theirs.evaluate(IDS, ONE_HOT, **TEST)["accuracy"])
@@ -80,7 +80,7 @@ def test_metrics_in_fit_leave_out_what_is_masked():
 
 
 def mean_iou(counted, weights=None):
-    """The mean over classes of intersection by union, of the positions that are counted."""
+    """Returns the mean intersection over union of the counted positions."""
     true, found = LABELS[counted], probabilities().argmax(-1)[counted]
     each = np.ones(len(true)) if weights is None else weights[counted]
     values = []
@@ -107,7 +107,7 @@ BLIND = {
 
 
 @pytest.mark.parametrize("name", BLIND)
-def test_confusion_and_iou_metrics_and_roots_leave_out_what_is_masked(name):
+def test_confusion_iou_and_root_metrics_exclude_masked_values(name):
     make, by_hand = BLIND[name]
     everywhere = np.ones_like(VALID)
     assert abs(by_hand(VALID) - by_hand(everywhere)) > 1e-3
@@ -119,8 +119,8 @@ def test_confusion_and_iou_metrics_and_roots_leave_out_what_is_masked(name):
     np.testing.assert_allclose(found, by_hand(everywhere), rtol=1e-5)
 
 
-def test_weights_of_iou_metrics_keep_their_fractions():
-    """Keras casts them to integers, as its metrics of this kind have an integer dtype."""
+def test_iou_metrics_do_not_round_weights():
+    """Keras casts the weights to integers, because its IoU metrics have an integer dtype."""
     scores = RNG.normal(size=(N, C)).astype("float32")
     labels, found = LABELS[:, 0], scores.argmax(-1)
 
@@ -142,12 +142,12 @@ def test_weights_of_iou_metrics_keep_their_fractions():
 
 
 @pytest.mark.parametrize("masked", [True, False])
-def test_weights_of_examples_count_for_each_step(masked):
-    """Keras refuses them, and takes weights of steps alone."""
+def test_weights_per_example_apply_to_each_step(masked):
+    """Keras rejects weights per example, and accepts only weights per step."""
     p = probabilities()
     each = -np.log(np.take_along_axis(p, LABELS[..., None], -1)[..., 0]) * WEIGHT[:, None]
     found = here(masked=masked).evaluate(IDS, ONE_HOT, batch_size=N, sample_weight=WEIGHT)["loss"]
-    # Keras gives a masked loss the factor positions by valid ones, so it is a mean over the valid ones.
+    # Keras multiplies a masked loss by positions / valid positions, so it is a mean over the valid positions.
     np.testing.assert_allclose(found, each[VALID].mean() if masked else each.mean(), rtol=1e-5)
     theirs, test = in_keras(masked=masked), TEST | {"batch_size": N}
     with pytest.raises(ValueError, match="(?i)incompatible"):
@@ -157,8 +157,8 @@ def test_weights_of_examples_count_for_each_step(masked):
     np.testing.assert_allclose(found, in_steps, rtol=1e-5)
 
 
-def test_attention_takes_no_masks_away():
-    """A product of an embedding and an attention on it is 0 where both are masked."""
+def test_attention_does_not_remove_masks():
+    """The product of an embedding and its attention is 0 at masked positions."""
 
     def build(library):
         ids = library.Input((T,), dtype="int32")
@@ -173,12 +173,12 @@ def test_attention_takes_no_masks_away():
     np.testing.assert_allclose(found[0], want[0], rtol=1e-5, atol=1e-6)
     words, attended, valid = weights[0][IDS].astype("float64"), np.float64(want[0]), VALID[..., None]
     np.testing.assert_allclose(found[1], np.where(valid, words * attended, 0), rtol=1e-5, atol=1e-6)
-    # In Keras the embedding has no mask any more, and only the attention's output becomes 1 where it is masked.
+    # In Keras the embedding has lost its mask, and only the attention's output becomes 1 at masked positions.
     np.testing.assert_allclose(want[1], words * np.where(valid, attended, 1), rtol=1e-5, atol=1e-6)
 
 
 def test_states_are_carried_from_batch_to_batch():
-    """As in calls of Keras' model one after the other; its compiled `predict` begins each batch with zeros."""
+    """Successive calls of a Keras model do the same, but its compiled `predict` resets the states in each batch."""
     x = RNG.normal(size=(2 * N, T, 3)).astype("float32")
 
     def build(library):
@@ -208,8 +208,8 @@ WRAPPERS = {
 
 @pytest.mark.rotate
 @pytest.mark.parametrize("kind", WRAPPERS)
-def test_an_argument_trainable_of_a_wrapper_reaches_the_layer_inside(kind):
-    """Keras' documentation of `trainable` says so for the attribute; the argument is forgotten there."""
+def test_the_argument_trainable_of_wrappers_applies_to_the_inner_layer(kind):
+    """Keras documents this for the attribute `trainable`, but ignores the argument."""
     x, y = RNG.normal(size=(4, T, 3)).astype("float32"), np.zeros((4, T, 3), "float32")
 
     def build(lib):
@@ -239,13 +239,13 @@ def at(library, schedule, step, **arguments):
     return float(jax.jit(lambda i: getattr(library, schedule)(**arguments)(i))(np.int32(step)))
 
 
-def test_compiled_schedules_turn_where_their_formulas_do():
-    """Keras' divisions by constants become products with reciprocals, which are just below 1 here, or just above."""
+def test_compiled_schedules_change_at_the_exact_steps():
+    """XLA replaces Keras' divisions by constants by products with reciprocals, which are slightly inexact."""
     stairs = {"initial_learning_rate": 1.0, "decay_steps": 41, "decay_rate": 0.5, "staircase": True}
     root = {"initial_learning_rate": 1.0, "decay_steps": 5, "end_learning_rate": 0.25, "power": 0.5}
     assert at(schedules, "ExponentialDecay", 41, **stairs) == 0.5
     assert at(schedules, "PolynomialDecay", 5, **root) == 0.25
-    # Both hold in Keras where XLA optimizes nothing, as in most of these tests.
+    # Keras is exact without XLA's optimizations, which most of these tests turn off.
     for name, step, arguments, values in (
         ("ExponentialDecay", 41, stairs, (0.5, 1.0)),
         ("PolynomialDecay", 5, root, (0.25, np.nan)),
@@ -254,8 +254,8 @@ def test_compiled_schedules_turn_where_their_formulas_do():
         assert any(np.array_equal(found, value, equal_nan=True) for value in values)
 
 
-def test_a_second_metric_of_a_class_has_the_name_of_its_class():
-    """Keras numbers objects in the order in which a process makes them, so the second program logs `auc_1`."""
+def test_the_names_of_metrics_do_not_depend_on_previous_programs():
+    """Keras numbers objects in the order of their creation in a process, so the second program logs `auc_1`."""
     names = []
     keras.utils.clear_session(free_memory=False)
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""Runs with everything that a resumption must restore; also as a process that can be killed.
+"""Training runs with everything that resuming must restore, also as a process that tests can kill.
 
     python tests/support/interrupted.py KIND FOLDER [slow]
 
@@ -26,7 +26,7 @@ Y = RNG.integers(0, 2, 30).astype("int32")
 
 
 def build(**arguments):
-    """A classifier with dropout, batch statistics and averaged weights."""
+    """Returns a trainer of a classifier with dropout, batch statistics and averaged weights."""
     model = Sequential(
         [
             Input((5,)),
@@ -43,7 +43,7 @@ def build(**arguments):
 
 
 def build_with_outputs(**arguments):
-    """Two outputs, dropout inside a recurrence, and gradients that are accumulated."""
+    """Returns a trainer with two outputs, recurrent dropout and gradient accumulation."""
     inputs = Input((5,))
     sequence = layers.Reshape((5, 1))(inputs)
     recurrent = layers.GRU(4, dropout=0.2, recurrent_dropout=0.3)(sequence)
@@ -61,7 +61,7 @@ def build_with_outputs(**arguments):
 
 
 def build_stateful(**arguments):
-    """A recurrence whose states continue from batch to batch, also through the validation."""
+    """Returns a trainer of a stateful LSTM, whose states also continue through the validation."""
     model = Sequential(
         [Input(batch_shape=(5, 5)), layers.Reshape((5, 1)), layers.LSTM(4, stateful=True), layers.Dense(2, "softmax")]
     )
@@ -77,7 +77,7 @@ def callbacks_of():
 
 
 def all_callbacks(files):
-    """Callbacks that keep a state, change the run or write files, together."""
+    """Returns callbacks that keep a state, change the run or write files."""
     files.mkdir(exist_ok=True)
     return [
         callbacks.LearningRateScheduler(lambda epoch, rate: rate * (0.5 if epoch == 2 else 1.0)),
@@ -118,8 +118,8 @@ class Items:
         self.passes += 1
 
 
-def slowly():
-    """Batches to validate on, of which each takes its time, so that a kill hits the validation."""
+def slow_stream():
+    """Yields validation batches slowly, so that a kill hits the validation."""
     for batch in stream(0):
         time.sleep(0.03)
         yield batch
@@ -127,7 +127,7 @@ def slowly():
 
 BUILDERS = {"outputs": build_with_outputs, "stateful": build_stateful}
 ARRAYS = {"x": X, "y": Y, "batch_size": 8}
-# By kind: the arguments of `fit`, made anew for each run.
+# Functions that make the arguments of `fit` for each kind of data.
 KINDS = {
     "arrays": lambda: ARRAYS,
     "stream": lambda: {"x": stream},
@@ -135,14 +135,14 @@ KINDS = {
     "cut stream": lambda: {"x": stream, "steps_per_epoch": 3},
     "iterator": lambda: {"x": endless(), "steps_per_epoch": 3, "validation_data": endless(), "validation_steps": 2},
     "sequence": lambda: {"x": Items(), "validation_data": Items()},
-    "validation": lambda: ARRAYS | {"validation_data": slowly},
+    "validation": lambda: ARRAYS | {"validation_data": slow_stream},
     "stateful": lambda: {"x": X, "y": Y, "batch_size": 5, "validation_data": (X[:10], Y[:10])},
     "outputs": lambda: {"x": X, "y": {"class": Y, "sum": X.sum(1, keepdims=True)}, "batch_size": 8},
 }
 
 
 def fit(kind, resume=None, more=(), files=None, **arguments):
-    """Trains on data of a kind: the trainer and its history."""
+    """Trains on data of a kind, and returns the trainer and its history."""
     given = {"validation_data": (X[:9], Y[:9])} | KINDS[kind]()
     if kind == "outputs":
         given["validation_data"] = X[:9], {name: y[:9] for name, y in given["y"].items()}
@@ -153,7 +153,7 @@ def fit(kind, resume=None, more=(), files=None, **arguments):
 
 
 def numbers(trainer, history, files=None):
-    """All that must be the same: parameters, statistics, optimizer, history, and what callbacks wrote."""
+    """Returns everything that resuming must preserve: variables, optimizer state, history, and files of callbacks."""
     import jax
 
     from training.checkpoints import named
@@ -168,12 +168,12 @@ def numbers(trainer, history, files=None):
 
 
 def files_beside(folder, kind):
-    """Where the callbacks of a run write, if they do."""
+    """Returns the folder of the files that callbacks write, or None if they write none."""
     return pathlib.Path(f"{folder}-files") if kind == "outputs" else None
 
 
-class Tell(callbacks.Callback):
-    """Prints a line at each chunk and validation, and takes its time."""
+class PrintEvents(callbacks.Callback):
+    """Prints a line at each chunk and validation, and waits after each chunk."""
 
     def on_chunk_end(self, step, logs=None):
         print("running", flush=True)
@@ -184,9 +184,9 @@ class Tell(callbacks.Callback):
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background of a shell it is ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background process of a shell ignores it
     kind, folder, *slow = sys.argv[1:]
     try:
-        fit(kind, Checkpoints(folder, every=2), [Tell()] if slow else [], files_beside(folder, kind))
+        fit(kind, Checkpoints(folder, every=2), [PrintEvents()] if slow else [], files_beside(folder, kind))
     except KeyboardInterrupt:
         sys.exit(130)

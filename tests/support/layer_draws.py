@@ -118,7 +118,7 @@ def convolution(draw, rank, sizes, padding=("valid", "same", "SAME"), both=False
     for key in ("strides", "dilation_rate"):
         if which in (key, "both"):
             config[key] = draw(per_axis(rank, st.integers(1, 3)))
-    if config["padding"] == "valid":  # windows that fit
+    if config["padding"] == "valid":  # only windows that fit into the inputs
         kernel, dilation = (np.broadcast_to(config.get(key, 1), (rank,)) for key in ("kernel_size", "dilation_rate"))
         fitting = [min(k, (n - 1) // d + 1) for k, n, d in zip(kernel.tolist(), sizes, dilation.tolist(), strict=True)]
         config["kernel_size"] = draw(st.sampled_from((tuple(fitting), min(fitting))))
@@ -178,14 +178,15 @@ def masked_mean(draw):
     shape = case.inputs.shape
     steps = shape[2] if case.config.get("data_format") == "channels_first" else shape[1]
     mask = truths(draw(SEEDS), shape[0], steps)
-    mask[:, 0] = True  # Keras divides by zero where nothing is kept
+    mask[:, 0] = True  # Keras divides by zero if all steps are masked
     return case._replace(call={"mask": mask} if draw(FLAGS) else {}, masks=None)
 
 
 @st.composite
 def adaptive_pooling(draw, rank, sizes):
     config = draw(options(data_format=FORMATS))
-    # Up to 6: Keras computes windows in float32 on its JAX backend, and takes one too large for 7 outputs of 7, say.
+    # At most 6: Keras computes window sizes in float32 on its JAX backend, and one is too large for, say, 7 of 7
+    # outputs.
     largest = min(max(sizes) + 2, 6)
     return draw(st.integers(1, 4)), config | {"output_size": draw(per_axis(rank, st.integers(1, largest)))}
 
@@ -251,7 +252,7 @@ def permute(draw):
 
 DENSE = options(activation=st.one_of(ACTIVATIONS, MADE), use_bias=FLAGS)
 
-EQUATIONS = (  # the equation, the output's sizes that the input may say
+EQUATIONS = (  # equations
     "ab,bc->ac", "abc,cd->abd", "abc,cde->abde", "abc,bcd->ad", "abc,dc->abd", "abc,c->ab", "ab,b->ab", "abc,bd->adc", "abc,cb->a",
     "abc,bc->abc", "abc,adc->abd", "abcd,cde->abe", "abcd,db->abc", "abcd,ec->abed", "ab,cb->ca", "abc,cd->adb",
     "...b,bc->...c", "...ab,bc->...ac", "...x,xyz->...yz", "...xy,yx->...x", "...x,xy->...y", "...bc,c->...bc",
@@ -335,7 +336,7 @@ def activation(draw):
 
 @st.composite
 def merge(draw, least=1, most=4, aligned=False):
-    """Draws arrays whose shapes are equal except for sizes of 1 and missing axes after the batch; `aligned` is for the masks."""
+    """Draws arrays that broadcast to a common shape, and masks; see `masks_of` for `aligned`."""
     shape = draw(st.one_of(shapes(1, 1), shapes(2, 4), shapes(2, 4), shapes(2, 4)))
     count = draw(st.integers(least, most))
     each = [shape] * count
@@ -352,8 +353,8 @@ def merge(draw, least=1, most=4, aligned=False):
 def masks_of(draw, shapes, aligned=False):
     """Draws a mask with the first axes, or None, for each array.
 
-    None at all where the arrays' ranks differ: Keras loses some then, and aligns others with the last axes. It does so
-    too with masks of fewer axes than all but the last, where a layer looks at them: `aligned` leaves those out.
+    Returns None if the ranks of the arrays differ, because Keras then loses some masks and aligns others with the last
+    axes. Keras also misaligns masks with fewer axes than all but the last; `aligned` excludes them.
     """
     if len({len(shape) for shape in shapes}) > 1:
         return None
@@ -382,7 +383,7 @@ def dot(draw):
     y[0] = x[0]
     a, b = draw(st.integers(1, len(x) - 1)), draw(st.integers(1, len(y) - 1))
     y[b] = x[a]
-    if draw(FLAGS) and a < len(y):  # one axis for both
+    if draw(FLAGS) and a < len(y):  # the same axis of both arrays
         y[a] = x[a]
         axes = draw(st.sampled_from((a, a - len(x) if len(x) == len(y) else a)))
     else:

@@ -106,10 +106,10 @@ def assert_as_keras(name, config, inputs, call=None, train=None, masks=None, pai
         inputs: An array or a list of arrays.
         call: Keyword arguments of the call.
         train: Whether to compute as in training; None for layers that do not take it.
-        masks: The inputs' masks, as they come from the layers before.
+        masks: The inputs' masks, as previous layers compute them.
         pair: Our layer and Keras', instead of name and config.
         tolerance: The largest difference, relative to the largest value of an array.
-        least: What counts as the largest value where all are smaller, such as sums that cancel.
+        least: A lower bound of that largest value, for example for sums that cancel.
     """
     import keras
 
@@ -123,7 +123,7 @@ def assert_as_keras(name, config, inputs, call=None, train=None, masks=None, pai
     for kind, want, got in zip(what, wanted, results, strict=True):
         if kind == "mask":
             got = got[0] if isinstance(got, tuple) else got
-            assert (want is None) == (got is None), f"{name}: a mask came on one side only"
+            assert (want is None) == (got is None), f"{name}: only one of the layers returned a mask"
             want, got = ([], []) if want is None else ([want], [got])
         assert len(want) == len(got), kind
         for i, (a, b) in enumerate(zip(want, got, strict=True)):

@@ -28,7 +28,7 @@ class Row:
         random: Whether numbers are drawn in training.
         mixes: Whether examples depend on each other in training.
         unused: Paths of weights that this call does not need.
-        variant: Tells rows of one class apart.
+        variant: Distinguishes rows of the same class.
     """
 
     make: Callable[..., Any]

@@ -31,7 +31,7 @@ _attend = keras.layers.MultiHeadAttention.call
 def attention_that_keeps_masks(self: Any, query: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
     """Calls Keras' attention and restores the masks that it removes from its arguments, so that later layers see them.
 
-    `test_attention_takes_no_masks_away` in test_keras_differences.py counts by hand that this is right.
+    `test_attention_does_not_remove_masks` in test_keras_differences.py counts by hand that this is right.
     """
     masks = [(x, get_keras_mask(x)) for x in (query, value)]
     outputs = _attend(self, query, value, *args, **kwargs)
@@ -53,8 +53,8 @@ class Drawing:
     """Draws one random graph.
 
     Args:
-        library: Where layers and models come from.
-        number: The integer that the graph is made of.
+        library: The library that provides layers and models.
+        number: The integer that determines the graph.
         any_mask: Whether to draw, too, where Keras computes with other masks than those in its graph: behind nested
             models and behind calls with initial states. Some of these files are refused.
         dtype: A dtype that some layers are given.
@@ -143,7 +143,7 @@ class Drawing:
         return self.lib.Model(inputs, inner.merged(inputs[0], y), name=name)([a, b])
 
     def ended(self, x: Any) -> Any:
-        """Returns a symbol without a mask if masks must be the same in the graph and on arrays."""
+        """Returns the symbol, without its mask if Keras would compute other masks on arrays than in its graph."""
         return x if self.any_mask else self.layer("RMSNormalization")(x)
 
     def merged(self, a: Any, b: Any) -> Any:

@@ -214,14 +214,14 @@ def draw(number: int) -> Program:
     if any(summary.startswith("MultiHeadAttention") for summary in builder.summary) and any(
         "mask" in summary for summary in builder.summary
     ):
-        reasons.add("attention takes masks away")
+        reasons.add("attention removes masks from its arguments")
     if tests["sample_weight"] is not None:
         # In these metrics, Keras cannot broadcast weights of examples or time steps to such outputs.
         for several, head in zip(metrics, heads, strict=True):
             unweighted = CONFUSION | IOU if len(head.shape) > 1 else {"BinaryIoU"} if head.shape != (1,) else set()
             several[:] = [("metrics" if m[0] in unweighted else a, m) for a, m in several]
         if for_steps(tests["sample_weight"], heads) is not tests["sample_weight"]:
-            reasons.add("weights of examples do not fit a loss of steps")
+            reasons.add("Keras cannot apply weights per example to a loss per step")
     one = lambda trees: trees[0] if len(trees) == 1 else trees  # noqa: E731
     summary = [
         *builder.summary,
@@ -400,8 +400,11 @@ def run_ours(program: Program, trainer: Trainer, start: list[np.ndarray]) -> Out
 
 
 def ignored_values(program: Program) -> dict[str, str]:
-    """The values that an explained difference concerns, with the reason, by where they are: "fit", "val" or "test" and
-    the metric's name in Keras' logs."""
+    """Returns the values with explained differences, and the reasons.
+
+    The keys are "fit", "val" or "test", followed
+    by the name of the metric in Keras' logs.
+    """
     found: dict[str, str] = {}
     several = len(program.heads) > 1
     for head, metrics in zip(program.heads, program.metrics, strict=True):
@@ -414,9 +417,9 @@ def ignored_values(program: Program) -> dict[str, str]:
             )
             for name in names:
                 if head.masked:
-                    found[f"fit {name}"] = "metrics in fit do not see the mask"
+                    found[f"fit {name}"] = "`fit` computes metrics without the mask"
                 if head.masked and cls in IGNORES_MASK:
-                    reason = "confusion and IoU metrics and the root of a mean do not see the mask"
+                    reason = "confusion, IoU and root-mean metrics ignore the mask"
                     found |= {f"{place} {name}": reason for place in ("val", "test")}
                 if weighted and cls in IOU:
                     reason = "IoU metrics cast weights to integers"

@@ -335,7 +335,7 @@ class Builder:
             return self.put(x, "Reshape", target_shape=(x.shape[1], x.shape[2] * x.shape[3]))
         return self.put(x, name, **config)
 
-    # ------------------------------------------------------------ the whole
+    # ------------------------------------------------------------ complete models
 
     def merge(self, symbols: list[Any]) -> Any:
         shapes = {tuple(s.shape[1:]) for s in symbols}

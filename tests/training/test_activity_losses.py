@@ -88,7 +88,7 @@ def test_nested_time_distributed():
 
 @pytest.mark.parametrize("train", [False, True])
 def test_training_and_evaluation_agree_when_steps_are_not_folded(train):
-    """BatchNormalization, of which nothing but the loss of the layer before it is looked at, takes them so in training."""
+    """The model contains BatchNormalization, so in training TimeDistributed does not fold the steps."""
     inner = Sequential([Input((3,)), dense(flaxmodels), layers.BatchNormalization()])
     model = stack(flaxmodels, layers.TimeDistributed(inner))
     np.testing.assert_allclose(activity_loss(model, variables_of(model), train), l2(AFFINE), rtol=1e-6)

@@ -1,4 +1,4 @@
-"""Changes of a model between calls of a trainer: layers that are frozen or trained again, other arguments, other layers."""
+"""Changes of a model between two calls of a trainer: frozen layers, other arguments, added layers."""
 
 import re
 
@@ -34,8 +34,8 @@ def equal(a, b):
     return jax.tree.all(jax.tree.map(np.array_equal, a, b))
 
 
-def by_hand(trainer, optimizer, params, opt_state, frozen, epochs=2):
-    """The parameters and the state after some epochs in which updates of frozen scopes are dropped."""
+def train_with_dropped_updates(trainer, optimizer, params, opt_state, frozen, epochs=2):
+    """Returns parameters and optimizer state after some epochs in which updates of frozen scopes are dropped."""
     update = jax.jit(optimizer.update)
 
     @jax.jit
@@ -50,7 +50,7 @@ def by_hand(trainer, optimizer, params, opt_state, frozen, epochs=2):
     return params, opt_state
 
 
-# Optimizers that compute each parameter by itself, so that the updates of others may be dropped afterwards.
+# Optimizers that update each parameter independently, so that some updates can be dropped afterwards.
 OPTIMIZERS = {
     "momentum": lambda: optimizers.SGD(0.1, momentum=0.9),
     "Adam with an average": lambda: optimizers.Adam(0.02, use_ema=True, ema_momentum=0.5, ema_overwrite_frequency=3),
@@ -72,22 +72,22 @@ def test_frozen_layers_stay_fixed_and_others_keep_their_optimizer_state(kind):
     params, opt_state = copy(trainer.state.params), copy(trainer.state.opt_state)
     trainer.model.layers[0].trainable = False
     fit(trainer)
-    want, wanted_state = by_hand(trainer, optimizer, params, opt_state, ["base"])
+    want, wanted_state = train_with_dropped_updates(trainer, optimizer, params, opt_state, ["base"])
     assert equal(trainer.state.params["base"], params["base"])
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-6), trainer.state.params["head"], want["head"])
     assert not equal(trainer.state.params["head"], params["head"])
 
-    # Trained again, the layer starts with a new state, and the others still go on.
+    # The layer that is trained again starts with a fresh state. The other layers keep theirs.
     params = copy(trainer.state.params)
     fresh = optimizer.init(params)
 
-    def renewed(path, old, new):
+    def reset_base(path, old, new):
         return new if "base" in jax.tree_util.keystr(path) else old
 
-    wanted_state = jax.tree_util.tree_map_with_path(renewed, wanted_state, fresh)
+    wanted_state = jax.tree_util.tree_map_with_path(reset_base, wanted_state, fresh)
     trainer.model.layers[0].trainable = True
     fit(trainer)
-    want, _ = by_hand(trainer, optimizer, params, wanted_state, [])
+    want, _ = train_with_dropped_updates(trainer, optimizer, params, wanted_state, [])
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-4, 1e-5), trainer.state.params, want)
     assert not equal(trainer.state.params["base"], params["base"])
 
@@ -116,7 +116,7 @@ def test_layers_of_nested_models_can_be_frozen(freeze):
     fit(trainer)
     after = trainer.variables
     assert equal(after["params"]["inner"]["dense"], before["params"]["inner"]["dense"])
-    # A frozen normalization keeps its statistics, too.
+    # Frozen normalization does not update its statistics.
     assert equal(after["params"]["inner"], before["params"]["inner"]) == (freeze == "whole")
     assert equal(after["batch_stats"], before["batch_stats"]) == (freeze == "whole")
     assert not equal(after["params"]["head"], before["params"]["head"])
@@ -151,7 +151,7 @@ def test_changes_affect_evaluation_but_not_the_optimizer_state():
     trainer = Trainer(model, "adam", "mse")
     fit(trainer)
     loss, structure = trainer.evaluate(X, Y)["loss"], jax.tree.structure(trainer.state.opt_state)
-    model.layers[0].trainable = False  # its regularizer is then left out of the loss
+    model.layers[0].trainable = False  # the loss then excludes its regularizer
     penalty = 0.01 * float(np.sum(np.square(trainer.variables["params"]["dense"]["kernel"])))
     assert trainer.evaluate(X, Y)["loss"] == pytest.approx(loss - penalty, rel=1e-5)
     assert jax.tree.structure(trainer.state.opt_state) == structure

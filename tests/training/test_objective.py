@@ -1,4 +1,4 @@
-"""Losses and metrics of a model: values counted by hand, names in the logs, and every sentence of an error."""
+"""Losses and metrics of a model: hand-computed values, names in the logs, and complete error messages."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""What a checkpoint keeps besides the state of the model: pipelines, callbacks, the begin of the epoch, the model's words."""
+"""What a checkpoint saves besides the model's state: data pipelines, callbacks, the start of the epoch, arguments."""
 
 import contextlib
 import itertools
@@ -20,11 +20,11 @@ Y = RNG.normal(size=(12, 1)).astype("float32")
 
 
 class Broken(Exception):
-    """What ends a run in these tests."""
+    """Ends a run in these tests."""
 
 
 class EndAt(callbacks.Callback):
-    """Ends the run after so many steps of it."""
+    """Ends the run after this training step."""
 
     def __init__(self, step):
         self.step = step
@@ -46,7 +46,7 @@ def assert_same(a, b):
 
 
 class Pipeline:
-    """An endless iterator that tells where it stands, as those of grain do, and what of it was read."""
+    """An endless iterator with a state, like those of grain, that records which batches were read."""
 
     def __init__(self, as_bytes):
         self.at, self.as_bytes, self.read = 0, as_bytes, []
@@ -80,7 +80,7 @@ def test_stateful_iterators_resume_without_rereading(as_bytes, tmp_path):
             fit(Pipeline(as_bytes), Checkpoints(tmp_path, every=1), [EndAt(step)])
     again = Pipeline(as_bytes)
     assert_same(fit(again, tmp_path), whole)
-    assert again.read[:2] == [0, 6]  # the first batch says what all look like; then nothing is read twice
+    assert again.read[:2] == [0, 6]  # the first batch shows the shapes, and no other batch is read twice
 
 
 def test_errors_of_the_data_are_raised_after_the_state_is_saved(tmp_path):
@@ -155,7 +155,7 @@ def test_signals_interrupt_validation(number, tmp_path):
 
 
 def test_averages_that_replace_the_weights_are_saved_separately(tmp_path):
-    """A checkpoint of an epoch's end, where the averages stand for the callbacks that come after."""
+    """The checkpoint is written after the averages have replaced the weights for later callbacks."""
 
     def fit(resume=None, more=()):
         trainer = line(optimizer=optimizers.Adam(0.1, use_ema=True))
@@ -169,7 +169,7 @@ def test_averages_that_replace_the_weights_are_saved_separately(tmp_path):
 
 
 class EndAtEpochBegin(callbacks.Callback):
-    """Ends the run at the begin of an epoch, before anything else of it."""
+    """Ends the run at the start of an epoch."""
 
     def __init__(self, epoch):
         self.epoch = epoch
@@ -234,13 +234,13 @@ def endless():
         yield X[rows], Y[rows]
 
 
-# ---------------------------------------------------------------- what ends an epoch, and what comes after its last step
+# ---------------------------------------------------------------- ends of epochs and runs
 
 
 @pytest.mark.parametrize("data", ["arrays", "function", "iterator"])
 @pytest.mark.parametrize("steps_per_epoch", [2, 3, 6])
 def test_resuming_after_the_last_chunk_of_an_epoch(data, steps_per_epoch, tmp_path):
-    """Passes of 3 steps; of 5 for the function."""
+    """A pass has 3 steps, or 5 for the function."""
 
     def source(number):
         return itertools.islice(endless(), 5 * number, 5 * number + 5)
@@ -292,7 +292,7 @@ class FailsOnce(callbacks.Callback):
 
 @pytest.mark.parametrize("hook", ["on_test_begin", "on_test_end"])
 def test_the_epoch_in_which_a_run_is_stopped_is_completed(hook, tmp_path):
-    """Also after a death during its validation."""
+    """This also holds if the process fails during the validation of this epoch."""
 
     def fit(failed, resume=None):
         trainer = line()
@@ -309,7 +309,7 @@ def test_the_epoch_in_which_a_run_is_stopped_is_completed(hook, tmp_path):
     with pytest.raises(Broken):
         fit(False, Checkpoints(tmp_path, every=1))
     assert_same(fit(True, tmp_path), whole)
-    assert_same(fit(True, tmp_path), whole)  # once more: nothing is left to do
+    assert_same(fit(True, tmp_path), whole)  # the run is complete, so nothing runs
 
 
 @pytest.mark.parametrize("steps", ["auto", 2])
@@ -330,7 +330,7 @@ class Start(callbacks.Callback):
 def test_log_rows_from_before_the_first_checkpoint_are_not_duplicated(tmp_path):
     """The process ends after the first row, and before the first checkpoint."""
     log, folder = tmp_path / "log.csv", tmp_path / "run"
-    log.write_text("epoch,loss\n0,1.5\n")  # of an earlier run
+    log.write_text("epoch,loss\n0,1.5\n")  # from an earlier run
     logger = {"filename": log, "append": True}
     # Without Checkpoints.save there is no checkpoint, as after a SIGKILL.
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Broken):
@@ -357,8 +357,8 @@ def test_other_log_files_are_not_truncated(tmp_path):
     assert len(other.read_text().splitlines()) == 101
 
 
-class Counts(callbacks.Callback):
-    """Counts in its state, and notes what it was called with."""
+class RecordCalls(callbacks.Callback):
+    """Records the arguments of its calls in its saved state."""
 
     STATE = ("seen",)
 
@@ -374,13 +374,13 @@ class Counts(callbacks.Callback):
 
 @pytest.mark.parametrize("last", [True, False])
 def test_all_callbacks_are_called_again_if_one_fails(last, tmp_path):
-    """Whichever of them had been called before."""
+    """This includes callbacks that were called before the one that failed."""
 
     def fit(resume=None, more=()):
-        trainer, counts = line(), Counts()
-        order = [counts, *more] if last else [*more, counts]
+        trainer, recorder = line(), RecordCalls()
+        order = [recorder, *more] if last else [*more, recorder]
         trainer.fit(X, Y, batch_size=4, epochs=2, verbose=0, callbacks=order, resume=resume)
-        return trainer, counts
+        return trainer, recorder
 
     whole, want = fit()
     with pytest.raises(Broken):
@@ -398,9 +398,9 @@ def test_signals_preserve_the_states_of_callbacks(number, tmp_path):
                 signal.raise_signal(number)
 
     def fit(resume=None, more=()):
-        trainer, counts = line(), Counts()
-        trainer.fit(X, Y, batch_size=4, epochs=2, verbose=0, callbacks=[*more, counts], resume=resume)
-        return counts
+        trainer, recorder = line(), RecordCalls()
+        trainer.fit(X, Y, batch_size=4, epochs=2, verbose=0, callbacks=[*more, recorder], resume=resume)
+        return recorder
 
     previous = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -412,7 +412,7 @@ def test_signals_preserve_the_states_of_callbacks(number, tmp_path):
 
 
 def test_metrics_with_a_value_per_class_are_restored(tmp_path):
-    """Metrics with a value for each class, in the logs of an epoch whose validation was not reached."""
+    """The run ends after the last chunk of an epoch, so the checkpoint contains the logs of that epoch."""
 
     def fit(resume=None, more=()):
         model = Sequential([Input((3,)), layers.Dense(2, activation="softmax")])

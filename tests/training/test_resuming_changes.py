@@ -1,4 +1,4 @@
-"""What may be another when a run is resumed, and what is refused: the optimizer, its learning rate, the epochs."""
+"""Changes that a resumed run accepts or rejects: the optimizer, its learning rate, the number of epochs."""
 
 import re
 import warnings
@@ -51,13 +51,13 @@ OTHER_OPTIMIZERS = {
         O.SGD(gradient_accumulation_steps=3),
         "gradient_accumulation_steps=2, got 3",
     ),
-    "of a part": (
+    "one of several optimizers": (
         O.by_path({"dense/kernel": O.Adam()}, "sgd"),
         O.by_path({"dense/kernel": O.Adam(epsilon=1e-3)}, "sgd"),
         "epsilon=1e-07, got 0.001",
     ),
-    "of optax": (optax.sgd(1e-3, 0.9), optax.sgd(1e-3, 0.8), "decay=0.9, got 0.8"),
-    "rate of optax": (optax.sgd(1e-3), optax.sgd(1e-2), "step_size=-0.001, got -0.01"),
+    "momentum of optax": (optax.sgd(1e-3, 0.9), optax.sgd(1e-3, 0.8), "decay=0.9, got 0.8"),
+    "learning rate of optax": (optax.sgd(1e-3), optax.sgd(1e-2), "step_size=-0.001, got -0.01"),
 }
 
 
@@ -92,7 +92,7 @@ def test_fewer_epochs_than_completed_are_rejected(tmp_path):
 
 
 class Plateau(callbacks.Callback):
-    """Halves the rate after each epoch, as a callback that watches a value may."""
+    """Halves the rate after each epoch, as a callback that monitors a value may do."""
 
     def on_epoch_end(self, epoch, logs=None):
         logs["rate"] = self.trainer.learning_rate
@@ -130,7 +130,7 @@ def test_an_unchanged_rate_is_restored_and_a_new_rate_is_used(start, tmp_path):
     assert rates(run(0.5, 4)) == [0.5, 0.25, 0.125, 0.0625]
     with warns_of_rate(tmp_path, "0.03125", "0.75"):
         assert rates(run(0.75, 5))[4:] == [0.75]
-    assert rates(run(0.75, 6))[4:] == [0.75, 0.375]  # the new rate is that of the run from now on
+    assert rates(run(0.75, 6))[4:] == [0.75, 0.375]  # the run keeps the new rate
 
 
 def test_a_rate_set_between_two_calls_is_used(tmp_path):
@@ -148,13 +148,13 @@ def test_a_rate_set_between_two_calls_is_used(tmp_path):
     trained.learning_rate = 1.0
     with warns_of_rate(tmp_path, "0.0625", "1"):
         assert run(4)[3:] == [1.0]
-    # A process that runs the first lines again has chosen nothing anew.
+    # A new process that sets the same rate has not changed it.
     again = fit("sgd", tmp_path, 5, [Plateau()], rate=1.0)
     assert rates(again)[3:] == [1.0, 0.5]
 
 
 def test_rates_set_by_callbacks_are_not_the_users_choice(tmp_path):
-    """What callbacks set in the epochs of one run does not count for the next."""
+    """A rate that a callback sets during one run does not affect the next run."""
     trained = trainer(O.SGD(0.5))
     trained.fit(X, Y, batch_size=4, epochs=1, verbose=0, callbacks=[Plateau()])
     assert trained.session.chosen_rate is None

@@ -1,4 +1,4 @@
-"""Steps and compiled runs of them: against counts by hand, a NumPy loop, and each other."""
+"""Training steps, compared with hand-computed values, a NumPy loop, and each other."""
 
 import flax.linen as nn
 import jax
@@ -24,7 +24,8 @@ def prepared(model, optimizer, x, y, loss="mse", metrics=("mae",), seed=0):
 
 
 def test_one_step_matches_hand_computed_values():
-    # Outputs 1, 2 for labels 0, 0: loss (1 + 4) / 2, gradients (2*1*1 + 2*2*2) / 2 = 5 by the kernel, 3 by the bias.
+    # For the outputs 1, 2 and labels 0, 0, the loss is (1 + 4) / 2. The gradient with respect to the kernel is
+    # (2*1*1 + 2*2*2) / 2 = 5, and with respect to the bias 3.
     x, y = jnp.array([[1.0], [2.0]]), jnp.zeros((2, 1))
     state, objective, step = prepared(line(), optimizers.SGD(0.1), x, y)
     state, totals = step(state, objective.empty(), Batch(x, y))
@@ -53,7 +54,7 @@ def test_padding_rows_do_not_change_results():
 
 
 def numpy_epochs(w, b, x, y, order, lr):
-    """Plain gradient descent on a line, in float64, batch by batch."""
+    """Runs gradient descent on a line in float64, batch by batch."""
     losses = []
     for rows in order:
         rows = rows[rows >= 0]
@@ -145,14 +146,14 @@ def test_weight_decay_does_not_change_frozen_layers():
 
 
 def test_regularization_is_part_of_the_loss():
-    x, y = jnp.ones((2, 1)), jnp.ones((2, 1))  # the outputs are right, so only the regularizer is left: 0.01 * 1^2
+    x, y = jnp.ones((2, 1)), jnp.ones((2, 1))  # the outputs equal the labels, so the loss is 0.01 * 1^2
     state, objective, step = prepared(line(kernel_regularizer="l2"), optimizers.SGD(0.1), x, y)
     state, totals = step(state, objective.empty(), Batch(x, y))
     assert float(objective.logs(totals)["loss"]) == pytest.approx(0.01)
     assert float(state.params["dense"]["kernel"][0, 0]) == pytest.approx(1 - 0.1 * 0.02)
 
 
-@jax.numpy_dtype_promotion("standard")  # optax's own transformations promote
+@jax.numpy_dtype_promotion("standard")  # optax promotes dtypes
 def test_any_linen_module_and_any_optax_transformation_can_be_trained():
     class Net(nn.Module):
         @nn.compact
@@ -173,7 +174,7 @@ def test_any_linen_module_and_any_optax_transformation_can_be_trained():
 
 @jax.numpy_dtype_promotion("standard")
 def test_line_searches_receive_the_loss_and_its_gradient():
-    # Loss 2.5 and gradients 5, 3 as counted above: a Polyak step has the size 2.5 / (5^2 + 3^2).
+    # The loss is 2.5 and the gradients are 5 and 3, as above, so the Polyak step size is 2.5 / (5^2 + 3^2).
     x, y = jnp.array([[1.0], [2.0]]), jnp.zeros((2, 1))
     state, objective, step = prepared(line(), optimizers.get("optax.polyak_sgd"), x, y)
     state, _ = step(state, objective.empty(), Batch(x, y))
@@ -190,7 +191,7 @@ def test_line_searches_receive_the_loss_and_its_gradient():
         np.testing.assert_allclose(state.params["dense"]["bias"][0], 3.0, rtol=1e-4)
         found.append(kernels)
     assert found[0][-1] == pytest.approx(2.0, rel=1e-4)
-    np.testing.assert_allclose(found[1][:3], found[0][:3], rtol=1e-5)  # the search sees the gradient without its scale
+    np.testing.assert_allclose(found[1][:3], found[0][:3], rtol=1e-5)  # the search receives the unscaled gradient
 
 
 def test_given_variables_are_copied_not_donated():

@@ -1,4 +1,4 @@
-"""Trainer: what fit, evaluate and predict give, how often they compile, what they refuse."""
+"""Trainer: results of fit, evaluate and predict, number of compilations, and rejected arguments."""
 
 import logging
 import re
@@ -30,12 +30,12 @@ def trainer(**kwargs):
 
 
 def refuses(kind, sentence):
-    # JAX appends a note of its own to what is raised while it traces.
+    # JAX adds a note to errors that are raised during tracing.
     return pytest.raises(kind, match=rf"^{re.escape(sentence)}(\n-|$)")
 
 
 class Compilations(logging.Handler):
-    """Counts what XLA compiles, by the name of the function."""
+    """Records the names of the functions that XLA compiles."""
 
     def __init__(self):
         super().__init__()
@@ -171,7 +171,7 @@ def test_two_inputs_and_two_outputs():
 
 def test_masked_steps_affect_neither_loss_nor_metrics():
     class Marked(layers.Layer):
-        """Gives back its inputs, and a mask that hides what is negative."""
+        """Returns its inputs, and a mask that hides negative values."""
 
         @nn.compact
         def compute(self, inputs):
@@ -183,7 +183,7 @@ def test_masked_steps_affect_neither_loss_nor_metrics():
     x = np.array([[[1.0], [2.0], [-5.0]], [[3.0], [-5.0], [-5.0]], [[4.0], [4.0], [4.0]]], "float32")
     t = Trainer(Sequential([Input((3, 1)), Marked()]), loss="mse", metrics=["mae"])
     logs = t.evaluate(x, np.zeros_like(x), batch_size=2)
-    # In batches of 2 the losses are (1 + 4 + 9) / 3 and 48 / 3, counted once per row; the metric knows no batches.
+    # In batches of 2 the losses are (1 + 4 + 9) / 3 and 48 / 3, counted once per row; batches do not affect the metric.
     assert logs["loss"] == pytest.approx((2 * 14 / 3 + 16) / 3)
     assert logs["mae"] == pytest.approx((1 + 2 + 3 + 12) / 6)
 
@@ -217,7 +217,7 @@ def test_variables_can_be_set():
     b.fit(X, ONE_HOT, epochs=1, verbose=0)
     b.variables = a.variables
     np.testing.assert_array_equal(a.predict(X), b.predict(X))
-    b.fit(X, ONE_HOT, epochs=1, verbose=0)  # the state is donated, what was set stays usable
+    b.fit(X, ONE_HOT, epochs=1, verbose=0)  # the state is donated, but the variables that were set stay usable
     a.predict(X)
 
 
@@ -231,25 +231,25 @@ def test_linen_modules_can_be_trained():
     assert history.history["loss"][-1] < history.history["loss"][0]
 
 
-# ---------------------------------------------------------------- the order of events
+# ---------------------------------------------------------------- custom steps and callbacks
 
 
 def test_custom_train_steps():
-    """Each step is the usual one, then half of every parameter is taken away."""
+    """The custom step halves all parameters after the default step."""
 
     def make_step(model, objective, optimizer, rules, nonfinite):
-        usual = steps.make_train_step(model, objective, optimizer, rules, nonfinite)
+        default_step = steps.make_train_step(model, objective, optimizer, rules, nonfinite)
 
         def step(state, totals, batch):
-            state, totals = usual(state, totals, batch)
+            state, totals = default_step(state, totals, batch)
             return state.replace(params=jax.tree.map(lambda p: p / 2, state.params)), totals
 
         return step
 
-    plain, own = trainer(), trainer(train_step=make_step)
-    losses = [t.fit(X, ONE_HOT, batch_size=53, verbose=0).history["loss"] for t in (plain, own)]
+    default, custom = trainer(), trainer(train_step=make_step)
+    losses = [t.fit(X, ONE_HOT, batch_size=53, verbose=0).history["loss"] for t in (default, custom)]
     assert losses[0] == losses[1]
-    for a, b in zip(*(jax.tree.leaves(t.variables) for t in (own, plain)), strict=True):
+    for a, b in zip(*(jax.tree.leaves(t.variables) for t in (custom, default)), strict=True):
         np.testing.assert_array_equal(a, b / 2)
     with refuses(
         TypeError,
@@ -296,7 +296,7 @@ def test_order_of_events():
         ("epoch end", 1, both),
         ("train end", sorted([*both, "added"])),
     ]
-    assert history.history["added"] == [1.0, 1.0]  # the history sees what callbacks put into the logs
+    assert history.history["added"] == [1.0, 1.0]  # the history contains values that callbacks add to the logs
     assert recorder.params == {"epochs": 2, "steps": 7, "verbose": 0, "validation": True}
     assert recorder.trainer is t
 
@@ -390,7 +390,7 @@ def test_invalid_validation_data():
 
 
 def test_labels_of_each_output_are_checked_against_their_own_loss():
-    # In the order of the outputs, which here is not that of the sorted names.
+    # The outputs are not in alphabetical order.
     x = Input((4,))
     model = Model(x, [layers.Dense(3, "softmax", name="kind")(x), layers.Dense(2, name="age")(x)])
     t = Trainer(model, "sgd", {"kind": "sparse_categorical_crossentropy", "age": "mse"})
@@ -411,7 +411,7 @@ def test_missing_variables_are_initialized():
     assert jax.tree.structure(t.variables) == jax.tree.structure(whole.variables)
     assert np.array_equal(t.variables["params"]["base"]["dense"]["kernel"], kernel)
     assert np.array_equal(t.variables["params"]["dense"]["kernel"], np.ones((3, 2)))
-    # Setting a part of them leaves the others, statistics included, as they are.
+    # Setting some variables does not change the others, including statistics.
     mean = t.variables["batch_stats"]["base"]["batch_normalization"]["moving_mean"]
     assert np.abs(mean).max() > 0
     t.variables = {"params": {"dense": {"bias": np.array([5.0, 6.0], "float32")}}}
@@ -422,7 +422,7 @@ def test_missing_variables_are_initialized():
 
 @pytest.mark.parametrize("nonfinite", ["stop", "skip", "ignore"])
 def test_training_does_not_overwrite_variables_that_others_hold(nonfinite):
-    """Training overwrites its state in place, but not what the caller or a callback holds."""
+    """Training overwrites its state in place, but not arrays that the caller or a callback holds."""
     held = []
 
     class Hold(callbacks.Callback):

@@ -106,7 +106,7 @@ def test_conv_and_its_gradients_match_a_loop(rank, window, strides, dilation, pa
     g = numbers(5, *y.shape)
     (dk, db), di = grads(np.moveaxis(g, -1, 1) if first else g)
     di = jnp.moveaxis(di, 1, -1) if first else di
-    # Linear in inputs, kernel and bias each: a gradient times a direction is the cotangent times the way there.
+    # The outputs are linear in inputs, kernel and bias: <gradient, direction> = <cotangent, change of the outputs>.
     near(np.sum(di * dx), np.sum(g * loop_conv(dx, kernel, strides, dilation, padding, groups)))
     near(np.sum(dk * dkernel), np.sum(g * loop_conv(x, dkernel, strides, dilation, padding, groups)))
     near(db, g.sum(tuple(range(rank + 1))))

@@ -133,7 +133,7 @@ def test_error_messages(name):
 
 
 def test_input_dropout_masks_differ_per_gate():
-    # Without activations and recurrence h = o i g, each gate 2 or 0: 8 where all three keep, an eighth of the time.
+    # Without activations and recurrence, h = o i g. Each gate is 2 or 0, so h is 8 with a probability of 1/8.
     layer = layers.ConvLSTM1D(1, 1, activation=None, recurrent_activation=None, dropout=0.5, seed=3)
     variables = layer.init(jax.random.key(0), np.ones((1, 1, 4, 1), np.float32))
     params = jax.tree.map(jax.numpy.zeros_like, variables["params"])

@@ -15,8 +15,8 @@ def upper_half(p):
     return p > np.median(p)
 
 
-# From labels and predictions to others of the same shapes. Labels that are class numbers become all the first class,
-# or all the second: the other classes are empty.
+# Functions that replace labels and predictions with extreme ones. Class indices become all 0 or all 1, so the other
+# classes are empty.
 EXTREMES = {
     "probabilities 0 and 1": lambda t, p: (t, upper_half(p)),
     "certain and wrong": lambda t, p: (t, 1 - t if t.shape == p.shape else upper_half(-p)),
@@ -54,14 +54,14 @@ def test_losses_and_their_gradients(row, extreme):
         if dtype == jnp.float32:
             np.testing.assert_allclose(got[finite], want[finite], rtol=1e-5, atol=1e-6)
             scale = np.abs(want_grad[finite_grad]).max(initial=1.0)
-            if row.name == "CTC":  # a difference of log probabilities, which are as large as the loss
+            if row.name == "CTC":  # its gradient is a difference of values as large as the loss
                 scale = np.abs(want).max()
             np.testing.assert_allclose(grad[finite_grad], want_grad[finite_grad], rtol=1e-5, atol=1e-6 * scale)
         if finite.all() and extreme != "logits of 1e4":  # where the loops overflow
-            with np.errstate(invalid="ignore"):  # the cosine of a vector of zeros, which the loop leaves undefined
+            with np.errstate(invalid="ignore"):  # the loop does not define the cosine of a zero vector
                 exact = float64(row, np.asarray(y_true), np.asarray(x, np.float32))
             known = np.isfinite(exact)
-            near = 1e-6 * np.abs(exact[known]).max(initial=0) + 1e-7  # equally exact but for the order of a sum
+            near = 1e-6 * np.abs(exact[known]).max(initial=0) + 1e-7  # the error may exceed that of Keras by rounding
             error, theirs_error = (np.abs(a - exact)[known].max(initial=0) for a in (got, want))
             assert error <= theirs_error + near
 
@@ -82,5 +82,5 @@ def test_metrics(row, extreme):
         assert got.shape == want.shape
         finite = np.isfinite(want)
         assert np.isfinite(got[finite]).all()
-        if dtype != jnp.bfloat16:  # in which Keras computes in bfloat16, too
+        if dtype != jnp.bfloat16:  # Keras computes in bfloat16
             np.testing.assert_allclose(got[finite], want[finite], rtol=1e-5, atol=1e-6)

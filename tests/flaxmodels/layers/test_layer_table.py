@@ -50,7 +50,7 @@ def variables(row: Row):
     def fill(path, spec):
         name = jax.tree_util.keystr(path)
         values = 0.5 * numbers([len(name), *name.encode()], *spec.shape)
-        # NumPy's arrays belong to no trace, so that a test may ask for them first while it traces.
+        # NumPy arrays do not belong to a trace, so a test may first call this function while it traces.
         return np.asarray(0.5 + np.abs(values) if "batch_stats" in name else values, np.float32)
 
     return jax.tree_util.tree_map_with_path(fill, made(row))
@@ -191,7 +191,7 @@ def test_bfloat16_is_near_float32(row, train):
     wanted = compiled(row, train)
     for y, close in zip(jax.tree.leaves(outputs), jax.tree.leaves(wanted[0]), strict=True):
         assert y.dtype == jnp.bfloat16
-        if not (train and row.random):  # normal noise in bfloat16 is not that in float32, rounded
+        if not (train and row.random):  # normal noise in bfloat16 is not the rounded noise in float32
             np.testing.assert_allclose(y.astype(jnp.float32), close, rtol=0.05, atol=0.05)
     assert_close(state.get("batch_stats", {}), wanted[1].get("batch_stats", {}), rtol=1e-2, atol=1e-2)
 
@@ -212,7 +212,7 @@ def test_softmax_and_statistics_are_in_float32_in_bfloat16(row, train):
     args = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16) if is_float(x) else x, row.arrays())
     program = jax.make_jaxpr(lambda given, args: apply(row, layer, given, args, train))(variables(row), args)
     for equation in equations(program.jaxpr):
-        if equation.primitive.name in ("exp", "rsqrt"):  # of a softmax, of a variance
+        if equation.primitive.name in ("exp", "rsqrt"):  # in softmax and in normalization
             assert equation.outvars[0].aval.dtype == jnp.float32
 
 

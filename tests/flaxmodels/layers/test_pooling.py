@@ -74,7 +74,7 @@ def test_pooling_and_its_gradient_match_a_loop(rank, window, strides, padding, k
     g, dx = numbers(1, *y.shape), numbers(2, *x.shape)
     _, di = grads(np.moveaxis(g, -1, 1) if first else g)
     di = jnp.moveaxis(di, 1, -1) if first else di
-    # Piecewise linear: a step too small to change which value is the largest moves the outputs in proportion.
+    # Pooling is piecewise linear: a step that does not change the maxima changes the outputs in proportion.
     step = 1e-4 / x.size
     moved = loop_pool(x + step * np.float64(dx), window, strides, padding, REDUCE[kind])
     way = (moved - loop_pool(x, window, strides, padding, REDUCE[kind])) / step
@@ -106,10 +106,10 @@ def test_mask_over_time(kind, data_format, keepdims):
     x = numbers(0, 3, 4, 2)
     mask = np.array([[True, False, True, True], [False, False, False, True], [False] * 4])
     want = np.zeros((3, 2))
-    for b in range(2):  # of the last row nothing is kept: 0
+    for b in range(2):  # the last row is masked, so its result is 0
         want[b] = REDUCE[kind](np.float64(x[b][mask[b]]), axis=0)
     first = data_format == "channels_first"
-    x[~mask] = np.nan  # what is masked must not matter
+    x[~mask] = np.nan  # masked values must not affect the result
     layer = getattr(layers, f"Global{kind}Pooling1D")(data_format, keepdims)
     y, grads = run(layer, np.moveaxis(x, -1, 1) if first else x, mask=jnp.asarray(mask))
     near(y, np.expand_dims(want, 2 if first else 1) if keepdims else want)

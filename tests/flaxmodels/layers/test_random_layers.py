@@ -13,7 +13,7 @@ from flaxmodels import interop, layers
 from tests.support.layer_draws import CALLS, Made
 from tests.support.layer_oracle import assert_as_keras, near, numbers, of_keras
 
-# A kind each: what a loss is added on has a name of its own in them.
+# Layers with the prefixes of their regularizers; each has a different combination of prefixes.
 REGULARIZED = {
     "Dense": ("kernel", "bias", "activity"),
     "EinsumDense": ("kernel", "bias", "activity"),
@@ -39,7 +39,7 @@ def run(request, strategy, check):
         deadline=None,
         database=None,
         suppress_health_check=list(HealthCheck),
-        phases=[Phase.generate],  # no shrinking: what is drawn is small, and each try is compiled
+        phases=[Phase.generate],  # no shrinking, because draws are small and each attempt compiles a program
     )
     @given(strategy)
     def compare(drawn):
@@ -55,8 +55,9 @@ def test_random_configurations_equal_keras(name, request):
         layer = Made(name, draw.config)
         try:
             pair = layer.by(layers), layer.by(keras.layers)
-            # What is below 0.1 counts as 0.1: an exact 0 in one order of summation is 1e-7 in another. Below 1 for Dot:
-            # normalized vectors of one number have the gradient 0, as a difference of large numbers.
+            # Errors are relative to at least 0.1, because an exact 0 may become 1e-7 in another order of summation.
+            # They are relative to at least 1 for Dot: for normalized vectors of size 1, the gradient 0 is a difference
+            # of large numbers.
             least = 1.0 if name == "Dot" else 0.1
             assert_as_keras(
                 name, draw, draw.inputs, draw.call, masks=draw.masks, pair=pair, tolerance=1e-5, least=least
@@ -67,9 +68,9 @@ def test_random_configurations_equal_keras(name, request):
             try:
                 _, outputs, *_ = of_keras(layer.by(keras.layers), draw.inputs, draw.call, None, draw.masks)
             except Exception:
-                reject()  # Keras does not take it either
+                reject()  # Keras does not accept this configuration either
             if not all(y.size for y in outputs):
-                reject()  # Keras makes an array of nothing of it
+                reject()  # Keras returns an empty array
             raise error
 
     run(request, CALLS[name], check)

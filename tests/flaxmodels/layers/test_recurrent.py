@@ -230,7 +230,7 @@ def test_recurrent_dropout_drops_the_state(kind):
     assert (layer.apply(variables, x) != y).any()
     everything = getattr(layers, kind)(16, recurrent_dropout=1.0, seed=7, activation=None)
     none = getattr(layers, kind)(16, activation=None)
-    # With the state dropped as a whole from the products, one step is the plain cell on a state of zeros.
+    # If dropout removes the whole state from the products, one step equals the cell with a state of zeros.
     np.testing.assert_allclose(
         everything.apply(variables, x[:, :1], train=True), none.apply(variables, x[:, :1]), rtol=1e-6
     )

@@ -38,8 +38,9 @@ def test_dropout_is_independent_for_each_element(rate, shape):
     y = np.asarray(layers.Dropout(rate).apply({}, jnp.ones(shape), train=True, rngs={"dropout": jax.random.key(3)}))
     dropped = y == 0
     n = dropped.size
-    # Within five standard deviations of what independent choices give: altogether, and of pairs of an element with its
-    # neighbour, with the one below and with the one half a row away, which may come of the same random word.
+    # The numbers of dropped elements and of dropped pairs are within five standard deviations of independent choices.
+    # Pairs are an element and its right neighbour, the one below, and the one half a row away, which may use the same
+    # random word.
     assert abs(dropped.sum() - n * rate) <= 5 * np.sqrt(n * rate * (1 - rate)) + 1
     pairs = rate**2
     for shifted in (np.roll(dropped, 1, 1), np.roll(dropped, 1, 0), np.roll(dropped, shape[1] // 2, 1)):

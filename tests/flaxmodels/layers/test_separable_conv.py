@@ -82,7 +82,7 @@ def test_separable_conv_matches_two_loops(rank, window, strides, dilation, paddi
     near(dp, (between.reshape(-1, 6).T @ g.reshape(-1, 4)).reshape(dp.shape))
     way = loop_conv(loop_depthwise(x, direction, strides, dilation, padding), pointwise, ones, ones, "valid")
     near(np.sum(dd * direction), np.sum(g * way))
-    # Linear in the inputs as well, but for the bias.
+    # Apart from the bias, the outputs are also linear in the inputs.
     near(np.sum(di * x), np.sum(g * (np.asarray(y, np.float64) - bias)))
 
 

@@ -201,7 +201,7 @@ def test_time_distributed_passes_on_the_masks_of_each_step():
     for t in range(3):
         want = layers.GRU(3).apply(alone, x[:, t], mask=mask[:, t])
         np.testing.assert_allclose(y[:, t], want, rtol=1e-6)
-    # The inner layer ends the inner sequence, so what is left says which steps hold anything.
+    # The inner layer removes the inner time axis, so the mask shows which outer steps contain unmasked inner steps.
     assert (out_mask == mask.any(axis=2)).all()
     inner = layers.TimeDistributed(layers.GRU(3, return_sequences=True))
     assert (inner.bind(variables).outputs_and_mask(x, mask=mask)[1] == mask).all()
@@ -216,9 +216,9 @@ def test_time_distributed_takes_any_mask_over_a_layer_that_ignores_it(axes):
     variables = interop.set_keras_weights(ours, ours.init(jax.random.key(0), x, mask=mask), theirs.get_weights())
     y, out_mask = ours.bind(variables).outputs_and_mask(x, mask=mask)
     np.testing.assert_allclose(y, want, rtol=1e-5, atol=1e-6)
-    # What fits the steps of the inputs goes on; else it says which steps hold anything.
-    goes_on = axes in ((), (1,), (4,), (4, 5), (4, 1))
-    assert np.array_equal(out_mask, mask if goes_on else mask.any(axis=tuple(range(2, mask.ndim))))
+    # A mask that broadcasts to the inputs is passed on. Otherwise the mask shows which steps have unmasked elements.
+    is_passed_on = axes in ((), (1,), (4,), (4, 5), (4, 1))
+    assert np.array_equal(out_mask, mask if is_passed_on else mask.any(axis=tuple(range(2, mask.ndim))))
 
 
 def test_each_step_updates_batch_statistics_as_in_keras():

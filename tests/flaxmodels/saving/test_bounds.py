@@ -166,7 +166,7 @@ def test_hostile_keras_files_are_refused_quickly(case, arrays, tmp_path):
 )
 @pytest.mark.spread
 def test_repeated_work_costs_little(make, arrays, tmp_path):
-    """A repeated layer, call or output is inferred once, so the file is read or refused for missing arrays."""
+    """The shapes of a repeated layer, call or output are inferred only once, so reading is fast."""
     in_keras(tmp_path / "m.keras", make(), arrays)
     started = time.process_time()
     try:

@@ -1,4 +1,4 @@
-"""What data is accepted, what is refused with which sentence, and how it reaches the device."""
+"""Which data is accepted or rejected, and how it is copied to the device."""
 
 import re
 
@@ -130,7 +130,7 @@ def test_batch_size_is_checked():
 
 
 def rows_of(feed, key=None):
-    """The labels of each step, as the compiled program would gather them."""
+    """Returns the labels of each step, as the compiled program gathers them."""
     found = []
     for chunk in feed.chunks(key=key):
         y = np.asarray(chunk.data.y)
@@ -158,12 +158,12 @@ def test_streamed_chunks_have_one_shape():
     assert len(shapes) == 1
 
 
-@pytest.mark.parametrize(("n", "pieces", "length"), [(2, [1], 1), (5, [3], 8), (17, [8, 1], 8), (200, [64, 36], 64)])
-def test_predictions_use_few_chunk_shapes(n, pieces, length):
+@pytest.mark.parametrize(("n", "chunks", "length"), [(2, [1], 1), (5, [3], 8), (17, [8, 1], 8), (200, [64, 36], 64)])
+def test_predictions_use_few_chunk_shapes(n, chunks, length):
     data = as_examples(np.zeros((n, 3), np.float32), np.arange(n))
     options = FeedOptions(resident=False)
     feed = ArrayFeed(data, 2, options, limit_bytes=1e9)
-    assert feed.on_device is None and [chunk.steps for chunk in feed.chunks()] == pieces
+    assert feed.on_device is None and [chunk.steps for chunk in feed.chunks()] == chunks
     assert {len(chunk.order) for chunk in feed.chunks()} == {length}
     assert sum(rows_of(feed), []) == list(range(n))
     assert [chunk.steps for chunk in ArrayFeed(data, 2, options, limit_bytes=0).chunks()] == [1] * -(-n // 2)

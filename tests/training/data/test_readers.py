@@ -18,18 +18,18 @@ ROWS = np.random.default_rng(0).normal(size=(50, 4, 4)).astype("float32")
 
 
 def batch(i):
-    """Batch number i; the loss of a model whose outputs are 0 is i."""
+    """Returns batch i, on which a model that outputs 0 has the loss i."""
     return X, np.full((4, 1), i, "float32")
 
 
 def trainer_of_zeros(**arguments):
-    """Its loss is the mean of the numbers of the batches."""
+    """Returns a trainer whose model outputs 0, so the loss is the mean of the batch numbers."""
     model = Sequential([Input((3,)), layers.Dense(1, kernel_initializer="zeros")])
     return Trainer(model, optimizers.SGD(0.0), "mae", **arguments)
 
 
 class Counting:
-    """An iterator that counts what it has given."""
+    """An iterator that counts the batches that it has yielded."""
 
     def __init__(self, end=None):
         self.given, self.end = 0, end
@@ -45,7 +45,7 @@ class Counting:
 
 
 class Pipeline(Counting):
-    """One that can be set back."""
+    """A counting iterator with a state that can be restored."""
 
     def get_state(self):
         return {"given": self.given}
@@ -63,7 +63,7 @@ class StopAt(callbacks.Callback):
 
 
 class Broken(Exception):
-    """What ends a run in these tests."""
+    """Ends a run in these tests."""
 
 
 class EndAt(callbacks.Callback):
@@ -122,7 +122,7 @@ ITERATORS = {
     "object": lambda: Counting(),
     "pipeline": lambda: Pipeline(),
     "generator": lambda: (each for each in Counting()),
-    "of C code": lambda: map(batch, itertools.count()),  # has no weak references
+    "of C code": lambda: map(batch, itertools.count()),  # does not support weak references
 }
 
 
@@ -132,7 +132,7 @@ def test_prefetched_batches_are_used_by_the_next_call(kind):
     trainer, source = trainer_of_zeros(steps_per_execution=2), ITERATORS[kind]()
     losses = trainer.fit(source, steps_per_epoch=20, epochs=2, callbacks=[StopAt(4)], verbose=0).history["loss"]
     assert losses == mean(range(4))
-    # Another trainer is another caller of the same iterator.
+    # Another trainer continues with the same iterator.
     other = trainer_of_zeros(steps_per_execution=1)
     with pytest.raises(Broken):
         other.fit(source, steps_per_epoch=20, callbacks=[EndAt(3)], verbose=0)
@@ -178,7 +178,7 @@ def test_batches_before_an_invalid_one_are_not_lost():
 
 @pytest.mark.parametrize("steps", [1, 3])
 def test_iterators_of_loaders_are_not_read_beyond_the_last_step(steps):
-    """The iterators of a loader may share what they read from."""
+    """The iterators of a loader may share a source."""
 
     class Loader:
         def __init__(self):
@@ -275,7 +275,7 @@ def test_loaders_with_stateful_iterators_are_not_reread(tmp_path):
             fit(Loader(), Checkpoints(tmp_path, every=1), [EndAt(step)])
     loader = Loader()
     assert_same(fit(loader, tmp_path), whole)
-    # One batch to see the shapes; the first validation; what is left of the pass.
+    # One batch for the shapes, then the first validation, then the rest of the pass.
     assert [made.read for made in loader.made[:3]] == [1, 5, 2]
 
 
@@ -291,7 +291,7 @@ def test_one_iterator_for_training_and_validation():
 
 
 def test_resuming_with_the_same_iterator_skips_no_batches(tmp_path):
-    """As in a notebook, where a cell is run again after an error."""
+    """This happens in a notebook if a cell is run again after an error."""
     whole, again, source = moving(), moving(), (rows(i) for i in itertools.count())
     whole.fit(map(rows, itertools.count()), steps_per_epoch=4, epochs=3, verbose=0)
     with pytest.raises(Broken):
@@ -299,7 +299,7 @@ def test_resuming_with_the_same_iterator_skips_no_batches(tmp_path):
     again.fit(source, steps_per_epoch=4, epochs=3, verbose=0, resume=tmp_path)
     assert_same(again, whole)
     with refuses(
-        "The run continues after 12 batches of its iterator, got an iterator that has already given 13; give a new one."
+        "The run continues after 12 batches of its iterator, got an iterator that has already yielded 13; give a new one."
     ):
         moving().evaluate(source, steps=1)
         moving().fit(source, steps_per_epoch=4, epochs=4, verbose=0, resume=tmp_path)
@@ -309,7 +309,7 @@ def test_resuming_with_the_same_iterator_skips_no_batches(tmp_path):
 
 
 class Items:
-    """A map-style data set, or Keras' old Sequence: a length and items, without an end to iteration."""
+    """A map-style dataset, or Keras' old Sequence: it has a length, but iterating over it never ends."""
 
     def __init__(self, count=5):
         self.count, self.log = count, []
@@ -354,7 +354,7 @@ def test_shuffling_depends_on_seed_and_pass_and_hooks_surround_each_pass():
     def orders(seed, **arguments):
         items = Hooked()
         moving(seed=seed).fit(items, epochs=3, verbose=0, **arguments)
-        assert items.log.pop(0) == 0  # what tells the shapes
+        assert items.log.pop(0) == 0  # the batch that shows the shapes
         passes = [items.log[at + 1 : at + 6] for at, entry in enumerate(items.log) if entry == "begin"]
         assert [entry for entry in items.log if isinstance(entry, str)] == ["begin", "end"] * 3
         return passes
@@ -406,7 +406,7 @@ def test_sequences_resume_within_a_pass(steps_per_epoch, tmp_path):
             fit(Hooked(), Checkpoints(tmp_path, every=1), [EndAt(step)])
     items = Hooked()
     assert_same(fit(items, tmp_path), whole)
-    assert len(items.log) < 25  # items of passes that are done are not read
+    assert len(items.log) < 25  # items of completed passes are not read
 
 
 def test_labels_given_as_a_sequence_are_rejected():
@@ -421,7 +421,7 @@ def test_labels_given_as_a_sequence_are_rejected():
 
 
 class RestartsOnIter:
-    """An iterator that starts again, or for the first time, where `iter` is called on it, as many loaders do."""
+    """An iterator that restarts whenever `iter` is called on it, like many loaders."""
 
     def __init__(self, batches):
         self.batches = batches

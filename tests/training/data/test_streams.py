@@ -1,4 +1,4 @@
-"""Streams of batches: the same numbers as arrays, every way in which they end, and what is refused."""
+"""Streams of batches: the same results as with arrays, ends of streams, and errors."""
 
 import itertools
 import re
@@ -33,7 +33,7 @@ def refuses(sentence, kind=ValueError):
 
 
 class Loader:
-    """As loaders of other libraries: a length, lists of arrays, a new iterator each time."""
+    """Has a length, yields lists of arrays, and makes a new iterator for each pass, like loaders of other libraries."""
 
     def __len__(self):
         return 6
@@ -80,11 +80,11 @@ def test_an_endless_generator_with_steps_per_epoch():
     got = trainer.fit(endless(), steps_per_epoch=5, epochs=4, verbose=0).history
     want = other.fit(X[:20], Y[:20], batch_size=4, epochs=4, shuffle=False, verbose=0).history
     np.testing.assert_allclose(got["loss"], want["loss"], rtol=1e-6)
-    assert len(taken) <= 20 + 4  # what is read ahead is bounded
+    assert len(taken) <= 20 + 4  # the number of batches read ahead is bounded
 
 
 def test_epochs_continue_where_the_previous_one_ended():
-    """5 steps of 4 examples a pass: epochs of 2, 2 and 1 steps, and then from the begin, as Keras cuts them."""
+    """A pass has 5 steps, so the epochs have 2, 2 and 1 steps and then start over, as in Keras."""
     x, y = X[:20], Y[:20]
     keras = pytest.importorskip("keras")
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
@@ -140,7 +140,7 @@ def test_weights_and_classes_of_a_stream():
     np.testing.assert_array_equal(got, fit(X, y, batch_size=4, class_weight=classes))
 
 
-# ---------------------------------------------------------------- what ends, and what is refused
+# ---------------------------------------------------------------- ends of streams and errors
 
 
 def test_a_generator_that_ends_early_ends_the_run():
@@ -261,7 +261,7 @@ def test_chunks_can_start_at_any_batch():
 
 
 def test_the_reading_thread_ends_with_the_run(monkeypatch):
-    """The thread that reads ahead ends with the run, also with one that an error ends."""
+    """The thread that reads ahead ends with the run, even if an error ends the run."""
     import threading
 
     class Stop(callbacks.Callback):

@@ -360,7 +360,8 @@ def test_extreme_predictions_for_class_indices(name):
     y_true, y_pred = jnp.asarray([0, 1, 2]), jnp.asarray([[1.0, 0, 0], [1.0, 0, 0], [0, 0.5, 0.5]])
     mine, theirs = getattr(losses, name)(), getattr(keras_losses(), name)()
     np.testing.assert_allclose(mine(y_true, y_pred), theirs(y_true, y_pred), rtol=1e-6)
-    assert np.isfinite(jax.grad(lambda p: mine(y_true, p))(y_pred)).all()  # Keras' generalized one is not
+    # Keras' gradient of the generalized loss is not finite.
+    assert np.isfinite(jax.grad(lambda p: mine(y_true, p))(y_pred)).all()
 
 
 def test_minus_infinity_logits_exclude_a_class():

@@ -1,4 +1,4 @@
-"""Metrics by hand, by loops and by scikit-learn; the confusion matrix and its picture; every sentence of an error."""
+"""Metrics compared with hand-computed values, loops and scikit-learn; the confusion matrix; complete error messages."""
 
 import math
 import re
