@@ -340,7 +340,7 @@ class FitRun:
 
 @jax.jit
 def _key_of_pass(key: jax.Array, pass_index: jax.Array) -> jax.Array:
-    # 0 and 1 are folded into the keys of initialization and training.
+    # The keys of initialization and training fold in 0 and 1.
     return jax.random.fold_in(jax.random.fold_in(key, 2), pass_index)
 
 

@@ -43,8 +43,8 @@ class Trainer:
         seed: Determines initialization, shuffling and dropout.
         variables: Initial variables, for example from `fm.load`. Missing ones, such as a new head on a trained base,
             are initialized.
-        steps_per_execution: Steps between two returns to Python. "auto" chooses about half a second's worth on a CPU,
-            and a whole epoch elsewhere. Results do not depend on it.
+        steps_per_execution: Steps that run before control returns to Python. "auto" chooses about half a second's
+            worth on a CPU, and a whole epoch elsewhere. Results do not depend on it.
         nonfinite: What happens at a step whose loss or gradients are not finite. "stop" skips the step and ends the
             run. "restore" also returns to the state at the start of the epoch. "skip" skips the step and continues.
             "ignore" uses the numbers, as Keras does.

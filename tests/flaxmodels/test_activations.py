@@ -15,7 +15,7 @@ from scipy.special import erf, expit, log_expit
 from flaxmodels import activations
 from flaxmodels.activations import ACTIVATIONS
 
-# Zeros of both signs, the kinks of all functions, saturation, and what overflows in float32.
+# Zeros of both signs, the kinks of all functions, saturation, and values that overflow in float32.
 HAND_PICKED = [-1e4, -100, -20, -6, -3, -2.5, -1, -0.8, -0.5, -0.3, -1e-6, -0.0]
 HAND_PICKED += [0.0, 0.3, 0.5, 0.8, 1, 2, 3, 5, 6, 20, 100, 1e4]
 

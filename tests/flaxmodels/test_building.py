@@ -203,7 +203,7 @@ def test_input_of_a_first_model_is_used():
     assert Sequential([Model(x, layers.Dense(2)(x)), layers.Dense(5)]).output_shape == (None, 5)
 
 
-# ---------------------------------------------------------------- one layer, one scope
+# ---------------------------------------------------------------- one scope per layer
 
 
 def test_layer_in_two_scopes_is_refused():
@@ -383,7 +383,7 @@ def test_long_chains_and_diamonds():
     relu, add = layers.Activation("relu"), layers.Add()
 
     def call(layer, *args):
-        """What layer(*args) leaves behind, without inferring shapes."""
+        """Records a call of a layer like layer(*args), but without inferring shapes."""
         node = symbolic.Node(layer, args, {})
         node.outputs = symbolic.Symbol((None, 3), jnp.dtype("float32"), node)
         return node.outputs

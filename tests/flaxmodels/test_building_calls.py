@@ -213,7 +213,7 @@ def test_linen_transformations_take_models():
         )
 
 
-# ---------------------------------------------------------------- inside a module of one's own
+# ---------------------------------------------------------------- inside a custom module
 
 
 class Compact(nn.Module):

@@ -35,7 +35,7 @@ def test_dropout_keys_reach_layers():
     model = Sequential([layers.Dropout(0.5), Sequential([layers.Dropout(0.5)])])
     ones = jnp.ones((1, 400))
     a, b = (model.apply({}, ones, train=True, rngs={"dropout": jax.random.key(i)}) for i in (1, 2))
-    assert 60 < int((a > 0).sum()) < 140 and not np.array_equal(a, b)  # a quarter of 400 stays
+    assert 60 < int((a > 0).sum()) < 140 and not np.array_equal(a, b)  # a quarter of the 400 elements is kept
 
 
 # ---------------------------------------------------------------- masks

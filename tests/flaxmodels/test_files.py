@@ -49,7 +49,7 @@ def content(path):
     return "hdf5" if h5py.is_hdf5(path) else path.read_bytes()[8:9]
 
 
-# ---------------------------------------------------------------- the suffix decides
+# ---------------------------------------------------------------- the suffix determines the format
 
 
 KERAS = ["config.json", "metadata.json", "model.weights.h5"]

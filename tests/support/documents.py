@@ -16,7 +16,7 @@ def as_for_users(folder):
         stack.enter_context(contextlib.chdir(folder))
         stack.enter_context(jax.numpy_rank_promotion("allow"))
         stack.enter_context(jax.numpy_dtype_promotion("standard"))
-        # Two functions that change the process: the memory of the tests stays as it is, the cache is restored.
+        # Examples may change the process: `retain_heap` is replaced, and the compilation cache is restored afterwards.
         stack.enter_context(mock.patch.object(training, "retain_heap", lambda: True, create=True))
         stack.callback(jax.config.update, "jax_compilation_cache_dir", cache)
         yield

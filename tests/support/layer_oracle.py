@@ -15,7 +15,7 @@ def numbers(seed, *shape):
 
 
 def truths(seed, *shape, share=0.6):
-    """Returns random booleans, of which the first is true."""
+    """Returns random booleans; the first one is True."""
     mask = np.random.default_rng(seed).random(shape) < share
     mask.flat[0] = True
     return mask

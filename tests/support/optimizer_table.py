@@ -8,7 +8,7 @@ import optax
 
 SHAPES = {"dense": {"kernel": (4, 3), "bias": (3,)}, "conv": (2, 3, 4), "embedding": (5, 2), "scale": ()}
 
-# Each row: an optimizer and arguments that change its formula. Every optimizer has a row, see the test of the table.
+# Each row: an optimizer and arguments that change its formula. A test checks that every optimizer has a row.
 ROWS = [
     ("SGD", dict(learning_rate=0.1)),
     ("SGD", dict(learning_rate=0.1, momentum=0.8)),

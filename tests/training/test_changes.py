@@ -64,7 +64,7 @@ OPTIMIZERS = {
 
 @pytest.mark.rotate
 @pytest.mark.parametrize("kind", OPTIMIZERS)
-@jax.numpy_dtype_promotion("standard")  # optax multiplies counts and floats
+@jax.numpy_dtype_promotion("standard")  # optax multiplies integer counts and floats
 def test_frozen_layers_stay_fixed_and_others_keep_their_optimizer_state(kind):
     optimizer = OPTIMIZERS[kind]()
     trainer = Trainer(mlp(), optimizer, "mse")

@@ -203,7 +203,7 @@ def by_hand(name, t, d):
     if name == "restarts":
         return 0.5**whole * 0.5 * (1 + np.cos(np.pi * rest / d))
     whole = 0
-    while t >= length:  # rounds of twice the length each
+    while t >= length:  # each cycle is twice as long as the previous one
         t, length, whole = t - length, 2 * length, whole + 1
     return 0.5**whole * 0.5 * (1 + np.cos(np.pi * t / length))
 

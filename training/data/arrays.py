@@ -97,7 +97,7 @@ class ArrayFeed(Feed):
         self._steps = self.steps = -(-n // batch_size)
         short = n % batch_size
         self.padded = short != 0 and options.may_pad(short)
-        # The steps that have the full shape; a short batch without padding comes after them.
+        # The number of steps with the full shape; a short batch without padding comes after them.
         self.full_steps = n // batch_size if short and not self.padded else self._steps
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(examples.batch()))
         self.on_device = jax.device_put(examples.batch()) if options.resident and size <= limit_bytes else None

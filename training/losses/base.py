@@ -125,7 +125,7 @@ def reduce_values(
         ValueError: If the reduction is unknown or the weights or mask do not fit the values.
 
     References:
-        Keras `losses.loss.reduce_weighted_values`. Unlike there, the mask may have fewer axes than `values`.
+        Keras `losses.loss.reduce_weighted_values`. Unlike in Keras, the mask may have fewer axes than `values`.
 
     Example:
         >>> print(reduce_values(jnp.array([1.0, 2.0, 6.0]), mask=jnp.array([True, True, False])))

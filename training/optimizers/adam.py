@@ -397,7 +397,7 @@ def ScheduleFreeAdamW(
     *,
     exclude_from_weight_decay: str | Sequence[str] = (),
 ) -> optax.GradientTransformation:
-    """Averages Adam's iterates z to x instead of a schedule; the weights are w = (1 - beta_1) z + beta_1 x.
+    """Averages Adam's iterates z to x, without a schedule; the weights are w = (1 - beta_1) z + beta_1 x.
 
     z -= lr g / (sqrt(v / (1 - beta_2^t)) + epsilon) and x += (z - x) / t. As in Keras, and unlike in the paper, all
     steps have the same weight and the model is evaluated at w. z is the slot `momentum`; x is not stored.

@@ -178,7 +178,7 @@ def check_pattern(owner: str, pattern: str) -> None:
     try:
         re.compile(pattern)
     except (re.error, TypeError) as error:
-        raise ValueError(f"{owner}: {pattern!r} must be a regular expression, got one with: {error}.") from None
+        raise ValueError(f"{owner}: {pattern!r} must be a valid regular expression, got the error: {error}.") from None
 
 
 def build(rule: Rule[Slots], common: Common) -> optax.GradientTransformation:

@@ -50,7 +50,7 @@ class KerasLin(keras.layers.Layer):
 
 
 class Zoo(Layer):
-    """A layer with unsorted weight names, a statistic between weights, and layers called in another order than created."""
+    """Has unsorted weight names, a statistic between weights, and layers that are called in another order than created."""
 
     def setup(self):
         self.zebra = layers.Dense(5, name="zebra")
@@ -137,7 +137,7 @@ class KerasSums(keras.layers.LSTM):
 
 
 for cls in (KerasLin, KerasZoo, KerasBlock, KerasGated, KerasSums):
-    cls.__name__ = cls.__name__.removeprefix("Keras")  # by which Keras calls the groups of a file
+    cls.__name__ = cls.__name__.removeprefix("Keras")  # Keras uses this name for the groups of a file
     keras.saving.register_keras_serializable()(cls)
 
 PAIRS = {
@@ -173,7 +173,7 @@ def test_custom_layers_as_in_keras(case, tmp_path):
     """Outputs equal Keras' with weights from Keras' list and from Keras' file, and in Keras with weights from our file."""
     ours, theirs = (make() for make in PAIRS[case])
     model = Sequential([Input((3,)), *ours])
-    variables = jax.jit(model.init)(KEY, X)  # the variables come back in another order than that of creation
+    variables = jax.jit(model.init)(KEY, X)  # the variables are returned in a different order than they were created
     theirs = relaxed(keras.Sequential, [keras.Input((3,)), *theirs])
     relaxed(theirs, X)
     weights = distinct([w.shape for w in theirs.get_weights()])
@@ -266,7 +266,7 @@ def test_weight_order_of_functional_models(tmp_path):
     assert_equal(interop.load_keras_weights(tmp_path / "m.weights.h5", model, zeros), variables)
 
 
-# ---------------------------------------------------------------- what decides the order
+# ---------------------------------------------------------------- what determines the order
 
 
 class Declared(Layer):

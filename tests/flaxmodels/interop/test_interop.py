@@ -47,7 +47,7 @@ def stack(lib):
 
 
 def branches(lib):
-    """Branches of different lengths, concatenated in another order than created."""
+    """Branches of different lengths, concatenated in a different order than they were created."""
     L = lib.layers
     a, b = lib.Input((3,)), lib.Input((3,))
     short = L.Dense(3, name="short")(b)

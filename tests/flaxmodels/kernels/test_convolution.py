@@ -51,7 +51,7 @@ def assert_same(got, want, tolerance=1e-10):
 
 
 def random_geometry(rng, axes, paddings):
-    """Draws sizes; kernels may be larger than the inputs where padding allows it."""
+    """Draws sizes; kernels may be larger than the inputs if padding allows it."""
     while True:
         geometry = {
             "strides": tuple(rng.integers(1, 4, axes).tolist()),
@@ -352,7 +352,7 @@ def test_half_precision_rounds_once(dtype, block_bytes):
     want = with_gradients(convolution.reference, x.astype(jnp.float32), kernel.astype(jnp.float32), **UNIT)
     for g, w in zip(got, want, strict=True):
         assert g.dtype == dtype
-        # The cotangents are rounded too, so the gradients may be off by that much of the largest.
+        # The cotangents are rounded too, so the errors are relative to the largest gradient.
         rounding = float(jnp.finfo(dtype).eps) * float(abs(w).max())
         np.testing.assert_allclose(g.astype(jnp.float32), w, rtol=0, atol=rounding)
 

@@ -16,7 +16,7 @@ def of(layer, *values, **call):
     return np.asarray(layer.apply({}, jnp.asarray(values, jnp.float32), **call), np.float64).round(6).tolist()
 
 
-# ---------------------------------------------------------------- by hand
+# ---------------------------------------------------------------- hand-computed values
 
 
 def test_rectifiers_by_hand():
@@ -83,7 +83,7 @@ def test_softmax_uses_the_mask_of_a_model():
     np.testing.assert_allclose(y, [[[np.e / (np.e + 1), 0], [1 / (np.e + 1), 0]]], rtol=1e-6)
 
 
-# ---------------------------------------------------------------- by Keras
+# ---------------------------------------------------------------- Keras
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -116,7 +116,7 @@ def test_masked_softmax_as_keras(shape, axis):
     assert_as_keras("Softmax", {"axis": axis}, numbers(0, 2, 3, 4), {"mask": truths(1, *shape)})
 
 
-# ---------------------------------------------------------------- what is refused
+# ---------------------------------------------------------------- errors
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,7 @@ def test_a_query_whose_keys_are_all_masked_equals_keras():
     assert_as_keras("Attention", {}, [Q, V, K], {"mask": masks}, train=False)
 
 
-# ---------------------------------------------------------------- MultiHeadAttention by a loop
+# ---------------------------------------------------------------- MultiHeadAttention, compared with a loop
 
 
 def loop(params, query, value, key, keep=None, heads=None):
@@ -227,7 +227,7 @@ def test_attention_along_two_axes_equals_attention_along_the_flattened_axis():
     near(weights, wanted_weights.reshape(2, 2, 3, 4, 2, 3))
 
 
-# ---------------------------------------------------------------- by Keras
+# ---------------------------------------------------------------- Keras
 
 MASKED = [
     {},
@@ -404,7 +404,7 @@ def test_weights_are_in_keras_order():
     assert [w.shape for w in ours] == [w.shape for w in theirs.get_weights()]
 
 
-# ---------------------------------------------------------------- what is refused
+# ---------------------------------------------------------------- errors
 
 HALF = {"dtype": "bfloat16", "flash_attention": True}
 

@@ -22,7 +22,7 @@ RANKS = (1, 2, 3)
 NAMES = [f"Conv{rank}D{kind}" for rank in RANKS for kind in ("", "Transpose")]
 
 
-# ---------------------------------------------------------------- by hand
+# ---------------------------------------------------------------- hand-computed values
 
 
 def ones(name, x, **config):
@@ -72,7 +72,7 @@ def test_activation_works_on_the_last_axis_of_the_data_format():
     near(y.sum(-1), np.ones((1, 2)))
 
 
-# ---------------------------------------------------------------- by loops
+# ---------------------------------------------------------------- float64 loops
 
 LOOPS = [
     # rank, kernel_size, strides, dilation_rate, padding, groups
@@ -144,7 +144,7 @@ def test_transposed_conv_and_its_gradients_match_a_loop(rank, window, strides, d
     near(db, g.sum(tuple(range(rank + 1))))
 
 
-# ---------------------------------------------------------------- by Keras
+# ---------------------------------------------------------------- Keras
 
 KERAS = [
     ("Conv1D", {"filters": 3, "kernel_size": 3, "padding": "Causal", "dilation_rate": [2]}, (2, 7, 2)),
@@ -186,7 +186,7 @@ def test_aliases():
         assert getattr(layers, f"Convolution{rank}DTranspose") is getattr(layers, f"Conv{rank}DTranspose")
 
 
-# ---------------------------------------------------------------- around the numbers
+# ---------------------------------------------------------------- other properties
 
 
 def test_sizes_become_tuples():
@@ -226,7 +226,7 @@ def test_computes_in_the_given_dtype(name):
     assert variables["params"]["kernel"].dtype == jnp.float32
 
 
-# ---------------------------------------------------------------- what is refused
+# ---------------------------------------------------------------- errors
 
 CONSTRUCTION = [
     (

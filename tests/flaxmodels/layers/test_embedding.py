@@ -17,7 +17,7 @@ def rows(layer, matrix, ids, **call):
     return layer.apply({"params": {"embedding": jnp.asarray(matrix)}}, jnp.asarray(ids), **call)
 
 
-# ---------------------------------------------------------------- by hand
+# ---------------------------------------------------------------- hand-computed values
 
 
 def test_rows_by_hand():
@@ -52,7 +52,7 @@ def test_scores_with_untied_weights():
     params = {"embedding": jnp.zeros((3, 2)), "reverse_embeddings": jnp.ones((2, 3))}
     assert layer.apply({"params": params}, jnp.ones((1, 2)), reverse=True).tolist() == [[2, 2, 2]]
     _, state = layer.apply(variables, jnp.ones((1, 2)), reverse=True, mutable=["losses"])
-    assert state["losses"] == {"embedding": pytest.approx(0.06)}  # as in Keras, of the first matrix alone
+    assert state["losses"] == {"embedding": pytest.approx(0.06)}  # as in Keras, only the first matrix is regularized
 
 
 def test_initial_weights():
@@ -107,7 +107,7 @@ def test_the_mask_reaches_a_recurrent_layer():
     np.testing.assert_allclose(padded, long.apply(variables, jnp.array([[1, 3]])), rtol=1e-5)
 
 
-# ---------------------------------------------------------------- by Keras
+# ---------------------------------------------------------------- Keras
 
 
 def test_arguments_equal_those_of_keras():

@@ -251,7 +251,7 @@ MADE = [
         "SpectralNormalization takes a layer with a `kernel` or `embedding`, got ReLU with the weights []; give, "
         "for example, layers.Dense(10).",
     ),
-    # Kinds of layers that are none themselves
+    # Abstract base classes
     (
         lambda: attention.ScoredAttention().scores(x(1), x(1)),
         "ScoredAttention does not implement `scores`; use Attention or AdditiveAttention.",

@@ -30,7 +30,7 @@ AN_ARRAY = "give a NumPy or a JAX array."
 A_MASK = "give one such as jnp.any(x != 0, axis=-1), or None."
 A_POSITION = "give one boolean for each position."
 CALLED = [
-    # What is no array
+    # Values that are not arrays
     (layers.Dense(2), (None,), {}, f"`inputs` of Dense must be an array of numbers, got None; {AN_ARRAY}"),
     (layers.Dense(2), (), {}, f"`inputs` of Dense must be an array of numbers, got None; {AN_ARRAY}"),
     (layers.Dense(2), ("x",), {}, f"`inputs` of Dense must be an array of numbers, got 'x' of type str; {AN_ARRAY}"),
@@ -415,7 +415,7 @@ CALLED = [
         "Cropping1D must leave at least 1 position on each axis, got cropping=(1, 2) for inputs of shape (2, 3, "
         "1); crop less of axis 1.",
     ),
-    # Kinds of layers that are none themselves
+    # Abstract base classes
     (merge.Merge(), ([x(2, 3)],), {}, "Merge does not implement `merge`; use a subclass such as Add."),
     (
         merge.Extremum(),

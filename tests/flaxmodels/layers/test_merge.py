@@ -18,7 +18,7 @@ def merged(layer, *arrays, mask=None):
     return y.tolist(), None if mask is None else mask.tolist()
 
 
-# ---------------------------------------------------------------- by hand
+# ---------------------------------------------------------------- hand-computed values
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_masks_have_the_leading_axes():
     np.testing.assert_allclose(y, np.where(np.asarray(mask)[..., None, None], x * x, 0), rtol=1e-6)
     _, joined = merged(layers.Concatenate(axis=1), x, x, mask=[mask, None])
     assert joined == np.concatenate([mask, np.ones((2, 3), bool)], 1).tolist()
-    # An array with fewer axes brings a mask with fewer.
+    # An array with fewer axes has a mask with fewer axes.
     _, both = merged(layers.Add(), numbers(0, 2, 5), numbers(1, 2, 3, 5), mask=[jnp.array([True, False]), mask])
     assert both == (np.array([[True], [False]]) | np.asarray(mask)).tolist()
 
@@ -138,7 +138,7 @@ def test_functions_work_on_symbols_and_arrays(name):
     np.testing.assert_array_equal(model.apply({}, arrays), wanted)
 
 
-# ---------------------------------------------------------------- by Keras
+# ---------------------------------------------------------------- Keras
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -179,7 +179,7 @@ def test_concatenated_masks_as_keras(axis, given):
     assert_as_keras("Concatenate", {"axis": axis}, [numbers(i, 2, 3, 4) for i in range(2)], masks=masks)
 
 
-# ---------------------------------------------------------------- what is refused
+# ---------------------------------------------------------------- errors
 
 X = jnp.ones((2, 3))
 

@@ -26,7 +26,7 @@ def params_of(variables):
     return [np.asarray(p, np.float64) for _, p in sorted(variables["params"].items())]
 
 
-# ---------------------------------------------------------------- BatchNormalization by hand
+# ---------------------------------------------------------------- BatchNormalization, hand-computed values
 
 
 def test_batch_normalization_by_hand():
@@ -167,7 +167,7 @@ def test_statistics_of_bfloat16_are_computed_in_float32(name):
     assert {leaf.dtype for leaf in jax.tree.leaves((variables, new))} == {jnp.dtype("float32")}
 
 
-# ---------------------------------------------------------------- the others, by hand and by loops
+# ---------------------------------------------------------------- other layers
 
 
 def loop(x, axes, epsilon):
@@ -233,7 +233,7 @@ def test_spectral_norm_is_one_after_many_iterations():
     sigma = np.linalg.norm(kernel, 2)
     near(y, np.asarray(x) @ (kernel / sigma) + bias)
     assert float(new["batch_stats"]["sigma"]) == pytest.approx(sigma, rel=1e-5)
-    # Outside of training the same kernel is used, and nothing moves.
+    # Outside of training, the same kernel is used and the statistics do not change.
     near(layer.apply({**variables, **new}, x), y)
 
 
@@ -275,7 +275,7 @@ def test_spectral_norm_includes_the_layers_losses_and_weights():
     assert float(state["losses"]["embedding"]) == pytest.approx(0.01 * squares)
 
 
-# ---------------------------------------------------------------- by Keras
+# ---------------------------------------------------------------- Keras
 
 
 @pytest.mark.parametrize("name", ["BatchNormalization", "GroupNormalization", "RMSNormalization", "UnitNormalization"])
@@ -333,7 +333,7 @@ def test_other_layers_as_keras(name, config):
     assert_as_keras(name, config, numbers(0, 2, 3, 4, 6))
 
 
-# ---------------------------------------------------------------- what is refused
+# ---------------------------------------------------------------- errors
 
 
 @pytest.mark.parametrize(

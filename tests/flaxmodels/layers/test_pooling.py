@@ -18,7 +18,7 @@ def pooled(name, x, **config):
     return np.asarray(getattr(layers, name)(**config).apply({}, jnp.asarray(x, jnp.float32))).ravel().tolist()
 
 
-# ---------------------------------------------------------------- by hand
+# ---------------------------------------------------------------- hand-computed values
 
 
 def test_windows_by_hand():
@@ -47,7 +47,7 @@ def test_global_by_hand():
     assert [pooled(f"Global{kind}Pooling1D", x) for kind in REDUCE] == [[5], [2], [8]]
 
 
-# ---------------------------------------------------------------- by loops
+# ---------------------------------------------------------------- float64 loops
 
 LOOPS = [
     (1, (2,), (2,), "valid"),
@@ -132,7 +132,7 @@ def test_long_masked_means_are_exact_in_bfloat16():
     assert layer.apply({}, x, mask=mask).tolist() == [[1.0]]
 
 
-# ---------------------------------------------------------------- by Keras
+# ---------------------------------------------------------------- Keras
 
 KERAS = [
     ("MaxPooling1D", {"pool_size": [3], "strides": 2, "padding": "same"}, (2, 7, 2)),
@@ -190,7 +190,7 @@ def test_aliases():
             assert getattr(layers, f"{prefix}AvgPool{rank}D") is getattr(layers, f"{prefix}AveragePooling{rank}D")
 
 
-# ---------------------------------------------------------------- around the numbers
+# ---------------------------------------------------------------- other properties
 
 
 def test_default_strides_are_the_pool_size():

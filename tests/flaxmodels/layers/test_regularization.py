@@ -22,7 +22,7 @@ def trained(layer, x, key=0):
     return np.asarray(layer.apply({}, jnp.asarray(x), train=True, rngs={"dropout": jax.random.key(key)}))
 
 
-# ---------------------------------------------------------------- what the noise is
+# ---------------------------------------------------------------- distributions of the noise
 
 
 def test_dropout_keeps_the_mean_and_drops_the_rate():
@@ -188,7 +188,7 @@ def test_arguments_equal_those_of_keras(name):
     assert_arguments(name)
 
 
-# ---------------------------------------------------------------- what is refused
+# ---------------------------------------------------------------- errors
 
 REFUSED = [
     (lambda: layers.Dropout(1.5), "`rate` of Dropout must be a number in [0, 1], got 1.5; give, for example, 0."),

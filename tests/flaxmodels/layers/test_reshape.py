@@ -114,7 +114,7 @@ def test_bilinear_by_hand():
     assert moved(layers.UpSampling2D((1, 2), interpolation="bilinear"), x).ravel().tolist() == [0, 1, 3, 4]
 
 
-# ---------------------------------------------------------------- by Keras
+# ---------------------------------------------------------------- Keras
 
 KERAS = [
     ("Flatten", {"data_format": "channels_first"}, (2, 3, 4, 2)),
@@ -147,7 +147,7 @@ def test_arguments_equal_those_of_keras(name):
     same_signature(name)
 
 
-# ---------------------------------------------------------------- around the numbers
+# ---------------------------------------------------------------- other properties
 
 CONFIGS = {"Reshape": {"target_shape": (-1,)}, "Permute": {"dims": (2, 1)}, "RepeatVector": {"n": 2}}
 
@@ -181,7 +181,7 @@ def test_unknown_sizes_stay_unknown():
     assert model.output_shape == (None, 10, None)
 
 
-# ---------------------------------------------------------------- what is refused
+# ---------------------------------------------------------------- errors
 
 CONSTRUCTION = [
     (

@@ -191,7 +191,7 @@ def test_larger_sizes_are_tried_if_a_layer_refuses_small_ones():
     assert Probe(give="window")(Input((None, 1))).shape == (None, None, 1)
     assert Probe.TRIED == [(61, 64, 1), (61, 960, 1), (61, 1440, 1)]
     assert layers.Conv1D(4, 80)(Input((None, 1))).shape == (None, None, 4)
-    # 64 steps of 2 are no multiple of 3, 960 steps are.
+    # 64 steps of 2 are not a multiple of 3, but 960 steps are.
     assert Probe(give="flat")(Input((None, 2))).shape == (None, None, 3)
 
 

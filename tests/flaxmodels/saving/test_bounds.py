@@ -218,7 +218,7 @@ def test_deeply_nested_models_are_refused(arrays, tmp_path):
     assert TOO_MANY in refusal(tmp_path / "m.keras")
 
 
-# ---------------------------------------------------------------- what is within bounds
+# ---------------------------------------------------------------- files within the bounds
 
 
 def test_deep_model_of_equal_layers_can_be_saved_and_loaded(tmp_path):

@@ -119,7 +119,7 @@ def test_models_are_restored_bit_for_bit(make, tmp_path):
     if model.input_spec is not None:
         assert summary(again) == summary(model)
         assert jax.tree.structure(again.input_spec) == jax.tree.structure(model.input_spec)
-    # What was read is written as it was.
+    # A loaded model is saved unchanged.
     assert json.dumps(saving.to_config(again)) == json.dumps(saving.to_config(saving.from_config(config(again))))
 
 

@@ -325,7 +325,7 @@ def test_number_of_nested_calls_is_limited(path):
         fm.load(path)
 
 
-# ---------------------------------------------------------------- arrays that are not there
+# ---------------------------------------------------------------- missing arrays
 
 
 def tensors(**entries):
@@ -435,13 +435,13 @@ def test_mutations_either_load_or_are_refused(path):
     x, dense = Input((3,)), layers.Dense(2, "relu", kernel_regularizer=regularizers.L2(0.1))
     model = Model(x, layers.Add()([dense(x), dense(x)]))
     fm.save(path, model, model.init(KEY, jnp.ones((1, 3))))
-    whole = without_digest(path.read_bytes())  # which would refuse nearly all of them
+    whole = without_digest(path.read_bytes())  # the digest would reject nearly all mutations
     length = struct.unpack("<Q", whole[:8])[0]
     words = [b"null", b"-1", b"1e9", b"[]", b"{}", b'\\"Dense\\"', b"true", b"99999999999999999999", b"NaN", b"3"]
     loaded = 0
     for i in range(200):
         content = bytearray(whole)
-        if i % 2:  # within the header's words, its length kept right
+        if i % 2:  # replaces a word of the header, and corrects the header's length
             header = bytes(content[8 : 8 + length])
             found = list(re.finditer(rb'\\"[a-z_A-Z0-9]+\\"|-?\d+(\.\d+)?|null|true', header))
             place = found[rng.integers(len(found))]
@@ -461,7 +461,7 @@ def test_mutations_either_load_or_are_refused(path):
     assert 0 < loaded < 100
 
 
-# ---------------------------------------------------------------- what is no file
+# ---------------------------------------------------------------- paths that are not files
 
 
 def test_pipes_are_refused_without_waiting(tmp_path):

@@ -108,7 +108,8 @@ def test_early_stopping_matches_keras(sequence, arguments):
     epochs, trainer = drive(ours := callbacks.EarlyStopping(**arguments), SEQUENCES[sequence])
     want_epochs, model = drive_keras(theirs := keras.callbacks.EarlyStopping(**arguments), SEQUENCES[sequence])
     if sequence == "nan" and "start_from_epoch" in arguments:
-        # The first watched value is NaN: Keras takes it for the best of the run. Here it is one epoch without improvement.
+        # The first monitored value is NaN. Keras treats it as the best value of the run. Here it counts as an epoch
+        # without improvement.
         assert np.isnan(theirs.best)
         assert (epochs, ours.best, ours.stopped_epoch) == (4, None, 3)
         return

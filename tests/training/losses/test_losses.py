@@ -437,7 +437,7 @@ def test_every_loss_of_keras_is_in_the_tables():
 @pytest.mark.parametrize("name", sorted(losses.LOSSES))
 def test_names_resolve_to_the_same_loss_as_in_keras(name):
     mine = losses.get(name)
-    if "eneralized" not in name:  # Keras exports it, but its table does not know it
+    if "eneralized" not in name:  # Keras exports this loss, but does not find it by name
         theirs = keras_losses().get(name)
         assert getattr(losses, getattr(theirs, "__name__", type(theirs).__name__)) in (
             type(mine),
@@ -458,7 +458,7 @@ def test_argument_order_and_defaults_match_keras(name):
 def test_function_arguments_match_keras(function):
     theirs = inspect.signature(getattr(keras_losses(), function.__name__)).parameters
     mine = dict(inspect.signature(function).parameters)
-    mine.pop("ref_mask", None)  # ours: the references of a padded batch
+    mine.pop("ref_mask", None)  # an additional argument here, for padded batches
     assert [(p.name, p.default) for p in mine.values()] == [(p.name, p.default) for p in theirs.values()]
 
 

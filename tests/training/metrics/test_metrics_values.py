@@ -159,7 +159,7 @@ def test_f_scores_match_scikit_learn(average):
         m = metrics.FBetaScore(average=average, beta=beta, threshold=0.5)
         expected = sklearn_metrics.fbeta_score(true, pred > 0.5, beta=beta, average=average, sample_weight=weight)
         np.testing.assert_allclose(result(m, true, pred, sample_weight=weight), expected, rtol=1e-5)
-    best = pred >= pred.max(axis=1, keepdims=True)  # all of equals
+    best = pred >= pred.max(axis=1, keepdims=True)  # all classes with the largest prediction
     expected = sklearn_metrics.f1_score(true, best, average=average)
     np.testing.assert_allclose(result(metrics.F1Score(average=average), true, pred), expected, rtol=1e-5)
 

@@ -12,7 +12,7 @@ from training import Trainer, optimizers, schedules
 
 keras = pytest.importorskip("keras")
 
-EXAMPLES, BATCH, EPOCHS = 46, 8, 5  # five whole batches and one of 6, five times
+EXAMPLES, BATCH, EPOCHS = 46, 8, 5  # five full batches and one of 6, repeated five times
 RNG = np.random.default_rng(0)
 KIND = RNG.integers(0, 3, EXAMPLES).astype("int32")
 IMAGES = RNG.normal(size=(EXAMPLES, 8, 8, 1)).astype("float32") + KIND[:, None, None, None]
@@ -23,7 +23,7 @@ SIZE = ROWS.sum(axis=1, keepdims=True) + KIND[:, None]
 
 
 def cnn(library, inputs):
-    # Behind the convolution's bias the normalization would leave a gradient of nothing but rounding.
+    # If normalization followed a bias, the gradient of the bias would consist of rounding errors.
     of = library.layers
     return library.Sequential(
         [
@@ -100,7 +100,7 @@ SCHEDULES = {
     "CosineDecay": {"decay_steps": 40, "alpha": 0.1},
     "ExponentialDecay": {"decay_steps": 9, "decay_rate": 0.5},
 }
-# Every model with every optimizer; options and weights of the examples take turns.
+# Every model with every optimizer; options and sample weights alternate.
 CASES = [
     (model, name, config | OPTIONS[i % len(OPTIONS)], i % 2 == 0 and model != "two outputs")
     for i, ((name, config), model) in enumerate(itertools.product(OPTIMIZERS, MODELS))
@@ -175,4 +175,4 @@ def test_thirty_steps_equal_keras(model, name, config, by_class, built):
     weights = interop.get_keras_weights(ours, trainer.variables)
     for i, (a, b, before) in enumerate(zip(weights, want_weights, start, strict=True)):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-4 * np.abs(b).max(), err_msg=f"weight {i}, {b.shape}")
-        assert np.abs(b - before).max() > 1e-4  # it has moved
+        assert np.abs(b - before).max() > 1e-4  # the weights have changed

@@ -173,7 +173,7 @@ def test_every_optimizer_of_keras_has_a_name_and_a_row():
     assert {name.lower() for name, _ in ROWS} == set(optimizers.OPTIMIZERS)
 
 
-# Loops in float64. epsilon is large, so that its place matters.
+# Loops in float64. epsilon is large, so that its position in the formula matters.
 
 
 def sgd(w, gs, rates, momentum, nesterov):
@@ -319,7 +319,7 @@ INIT = {"a": jnp.ones(1), "b": {"c": jnp.ones(1)}}
         (
             lambda: optimizers.AdamW(exclude_from_weight_decay=["("]),
             ValueError,
-            "exclude_from_weight_decay: '(' must be a regular expression, got one with: "
+            "exclude_from_weight_decay: '(' must be a valid regular expression, got the error: "
             "missing ), unterminated subpattern at position 0.",
         ),
         (
@@ -427,7 +427,7 @@ INIT = {"a": jnp.ones(1), "b": {"c": jnp.ones(1)}}
         (
             lambda: optimizers.Muon(exclude_layers="["),
             ValueError,
-            "exclude_layers: '[' must be a regular expression, got one with: unterminated character set at position 0.",
+            "exclude_layers: '[' must be a valid regular expression, got the error: unterminated character set at position 0.",
         ),
         (
             lambda: LossScaleOptimizer("sgd", initial_scale=0.0),
@@ -453,7 +453,7 @@ INIT = {"a": jnp.ones(1), "b": {"c": jnp.ones(1)}}
         (
             lambda: by_path({"*": "adam"}, "sgd"),
             ValueError,
-            "by_path: '*' must be a regular expression, got one with: nothing to repeat at position 0.",
+            "by_path: '*' must be a valid regular expression, got the error: nothing to repeat at position 0.",
         ),
         (
             lambda: by_path({"d": "adam"}, "sgd").init(INIT),

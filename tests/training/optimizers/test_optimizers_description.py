@@ -26,13 +26,13 @@ OTHERS = {
     "learning_rate_power": -0.25,
     "beta_2_decay": -0.5,
 }
-# Arguments that go only with another one.
+# Arguments that require another argument.
 TOGETHER = {
     "ema_momentum": {"use_ema": True},
     "ema_overwrite_frequency": {"use_ema": True},
     "exclude_from_weight_decay": {"weight_decay": 0.1},
 }
-# Arguments that are held by variables of other names.
+# Arguments that variables with other names hold.
 INSIDE = {"learning_rate_power": "q", "l1_regularization_strength": "l1", "exclude_layers": "patterns"}
 
 

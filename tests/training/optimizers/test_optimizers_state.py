@@ -273,7 +273,7 @@ def test_every_optimizer_of_optax_has_a_name():
     from training.optimizers.names import OPTAX
 
     made = {name for name, f in vars(optax).items() if getattr(f, "__module__", "") == optax.adam.__module__}
-    assert {f"optax.{name}" for name in made - {"optimistic_adam"}} <= set(OPTAX)  # which optax wants no one to use
+    assert {f"optax.{name}" for name in made - {"optimistic_adam"}} <= set(OPTAX)  # discouraged by optax
 
 
 def test_a_function_of_gradients_and_parameters_is_an_optimizer():
