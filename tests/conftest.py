@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
-# Of a table with more than LONGEST_TABLE cases, every STRIDE-th is run, from an offset that depends on the commit.
+# Every STRIDE-th case of a table with more than LONGEST_TABLE cases is run, starting at an offset that depends on the
+# commit.
 LONGEST_TABLE, STRIDE = 6, 20
 REAL_DATA = ROOT.parent / "shared" / "data"
 
@@ -97,7 +98,7 @@ def pytest_report_header(config):
 
 
 def is_selected(index, size, offset, longest=LONGEST_TABLE):
-    """Returns whether to run a case of a table. Of a long table at least one case is run for any offset."""
+    """Returns whether to run a case of a table. At least one case of a long table is run for any offset."""
     return size <= longest or index % STRIDE == offset % min(STRIDE, size)
 
 

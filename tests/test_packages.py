@@ -11,7 +11,7 @@ import pytest
 
 from flaxmodels import layers
 
-# Modules that take long to import and that importing the packages alone must not load.
+# Modules that take long to import, so importing the packages must not load them.
 HEAVY = [
     "absl.testing", "array_record", "grain", "h5py", "jax", "flax", "optax", "numpy", "matplotlib", "orbax", "PIL", "rich",
     "safetensors", "scipy", "sklearn", "tensorboardX", "tensorflow", "tensorflow_datasets", "tensorstore", "torch", "typer",

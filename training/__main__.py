@@ -39,7 +39,7 @@ def fit(
     epochs: Annotated[int, typer.Option(help="Number of epochs.")] = 12,
     batch_size: Annotated[int, typer.Option(help="Examples in a step.")] = 128,
     optimizer: Annotated[str, typer.Option(help="Name of an optimizer.")] = "adam",
-    learning_rate: Annotated[float | None, typer.Option(help="Its learning rate; by default that of Keras.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Its learning rate; by default Keras' default.")] = None,
     loss: Annotated[str | None, typer.Option(help="Name of a loss; by default one that suits the dataset.")] = None,
     option: Annotated[
         list[str] | None, typer.Option(help="An argument of the model, such as cell=gru; repeatable.")

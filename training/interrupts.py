@@ -13,7 +13,7 @@ class Interrupts:
     Python would ignore it.
 
     Args:
-        terminate: Whether to defer a request to terminate (SIGTERM), too. It ends the process with exit code 143.
+        terminate: Whether to also defer a request to terminate (SIGTERM). It ends the process with exit code 143.
 
     Example:
         >>> with Interrupts() as interrupts:

@@ -1,4 +1,4 @@
-"""What a run does at a step whose loss or gradients are not finite."""
+"""Handles steps whose loss or gradients are not finite."""
 
 import math
 import warnings
@@ -20,9 +20,9 @@ CHOICES = ("stop", "restore", "skip", "ignore")
 
 
 class NonfinitePolicy:
-    """What a run does at a step whose loss or gradients are not finite.
+    """Handles steps whose loss or gradients are not finite.
 
-    On a CPU, choosing between two states in every step costs passes through memory. There, the choices "stop" and
+    On a CPU, choosing between two states in every step costs additional memory accesses. There, the choices "stop" and
     "restore" only note the first such step, and later replay the chunk up to it.
 
     Args:

@@ -27,7 +27,7 @@ class OutputMetric(NamedTuple):
         name: Its name in the logs.
         output: Index of the output.
         metric: The metric.
-        weighted: Whether sample weights count.
+        weighted: Whether to apply sample weights.
         example: Shapes of labels and outputs, from which some metrics derive the shapes of their states.
     """
 
@@ -98,7 +98,7 @@ class Objective(NamedTuple):
             example: A batch; shapes and dtypes suffice. Without labels, there are no metrics.
             loss: A loss by name or object for every output, or a list or dictionary of losses by output.
             metrics: Metrics by name or object: a list for one output, otherwise a list per output or a dictionary.
-            weighted_metrics: Likewise; sample and class weights count in these.
+            weighted_metrics: Likewise, for metrics to which sample and class weights apply.
             loss_weights: Factors of the outputs' losses, a list or dictionary.
             num_classes: Given if the labels are known to be class indices, which then fit every loss.
             variables: The model's variables, if there are any; shapes and dtypes suffice.
@@ -140,7 +140,7 @@ class Objective(NamedTuple):
             check_per_output("sample_weight", example.weight, names)
         if y is not None:
             objective._check_shapes(y, outputs)
-            # Traces losses and metrics with shapes alone, because they may be any functions.
+            # Traces losses and metrics with shapes only, because they may be any functions.
             jax.eval_shape(
                 lambda v, t, b: objective.update(t, objective.measure(b, forward(model, v, b))),
                 variables,
@@ -164,7 +164,7 @@ class Objective(NamedTuple):
         return _empty(self)()  # new arrays at each call, because programs overwrite them
 
     def labels(self, y: Any) -> list[jax.Array]:
-        """Returns the labels of each output, as one-hot rows where the loss needs them."""
+        """Returns the labels of each output, as one-hot rows if the loss needs them."""
         return [
             leaf if classes is None else jax.nn.one_hot(leaf.reshape(leaf.shape[:1]), classes)
             for leaf, classes in zip(ordered(y, self.names), self.one_hot, strict=True)

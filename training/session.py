@@ -31,7 +31,7 @@ class Session:
         optimizer: The optimizer.
         losses: The arguments of `Objective.of` about losses and metrics.
         seed: Seed of initialization, shuffling and dropout.
-        nonfinite: What happens at a step whose numbers are not finite.
+        nonfinite: How to handle steps that are not finite.
         train_step: Makes a training step from (model, objective, optimizer, rules, nonfinite).
         steps_per_execution: Steps in a chunk, or "auto".
         deterministic: Whether a GPU computes the same bits in every run.

@@ -8,7 +8,7 @@ from flax import struct
 
 
 class Batch(NamedTuple):
-    """Some examples: x and y are arrays or trees of arrays [B, ...].
+    """A batch of examples: x and y are arrays or trees of arrays [B, ...].
 
     Attributes:
         x: Inputs.
@@ -24,11 +24,11 @@ class Batch(NamedTuple):
 
 
 class Trouble(NamedTuple):
-    """Where a loss or a gradient was not finite.
+    """The first step at which a loss or a gradient was not finite.
 
     Attributes:
         step: The first such step of the run, -1 if there is none.
-        parameter: Index of the first such gradient among the trained parameters; -1 if it was the loss alone.
+        parameter: Index of the first such gradient among the trained parameters; -1 if only the loss was not finite.
         count: Number of such steps.
     """
 
@@ -51,7 +51,7 @@ class TrainState(struct.PyTreeNode):
         batch_stats: Its running statistics, empty if it has none.
         opt_state: The optimizer's state.
         key: Random key of the run. Each step folds its number into this key.
-        trouble: Where numbers were not finite.
+        trouble: Record of steps that were not finite.
     """
 
     step: jax.Array

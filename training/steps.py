@@ -125,7 +125,7 @@ def make_train_step(
 ) -> TrainStep:
     """Makes the function that does one step: (state, totals, batch) -> (state, totals).
 
-    The order in a step, which is Keras':
+    A step has the same order as in Keras:
       1. the key of the step is folded from the run's key and the step's number;
       2. the outputs, the loss with regularization, and the gradients with respect to the trained parameters; an
          optimizer may scale the loss for the gradients;
@@ -165,7 +165,7 @@ def make_train_step(
 def with_finite_check(
     nonfinite: str, old: tuple[TrainState, Totals], new: tuple[TrainState, Totals], loss: jax.Array, grads: Any
 ) -> tuple[TrainState, Totals]:
-    """Notes whether the numbers of a step are finite, and chooses the state and totals before or after the step."""
+    """Records whether a step is finite, and chooses the state and totals before or after the step."""
     state, trouble = old[0], old[0].trouble
     # An optimizer that scales the loss expects overflows of gradients, and skips these steps.
     leaves = [] if scales_loss(state.opt_state) else jax.tree.leaves(grads)
@@ -197,7 +197,7 @@ def with_finite_check(
 def _finite(x: jax.Array) -> jax.Array:
     """Whether all numbers are finite."""
     if x.ndim > 1 and x.size and jnp.issubdtype(x.dtype, jnp.floating):
-        # Zero times a non-finite number is NaN. On a CPU, a product reads an array several times as fast as `all`.
+        # Zero times a non-finite number is NaN. On a CPU, a dot product reads an array several times as fast as `all`.
         x = x.reshape(-1, x.shape[-1]) @ jnp.zeros((x.shape[-1],), x.dtype)
     return jnp.all(jnp.isfinite(x))
 
@@ -232,7 +232,7 @@ def _with_statistics(variables: dict[str, Any], out: Outputs) -> dict[str, Any]:
 
 
 def batch_at(data: Batch, order: jax.Array, i: jax.Array, scale: float, padded: bool) -> Batch:
-    """Gathers the i-th batch out of data on the device.
+    """Gathers the i-th batch from data on the device.
 
     Args:
         data: All examples [N, ...].

@@ -34,18 +34,18 @@ class Trainer:
     """Trains, evaluates and runs a model: Keras' `compile`, `fit`, `evaluate` and `predict` for any linen module.
 
     Args:
-        model: A model of our layers, or any linen module.
+        model: A model of this library, or any linen module.
         optimizer: Name, optax transformation, or function (grads, params) -> updates.
         loss: Name, loss or function (y_true, y_pred) -> [B]; a list or dictionary for several outputs.
         metrics: Names, metrics or functions; a list for one output, otherwise by output.
         loss_weights: Factors of the outputs' losses.
-        weighted_metrics: Metrics in which sample and class weights count.
+        weighted_metrics: Metrics to which sample and class weights apply.
         seed: Determines initialization, shuffling and dropout.
         variables: Initial variables, for example from `fm.load`. Missing ones, such as a new head on a trained base,
             are initialized.
         steps_per_execution: Steps that run before control returns to Python. "auto" chooses about half a second's
             worth on a CPU, and a whole epoch elsewhere. Results do not depend on it.
-        nonfinite: What happens at a step whose loss or gradients are not finite. "stop" skips the step and ends the
+        nonfinite: How to handle a step whose loss or gradients are not finite. "stop" skips the step and ends the
             run. "restore" also returns to the state at the start of the epoch. "skip" skips the step and continues.
             "ignore" uses the numbers, as Keras does.
         deterministic: Whether a GPU computes the same bits in every run of the same seed, which costs some speed. A CPU
@@ -264,7 +264,7 @@ class Trainer:
                 the same positions of the next batch.
             class_weight: Factors of the losses by class, only in training.
             sample_weight: Factors of the losses [N], in training and for the examples of `validation_split`.
-            initial_epoch: Number of epochs that were done before.
+            initial_epoch: Number of completed epochs before this call.
             steps_per_epoch: Steps in an epoch; by default a pass through the data. The next epoch continues where this
                 one ends.
             validation_steps: Steps of each validation; by default all. Each validation starts at the first batch,
@@ -273,14 +273,14 @@ class Trainer:
             validation_freq: Epochs between validations, or the numbers of the epochs, counted from 1.
             resume: A folder for checkpoints, or `Checkpoints`. The run resumes from the newest checkpoint there, also
                 from inside an epoch. On a CPU with the same number of cores, the result is bit-for-bit identical to
-                that of an uninterrupted run. A new learning rate is used, with a warning. Another optimizer is refused.
+                an uninterrupted run. A new learning rate is used, with a warning. Another optimizer is refused.
 
         Returns:
             The history: `history.history["loss"]` has a value per epoch.
 
         Raises:
             ValueError: If data, labels and model are incompatible.
-            TypeError: If a callback needs a hook that does not exist, or data is not an array of numbers.
+            TypeError: If a callback has a hook that does not exist, or data is not an array of numbers.
 
         References:
             Keras, `keras.Model.fit`.

@@ -228,7 +228,7 @@ def test_names_equal_those_of_keras():
     assert set(KERAS_NAMES) <= set(ACTIVATIONS)
     assert set(ACTIVATIONS) == set(TABLE)
     public = {n for n in dir(keras.activations) if not n.startswith("_")}
-    # Keras' configuration dictionaries are not ours.
+    # Keras' configuration dictionaries are not accepted.
     assert public - {"serialize", "deserialize"} <= set(dir(activations))
 
 

@@ -109,7 +109,7 @@ def test_narrow_types_are_computed_in_float32(name, dtype):
 
 @pytest.mark.parametrize("name", sorted(TABLE))
 def test_bfloat16_agrees_with_keras(name):
-    """The tolerance is that of bfloat16, in which Keras computes."""
+    """The tolerance allows for bfloat16, in which Keras computes."""
     w = jnp.asarray(np.random.default_rng(3).normal(size=(4, 5)), jnp.bfloat16)
     keras_out, _ = in_keras(name, {}, w)
     out = getattr(constraints, name)()(w)
@@ -148,7 +148,7 @@ def test_names_equal_those_of_keras():
     assert set(KERAS_NAMES) == set(CONSTRAINTS)
     assert {cls.__name__ for cls in CONSTRAINTS.values()} == set(TABLE)
     public = {n for n in dir(keras.constraints) if not n.startswith("_")}
-    # Keras' configuration dictionaries are not ours.
+    # Keras' configuration dictionaries are not accepted.
     assert public - {"serialize", "deserialize"} <= set(dir(constraints))
 
 

@@ -1,4 +1,4 @@
-"""Fused pairs of layers give the results of separate layers, and are fused only where nothing observes the values between."""
+"""Fused pairs of layers equal separate layers, and are fused only if nothing observes the values between them."""
 
 import flax.linen as nn
 import jax

@@ -212,7 +212,7 @@ def test_names_equal_those_of_keras():
     assert set(KERAS_NAMES) - ABSTRACT == set(INITIALIZERS)
     assert {cls.__name__ for cls in INITIALIZERS.values()} == set(CONSTANT) | set(RANDOM)
     public = {n for n in dir(keras.initializers) if not n.startswith("_")}
-    # Keras' configuration dictionaries are not ours.
+    # Keras' configuration dictionaries are not accepted.
     assert public - {"serialize", "deserialize"} <= set(dir(initializers))
 
 

@@ -9,7 +9,7 @@ import flaxmodels as fm
 from flaxmodels import interop, keras_order
 from tests.support.masked_graphs import Drawing, Library, attention_that_keeps_masks, data_for
 
-pytestmark = pytest.mark.filterwarnings("ignore:Layer '.*' .of type")  # Keras warns where a mask ends
+pytestmark = pytest.mark.filterwarnings("ignore:Layer '.*' .of type")  # Keras warns if a layer drops a mask
 KERAS = Library(keras.layers, keras.Input, keras.Model, keras.Sequential)
 OURS = Library(fm.layers, fm.Input, fm.Model, fm.Sequential)
 
@@ -117,7 +117,7 @@ def test_masks_change_the_order(monkeypatch):
 
 
 def two_branches(lib):
-    """Makes branches with and without a mask, whose layers of equal shape Keras interleaves."""
+    """Makes branches with and without a mask; Keras interleaves their layers, which have equal shapes."""
     a, b = lib.Input((3, 3)), lib.Input((3,), dtype="int32")
     x = lib.layers.Dense(3, name="a1")(a)
     x = lib.layers.Dense(3, name="a2")(x)

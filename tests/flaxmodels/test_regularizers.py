@@ -80,7 +80,7 @@ def test_narrow_types_are_summed_in_float32(name, dtype):
 
 @pytest.mark.parametrize("name", ["L1", "L2", "OrthogonalRegularizer"])
 def test_bfloat16_agrees_with_keras(name):
-    """The tolerance is that of bfloat16, in which Keras sums."""
+    """The tolerance allows for bfloat16, in which Keras sums."""
     w = np.random.default_rng(1).normal(size=(4, 6))
     w = jnp.asarray(w, jnp.bfloat16)
     keras_value, _ = value_and_grad_in_keras(name, {}, w)
@@ -134,7 +134,7 @@ def test_names_equal_those_of_keras():
     assert set(KERAS_NAMES) <= set(REGULARIZERS)
     assert {cls.__name__ for cls in REGULARIZERS.values()} == set(TABLE)
     public = {n for n in dir(keras.regularizers) if not n.startswith("_")}
-    # Keras' configuration dictionaries are not ours.
+    # Keras' configuration dictionaries are not accepted.
     assert public - {"serialize", "deserialize"} <= set(dir(regularizers))
 
 

@@ -55,8 +55,8 @@ class Drawing:
     Args:
         library: The library that provides layers and models.
         number: The integer that determines the graph.
-        any_mask: Whether to draw, too, where Keras computes with other masks than those in its graph: behind nested
-            models and behind calls with initial states. Some of these files are refused.
+        any_mask: Whether to also draw models in which Keras computes with other masks than its graph contains: after
+            nested models and after calls with initial states. Some of these files are rejected.
         dtype: A dtype that some layers are given.
     """
 

@@ -374,7 +374,7 @@ def time_distributed(draw):
 
 @st.composite
 def conv_lstm(draw, rank):
-    """Draws a mask only where Keras broadcasts it correctly: unrolled, or for one example."""
+    """Draws a mask only if Keras broadcasts it correctly: for unrolled layers or a single example."""
     train = draw(st.sampled_from([None, False, True]))
     dropout = {} if train else {"dropout": rates, "recurrent_dropout": rates}
     config = {"filters": draw(st.integers(1, 3)), "kernel_size": draw(per_axis(rank, 3))}
@@ -474,7 +474,7 @@ def projected_attention(draw, name):
     if not before and len(queries) == 1:
         call |= draw(some(use_causal_mask=truth, attention_mask=pairs(leading_axes, queries, keys)))
         call |= draw(some(value_mask=masks(batch, *keys), key_mask=masks(batch, *keys)))
-        # Keras' MultiHeadAttention reads the query's mask from the query alone.
+        # Keras' MultiHeadAttention takes the query's mask only from the query itself.
         query_mask = draw(masks(batch, *queries)) if draw(truth) else None
         if name == "MultiHeadAttention":
             attached = query_mask

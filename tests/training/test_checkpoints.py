@@ -358,7 +358,7 @@ def test_a_folder_that_is_read_only():
 
 
 def test_a_system_that_refuses_to_write(tmp_path, monkeypatch):
-    """A read-only disk refuses root, too."""
+    """Even root cannot write to a read-only disk."""
 
     def refuse(*args, **kwargs):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))

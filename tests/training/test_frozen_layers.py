@@ -143,7 +143,7 @@ def test_constraints_do_not_change_frozen_parameters(place):
 
 @pytest.mark.parametrize(("first", "second"), [(False, True), (True, False)])
 def test_layers_are_trainable_if_all_enclosing_models_are(first, second):
-    """In Keras, `trainable` of a model sets that of its layers, so the last assignment is decisive."""
+    """In Keras, setting `trainable` of a model also sets it for all layers, so the last assignment takes effect."""
     moved = []
     for library in (flaxmodels, keras):
         base = library.Sequential([library.Input((3,)), library.layers.Dense(3, name="inner")])

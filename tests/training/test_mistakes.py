@@ -432,7 +432,7 @@ MISTAKES = {
     ),
     "class and sample weight": (
         lambda: fit(tr(), class_weight={0: 1.0}, sample_weight=np.ones(12)),
-        "Examples are weighted by `class_weight` or by `sample_weight`, got both; multiply them into one.",
+        "Examples are weighted by `class_weight` or by `sample_weight`, got both; combine them into one.",
     ),
     "sample_weight length": (
         lambda: fit(tr(), sample_weight=np.ones(5)),

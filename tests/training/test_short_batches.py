@@ -1,4 +1,4 @@
-"""A short last batch: results equal those of a loop over batches without padding."""
+"""A short last batch: results equal a loop over batches without padding."""
 
 import flax.linen as nn
 import jax

@@ -91,7 +91,7 @@ def test_evaluation_carries_states():
 
 
 def test_training_carries_states_through_epochs_and_validation():
-    """Each step equals that of a stateless layer with the last states of the previous step as initial states."""
+    """Each step equals a stateless layer whose initial states are the last states of the previous step."""
     trainer = Trainer(network(), "sgd", "mse")
     trainer.build(X[:B])
     params = trainer.variables["params"]

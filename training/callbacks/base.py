@@ -95,10 +95,10 @@ class Callback:
         self.on_batch_end(batch, logs)
 
     def on_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
-        """Called by `on_train_batch_begin`, whose short name it is."""
+        """Short name of `on_train_batch_begin`, which calls it."""
 
     def on_batch_end(self, batch: int, logs: Logs | None = None) -> None:
-        """Called by `on_train_batch_end`, whose short name it is."""
+        """Short name of `on_train_batch_end`, which calls it."""
 
     def on_test_begin(self, logs: Logs | None = None) -> None:
         """Called before an evaluation, including the validation of an epoch."""
@@ -189,7 +189,7 @@ class History(Callback):
     Attributes:
         history: A list of values for each name in the logs.
         epoch: Numbers of the epochs, counted from 0.
-        seconds: Seconds of each epoch, with validation and without compilation.
+        seconds: Seconds of each epoch, including validation but not compilation.
 
     References:
         Keras, `keras.callbacks.History`.

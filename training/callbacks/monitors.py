@@ -166,7 +166,7 @@ class ReduceLROnPlateau(Monitor):
         mode: "min", "max", or "auto", which infers the direction from the name of the value.
         min_delta: Smaller changes do not count as improvements.
         cooldown: The number of epochs after a reduction that are not counted.
-        min_lr: The minimum of the learning rate.
+        min_lr: The lowest learning rate.
 
     Raises:
         ValueError: If `factor` is out of range, the mode is unknown, or it is "auto" for a metric without a known

@@ -60,7 +60,7 @@ class ArraySource:
         return ArraySource(examples[:at]), ArraySource(replace(rest, weight=None) if by_class else rest)
 
     def without_labels(self) -> "ArraySource":
-        """Returns the inputs alone, for a prediction."""
+        """Returns a source of the inputs without labels, for a prediction."""
         return ArraySource(Examples(self.example.x, scale=self.example.scale))
 
 

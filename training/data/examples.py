@@ -81,7 +81,7 @@ def as_examples(
     if class_weight is not None:
         if weight is not None:
             raise ValueError(
-                "Examples are weighted by `class_weight` or by `sample_weight`, got both; multiply them into one."
+                "Examples are weighted by `class_weight` or by `sample_weight`, got both; combine them into one."
             )
         weight = _weights_by_class(y, class_weight, is_full_dataset)
     return Examples(x, y, weight, scale, num_classes)
@@ -170,8 +170,8 @@ def is_array(x: Any) -> bool:
 
 
 def _check_finite(name: str, array: Any) -> None:
-    # A sum allocates no array, and in float32 takes a quarter of the time of float64. Finite numbers may overflow it,
-    # so every number is checked if the sum is not finite.
+    # A sum allocates no array, and in float32 takes a quarter of the time of float64. The sum of finite numbers may
+    # overflow, so every number is checked if the sum is not finite.
     with np.errstate(over="ignore", invalid="ignore"):
         total = np.sum(np.asarray(array), dtype=np.promote_types(array.dtype, np.float32))
     if np.isfinite(total):

@@ -83,7 +83,7 @@ class Reader:
 
 
 class SequenceReader(Reader):
-    """Reads the items of a sequence, each of which is a batch; `open` shuffles them if it has a key.
+    """Reads the items of a sequence as batches; `open` shuffles them if it has a key.
 
     Calls the sequence's `on_epoch_begin` and `on_epoch_end`, if it has them, around each pass, as Keras does. A
     sequence whose `num_batches` is None is endless.

@@ -110,4 +110,4 @@ class Source(Protocol):
         """Splits off the last part of the examples for validation; see `ArraySource.split_off`."""
 
     def without_labels(self) -> "Source":
-        """Returns the inputs alone, for a prediction."""
+        """Returns a source of the inputs without labels, for a prediction."""

@@ -202,7 +202,7 @@ def categorical_generalized_cross_entropy(y_true: ArrayLike, y_pred: ArrayLike, 
 
     Args:
         y_true: The class index.
-        y_pred: Probabilities. At p = 0 the gradient is set to 0, because that of the formula is infinite.
+        y_pred: Probabilities. At p = 0 the gradient is set to 0, because the formula's gradient is infinite.
         q: The tolerance to wrong labels.
 
     Shapes: y_true [B, ...], y_pred [B, ..., C] -> [B, ...].

@@ -41,8 +41,8 @@ class AUC(Metric[State]):
         dtype: The dtype of the result.
         thresholds: Thresholds between 0 and 1, instead of `num_thresholds`.
         multi_label: Whether to compute one area per label and average them.
-        num_labels: The number of labels, for `multi_label`; by default that of the first update.
-        label_weights: The weight of each label: of its area if `multi_label`, otherwise of its predictions.
+        num_labels: The number of labels, for `multi_label`; by default taken from the first update.
+        label_weights: Weights of the labels: for their areas if `multi_label`, otherwise for their predictions.
         from_logits: Whether predictions are logits.
 
     Shapes: y_true, y_pred [B, ...]; with `multi_label` [B, labels]. With `multi_label` under `lax.scan`, start

@@ -136,7 +136,7 @@ def _counts_by_buckets(
 ) -> Counts[jax.Array]:
     """Assigns each prediction to the bucket above the largest threshold that it exceeds.
 
-    A prediction exceeds a threshold if its bucket is that of the threshold or a later one, so the counts are
+    A prediction exceeds a threshold if it is in the bucket of the threshold or in a later one, so the counts are
     cumulative sums over the buckets.
     """
     number, labels = len(thresholds), y_pred.shape[1]
@@ -423,7 +423,7 @@ class SensitivityAtSpecificity(_BestAtConstraint):
     """Largest sensitivity over the thresholds at which the specificity is at least `specificity`.
 
     Args:
-        specificity: The minimum of the specificity, TN / (TN + FP).
+        specificity: The minimum specificity, TN / (TN + FP).
         num_thresholds: The number of thresholds in [0, 1].
         class_id: If given, only this class is counted.
         name: The name of the metric.
@@ -454,7 +454,7 @@ class SensitivityAtSpecificity(_BestAtConstraint):
 class SpecificityAtSensitivity(_BestAtConstraint):
     """Largest specificity over the thresholds at which the sensitivity, TP / (TP + FN), is at least `sensitivity`.
 
-    The other arguments are those of `SensitivityAtSpecificity`.
+    The other arguments are as in `SensitivityAtSpecificity`.
     """
 
     sensitivity: float
@@ -470,7 +470,7 @@ class SpecificityAtSensitivity(_BestAtConstraint):
 class PrecisionAtRecall(_BestAtConstraint):
     """Largest precision over the thresholds at which the recall is at least `recall`.
 
-    The other arguments are those of `SensitivityAtSpecificity`.
+    The other arguments are as in `SensitivityAtSpecificity`.
     """
 
     recall: float
@@ -486,7 +486,7 @@ class PrecisionAtRecall(_BestAtConstraint):
 class RecallAtPrecision(_BestAtConstraint):
     """Largest recall over the thresholds at which the precision is at least `precision`.
 
-    The other arguments are those of `SensitivityAtSpecificity`.
+    The other arguments are as in `SensitivityAtSpecificity`.
     """
 
     precision: float

@@ -11,11 +11,11 @@ by "/". All optimizers take these arguments:
     global_clipnorm: The maximum L2 norm of all gradients together; if the norm is not finite, all gradients become NaN.
     use_ema: Whether to keep a moving average of the weights in the state, see `ema_weights`.
     ema_momentum: The decay of that average.
-    ema_overwrite_frequency: The weights are overwritten with their average every so many steps.
+    ema_overwrite_frequency: The number of steps between two overwrites of the weights with their average.
     loss_scale_factor: The factor of the loss, see `scale_loss`; the gradients are divided by it.
     gradient_accumulation_steps: The number of calls of update per parameter update, which uses the mean of their
         gradients. As in Keras, the average of the weights is updated at each call.
-    name: The name of the scope in profiles; by default that of the optimizer.
+    name: The name of the scope in profiles; by default the optimizer's name.
     exclude_from_weight_decay: Regular expressions; parameters whose path contains a match do not decay.
 """
 

@@ -158,7 +158,7 @@ def AdamW(
     Hyperparameters:
         weight_decay: The weight decay per step, relative to the learning rate.
 
-    The other arguments are those of `Adam`.
+    The other arguments are as in `Adam`.
 
     References:
         Loshchilov and Hutter, Decoupled Weight Decay Regularization, 2019, https://arxiv.org/abs/1711.05101
@@ -332,7 +332,7 @@ def Lamb(
 ) -> optax.GradientTransformation:
     """Scales Adam's update to the norm of the weights: w -= lr |w| / |u| u, u = m_hat / (sqrt(v_hat) + epsilon).
 
-    The norms are those of each parameter. If one of them is 0, the ratio is 1. Unlike in the paper and in optax,
+    The norms are computed for each parameter. If one of them is 0, the ratio is 1. Unlike in the paper and in optax,
     weight decay is applied before this update and is not part of u.
 
     Hyperparameters:

@@ -1,7 +1,7 @@
 """The update that all optimizers share: loss scale, accumulation, clipping, weight decay, averages, learning rate.
 
 An optimizer consists of a `Rule`, the formula for one parameter, and `Common`, the arguments that all optimizers
-take. `build` makes an optax transformation from the two. The order of the steps is that of Keras:
+take. `build` makes an optax transformation from the two. The steps have the same order as in Keras:
 
     1. divide the gradients by the loss scale
     2. accumulate the gradients; continue only at the last micro-step, with their mean

@@ -191,7 +191,7 @@ def Muon(
 
     Adam updates embeddings, excluded layers, and parameters that are not matrices; exclude the output layer of a
     network. With `rms_rate`, the step is scaled by sqrt(max(rows, columns)) rms_rate, which makes it about as large as
-    that of Adam.
+    a step of Adam.
 
     Hyperparameters:
         adam_beta_1: Adam's decay of the first moment, at least 0 and less than 1.

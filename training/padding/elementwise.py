@@ -58,7 +58,7 @@ FOLDS: dict[str, Callable[..., ArrayLike]] = {
 
 
 def elementwise(operation: Operation) -> list[AbstractValue]:
-    """Keeps the rows apart; the inputs have the shape of the output, apart from axes of size 1."""
+    """Keeps rows separate; the inputs have the shape of the output, except for axes of size 1."""
     if any(isinstance(value, Tainted) for value in operation.values):
         raise NoRule
     padding = _padding_of_output(operation)

@@ -176,7 +176,7 @@ def dynamic_slice(operation: Operation) -> list[AbstractValue]:
     if isinstance(operand.value, Clean):
         return default_rule(operation)
     axis, out = operation.axis(operand), operation.outputs[0]
-    _check_whole(axis, operand, out)  # starts are clamped, so that of a slice as long as the axis is always 0
+    _check_whole(axis, operand, out)  # starts are clamped, so a slice as long as the axis always starts at 0
     return [row_wise_at(axis, axis.index, out.shape, padding_value(operand.value))]
 
 
@@ -202,7 +202,7 @@ def gather(operation: Operation) -> list[AbstractValue]:
 
 
 def _gather_at_row_wise_indices(operation: Operation) -> list[AbstractValue]:
-    """Describes a lookup whose indices have a batch axis, such as that of an embedding."""
+    """Describes a lookup whose indices have a batch axis, such as in an embedding."""
     (operand, indices), out = operation.inputs, operation.outputs[0]
     numbers, axis = operation.params["dimension_numbers"], operation.axis(indices)
     if axis.index == len(indices.shape) - 1:  # the axis of the components of an index

@@ -1,4 +1,4 @@
-"""The process that reads HDF5 opens no other file, and its crashes, hangs and memory do not affect the caller."""
+"""The process that reads HDF5 cannot open other files, and its crashes, hangs and memory do not affect the caller."""
 
 import pathlib
 import re

@@ -43,7 +43,7 @@ def embedded(x, size=3):
     return L.Embedding(6, size, mask_zero=True)(x)
 
 
-# ---------------------------------------------------------------- models whose masks are those of their inputs
+# ---------------------------------------------------------------- models with the masks of their inputs
 
 
 def last_layer():

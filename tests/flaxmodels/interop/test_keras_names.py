@@ -101,7 +101,8 @@ def test_layers_are_matched_by_order_if_names_differ_or_are_automatic(saved):
     other = stack("b", "c")
     read = interop.load_keras_weights(folder / "m.weights.h5", other, zeros(other, x))
     assert_equal(read["params"], {"b": variables["params"]["a"], "c": variables["params"]["b"]})
-    # Keras numbers layers as they are made, this library as they are called: the first call is that of "dense_1" there.
+    # Keras numbers layers in the order of their creation, this library in the order of their calls.
+    # The layer that is called first is "dense_1" in Keras.
     keras.utils.clear_session(free_memory=False)
     inputs, first, second = keras.Input((3,)), keras.layers.Dense(3), keras.layers.Dense(3)
     theirs = keras.Model(inputs, first(second(inputs)))

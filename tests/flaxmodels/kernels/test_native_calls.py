@@ -29,7 +29,7 @@ def recurrent(cell_type, features, keep_residuals):
     return {"cell_type": cell_type, "units": U, "features": features, "keep_residuals": keep_residuals}
 
 
-# By kernel and case: shapes of operands and results, float32 unless they start with a dtype, and the attributes.
+# For each kernel and case: shapes of operands and results, float32 unless they start with a dtype, and attributes.
 CALLS = {
     "conv": ([X, K], [Y], PLANE.attributes(4, 8)),
     "conv groups": ([X, (3, 2, 2, 8), (8,)], [Y], GROUPS.attributes(4, 8, relu=True)),

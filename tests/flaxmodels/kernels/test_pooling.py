@@ -154,7 +154,7 @@ def test_every_window_with_nan_is_nan(window, stride):
     x = jnp.arange(24.0).at[jnp.asarray([5, 6, 17])].set(jnp.nan).reshape(1, 24, 1)
     got, gradient = with_gradient(pooling.max_pool, x, (window,), (stride,), "same")
     np.testing.assert_array_equal(got, pooling.reference_max_pool(x, (window,), (stride,), "same"))
-    # The gradient of a window with NaN goes to a NaN, that of another window to its maximum. None is lost.
+    # The gradient of a window goes to a NaN if there is one, otherwise to the maximum. No gradient is lost.
     weights = np.random.default_rng(1).integers(1, 100, got.shape).astype(np.float32)
     assert gradient.sum() == weights.sum()
     assert gradient.ravel()[jnp.asarray([5, 6, 17])].sum() == weights[np.isnan(got)].sum()

@@ -79,7 +79,7 @@ def test_masks_are_passed_on_and_reach_softmax():
 def test_softmax_uses_the_mask_of_a_model():
     model = Sequential([Input((2, 2)), layers.Masking(), layers.Softmax(axis=1)])
     y = model.apply({}, jnp.array([[[1.0, 5.0], [0.0, 0.0]]]))
-    # The mask [B, T] is aligned at the end, as in Keras, where it hides the second feature and not the second step.
+    # As in Keras, the mask [B, T] is aligned with the last axes, so it hides the second feature, not the second step.
     np.testing.assert_allclose(y, [[[np.e / (np.e + 1), 0], [1 / (np.e + 1), 0]]], rtol=1e-6)
 
 

@@ -360,7 +360,7 @@ def test_softmax_of_bfloat16_is_computed_in_float32(name):
     y, weights = layer.apply(variables, inputs, return_attention_scores=True, **more)
     assert (y.dtype, weights.dtype) == (jnp.bfloat16, jnp.bfloat16)
     assert {w.dtype for w in jax.tree.leaves(variables)} <= {jnp.dtype("float32")}
-    if name != "AdditiveAttention":  # equal scores: 900 equal weights, whose sum in bfloat16 would stop at 256
+    if name != "AdditiveAttention":  # 900 equal weights: a sum of ones in bfloat16 would stop at 256
         np.testing.assert_array_equal(np.unique(np.asarray(weights)), np.asarray([1 / 900], jnp.bfloat16))
 
 

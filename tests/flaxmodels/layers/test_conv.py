@@ -176,7 +176,7 @@ def test_outputs_match_keras(name, config, shape):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_arguments_are_those_of_keras(name):
-    # Keras' Conv3DTranspose alone takes data_format before output_padding; ours has the order of the other two.
+    # Only Keras' Conv3DTranspose takes data_format before output_padding; all layers here take it afterwards.
     same_signature(name, swapped=("output_padding", "data_format") if name == "Conv3DTranspose" else ())
 
 

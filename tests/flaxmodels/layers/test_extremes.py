@@ -1,4 +1,4 @@
-"""Losses and metrics at extreme values: finite where Keras is finite, and at least as exact."""
+"""Losses and metrics at extreme values: results are finite if Keras' results are, and at least as exact."""
 
 import jax
 import jax.numpy as jnp
@@ -57,11 +57,11 @@ def test_losses_and_their_gradients(row, extreme):
             if row.name == "CTC":  # its gradient is a difference of values as large as the loss
                 scale = np.abs(want).max()
             np.testing.assert_allclose(grad[finite_grad], want_grad[finite_grad], rtol=1e-5, atol=1e-6 * scale)
-        if finite.all() and extreme != "logits of 1e4":  # where the loops overflow
+        if finite.all() and extreme != "logits of 1e4":  # the loops overflow for these logits
             with np.errstate(invalid="ignore"):  # the loop does not define the cosine of a zero vector
                 exact = float64(row, np.asarray(y_true), np.asarray(x, np.float32))
             known = np.isfinite(exact)
-            near = 1e-6 * np.abs(exact[known]).max(initial=0) + 1e-7  # the error may exceed that of Keras by rounding
+            near = 1e-6 * np.abs(exact[known]).max(initial=0) + 1e-7  # allows for the rounding of a sum
             error, theirs_error = (np.abs(a - exact)[known].max(initial=0) for a in (got, want))
             assert error <= theirs_error + near
 

@@ -51,7 +51,7 @@ def test_repeat_vector():
     assert (moved(layers.RepeatVector(4), x) == np.stack([x] * 4, 1)).all()
 
 
-# Cropping1D and UpSampling1D take channels last alone, as in Keras.
+# As in Keras, Cropping1D and UpSampling1D support only channels last.
 LAYOUTS = [(1, "channels_last")]
 LAYOUTS += [(rank, data_format) for rank in (2, 3) for data_format in ("channels_last", "channels_first")]
 PAIRS = {1: [(1, 2)], 2: [(1, 0), (2, 1)], 3: [(0, 1), (2, 0), (1, 1)]}

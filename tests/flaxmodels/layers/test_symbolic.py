@@ -14,7 +14,7 @@ from flaxmodels.layers.base import Layer
 
 
 def raises(kind, sentence):
-    """Compares the first line alone; notes of this library and of JAX follow on further lines."""
+    """Compares only the first line, because notes of this library and of JAX may follow on other lines."""
     return pytest.raises(kind, match=f"^{re.escape(sentence)}(\n|$)")
 
 

@@ -430,7 +430,7 @@ def test_file_without_digest_is_read(path):
 
 
 def test_mutations_either_load_or_are_refused(path):
-    """Flipped, removed or repeated bytes and replaced words raise no other exception."""
+    """Files with changed bytes or words are either read or rejected with a ValueError."""
     rng = np.random.default_rng(0)
     x, dense = Input((3,)), layers.Dense(2, "relu", kernel_regularizer=regularizers.L2(0.1))
     model = Model(x, layers.Add()([dense(x), dense(x)]))

@@ -99,7 +99,7 @@ def test_class_weight_mistakes():
         as_examples(X, Y, class_weight={7: 1.0})
     with refuses(
         ValueError,
-        "Examples are weighted by `class_weight` or by `sample_weight`, got both; multiply them into one.",
+        "Examples are weighted by `class_weight` or by `sample_weight`, got both; combine them into one.",
     ):
         as_examples(X, Y, np.ones(6), {0: 1.0})
     with refuses(ValueError, "`class_weight` needs one array of labels, got 2; use `sample_weight` instead."):
