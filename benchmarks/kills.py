@@ -58,7 +58,7 @@ def result(kind, folder, resume):
     files = interrupted.files_beside(folder, kind)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return interrupted.numbers(*interrupted.fit(kind, folder if resume else None, files=files), files)
+        return interrupted.resumable_results(*interrupted.fit(kind, folder if resume else None, files=files), files)
 
 
 def differences(got, want):

@@ -66,8 +66,8 @@ class NonfinitePolicy:
         out = program(*args)
         if not self.replays or not int(out[0].trouble.count):
             return out, int(stop)
-        # The steps before the bad one are computed again, to the same bits. That gives the state before it. One more
-        # step gives the logs, which include the loss of the bad step.
+        # Computing the steps before the bad one again gives the state before it, bit-identically. One more step gives
+        # the logs, which include the loss of the bad step.
         bad = int(start) + int(out[0].trouble.step) - int(inputs[0].step)
         before, logged = (program(*inputs, start, np.int32(end)) for end in (bad, bad + 1))
         return (before[0].replace(trouble=logged[0].trouble), *logged[1:]), bad + 1

@@ -152,7 +152,7 @@ def fit(kind, resume=None, more=(), files=None, **arguments):
     return trainer, history
 
 
-def numbers(trainer, history, files=None):
+def resumable_results(trainer, history, files=None):
     """Returns everything that resuming must preserve: variables, optimizer state, history, and files of callbacks."""
     import jax
 

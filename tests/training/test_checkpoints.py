@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 
 from flaxmodels import Input, Sequential, layers
-from tests.support.interrupted import KINDS, X, Y, build, callbacks_of, fit, numbers
+from tests.support.interrupted import KINDS, X, Y, build, callbacks_of, fit, resumable_results
 from training import Checkpoints, Trainer, callbacks, optimizers
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -61,7 +61,7 @@ def assert_same(got, want):
 @pytest.fixture(scope="module")
 def uninterrupted():
     """Returns the results of uninterrupted runs by the kind of their data."""
-    return {kind: numbers(*fit(kind)) for kind in ("arrays", "stream")}
+    return {kind: resumable_results(*fit(kind)) for kind in ("arrays", "stream")}
 
 
 @pytest.mark.rotate
@@ -71,10 +71,10 @@ def test_a_run_ended_by_errors_resumes_bit_identically(kind, ends, uninterrupted
     for step in ends:
         with pytest.raises(Interruption):
             fit(kind, Checkpoints(tmp_path, every=2), [EndAt(step)])
-    assert_same(numbers(*fit(kind, Checkpoints(tmp_path, every=3))), uninterrupted[kind])
+    assert_same(resumable_results(*fit(kind, Checkpoints(tmp_path, every=3))), uninterrupted[kind])
     # The run is complete, so nothing runs.
     trainer, history = fit(kind, Checkpoints(tmp_path), [EndAt(0)])
-    assert_same(numbers(trainer, history), uninterrupted[kind])
+    assert_same(resumable_results(trainer, history), uninterrupted[kind])
 
 
 @pytest.mark.rotate
@@ -83,17 +83,17 @@ def test_a_run_ended_by_errors_resumes_bit_identically(kind, ends, uninterrupted
 def test_runs_of_every_kind_resume_bit_identically(kind, tmp_path):
     """`benchmarks/kills.py` kills these runs at random."""
     files = [tmp_path / name if kind == "outputs" else None for name in ("whole", "again")]
-    want = numbers(*fit(kind, files=files[0]), files[0])
+    want = resumable_results(*fit(kind, files=files[0]), files[0])
     for step in (3, 6, 7):
         with pytest.raises(Interruption):
             fit(kind, Checkpoints(tmp_path / "run", every=1), [EndAt(step)], files[1])
-    assert_same(numbers(*fit(kind, Checkpoints(tmp_path / "run"), files=files[1]), files[1]), want)
+    assert_same(resumable_results(*fit(kind, Checkpoints(tmp_path / "run"), files=files[1]), files[1]), want)
 
 
 def test_chunks_of_any_length_are_bit_identical(uninterrupted, tmp_path):
     with pytest.raises(Interruption):
         fit("arrays", tmp_path, [EndAt(7)], steps_per_execution=3)
-    assert_same(numbers(*fit("arrays", tmp_path, steps_per_execution=2)), uninterrupted["arrays"])
+    assert_same(resumable_results(*fit("arrays", tmp_path, steps_per_execution=2)), uninterrupted["arrays"])
 
 
 @pytest.mark.filterwarnings("ignore:The data ended")
@@ -103,7 +103,7 @@ def test_epochs_shorter_than_a_pass_resume(tmp_path):
         history = trainer.fit(
             X, Y, batch_size=8, epochs=4, steps_per_epoch=3, verbose=0, callbacks=[*more], resume=resume
         )
-        return numbers(trainer, history)
+        return resumable_results(trainer, history)
 
     want = run()
     with pytest.raises(Interruption):
@@ -128,7 +128,7 @@ def test_signals_save_and_exit_with_their_code(number, uninterrupted, tmp_path):
     assert time.monotonic() - start < 10
     assert process.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130}[number]
     assert re.search(rf"saved at epoch \d, step \d, in {re.escape(str(tmp_path / 'run'))}\n", errors)
-    assert_same(numbers(*fit("arrays", tmp_path / "run")), uninterrupted["arrays"])
+    assert_same(resumable_results(*fit("arrays", tmp_path / "run")), uninterrupted["arrays"])
 
 
 def test_a_killed_process_resumes_bit_identically(uninterrupted, tmp_path):
@@ -138,7 +138,7 @@ def test_a_killed_process_resumes_bit_identically(uninterrupted, tmp_path):
             for _ in range(wait + 1):
                 process.stdout.readline()
             process.kill()
-    assert_same(numbers(*fit("arrays", tmp_path / "run")), uninterrupted["arrays"])
+    assert_same(resumable_results(*fit("arrays", tmp_path / "run")), uninterrupted["arrays"])
 
 
 # ---------------------------------------------------------------- which checkpoints are kept
@@ -171,7 +171,9 @@ def test_backup_and_restore_resumes_and_removes_its_files(uninterrupted, tmp_pat
     with pytest.raises(Interruption):
         fit("arrays", None, [callbacks.BackupAndRestore(tmp_path), EndAt(9)])
     assert [p for p in tmp_path.iterdir() if p.name.isdigit()]
-    assert_same(numbers(*fit("arrays", None, [callbacks.BackupAndRestore(tmp_path)])), uninterrupted["arrays"])
+    assert_same(
+        resumable_results(*fit("arrays", None, [callbacks.BackupAndRestore(tmp_path)])), uninterrupted["arrays"]
+    )
     assert not [p for p in tmp_path.iterdir() if p.name.isdigit()]
 
 
@@ -387,7 +389,7 @@ def test_a_full_disk_does_not_end_the_run(uninterrupted, tmp_path, monkeypatch):
         "earlier checkpoints are kept."
     )
     with pytest.warns(RuntimeWarning, match=f"^{re.escape(sentence)}$"):
-        assert_same(numbers(*fit("arrays", tmp_path)), uninterrupted["arrays"])
+        assert_same(resumable_results(*fit("arrays", tmp_path)), uninterrupted["arrays"])
     with Checkpoints(tmp_path) as folder:
         assert folder.newest()[1]["position"]["epoch"] == len(calls)
 
@@ -410,7 +412,7 @@ def test_a_full_disk_is_reported_once_and_left_clean(uninterrupted, tmp_path, ca
 
     try:
         with pytest.warns(RuntimeWarning) as caught:
-            assert_same(numbers(*fit("arrays", folder, [Full()])), uninterrupted["arrays"])
+            assert_same(resumable_results(*fit("arrays", folder, [Full()])), uninterrupted["arrays"])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     sentence = (
@@ -440,7 +442,7 @@ def test_a_removed_folder_does_not_end_the_run(uninterrupted, tmp_path):
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        assert_same(numbers(*fit("arrays", tmp_path / "run", [Remove()])), uninterrupted["arrays"])
+        assert_same(resumable_results(*fit("arrays", tmp_path / "run", [Remove()])), uninterrupted["arrays"])
     assert all("could not be written" in str(w.message) for w in caught if w.category is RuntimeWarning)
 
 
@@ -455,7 +457,7 @@ def test_a_limit_of_file_sizes_does_not_end_the_run(uninterrupted, tmp_path):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            assert_same(numbers(*fit("arrays", tmp_path, [Limit()])), uninterrupted["arrays"])
+            assert_same(resumable_results(*fit("arrays", tmp_path, [Limit()])), uninterrupted["arrays"])
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
     sentence = (

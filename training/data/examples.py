@@ -143,7 +143,7 @@ def _not_numbers(array: np.ndarray) -> str:
             "np.unique(values, return_inverse=True)[1]"
         )
     if where:
-        missing = "fill missing values" if first is None else "give one number in each place"
+        missing = "fill missing values" if first is None else "give a number at each position"
         return f"{first!r} of type {type(first).__name__}{where}; {missing}"
     return f"dtype {array.dtype}; convert it, for example with np.asarray(values, dtype='float32')"
 

@@ -320,7 +320,7 @@ def test_other_masks_raise(tmp_path):
     mask = keras.ops.any(keras.ops.not_equal(s, 0.0), axis=-1)
     refused(keras.Model(s, lstm(masked(s), mask=mask)), tmp_path, OTHER)
     lstm = L.LSTM(2, name="lstm")
-    mask = keras.ops.logical_or(keras.ops.not_equal(y, 0), keras.ops.not_equal(x, 0))  # in another order
+    mask = keras.ops.logical_or(keras.ops.not_equal(y, 0), keras.ops.not_equal(x, 0))  # operands in another order
     refused(keras.Model([x, y], lstm(L.Add()([embedded(x), embedded(y)]), mask=mask)), tmp_path, OTHER)
 
 

@@ -1,4 +1,4 @@
-"""Compares the decisions and files of callbacks with Keras; checks error messages."""
+"""Compares decisions and files of callbacks with Keras, and checks error messages."""
 
 import json
 import re
