@@ -21,14 +21,14 @@ from training.rules import Path, partition
 PLAIN = (bool, int, float, str, type(None))
 
 
-class Same:
+class IdentityKey:
     """Compares an unhashable object by identity, and keeps it alive so that its identity stays unique."""
 
     def __init__(self, value: Any):
         self.value = value
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Same) and other.value is self.value
+        return isinstance(other, IdentityKey) and other.value is self.value
 
     def __hash__(self) -> int:
         return id(self.value)
@@ -73,7 +73,7 @@ def settings(module: nn.Module) -> tuple[Any, ...]:
             try:
                 hash(value)
             except TypeError:
-                value = Same(value)
+                value = IdentityKey(value)
             found.append(value)
 
     visit(module)
@@ -104,7 +104,7 @@ def check_variables(model: nn.Module, x: Any, variables: Any) -> None:
             )
 
 
-def carried_over(
+def transfer_opt_state(
     optimizer: optax.GradientTransformation,
     opt_state: Any,
     params: Any,

@@ -77,7 +77,7 @@ class Evaluation:
                     # The states of stateful layers change the variables from chunk to chunk.
                     variables, ends = session.state.variables, (np.int32(at), np.int32(at + count))
                     totals, logs, changed = program(variables, totals, chunk.data, chunk.order, *ends)
-                    session.take_states(changed)
+                    session.store_states(changed)
                     data.steps_done, at = data.steps_done + count, at + count
                     if between is not None:
                         jax.block_until_ready(logs)

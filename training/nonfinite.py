@@ -48,7 +48,7 @@ class NonfinitePolicy:
         return self._may_replay and jax.default_backend() == "cpu"
 
     @property
-    def in_step(self) -> str:
+    def step_policy(self) -> str:
         """The argument `nonfinite` of `make_train_step`."""
         return "note" if self.replays else "stop" if self.choice == "restore" else self.choice
 

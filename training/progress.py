@@ -53,20 +53,20 @@ def example_unit(x: Any) -> str:
     return {4: "images", 3: "sequences"}.get(leaves[0].ndim, "examples") if len(leaves) == 1 else "examples"
 
 
-def show(logs: Logs) -> str:
+def format_logs(logs: Logs) -> str:
     """Returns values as short text: "loss 0.1234  accuracy 0.9876"."""
-    return "  ".join(f"{name} {show_value(value)}" for name, value in logs.items())
+    return "  ".join(f"{name} {format_value(value)}" for name, value in logs.items())
 
 
-def show_value(value: Any) -> str:
+def format_value(value: Any) -> str:
     """Returns a number, or an array of numbers, as short text.
 
     Example:
-        >>> show_value(0.12345), show_value(0.00012345), show_value(np.array([0.5, 1.0]))
+        >>> format_value(0.12345), format_value(0.00012345), format_value(np.array([0.5, 1.0]))
         ('0.1235', '0.0001234', '[0.5000 1.0000]')
     """
     if np.ndim(value):
-        return f"[{' '.join(map(show_value, np.ravel(value)))}]"
+        return f"[{' '.join(map(format_value, np.ravel(value)))}]"
     return f"{value:.4g}" if abs(value) < 1e-3 else f"{value:.4f}"
 
 
@@ -95,10 +95,10 @@ def fit_to_row(parts: list[str], logs: Logs, width: int) -> tuple[int, str]:
     names = [logs, *({shorten_name(name, n): value for name, value in logs.items()} for n in (5, 4, 3))]
     short = list(names[-1].items())
     fewer = [dict(short[:n]) for n in range(len(short) - 1, 0, -1)]
-    choices = [(wide, [*parts, show(some)]) for some in names]
-    choices += [(narrow, [*parts, show(some)]) for some in names]
-    choices += [(narrow, [*parts, show(some), "..."]) for some in fewer]
-    choices += [(narrow, [*parts[:n], show(dict(short[:1]))]) for n in range(len(parts) - 1, 0, -1)]
+    choices = [(wide, [*parts, format_logs(some)]) for some in names]
+    choices += [(narrow, [*parts, format_logs(some)]) for some in names]
+    choices += [(narrow, [*parts, format_logs(some), "..."]) for some in fewer]
+    choices += [(narrow, [*parts[:n], format_logs(dict(short[:1]))]) for n in range(len(parts) - 1, 0, -1)]
     choices += [(narrow, parts[:n]) for n in range(len(parts), 0, -1)]
     texts = ((bar, "  ".join(filter(None, items))) for bar, items in choices)
     return next(((bar, text) for bar, text in texts if bar + 1 + len(text) <= width), (narrow, ""))
@@ -113,7 +113,7 @@ def wrap_items(items: list[str], width: int) -> str:
     return "\n".join(rows)
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Returns seconds as short text, such as 4.2s, 1m05s or 2h03m."""
     if seconds < 59.95:
         return f"{seconds:.1f}s"
@@ -176,13 +176,18 @@ class Progress:
         parts = [f"{self._step}/{self.steps or '?'}", f"{self.rate:,.0f} {self.unit}/s"]
         if self.steps and self._step:
             left = (self.epochs - self._epoch) * self.steps - self._step
-            parts.append(f"{duration(left * self.train_seconds / self._step)} left")
+            parts.append(f"{format_duration(left * self.train_seconds / self._step)} left")
         return parts
 
     def line(self, logs: Logs) -> list[str]:
         """Returns the items of the line about a finished epoch."""
         rate = f"{self.rate:,.0f} {self.unit}/s"
-        return [self.title, duration(self.train_seconds), rate, *(show({name: logs[name]}) for name in logs)]
+        return [
+            self.title,
+            format_duration(self.train_seconds),
+            rate,
+            *(format_logs({name: logs[name]}) for name in logs),
+        ]
 
 
 class Lines(Progress):
@@ -190,7 +195,7 @@ class Lines(Progress):
 
     def compiled(self, what: str, seconds: float) -> None:
         super().compiled(what, seconds)
-        print(f"{what} compiled in {duration(seconds)}", flush=True)
+        print(f"{what} compiled in {format_duration(seconds)}", flush=True)
 
     def end_epoch(self, logs: Logs) -> None:
         print("  ".join(self.line(logs)), flush=True)
@@ -216,7 +221,7 @@ class Live(Progress):
 
     def compiled(self, what: str, seconds: float) -> None:
         super().compiled(what, seconds)
-        self._lines.append([f"{what} compiled in {duration(seconds)}"])
+        self._lines.append([f"{what} compiled in {format_duration(seconds)}"])
         self._draw([], {}, at_once=True)
 
     def chunk(self, step: int, examples: int, seconds: float, logs: Logs) -> None:
@@ -282,7 +287,7 @@ class Notebook(Progress):
 
     def chunk(self, step: int, examples: int, seconds: float, logs: Logs) -> None:
         super().chunk(step, examples, seconds, logs)
-        self._draw("  ".join([self.title, *self.parts(), show(logs)]))
+        self._draw("  ".join([self.title, *self.parts(), format_logs(logs)]))
 
     def end_epoch(self, logs: Logs) -> None:
         self._rows.append(self.line(logs))
@@ -318,4 +323,4 @@ class Notebook(Progress):
         return f"{table}\n<div><progress{value}></progress> {html.escape(self._status)}</div>"
 
     def _compile_note(self) -> str:
-        return f"compiled in {duration(self.compile_seconds)}"
+        return f"compiled in {format_duration(self.compile_seconds)}"

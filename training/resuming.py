@@ -136,7 +136,7 @@ def model_signature(model: nn.Module) -> Any:
         return type(model).__name__
 
 
-def restored(
+def restore_snapshot(
     checkpoints: Checkpoints,
     fresh: Snapshot,
     callbacks: Sequence[Callback],

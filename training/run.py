@@ -21,7 +21,7 @@ from training.evaluation import Evaluation, logs_on_host, steps_per_chunk
 from training.interrupts import Interrupts
 from training.objective import Objective
 from training.progress import Progress
-from training.resuming import Position, Snapshot, packed_snapshot, restored, run_signature
+from training.resuming import Position, Snapshot, packed_snapshot, restore_snapshot, run_signature
 from training.session import Session
 from training.state import TrainState
 
@@ -116,7 +116,7 @@ class FitRun:
                 self._call_callbacks("on_train_begin", {})
                 self._chosen_rate = session.chosen_rate
                 self._resume()
-                with self._saved_on_error():
+                with self._save_on_error():
                     # A resumed epoch is completed even if a callback has ended the run inside it.
                     while self._epoch < epochs.stop and not self._complete:
                         self._run_epoch()
@@ -272,7 +272,7 @@ class FitRun:
 
     # ------------------------------------------------------------ checkpoints and interrupts
 
-    def _current(self) -> Snapshot:
+    def _current_snapshot(self) -> Snapshot:
         session, data = self.session, self._data
         return Snapshot(
             Position(self._epoch, self._step, data.pass_index, data.steps_done),
@@ -290,7 +290,7 @@ class FitRun:
     def _take_snapshot(self) -> None:
         """Prepares the content of a checkpoint of this moment."""
         if self.checkpoints is not None:
-            self._snapshot = packed_snapshot(self._current(), self.callbacks, self._signature)
+            self._snapshot = packed_snapshot(self._current_snapshot(), self.callbacks, self._signature)
 
     def _save(self, value: float | None = None) -> None:
         """Writes a checkpoint of the latest snapshot in the background."""
@@ -301,7 +301,9 @@ class FitRun:
         """Resumes from the newest intact checkpoint, if there is one."""
         if self.checkpoints is None:
             return
-        found = restored(self.checkpoints, self._current(), self.callbacks, self._signature, self._epochs.stop)
+        found = restore_snapshot(
+            self.checkpoints, self._current_snapshot(), self.callbacks, self._signature, self._epochs.stop
+        )
         if found is None:
             return
         session, data = self.session, self._data
@@ -317,7 +319,7 @@ class FitRun:
             self._notify_chunk_end()
 
     @contextlib.contextmanager
-    def _saved_on_error(self) -> Iterator[None]:
+    def _save_on_error(self) -> Iterator[None]:
         """Saves the latest snapshot if a callback or the data raises."""
         self._take_snapshot()
         try:

@@ -153,7 +153,7 @@ class Session:
             rules = read_rules(self.model, x)
             if rules.frozen != self._rules.frozen:
                 state = self.state
-                opt_state = changes.carried_over(self.optimizer, state.opt_state, state.params, rules.frozen)
+                opt_state = changes.transfer_opt_state(self.optimizer, state.opt_state, state.params, rules.frozen)
                 self.state = state.replace(opt_state=opt_state)
             self._rules, self._settings = rules, now
         self._programs, self._may_pad = self._by_settings.setdefault((now, self._settings), ({}, {}))
@@ -169,9 +169,9 @@ class Session:
     def reset_states(self) -> None:
         """Sets the states of stateful layers to zero."""
         if self.is_built:
-            self.take_states({"batch_stats": reset_states(self.model, self.variables).get("batch_stats", {})})
+            self.store_states({"batch_stats": reset_states(self.model, self.variables).get("batch_stats", {})})
 
-    def take_states(self, changed: Mapping[str, Any]) -> None:
+    def store_states(self, changed: Mapping[str, Any]) -> None:
         """Stores the states of stateful layers after an evaluation or prediction."""
         if changed:
             self.state = self.state.replace(batch_stats=changed["batch_stats"])
@@ -288,7 +288,7 @@ class Session:
         scale, padded = feed.example.scale, feed.padded
         key = ("train", objective, scale, padded, length, log_each_step)
         if key not in self._programs:
-            step = self.train_step(self.model, objective, self.optimizer, self._rules, self.nonfinite.in_step)
+            step = self.train_step(self.model, objective, self.optimizer, self._rules, self.nonfinite.step_policy)
             program = steps.make_train_program(step, objective, scale, padded, length, log_each_step)
             donated = () if self.nonfinite.replays else (0, 1)
             self._programs[key] = Program(program, donated, self.deterministic)

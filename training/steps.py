@@ -328,7 +328,7 @@ def make_eval_program(
             after, totals = eval_step(variables | changed, totals, batch_at(data, order, i, scale, padded))
             return totals, {name: after[name] for name in changed}
 
-        totals, changed = loop(body, (totals, _changing(variables, stateful)), start, stop, length)
+        totals, changed = loop(body, (totals, _stateful_collection(variables, stateful)), start, stop, length)
         return totals, objective.logs(totals), changed
 
     return program
@@ -354,11 +354,11 @@ def make_predict_program(
             outputs = jax.tree.map(lambda all, one: all.at[i].set(one), outputs, one)
             return outputs, {name: after[name] for name in changed}
 
-        return loop(body, (outputs, _changing(variables, stateful)), start, stop, None)
+        return loop(body, (outputs, _stateful_collection(variables, stateful)), start, stop, None)
 
     return program
 
 
-def _changing(variables: dict[str, Any], stateful: bool) -> dict[str, Any]:
+def _stateful_collection(variables: dict[str, Any], stateful: bool) -> dict[str, Any]:
     """Returns the collection that changes without training."""
     return {"batch_stats": variables["batch_stats"]} if stateful else {}

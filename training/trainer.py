@@ -24,7 +24,7 @@ from training.data.source import Source
 from training.evaluation import Evaluation
 from training.nonfinite import NonfinitePolicy
 from training.process import check_not_forked
-from training.progress import example_unit, make_progress, show
+from training.progress import example_unit, format_logs, make_progress
 from training.run import FitRun, Validation
 from training.session import Session
 from training.state import TrainState
@@ -371,15 +371,15 @@ class Trainer:
         evaluation = self._evaluation(
             labelled_source(x, y, sample_weight, None, "evaluate", batch_size), batch_size, steps
         )
-        user_callbacks = self._started(callbacks, "on_test_begin")
+        user_callbacks = self._start_callbacks(callbacks, "on_test_begin")
         logs = evaluation()
         for callback in user_callbacks:
             callback.on_test_end(logs)
         if verbose:
-            print(show(logs))
+            print(format_logs(logs))
         return logs
 
-    def _started(self, given: Any, hook: str) -> list[Callback]:
+    def _start_callbacks(self, given: Any, hook: str) -> list[Callback]:
         """Returns the callbacks of an evaluation or prediction, after their first hook."""
         user_callbacks = callbacks_module.check(given)
         for callback in user_callbacks:
@@ -426,7 +426,7 @@ class Trainer:
         session.prepare(source.example, min(size, len(source.example)))
         check_ids(source.example, self.model)
         feed = session.feed(source, size, None, steps)
-        user_callbacks = self._started(callbacks, "on_predict_begin")
+        user_callbacks = self._start_callbacks(callbacks, "on_predict_begin")
         program = session.predict_program(feed)
         parts, computing, data = [], None, EpochIterator(feed)
         limit = math.inf if steps is None else steps
@@ -436,7 +436,7 @@ class Trainer:
                 outputs, changed = program(
                     session.state.variables, chunk.data, chunk.order, np.int32(0), np.int32(stop)
                 )
-                session.take_states(changed)
+                session.store_states(changed)
                 data.steps_done += stop
                 # Outputs are fetched one chunk later, so that the device computes the next chunk meanwhile.
                 parts += _on_host(computing)

@@ -8,7 +8,7 @@ import types
 import numpy as np
 import pytest
 
-from training.progress import Lines, Live, Notebook, Progress, duration, make_progress, show
+from training.progress import Lines, Live, Notebook, Progress, format_duration, format_logs, make_progress
 
 
 @pytest.mark.parametrize(
@@ -24,11 +24,11 @@ from training.progress import Lines, Live, Notebook, Progress, duration, make_pr
     ],
 )
 def test_durations(seconds, text):
-    assert duration(seconds) == text
+    assert format_duration(seconds) == text
 
 
 def test_logs_as_text():
-    assert show({"loss": 0.12345, "lr": 0.0001, "acc": -2.0}) == "loss 0.1235  lr 0.0001  acc -2.0000"
+    assert format_logs({"loss": 0.12345, "lr": 0.0001, "acc": -2.0}) == "loss 0.1235  lr 0.0001  acc -2.0000"
 
 
 def test_choice_of_the_display(monkeypatch):
@@ -170,7 +170,7 @@ def test_lines_are_wrapped_between_values(monkeypatch):
 
 
 def test_metrics_with_several_values():
-    assert show({"f1_score": np.array([0.25, 0.0001], "float32")}) == "f1_score [0.2500 0.0001]"
+    assert format_logs({"f1_score": np.array([0.25, 0.0001], "float32")}) == "f1_score [0.2500 0.0001]"
 
 
 class FakeIPython(types.ModuleType):

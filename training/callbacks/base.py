@@ -13,7 +13,7 @@ import numpy as np
 
 from flaxmodels import html
 from training import curves
-from training.progress import duration, show_value
+from training.progress import format_duration, format_value
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -250,8 +250,8 @@ class History(Callback):
     def _repr_html_(self) -> str:
         """Returns a table of the last, the lowest and the highest value of each log."""
         header = ["", "last", "lowest (epoch)", "highest (epoch)"]
-        rows = [[name, show_value(values[-1]), *self._extremes(values)] for name, values in self.history.items()]
-        return html.table(header, rows, caption=f"{len(self.epoch)} epochs, {duration(sum(self.seconds))}")
+        rows = [[name, format_value(values[-1]), *self._extremes(values)] for name, values in self.history.items()]
+        return html.table(header, rows, caption=f"{len(self.epoch)} epochs, {format_duration(sum(self.seconds))}")
 
     def _extremes(self, values: list[float]) -> list[str]:
         """Returns the lowest and the highest value with their epochs; empty texts for values that have no order."""
@@ -259,7 +259,7 @@ class History(Callback):
             return ["", ""]
         epochs = self.epoch[-len(values) :]  # validation may start later than the first epoch
         indices = int(np.nanargmin(values)), int(np.nanargmax(values))
-        return [f"{show_value(values[i])} ({epochs[i] + 1})" for i in indices]
+        return [f"{format_value(values[i])} ({epochs[i] + 1})" for i in indices]
 
 
 class LambdaCallback(Callback):

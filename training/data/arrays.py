@@ -110,7 +110,7 @@ class ArrayFeed(Feed):
             self.steps_per_chunk = 8 ** ((self.steps_per_chunk.bit_length() - 1) // 3)
 
     @functools.cached_property
-    def _in_order(self) -> jax.Array:
+    def _unshuffled_order(self) -> jax.Array:
         """The rows of each step without shuffling. Unlike `make_order`, this compiles no program."""
         shape = self._steps, self.batch_size
         rows = np.arange(math.prod(shape), dtype=np.int32).reshape(shape)
@@ -123,7 +123,7 @@ class ArrayFeed(Feed):
         sizes[-1] = self._n - (self._steps - 1) * self.batch_size
         full = self.full_steps
         if self.on_device is not None:
-            order = self._in_order if shuffled is None else shuffled
+            order = self._unshuffled_order if shuffled is None else shuffled
             if full == self._steps:
                 yield Chunk(self.on_device, order, full, 0, sizes)
                 return

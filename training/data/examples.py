@@ -74,7 +74,7 @@ def as_examples(
         return x
     if isinstance(x, Split):
         if y is not None:
-            raise ValueError(f"A Split brings its own labels, got y={_named(y)} as well; leave `y` out.")
+            raise ValueError(f"A Split brings its own labels, got y={_describe(y)} as well; leave `y` out.")
         x, y, scale, num_classes = x.x, x.y, x.scale, x.num_classes
     x, y, weight = _arrays("x", x), _arrays("y", y), _arrays("sample_weight", sample_weight)
     _check_lengths(x, y, weight)
@@ -87,7 +87,7 @@ def as_examples(
     return Examples(x, y, weight, scale, num_classes)
 
 
-def _named(value: Any) -> str:
+def _describe(value: Any) -> str:
     shape = getattr(value, "shape", None)
     return f"an array of shape {tuple(shape)}" if shape is not None else f"a {type(value).__name__}"
 
@@ -116,7 +116,7 @@ def _array(name: str, leaf: Any) -> Any:
                 f"`{name}` must be an array of numbers, got lists of different lengths; pad them to one length."
             ) from error
     if array.dtype.kind not in "biuf" and array.dtype != jnp.bfloat16:
-        raise TypeError(f"`{name}` must be an array of numbers, got {_not_numbers(array)}.")
+        raise TypeError(f"`{name}` must be an array of numbers, got {_describe_non_numeric(array)}.")
     if array.ndim == 0:
         raise ValueError(
             f"`{name}` must have one row per example, got the single number {array}; give an array [N, ...]."
@@ -127,7 +127,7 @@ def _array(name: str, leaf: Any) -> Any:
     return _as_int32(name, array) if array.dtype in (np.int64, np.uint64, np.uint32) else array
 
 
-def _not_numbers(array: np.ndarray) -> str:
+def _describe_non_numeric(array: np.ndarray) -> str:
     """Describes an array that does not hold numbers, and what to do about it."""
     where, first = "", array.flat[0] if array.size else None
     for index, value in np.ndenumerate(array) if array.dtype == object else ():

@@ -212,7 +212,7 @@ class IteratorReader(Reader):
             self.iterator.set_state(_decoded(state))
         else:
             self._ledger.unread.extendleft(reversed(unused))
-        _forget(self.iterator)
+        _remove_ledger(self.iterator)
 
     def state(self) -> Any:
         return None if self._ledger.unread else _state_of(self.iterator)
@@ -258,20 +258,20 @@ def _ledger_of(iterator: Any) -> _Ledger:
         try:
             reference: Callable[[], Any] = weakref.ref(iterator, lambda _: _LEDGERS.pop(key, None))
         except TypeError:  # zip, map and other iterators written in C
-            reference = _Strong(iterator)
+            reference = _StrongReference(iterator)
         iter(iterator)  # only once: for many loaders this starts or restarts the iteration
         _LEDGERS[key] = reference, _Ledger()
     return _LEDGERS[key][1]
 
 
-def _forget(iterator: Any) -> None:
+def _remove_ledger(iterator: Any) -> None:
     """Removes a ledger without unread batches if it holds the iterator by a strong reference."""
     reference, ledger = _LEDGERS.get(id(iterator), (None, None))
-    if isinstance(reference, _Strong) and not ledger.unread:  # type: ignore[union-attr]
+    if isinstance(reference, _StrongReference) and not ledger.unread:  # type: ignore[union-attr]
         del _LEDGERS[id(iterator)]
 
 
-class _Strong:
+class _StrongReference:
     """A strong reference with the interface of a weak one."""
 
     def __init__(self, referent: Any):

@@ -48,7 +48,7 @@ class StreamSource:
             raise ValueError(
                 f"`{name}` must be a stream of at least one batch, got none; give a stream that is not exhausted."
             )
-        self.example = self.checked(first[0], 0)
+        self.example = self.convert_batch(first[0], 0)
         self.batch_size: int | None = len(self.example)
 
     def feed(self, batch_size: int, options: FeedOptions = DEFAULT_OPTIONS) -> Feed:
@@ -67,7 +67,7 @@ class StreamSource:
         self.example = replace(self.example, y=None, weight=None)
         return self
 
-    def checked(self, batch: Any, i: int) -> Examples:
+    def convert_batch(self, batch: Any, i: int) -> Examples:
         """Returns batch `i` as examples, or raises if it does not match the first batch."""
         parts = batch if isinstance(batch, tuple | list) else (batch,)
         if not 1 <= len(parts) <= 3:
@@ -85,8 +85,8 @@ class StreamSource:
         shapes = [jax.tree.map(lambda a: a.shape[1:], d.batch()) for d in (data, self.example)]
         if shapes[0] != shapes[1]:
             raise ValueError(
-                f"All batches of `{self.name}` must have examples of the shapes {_listed(self.example)}, got "
-                f"{_listed(data)} in batch {i}; give the same shapes in all batches."
+                f"All batches of `{self.name}` must have examples of the shapes {_format_shapes(self.example)}, got "
+                f"{_format_shapes(data)} in batch {i}; give the same shapes in all batches."
             )
         if len(data) > len(self.example):
             raise ValueError(
@@ -96,7 +96,7 @@ class StreamSource:
         return data
 
 
-def _listed(data: Examples) -> str:
+def _format_shapes(data: Examples) -> str:
     return ", ".join(str(leaf.shape[1:]) for leaf in jax.tree.leaves(data.batch()))
 
 
@@ -162,7 +162,7 @@ class StreamFeed(Feed):
                 ahead = pool.submit(self._read, given, after) if after < self._limit else None
                 self._states = {first: self._states.get(first)}
                 self._states |= {first + i: state for i, (_, state) in enumerate(read, 1)}
-                for part in self._of_one_shape([examples for examples, _ in read]):
+                for part in self._group_by_shape([examples for examples, _ in read]):
                     yield self._load_chunk(part, first)
                     first += len(part)
                     while self._unused and self._unused[0][0] < first:
@@ -174,13 +174,13 @@ class StreamFeed(Feed):
         count = int(min(self.steps_per_chunk, max(self._limit - first, 1)))
         for step, batch in enumerate(itertools.islice(given, count), first):
             self._unused.append((step, batch))
-            examples = self.source.checked(batch, step)
+            examples = self.source.convert_batch(batch, step)
             if self.options.check is not None:
                 self.options.check(examples)
             read.append((examples, self.reader.state()))
         return read
 
-    def _of_one_shape(self, read: list[Examples]) -> list[list[Examples]]:
+    def _group_by_shape(self, read: list[Examples]) -> list[list[Examples]]:
         """Groups batches that can share a chunk. A short batch that cannot be padded gets a separate group."""
         parts: list[list[Examples]] = []
         for examples in read:
