@@ -48,7 +48,7 @@ def in_notebook() -> bool:
 
 
 def example_unit(x: Any) -> str:
-    """Returns what an example is called in rates: images, sequences, or just examples."""
+    """Returns the unit of rates: images, sequences or examples."""
     leaves = jax.tree.leaves(x)
     return {4: "images", 3: "sequences"}.get(leaves[0].ndim, "examples") if len(leaves) == 1 else "examples"
 
