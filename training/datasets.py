@@ -208,8 +208,8 @@ def digits() -> Dataset:
     """Returns handwritten digits as images [8, 8, 1] of 17 grey levels: 1437 for training, 360 for test.
 
     The split is fixed and stratified. The images are sorted by class and shuffled within each class by NumPy's
-    `RandomState(0)`, whose numbers never change. Every fifth image belongs to the test split. Both splits keep the original order.
-    Both contain the same writers, so expect a lower accuracy for other writers.
+    `RandomState(0)`, whose numbers never change. Every fifth image belongs to the test split. Both splits keep the
+    original order. Both contain the same writers, so expect a lower accuracy for other writers.
     """
     images, labels = _digits()
     x, y = images.reshape(-1, 8, 8, 1).astype(np.uint8), labels.astype(np.int32)

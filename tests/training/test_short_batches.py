@@ -129,7 +129,7 @@ def test_statistics_of_rows_folded_with_time_exclude_padding():
     model = Sequential([layers.Lambda(lambda x: x.T.reshape(-1, 1)), layers.BatchNormalization(momentum=0.0)])
     trainer = Trainer(model, "sgd", lambda y_true, y_pred: jnp.mean(y_pred**2))
     trainer.fit(x, x, batch_size=4, shuffle=False, verbose=0)
-    assert trainer.variables["batch_stats"]["batch_normalization"]["moving_mean"] == 2.5  # of 1 and 4
+    assert trainer.variables["batch_stats"]["batch_normalization"]["moving_mean"] == 2.5  # the mean of 1 and 4
 
 
 def test_evaluation_and_prediction_with_a_module_that_mixes_rows():
