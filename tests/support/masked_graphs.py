@@ -31,7 +31,7 @@ _attend = keras.layers.MultiHeadAttention.call
 def attention_that_keeps_masks(self: Any, query: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
     """Calls Keras' attention and restores the masks that it removes from its arguments, so that later layers see them.
 
-    `test_attention_does_not_remove_masks` in test_keras_differences.py counts by hand that this is right.
+    `test_attention_does_not_remove_masks` in test_keras_differences.py checks this with hand-computed values.
     """
     masks = [(x, get_keras_mask(x)) for x in (query, value)]
     outputs = _attend(self, query, value, *args, **kwargs)

@@ -1,4 +1,4 @@
-"""Datasets: counts by hand, comparisons with their sources, preparation from small files or a local server."""
+"""Datasets: hand-computed examples, comparisons with their sources, preparation from small files or a local server."""
 
 import collections
 import functools
@@ -73,7 +73,7 @@ def test_split_refuses_unequal_lengths():
 # ---- windows ----
 
 
-def test_windows_counted_by_hand():
+def test_windows_match_hand_computed_examples():
     x, y = windows([1, 2, 3, 4, 5], length=2)
     np.testing.assert_array_equal(x, [[[1], [2]], [[2], [3]], [[3], [4]]])
     np.testing.assert_array_equal(y, [[3], [4], [5]])
@@ -169,7 +169,7 @@ def test_digits_sequence_is_digits_by_rows():
     assert rows.train.scale == images.train.scale == 1 / 16
 
 
-def test_airline_counted_by_hand():
+def test_airline_matches_hand_computed_values():
     data = datasets.load("airline")
     train_x, train_y = data.train
     test_x, test_y = data.test

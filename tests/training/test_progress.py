@@ -174,7 +174,7 @@ def test_metrics_with_several_values():
 
 
 class FakeIPython(types.ModuleType):
-    """Stands for IPython in the kernel of a notebook, and records what is displayed."""
+    """Replaces IPython in the kernel of a notebook, and records what is displayed."""
 
     def __init__(self):
         super().__init__("IPython")

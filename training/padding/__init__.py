@@ -2,7 +2,7 @@
 
 A program is compiled for each shape of its inputs. The last batch of an epoch is usually short, so padding it to the
 common batch size saves a compilation. That is correct only if the padding rows cannot influence any result. This
-package decides it by abstract interpretation of the jaxpr, for any module, loss and metric.
+package proves this by abstract interpretation of the jaxpr, for any module, loss and metric.
 
 The function is traced twice: for the padded batch, and for the short batch without padding. Both programs must consist
 of the same operations; an axis whose size differs between them contains the batch. Each value of the two programs is

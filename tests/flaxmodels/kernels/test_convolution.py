@@ -258,7 +258,7 @@ def test_gradients_equal_those_of_the_loop():
         np.testing.assert_allclose(dkernel.ravel(), want, rtol=1e-12, atol=1e-12)
 
 
-def test_small_examples_computed_by_hand():
+def test_small_examples_match_hand_computed_values():
     x, kernel = jnp.arange(1.0, 6.0).reshape(1, 5, 1), jnp.asarray([1.0, 10.0]).reshape(2, 1, 1)
     one = {"strides": (1,), "dilation": (1,)}
     outputs = {p: convolution.conv(x, kernel, padding=p, **one).ravel().tolist() for p in ("valid", "same", "causal")}

@@ -115,7 +115,7 @@ def test_rnn_of_a_custom_cell():
     x, mask = jnp.array([[[1.0], [10.0], [100.0]]]), jnp.array([[True, False, True]])
     variables = layer.init(jax.random.key(0), x)
     assert jax.tree.map(jnp.shape, variables["params"]) == {"cell": {"kernel": (1, 1), "recurrent_kernel": (1, 1)}}
-    # Counted by hand; the masked step repeats the output, not the state.
+    # Hand-computed values; the masked step repeats the output, not the state.
     y, h = layer.apply(variables, x, mask=mask, initial_state=[jnp.array([[1000.0]])])
     assert (y.ravel().tolist(), h.tolist()) == ([2002.0, 2002.0, 2202.0], [[1101.0]])
     y, _ = layer.apply(variables, x, train=True)
