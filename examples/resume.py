@@ -50,7 +50,7 @@ def main(small: bool) -> None:
         expected, _ = train(whole, epochs)
     print("epochs:", [epoch + 1 for epoch in history.epoch])
     jax.tree.map(np.testing.assert_array_equal, resumed.variables, expected.variables)
-    print("the variables are equal bit by bit")
+    print("the variables are bit-identical")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ LONGEST = 60  # lines of a script
 # What the output of a script shows, if it worked.
 SHOWN = {
     "mnist_cnn": "predicted [",
-    "resume": "the variables are equal bit by bit",
+    "resume": "the variables are bit-identical",
     "export": "largest difference of the exported program: 0.0e+00",
     "fine_tuning": "everything trained: {'loss'",
 }

@@ -152,7 +152,7 @@ def _as_int32(name: str, array: Any) -> Any:
     """Converts integers to 32 bits, in which JAX computes.
 
     Raises:
-        ValueError: If one is too large.
+        ValueError: If an integer does not fit in 32 bits.
     """
     limits = np.iinfo(np.int32)
     low, high = (int(array.min()), int(array.max())) if array.size else (0, 0)
