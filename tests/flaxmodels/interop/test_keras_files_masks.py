@@ -241,9 +241,8 @@ def operations_in(path):
     return set(re.findall(r'"keras\.src\.ops\.\w+", "class_name": "(\w+)"', text))
 
 
-@pytest.mark.filterwarnings(
-    "ignore:Layer 'inner.*' .of type"
-)  # Keras warns that the mask of a nested model is lost, but it is not
+# Keras warns that the mask of a nested model is lost, but it is not.
+@pytest.mark.filterwarnings("ignore:Layer 'inner.*' .of type")
 @pytest.mark.parametrize("make", MODELS, ids=lambda make: make.__name__)
 def test_masks_in_files(make, tmp_path):
     """Keras' file and our file of the same model give Keras' outputs in both libraries."""

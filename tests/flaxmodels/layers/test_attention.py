@@ -342,9 +342,8 @@ def test_dropout_of_the_weights_by_hand():
     layer = layers.MultiHeadAttention(1, 2, dropout=0.5, seed=1)
     variables = started(layer, Q, VALUE)
     _, weights = layer.apply(variables, Q, VALUE, return_attention_scores=True, train=True)
-    np.testing.assert_allclose(
-        weights.sum(-1), np.ones((2, 1, 3)), rtol=1e-5
-    )  # as in Keras, the weights before dropout
+    # As in Keras, the returned weights are those before dropout.
+    np.testing.assert_allclose(weights.sum(-1), np.ones((2, 1, 3)), rtol=1e-5)
 
 
 # ---------------------------------------------------------------- precision
