@@ -70,13 +70,13 @@ def differences(got, want):
 
 
 def main():
-    """Kills runs of each kind and prints a line for each kind."""
+    """Kills runs of each kind, prints a line for each kind, and exits with 1 if a result differs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50, help="kills of each kind")
     parser.add_argument("--kind", nargs="+", default=list(interrupted.KINDS), choices=list(interrupted.KINDS))
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    rng = random.Random(arguments.seed)
+    rng, different = random.Random(arguments.seed), 0
     for kind in arguments.kind:
         with tempfile.TemporaryDirectory() as folder:
             want = result(kind, pathlib.Path(folder) / "run", resume=False)
@@ -100,6 +100,8 @@ def main():
             f"{identical} kills in runs that ended bit-identical",
             flush=True,
         )
+        different += kills - identical
+    sys.exit(1 if different else 0)
 
 
 if __name__ == "__main__":

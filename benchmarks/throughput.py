@@ -309,7 +309,7 @@ def main():
     parser.add_argument("--tensorflow", metavar="PYTHON", help="add Keras on TensorFlow, run by this Python")
     parser.add_argument("--rounds", type=int, default=5, help="counted runs of each competitor")
     parser.add_argument("--together", action="store_true", help="use one process per competitor for all cases")
-    parser.add_argument("--short", action="store_true", help="run two cases and three rounds; write no CSV file")
+    parser.add_argument("--short", action="store_true", help="run two cases and three rounds; write no files")
     parser.add_argument("--table", action="store_true", help="only print the recorded results as tables")
     arguments = parser.parse_args()
     results = measure.results_file("throughput")
@@ -335,10 +335,10 @@ def main():
     rows = [row | {"share_of_peak": round(row["gflops"] / peak, 3), "peak_gflops": round(peak, 1)} for row in rows]
     if not arguments.short:
         measure.merge_rows(results, rows, by="id", read=read_results)
-    picture = measure.results_file(f"throughput-{'-'.join(arguments.tasks)}-{'-'.join(groups)}", "png")
-    chart(rows, picture)
+        picture = measure.results_file(f"throughput-{'-'.join(arguments.tasks)}-{'-'.join(groups)}", "png")
+        chart(rows, picture)
+        print(f"chart: {picture}\n")
     print_tables(rows)
-    print(f"\n{picture}")
 
 
 if __name__ == "__main__":
