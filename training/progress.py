@@ -65,6 +65,8 @@ def format_value(value: Any) -> str:
         >>> format_value(0.12345), format_value(0.00012345), format_value(np.array([0.5, 1.0]))
         ('0.1235', '0.0001234', '[0.5000 1.0000]')
     """
+    if value is None or isinstance(value, str):  # a callback may log text
+        return str(value)
     if np.ndim(value):
         return f"[{' '.join(map(format_value, np.ravel(value)))}]"
     return f"{value:.4g}" if abs(value) < 1e-3 else f"{value:.4f}"

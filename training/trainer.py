@@ -152,6 +152,31 @@ class Trainer:
         return self.session.losses["metrics"]
 
     @property
+    def weighted_metrics(self) -> Any:
+        """The metrics in which sample weights count, as they were given."""
+        return self.session.losses["weighted_metrics"]
+
+    @property
+    def loss_weights(self) -> Any:
+        """The factors of the outputs' losses, as they were given."""
+        return self.session.losses["loss_weights"]
+
+    @property
+    def nonfinite(self) -> str:
+        """What happens at a step with non-finite numbers."""
+        return self.session.nonfinite.choice
+
+    @property
+    def steps_per_execution(self) -> int | str:
+        """The number of steps between two returns to Python, or "auto"."""
+        return self.session.steps_per_execution
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether a GPU computes the same bits in every run."""
+        return self.session.deterministic
+
+    @property
     def seed(self) -> int:
         """The seed of initialization, shuffling and dropout."""
         return self.session.seed

@@ -435,3 +435,21 @@ def test_training_does_not_overwrite_variables_that_others_hold(nonfinite):
     t.fit(X, ONE_HOT, epochs=2, verbose=0, callbacks=[Hold()], validation_data=(X, ONE_HOT))
     for variables, before in held:
         jax.tree.map(np.testing.assert_array_equal, variables, before)
+
+
+def test_arguments_are_read_only_attributes():
+    arguments = {
+        "loss": "mse",
+        "metrics": ["mae"],
+        "loss_weights": 2.0,
+        "weighted_metrics": ["mse"],
+        "seed": 3,
+        "nonfinite": "skip",
+        "steps_per_execution": 5,
+        "deterministic": True,
+    }
+    trainer = Trainer(Sequential([layers.Dense(1)]), "sgd", **arguments)
+    for name, value in arguments.items():
+        assert getattr(trainer, name) == value
+        with pytest.raises(AttributeError, match=name):
+            setattr(trainer, name, value)

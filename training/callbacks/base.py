@@ -255,7 +255,8 @@ class History(Callback):
 
     def _extremes(self, values: list[float]) -> list[str]:
         """Returns the lowest and the highest value with their epochs; empty texts for values that have no order."""
-        if np.ndim(values[0]) or np.all(np.isnan(values)):
+        array = np.asarray(values)
+        if array.ndim != 1 or array.dtype.kind not in "biuf" or np.all(np.isnan(array)):
             return ["", ""]
         epochs = self.epoch[-len(values) :]  # validation may start later than the first epoch
         indices = int(np.nanargmin(values)), int(np.nanargmax(values))

@@ -80,3 +80,12 @@ def test_values_that_are_not_numbers_are_no_extremes():
     assert "<td>2.0000 (2)</td><td>2.0000 (2)</td>" in history._repr_html_()
     history.history = {"loss": [float("nan")] * 2}
     assert "<td>nan</td><td></td><td></td>" in history._repr_html_()
+
+
+def test_logged_text_has_no_lowest_and_highest_value():
+    history = History()
+    for epoch, name in enumerate(("warm-up", "cosine")):
+        history.on_epoch_end(epoch, {"loss": 2.0 - epoch, "phase": name})
+    table = history._repr_html_()
+    assert "<td>phase</td><td>cosine</td><td></td><td></td>" in table
+    assert "<td>loss</td><td>1.0000</td><td>1.0000 (2)</td><td>2.0000 (1)</td>" in table
