@@ -10,12 +10,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def plot(epochs: Sequence[int], values: Mapping[str, Sequence[Any]], title: str = "") -> "Figure":
+def plot(epochs: Mapping[str, Sequence[int]], values: Mapping[str, Sequence[Any]], title: str = "") -> "Figure":
     """Draws each value over the epochs, with training and validation in one panel.
 
     Args:
-        epochs: Numbers of the epochs, counted from 0.
-        values: A value per epoch for each name; `val_loss` shares the panel of `loss`.
+        epochs: Numbers of the epochs, counted from 0, for each name.
+        values: The values at these epochs; `val_loss` shares the panel of `loss`.
         title: Text above the panels.
 
     Returns:
@@ -42,13 +42,13 @@ def plot(epochs: Sequence[int], values: Mapping[str, Sequence[Any]], title: str 
     names = [name for name in values if not name.startswith("val_")] or list(values)
     figure = Curves(figsize=(4.2 * len(names), 3.2), layout="constrained")
     FigureCanvasAgg(figure)
-    numbers = [epoch + 1 for epoch in epochs]
     for i, name in enumerate(names):
         axis: Any = figure.add_subplot(1, len(names), i + 1)
-        validation = values.get(f"val_{name}", [])
-        axis.plot(numbers[-len(values[name]) :], values[name], marker="o", markersize=3, label="training")
-        if len(validation):
-            axis.plot(numbers[-len(validation) :], validation, marker="o", markersize=3, label="validation")
+        for key, label in ((name, "training"), (f"val_{name}", "validation")):
+            if key in values:
+                numbers = [epoch + 1 for epoch in epochs[key]]
+                axis.plot(numbers, values[key], marker="o", markersize=3, label=label)
+        if f"val_{name}" in values:
             axis.legend(frameon=False)
         axis.set(xlabel="epoch", ylabel=name)
         axis.xaxis.get_major_locator().set_params(integer=True)

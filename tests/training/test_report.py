@@ -10,8 +10,10 @@ def test_files_and_picture_of_a_run(tmp_path):
     from matplotlib.image import imread
 
     history = History()
-    history.history = {"loss": [2.0, 1.0, 0.5], "mae": [1.0, 0.5, 0.2], "val_loss": [1.5, 1.2], "val_mae": [0.5, 0.4]}
-    history.epoch, history.seconds = [0, 1, 2], [0.1, 0.1, 0.1]
+    for epoch, (loss, mae) in enumerate([(2.0, 1.0), (1.0, 0.5), (0.5, 0.2)]):
+        validation = {"val_loss": loss + 0.5, "val_mae": mae + 0.2} if epoch else {}
+        history.on_epoch_end(epoch, {"loss": loss, "mae": mae} | validation)
+    history.seconds = [0.1, 0.1, 0.1]
     paths = report.write(tmp_path / "run", history, "a run")
     assert [path.name for path in paths] == ["history.csv", "history.json", "curves.png"]
     picture = imread(paths[2])

@@ -189,26 +189,29 @@ class History(Callback):
     Attributes:
         history: A list of values for each name in the logs.
         epoch: Numbers of the epochs, counted from 0.
+        epochs_of: The numbers of the epochs that logged each name: validation may be due only in some of them.
         seconds: Seconds of each epoch, including validation but not compilation.
 
     References:
         Keras, `keras.callbacks.History`.
     """
 
-    STATE = ("history", "epoch", "seconds")
+    STATE = ("history", "epoch", "epochs_of", "seconds")
 
     def __init__(self) -> None:
         self.history: dict[str, list[float]] = {}
         self.epoch: list[int] = []
+        self.epochs_of: dict[str, list[int]] = {}
         self.seconds: list[float] = []
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        self.history, self.epoch, self.seconds = {}, [], []
+        self.history, self.epoch, self.epochs_of, self.seconds = {}, [], {}, []
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         self.epoch.append(epoch)
         for name, value in (logs or {}).items():
             self.history.setdefault(name, []).append(value)
+            self.epochs_of.setdefault(name, []).append(epoch)
 
     def to_json(self, path: str | os.PathLike[str]) -> None:
         """Writes epochs, seconds and all values as JSON."""
@@ -221,8 +224,9 @@ class History(Callback):
         with open(path, "w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["epoch", "seconds", *self.history])
-            for i, (epoch, seconds) in enumerate(zip(self.epoch, self.seconds, strict=True)):
-                values = [column[i] if i < len(column) else "" for column in self.history.values()]
+            columns = [dict(zip(self.epochs_of[name], values, strict=True)) for name, values in self.history.items()]
+            for epoch, seconds in zip(self.epoch, self.seconds, strict=True):
+                values = [column.get(epoch, "") for column in columns]
                 writer.writerow([epoch, f"{seconds:.4f}", *values])
 
     def plot(self, title: str = "") -> "Figure":
@@ -245,20 +249,20 @@ class History(Callback):
             >>> [axis.get_ylabel() for axis in history.plot().axes]
             ['loss']
         """
-        return curves.plot(self.epoch, self.history, title)
+        return curves.plot(self.epochs_of, self.history, title)
 
     def _repr_html_(self) -> str:
         """Returns a table of the last, the lowest and the highest value of each log."""
         header = ["", "last", "lowest (epoch)", "highest (epoch)"]
-        rows = [[name, format_value(values[-1]), *self._extremes(values)] for name, values in self.history.items()]
+        rows = [[name, format_value(values[-1]), *self._extremes(name)] for name, values in self.history.items()]
         return html.table(header, rows, caption=f"{len(self.epoch)} epochs, {format_duration(sum(self.seconds))}")
 
-    def _extremes(self, values: list[float]) -> list[str]:
+    def _extremes(self, name: str) -> list[str]:
         """Returns the lowest and the highest value with their epochs; empty texts for values that have no order."""
+        values, epochs = self.history[name], self.epochs_of[name]
         array = np.asarray(values)
         if array.ndim != 1 or array.dtype.kind not in "biuf" or np.all(np.isnan(array)):
             return ["", ""]
-        epochs = self.epoch[-len(values) :]  # validation may start later than the first epoch
         indices = int(np.nanargmin(values)), int(np.nanargmax(values))
         return [f"{format_value(values[i])} ({epochs[i] + 1})" for i in indices]
 

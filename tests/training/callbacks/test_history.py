@@ -1,5 +1,6 @@
 """Tests how a history shows itself: curves and a table in notebooks."""
 
+import csv
 import re
 import sys
 
@@ -76,9 +77,12 @@ def test_table_of_a_run_without_epochs_is_empty():
 
 def test_values_that_are_not_numbers_are_no_extremes():
     history = History()
-    history.epoch, history.seconds, history.history = [0, 1], [1.0, 1.0], {"loss": [float("nan"), 2.0]}
+    for epoch, loss in enumerate([float("nan"), 2.0]):
+        history.on_epoch_end(epoch, {"loss": loss})
     assert "<td>2.0000 (2)</td><td>2.0000 (2)</td>" in history._repr_html_()
-    history.history = {"loss": [float("nan")] * 2}
+    history = History()
+    for epoch in range(2):
+        history.on_epoch_end(epoch, {"loss": float("nan")})
     assert "<td>nan</td><td></td><td></td>" in history._repr_html_()
 
 
@@ -89,3 +93,21 @@ def test_logged_text_has_no_lowest_and_highest_value():
     table = history._repr_html_()
     assert "<td>phase</td><td>cosine</td><td></td><td></td>" in table
     assert "<td>loss</td><td>1.0000</td><td>1.0000 (2)</td><td>2.0000 (1)</td>" in table
+
+
+def test_values_of_some_epochs_stay_with_these_epochs(tmp_path):
+    trainer = Trainer(Sequential([layers.Dense(1, input_shape=(1,))]), "sgd", "mse")
+    x = np.linspace(-1, 1, 20, dtype="float32")[:, None]
+    history = trainer.fit(x, 2 * x, epochs=5, validation_split=0.4, validation_freq=2, verbose=0)
+    first, second = history.history["val_loss"]
+    assert history.epochs_of["val_loss"] == [1, 3]
+    assert (
+        f"<td>val_loss</td><td>{second:.4f}</td><td>{first:.4f} (2)</td><td>{second:.4f} (4)</td>"
+        in history._repr_html_()
+    )
+    history.to_csv(tmp_path / "history.csv")
+    with open(tmp_path / "history.csv", newline="") as file:
+        column = [row["val_loss"] for row in csv.DictReader(file)]
+    assert column == ["", str(first), "", str(second), ""]
+    line = history.plot().axes[0].get_lines()[1]
+    assert line.get_xdata().tolist() == [2, 4] and line.get_ydata().tolist() == [first, second]
