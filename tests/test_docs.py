@@ -19,7 +19,7 @@ BLOCK = re.compile(r"```python\n(.*?)```", re.S)
 WITH_CODE = [page for page in PAGES if BLOCK.search(page.read_text())]
 
 # Helpers that public modules import.
-INTERNAL = {"flaxmodels.extras", "flaxmodels.names"}
+INTERNAL = {"flaxmodels.extras", "flaxmodels.names", "training.caller"}
 
 
 def name_of(page):

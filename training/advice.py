@@ -10,6 +10,7 @@ from flaxmodels import activations
 from flaxmodels.building import Sequential
 from flaxmodels.graph import Graph
 from flaxmodels.inspection import lookups_of
+from training.caller import caller_stacklevel
 from training.objective import Objective
 
 PROBABILITIES = ("softmax", "sigmoid", "hard_sigmoid")
@@ -105,4 +106,4 @@ def remedy(model: nn.Module, params: optax.Params) -> str:
 
 
 def _warn(message: str) -> None:
-    warnings.warn(message, UserWarning, stacklevel=6)
+    warnings.warn(message, UserWarning, stacklevel=caller_stacklevel())

@@ -1,11 +1,14 @@
 """Finds the line of a user's program that a warning should point to."""
 
+import os
 import pathlib
 import sys
 
 import flaxmodels
 
-PACKAGES = tuple(str(path) + "/" for path in (pathlib.Path(__file__).parent, pathlib.Path(flaxmodels.__file__).parent))
+PACKAGES = tuple(
+    str(path) + os.sep for path in (pathlib.Path(__file__).parent, pathlib.Path(flaxmodels.__file__).parent)
+)
 
 
 def caller_stacklevel() -> int:

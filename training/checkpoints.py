@@ -23,6 +23,7 @@ import numpy as np
 from flax import traverse_util
 
 from flaxmodels.extras import require_extra
+from training.caller import caller_stacklevel
 
 if TYPE_CHECKING:
     import filelock
@@ -195,7 +196,7 @@ class Checkpoints:
             warnings.warn(
                 f"`keep_best` of Checkpoints is {self.keep_best!r}, which is not in the logs; use one of "
                 f"{', '.join(map(repr, logs))}.",
-                stacklevel=2,
+                stacklevel=caller_stacklevel(),
             )
         return logs.get(self.keep_best or "")
 
@@ -217,7 +218,7 @@ class Checkpoints:
                 f"The state is not saved, because {bad} contains NaN or infinity; lower the learning rate, or clip the "
                 "gradients.",
                 RuntimeWarning,
-                stacklevel=2,
+                stacklevel=caller_stacklevel(),
             )
             return False
         value = None if value is None else float(value)
@@ -266,7 +267,7 @@ class Checkpoints:
             f"A checkpoint could not be written to {self.folder} ({_reason(error)}); the run continues, and earlier "
             "checkpoints are kept.",
             RuntimeWarning,
-            stacklevel=3,
+            stacklevel=caller_stacklevel(),
         )
 
     def _close_manager(self) -> None:
@@ -337,7 +338,7 @@ class Checkpoints:
         warnings.warn(
             f"The checkpoint {self.folder / str(number)} is damaged ({_reason(error)}); {consequence}.",
             RuntimeWarning,
-            stacklevel=4,
+            stacklevel=caller_stacklevel(),
         )
 
     def _verify_best(self, numbers: Iterable[int]) -> None:

@@ -7,6 +7,8 @@ import os
 import sys
 import warnings
 
+from training.caller import caller_stacklevel
+
 _parent_used_jax = False
 _in_use_at_fork = False
 
@@ -68,5 +70,5 @@ def warn_of_other_threads(before: int | None, folder: str | os.PathLike[str]) ->
         warnings.warn(
             f"The checkpoints in {folder} were written with {before} threads, and this process has {now}, so XLA sums "
             "in another order; the run continues, and equals an uninterrupted one up to rounding.",
-            stacklevel=2,
+            stacklevel=caller_stacklevel(),
         )

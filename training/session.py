@@ -231,7 +231,7 @@ class Session:
         for objective in self._objectives.values():
             for known in objective.metrics:
                 if known.name == name:
-                    return getattr(known.metric, "direction", None)
+                    return known.metric.direction
         return None
 
     def feed(
@@ -247,7 +247,7 @@ class Session:
                 "A stateful layer keeps the states of one batch, so all batches must have the same size, got "
                 f"{source.length} examples for batches of {batch_size}; give a multiple of {batch_size} examples."
             )
-        rows = batch_size if source.length is None else min(batch_size, source.length)
+        rows = min(batch_size, len(source.example))
         check: Callable[[Examples], object] = self.objective_for
         if objective is None:
             check = functools.partial(check_ids, model=self.model)

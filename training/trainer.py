@@ -177,6 +177,11 @@ class Trainer:
         return self.session.deterministic
 
     @property
+    def train_step(self) -> Callable[..., steps.TrainStep]:
+        """The factory of training steps."""
+        return self.session.train_step
+
+    @property
     def seed(self) -> int:
         """The seed of initialization, shuffling and dropout."""
         return self.session.seed

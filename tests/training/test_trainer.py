@@ -447,6 +447,7 @@ def test_arguments_are_read_only_attributes():
         "nonfinite": "skip",
         "steps_per_execution": 5,
         "deterministic": True,
+        "train_step": lambda *arguments: steps.make_train_step(*arguments),
     }
     trainer = Trainer(Sequential([layers.Dense(1)]), "sgd", **arguments)
     for name, value in arguments.items():

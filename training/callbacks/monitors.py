@@ -12,6 +12,7 @@ import numpy as np
 
 from flaxmodels import files
 from training.callbacks.base import Callback, Logs
+from training.caller import caller_stacklevel
 from training.checkpoints import Checkpoints, not_finite
 
 
@@ -71,7 +72,7 @@ class Monitor(Callback):
             warnings.warn(
                 f"{type(self).__name__} monitors {self.monitor!r}, which is not in the logs; "
                 f"there are {', '.join(map(repr, logs or {}))}.",
-                stacklevel=2,
+                stacklevel=caller_stacklevel(),
             )
             return None
         return float((logs or {})[self.monitor])
@@ -302,7 +303,7 @@ class ModelCheckpoint(Monitor):
                 f"The model of epoch {epoch + 1} is not saved to {path}, because {bad} is not finite; "
                 "lower the learning rate, or clip the gradients.",
                 RuntimeWarning,
-                stacklevel=2,
+                stacklevel=caller_stacklevel(),
             )
             return
         if self.save_best_only:
