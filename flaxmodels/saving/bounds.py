@@ -3,17 +3,21 @@
 import contextlib
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from flax import traverse_util
+from flax.linen.module import InterceptorContext
 
 from flaxmodels import initializers
 from flaxmodels.layers import symbolic
 from flaxmodels.layers.base import Layer
 from flaxmodels.layers.pooling import AveragePooling
+from flaxmodels.saving.format import Json
+
+T = TypeVar("T")
 
 # Limits on arguments that affect the time or memory of building a graph.
 LIMITS = {"kernel_size": 2**16, "pool_size": 2**16, "output_size": 2**12, "power_iterations": 2**10}
@@ -28,7 +32,7 @@ RANDOM = (
 MAX_PLACES = 2**24  # Average pooling counts, at each position, the inputs that its window covers.
 
 
-def bounded(method: Any, args: Any, kwargs: Any, context: Any) -> Any:
+def bounded(method: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any], context: InterceptorContext) -> T:
     """Calls a method of a layer, unless building its graph would take too much time or memory.
 
     An interceptor for `flax.linen.intercept_methods`, used while a model is built from an untrusted description.
@@ -56,7 +60,7 @@ def bounded(method: Any, args: Any, kwargs: Any, context: Any) -> Any:
     return method(*args, **kwargs)
 
 
-def _without_random_numbers(layer: Layer, method: Any, name: str, *args: Any, **kwargs: Any) -> Any:
+def _without_random_numbers(layer: Layer, method: Callable[..., T], name: str, *args: Any, **kwargs: Any) -> T:
     """Makes a parameter of zeros: tracing the generation of random numbers takes longer than the rest of the layer."""
     argument = f"{layer.ARGUMENTS.get(name, name)}_initializer"
     value = getattr(layer, argument, None)
@@ -103,11 +107,11 @@ class Inferences:
         cost_of: Returns the cost of a description.
     """
 
-    def __init__(self, limit: int, describe: Callable[[Layer], dict[str, Any]], cost_of: Callable[[Any], int]):
+    def __init__(self, limit: int, describe: Callable[[Layer], dict[str, Json]], cost_of: Callable[[Json], int]):
         self.limit, self.describe, self.cost_of = limit, describe, cost_of
         self.spent = 0
         self._layers: dict[int, tuple[Layer, str, int]] = {}  # Keeps each layer alive, so that its id stays unique.
-        self._inferred: dict[Any, tuple[Any, Any]] = {}
+        self._inferred: dict[Hashable, tuple[Any, Any]] = {}
         self._variables: dict[int, Any] = {}
 
     @contextlib.contextmanager
@@ -119,7 +123,7 @@ class Inferences:
         finally:
             symbolic.CACHED_INFERENCE.reset(token)
 
-    def __call__(self, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], name: str | None) -> Any:
+    def __call__(self, layer: Layer, args: tuple[object, ...], kwargs: dict[str, object], name: str | None) -> Any:
         """Returns the outputs of a call as a tree of symbols.
 
         Raises:
@@ -160,7 +164,7 @@ class Inferences:
         return variables
 
 
-def _identity(leaf: Any) -> Any:
+def _identity(leaf: object) -> tuple[Hashable, ...]:
     """Returns the part of an argument that determines the shapes of the outputs."""
     if isinstance(leaf, symbolic.Symbol):
         return "symbol", leaf.shape, jnp.dtype(leaf.dtype).name

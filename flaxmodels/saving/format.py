@@ -7,7 +7,7 @@ import pathlib
 import secrets
 import struct
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 from flax import traverse_util
@@ -24,6 +24,7 @@ MAX_DIFFERENCE = 500
 
 Path = str | os.PathLike[str]
 Shapes = Mapping[str, tuple[int, ...]]
+Json: TypeAlias = dict[str, "Json"] | list["Json"] | str | int | float | bool | None
 
 # ---------------------------------------------------------------- writing
 
@@ -91,9 +92,9 @@ def _with_digest(content: bytes) -> bytes:
     return b"".join((struct.pack("<Q", len(text)), text, data))
 
 
-def _digest(header: Mapping[str, Any], data: Iterable[bytes | memoryview]) -> str:
+def _digest(header: Mapping[str, Json], data: Iterable[bytes | memoryview]) -> str:
     """Returns the SHA-256 of a header, its digest left out, and of the arrays."""
-    metadata = {name: text for name, text in header["__metadata__"].items() if name != "digest"}
+    metadata = {name: text for name, text in _metadata(header).items() if name != "digest"}
     digest = hashlib.sha256(json.dumps({**header, "__metadata__": metadata}, sort_keys=True).encode())
     for part in data:
         digest.update(part)
@@ -122,29 +123,44 @@ def read_header(path: Path) -> tuple[dict[str, str], dict[str, tuple[int, ...]]]
                 f"{path} is not a model file: its header should have 2 to {MAX_HEADER_BYTES} bytes within the file's "
                 f"{size}, got {length}; save the model again."
             )
-        header = parse_json(path, file.read(length).decode(errors="replace"))
-    if not isinstance(header, dict):
-        raise ValueError(f"{path} is not a model file: its header is not a JSON object; save the model again.")
-    metadata = header.pop("__metadata__", None)
-    is_ours = isinstance(metadata, dict) and "flaxmodels" in metadata
-    if not is_ours or not all(isinstance(text, str) for text in metadata.values()):
+        header = _parse_header(path, file.read(length))
+    metadata = _metadata(header)
+    if "flaxmodels" not in metadata:
         raise ValueError(f"{path} was not written by flaxmodels; read it with safetensors.")
     if metadata["flaxmodels"] != FORMAT:
         raise ValueError(
             f"{path} has format {metadata['flaxmodels'][:80]!r}, but this version reads {FORMAT!r}; "
             "install a newer version."
         )
-    return metadata, {name: _shape(path, name, entry) for name, entry in header.items()}
+    return metadata, {name: _shape(path, name, entry) for name, entry in header.items() if name != "__metadata__"}
 
 
-def _shape(path: Path, name: str, entry: Any) -> tuple[int, ...]:
+def _parse_header(path: Path, content: bytes) -> dict[str, Json]:
+    header = parse_json(path, content.decode(errors="replace"))
+    if not isinstance(header, dict):
+        raise ValueError(f"{path} is not a model file: its header is not a JSON object; save the model again.")
+    return header
+
+
+def _metadata(header: Mapping[str, Json]) -> dict[str, str]:
+    """Returns the metadata of a header; an empty dictionary unless all of it is text."""
+    metadata = header.get("__metadata__")
+    if not isinstance(metadata, dict):
+        return {}
+    texts = {name: text for name, text in metadata.items() if isinstance(text, str)}
+    return texts if len(texts) == len(metadata) else {}
+
+
+def _shape(path: Path, name: str, entry: Json) -> tuple[int, ...]:
     shape = entry.get("shape") if isinstance(entry, dict) else None
-    if not isinstance(shape, list) or not all(type(n) is int and 0 <= n < 2**48 for n in shape):
-        raise ValueError(f"{path} is damaged: the shape of {name[:80]!r} is {str(shape)[:80]}; save the model again.")
-    return tuple(shape)
+    if isinstance(shape, list):
+        sizes = tuple(n for n in shape if type(n) is int and 0 <= n < 2**48)
+        if len(sizes) == len(shape):
+            return sizes
+    raise ValueError(f"{path} is damaged: the shape of {name[:80]!r} is {str(shape)[:80]}; save the model again.")
 
 
-def parse_json(path: Path, text: str) -> Any:
+def parse_json(path: Path, text: str) -> Json:
     """Parses the JSON of an untrusted file, within limits of size and depth; `path` is for the errors."""
     parts = text.count("[") + text.count("{")
     if parts > MAX_PARTS:
@@ -198,7 +214,7 @@ def _check_digest(path: Path) -> None:
     """Raises if the digest in a file differs from that of its content; files of the first version have none."""
     with open(path, "rb") as file:
         length = _header_length(file.read(8))
-        header = parse_json(path, file.read(length).decode(errors="replace"))
-        written = header["__metadata__"].get("digest")
+        header = _parse_header(path, file.read(length))
+        written = _metadata(header).get("digest")
         if written is not None and written != _digest(header, iter(lambda: file.read(2**20), b"")):
             raise ValueError(f"{path} is damaged: its content differs from what was written; save the model again.")

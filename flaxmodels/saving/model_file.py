@@ -16,7 +16,7 @@ from flaxmodels.saving.messages import reason
 
 
 def save(
-    path: str | os.PathLike[str], model: nn.Module, variables: Mapping[str, Any], architecture: bool = True
+    path: str | os.PathLike[str], model: nn.Module, variables: Mapping[str, object], architecture: bool = True
 ) -> None:
     """Writes a model and its variables into one safetensors file, completely or not at all.
 
@@ -63,7 +63,7 @@ def load(path: str | os.PathLike[str]) -> tuple[Layer, dict[str, Any]]:
     return model, format.read_arrays(path)
 
 
-def load_weights(path: str | os.PathLike[str], variables: Mapping[str, Any]) -> dict[str, Any]:
+def load_weights(path: str | os.PathLike[str], variables: Mapping[str, object]) -> dict[str, Any]:
     """Reads variables of the given structure and ignores the architecture in the file.
 
     Args:

@@ -1,7 +1,6 @@
 """Builds the model of an untrusted file, within limits of time and memory."""
 
 from collections.abc import Callable
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -9,13 +8,14 @@ import jax
 from flaxmodels.container import Container
 from flaxmodels.layers.base import Layer
 from flaxmodels.saving import bounds
+from flaxmodels.saving.format import Json
 from flaxmodels.saving.messages import reason
 from flaxmodels.saving.schema import entry, from_config, to_config
 
 MAX_CALLS = 5_000
 
 
-def build(config: Any, size: int) -> tuple[Layer, dict[tuple[str, ...], jax.ShapeDtypeStruct] | None]:
+def build(config: Json, size: int) -> tuple[Layer, dict[tuple[str, ...], jax.ShapeDtypeStruct] | None]:
     """Builds the model that a file describes.
 
     Args:
@@ -38,7 +38,7 @@ def build(config: Any, size: int) -> tuple[Layer, dict[tuple[str, ...], jax.Shap
     return model, inferences.variables_of(model) if known else None
 
 
-def check_can_be_read(config: Any, size: int) -> None:
+def check_can_be_read(config: Json, size: int) -> None:
     """Raises if a file with this description and size would be refused by `build`."""
     if _count_calls(config) <= MAX_CALLS and _cost(config) <= bounds.allowed(size):
         return
@@ -51,17 +51,17 @@ def check_can_be_read(config: Any, size: int) -> None:
         ) from error
 
 
-def _count_calls(config: Any) -> int:
+def _count_calls(config: Json) -> int:
     """Returns how many calls of layers a description leads to; a nested model counts at each of its calls."""
     return _weighted_calls(config, lambda kind: 1)
 
 
-def _cost(config: Any) -> int:
+def _cost(config: Json) -> int:
     """Returns the cost of inferring the shapes of a layer or model, if no layer repeats another."""
     return _weighted_calls(config, lambda kind: bounds.COSTS.get(kind, 1) if isinstance(kind, str) else 1)
 
 
-def _weighted_calls(config: Any, weight: Callable[[Any], int]) -> int:
+def _weighted_calls(config: Json, weight: Callable[[Json], int]) -> int:
     """Returns the sum of the weights of all calls of layers; `weight` takes the name of a class."""
     if isinstance(config, list):
         return sum(_weighted_calls(item, weight) for item in config)

@@ -3,22 +3,29 @@
 import dataclasses
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from flaxmodels import activations, constraints, initializers, layers, regularizers
 from flaxmodels.building import Linen, Model, Sequential
 from flaxmodels.layers.base import Layer
 from flaxmodels.layers.symbolic import Input, Symbol
 from flaxmodels.names import lookup
+from flaxmodels.saving.format import Json
 from flaxmodels.saving.messages import reason
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T")
+
 OBJECTS = {"initializers": initializers, "regularizers": regularizers, "constraints": constraints}
-Config = dict[str, Any]
+Config = dict[str, Json]
 
 # ---------------------------------------------------------------- architecture to JSON
 
@@ -51,9 +58,9 @@ def _with_name(model: nn.Module, config: Config) -> Config:
     return config | ({"name": model.name} if model.name else {})
 
 
-def _fields(thing: Any, without: tuple[str, ...] = ()) -> Config:
+def _fields(thing: "DataclassInstance | type[DataclassInstance]", without: tuple[str, ...] = ()) -> Config:
     """Returns the fields of a dataclass that differ from their defaults, as JSON values."""
-    config = {}
+    config: Config = {}
     for field in dataclasses.fields(thing):
         value = getattr(thing, field.name)
         if field.name in ("parent", "name", *without) or not field.init or _same(value, field.default):
@@ -62,11 +69,11 @@ def _fields(thing: Any, without: tuple[str, ...] = ()) -> Config:
     return config
 
 
-def _same(a: Any, b: Any) -> bool:
+def _same(a: object, b: object) -> bool:
     return a is b or (type(a) is type(b) and isinstance(a, str | int | float | bool | tuple) and a == b)
 
 
-def _encode(value: Any, where: str) -> Any:
+def _encode(value: object, where: str) -> Json:
     """Returns a value as JSON values; `where` names its place in errors."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
@@ -94,7 +101,7 @@ def _encode(value: Any, where: str) -> Any:
     )
 
 
-def _is_dtype(value: Any) -> bool:
+def _is_dtype(value: Any) -> TypeGuard[DTypeLike]:
     try:
         return jnp.dtype(value).kind != "O"
     except (TypeError, ValueError):
@@ -103,7 +110,7 @@ def _is_dtype(value: Any) -> bool:
 
 def _sequential_config(model: Sequential) -> Config:
     source = model.layers.source
-    described = [to_config(layer) | {"name": name} for name, layer in model.children()]
+    described: list[Json] = [to_config(layer) | {"name": name} for name, layer in model.children()]
     return {
         "class": "Sequential",
         "config": _fields(model, without=("layers",)),
@@ -120,11 +127,11 @@ def _graph_config(model: Model) -> Config:
     graph = model.graph
     sources = jax.tree.leaves(graph.inputs)
     # A symbol is written as [index of the call, index of its output]; the inputs of the model have call -1.
-    places = {id(symbol): [-1, i] for i, symbol in enumerate(sources)}
+    places: dict[int, Json] = {id(symbol): [-1, i] for i, symbol in enumerate(sources)}
     for i, node in enumerate(graph.nodes):
         places.update((id(symbol), [i, j]) for j, symbol in enumerate(jax.tree.leaves(node.outputs)))
 
-    def encode(value: Any, where: str) -> Any:
+    def encode(value: object, where: str) -> Json:
         if isinstance(value, Symbol):
             return {"symbol": places[id(value)]}
         if isinstance(value, tuple):
@@ -135,7 +142,7 @@ def _graph_config(model: Model) -> Config:
             return {"mapping": {key: encode(item, where) for key, item in value.items()}}
         return _encode(value, where)
 
-    calls = [
+    calls: list[Json] = [
         {
             "layer": graph.names[id(node.layer)],
             "args": [encode(value, "an argument") for value in node.args],
@@ -157,7 +164,7 @@ def _graph_config(model: Model) -> Config:
 # ---------------------------------------------------------------- JSON to architecture
 
 
-def from_config(config: Any) -> Layer:
+def from_config(config: Json) -> Layer:
     """Builds the layer or model that `to_config` described, from our own classes only.
 
     Raises:
@@ -168,7 +175,7 @@ def from_config(config: Any) -> Layer:
         3
     """
     kind = entry(config, "class", str)
-    name = _string_or_none(config.get("name"))
+    name = _string_or_none(_get(config, "name"))
     if kind in ("Sequential", "Model"):
         return _sequential(config, name) if kind == "Sequential" else _graph(config, name)
     cls = lookup("layer in a model file", kind[:80], _classes())
@@ -186,9 +193,9 @@ def _classes() -> dict[str, type[Layer]]:
     return {name: cls for name, cls in layers.classes().items() if name != "Lambda"}
 
 
-def entry(config: Any, key: str, kind: type) -> Any:
+def entry(config: Json, key: str, kind: type[T]) -> T:
     """Returns `config[key]`, or raises if the configuration has no such entry of this type."""
-    value = config.get(key) if isinstance(config, dict) else None
+    value = _get(config, key)
     if not isinstance(value, kind):
         raise ValueError(
             f"Each part in a model file must have a {key!r} of type {kind.__name__}, got {str(config)[:80]!r}."
@@ -196,7 +203,11 @@ def entry(config: Any, key: str, kind: type) -> Any:
     return value
 
 
-def _construct(cls: Callable[..., Any], config: Config, **extra: Any) -> Any:
+def _get(config: Json, key: str) -> Json:
+    return config.get(key) if isinstance(config, dict) else None
+
+
+def _construct(cls: Callable[..., T], config: Config, **extra: object) -> T:
     """Calls a class with decoded arguments and `extra` ones, after a check of the names."""
     fields = {field.name for field in dataclasses.fields(cls) if field.init} - {"parent", "name", *extra}  # type: ignore[arg-type]
     unknown = sorted(set(config) - fields)
@@ -208,7 +219,7 @@ def _construct(cls: Callable[..., Any], config: Config, **extra: Any) -> Any:
         raise ValueError(f"{cls.__name__} in a model file can't be built: {reason(error)}.") from error
 
 
-def _decode(value: Any) -> Any:
+def _decode(value: Json) -> object:
     """Returns the value that `_encode` wrote; lists become tuples."""
     if isinstance(value, list):
         return tuple(_decode(item) for item in value)
@@ -232,7 +243,7 @@ def _decode(value: Any) -> Any:
     raise ValueError(f"A model file holds an unknown kind of value, {str(value)[:80]!r}.")
 
 
-def _dtype(name: Any) -> Any:
+def _dtype(name: Json) -> np.dtype:
     try:
         if isinstance(name, str) and re.fullmatch(r"bool|u?int\d+|b?float\d+(_\w+)?|complex\d+", name):
             return jnp.dtype(name)
@@ -241,29 +252,29 @@ def _dtype(name: Any) -> Any:
     raise ValueError(f"A model file names an unknown dtype, {str(name)[:80]!r}.")
 
 
-def _input(config: Any) -> Symbol:
-    shape, name = entry(config, "shape", list), config.get("name")
-    return Input(batch_shape=tuple(shape), dtype=_dtype(config.get("dtype")), name=_string_or_none(name))
+def _input(config: Json) -> Symbol:
+    shape, name = entry(config, "shape", list), _get(config, "name")
+    return Input(batch_shape=tuple(shape), dtype=_dtype(_get(config, "dtype")), name=_string_or_none(name))
 
 
-def _string_or_none(name: Any) -> str | None:
+def _string_or_none(name: Json) -> str | None:
     if name is not None and not isinstance(name, str):
         raise ValueError(f"A name in a model file must be a string, got {str(name)[:80]!r}.")
     return name
 
 
-def _sequential(config: Any, name: str | None) -> Sequential:
-    source = config.get("input")
+def _sequential(config: Json, name: str | None) -> Sequential:
+    source = _get(config, "input")
     front = [] if source is None else [_input(source)]
     stack = [*front, *map(from_config, entry(config, "layers", list))]
     return _construct(Sequential, entry(config, "config", dict), layers=stack, name=name)
 
 
-def _graph(config: Any, name: str | None) -> Model:
+def _graph(config: Json, name: str | None) -> Model:
     outputs = {-1: [_input(source) for source in entry(config, "sources", list)]}
     by_name = {key: from_config(value) for key, value in entry(config, "layers", dict).items()}
 
-    def decode(value: Any) -> Any:
+    def decode(value: Json) -> object:
         if isinstance(value, list):
             return [decode(item) for item in value]
         if isinstance(value, dict) and "symbol" in value:
@@ -281,8 +292,8 @@ def _graph(config: Any, name: str | None) -> Model:
 
     for i, call in enumerate(entry(config, "calls", list)):
         layer = lookup("layer of a graph in a model file", entry(call, "layer", str), by_name)
-        args = decode(entry(call, "args", list))
+        args = [decode(value) for value in entry(call, "args", list)]
         kwargs = {key: decode(value) for key, value in entry(call, "kwargs", dict).items()}
         outputs[i] = jax.tree.leaves(layer(*args, **kwargs))
-    ends = {"inputs": decode(config.get("inputs")), "outputs": decode(config.get("outputs"))}
+    ends = {"inputs": decode(_get(config, "inputs")), "outputs": decode(_get(config, "outputs"))}
     return _construct(Model, entry(config, "config", dict), **ends, graph=None, name=name)
