@@ -11,10 +11,14 @@ import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from typing import Any, BinaryIO, NamedTuple
+from collections.abc import Iterator, Mapping
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import h5py
 
 MAX_OBJECTS = 100_000
 OBJECT_BYTES = 64  # no object is smaller
@@ -93,7 +97,7 @@ def _read_header(path: str | os.PathLike[str], output: BinaryIO) -> dict[str, An
     return header
 
 
-def _read_arrays(output: BinaryIO, dtypes_and_shapes: dict[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
+def _read_arrays(output: BinaryIO, dtypes_and_shapes: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
     for name, (dtype, shape) in dtypes_and_shapes.items():
         # Keras writes bfloat16 as two opaque bytes, NumPy's "V2".
         count = int(np.prod(shape, dtype=object))
@@ -137,7 +141,7 @@ def main() -> None:
     os._exit(0)  # without cleanup, because HDF5 could crash when it closes a damaged file
 
 
-def _write_header(output: BinaryIO, header: dict[str, Any]) -> None:
+def _write_header(output: BinaryIO, header: Mapping[str, object]) -> None:
     output.seek(0)
     output.truncate()
     text = json.dumps(header).encode()
@@ -178,8 +182,8 @@ def _data_bytes() -> int:
 
 
 def _checked_datasets(
-    h5py: Any, root: Any, size: int, names: dict[str, str]
-) -> Iterator[tuple[str, Any, np.dtype, tuple[int, ...]]]:
+    h5py: ModuleType, root: "h5py.h5f.FileID", size: int, names: dict[str, str]
+) -> Iterator[tuple[str, "h5py.h5d.DatasetID", np.dtype, tuple[int, ...]]]:
     """Yields path, dataset, dtype and shape of each dataset without reading it; raises unless all objects are allowed.
 
     Args:
@@ -221,7 +225,7 @@ def _checked_datasets(
             yield "/".join(object_path), item, dtype, shape
 
 
-def _layer_name(h5py: Any, group: Any) -> str | None:
+def _layer_name(h5py: ModuleType, group: "h5py.h5g.GroupID") -> str | None:
     """Returns the attribute "name" of a group, or None unless it is a single string as Keras writes it."""
     if not h5py.h5a.exists(group, b"name"):
         return None
@@ -235,7 +239,7 @@ def _layer_name(h5py: Any, group: Any) -> str | None:
     return value if isinstance(value, str) and len(value) <= MAX_NAME_LENGTH else None
 
 
-def _check_link(h5py: Any, group: Any, key: bytes, name: str) -> None:
+def _check_link(h5py: ModuleType, group: "h5py.h5g.GroupID", key: bytes, name: str) -> None:
     """Raises unless the link is a hard link: other links can refer to other files or form cycles."""
     kind = group.links.get_info(key).type
     if kind != h5py.h5l.TYPE_HARD:
@@ -243,7 +247,7 @@ def _check_link(h5py: Any, group: Any, key: bytes, name: str) -> None:
         raise Rejected(f"refers to other data: {name!r} is {words.get(kind, 'an unknown')} link")
 
 
-def _check_dataset(h5py: Any, dataset: Any, name: str) -> tuple[np.dtype, tuple[int, ...]]:
+def _check_dataset(h5py: ModuleType, dataset: "h5py.h5d.DatasetID", name: str) -> tuple[np.dtype, tuple[int, ...]]:
     """Returns dtype and shape of a dataset; raises unless it is an uncompressed array of numbers inside the file.
 
     Keras writes only such datasets. The code of the HDF5 library for virtual, external, chunked and compressed ones is

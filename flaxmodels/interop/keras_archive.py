@@ -14,9 +14,9 @@ import stat
 import zipfile
 import zlib
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-from flaxmodels.saving.format import MAX_DEPTH
+from flaxmodels.saving.format import MAX_DEPTH, Json
 from flaxmodels.saving.messages import reason
 
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
@@ -113,13 +113,13 @@ def unpack(path: str | os.PathLike[str], archive: zipfile.ZipFile, member: zipfi
     return size
 
 
-def parse_json(path: str | os.PathLike[str], text: str) -> Any:
+def parse_json(path: str | os.PathLike[str], text: str) -> Json:
     """Parses JSON; raises if its size, its depth or one of its strings exceeds the limits.
 
     The limits bound the time and memory of all later steps, which are recursive and copy values.
     """
 
-    def check_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def check_keys(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
         duplicates = [key for key, count in collections.Counter(key for key, _ in pairs).items() if count > 1]
         if duplicates:
             raise ValueError(f"one object has the key {duplicates[0][:80]!r} twice")
@@ -136,7 +136,7 @@ def parse_json(path: str | os.PathLike[str], text: str) -> Any:
             f"{path} has a config of {parts} parts, but at most {MAX_PARTS} are allowed; Keras writes no such file."
         )
     try:
-        value = json.loads(text, object_pairs_hook=check_keys, parse_constant=parse_constant)
+        value: Json = json.loads(text, object_pairs_hook=check_keys, parse_constant=parse_constant)
     except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{path} is damaged: its {CONFIG} is not valid JSON ({reason(error)}); save it again."

@@ -8,25 +8,34 @@ called or evaluated, because that would let a file run code.
 import collections
 import dataclasses
 import re
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from flaxmodels import activations, constraints, initializers, layers, regularizers
 from flaxmodels.building import Model, Sequential
 from flaxmodels.container import Container
 from flaxmodels.interop import keras_masks
+from flaxmodels.interop.keras_masks import Arguments, Call
 from flaxmodels.layers.base import Layer
 from flaxmodels.layers.symbolic import Symbol
 from flaxmodels.names import lookup
+from flaxmodels.saving.format import Json
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T")
+Config = dict[str, Json]
 
 OBJECTS = {"initializers": initializers, "regularizers": regularizers, "constraints": constraints}
 # Keras has no sum pooling, and a Lambda layer contains code.
 NOT_IN_KERAS = {"Layer", "Lambda", *(f"{name}SumPooling{rank}D" for name in ("", "Global") for rank in (1, 2, 3))}
-LAYERS: dict[str, Any] = {name: cls for name, cls in layers.classes().items() if name not in NOT_IN_KERAS}
+LAYERS: dict[str, type[Layer]] = {name: cls for name, cls in layers.classes().items() if name not in NOT_IN_KERAS}
 FUNCTIONAL = ("Functional", "Model")
 # The modules that a config may give for Keras' own classes and functions. They are compared, never imported.
 MODULES = {
@@ -48,7 +57,7 @@ POLICY = re.compile(r"(mixed_)?(b?float16|float32|float64)|u?int(8|16|32|64)|boo
 # ---------------------------------------------------------------- from Keras
 
 
-def from_keras(config: Any) -> dict[str, Any]:
+def from_keras(config: Json) -> Config:
     """Translates the config of a Keras model into the description that `saving.from_config` takes.
 
     Args:
@@ -71,10 +80,10 @@ class _ConfigReader:
     def __init__(self) -> None:
         self.shared_object_ids: set[int] = set()
 
-    def layer(self, described: Any, scope: bool = False) -> dict[str, Any]:
+    def layer(self, described: Json, scope: bool = False) -> Config:
         """Translates a layer or model; `scope` adds its name, which is the scope of its parameters."""
         kind, config = _required(described, "class_name", str), _required(described, "config", dict)
-        named = {"name": _required(config, "name", str)} if scope else {}
+        named: Config = {"name": _required(config, "name", str)} if scope else {}
         _check_from_keras(described, "model" if kind in ("Sequential", *FUNCTIONAL) else "layer")
         self._check_not_shared(described, kind)
         if kind == "Sequential":
@@ -82,11 +91,12 @@ class _ConfigReader:
         if kind in FUNCTIONAL:
             return self._functional(config) | named
         cls = _layer_class(kind)
-        return {"class": cls.__name__, "config": self._arguments(config)} | named
+        translated: Config = {"class": cls.__name__, "config": self._arguments(config)}
+        return translated | named
 
-    def _check_not_shared(self, described: Any, kind: str) -> None:
+    def _check_not_shared(self, described: Json, kind: str) -> None:
         """Raises if the layer is part of two models, which would give each model its own copy of the weights."""
-        object_id = described.get("shared_object_id")
+        object_id = _get(described, "shared_object_id")
         if object_id is None:
             return
         if not isinstance(object_id, int) or object_id in self.shared_object_ids:
@@ -96,8 +106,8 @@ class _ConfigReader:
             )
         self.shared_object_ids.add(object_id)
 
-    def _arguments(self, config: dict[str, Any]) -> dict[str, Any]:
-        arguments: dict[str, Any] = {}
+    def _arguments(self, config: Config) -> Config:
+        arguments: Config = {}
         for key, value in config.items():
             if key == "name" or (key in IGNORED_IF_NONE and value is None):
                 continue
@@ -109,7 +119,7 @@ class _ConfigReader:
                 arguments[key] = self.value(value)
         return arguments
 
-    def value(self, value: Any) -> Any:
+    def value(self, value: Json) -> Json:
         """Translates an argument: plain values, and objects by the names of this library's classes."""
         if isinstance(value, list):
             return [self.value(item) for item in value]
@@ -124,17 +134,19 @@ class _ConfigReader:
             inner = _required(value, "config", dict)
             return {"array": _required(inner, "value", list), "dtype": _required(inner, "dtype", str)}
         if kind == "function":
-            _check_from_keras(value, "function", name=_required(value, "config", str))
-            lookup("function in a Keras file", value["config"][:80], activations.ACTIVATIONS)
-            return value["config"]
+            name = _required(value, "config", str)
+            _check_from_keras(value, "function", name)
+            lookup("function in a Keras file", name[:80], activations.ACTIVATIONS)
+            return name
         for objects in OBJECTS:
             if module == f"keras.{objects}":  # the class name is looked up when the object is built
                 _check_from_keras(value, None)
                 return {objects: kind, "config": self._arguments(_required(value, "config", dict))}
         return {"layer": self.layer(value)}
 
-    def _sequential(self, config: dict[str, Any]) -> dict[str, Any]:
-        described, source = _required(config, "layers", list), None
+    def _sequential(self, config: Config) -> Config:
+        described = _required(config, "layers", list)
+        source: Json = None
         if described and _is_input(described[0]):
             source, described = _input_description(described[0]), described[1:]
         return {
@@ -144,20 +156,20 @@ class _ConfigReader:
             "layers": [self.layer(layer, scope=True) for layer in described],
         }
 
-    def _functional(self, config: dict[str, Any]) -> dict[str, Any]:
+    def _functional(self, config: Config) -> Config:
         described = _required(config, "layers", list)
         names = [_required(layer, "name", str) for layer in described]
         duplicates = [name for name, count in collections.Counter(names).items() if count > 1]
         if duplicates:
             raise ValueError(f"two layers have the name {duplicates[0][:80]!r}; give each a unique name")
         sources = [layer for layer in described if _is_input(layer)]
-        inner = {
+        inner: Config = {
             name: self.layer(layer, scope=True) | {"name": name}
             for name, layer in zip(names, described, strict=True)
             if not _is_input(layer) and not keras_masks.is_operation(layer)
         }
         counted_from_one = {layer["name"] for layer in described if layer.get("class_name") in FUNCTIONAL}
-        calls = _CallGraph(described, [layer["name"] for layer in sources])
+        calls = _CallGraph(dict(zip(names, described, strict=True)), [layer["name"] for layer in sources])
         return {
             "class": "Model",
             "config": _trainable(config),
@@ -175,7 +187,7 @@ class _ConfigReader:
             "outputs": calls.endpoints(config.get("output_layers"), counted_from_one),
         }
 
-    def _keywords(self, keywords: dict[str, Any], calls: "_CallGraph") -> dict[str, Any]:
+    def _keywords(self, keywords: Config, calls: "_CallGraph") -> Config:
         """Translates the keyword arguments of a call, except `training`.
 
         Keras writes `training=False` even if the user did not pass it. The caller of the model decides instead.
@@ -185,20 +197,24 @@ class _ConfigReader:
 
 
 class _CallGraph:
-    """The layer calls of a functional model in topological order."""
+    """The layer calls of a functional model in topological order.
 
-    def __init__(self, described: list[Any], sources: list[str]):
+    Args:
+        described: Configs of the layers by name.
+        sources: Names of the input layers.
+    """
+
+    def __init__(self, described: Mapping[str, Mapping[str, Any]], sources: Sequence[str]):
         self.positions = {(name, 0): [-1, i] for i, name in enumerate(sources)}
-        self.calls: dict[tuple[str, int], Any] = {}
-        for layer in described:
-            if layer["name"] not in sources:
+        self.calls: dict[Call, Arguments] = {}
+        for name, layer in described.items():
+            if name not in sources:
                 for i, call in enumerate(_required(layer, "inbound_nodes", list)):
-                    self.calls[layer["name"], i] = {
+                    self.calls[name, i] = {
                         "args": _required(call, "args", list),
                         "kwargs": _required(call, "kwargs", dict),
                     }
-        by_name = {layer["name"]: layer for layer in described}
-        self.masks = keras_masks.MaskTerms(by_name, _output_of, LAYERS, _compute_dtype)
+        self.masks = keras_masks.MaskTerms(described, _output_of, LAYERS, _compute_dtype)
         self.order = []
         for key in self._sorted():
             call = self.masks.resolve_call(key, self.calls[key])
@@ -207,8 +223,8 @@ class _CallGraph:
                 self.order.append(key)
         self.positions |= {key: [i, 0] for i, key in enumerate(self.order)}
 
-    def _sorted(self) -> list[tuple[str, int]]:
-        needs = {key: set(map(_call_of, _tensors(call))) for key, call in self.calls.items()}
+    def _sorted(self) -> list[Call]:
+        needs = {key: set(map(_call_of, _tensors([call["args"], call["kwargs"]]))) for key, call in self.calls.items()}
         missing = {key: {other for other in needed if other in self.calls} for key, needed in needs.items()}
         followers = collections.defaultdict(list)
         for key, needed in missing.items():
@@ -227,12 +243,12 @@ class _CallGraph:
             raise ValueError(f"its graph has a cycle at {left[0][:80]!r}; remove the cycle")
         return order
 
-    def in_order(self) -> Iterator[tuple[str, Any]]:
+    def in_order(self) -> Iterator[tuple[str, Arguments]]:
         """Yields the name of the layer and the call, for each call in topological order."""
         for key in self.order:
             yield key[0], self.calls[key]
 
-    def argument(self, value: Any, translate: Callable[[Any], Any]) -> Any:
+    def argument(self, value: Json, translate: Callable[[Json], Json]) -> Json:
         """Translates an argument of a call; Keras tensors become references to our symbols."""
         if _is_tensor(value):
             return self._symbol(*_output_of(value))
@@ -242,18 +258,18 @@ class _CallGraph:
             return {"mapping": {key: self.argument(item, translate) for key, item in value.items()}}
         return translate(value)
 
-    def endpoints(self, tree: Any, counted_from_one: set[str]) -> Any:
+    def endpoints(self, tree: Json, counted_from_one: set[str]) -> Json:
         """Translates the model's inputs or outputs; Keras counts the calls of nested functional models from 1."""
         if isinstance(tree, dict):
             return {"mapping": {key: self.endpoints(item, counted_from_one) for key, item in tree.items()}}
         if isinstance(tree, list) and len(tree) == 3 and isinstance(tree[0], str):
-            name, call, output = tree
+            name, call, output = tree[0], tree[1], tree[2]
             return self._symbol(name, call - (name in counted_from_one) if isinstance(call, int) else call, output)
         if isinstance(tree, list):
             return [self.endpoints(item, counted_from_one) for item in tree]
         raise ValueError(f"its inputs and outputs must be [layer, call, output], got {str(tree)[:80]!r}")
 
-    def _symbol(self, name: str, call: int, output: Any) -> dict[str, Any]:
+    def _symbol(self, name: str, call: Json, output: Json) -> Config:
         if name in self.masks.operations:
             raise ValueError(
                 f"it uses the operation {self.masks.operations[name]}, and operations are supported only in the "
@@ -265,15 +281,19 @@ class _CallGraph:
         return {"symbol": [call_index, first_output + output]}
 
 
-def _required(config: Any, key: str, kind: type) -> Any:
+def _get(config: object, key: str) -> Json:
+    return config.get(key) if isinstance(config, dict) else None
+
+
+def _required(config: object, key: str, kind: type[T]) -> T:
     """Returns the value of a key; raises unless it is there and has the expected type."""
-    value = config.get(key) if isinstance(config, dict) else None
+    value = _get(config, key)
     if not isinstance(value, kind):
         raise ValueError(f"each part must have a {kind.__name__} {key!r}, got {str(config)[:80]!r}")
     return value
 
 
-def _check_from_keras(described: Any, kind: str | None, name: str | None = None) -> None:
+def _check_from_keras(described: Json, kind: str | None, name: str | None = None) -> None:
     """Raises if an object has a custom registered name, or is not in one of Keras' public modules.
 
     Such an object is custom code, even if it has the name of one of Keras' classes.
@@ -283,8 +303,8 @@ def _check_from_keras(described: Any, kind: str | None, name: str | None = None)
         kind: Key in `MODULES`; None skips the check of the module.
         name: Name of the object, by default its class name.
     """
-    name = name or described["class_name"]
-    module, registered = described.get("module"), described.get("registered_name")
+    name = name or _required(described, "class_name", str)
+    module, registered = _get(described, "module"), _get(described, "registered_name")
     is_known = kind is None or (isinstance(module, str) and module in MODULES[kind])
     if not is_known or registered not in (None, name):
         raise ValueError(
@@ -293,21 +313,21 @@ def _check_from_keras(described: Any, kind: str | None, name: str | None = None)
         )
 
 
-def _layer_class(kind: str) -> Any:
+def _layer_class(kind: str) -> type[Layer]:
     if kind == "Lambda":
         raise ValueError("it has a Lambda layer, whose code is never run; use another layer")
     return lookup("layer in a Keras file", kind[:80], LAYERS)
 
 
-def _trainable(config: dict[str, Any]) -> dict[str, Any]:
+def _trainable(config: Config) -> Config:
     return {} if config.get("trainable") in (None, True) else {"trainable": config["trainable"]}
 
 
-def _is_input(described: Any) -> bool:
+def _is_input(described: Json) -> bool:
     return isinstance(described, dict) and described.get("class_name") == "InputLayer"
 
 
-def _input_description(described: Any) -> dict[str, Any]:
+def _input_description(described: Json) -> Config:
     _check_from_keras(described, "layer")
     config = _required(described, "config", dict)
     unusual = [key for key in ("sparse", "ragged", "optional") if config.get(key)]
@@ -317,7 +337,7 @@ def _input_description(described: Any) -> dict[str, Any]:
     return {"shape": shape, "dtype": _parse_policy(config.get("dtype")), "name": _required(config, "name", str)}
 
 
-def _parse_policy(value: Any) -> str:
+def _parse_policy(value: Json) -> str:
     """Returns the name of a dtype or of a policy such as "mixed_bfloat16"."""
     if isinstance(value, dict):
         if value.get("class_name") not in ("DTypePolicy", "FloatDTypePolicy"):
@@ -337,21 +357,21 @@ def _dtype_arguments(policy: str) -> dict[str, str]:
     return {"dtype": policy} if policy.startswith("mixed_") else {"dtype": policy, "param_dtype": policy}
 
 
-def _compute_dtype(config: Mapping[str, Any]) -> str:
+def _compute_dtype(config: Mapping[str, Json]) -> str:
     """Returns the compute dtype of a layer, given its config."""
     return _parse_policy(config.get("dtype")).removeprefix("mixed_")
 
 
-def _is_tensor(value: Any) -> bool:
+def _is_tensor(value: Json) -> bool:
     return isinstance(value, dict) and value.get("class_name") == "__keras_tensor__"
 
 
-def _call_of(tensor: Any) -> tuple[str, int]:
+def _call_of(tensor: Json) -> tuple[str, int]:
     """Returns the (layer, call) that outputs a tensor."""
     return _output_of(tensor)[:2]
 
 
-def _output_of(tensor: Any) -> tuple[str, int, int]:
+def _output_of(tensor: Json) -> tuple[str, int, int]:
     """Returns the (layer, call, output) of a tensor, from its `keras_history`."""
     history = _required(_required(tensor, "config", dict), "keras_history", list)
     if len(history) != 3 or not isinstance(history[0], str) or any(type(n) is not int for n in history[1:]):
@@ -359,18 +379,18 @@ def _output_of(tensor: Any) -> tuple[str, int, int]:
     return history[0], history[1], history[2]
 
 
-def _tensors(value: Any) -> list[Any]:
+def _tensors(value: Json) -> list[Json]:
     """Returns all tensors in a nested value."""
     if _is_tensor(value):
         return [value]
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    inner: Iterable[Json] = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return [tensor for item in inner for tensor in _tensors(item)]
 
 
 # ---------------------------------------------------------------- to Keras
 
 
-def to_keras(model: Layer) -> dict[str, Any]:
+def to_keras(model: Layer) -> Config:
     """Returns the config of a layer or model as Keras writes it in the `config.json` of a `.keras` file.
 
     Args:
@@ -386,7 +406,7 @@ def to_keras(model: Layer) -> dict[str, Any]:
     return _to_config(model, model.name, None, True)
 
 
-def _to_config(layer: Layer, name: str | None, dtype: Any, trainable: bool) -> dict[str, Any]:
+def _to_config(layer: Layer, name: str | None, dtype: DTypeLike | None, trainable: bool) -> Config:
     """Returns the config of a layer.
 
     Args:
@@ -396,18 +416,19 @@ def _to_config(layer: Layer, name: str | None, dtype: Any, trainable: bool) -> d
         trainable: Whether all models around the layer are trainable.
     """
     trainable = trainable and layer.trainable
-    named = ({} if trainable else {"trainable": False}) | ({"name": name} if name else {})
+    named: Config = ({} if trainable else {"trainable": False}) | ({"name": name} if name else {})
     if isinstance(layer, Container):
         dtype = dtype if layer.dtype is None else layer.dtype
         if type(layer) is Sequential:
-            module, kind, write = "keras", "Sequential", _sequential_config
+            module, kind, inside = "keras", "Sequential", _sequential_config(layer, dtype, trainable)
         elif type(layer) is Model:
-            module, kind, write = "keras.src.models.functional", "Functional", _functional_config
+            module, kind = "keras.src.models.functional", "Functional"
+            inside = _functional_config(layer, dtype, trainable)
         else:
             raise ValueError(
                 f"A Keras file supports Sequential and Model, got a {type(layer).__name__}; build one of these instead."
             )
-        config = named | {"name": name or kind.lower()} | write(layer, dtype, trainable)
+        config = named | {"name": name or kind.lower()} | inside
         registered = kind if kind == "Functional" else None
         return {"module": module, "class_name": kind, "config": config, "registered_name": registered}
     kind = type(layer).__name__
@@ -416,16 +437,17 @@ def _to_config(layer: Layer, name: str | None, dtype: Any, trainable: bool) -> d
             f"A Keras file supports only Keras' own layers, got a {kind}; replace it, or save the model as "
             "'.safetensors'."
         )
-    arguments: dict[str, Any] = named | {"dtype": _policy_name(layer, dtype)}
+    arguments = named | {"dtype": _policy_name(layer, dtype)}
     arguments |= _changed_arguments(layer, lambda inner: _to_config(inner, None, dtype, trainable))
     for argument in NOT_ACCEPTED_BY_KERAS.get(kind, ()):
         arguments.pop(argument, None)
-    if kind == "UpSampling1D" and "size" in arguments:
-        arguments["size"] = arguments["size"][0]
+    size = arguments.get("size")
+    if kind == "UpSampling1D" and isinstance(size, list):
+        arguments["size"] = size[0]
     return {"module": "keras.layers", "class_name": kind, "config": arguments, "registered_name": None}
 
 
-def _policy_name(layer: Layer, around: Any) -> str:
+def _policy_name(layer: Layer, around: DTypeLike | None) -> str:
     """Returns the name of Keras' dtype policy for a layer's compute dtype and parameter dtype."""
     compute_dtype = layer.dtype if layer.dtype is not None else around
     param_dtype = jnp.dtype(layer.param_dtype).name
@@ -442,9 +464,11 @@ def _policy_name(layer: Layer, around: Any) -> str:
     )
 
 
-def _changed_arguments(thing: Any, describe: Callable[[Layer], Any]) -> dict[str, Any]:
+def _changed_arguments(
+    thing: "DataclassInstance | type[DataclassInstance]", describe: Callable[[Layer], Json]
+) -> Config:
     """Returns the arguments of a layer or object that differ from their defaults, which equal Keras' defaults."""
-    arguments = {}
+    arguments: Config = {}
     for field in dataclasses.fields(thing):
         value = getattr(thing, field.name)
         is_separate = field.name in ("parent", "name", "trainable", "dtype", "param_dtype", "input_shape")
@@ -454,7 +478,7 @@ def _changed_arguments(thing: Any, describe: Callable[[Layer], Any]) -> dict[str
     return arguments
 
 
-def _encode(value: Any, where: str, describe: Callable[[Layer], Any]) -> Any:
+def _encode(value: Any, where: str, describe: Callable[[Layer], Json]) -> Json:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, np.generic):
@@ -471,7 +495,7 @@ def _encode(value: Any, where: str, describe: Callable[[Layer], Any]) -> Any:
     for kind, module in OBJECTS.items():
         if dataclasses.is_dataclass(value) and getattr(module, type(value).__name__, None) is type(value):
             config = _changed_arguments(value, describe)
-            named = {"module": f"keras.{kind}", "class_name": type(value).__name__}
+            named: Config = {"module": f"keras.{kind}", "class_name": type(value).__name__}
             return named | {"config": config, "registered_name": None}
     for name, function in activations.ACTIVATIONS.items():
         if value is function:
@@ -484,29 +508,29 @@ def _encode(value: Any, where: str, describe: Callable[[Layer], Any]) -> Any:
         ) from None
 
 
-def _input_layer(symbol: Symbol, name: str) -> dict[str, Any]:
-    config = {"batch_shape": list(symbol.shape), "dtype": jnp.dtype(symbol.dtype).name, "name": name}
+def _input_layer(symbol: Symbol, name: str) -> Config:
+    config: Config = {"batch_shape": list(symbol.shape), "dtype": jnp.dtype(symbol.dtype).name, "name": name}
     return {"module": "keras.layers", "class_name": "InputLayer", "config": config, "registered_name": None}
 
 
-def _sequential_config(model: Any, dtype: Any, trainable: bool) -> dict[str, Any]:
+def _sequential_config(model: Sequential, dtype: DTypeLike | None, trainable: bool) -> Config:
     source = model.layers.source
     front = [] if source is None else [_input_layer(source, source.name or "input_layer")]
     inner = [_to_config(layer, name, dtype, trainable) for name, layer in model.children()]
     return {"layers": [*front, *inner]}
 
 
-def _functional_config(model: Any, dtype: Any, trainable: bool) -> dict[str, Any]:
+def _functional_config(model: Model, dtype: DTypeLike | None, trainable: bool) -> Config:
     graph = model.graph
     sources = jax.tree.leaves(graph.inputs)
     names = _input_names(model)
-    positions: dict[int, list[Any]] = {id(x): [name, 0, 0] for x, name in zip(sources, names, strict=True)}
-    calls: dict[str, list[Any]] = {name: [] for name, _ in model.children()}
+    positions: dict[int, tuple[str, int, int]] = {id(x): (name, 0, 0) for x, name in zip(sources, names, strict=True)}
+    calls: dict[str, list[Json]] = {name: [] for name, _ in model.children()}
 
-    def encode(value: Any) -> Any:
+    def encode(value: object) -> Json:
         if isinstance(value, Symbol):
-            config = {"shape": list(value.shape), "dtype": jnp.dtype(value.dtype).name}
-            return {"class_name": "__keras_tensor__", "config": config | {"keras_history": positions[id(value)]}}
+            config: Config = {"shape": list(value.shape), "dtype": jnp.dtype(value.dtype).name}
+            return {"class_name": "__keras_tensor__", "config": config | {"keras_history": list(positions[id(value)])}}
         if isinstance(value, list | tuple):
             return [encode(item) for item in value]
         if isinstance(value, Mapping):
@@ -517,22 +541,26 @@ def _functional_config(model: Any, dtype: Any, trainable: bool) -> dict[str, Any
         name = graph.names[id(node.layer)]
         keywords = {"training" if key == "train" else key: encode(value) for key, value in node.kwargs.items()}
         for i, symbol in enumerate(jax.tree.leaves(node.outputs)):
-            positions[id(symbol)] = [name, len(calls[name]), i]
+            positions[id(symbol)] = name, len(calls[name]), i
         calls[name].append({"args": encode(node.args), "kwargs": keywords})
     inner = {name: _to_config(layer, name, dtype, trainable) for name, layer in model.children()}
     counted_from_one = {name for name, layer in model.children() if isinstance(layer, Model)}
 
-    def end(tree: Any) -> Any:
-        def place(symbol: Symbol) -> Any:
+    def end(tree: object) -> Json:
+        def place(symbol: Symbol) -> list[Json]:
             name, call, output = positions[id(symbol)]
             return [name, call + (name in counted_from_one), output]
 
         return jax.tree.map(place, tree)
 
-    front = [_input_layer(symbol, positions[id(symbol)][0]) for symbol in sources]
+    described: list[Json] = []
+    for symbol in sources:
+        name = positions[id(symbol)][0]
+        described.append(_input_layer(symbol, name) | {"name": name, "inbound_nodes": []})
+    for name, layer in inner.items():
+        described.append(layer | {"name": name, "inbound_nodes": calls[name]})
     return {
-        "layers": [layer | {"name": layer["config"]["name"], "inbound_nodes": []} for layer in front]
-        + [layer | {"name": name, "inbound_nodes": calls[name]} for name, layer in inner.items()],
+        "layers": described,
         "input_layers": end(graph.inputs),
         "output_layers": end(graph.outputs),
     }

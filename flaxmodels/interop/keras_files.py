@@ -11,7 +11,7 @@ import os
 import tempfile
 import zipfile
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -27,18 +27,20 @@ from flaxmodels.interop.keras_groups import StoredNames, groups
 from flaxmodels.interop.keras_weights import COLLECTIONS
 from flaxmodels.layers import symbolic
 from flaxmodels.layers.base import Layer
-from flaxmodels.saving.format import check_shapes, write
+from flaxmodels.saving.format import Json, check_shapes, write
 from flaxmodels.saving.messages import reason
 
 KERAS_VERSION = "3.15.1"  # the version whose format is written
 
 Path = tuple[str, ...]
+Array: TypeAlias = jax.Array | np.ndarray
+Expected: TypeAlias = Mapping[Path, Array | jax.ShapeDtypeStruct]  # variables, or their shapes, by path
 
 
 # ---------------------------------------------------------------- reading
 
 
-def load_keras(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Any]]:
+def load_keras(path: str | os.PathLike[str]) -> tuple[Container, dict[str, Any]]:
     """Reads a model that Keras or `save_keras` saved.
 
     Args:
@@ -70,7 +72,7 @@ def load_keras(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Any]]:
     return model, _to_variables(path, model, expected, contents, names_required=True)
 
 
-def load_keras_weights(path: str | os.PathLike[str], model: Layer, variables: Mapping[str, Any]) -> dict[str, Any]:
+def load_keras_weights(path: str | os.PathLike[str], model: Layer, variables: Mapping[str, object]) -> dict[str, Any]:
     """Reads the weights of a model from a file that Keras, `save_keras_weights` or `save_keras` wrote.
 
     The layers of a model are matched by name if the user named all of them and the file has the same names. Otherwise
@@ -128,7 +130,7 @@ def _read_arrays(
 def _to_variables(
     path: str | os.PathLike[str],
     model: Layer,
-    expected: Mapping[Path, Any],
+    expected: Expected,
     contents: hdf5.Contents,
     names_required: bool = False,
 ) -> dict[str, Any]:
@@ -153,45 +155,43 @@ def _to_variables(
     return traverse_util.unflatten_dict(result)
 
 
-def _default_value(target: Path, like: Any) -> Any:
+def _default_value(target: Path, like: Array | jax.ShapeDtypeStruct) -> Array:
     """Returns the value of a variable that Keras does not save: 1 for sigma, 0 for states, unchanged for others."""
     if target[0] not in COLLECTIONS and not isinstance(like, jax.ShapeDtypeStruct):
         return like
     return jnp.full(like.shape, 1 if target[-1] == "sigma" else 0, like.dtype)
 
 
-def _build_model(path: str | os.PathLike[str], config: Any) -> tuple[Layer, dict[Path, Any]]:
+def _build_model(path: str | os.PathLike[str], config: Json) -> tuple[Container, dict[Path, jax.ShapeDtypeStruct]]:
     """Builds the model of an untrusted config, and returns it with its variables as shapes and dtypes."""
     try:
         model, expected = saving.build(keras_config.from_keras(config), os.path.getsize(path))
-        if expected is None:
-            _inputs_of(model)
-        return model, expected or {}
+        return _with_known_input(model), expected or {}
     except Exception as error:  # the arguments are unchecked, so a layer can raise anything
         raise ValueError(f"{path} describes no model that can be built: {reason(error)}.") from error
 
 
-def shapes_of(model: Layer) -> dict[Path, Any]:
+def shapes_of(model: Layer) -> dict[Path, jax.ShapeDtypeStruct]:
     """Returns the shapes and dtypes of the variables of a model whose input is known, by path."""
     rngs = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
-    variables, _ = symbolic.evaluate(lambda examples: model.init(rngs, examples), _inputs_of(model))
+    variables, _ = symbolic.evaluate(lambda examples: model.init(rngs, examples), _with_known_input(model).symbols()[0])
     return traverse_util.flatten_dict(variables)
 
 
-def _inputs_of(model: Layer) -> Any:
-    symbols = model.symbols()[0] if isinstance(model, Container) else None
-    if symbols is None:
+def _with_known_input(model: Layer) -> Container:
+    """Returns the layer if it is a model whose input is known, and raises otherwise."""
+    if not isinstance(model, Container) or model.symbols()[0] is None:
         raise ValueError(
             "A Keras file needs a model whose input is known, got one without; start it with Input(shape), or save "
             "only the weights."
         )
-    return symbols
+    return model
 
 
 # ---------------------------------------------------------------- writing
 
 
-def save_keras(path: str | os.PathLike[str], model: Layer, variables: Mapping[str, Any]) -> None:
+def save_keras(path: str | os.PathLike[str], model: Layer, variables: Mapping[str, object]) -> None:
     """Writes a model to a `.keras` file, which `keras.models.load_model` can read; the file is replaced atomically.
 
     Args:
@@ -221,7 +221,7 @@ def save_keras(path: str | os.PathLike[str], model: Layer, variables: Mapping[st
 
 def check_can_save(model: Layer) -> None:
     """Raises if `save_keras` cannot save the model regardless of its variables."""
-    _inputs_of(model)
+    _with_known_input(model)
     keras_config.to_keras(model)
 
 
@@ -233,7 +233,7 @@ def _reproducible_member(name: str) -> zipfile.ZipInfo:
     return member
 
 
-def save_keras_weights(path: str | os.PathLike[str], model: Layer, variables: Mapping[str, Any]) -> None:
+def save_keras_weights(path: str | os.PathLike[str], model: Layer, variables: Mapping[str, object]) -> None:
     """Writes weights to a file that Keras' `model.load_weights` can read; the file is replaced atomically.
 
     Args:
@@ -251,14 +251,14 @@ def save_keras_weights(path: str | os.PathLike[str], model: Layer, variables: Ma
     write(path, _weights_file(model, traverse_util.flatten_dict(dict(variables))))
 
 
-def _check_complete(expected: Mapping[Path, Any], given: Mapping[Path, Any]) -> None:
+def _check_complete(expected: Expected, given: Expected) -> None:
     """Raises unless the variables are those of the model; states are not compared, since they depend on the batch."""
     shapes = [{"/".join(k): tuple(v.shape) for k, v in tree.items() if not k[-1].startswith("state_")}
               for tree in (expected, given)]  # fmt: skip
     check_shapes("`variables`", *shapes)
 
 
-def _weights_file(model: Layer, variables: Mapping[Path, Any]) -> bytes:
+def _weights_file(model: Layer, variables: Mapping[Path, Array]) -> bytes:
     """Returns the bytes of a `.weights.h5` file."""
     require_extra("h5py", "Keras files need")
     import h5py

@@ -2,9 +2,11 @@
 
 import collections
 import dataclasses
-from collections.abc import Iterator, Mapping
-from typing import Any
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeVar
 
+import flax.linen as nn
 from flax import traverse_util
 
 from flaxmodels import layers
@@ -33,6 +35,7 @@ KERAS_ATTRIBUTES = {
 # Classes whose name in Keras' code differs.
 KERAS_CLASS_NAMES = {"GroupQueryAttention": "GroupedQueryAttention", "Model": "Functional", "Linen": "FlaxLayer"}
 
+T = TypeVar("T")
 Path = tuple[str, ...]
 
 
@@ -67,7 +70,7 @@ class StoredNames:
             numbers them in the order of creation and this library in the order of the calls.
     """
 
-    def __init__(self, path: Any, names: Mapping[str, str], required: bool):
+    def __init__(self, path: str | os.PathLike[str], names: Mapping[str, str], required: bool):
         self.path, self.required = path, required
         self.models: dict[str, dict[str, str]] = collections.defaultdict(dict)
         # Early versions of this library wrote no group "vars" for recurrent layers, and gave their names to the cells.
@@ -77,7 +80,7 @@ class StoredNames:
             if (kind, last) == ("layers", "vars") and not _is_key(key, "input_layer"):
                 self.models["/".join(filter(None, model))][key] = name
 
-    def keys(self, model: str, children: list[tuple[str, Any]], by_order: list[str]) -> list[str]:
+    def keys(self, model: str, children: Sequence[tuple[str, nn.Module | None]], by_order: list[str]) -> list[str]:
         """Returns the keys of a model's layers in the file.
 
         Args:
@@ -101,12 +104,12 @@ class StoredNames:
                 f"{self.path} contains weights that do not match its config: the config has {wanted}, got weights of "
                 f"{got}; save it again with Keras."
             )
-        if fits and (self.required or all(child.name for _, child in children)):
+        if fits and (self.required or all(child is not None and child.name for _, child in children)):
             return [by_name[name] for name in names]
         return by_order
 
 
-def groups(module: Layer, variables: Mapping[Path, Any], names: StoredNames | None = None) -> list[Group]:
+def groups(module: Layer, variables: Mapping[Path, object], names: StoredNames | None = None) -> list[Group]:
     """Returns the groups that Keras' `save_weights` writes for a module, in its order.
 
     The layers inside a custom layer have the names of their scopes, whereas Keras uses the names of attributes.
@@ -125,7 +128,9 @@ def groups(module: Layer, variables: Mapping[Path, Any], names: StoredNames | No
     return result
 
 
-def _groups(reader: PartsReader, module: Any, path: str, scope: Path, name: str, names: StoredNames) -> Iterator[Group]:
+def _groups(
+    reader: PartsReader, module: nn.Module | None, path: str, scope: Path, name: str, names: StoredNames
+) -> Iterator[Group]:
     """Yields the groups of a module and the layers inside it.
 
     Args:
@@ -166,19 +171,19 @@ def _join_path(*parts: str) -> str:
     return "/".join(filter(None, parts))
 
 
-def _lookup_by_class(table: Mapping[str, Any], module: Any, default: Any) -> Any:
+def _lookup_by_class(table: Mapping[str, T], module: nn.Module | None, default: T) -> T:
     """Returns the entry of a table for the class of a module or its nearest base class."""
     return next((table[cls.__name__] for cls in type(module).__mro__ if cls.__name__ in table), default)
 
 
-def _numbered_key(layer: Layer, used: collections.Counter[str]) -> str:
+def _numbered_key(layer: nn.Module | None, used: collections.Counter[str]) -> str:
     """Returns Keras' key of a layer in a list: its class name, with a number from the second such layer on."""
     stem = _stem(layer)
     used[stem] += 1
     return stem if used[stem] == 1 else f"{stem}_{used[stem] - 1}"
 
 
-def _stem(layer: Layer) -> str:
+def _stem(layer: nn.Module | None) -> str:
     kind = "Model" if isinstance(layer, Model) else type(layer).__name__
     return snake_case(KERAS_CLASS_NAMES.get(kind, kind))
 

@@ -15,11 +15,14 @@ its results equal those of Keras, and its outputs have no mask.
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias, TypedDict, TypeGuard
 
 from flaxmodels import mask_operations
+from flaxmodels.layers.base import Layer
+from flaxmodels.saving.format import Json
 
 Call = tuple[str, int]
+Term: TypeAlias = int | float | str | None | tuple["Term", ...]
 
 # The operations that compute masks, with the arguments that a config contains.
 OPERATIONS: dict[tuple[str, str], tuple[str, ...]] = {
@@ -42,7 +45,14 @@ WITH_NEW_MASK = ("Embedding", "Masking", "TimeDistributed", "Bidirectional")
 LOST = "lost"
 
 
-def is_operation(described: Any) -> bool:
+class Arguments(TypedDict):
+    """The arguments of a call in a config."""
+
+    args: list[Json]
+    kwargs: dict[str, Json]
+
+
+def is_operation(described: object) -> bool:
     """Returns whether a node of a graph is an operation that computes masks."""
     if not isinstance(described, dict):
         return False
@@ -69,19 +79,19 @@ class MaskTerms:
 
     def __init__(
         self,
-        described: Mapping[str, Any],
-        history: Callable[[Any], tuple[str, int, int]],
-        layer_classes: Mapping[str, Any],
-        compute_dtype: Callable[[Any], str],
+        described: Mapping[str, Mapping[str, Any]],
+        history: Callable[[Json], tuple[str, int, int]],
+        layer_classes: Mapping[str, type[Layer]],
+        compute_dtype: Callable[[Mapping[str, Json]], str],
     ):
         self.described, self.history, self.classes = described, history, layer_classes
         self.compute_dtype = compute_dtype
         self.operations = {name: layer["class_name"] for name, layer in described.items() if is_operation(layer)}
-        self._numbers: dict[Any, int] = {}
-        self._values: dict[Call, Any] = {}
-        self._masks: dict[Call, Any] = {}
+        self._numbers: dict[Term, int] = {}
+        self._values: dict[Call, Term] = {}
+        self._masks: dict[Call, tuple[Term, ...]] = {}
 
-    def resolve_call(self, key: Call, call: dict[str, Any]) -> dict[str, Any] | None:
+    def resolve_call(self, key: Call, call: Arguments) -> Arguments | None:
         """Returns a call without the masks that equal those of its inputs, or None for an operation.
 
         Args:
@@ -98,7 +108,8 @@ class MaskTerms:
         kind, label = layer["class_name"], f"{layer['class_name'][:80]} {key[0][:80]!r}"
         inputs = self._named_inputs(kind, call)
         first = next(iter(inputs.values()), None)
-        kept, given = {}, None
+        kept: dict[str, Json] = {}
+        given: Json = None
         for name, value in call["kwargs"].items():
             if (name == "mask" or name.endswith("_mask")) and self._uses_operation(value):
                 if self._mask_term(value) != self._mask_of(first if name == "mask" else inputs.get(name[:-5])):
@@ -119,7 +130,7 @@ class MaskTerms:
             if sum(map(self._has_tensor, inputs.values())) > 1:
                 kept["mask"] = None
                 self._masks[key] = tuple(mask if mask is None else LOST for mask in self._masks[key])
-        return call | {"kwargs": kept}
+        return {"args": call["args"], "kwargs": kept}
 
     def _takes_mask(self, kind: str) -> bool:
         """Returns whether the outputs of a layer depend on the mask of its input."""
@@ -127,14 +138,19 @@ class MaskTerms:
             return False
         if kind not in self.classes or kind == "TimeDistributed":
             return True
-        return any(name.endswith("mask") for name in _arguments(self.classes[kind]))
+        return any(name.endswith("mask") for name in self._arguments(kind))
+
+    def _arguments(self, kind: str) -> tuple[str, ...]:
+        """Returns the names of the parameters of a layer's `compute`; none for an unknown layer."""
+        cls: type | None = self.classes.get(kind)
+        return () if cls is None else _arguments(cls)
 
     # ------------------------------------------------------------ terms
 
-    def _number(self, *parts: Any) -> int:
+    def _number(self, *parts: Term) -> int:
         return self._numbers.setdefault(parts, len(self._numbers))
 
-    def _operation(self, layer: Mapping[str, Any], call: Mapping[str, Any]) -> int:
+    def _operation(self, layer: Mapping[str, Any], call: Arguments) -> Term:
         kind, config = layer["class_name"], layer["config"]
         given = list(map(self._term, [*call["args"], *sorted(call["kwargs"].items())]))
         if kind == "ConvertToTensor" and config.get("dtype") is None and len(given) == 1:
@@ -143,14 +159,14 @@ class MaskTerms:
             kind, {name: config.get(name) for name in OPERATIONS[layer["module"], kind]}, *given
         )
 
-    def _operation_term(self, kind: str, config: Mapping[str, Any], *arguments: Any) -> int:
+    def _operation_term(self, kind: str, config: Mapping[str, Json], *arguments: Term) -> int:
         return self._number("operation", kind, *map(self._term, sorted(config.items())), arguments)
 
-    def _make_term(self, kind: str, config: Mapping[str, Any], *arguments: Any) -> int:
+    def _make_term(self, kind: str, config: Mapping[str, Json], *arguments: Term) -> int:
         """Returns the term of an operation on terms; in Keras, the arguments of Concatenate are a list."""
         return self._operation_term(kind, config, *([("list", *arguments)] if kind == "Concatenate" else arguments))
 
-    def _term(self, value: Any) -> Any:
+    def _term(self, value: Json | tuple[str, Json]) -> Term:
         """Returns a hashable term for a value: tensors become numbers, lists and dictionaries become tuples."""
         if _is_tensor(value):
             name, call, output = self.history(value)
@@ -163,29 +179,29 @@ class MaskTerms:
             return ("dict", *((key, self._term(item)) for key, item in sorted(value.items())))
         return "constant", value
 
-    def _has_tensor(self, value: Any) -> bool:
+    def _has_tensor(self, value: Json) -> bool:
         return _is_tensor(value) or (isinstance(value, list) and any(map(self._has_tensor, value)))
 
-    def _mask_term(self, mask: Any) -> Any:
+    def _mask_term(self, mask: Json) -> Term:
         """Returns the term of a mask, or of a list of masks and None."""
         if isinstance(mask, list):
             return ("list", *map(self._mask_term, mask))
         return None if mask is None else self._term(mask)
 
-    def _uses_operation(self, value: Any) -> bool:
+    def _uses_operation(self, value: Json) -> bool:
         if _is_tensor(value):
             return self.history(value)[0] in self.operations
         return isinstance(value, list) and any(map(self._uses_operation, value))
 
     # ------------------------------------------------------------ implicit masks
 
-    def _named_inputs(self, kind: str, call: Mapping[str, Any]) -> dict[str, Any]:
+    def _named_inputs(self, kind: str, call: Arguments) -> dict[str, Json]:
         """Returns the inputs of a call by the names of the layer's parameters, the first input first."""
-        names = _arguments(self.classes[kind]) if kind in self.classes else ()
+        names = self._arguments(kind)
         named = {names[i] if i < len(names) else str(i): value for i, value in enumerate(call["args"])}
         return named | {name: value for name, value in call["kwargs"].items() if not name.endswith("mask")}
 
-    def _mask_of(self, value: Any) -> Any:
+    def _mask_of(self, value: Json) -> Term:
         """Returns the implicit mask of a tensor or of each tensor of a list; None for no mask."""
         if isinstance(value, list):
             parts = [self._mask_of(item) for item in value]
@@ -196,7 +212,7 @@ class MaskTerms:
         masks = self._masks.get((name, call), ())
         return masks[output] if output < len(masks) else None
 
-    def _output_masks(self, layer: Mapping[str, Any], inputs: Mapping[str, Any], given: Any) -> tuple[Any, ...]:
+    def _output_masks(self, layer: Mapping[str, Any], inputs: Mapping[str, Json], given: Json) -> tuple[Term, ...]:
         """Returns the implicit masks of a layer's outputs; trailing outputs without a mask are left out."""
         kind, config = layer["class_name"], layer["config"]
         first = next(iter(inputs.values()), None)
@@ -231,7 +247,7 @@ class MaskTerms:
             return (mask,) if self.classes[kind].SUPPORTS_MASKING else ()
         return (self._unknown_mask(),) * 64  # the masks of a nested model are not analyzed
 
-    def _merged_mask(self, masks: Any) -> tuple[Any, ...]:
+    def _merged_mask(self, masks: Term) -> tuple[Term, ...]:
         parts = masks[1:] if isinstance(masks, tuple) and masks[0] == "list" else ()
         if not parts or any(part is None for part in parts):
             return ()
@@ -239,7 +255,7 @@ class MaskTerms:
             return (LOST,)
         return (mask_operations.merged_mask(self._make_term, parts),)
 
-    def _concatenated_mask(self, config: Mapping[str, Any], inputs: Any, masks: Any) -> tuple[Any, ...]:
+    def _concatenated_mask(self, config: Mapping[str, Any], inputs: Json, masks: Any) -> tuple[Term, ...]:
         if masks is None:
             return ()
         if not isinstance(inputs, list) or len(inputs) != len(masks) - 1 or not all(map(_is_sequence, inputs)):
@@ -250,7 +266,7 @@ class MaskTerms:
         axis = config.get("axis", -1)
         return (mask_operations.concatenated_mask(self._make_term, values, masks[1:], axis, lambda value, mask: False),)
 
-    def _cast(self, config: Mapping[str, Any], tensor: Any) -> Any:
+    def _cast(self, config: Mapping[str, Json], tensor: Json) -> Term:
         """Returns the term of a tensor as the layer receives it: cast to its compute dtype if it is floating-point."""
         if not _is_tensor(tensor):
             return self._term(tensor)
@@ -270,25 +286,25 @@ def _arguments(cls: type) -> tuple[str, ...]:
     return tuple(inspect.signature(cls.compute).parameters)[1:] if hasattr(cls, "compute") else ()
 
 
-def _is_list_of_none(mask: Any) -> bool:
+def _is_list_of_none(mask: Json) -> bool:
     """Returns whether a mask is a list of None, which Keras writes for a model and which has no effect."""
     return isinstance(mask, list) and all(part is None for part in mask)
 
 
-def _first(mask: Any) -> Any:
+def _first(mask: Term) -> Term:
     return mask[1] if isinstance(mask, tuple) and mask[0] == "list" and len(mask) > 1 else mask
 
 
-def _flatten(mask: Any) -> list[Any]:
+def _flatten(mask: Term | list[Term]) -> list[Term]:
     """Returns the masks in a nested list."""
     return [part for item in mask for part in _flatten(item)] if isinstance(mask, list | tuple) else [mask]
 
 
-def _is_sequence(tensor: Any) -> bool:
+def _is_sequence(tensor: Json) -> bool:
     """Returns whether a tensor is [B, T, F]; for such tensors, Keras and this library concatenate masks equally."""
     shape = tensor["config"].get("shape") if _is_tensor(tensor) else None
     return isinstance(shape, list) and len(shape) == 3
 
 
-def _is_tensor(value: Any) -> bool:
+def _is_tensor(value: object) -> TypeGuard[dict[str, Any]]:
     return isinstance(value, dict) and value.get("class_name") == "__keras_tensor__"

@@ -6,13 +6,15 @@ are sorted by creation, which is observed by tracing `init`; this requires a mod
 """
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.linen.module import InterceptorContext
+from numpy.typing import ArrayLike
 
 from flaxmodels.container import Container
 from flaxmodels.layers import symbolic
@@ -21,6 +23,7 @@ from flaxmodels.layers.linen import Linen
 from flaxmodels.layers.normalization import SpectralNormalization
 from flaxmodels.layers.recurrent import Recurrent
 
+T = TypeVar("T")
 Path = tuple[str, ...]
 COLLECTIONS = ("params", "batch_stats")
 
@@ -30,11 +33,11 @@ class Parts(NamedTuple):
 
     Attributes:
         own: Paths of its own weights in the variables.
-        children: The modules inside it with their scopes.
+        children: The modules inside it with their scopes; None for a module that is not known.
     """
 
     own: list[Path]
-    children: list[tuple[str, Any]]
+    children: list[tuple[str, nn.Module | None]]
 
 
 class Creation(NamedTuple):
@@ -49,7 +52,7 @@ class Creation(NamedTuple):
     names: dict[Path, dict[str, None]]
 
 
-def weight_paths(module: nn.Module, variables: Any) -> list[Path]:
+def weight_paths(module: nn.Module, variables: Mapping[str, object]) -> list[Path]:
     """Returns the paths of a module's weights in Keras' order; each path starts with the collection.
 
     Args:
@@ -61,7 +64,7 @@ def weight_paths(module: nn.Module, variables: Any) -> list[Path]:
     """
     reader = PartsReader(module, variables)
 
-    def walk(module: Any, scope: Path) -> list[Path]:
+    def walk(module: nn.Module | None, scope: Path) -> list[Path]:
         own, children = reader.parts(module, scope)
         return own + [path for name, child in children for path in walk(child, (*scope, name))]
 
@@ -78,10 +81,10 @@ class PartsReader:
         variables: Its variables, or their shapes.
     """
 
-    def __init__(self, root: nn.Module, variables: Any):
+    def __init__(self, root: nn.Module, variables: Mapping[str, object]):
         self.root, self.variables = root, variables
 
-    def parts(self, module: Any, scope: Path) -> Parts:
+    def parts(self, module: nn.Module | None, scope: Path) -> Parts:
         """Returns the parts of the module at a scope."""
         if not isinstance(module, Layer) or isinstance(module, Linen):
             return Parts(_paths_under(self.variables, scope), [])  # sorted by path, as in Keras' FlaxLayer
@@ -91,7 +94,9 @@ class PartsReader:
             for collection in COLLECTIONS
             if _get_in(self.variables, (collection, *scope, name)) is not None
         ]
-        children = [(name, _with_model_dtype(module, child)) for name, child in module.children()]
+        children: list[tuple[str, nn.Module | None]] = [
+            (name, _with_model_dtype(module, child)) for name, child in module.children()
+        ]
         if type(module).__module__.split(".")[0] == __name__.split(".")[0]:
             return Parts(own, children)  # layers of this library declare all parts
         declared = {*module.WEIGHTS, *(name for name, _ in children)}
@@ -130,8 +135,8 @@ class PartsReader:
             self._raise_unknown_order(module, names)
         return [name for name in created if name in names]
 
-    def _module_at(self, module: Layer, scope: Path, name: str) -> Any:
-        """Returns the module at a scope that its layer does not declare."""
+    def _module_at(self, module: Layer, scope: Path, name: str) -> nn.Module | None:
+        """Returns the module at a scope that its layer does not declare, or None if it is not known."""
         field = getattr(module, name, None) if name in type(module).__dataclass_fields__ else None
         if isinstance(field, nn.Module):
             return field
@@ -157,7 +162,9 @@ class PartsReader:
         names: dict[Path, dict[str, None]] = {}
         roots: list[Any] = []
 
-        def note(method: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+        def note(
+            method: Callable[..., T], args: tuple[object, ...], kwargs: dict[str, object], context: InterceptorContext
+        ) -> T:
             module, scope = context.module, context.module.scope
             roots.extend([] if scope is None else [scope.root])
             if scope is None or scope.root is not roots[0]:  # a separate module that only infers shapes
@@ -178,7 +185,7 @@ class PartsReader:
         return Creation({path: module.clone(parent=None) for path, module in modules.items()}, names)
 
 
-def _with_model_dtype(model: Layer, child: Any) -> Any:
+def _with_model_dtype(model: Layer, child: nn.Module) -> nn.Module:
     """Returns the child with the dtype of the model around it if it is a model without a dtype.
 
     The order of its weights may depend on the dtype.
@@ -206,7 +213,7 @@ def _is_statistic(path: Path) -> bool:
     return path[0] == "batch_stats" and (path[-1].startswith("state_") or path[-1] == "sigma")
 
 
-def _paths_under(variables: Any, scope: Path) -> list[Path]:
+def _paths_under(variables: Mapping[str, object], scope: Path) -> list[Path]:
     paths = []
     for collection in COLLECTIONS:
         tree = _get_in(variables, (collection, *scope))
@@ -223,7 +230,7 @@ def _get_in(tree: Any, path: Path) -> Any:
     return tree
 
 
-def get_keras_weights(module: nn.Module, variables: Any) -> list[np.ndarray]:
+def get_keras_weights(module: nn.Module, variables: Mapping[str, object]) -> list[np.ndarray]:
     """Returns the weights of a module in the order of Keras' `get_weights()`.
 
     The weights of a linen module that is not a `Layer` are sorted by path.
@@ -246,7 +253,9 @@ def get_keras_weights(module: nn.Module, variables: Any) -> list[np.ndarray]:
     return [np.asarray(_get_in(variables, path)) for path in weight_paths(module, variables)]
 
 
-def set_keras_weights(module: nn.Module, variables: Any, weights: Sequence[Any]) -> dict[str, Any]:
+def set_keras_weights(
+    module: nn.Module, variables: Mapping[str, object], weights: Sequence[ArrayLike]
+) -> dict[str, Any]:
     """Returns the variables with their values replaced by Keras' weights.
 
     Args:
