@@ -2,12 +2,20 @@
 
 import contextvars
 import itertools
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
+
+from flaxmodels.trees import Tree
+
+if TYPE_CHECKING:
+    import flax.linen as nn
+
+    from flaxmodels.layers.base import Layer
 
 Shape = tuple[int | None, ...]
 
@@ -28,7 +36,7 @@ UNKNOWN = ((64, 96), (960, 1440), (30720, 46080))
 class Node:
     """One call of a layer on symbols; `order` increases with each call, so it sorts a graph topologically."""
 
-    def __init__(self, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]):
+    def __init__(self, layer: "Layer", args: tuple[object, ...], kwargs: dict[str, object]):
         self.layer, self.args, self.kwargs = layer, args, kwargs
         self.outputs: Any = None
         self.order = next(_order)
@@ -41,7 +49,7 @@ class Node:
 class Symbol:
     """Represents an array in a graph: its shape, with None for any size, its dtype and the node that outputs it."""
 
-    def __init__(self, shape: Shape, dtype: Any, node: Node | None = None, name: str | None = None):
+    def __init__(self, shape: Shape, dtype: DTypeLike, node: Node | None = None, name: str | None = None):
         self.shape, self.dtype, self.node, self.name = shape, dtype, node, name
 
     @property
@@ -53,7 +61,7 @@ class Symbol:
         source = f"input {self.name!r}" if self.node is None else f"output of {type(self.node.layer).__name__}"
         return f"<Symbol shape={self.shape} dtype={jnp.dtype(self.dtype).name} {source}>"
 
-    def __array__(self, *args: Any, **kwargs: Any) -> Any:
+    def __array__(self, *args: object, **kwargs: object) -> NoReturn:
         raise TypeError(
             f"An array is needed here, got a symbol of shape {self.shape}, which has no values; "
             "call layers on it, make a Model of inputs and outputs, and pass arrays to the model."
@@ -69,7 +77,7 @@ class Symbol:
 def Input(  # noqa: N802 - Keras' name
     shape: Shape | None = None,
     batch_size: int | None = None,
-    dtype: Any = None,
+    dtype: DTypeLike | None = None,
     name: str | None = None,
     *,
     batch_shape: Shape | None = None,
@@ -111,9 +119,9 @@ def Input(  # noqa: N802 - Keras' name
     return Symbol(as_shape(batch_shape), jnp.dtype("float32" if dtype is None else dtype), name=name)
 
 
-def as_shape(shape: Any) -> Shape:
+def as_shape(shape: object) -> Shape:
     """Returns a shape as a tuple of integers and None; raises if a size is anything else."""
-    sizes = tuple(shape) if isinstance(shape, list | tuple | np.ndarray) else (shape,)
+    sizes: tuple[Any, ...] = tuple(shape) if isinstance(shape, list | tuple | np.ndarray) else (shape,)
     for size in sizes:
         if size is not None and (not isinstance(size, int | np.integer) or isinstance(size, bool) or size < 1):
             raise ValueError(
@@ -123,12 +131,14 @@ def as_shape(shape: Any) -> Shape:
     return tuple(None if size is None else int(size) for size in sizes)
 
 
-def symbols_in(tree: Any) -> list[Symbol]:
+def symbols_in(tree: object) -> list[Symbol]:
     """Returns the symbols among the leaves of a tree."""
     return [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, Symbol)]
 
 
-def record(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], name: str | None = None) -> Any:
+def record(
+    layer: "Layer", args: tuple[object, ...], kwargs: dict[str, object], name: str | None = None
+) -> Tree[Symbol]:
     """Records a call of a layer on symbols and returns the symbols of its outputs; errors use `name` for the layer."""
     node = Node(layer, args, kwargs)
     cached_inference = CACHED_INFERENCE.get()
@@ -140,7 +150,7 @@ def record(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], name: str 
     return node.outputs
 
 
-def infer(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def infer(module: "nn.Module", args: tuple[object, ...], kwargs: dict[str, object]) -> Tree[Symbol]:
     """Infers the outputs of a module as a tree of symbols, without computing them.
 
     Args:
@@ -151,13 +161,15 @@ def infer(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return infer_with_variables(module, args, kwargs)[0]
 
 
-def infer_with_variables(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+def infer_with_variables(
+    module: "nn.Module", args: tuple[object, ...], kwargs: dict[str, object]
+) -> tuple[Tree[Symbol], Mapping[str, Any]]:
     """Returns the outputs of a module as a tree of symbols, and its variables as shapes and dtypes."""
     leaves, treedef = jax.tree.flatten((args, kwargs))
     where = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Symbol)]
     rngs = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
 
-    def call(arrays: list[jax.Array]) -> Any:
+    def call(arrays: list[jax.Array]) -> tuple[object, Mapping[str, object]]:
         filled = list(leaves)
         for i, array in zip(where, arrays, strict=True):
             filled[i] = array
@@ -167,7 +179,7 @@ def infer_with_variables(module: Any, args: tuple[Any, ...], kwargs: dict[str, A
     (first, variables), (second, _) = evaluate(call, [leaves[i] for i in where])
     batched = any(leaves[i].shape[:1] == (None,) for i in where)
 
-    def symbol(a: Any, b: Any) -> Symbol:
+    def symbol(a: jax.ShapeDtypeStruct, b: jax.ShapeDtypeStruct) -> Symbol:
         sizes = [n if n == m else None for n, m in zip(a.shape, b.shape, strict=True)]
         if batched and sizes and sizes[0] == BATCH:
             sizes[0] = None
@@ -176,7 +188,7 @@ def infer_with_variables(module: Any, args: tuple[Any, ...], kwargs: dict[str, A
     return jax.tree.map(symbol, first, second), variables
 
 
-def evaluate(function: Callable[[Any], Any], symbols: Any) -> tuple[Any, Any]:
+def evaluate(function: Callable[..., object], symbols: Tree[Symbol]) -> tuple[Any, Any]:
     """Returns the output shapes of a function of arrays for two choices of the unknown sizes of symbols."""
     ragged = any(None in symbol.shape[1:] for symbol in symbols_in(symbols))
     refused: Exception | None = None
@@ -191,7 +203,7 @@ def evaluate(function: Callable[[Any], Any], symbols: Any) -> tuple[Any, Any]:
     raise refused  # type: ignore[misc]
 
 
-def _filled(symbols: Any, unknown: int) -> Any:
+def _filled(symbols: Tree[Symbol], unknown: int) -> Tree[jax.ShapeDtypeStruct]:
     """Returns the symbols as shapes and dtypes without unknown sizes."""
 
     def fill(symbol: Symbol) -> jax.ShapeDtypeStruct:

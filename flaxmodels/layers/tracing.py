@@ -1,8 +1,16 @@
 """Traces which inputs of a model reach a layer that looks up integers, such as an Embedding."""
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import flax.linen as nn
+
+from flaxmodels.trees import Tree
+
+if TYPE_CHECKING:
+    from flaxmodels.layers.base import Layer
+
+# For each array, the indices of the model's inputs whose values it holds.
+Sources: TypeAlias = Tree[frozenset[int]]
 
 
 class Lookup(NamedTuple):
@@ -21,7 +29,9 @@ class Lookup(NamedTuple):
     size: int
 
 
-def trace(layer: Any, sources: Any, lookups: list[Lookup], path: str, *args: Any, **kwargs: Any) -> Any:
+def trace(
+    layer: "Layer", sources: Sources, lookups: list[Lookup], path: str, *args: object, **kwargs: object
+) -> Sources:
     """Calls `layer.trace_inputs`, unless a subclass changes the computation without changing the tracing.
 
     Args:
@@ -44,7 +54,7 @@ def trace(layer: Any, sources: Any, lookups: list[Lookup], path: str, *args: Any
 
 @nn.nowrap
 def keep_values(
-    layer: Any, sources: Any, lookups: list[Lookup], path: str, *args: Any, **kwargs: Any
-) -> frozenset[int]:
+    layer: "Layer", sources: Sources, lookups: list[Lookup], path: str, *args: object, **kwargs: object
+) -> Sources:
     """Implements `trace_inputs` for a layer whose outputs are values of its inputs, or 0."""
     return sources
