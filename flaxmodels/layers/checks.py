@@ -6,45 +6,51 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from flaxmodels import activations, constraints, initializers, regularizers
 
+if TYPE_CHECKING:
+    from flaxmodels.layers.base import Layer
 
-def is_integer(value: Any) -> bool:
+Array = np.ndarray | np.generic | jax.Array
+
+
+def is_integer(value: object) -> TypeGuard[int | np.integer]:
     """Returns whether the value is an integer of Python or NumPy, not a boolean."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: object) -> bool:
     """Returns whether the value is one real number, which may be a scalar array or a tracer."""
     if isinstance(value, np.ndarray | jax.Array):
         return value.ndim == 0 and bool(jnp.issubdtype(value.dtype, jnp.floating) or is_integer_dtype(value.dtype))
     return is_integer(value) or isinstance(value, float | np.floating)
 
 
-def is_integer_dtype(dtype: Any) -> bool:
+def is_integer_dtype(dtype: DTypeLike) -> bool:
     """Returns whether the dtype is an integer dtype."""
     return bool(jnp.issubdtype(dtype, jnp.integer))
 
 
-def is_boolean(value: Any) -> bool:
+def is_boolean(value: object) -> bool:
     """Returns whether the value is True, False, 1 or 0."""
     return isinstance(value, bool | np.bool_ | int | np.integer) and value in (0, 1)
 
 
-def is_array(value: Any) -> bool:
+def is_array(value: object) -> TypeGuard[Array]:
     """Returns whether the value is an array of numbers or booleans."""
-    if not isinstance(value, np.ndarray | np.generic | jax.Array):
+    if not isinstance(value, Array):
         return False
     return bool(jnp.issubdtype(value.dtype, jnp.number) or value.dtype == bool)
 
 
-def check_not_negative(layer: Any, *names: str, fix: str = "0 or more") -> None:
+def check_not_negative(layer: "Layer", *names: str, fix: str = "0 or more") -> None:
     """Raises unless the named arguments are numbers of at least 0; called at construction."""
     for name in names:
         value = getattr(layer, name)
@@ -70,7 +76,7 @@ GETTERS: dict[str, Callable[[Any], Any]] = {
 
 
 @functools.cache
-def _kinds(cls: Any) -> dict[str, tuple[Any, ...]]:
+def _kinds(cls: "type[Layer]") -> dict[str, tuple[object, ...]]:
     """Returns the fields of a layer whose annotation consists of `KINDS`, and these kinds."""
     annotated = {
         field.name: typing.get_args(field.type) if isinstance(field.type, types.UnionType) else (field.type,)
@@ -79,7 +85,7 @@ def _kinds(cls: Any) -> dict[str, tuple[Any, ...]]:
     return {name: kinds for name, kinds in annotated.items() if all(kind in KINDS for kind in kinds)}
 
 
-def check_fields(layer: Any) -> None:
+def check_fields(layer: "Layer") -> None:
     """Raises unless each argument of a layer matches its annotation and its name."""
     cls: Any = type(layer)
     for name, kinds in _kinds(cls).items():
@@ -97,7 +103,7 @@ def check_fields(layer: Any) -> None:
             raise type(error)(f"`{field.name}` of {layer.label} cannot be used: {error}") from error
 
 
-def check_dtype(layer: Any, name: str) -> None:
+def check_dtype(layer: "Layer", name: str) -> None:
     """Raises unless the named argument is a dtype, a policy such as "mixed_bfloat16", or None."""
     value = getattr(layer, name)
     name_of = value.removeprefix("mixed_") if isinstance(value, str) else value
@@ -112,7 +118,7 @@ def check_dtype(layer: Any, name: str) -> None:
         )
 
 
-def describe(value: Any) -> str:
+def describe(value: object) -> str:
     """Returns a short description of an invalid value for an error."""
     if isinstance(value, jax.core.Tracer):
         return "a traced value"
@@ -124,20 +130,20 @@ def describe(value: Any) -> str:
 
 
 @functools.cache
-def _call_signature(cls: Any) -> tuple[str, Any, bool]:
+def _call_signature(cls: "type[Layer]") -> tuple[str, object, bool]:
     """Returns the name and the annotation of a layer's first parameter, and whether the layer computes with a mask."""
     parameters = inspect.signature(getattr(cls, "compute", cls.outputs_and_mask)).parameters
     first = list(parameters.values())[1]
     return first.name, first.annotation, "mask" in parameters
 
 
-def computes_with_mask(layer: Any) -> bool:
+def computes_with_mask(layer: "Layer") -> bool:
     """Returns whether a layer's outputs depend on the mask; otherwise the mask is only passed to the next layer."""
     cls: Any = type(layer)
     return _call_signature(cls)[2]
 
 
-def check_call(layer: Any, inputs: Any, mask: Any, train: Any) -> None:
+def check_call(layer: "Layer", inputs: object, mask: object, train: object) -> None:
     """Raises unless inputs, mask and training flag of a call are valid for every layer.
 
     The annotation in the layer's `compute` determines whether `inputs` is one array or a list of arrays.
@@ -155,8 +161,8 @@ def check_call(layer: Any, inputs: Any, mask: Any, train: Any) -> None:
                 f"The mask of {layer.label} must be a boolean array, got {describe(leaf)}; "
                 "give one such as jnp.any(x != 0, axis=-1), or None."
             )
-    passed_on = is_array(mask) and is_array(inputs) and layer.SUPPORTS_MASKING and not masked
-    if passed_on and getattr(layer, "data_format", None) != "channels_first":
+    passes_on = layer.SUPPORTS_MASKING and not masked and getattr(layer, "data_format", None) != "channels_first"
+    if passes_on and is_array(mask) and is_array(inputs):
         check_mask(layer, mask, inputs.shape)
     if isinstance(train, jax.core.Tracer) or not is_boolean(train):
         raise ValueError(
@@ -165,7 +171,7 @@ def check_call(layer: Any, inputs: Any, mask: Any, train: Any) -> None:
         )
 
 
-def check_array(layer: Any, name: str, value: Any) -> None:
+def check_array(layer: "Layer", name: str, value: object) -> None:
     """Raises unless an argument of a call is an array of numbers or booleans."""
     if not is_array(value):
         raise ValueError(
@@ -174,7 +180,7 @@ def check_array(layer: Any, name: str, value: Any) -> None:
         )
 
 
-def check_mask(layer: Any, mask: Any, shape: tuple[int, ...], name: str = "mask") -> None:
+def check_mask(layer: "Layer", mask: Array, shape: tuple[int, ...], name: str = "mask") -> None:
     """Raises unless a mask has the leading sizes of an array of the given shape, or 1 in their place."""
     fits = mask.ndim <= len(shape) and all(m in (1, n) for m, n in zip(mask.shape, shape, strict=False))
     if not fits:
@@ -184,7 +190,7 @@ def check_mask(layer: Any, mask: Any, shape: tuple[int, ...], name: str = "mask"
         )
 
 
-def checked_axes(layer: Any, axis: Any, x: jax.Array) -> tuple[int, ...]:
+def checked_axes(layer: "Layer", axis: int | Sequence[int], x: jax.Array) -> tuple[int, ...]:
     """Returns the sorted axes of an argument, converted to non-negative numbers; raises if x lacks one of them."""
     given = tuple(axis) if isinstance(axis, list | tuple) else (axis,)
     within = bool(given) and all(is_integer(a) and -x.ndim <= a < x.ndim for a in given)
