@@ -5,17 +5,21 @@ import inspect
 import math
 import threading
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, overload
 
 import flax.errors
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
+import numpy as np
+from jax.typing import ArrayLike, DTypeLike
 
 from flaxmodels import initializers, regularizers
 from flaxmodels.layers import checks, symbolic
-from flaxmodels.layers.tracing import Lookup
+from flaxmodels.layers.tracing import Lookup, Sources
+from flaxmodels.trees import ArrayTree, MaskTree, Tree
+
+Arrays = TypeVar("Arrays", bound=ArrayTree)
 
 
 class _Calls(threading.local):
@@ -75,13 +79,13 @@ class Layer(nn.Module, kw_only=True):
 
     @overload
     def __call__(
-        self, inputs: symbolic.Symbol | Sequence[symbolic.Symbol], *args: Any, **kwargs: Any
+        self, inputs: symbolic.Symbol | Sequence[symbolic.Symbol], *args: object, **kwargs: object
     ) -> symbolic.Symbol: ...
     @overload
-    def __call__(self, inputs: ArrayLike | Sequence[ArrayLike], *args: Any, **kwargs: Any) -> jax.Array: ...
+    def __call__(self, inputs: ArrayLike | Sequence[ArrayLike], *args: object, **kwargs: object) -> jax.Array: ...
     @overload
-    def __call__(self, inputs: Any = None, *args: Any, **kwargs: Any) -> Any: ...
-    def __call__(self, inputs: Any = None, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, inputs: object = None, *args: object, **kwargs: object) -> Any: ...
+    def __call__(self, inputs: Any = None, *args: object, **kwargs: Any) -> Any:
         """Computes the outputs, or adds a node to a graph if an argument is a symbol.
 
         Args:
@@ -107,8 +111,8 @@ class Layer(nn.Module, kw_only=True):
 
     @nn.nowrap
     def call_with_mask(
-        self, inputs: Any, *args: Any, mask: Any = None, train: bool = False, **kwargs: Any
-    ) -> tuple[Any, Any]:
+        self, inputs: ArrayTree, *args: object, mask: MaskTree = None, train: bool = False, **kwargs: Any
+    ) -> tuple[ArrayTree, MaskTree]:
         """Calls this layer from an enclosing layer and returns its outputs and their mask.
 
         The outputs go through `__call__`, because flax records its results (`capture_intermediates`, `nn.tabulate`).
@@ -134,7 +138,7 @@ class Layer(nn.Module, kw_only=True):
 
     def outputs_and_mask(
         self, inputs: Any, *args: Any, mask: Any = None, train: bool = False, **kwargs: Any
-    ) -> tuple[Any, Any]:
+    ) -> tuple[ArrayTree, MaskTree]:
         """Computes the outputs and their mask."""
         checks.check_call(self, inputs, mask, train)
         for name, value in (("mask", mask), ("train", train)):
@@ -145,16 +149,16 @@ class Layer(nn.Module, kw_only=True):
             self._add_activity_loss(outputs)
         return outputs, self.compute_mask(inputs, mask)
 
-    def compute_mask(self, inputs: Any, mask: Any) -> Any:
+    def compute_mask(self, inputs: Any, mask: Any) -> MaskTree:
         """Returns the mask of the outputs: that of the inputs if the layer keeps positions, otherwise None."""
         return mask if self.SUPPORTS_MASKING else None
 
-    def children(self) -> list[tuple[str, Any]]:
+    def children(self) -> Sequence[tuple[str, nn.Module]]:
         """Returns the scope names and the layers inside this one, in the order of Keras' `get_weights()`."""
         return []
 
     @nn.nowrap
-    def trace_inputs(self, sources: Any, lookups: list[Lookup], path: str, *args: Any, **kwargs: Any) -> Any:
+    def trace_inputs(self, sources: Sources, lookups: list[Lookup], path: str, *args: Any, **kwargs: Any) -> Sources:
         """Returns the inputs of a model whose values the outputs hold; arguments as in `tracing.trace`."""
         return frozenset()
 
@@ -163,7 +167,7 @@ class Layer(nn.Module, kw_only=True):
         """Returns the argument of a kind for a weight, such as `kernel_constraint`, or None."""
         return getattr(self, f"{self.ARGUMENTS.get(weight, weight)}_{kind}", None)
 
-    def add_weight(self, name: str, shape: tuple[int, ...], dtype: Any = None) -> jax.Array:
+    def add_weight(self, name: str, shape: tuple[int, ...], dtype: DTypeLike | None = None) -> jax.Array:
         """Creates a parameter with its `<name>_initializer` and adds the loss of its `<name>_regularizer`.
 
         A frozen layer adds no loss on its parameters, as in Keras, because training could not reduce it.
@@ -195,10 +199,10 @@ class Layer(nn.Module, kw_only=True):
         return jnp.asarray(array).astype(self.compute_dtype)
 
     @nn.nowrap
-    def cast_floats(self, tree: Any) -> Any:
+    def cast_floats(self, tree: Arrays) -> Arrays:
         """Returns the arrays, with floating-point arrays cast to the dtype of the computation."""
 
-        def cast(x: Any) -> Any:
+        def cast(x: jax.Array) -> jax.Array:
             checks.check_array(self, "inputs", x)
             return self.cast(x) if jnp.issubdtype(x.dtype, jnp.floating) else x
 
@@ -206,13 +210,13 @@ class Layer(nn.Module, kw_only=True):
 
     @property
     @nn.nowrap
-    def compute_dtype(self) -> Any:
+    def compute_dtype(self) -> np.dtype:
         """The dtype that the layer computes in: its own, otherwise that of the nearest enclosing layer with one."""
         dtypes = (layer.dtype for layer in self._enclosing() if layer.dtype is not None)
         return compute_dtype(next(dtypes, None), self.param_dtype)
 
     @nn.nowrap
-    def keras_input_dtype(self, model_dtype: Any) -> Any:
+    def keras_input_dtype(self, model_dtype: DTypeLike | None) -> np.dtype | None:
         """Returns the dtype that Keras casts floating-point inputs of this layer to; None if it casts none.
 
         Args:
@@ -221,7 +225,7 @@ class Layer(nn.Module, kw_only=True):
         return compute_dtype(model_dtype if self.dtype is None else self.dtype, self.param_dtype)
 
     @nn.nowrap
-    def inner_outputs(self) -> Any:
+    def inner_outputs(self) -> Tree[symbolic.Symbol] | None:
         """Returns the symbols inside a model that are its outputs, in their structure; None for other layers."""
         return None
 
@@ -247,7 +251,7 @@ class Layer(nn.Module, kw_only=True):
         valid = root.get_variable("batch", "valid")
         return jnp.repeat(valid, leading // valid.shape[0]) if leading != valid.shape[0] else valid
 
-    def _add_activity_loss(self, outputs: Any) -> None:
+    def _add_activity_loss(self, outputs: ArrayTree) -> None:
         if self.is_initializing():
             return
         regularizer = regularizers.get(self.activity_regularizer)
@@ -295,7 +299,7 @@ class Layer(nn.Module, kw_only=True):
                 raise ValueError(f"`{name}` of {self.label} must be a positive integer, got {value!r}; give 1 or more.")
 
     @nn.nowrap
-    def check_rank(self, inputs: Any, axes: str) -> None:
+    def check_rank(self, inputs: jax.Array | jax.ShapeDtypeStruct, axes: str) -> None:
         """Raises unless the inputs have one axis for each letter in `axes`, such as "B T F"."""
         shape, rank = tuple(inputs.shape), len(axes.split())
         if len(shape) != rank:
@@ -313,10 +317,10 @@ class MultiOutputLayer(Layer):
 
     if TYPE_CHECKING:
 
-        def __call__(self, inputs: Any = None, *args: Any, **kwargs: Any) -> Any: ...
+        def __call__(self, inputs: object = None, *args: object, **kwargs: object) -> Any: ...
 
 
-def compute_dtype(dtype: Any, param_dtype: Any) -> Any:
+def compute_dtype(dtype: DTypeLike | None, param_dtype: DTypeLike) -> np.dtype:
     """Returns the dtype to compute in: that of `dtype`, which may be a Keras policy, otherwise `param_dtype`.
 
     Example:
@@ -328,12 +332,12 @@ def compute_dtype(dtype: Any, param_dtype: Any) -> Any:
     return jnp.dtype(param_dtype if dtype is None else dtype)
 
 
-def accumulation_dtype(dtype: Any) -> Any:
+def accumulation_dtype(dtype: DTypeLike) -> np.dtype:
     """Returns the dtype for sums and statistics of a dtype: float64 for float64, otherwise float32."""
     return jnp.dtype(jnp.float64 if jnp.dtype(dtype) == jnp.float64 else jnp.float32)
 
 
-def arguments(layer: Any) -> tuple[str, ...]:
+def arguments(layer: Layer) -> tuple[str, ...]:
     """Returns the parameter names of a layer's `compute`."""
     return _arguments(type(layer))  # type: ignore[arg-type]
 

@@ -16,9 +16,10 @@ from flaxmodels.activations import ActivationLike
 from flaxmodels.constraints import ConstraintLike
 from flaxmodels.initializers import InitializerLike
 from flaxmodels.layers import checks, symbolic
-from flaxmodels.layers.base import Layer, MultiOutputLayer
+from flaxmodels.layers.base import Arrays, Layer, MultiOutputLayer
 from flaxmodels.layers.tracing import keep_values
 from flaxmodels.regularizers import RegularizerLike
+from flaxmodels.trees import ArrayTree, MaskTree, Tree
 
 
 class EinsumDense(Layer):
@@ -176,7 +177,7 @@ class Identity(Layer):
     trace_inputs = keep_values
 
     @nn.compact
-    def compute(self, inputs: Any) -> Any:
+    def compute(self, inputs: Arrays) -> Arrays:
         """Returns the inputs; floats are cast to the compute dtype."""
         return self.cast_floats(inputs)
 
@@ -225,17 +226,17 @@ class Lambda(MultiOutputLayer):
         super().__post_init__()
 
     @nn.compact
-    def compute(self, inputs: Any, *, mask: Any = None, train: bool = False) -> Any:
+    def compute(self, inputs: ArrayTree, *, mask: MaskTree = None, train: bool = False) -> ArrayTree:
         """Calls the function and checks the shape of its outputs."""
         parameters = inspect.signature(self.function).parameters
-        options = {"mask": mask, "train": train, "training": train}
+        options: dict[str, object] = {"mask": mask, "train": train, "training": train}
         options = {name: value for name, value in options.items() if name in parameters}
         outputs = self.function(self.cast_floats(inputs), **options | dict(self.arguments or {}))
         if self.output_shape is not None:
             self._check_shape(jax.tree.map(jnp.shape, inputs), outputs)
         return outputs
 
-    def _check_shape(self, shape: Any, outputs: Any) -> None:
+    def _check_shape(self, shape: Tree[tuple[int, ...]], outputs: jax.Array) -> None:
         """Raises unless the outputs have the shape `output_shape`, where None stands for any size."""
         if callable(self.output_shape):
             expected = tuple(self.output_shape(shape))
@@ -248,6 +249,6 @@ class Lambda(MultiOutputLayer):
                 "correct `output_shape`, or leave it out, because the shape is inferred."
             )
 
-    def compute_mask(self, inputs: Any, mask: Any) -> Any:
+    def compute_mask(self, inputs: ArrayTree, mask: MaskTree) -> Any:
         """Returns the `mask` argument of the layer, or its value if it is a function."""
         return self.mask(inputs, mask) if callable(self.mask) else self.mask

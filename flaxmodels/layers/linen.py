@@ -6,6 +6,7 @@ from typing import Any
 import flax.linen as nn
 
 from flaxmodels.layers.base import Layer, MultiOutputLayer
+from flaxmodels.trees import ArrayTree, MaskTree
 
 
 class Linen(MultiOutputLayer):
@@ -32,15 +33,17 @@ class Linen(MultiOutputLayer):
 
     @nn.nowrap
     def call_with_mask(
-        self, inputs: Any, *args: Any, mask: Any = None, train: bool = False, **kwargs: Any
-    ) -> tuple[Any, Any]:
+        self, inputs: ArrayTree, *args: object, mask: MaskTree = None, train: bool = False, **kwargs: object
+    ) -> tuple[ArrayTree, MaskTree]:
         """Calls the module and returns its outputs and their mask."""
         # The module has the same scope, where flax already records the outputs of its call.
         return self.outputs_and_mask(inputs, *args, mask=mask, train=train, **kwargs)
 
-    def compute(self, inputs: Any, *args: Any, mask: Any = None, train: bool = False, **kwargs: Any) -> Any:
+    def compute(
+        self, inputs: ArrayTree, *args: object, mask: MaskTree = None, train: bool = False, **kwargs: object
+    ) -> Any:
         """Calls the module with the arguments that it takes."""
-        flags: dict[str, Any] = {**training_flags(self.module, train)}
+        flags: dict[str, object] = {**training_flags(self.module, train)}
         if "mask" in inspect.signature(type(self.module).__call__).parameters:
             flags["mask"] = mask
         return self.module(inputs, *args, **flags, **kwargs)

@@ -1,6 +1,6 @@
 """The layer that masks padded steps of a sequence."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -10,7 +10,8 @@ from jax.typing import ArrayLike
 
 from flaxmodels.layers import checks
 from flaxmodels.layers.base import Layer
-from flaxmodels.layers.tracing import Lookup
+from flaxmodels.layers.tracing import Lookup, Sources
+from flaxmodels.trees import MaskTree
 
 
 class Masking(Layer):
@@ -49,7 +50,9 @@ class Masking(Layer):
         super().__post_init__()
 
     @nn.nowrap
-    def trace_inputs(self, sources: Any, lookups: list[Lookup], path: str, *args: Any, **kwargs: Any) -> Any:
+    def trace_inputs(
+        self, sources: Sources, lookups: list[Lookup], path: str, *args: object, **kwargs: object
+    ) -> Sources:
         """Returns the sources if masking leaves all values unchanged, which is the case if `mask_value` is 0."""
         return sources if np.all(np.asarray(self.mask_value) == 0) else frozenset()
 
@@ -58,7 +61,7 @@ class Masking(Layer):
         inputs = jnp.asarray(inputs)
         return jnp.where(jnp.expand_dims(self.compute_mask(inputs, None), -1), self.cast_floats(inputs), 0)
 
-    def compute_mask(self, inputs: Any, mask: Any) -> jax.Array:
+    def compute_mask(self, inputs: jax.Array, mask: MaskTree) -> jax.Array:
         """Returns the steps with a feature other than `mask_value`; as in Keras, the mask of the inputs is ignored."""
         inputs, value = jnp.asarray(inputs), np.asarray(self.mask_value)
         if inputs.ndim < 2:

@@ -1,6 +1,6 @@
 """Wrappers that apply a layer in both directions of time, or at each time step."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from flaxmodels.layers import checks
 from flaxmodels.layers.base import Layer, MultiOutputLayer
 from flaxmodels.layers.recurrent import Recurrent
-from flaxmodels.layers.tracing import Lookup, trace
+from flaxmodels.layers.tracing import Lookup, Sources, trace
+from flaxmodels.trees import ArrayTree, MaskTree
 
 
 class Bidirectional(MultiOutputLayer):
@@ -107,18 +108,23 @@ class Bidirectional(MultiOutputLayer):
                 )
 
     @nn.nowrap
-    def children(self) -> list[tuple[str, Any]]:
+    def children(self) -> Sequence[tuple[str, Layer]]:
         """Returns the inner layers by scope name, in the order of Keras' weights."""
         return [("forward_layer", self.layer), ("backward_layer", self.backward_layer)]
 
     def compute(
-        self, inputs: jax.Array, initial_state: Any = None, *, mask: jax.Array | None = None, train: bool = False
-    ) -> Any:
+        self,
+        inputs: jax.Array,
+        initial_state: Sequence[jax.Array] | None = None,
+        *,
+        mask: jax.Array | None = None,
+        train: bool = False,
+    ) -> jax.Array | tuple[jax.Array, ...]:
         """Computes the merged outputs, followed by the final states if the layer has `return_state`."""
         forward_state, backward_state = self._split_states(initial_state)
         forward = self.layer(inputs, initial_state=forward_state, mask=mask, train=train)
         backward = self.backward_layer(inputs, initial_state=backward_state, mask=mask, train=train)
-        states: tuple[Any, ...] = ()
+        states: tuple[jax.Array, ...] = ()
         if self.layer.return_state:
             states = (*forward[1:], *backward[1:])
             forward, backward = forward[0], backward[0]
@@ -130,7 +136,9 @@ class Bidirectional(MultiOutputLayer):
         return (*(merged if self.merge_mode is None else (merged,)), *states)
 
     @nn.nowrap
-    def _split_states(self, states: Any) -> tuple[Any, Any]:
+    def _split_states(
+        self, states: Sequence[jax.Array] | None
+    ) -> tuple[Sequence[jax.Array] | None, Sequence[jax.Array] | None]:
         """Returns the states of the forward layer and those of the backward layer."""
         if states is None:
             return None, None
@@ -144,9 +152,9 @@ class Bidirectional(MultiOutputLayer):
             )
         return states[:first], states[first:]
 
-    def compute_mask(self, inputs: Any, mask: Any) -> Any:
+    def compute_mask(self, inputs: jax.Array, mask: jax.Array | None) -> MaskTree:
         """Returns the mask of the inputs for each output if sequences are returned; states have no mask."""
-        forward, backward = (layer.compute_mask(inputs, mask) for _, layer in self.children())
+        forward, backward = self.layer.compute_mask(inputs, mask), self.backward_layer.compute_mask(inputs, mask)
         if not self.layer.return_state:
             return forward if self.merge_mode is not None else (forward, backward)
         outputs = forward[:1] if self.merge_mode is not None else forward[:1] * 2
@@ -191,18 +199,20 @@ class TimeDistributed(MultiOutputLayer):
         super().__post_init__()
 
     @nn.nowrap
-    def children(self) -> list[tuple[str, Any]]:
+    def children(self) -> Sequence[tuple[str, Layer]]:
         """Returns the inner layers by scope name, in the order of Keras' weights."""
         return [("layer", self.layer)]
 
     @nn.nowrap
-    def trace_inputs(self, sources: Any, lookups: list[Lookup], path: str, *args: Any, **kwargs: Any) -> Any:
+    def trace_inputs(
+        self, sources: Sources, lookups: list[Lookup], path: str, *args: object, **kwargs: object
+    ) -> Sources:
         """Traces the inner layer, whose inputs are parts of the inputs."""
         return trace(self.layer, sources, lookups, f"{path}/layer", *args, **kwargs)
 
     def outputs_and_mask(
         self, inputs: jax.Array, *, mask: jax.Array | None = None, train: bool = False
-    ) -> tuple[Any, Any]:
+    ) -> tuple[ArrayTree, MaskTree]:
         """Computes the outputs and their mask."""
         checks.check_call(self, inputs, mask, train)
         self._check_shapes(inputs, mask)
@@ -238,16 +248,17 @@ class TimeDistributed(MultiOutputLayer):
             m in (1, n) for m, n in zip(mask.shape[2:], inputs.shape[2:], strict=False)
         )
 
-    def _apply_folded(self, inputs: jax.Array, mask: jax.Array | None, train: bool) -> tuple[Any, Any]:
+    def _apply_folded(self, inputs: jax.Array, mask: jax.Array | None, train: bool) -> tuple[ArrayTree, MaskTree]:
         """Applies the inner layer to all steps as one batch."""
         sizes = inputs.shape[:2]
-        folded = [None if x is None else x.reshape(-1, *x.shape[2:]) for x in (inputs, mask)]
+        folded = inputs.reshape(-1, *inputs.shape[2:])
+        folded_mask = None if mask is None else mask.reshape(-1, *mask.shape[2:])
         object.__setattr__(self, "rows_per_example", sizes[1])  # read by the inner layer while it computes
-        results = self.layer.call_with_mask(folded[0], mask=folded[1], train=train)
+        results = self.layer.call_with_mask(folded, mask=folded_mask, train=train)
         object.__setattr__(self, "rows_per_example", 1)
         return jax.tree.map(lambda x: x.reshape(*sizes, *x.shape[1:]), results)
 
-    def _apply_step_by_step(self, inputs: jax.Array, mask: jax.Array | None) -> tuple[Any, Any]:
+    def _apply_step_by_step(self, inputs: jax.Array, mask: jax.Array | None) -> tuple[ArrayTree, MaskTree]:
         """Applies the inner layer in training to the steps one by one; each step updates its statistics."""
         results = [
             self.layer.call_with_mask(inputs[:, t], mask=None if mask is None else mask[:, t], train=True)
