@@ -1,12 +1,13 @@
 """Builds models from layers: `Sequential` stacks them, `Model` connects them into a graph."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, overload
 
 import flax.linen as nn
 import jax
 import numpy as np
+from jax.typing import DTypeLike
 
 from flaxmodels.container import Container
 from flaxmodels.fusion import find_fusion
@@ -16,14 +17,17 @@ from flaxmodels.layers.base import Layer, MultiOutputLayer, arguments
 from flaxmodels.layers.linen import Linen as Linen
 from flaxmodels.layers.symbolic import Input as Input
 from flaxmodels.layers.symbolic import Node, Symbol
-from flaxmodels.layers.tracing import Lookup, trace
+from flaxmodels.layers.tracing import Lookup, Sources, trace
 from flaxmodels.summary import Call
+from flaxmodels.trees import ArrayTree, MaskTree, Tree
 
 
 class LayerStack(Sequence[Layer]):
     """The layers of a `Sequential` with their names, and its input and output symbols if the input is known."""
 
-    def __init__(self, layers: tuple[Any, ...] = (), source: Symbol | None = None, output: Any = None):
+    def __init__(
+        self, layers: tuple[Layer, ...] = (), source: Symbol | None = None, output: Tree[Symbol] | None = None
+    ):
         self.layers, self.source, self.output = layers, source, output
         self.names = scope_names(layers)
         check_scopes(self.names, layers)
@@ -31,13 +35,17 @@ class LayerStack(Sequence[Layer]):
     def __len__(self) -> int:
         return len(self.layers)
 
-    def __getitem__(self, index: Any) -> Any:
+    @overload
+    def __getitem__(self, index: int) -> Layer: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Layer, ...]: ...
+    def __getitem__(self, index: int | slice) -> Layer | tuple[Layer, ...]:
         return self.layers[index]
 
     def __repr__(self) -> str:
         return f"[{', '.join(self.names)}]"
 
-    def extended(self, things: Iterable[Any]) -> "LayerStack":
+    def extended(self, things: Iterable[object]) -> "LayerStack":
         """Returns the stack with more layers at the end; their shapes are checked if the input is known."""
         layers, source = list(self.layers), self.source
         for thing in things:
@@ -55,12 +63,12 @@ class LayerStack(Sequence[Layer]):
         return stack
 
 
-def _describe_type(thing: Any) -> str:
+def _describe_type(thing: object) -> str:
     """Returns the type of a value with its article, for an error."""
     return f"the class {thing.__name__}" if isinstance(thing, type) else f"a {type(thing).__name__}"
 
 
-def _as_layer(thing: Any) -> Layer:
+def _as_layer(thing: object) -> Layer:
     """Returns a layer unchanged and any other linen module wrapped in `Linen`."""
     if isinstance(thing, nn.Module) and not isinstance(thing, Layer):
         return Linen(thing, name=thing.name)
@@ -132,7 +140,7 @@ class Sequential(Container):
         super().__post_init__()
 
     @nn.nowrap
-    def add(self, layer: Any) -> None:
+    def add(self, layer: nn.Module | Symbol) -> None:
         """Appends a layer."""
         if self.scope is not None:
             raise ValueError("A Sequential that is bound to parameters is frozen; add layers before `init` or `apply`.")
@@ -148,7 +156,9 @@ class Sequential(Container):
         return last
 
     @nn.compact
-    def outputs_and_mask(self, inputs: Any, *, mask: Any = None, train: bool = False) -> tuple[Any, Any]:
+    def outputs_and_mask(
+        self, inputs: ArrayTree, *, mask: MaskTree = None, train: bool = False
+    ) -> tuple[ArrayTree, MaskTree]:
         """Computes the outputs and their mask."""
         if not len(self.layers) and self.layers.source is None:
             raise ValueError("A Sequential without layers computes nothing; add a layer first.")
@@ -167,24 +177,26 @@ class Sequential(Container):
         return inputs, mask
 
     @nn.nowrap
-    def trace_inputs(self, sources: Any, lookups: list[Lookup], path: str, *args: Any, **kwargs: Any) -> Any:
+    def trace_inputs(
+        self, sources: Sources, lookups: list[Lookup], path: str, *args: object, **kwargs: object
+    ) -> Sources:
         """Traces the layers in order."""
         for name, layer in self.children():
             sources = trace(layer, sources, lookups, f"{path}/{name}")
         return sources
 
     @nn.nowrap
-    def keras_input_dtype(self, model_dtype: Any) -> Any:
+    def keras_input_dtype(self, model_dtype: DTypeLike | None) -> np.dtype:
         """Returns float32: in Keras, only the layers inside have a dtype."""
         return np.dtype("float32")
 
     @nn.nowrap
-    def children(self) -> list[tuple[str, Any]]:
+    def children(self) -> Sequence[tuple[str, Layer]]:
         """Returns the names and the layers in order."""
         return list(zip(self.layers.names, self.layers, strict=True))
 
     @nn.nowrap
-    def symbols(self) -> tuple[Any, Any]:
+    def symbols(self) -> tuple[Tree[Symbol] | None, Tree[Symbol] | None]:
         """Returns the symbols of the input and of the output."""
         return self.layers.source, self.layers.output
 
@@ -243,12 +255,14 @@ class Model(Container, MultiOutputLayer):
         super().__post_init__()
 
     @nn.compact
-    def outputs_and_mask(self, inputs: Any, *, mask: Any = None, train: bool = False) -> tuple[Any, Any]:
+    def outputs_and_mask(
+        self, inputs: ArrayTree, *, mask: MaskTree = None, train: bool = False
+    ) -> tuple[ArrayTree, MaskTree]:
         """Computes the outputs and their mask."""
         graph, symbols = self.graph, jax.tree.leaves(self.graph.inputs)
         values = dict(zip(map(id, symbols), self.check_inputs(graph.inputs, inputs), strict=True))
         given = [None] * len(symbols) if mask is None else self.match_structure(graph.inputs, mask, "masks")
-        masks: dict[int, Any] = dict(zip(map(id, symbols), given, strict=True))
+        masks: dict[int, MaskTree] = dict(zip(map(id, symbols), given, strict=True))
         bound = {id(layer): layer.clone(parent=self, name=name) for name, layer in self.children()}
         done: set[Node] = set()
         may_fuse = self.may_fuse()
@@ -274,12 +288,14 @@ class Model(Container, MultiOutputLayer):
         )
 
     @nn.nowrap
-    def trace_inputs(self, sources: Any, lookups: list[Lookup], path: str, *args: Any, **kwargs: Any) -> Any:
+    def trace_inputs(
+        self, sources: Sources, lookups: list[Lookup], path: str, *args: object, **kwargs: object
+    ) -> Sources:
         """Traces the calls of the graph in order."""
         graph = self.graph
         held = dict(zip(map(id, jax.tree.leaves(graph.inputs)), jax.tree.leaves(sources), strict=True))
 
-        def sources_of(symbol: Any) -> Any:
+        def sources_of(symbol: object) -> frozenset[int]:
             return held.get(id(symbol), frozenset())
 
         for node in graph.nodes:
@@ -292,12 +308,12 @@ class Model(Container, MultiOutputLayer):
         return jax.tree.map(sources_of, graph.outputs)
 
     @nn.nowrap
-    def keras_input_dtype(self, model_dtype: Any) -> Any:
+    def keras_input_dtype(self, model_dtype: DTypeLike | None) -> None:
         """Returns None: Keras does not cast the inputs of a functional model."""
         return None
 
     @nn.nowrap
-    def children(self) -> list[tuple[str, Any]]:
+    def children(self) -> Sequence[tuple[str, Layer]]:
         """Returns the names and the layers in the order of Keras' `model.layers`."""
         return [(self.graph.names[id(layer)], layer) for layer in self.layers]
 
@@ -308,7 +324,7 @@ class Model(Container, MultiOutputLayer):
         return self.graph.layers_in(self.dtype)
 
     @nn.nowrap
-    def symbols(self) -> tuple[Any, Any]:
+    def symbols(self) -> tuple[Tree[Symbol] | None, Tree[Symbol] | None]:
         """Returns the trees of input and output symbols."""
         return self.graph.inputs, self.graph.outputs
 
@@ -324,18 +340,20 @@ class Model(Container, MultiOutputLayer):
         return calls
 
 
-def _call(node: Node, layer: Layer, values: dict[int, Any], masks: dict[int, Any], train: bool) -> tuple[Any, Any]:
+def _call(
+    node: Node, layer: Layer, values: Mapping[int, jax.Array], masks: Mapping[int, MaskTree], train: bool
+) -> tuple[ArrayTree, MaskTree]:
     """Repeats a recorded call with arrays in place of symbols; a recorded `mask` or `train` is kept."""
 
-    def fill(tree: Any) -> Any:
+    def fill(tree: object) -> Any:
         return jax.tree.map(lambda leaf: values[id(leaf)] if isinstance(leaf, Symbol) else leaf, tree)
 
-    def mask_of(tree: Any) -> Any:
+    def mask_of(tree: object) -> MaskTree:
         mask = jax.tree.map(lambda leaf: masks.get(id(leaf)), tree)
         return mask if jax.tree.leaves(mask) else None
 
     names = arguments(layer)
     further = [*zip(names[1:], node.args[1:], strict=False), *node.kwargs.items()]
-    defaults = {f"{name}_mask": mask_of(value) for name, value in further if f"{name}_mask" in names}
+    defaults: dict[str, object] = {f"{name}_mask": mask_of(value) for name, value in further if f"{name}_mask" in names}
     defaults |= {"mask": mask_of(node.args[0]), "train": train}
     return layer.call_with_mask(*fill(node.args), **defaults | fill(node.kwargs))

@@ -12,6 +12,7 @@ from flaxmodels import summary
 from flaxmodels.layers.base import Layer
 from flaxmodels.layers.symbolic import Symbol
 from flaxmodels.summary import Call
+from flaxmodels.trees import ArrayTree, MaskTree, Tree
 
 
 class Container(Layer):
@@ -24,7 +25,9 @@ class Container(Layer):
                 raise ValueError(f"{self.label} does not take `{name}`, got {value!r}; give it to the layers inside.")
         super().__post_init__()
 
-    def outputs_and_mask(self, inputs: Any, *, mask: Any = None, train: bool = False) -> tuple[Any, Any]:
+    def outputs_and_mask(
+        self, inputs: ArrayTree, *, mask: MaskTree = None, train: bool = False
+    ) -> tuple[ArrayTree, MaskTree]:
         """Computes the outputs and their mask."""
         raise TypeError(f"{type(self).__name__} is not a model; use Sequential or Model.")
 
@@ -38,18 +41,18 @@ class Container(Layer):
         return not observed and not getattr(linen_module, "_global_interceptor_stack", ())
 
     @nn.nowrap
-    def symbols(self) -> tuple[Any, Any]:
+    def symbols(self) -> tuple[Tree[Symbol] | None, Tree[Symbol] | None]:
         """Returns the symbols of the inputs and of the outputs, None for a Sequential without a known input."""
         return None, None
 
     @nn.nowrap
-    def inner_outputs(self) -> Any:
+    def inner_outputs(self) -> Tree[Symbol] | None:
         """Returns the symbols of the outputs."""
         return self.symbols()[1]
 
     @property
     @nn.nowrap
-    def input_spec(self) -> Any:
+    def input_spec(self) -> Tree[Symbol] | None:
         """The symbol of the input, or a tree of symbols; None if the input is not known."""
         return self.symbols()[0]
 
@@ -100,7 +103,7 @@ class Container(Layer):
         return summary.as_html(self)
 
     @nn.nowrap
-    def match_structure(self, expected: Any, given: Any, what: str = "inputs") -> list[Any]:
+    def match_structure(self, expected: Tree[Symbol], given: object, what: str = "inputs") -> list[Any]:
         """Returns the values given for the expected symbols, in the order of the symbols.
 
         Args:
@@ -130,7 +133,7 @@ class Container(Layer):
         return values
 
     @nn.nowrap
-    def _check_keys(self, expected: Any, given: Mapping[str, Any], what: str) -> None:
+    def _check_keys(self, expected: Tree[Symbol], given: Mapping[str, object], what: str) -> None:
         """Raises if the value of a named input is missing; skipped unless all inputs have names."""
         names = list(expected) if isinstance(expected, Mapping) else [s.name for s in jax.tree.leaves(expected)]
         missing = [name for name in names if name not in given]
@@ -141,7 +144,7 @@ class Container(Layer):
             )
 
     @nn.nowrap
-    def check_inputs(self, expected: Any, inputs: Any) -> list[Any]:
+    def check_inputs(self, expected: Tree[Symbol], inputs: object) -> list[jax.Array]:
         """Returns the input arrays in the order of the expected symbols; raises if structure or shapes differ."""
         arrays = self.match_structure(expected, inputs)
         for symbol, array in zip(jax.tree.leaves(expected), arrays, strict=True):
@@ -158,7 +161,7 @@ class Container(Layer):
         return arrays
 
 
-def _matched(expected: Any, given: Any) -> list[Any] | None:
+def _matched(expected: Tree[Symbol], given: object) -> list[Any] | None:
     """Returns the values for the expected symbols, in the order of jax.tree.leaves; None if the structures differ."""
     if isinstance(expected, Symbol):
         return None if isinstance(given, list | tuple | Mapping) else [given]
@@ -174,6 +177,6 @@ def _matched(expected: Any, given: Any) -> list[Any] | None:
     return None if None in parts else [leaf for part in parts if part is not None for leaf in part]
 
 
-def _shapes_of(given: Any) -> str:
+def _shapes_of(given: object) -> str:
     """Returns the structure of the given arrays as text, with shapes in place of arrays."""
     return str(jax.tree.map(lambda leaf: str(np.shape(leaf)), given, is_leaf=lambda leaf: leaf is None))

@@ -12,7 +12,7 @@ from flaxmodels.layers.base import Layer
 
 
 def save(
-    path: str | os.PathLike[str], model: nn.Module, variables: Mapping[str, Any], architecture: bool | None = None
+    path: str | os.PathLike[str], model: nn.Module, variables: Mapping[str, object], architecture: bool | None = None
 ) -> None:
     """Writes a model and its variables into one file, completely or not at all; equal models give equal bytes.
 
@@ -114,7 +114,7 @@ def load(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Any]]:
     return saving.load(path) if suffix == ".safetensors" else flaxmodels.interop.load_keras(path)
 
 
-def load_weights(path: str | os.PathLike[str], variables: Mapping[str, Any]) -> dict[str, Any]:
+def load_weights(path: str | os.PathLike[str], variables: Mapping[str, object]) -> dict[str, Any]:
     """Reads variables of the given structure and ignores the architecture in the file.
 
     Args:

@@ -14,13 +14,14 @@ from flaxmodels import activations, layers
 from flaxmodels.kernels.biased_convolution import conv_bias
 from flaxmodels.layers import checks
 from flaxmodels.layers.base import Layer
+from flaxmodels.trees import ArrayTree, MaskTree
 
 if TYPE_CHECKING:
     from flaxmodels.layers.conv import Conv
     from flaxmodels.layers.pooling import MaxPooling
 
 # Takes both layers, the inputs of the first, `mask` and `train`; returns the outputs of the second and their mask.
-FusedCall = Callable[..., tuple[Any, Any]]
+FusedCall = Callable[..., tuple[ArrayTree, MaskTree]]
 
 
 class Fusion(NamedTuple):
@@ -74,7 +75,7 @@ def pools_pairs_of_features(conv: "Conv", pooling: "MaxPooling") -> bool:
 
 
 def conv_max_pooling(
-    conv: "Conv", pooling: "MaxPooling", inputs: jax.Array, *, mask: Any = None, train: bool = False
+    conv: "Conv", pooling: "MaxPooling", inputs: jax.Array, *, mask: MaskTree = None, train: bool = False
 ) -> tuple[jax.Array, None]:
     """Computes a convolution and the max pooling of its outputs; neither layer passes a mask on."""
     checks.check_call(conv, inputs, mask, train)

@@ -3,14 +3,16 @@
 import collections
 import re
 from collections.abc import Sequence
-from typing import Any
 
+import flax.linen as nn
 import jax
+from jax.typing import DTypeLike
 
 from flaxmodels.keras_order import in_keras_order
 from flaxmodels.layers.base import Layer
 from flaxmodels.layers.linen import Linen
 from flaxmodels.layers.symbolic import Node, Symbol
+from flaxmodels.trees import Tree
 
 
 def snake_case(class_name: str) -> str:
@@ -19,7 +21,7 @@ def snake_case(class_name: str) -> str:
     return re.sub("([a-z])([A-Z])", r"\1_\2", words).lower()
 
 
-def scope_names(layers: Sequence[Any]) -> list[str]:
+def scope_names(layers: Sequence[Layer]) -> list[str]:
     """Returns a name for each layer: its `name`, or Keras' automatic one, numbered from the second layer of a class.
 
     Raises:
@@ -51,14 +53,14 @@ def scope_names(layers: Sequence[Any]) -> list[str]:
     return names
 
 
-def check_scopes(names: Sequence[str], layers: Sequence[Any]) -> None:
+def check_scopes(names: Sequence[str], layers: Sequence[Layer]) -> None:
     """Refuses a layer in two scopes: it would have separate parameters in each, although sharing is intended.
 
     Raises:
         ValueError: If a layer occurs twice, or both directly and inside another layer.
     """
     # The layers are stored with the names to keep them alive: an id is unique only among living objects.
-    places: dict[int, tuple[str, Any]] = {}
+    places: dict[int, tuple[str, nn.Module]] = {}
     for name, layer in zip(names, layers, strict=True):
         inside = _with_inner(layer)
         for inner in inside:
@@ -70,9 +72,9 @@ def check_scopes(names: Sequence[str], layers: Sequence[Any]) -> None:
         places.update((id(inner), (name, inner)) for inner in inside)
 
 
-def _with_inner(layer: Any) -> list[Any]:
+def _with_inner(layer: nn.Module) -> list[nn.Module]:
     """Returns a layer and the distinct layers inside it."""
-    inside = [layer.module] if isinstance(layer, Linen) else []
+    inside: list[nn.Module] = [layer.module] if isinstance(layer, Linen) else []
     for _, child in layer.children() if isinstance(layer, Layer) else []:
         inside.extend(_with_inner(child))
     return list({id(inner): inner for inner in [layer, *inside]}.values())
@@ -86,7 +88,7 @@ def _takes_one_symbol(node: Node) -> bool:
 class Graph:
     """The inputs and outputs of a model, the calls of layers between them in order, and the layers with their names."""
 
-    def __init__(self, inputs: Any, outputs: Any):
+    def __init__(self, inputs: Tree[Symbol], outputs: Tree[Symbol]):
         self.inputs, self.outputs = inputs, outputs
         self._check_are_symbols()
         self.nodes = sorted(self._reachable(), key=lambda node: node.order)
@@ -97,7 +99,7 @@ class Graph:
         self._layers: dict[str, list[Layer]] = {}
         self.followers = self._followers()
 
-    def layers_in(self, dtype: Any) -> list[Layer]:
+    def layers_in(self, dtype: DTypeLike | None) -> list[Layer]:
         """Returns the distinct layers in the order of Keras' `model.layers`, for a model of this dtype or None."""
         if str(dtype) not in self._layers:
             self._layers[str(dtype)] = in_keras_order(self.nodes, self.outputs, dtype)
@@ -106,7 +108,7 @@ class Graph:
     def __repr__(self) -> str:
         return f"<Graph of {', '.join(self.names.values())}>"
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> tuple[type["Graph"], tuple[Tree[Symbol], Tree[Symbol]]]:
         return Graph, (self.inputs, self.outputs)  # A copy has other layers, and the names are stored by id.
 
     def _check_are_symbols(self) -> None:

@@ -1,11 +1,13 @@
 """Finds layers inside any linen module: those that own its weights, and those that look up integers."""
 
 import itertools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 from flax import traverse_util
+from flax.linen import module as linen_module
 
 from flaxmodels.container import Container
 from flaxmodels.layers.base import Layer
@@ -13,7 +15,7 @@ from flaxmodels.layers.linen import Linen
 from flaxmodels.layers.tracing import Lookup, trace
 
 
-def weights_of(module: nn.Module, *args: Any, **kwargs: Any) -> dict[tuple[str, ...], tuple[Layer, str]]:
+def weights_of(module: nn.Module, *args: object, **kwargs: Any) -> dict[tuple[str, ...], tuple[Layer, str]]:
     """Returns the layer and the name of each weight by its path in `params`, at any depth of a module.
 
     Parameters that a plain linen module creates belong to the enclosing `Linen` layer, and are left out if there is
@@ -28,8 +30,14 @@ def weights_of(module: nn.Module, *args: Any, **kwargs: Any) -> dict[tuple[str, 
     wrapped: dict[tuple[str, ...], Layer] = {}
     roots: list[Any] = []
 
-    def record(method: Any, args: Any, kwargs: Any, context: Any) -> Any:
-        layer, scope = context.module, context.module.scope
+    def record(
+        method: Callable[..., object],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, object],
+        context: linen_module.InterceptorContext,
+    ) -> object:
+        layer: Any = context.module
+        scope = context.module.scope
         roots.extend([] if scope is None else [scope.root])
         if scope is None or scope.root is not roots[0]:  # This call infers a graph during the trace.
             return method(*args, **kwargs)

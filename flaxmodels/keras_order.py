@@ -6,12 +6,13 @@ then become nodes of the graph. They change the order, because they connect the 
 made the mask. Keras does not keep the mask if it has to convert the arguments (lists, keywords, a different dtype).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from flaxmodels import mask_operations
 from flaxmodels.layers.attention import ProjectedAttention, ScoredAttention
@@ -25,6 +26,7 @@ from flaxmodels.layers.merge import Concatenate, Dot, Merge
 from flaxmodels.layers.recurrent import Recurrent
 from flaxmodels.layers.symbolic import Node, Symbol
 from flaxmodels.layers.wrappers import Bidirectional, TimeDistributed
+from flaxmodels.trees import Tree
 
 
 class Operation:
@@ -36,13 +38,17 @@ class Operation:
         *arguments: Symbols, operations, and constants.
     """
 
-    def __init__(self, kind: str, config: dict[str, Any], *arguments: Any):
+    def __init__(self, kind: str, config: Mapping[str, object], *arguments: Any):
         self.arguments = arguments
         ranks = [np.ndim(argument) for argument in arguments]
         self.ndim = max(ranks, default=0) + {"ExpandDims": 1, "Any": -1}.get(kind, 0)
 
 
-def in_keras_order(nodes: Sequence[Node], outputs: Any, dtype: Any = None) -> list[Layer]:
+# A node of Keras' graph.
+KerasNode = Node | Operation
+
+
+def in_keras_order(nodes: Sequence[Node], outputs: Tree[Symbol], dtype: DTypeLike | None = None) -> list[Layer]:
     """Returns the distinct layers of a graph in the order of Keras' `model.layers`.
 
     Args:
@@ -52,7 +58,7 @@ def in_keras_order(nodes: Sequence[Node], outputs: Any, dtype: Any = None) -> li
     """
     sources = _sources(nodes, dtype)
     entered, left = _traversal(sources, outputs)
-    depths: dict[Any, int] = {}
+    depths: dict[KerasNode, int] = {}
     layer_depths: dict[int, int] = {}
     for node in reversed(left):
         depth = depths.get(node, 0)
@@ -64,12 +70,16 @@ def in_keras_order(nodes: Sequence[Node], outputs: Any, dtype: Any = None) -> li
     return sorted(layers, key=lambda layer: -layer_depths[id(layer)])
 
 
-def _traversal(sources: dict[Any, list[Any]], outputs: Any) -> tuple[list[Any], list[Any]]:
+def _traversal(
+    sources: Mapping[KerasNode, list[KerasNode]], outputs: Tree[Symbol]
+) -> tuple[list[KerasNode], list[KerasNode]]:
     """Returns calls and operations in the preorder and postorder of a depth-first traversal from the outputs."""
-    entered: dict[Any, None] = {}
-    left: list[Any] = []
+    entered: dict[KerasNode, None] = {}
+    left: list[KerasNode] = []
     for output in jax.tree.leaves(outputs):
-        path: list[tuple[Any, Any]] = [(None, iter([output.node] if output.node in sources else []))]
+        path: list[tuple[KerasNode | None, Iterator[KerasNode]]] = [
+            (None, iter([output.node] if output.node in sources else []))
+        ]
         while path:
             node, open_sources = path[-1]
             source = next((source for source in open_sources if source not in entered), None)
@@ -86,14 +96,14 @@ def _traversal(sources: dict[Any, list[Any]], outputs: Any) -> tuple[list[Any], 
 # ---------------------------------------------------------------- masks
 
 
-def _sources(nodes: Sequence[Node], dtype: Any) -> dict[Any, list[Any]]:
+def _sources(nodes: Sequence[Node], dtype: DTypeLike | None) -> dict[KerasNode, list[KerasNode]]:
     """Returns for each call and each operation on masks the calls and operations of its inputs, in Keras' order."""
     masks: dict[int, Any] = {}
     inside = set(nodes)
-    sources: dict[Any, list[Any]] = {}
+    sources: dict[KerasNode, list[KerasNode]] = {}
 
-    def add(node: Any, arguments: Any) -> None:
-        open_nodes = [(node, arguments)]
+    def add(node: KerasNode, arguments: object) -> None:
+        open_nodes: list[tuple[KerasNode, object]] = [(node, arguments)]
         while open_nodes:
             node, arguments = open_nodes.pop()
             leaves = [leaf for leaf in jax.tree.leaves(arguments) if isinstance(leaf, Symbol | Operation)]
@@ -112,23 +122,23 @@ def _sources(nodes: Sequence[Node], dtype: Any) -> dict[Any, list[Any]]:
     return sources
 
 
-def _masks_of(inputs: Any, masks: dict[int, Any]) -> Any:
+def _masks_of(inputs: object, masks: Mapping[int, Any]) -> Any:
     """Returns the masks of a tree of symbols, in its structure."""
     return jax.tree.map(lambda leaf: masks.get(id(leaf)), inputs)
 
 
-def _keeps_mask(node: Node, dtype: Any) -> bool:
+def _keeps_mask(node: Node, dtype: DTypeLike | None) -> bool:
     """Returns whether Keras adds the mask of the inputs to the arguments of a call without a mask."""
     layer, wanted = node.layer, node.layer.keras_input_dtype(dtype)
     if isinstance(layer, Linen) or not computes_with_mask(layer):
         return False
     if wanted is None:
         return not any(isinstance(leaf, Symbol) for leaf in jax.tree.leaves((node.args[1:], node.kwargs)))
-    alone = len(node.args) == 1 and not node.kwargs and isinstance(node.args[0], Symbol)
-    return alone and _dtype_of(node.args[0], dtype) == wanted
+    first, *further = node.args
+    return not further and not node.kwargs and isinstance(first, Symbol) and _dtype_of(first, dtype) == wanted
 
 
-def _passed_on(node: Node, mask: Any, dtype: Any) -> Iterable[Any]:
+def _passed_on(node: Node, mask: Any, dtype: DTypeLike | None) -> Iterable[Any]:
     """Returns the masks of the outputs of a call, or an empty list if there are none."""
     layer: Any = node.layer
     inputs = _cast(node, dtype)
@@ -157,18 +167,19 @@ def _passed_on(node: Node, mask: Any, dtype: Any) -> Iterable[Any]:
     return jax.tree.leaves(mask, is_leaf=lambda leaf: leaf is None) if passes else []
 
 
-def _cast(node: Node, dtype: Any) -> Any:
+def _cast(node: Node, dtype: DTypeLike | None) -> Any:
     """Returns the first argument of a call, with the casts that Keras adds to it."""
     wanted = node.layer.keras_input_dtype(dtype)
 
-    def cast(leaf: Any) -> Any:
-        floating = isinstance(leaf, Symbol) and jnp.issubdtype(leaf.dtype, jnp.floating)
-        return Operation("Cast", {}, leaf) if floating and wanted not in (None, _dtype_of(leaf, dtype)) else leaf
+    def cast(leaf: object) -> object:
+        if not isinstance(leaf, Symbol) or not jnp.issubdtype(leaf.dtype, jnp.floating):
+            return leaf
+        return leaf if wanted in (None, _dtype_of(leaf, dtype)) else Operation("Cast", {}, leaf)
 
     return jax.tree.map(cast, node.args[0])
 
 
-def _dtype_of(symbol: Symbol, dtype: Any) -> Any:
+def _dtype_of(symbol: Symbol, dtype: DTypeLike | None) -> DTypeLike | None:
     """Returns the dtype of a symbol inside a model of a dtype, which was unknown when the symbol was made."""
     layer: Any = None if symbol.node is None else symbol.node.layer
     if symbol.node is None or dtype is None or layer.dtype is not None:

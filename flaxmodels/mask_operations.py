@@ -5,25 +5,28 @@ them. Each function takes `make(operation, config, *arguments)`, which returns t
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TypeVar
 
-Make = Callable[..., Any]
+Tensor = TypeVar("Tensor")
+Mask = TypeVar("Mask")
+Result = TypeVar("Result")
 
 
-def embedding_mask(make: Make, ids: Any, zero: Any = 0) -> Any:
+def embedding_mask(make: Callable[..., Result], ids: object, zero: object = 0) -> Result:
     """Returns the mask of an Embedding with `mask_zero`."""
     return make("NotEqual", {}, ids, zero)
 
 
-def masking_mask(make: Make, inputs: Any, value: Any) -> Any:
+def masking_mask(make: Callable[..., Result], inputs: object, value: object) -> Result:
     """Returns the mask of a Masking layer."""
     return _any(make, make("NotEqual", {}, inputs, value))
 
 
-def merged_mask(make: Make, masks: Sequence[Any]) -> Any:
+def merged_mask(make: Callable[..., Result], masks: Sequence[Mask | None]) -> Mask | Result | None:
     """Returns the mask of a layer such as Add: positions that any input keeps, or None if an input has no mask."""
     if not masks or any(mask is None for mask in masks):
         return None
+    merged: Mask | Result | None
     merged, *others = masks
     for other in others:
         merged = make("LogicalOr", {}, merged, other)
@@ -31,8 +34,12 @@ def merged_mask(make: Make, masks: Sequence[Any]) -> Any:
 
 
 def concatenated_mask(
-    make: Make, inputs: Sequence[Any], masks: Sequence[Any], axis: int, is_full: Callable[[Any, Any], bool]
-) -> Any:
+    make: Callable[..., Result],
+    inputs: Sequence[Tensor],
+    masks: Sequence[Mask | None],
+    axis: int,
+    is_full: Callable[[Tensor, Mask], bool],
+) -> Result | None:
     """Returns the mask of a Concatenate, or None if no input has one.
 
     Args:
@@ -44,7 +51,7 @@ def concatenated_mask(
     """
     if all(mask is None for mask in masks):
         return None
-    full: list[Any] = []
+    full: list[Mask | Result] = []
     for value, mask in zip(inputs, masks, strict=True):
         if mask is None:
             full.append(make("OnesLike", {"dtype": "bool"}, value))
@@ -56,5 +63,5 @@ def concatenated_mask(
     return _any(make, make("Concatenate", {"axis": axis}, *full))
 
 
-def _any(make: Make, mask: Any) -> Any:
+def _any(make: Callable[..., Result], mask: Result) -> Result:
     return make("Any", {"axis": -1, "keepdims": False}, mask)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
+import flax.linen as nn
 import jax
 import numpy as np
 
@@ -10,6 +11,7 @@ from flaxmodels import html
 from flaxmodels.graph import snake_case
 from flaxmodels.layers import symbolic
 from flaxmodels.layers.base import Layer
+from flaxmodels.trees import Tree
 
 HEADER = ("layer (class)", "output", "parameters", "inputs")
 
@@ -23,13 +25,13 @@ class Summarized(Protocol):
     def input_spec(self) -> Any:
         """The input as a symbol or a tree of symbols, None if it is not known."""
 
-    def children(self) -> list[tuple[str, Any]]:
+    def children(self) -> Sequence[tuple[str, nn.Module]]:
         """Returns the layers inside by name."""
 
     def calls(self) -> "list[Call]":
         """Returns the calls of layers in order."""
 
-    def init(self, rngs: Any, *args: Any) -> Any:
+    def init(self, rngs: dict[str, jax.Array], *args: object) -> object:
         """Initializes the variables."""
 
 
@@ -45,7 +47,7 @@ class Call(NamedTuple):
 
     name: str
     layer: Layer
-    outputs: Any
+    outputs: Tree[symbolic.Symbol]
     sources: list[str]
 
 
@@ -69,7 +71,7 @@ def as_html(model: Summarized) -> str:
     return html.table(HEADER, table, _title(model, count))
 
 
-def parameter_count(tree: Any) -> int:
+def parameter_count(tree: object) -> int:
     """Returns how many numbers a tree of arrays, or of their shapes, holds."""
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
 
