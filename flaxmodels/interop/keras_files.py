@@ -174,7 +174,8 @@ def _build_model(path: str | os.PathLike[str], config: Json) -> tuple[Container,
 def shapes_of(model: Layer) -> dict[Path, jax.ShapeDtypeStruct]:
     """Returns the shapes and dtypes of the variables of a model whose input is known, by path."""
     rngs = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
-    variables, _ = symbolic.evaluate(lambda examples: model.init(rngs, examples), _with_known_input(model).symbols()[0])
+    inputs: Any = _with_known_input(model).symbols()[0]
+    variables, _ = symbolic.evaluate(lambda examples: model.init(rngs, examples), inputs)
     return traverse_util.flatten_dict(variables)
 
 

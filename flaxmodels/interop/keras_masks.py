@@ -253,7 +253,8 @@ class MaskTerms:
             return ()
         if LOST in parts:
             return (LOST,)
-        return (mask_operations.merged_mask(self._make_term, parts),)
+        merged: Any = mask_operations.merged_mask(self._make_term, parts)
+        return (merged,)
 
     def _concatenated_mask(self, config: Mapping[str, Any], inputs: Json, masks: Any) -> tuple[Term, ...]:
         if masks is None:
