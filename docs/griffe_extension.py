@@ -16,7 +16,7 @@ LAYER = "flaxmodels.layers.base.Layer"
 class LayersAndDocstrings(griffe.Extension):
     """Adapts docstrings, and gives layers the signature that flax generates from their fields.
 
-    The docstrings have one "Example:" and a line "Shapes: ...". The parser of Google style recognizes only "Examples:".
+    The docstrings have one "Example:" and a line "Shapes: ...". The Google-style parser recognizes only "Examples:".
     """
 
     def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:

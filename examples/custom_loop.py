@@ -1,4 +1,4 @@
-"""Trains with a loop of its own over the pure step functions.
+"""Trains with a custom loop over the pure step functions.
 
 python examples/custom_loop.py [--small]
 """

@@ -21,7 +21,7 @@ def make_base():
 
 
 def make_trainer(base, learning_rate, variables=None):
-    """Returns a trainer of a base and a new head; variables that are not given start fresh."""
+    """Returns a trainer of a base and a new head; missing variables are initialized."""
     model = Sequential([base, layers.Dense(1, activation="sigmoid", name="head")])
     return Trainer(model, optimizers.Adam(learning_rate), "binary_crossentropy", ["accuracy"], variables=variables)
 

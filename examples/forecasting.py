@@ -1,4 +1,4 @@
-"""Forecasts airline passengers with a GRU, and compares it with a forecast of the last value.
+"""Forecasts airline passengers with a GRU, and compares its error with that of forecasting the last value.
 
 python examples/forecasting.py [--small]
 """
@@ -28,7 +28,7 @@ def main(small: bool) -> None:
     print(f"mean error of the model: {np.abs(forecast - truth).mean():.1f} {data.info.unit}")
     print(f"mean error of the last value: {np.abs(last - truth).mean():.1f} {data.info.unit}")
 
-    # A forecast of several months feeds each forecast back as the newest month.
+    # To forecast several months, each forecast is fed back as the newest month.
     window = x[:1]
     for month in range(3):
         value = trainer.predict(window)

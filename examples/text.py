@@ -28,7 +28,7 @@ def reviews(count, seed):
 
 
 def to_ids(texts, vocabulary):
-    """Returns numbers of words [N, LENGTH]; 0 is padding, 1 is an unknown word."""
+    """Returns word ids [N, LENGTH]; 0 is padding, 1 is an unknown word."""
     ids = np.zeros((len(texts), LENGTH), "int32")
     for row, text in zip(ids, texts, strict=True):
         words = [vocabulary.get(word, 1) for word in text.split()[:LENGTH]]

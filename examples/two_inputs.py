@@ -31,7 +31,7 @@ def main(small: bool) -> None:
     tower = Model(image, layers.Dense(64, activation="relu")(layers.Flatten()(image)), name="tower")
 
     left, right = Input((8, 8, 1), name="left"), Input((8, 8, 1), name="right")
-    a, b = tower(left), tower(right)  # called twice, it shares its parameters
+    a, b = tower(left), tower(right)  # both calls share the parameters
     difference = layers.Lambda(abs)(layers.Subtract()([a, b]))
     outputs = {
         "same": layers.Dense(1, activation="sigmoid", name="same")(layers.Dense(32, activation="relu")(difference)),
