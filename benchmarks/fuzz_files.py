@@ -204,7 +204,7 @@ def damage_member(rng, content, others):
 
 
 def unzip(content):
-    """Returns the members of a zip file by name."""
+    """Returns the members of a zip file in a dictionary keyed by name."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         return {name: archive.read(name) for name in archive.namelist()}
 
@@ -224,7 +224,7 @@ DAMAGES = (flip, cut, splice, edit_json, damage_member)
 
 
 class ForkServer:
-    """Replaces `subprocess` in the HDF5 reader, to save the start of Python for each file.
+    """Replaces `subprocess` in the HDF5 reader, to avoid starting Python for each file.
 
     A server process that has imported the libraries forks for each call, and the fork runs the reader's program.
     """
@@ -325,7 +325,7 @@ def outcome_of(function):
 
 
 def reset_peak():
-    """Resets the peak memory of this process to its present memory, if the system can (Linux); returns the peak."""
+    """Resets this process' peak memory to its present memory, where supported (Linux); returns the peak."""
     try:
         pathlib.Path("/proc/self/clear_refs").write_text("5")
     except OSError:

@@ -15,9 +15,9 @@ Each part takes some minutes at most:
     precision    accuracy and speed in half precision over five seeds
     determinism  whether two runs are bit-identical
 
-Every run waits for its device before its time is read. Packages that are not installed are named and skipped. Each
-result is written to results/ at once, and a sentence is printed for each target. The exit status is 0 if all targets
-are met.
+Each run waits until the device is done before the clock is read. Packages that are not installed are named and skipped.
+Each result is written to results/ at once, and a sentence is printed for each target. The exit status is 0 if all
+targets are met.
 
 FOLDER holds mnist/ and fashion_mnist/ with the four original files each; without it, both are downloaded.
 """
@@ -161,7 +161,7 @@ def max_error(got, want):
 
 
 def check_cnn(build, precision, rng, batch):
-    """Returns the largest error of a network's loss and of its gradients, relative to the largest of each array."""
+    """Returns the largest error of a network's loss and gradients, relative to the largest value of each array."""
     net = build((28, 28, 1), 10)
     x, y = rng.random((batch, 28, 28, 1), np.float32), rng.integers(0, 10, batch)
     variables = jax.device_get(jax.jit(net.init)(jax.random.key(0), x[:1]))
@@ -286,7 +286,7 @@ def refit(trainer, train, seed, **options):
 
 
 def mnist(dry, data, seeds, **_):
-    """Yields accuracy and training seconds of runs from new parameters; the target is 99% in a second."""
+    """Yields accuracy and training seconds of runs from new parameters; the target is 99% in one second of training."""
     splits = images("mnist", data, dry)
     if splits is None:
         return
@@ -379,7 +379,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
     parser.add_argument("--data", type=pathlib.Path, help="folder with the original files of MNIST and Fashion-MNIST")
-    parser.add_argument("--rounds", type=int, default=5, help="counted runs of each competitor")
+    parser.add_argument("--rounds", type=int, default=5, help="timed runs of each competitor")
     parser.add_argument("--seeds", type=int, default=5, help="runs of mnist and precision")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="start nothing new after this time")
     parser.add_argument("--dry", action="store_true", help="tiny sizes on any machine; keeps nothing")

@@ -47,7 +47,7 @@ def start_and_kill(kind, folder, rng):
     lines, limit, last = 0, rng.randrange(0, 11), "starting\n"
     while lines < limit and (line := process.stdout.readline()):
         lines, last = lines + 1, line
-    time.sleep(rng.uniform(0, 0.12))  # hits also the time between chunks and the writing of checkpoints
+    time.sleep(rng.uniform(0, 0.12))  # kills between chunks and during the writing of checkpoints, too
     process.kill()
     process.stdout.close()
     return process.wait() == -9, last.strip()

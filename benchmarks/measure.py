@@ -151,8 +151,8 @@ def interleaved(competitors: Mapping[str, Callable[[], Any]], rounds: int = 7) -
     """Returns the seconds of each competitor's runs, which take turns so that all see the same load.
 
     Args:
-        competitors: Functions that return when their work is done; each has one warm-up run that is not counted.
-        rounds: Counted runs of each competitor.
+        competitors: Functions that return when their work is done; each has one warm-up run that is not timed.
+        rounds: Timed runs of each competitor.
     """
     for run in competitors.values():
         run()

@@ -54,7 +54,7 @@ def epoch(case, nonfinite):
 def main():
     """Measures all cases and writes a CSV file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15, help="counted epochs of each")
+    parser.add_argument("--rounds", type=int, default=15, help="timed epochs of each")
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
     arguments = parser.parse_args()
     rows = []

@@ -140,7 +140,7 @@ def measure_case(name, model, examples, o, rounds):
 def main():
     """Measures all cases; prints a table and writes a CSV file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=9, help="counted runs of each competitor")
+    parser.add_argument("--rounds", type=int, default=9, help="timed runs of each competitor")
     parser.add_argument("--batches", type=int, nargs="+", default=[3, 10, 40], help="steps per epoch")
     parser.add_argument("--retain-heap", action="store_true", help="call training.retain_heap() first")
     arguments = parser.parse_args()

@@ -105,7 +105,7 @@ def memories():
 def main():
     """Measures memory and time; prints a table and writes a CSV file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3, help="counted runs of each competitor")
+    parser.add_argument("--rounds", type=int, default=3, help="timed runs of each competitor")
     parser.add_argument("--peers", nargs="+", default=["jax-scan", "torch"], choices=throughput.PEERS)
     parser.add_argument("--memory", nargs=2, metavar=("COMPETITOR", "N"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()

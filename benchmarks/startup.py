@@ -5,8 +5,8 @@
 Each measurement runs in a fresh process, and competitors take turns. A round trains the same small CNN on the embedded
 digits for one epoch, three times. "First" has empty caches and also compiles the C kernels. "Cold" has the kernels, but
 an empty folder for compiled programs. "Warm" has the programs of the cold start. For flaxmodels this is the command
-line; Keras and PyTorch are scripts that do the same. Python's bytecode files always exist. Import times are those of
-whole processes minus that of an empty one.
+line; Keras and PyTorch are scripts that do the same. Python's bytecode files always exist. An import time is the time
+of a process with the import minus that of an empty process.
 """
 
 import argparse
@@ -162,7 +162,7 @@ def imports(rounds):
 def main():
     """Measures all starts and imports; prints a table and writes a CSV file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3, help="counted starts of each kind; two more of each import")
+    parser.add_argument("--rounds", type=int, default=3, help="timed starts of each kind; two more of each import")
     arguments = parser.parse_args()
     print(measure.environment("jax", "flax", "optax", "keras", "torch"))
     rows = [*starts(arguments.rounds), *imports(arguments.rounds + 2)]

@@ -8,12 +8,12 @@
 Each competitor is a separate process (competitors.py). The competitors take turns, run by run, so that all see the
 same load. A run is one pass over a few batches that the competitor holds in memory.
 
-A row of the results holds the median of the runs, the spread (slowest by fastest run), CPU seconds, build and compile
-seconds, peak memory, GFLOP/s (counting only the products of matrices that the model needs) and the share of the matrix
-peak. The matrix peak is measured before and after all cases.
+A row of the results holds the median of the runs, the spread (slowest run divided by fastest), CPU seconds, build and
+compile seconds, peak memory, GFLOP/s (counting only the products of matrices that the model needs) and the share of the
+matrix peak. The matrix peak is measured before and after all cases.
 
-With --together, the process of a competitor runs all cases. This saves its start, but gives no peak memory per case.
-Keras on TensorFlow takes part if --tensorflow names the Python of an environment with both packages. This project
+With --together, the process of a competitor runs all cases. This saves process starts, but gives no peak memory per
+case. Keras on TensorFlow takes part if --tensorflow names the Python of an environment with both packages. This project
 neither imports nor installs TensorFlow.
 """
 
@@ -128,7 +128,7 @@ def compare(model, task, options, competitors, rounds, workers=None, parallel_se
         task: "train", "evaluate" or "predict"; "forward" or "gradient" for competitors that are a single layer.
         options: Sizes of the data and the model.
         competitors: Names of competitors.
-        rounds: Counted runs of each competitor.
+        rounds: Timed runs of each competitor.
         workers: Processes by name, reused and kept for the next case; None starts and ends new ones.
         parallel_setup: Sets up all competitors at the same time, on a machine with many cores. Compile seconds are then
             not comparable.
@@ -307,7 +307,7 @@ def main():
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=DEFAULT_PEERS, help="compared with flaxmodels")
     parser.add_argument("--all-peers", action="store_true", help="compare with all peers except Keras on TensorFlow")
     parser.add_argument("--tensorflow", metavar="PYTHON", help="add Keras on TensorFlow, run by this Python")
-    parser.add_argument("--rounds", type=int, default=5, help="counted runs of each competitor")
+    parser.add_argument("--rounds", type=int, default=5, help="timed runs of each competitor")
     parser.add_argument("--together", action="store_true", help="use one process per competitor for all cases")
     parser.add_argument("--short", action="store_true", help="run two cases and three rounds; write no files")
     parser.add_argument("--table", action="store_true", help="only print the recorded results as tables")
