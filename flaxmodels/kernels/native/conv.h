@@ -28,11 +28,11 @@ typedef struct {
   int64_t *segment_offset;   // [segments] offset of each segment from the window's first value
   int64_t *value_offset;     // [depth] offset of each value from the window's first value
 
-  // Fused max pooling; sizes are zero without it.
+  // Fused max pooling; its sizes are zero if there is no pooling.
   int64_t pool_window[2], pooled_size[2];
   int64_t *pool_target;  // [positions] 4 * index of the pooled output + tap in its window; -1 outside all windows
 
-  // Arrays of the call. `bias` is NULL without one; `d_bias` is NULL if it is not requested.
+  // Arrays of the call. `bias` is NULL if there is no bias; `d_bias` is NULL if it is not requested.
   const float *x, *kernel, *bias, *dy;
   float *out, *d_bias;
   uint8_t *argmax_out;  // [batch, pooled outputs, features] with fused pooling

@@ -1,7 +1,7 @@
 // Convolutions for a CPU, channels last: implicit matrix products, im2col without a copy.
 //
 // The left matrix of im2col has one row for each output position: the values under the window. One row of the window is
-// a contiguous segment of the image, so a matrix row is an offset into the image plus a few segments, and no patch is
+// a contiguous segment of the image, so a matrix row is an offset into the image plus a few segments, and no window is
 // copied. The tiles of `tiles.h` read it in place.
 //
 // Bias, ReLU, max pooling and their gradients are fused into the loops, where the values are in registers or in cache.
@@ -69,7 +69,7 @@ static int init_conv(Conv *c, const WindowAttributes *g, int64_t batch) {
 // ---------------------------------------------------------------- forward pass
 
 // Computes one panel of features, starting at `feature`, for output positions [from, to) counted over all images.
-// `out` has rows of all features and starts at position `from`.
+// Each row of `out` holds all features; the first row is position `from`.
 static void forward_panel(const Conv *c, const float *x, const float *panel, int64_t feature, int64_t from, int64_t to,
                           int64_t columns, float *out) {
   Vec bias[2] = {{0}, {0}};
@@ -118,8 +118,8 @@ static void forward_unit(void *arguments, int64_t unit) {
     forward_positions(c, panel, panel + panels, from, min64(from + 4 * BLOCK, last), c->out + from * c->features);
 }
 
-// Lines of pooled outputs that are computed at a time, so that the outputs before pooling stay in the L1 cache, and the
-// size of those outputs.
+// Lines of pooled outputs that are computed together, so that their outputs before pooling stay in the L1 cache, and
+// the size of those outputs.
 static int64_t pooled_lines(const Conv *c) { return ceil_div(BLOCK, c->pool_window[0] * c->output_size[1]); }
 static int64_t pool_scratch_size(const Conv *c) {
   return pooled_lines(c) * c->pool_window[0] * c->output_size[1] * c->features;
@@ -198,7 +198,7 @@ static void gather_gradients(const Conv *c, float *to, int64_t image, int64_t fr
     }
 }
 
-// Returns the gradients of n positions of one image: in place where all of them pass, otherwise gathered in scratch
+// Returns the gradients of n positions of one image: in place if all of them pass, otherwise gathered in scratch
 // memory.
 static const float *gradients(const Conv *c, int64_t part, int64_t image, int64_t from, int64_t n) {
   if (!c->y && !c->argmax) return c->dy + (image * c->positions + from) * c->features;
@@ -268,7 +268,7 @@ static int backward_input(XLA_FFI_CallFrame *frame, Conv *c) {
 // ---------------------------------------------------------------- backward pass with respect to the kernel
 
 // Adds the gradient of one panel of features, for segments [segment, end) of its group, over images [image, last).
-// `out` has rows of all features. The bias's gradient is computed together with the first segment.
+// Each row of `out` holds all features. The bias's gradient is computed together with the first segment.
 static void backward_kernel_panel(const Conv *c, int64_t image, int64_t last, int64_t segment, int64_t end,
                                   int64_t panel, float *out, float *d_bias) {
   int64_t group = panel / panels_per_group(c), column = panel % panels_per_group(c) * TILE_COLS;

@@ -1,7 +1,7 @@
 // Depthwise convolutions for a CPU, channels last: each channel has its own kernel.
 //
-// A product of a depthwise kernel has one column, so there is no matrix product to block. The loops go over vectors of
-// channels and multiply and add tap by tap.
+// The matrix product of a single channel would have one column, so register blocking does not help. The loops go over
+// vectors of channels and multiply and add tap by tap.
 
 #include "windows.h"
 
@@ -13,7 +13,7 @@ typedef struct {
   int64_t parts;
 } Depthwise;
 
-// The weighted sum over some taps. Without `kernel_offset` these are all taps, whose kernel rows are contiguous.
+// The weighted sum over some taps. If `kernel_offset` is NULL, these are all taps, whose kernel rows are contiguous.
 INLINE Vec weighted_sum(const Windows *w, const float *x, const float *kernel, const int64_t *tap_offset,
                         const int64_t *kernel_offset, int64_t taps, int64_t n) {
   Vec sum = {0};

@@ -7,7 +7,8 @@
 #include "simd.h"
 #include "xla/ffi/api/c_api.h"
 
-// The registry's declaration of an operand or a result. `dtypes` are the two accepted types, equal if there is one.
+// The registry's declaration of an operand or a result. `dtypes` are the accepted types; both are equal if only one
+// type is accepted.
 typedef struct {
   const char *name;
   XLA_FFI_DataType dtypes[2];

@@ -29,8 +29,8 @@ INLINE IntVec argmax(const float *x, const int64_t *tap_offset, int64_t taps, in
   return index;
 }
 
-// The maximum. vec_max drops some NaN, so the running sum detects them: it is NaN if a value is. It may also be NaN
-// because of infinities, so a second pass then checks for NaN in each comparison.
+// The maximum. vec_max drops some NaN, so the running sum detects them: it is NaN if any value is NaN. It may also be
+// NaN because of infinities, so a second pass then checks for NaN in each comparison.
 INLINE Vec maximum(const float *x, const int64_t *tap_offset, int64_t taps, int64_t n) {
   Vec best = load_n(x + tap_offset[0], n), sum = best;
   for (int64_t k = 1; k < taps; k++) {

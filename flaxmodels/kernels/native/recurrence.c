@@ -17,7 +17,7 @@ typedef struct {
   int64_t padded_units;    // units in whole vectors
   int64_t padded_columns;  // columns of the product of a step, in whole panels
 
-  // Operands of the forward pass. Without features, x is the inputs' contribution to the gates [T, B, G U].
+  // Operands of the forward pass. If there are no features, x is the inputs' contribution to the gates [T, B, G U].
   const float *x;                          // [T, B, F]
   const float *kernel, *recurrent_kernel;  // [F, G U], [U, G U]
   const float *bias, *recurrent_bias;      // [G U]; only a GRU has the second one
@@ -66,7 +66,7 @@ INLINE Vec exponential(Vec x) {
 
 INLINE Vec sigmoid(Vec x) { return 1.0f / (1.0f + exponential(-x)); }
 
-// x P(x^2) / Q(x^2), fitted to tanh by weighted least squares with a relative error of 2e-9 up to 9.
+// x P(x^2) / Q(x^2), fitted to tanh by weighted least squares with a relative error of 2e-9 for |x| up to 9.
 INLINE Vec hyperbolic_tangent(Vec x) {
   x = clamp(x, 9.0f);
   Vec s = x * x;
@@ -96,7 +96,8 @@ static void multiply_panels(const float *left, int64_t rows, int64_t depth, cons
     for (int64_t row = 0, n; row < rows; row += n) {
       const float *tile_rows[TILE_ROWS];
       Vec sums[TILE_ROWS][2];
-      // Tiles of about equal height: 32 rows are 6 6 5 5 5 5. A low tile has too few independent sums to hide latency.
+      // Tiles of about equal height: 32 rows are 6 6 5 5 5 5. A tile with few rows has too few independent sums to hide
+      // latency.
       n = ceil_div(rows - row, ceil_div(rows - row, TILE_ROWS));
       for (int i = 0; i < n; i++) tile_rows[i] = left + (row + i) * depth;
       multiply_tile((int)n, TILE_COLS, tile_rows, panels + column * depth, &zero, 1, depth, sums);
@@ -182,8 +183,8 @@ static void simple_row(const Recurrence *r, int64_t at, const float *products, f
   }
 }
 
-// The backward functions of one row. On entry, dh is the gradient of h after the step. On return, it is the part of the
-// previous step's gradient that bypasses the recurrent product.
+// The backward functions of one row. On entry, dh is the gradient with respect to h after the step. On return, it is
+// the part of the gradient with respect to the previous h that bypasses the recurrent product.
 static void lstm_row_backward(const Recurrence *r, int64_t at, const float *previous_c, float *dh, float *dc) {
   const float *gates = r->gates + at * 4 * r->units;
   float *dz = r->d_recurrent + at * 4 * r->units;

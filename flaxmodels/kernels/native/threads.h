@@ -77,7 +77,7 @@ static inline int parallel_for(XLA_FFI_CallFrame *frame, Work *work, void *argum
 // result is bit-identical with any number of threads.
 enum { MAX_PARTS = 16 };
 
-// The first of the images that belong to a part.
+// The index of the first image of a part.
 static inline int64_t first_image(int64_t batch, int64_t part, int64_t parts) { return batch * part / parts; }
 
 // Adds partial sums in order, so that the result does not depend on which thread computed which part.

@@ -15,8 +15,8 @@
 // BLOCK is the number of output positions, or of matrix rows, that are processed together so that they stay in cache.
 enum { TILE_ROWS = 6, TILE_COLS = 2 * LANES, BLOCK = 128 };
 
-// Returns memory for n floats that is aligned to a cache line, or NULL. Some floats follow, so that a partly filled
-// panel can be read as a whole one.
+// Returns memory for n floats that is aligned to a cache line, or NULL. Some extra floats follow, so that a partly
+// filled panel can be read as a whole one.
 static inline float *alloc_panel(int64_t n) {
   return aligned_alloc(64, (ceil_div(n, TILE_COLS) * TILE_COLS + TILE_COLS) * sizeof(float));
 }
@@ -41,9 +41,9 @@ INLINE void multiply_tile_const(int rows, int vectors, const float *const *left,
     UNROLL for (int j = 0; j < vectors; j++) out[i][j] = sums[i][j];
 }
 
-// out[i] += over n positions, x[position_offset[k] + value_offset[i]] times row k of the block: outer products of
-// columns of the left matrix and rows of a block with TILE_COLS columns. `rows` and `vectors` are constants at each
-// call.
+// out[i] += the sum over n positions k of x[position_offset[k] + value_offset[i]] times row k of the block: outer
+// products of columns of the left matrix and rows of a block with TILE_COLS columns. `rows` and `vectors` are constants
+// at each call.
 INLINE void add_outer_products_const(int rows, int vectors, const float *x, const int64_t *position_offset,
                                      const int64_t *value_offset, const float *block, int64_t n,
                                      Vec out[TILE_ROWS][2]) {

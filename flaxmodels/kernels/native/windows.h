@@ -20,7 +20,7 @@ static inline int64_t window_taps(const WindowAttributes *g) {
   return PRODUCT(g->window[0], g->window[1], g->window[2]);
 }
 
-// The distance between the first and the last tap along an axis, and the index at which the last window starts.
+// The distance between the first and the last tap along an axis, and the image index at which the last window starts.
 static inline int64_t window_span(const WindowAttributes *g, int axis) {
   return (g->window[axis] - 1) * g->dilation[axis];
 }

@@ -96,8 +96,8 @@ INLINE void kernel_transform_transposed(Vec *v, int64_t s) {
 // point.
 static int64_t point_stride(int64_t block, int64_t values) { return block * values + TILE_COLS; }
 
-// The image of a patch, its first row and column, and the numbers of its outputs; it has two more values along each
-// axis.
+// The image of a patch, the first row and column of its outputs, and how many rows and columns of outputs it has. The
+// patch itself has two more values along each axis.
 typedef struct {
   int64_t image, row, column;
   int rows, columns;
@@ -118,7 +118,8 @@ static void locate_patches(const Conv *c, Patch *to, int64_t first, int64_t n) {
   }
 }
 
-// Whether value (i, j) of patch p exists; `margin` is 0 for outputs and 2 for values of the image.
+// Whether value (i, j) of patch p is inside the outputs or the image; `margin` is 0 for outputs and 2 for values of the
+// image.
 #define IF_INSIDE(i, j, margin) if ((i) < p->rows + (margin) && (j) < p->columns + (margin))
 
 // The start of a patch in the image and in the outputs.
