@@ -12,7 +12,7 @@ EXAMPLES = pathlib.Path(__file__).parent.parent / "examples"
 SCRIPTS = sorted(EXAMPLES.glob("*.py"))
 NOTEBOOKS = sorted((EXAMPLES / "notebooks").glob("*.ipynb"))
 LONGEST = 60  # lines of a script
-# What the output of a script shows, if it worked.
+# Text that each script prints on success.
 SHOWN = {
     "mnist_cnn": "predicted [",
     "resume": "the variables are bit-identical",
@@ -39,7 +39,7 @@ def cells(notebook):
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)
 def test_notebook(notebook, tmp_path):
-    """Runs the cells as one program, without a kernel, which would take seconds to start."""
+    """Runs the cells as one program, without a Jupyter kernel, which would take seconds to start."""
     code = "\n".join("".join(cell["source"]) for cell in cells(notebook))
     assert "SMALL = False" in code
     with as_for_users(tmp_path):

@@ -1,4 +1,4 @@
-"""Differences to Keras, and which library is right: each figure of docs/keras-differences.md, computed in float64."""
+"""Differences from Keras, and which library is right: each figure of docs/keras-differences.md, computed in float64."""
 
 import warnings
 

@@ -1,4 +1,4 @@
-"""Runs the README's examples as they stand, each in a process of its own, and compares the printed output."""
+"""Runs the README's examples as they stand, each in its own process, and compares the printed output."""
 
 import pathlib
 import re

@@ -13,7 +13,7 @@ from flaxmodels.extras import DISTRIBUTION, EXTRAS, require_extra
 PROJECT = pathlib.Path(__file__).parents[2] / "pyproject.toml"
 # Training with a progress bar needs rich, which flax depends on.
 BLOCKED = {*EXTRAS, "array_record", "grain", "importlib_resources", "keras", "tensorflow_datasets", "torch"}
-# Python treats a module as missing if its entry is None.
+# Python treats a module as missing if its entry in `sys.modules` is None.
 BLOCK = f"import sys; sys.modules.update(dict.fromkeys({sorted(BLOCKED)}))"
 CORE_PROGRAM = PROJECT.parent / "tests" / "support" / "core_program.py"
 MISSING = {

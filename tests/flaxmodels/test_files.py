@@ -303,7 +303,7 @@ SUFFIXES = (".safetensors", ".keras", ".weights.h5")
 def test_bytes_are_equal_in_every_process(tmp_path):
     found = []
     for seed, how in (("1", "jit"), ("2", "plain")):
-        # Memory that is freed holds other bytes, so that none of them can get into a file.
+        # Freed memory is filled with different bytes in each process, so the files would differ if they contained any.
         environment = os.environ | {"PYTHONHASHSEED": seed, "MALLOC_PERTURB_": seed, "TZ": f"UTC{seed}"}
         command = [sys.executable, "-c", SAVES, str(tmp_path / seed), how]
         subprocess.run(command, check=True, env=environment)

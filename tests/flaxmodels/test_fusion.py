@@ -20,7 +20,7 @@ def graph(*stack, keep=False):
 
 
 def count_fused(model):
-    """Returns the number of convolutions in the model's program that pool, and the number of separate poolings."""
+    """Returns the numbers of convolutions fused with pooling and of separate poolings in the model's program."""
     text = str(jax.make_jaxpr(model.apply)(model.init(KEY, X), X))
     return text.count("pooled=True"), text.count("pool_select")
 

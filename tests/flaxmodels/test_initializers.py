@@ -17,12 +17,12 @@ from keras.src.initializers.random_initializers import compute_fans as keras_com
 from flaxmodels import initializers
 from flaxmodels.initializers import INITIALIZERS
 
-# Keras' base class resolves by name to an object that can only raise.
+# Keras resolves these names to its abstract base class, whose instances can only raise.
 ABSTRACT = {"Initializer", "initializer"}
 DENSE, CONV = (20, 30), (3, 3, 4, 8)
 AXES = {"input_axes": (0, 1), "output_axes": (2,)}
 
-# One line per class: arguments and shapes to test; random ones get a seed on top.
+# One line per class: arguments and shapes to test; random initializers also get a seed.
 CONSTANT = {
     "Constant": [({}, DENSE), ({"value": 2.5}, CONV), ({"value": -1}, ())],
     "Identity": [({}, (4, 4)), ({"gain": 2.5}, (3, 5)), ({}, (5, 3))],

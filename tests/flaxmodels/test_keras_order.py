@@ -15,7 +15,7 @@ OURS = Library(fm.layers, fm.Input, fm.Model, fm.Sequential)
 
 
 def relaxed(function, *args, **kwargs):
-    """Calls Keras with promotion of ranks and dtypes allowed."""
+    """Calls Keras with rank and dtype promotion enabled."""
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         return function(*args, **kwargs)
 
@@ -208,7 +208,8 @@ def test_order(make):
 
 
 def test_later_part_of_a_graph(tmp_path):
-    """Its inputs have no mask. Keras cannot make a model of such symbols, but reads it from a file."""
+    """The inputs of the later part have no mask. Keras cannot build a model from such symbols, but can load one from a
+    file."""
     x, s = fm.Input((4,), dtype="int32"), fm.Input((4, 3))
     middle = fm.layers.Embedding(6, 3, mask_zero=True)(x)
     y = fm.layers.GRU(3, return_sequences=True, name="gru")(fm.layers.Dense(3, name="dense")(middle))

@@ -14,7 +14,7 @@ SOURCES = pathlib.Path(flaxmodels.__file__).parents[1]
 
 
 def run(folder, *command):
-    """Runs Python in a folder, with this checkout behind it on the path."""
+    """Runs Python in a folder that comes before this checkout on the path."""
     environment = os.environ | {"PYTHONPATH": str(SOURCES)}
     return subprocess.run([sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True)
 

@@ -10,7 +10,7 @@ import training
 
 @contextlib.contextmanager
 def as_for_users(folder):
-    """Enters a folder and sets JAX' usual settings instead of the strict ones of the tests."""
+    """Enters a folder and restores JAX's default settings instead of the strict ones of the tests."""
     cache = jax.config.jax_compilation_cache_dir
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.chdir(folder))
@@ -26,8 +26,8 @@ def run(blocks, file):
     """Runs blocks of code as one program; errors show the line in the file.
 
     Args:
-        blocks: Texts by the number of lines above them.
-        file: The file that they are in.
+        blocks: Dictionary from the number of lines above a block to its text.
+        file: The file that contains the blocks.
     """
     names = {"__name__": "__main__"}
     for above, text in blocks.items():

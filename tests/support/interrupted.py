@@ -184,7 +184,7 @@ class PrintEvents(callbacks.Callback):
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background process of a shell ignores it
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background process of a shell ignores SIGINT
     kind, folder, *slow = sys.argv[1:]
     try:
         fit(kind, Checkpoints(folder, every=2), [PrintEvents()] if slow else [], files_beside(folder, kind))

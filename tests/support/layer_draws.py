@@ -92,7 +92,7 @@ def simple(draw, config, shape, integers=False, masked=True):
 
 @st.composite
 def spatial(draw, rank, config, moves=False):
-    """Draws a call of a spatial layer; `config` maps the sizes of the positions to a strategy of arguments."""
+    """Draws a call of a spatial layer; `config` maps the spatial sizes to a strategy for arguments."""
     sizes = tuple(draw(st.integers(1, LARGEST[rank])) for _ in range(rank))
     channels, config = draw(config(sizes))
     first = config.get("data_format") == "channels_first"
@@ -112,7 +112,7 @@ def windows(rank):
 
 @st.composite
 def convolution(draw, rank, sizes, padding=("valid", "same", "SAME"), both=False, **more):
-    """Draws the arguments of all convolutions, and `more`; strides or dilation, or both if `both`."""
+    """Draws the arguments that all convolutions have, and `more`; sets strides or dilation, and both only if `both`."""
     config = {"kernel_size": draw(windows(rank)), "padding": draw(st.sampled_from(padding))}
     which = draw(st.sampled_from(("strides", "dilation_rate", "both" if both else "neither")))
     for key in ("strides", "dilation_rate"):
@@ -336,7 +336,7 @@ def activation(draw):
 
 @st.composite
 def merge(draw, least=1, most=4, aligned=False):
-    """Draws arrays that broadcast to a common shape, and masks; see `masks_of` for `aligned`."""
+    """Draws arrays that broadcast to a common shape, and masks; `masks_of` explains `aligned`."""
     shape = draw(st.one_of(shapes(1, 1), shapes(2, 4), shapes(2, 4), shapes(2, 4)))
     count = draw(st.integers(least, most))
     each = [shape] * count
@@ -351,10 +351,10 @@ def merge(draw, least=1, most=4, aligned=False):
 
 @st.composite
 def masks_of(draw, shapes, aligned=False):
-    """Draws a mask with the first axes, or None, for each array.
+    """Draws None or a mask with the first axes, for each array.
 
     Returns None if the ranks of the arrays differ, because Keras then loses some masks and aligns others with the last
-    axes. Keras also misaligns masks with fewer axes than all but the last; `aligned` excludes them.
+    axes. Keras also misaligns masks that lack more than the last axis of the array; `aligned` excludes such masks.
     """
     if len({len(shape) for shape in shapes}) > 1:
         return None

@@ -24,8 +24,8 @@ class Row:
         weights: The shapes of `params` by path.
         statistics: The shapes of `batch_stats` by path.
         call: Further arguments of a call.
-        integers: The arrays hold integers below this number, not floats.
-        random: Whether numbers are drawn in training.
+        integers: If set, the arrays hold integers below this number instead of floats.
+        random: Whether the layer draws random numbers in training.
         mixes: Whether examples depend on each other in training.
         unused: Paths of weights that this call does not need.
         variant: Distinguishes rows of the same class.

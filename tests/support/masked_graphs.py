@@ -56,8 +56,8 @@ class Drawing:
         library: The library that provides layers and models.
         number: The integer that determines the graph.
         any_mask: Whether to also draw models in which Keras computes with other masks than its graph contains: after
-            nested models and after calls with initial states. Some of these files are rejected.
-        dtype: A dtype that some layers are given.
+            nested models and after calls with initial states. The files of some of these models are rejected.
+        dtype: A dtype that is passed to some layers.
     """
 
     def __init__(self, library: Library, number: int, any_mask: bool = False, dtype: str | None = None):

@@ -102,7 +102,7 @@ def run(optimizer, params, grads, wrap=lambda f: f, before=lambda i, state: stat
 
 
 def named(params):
-    """Returns the leaves by their paths, joined by "_" like the names of the Keras variables here."""
+    """Returns the leaves in a dictionary keyed by path, joined by "_" like the names of the Keras variables here."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="_"): leaf
         for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]

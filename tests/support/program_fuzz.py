@@ -163,7 +163,7 @@ def draw_optimizer(rng: np.random.Generator) -> tuple[str, dict[str, Any]]:
 
 
 def draw(number: int) -> Program:
-    """Draws the program of an integer."""
+    """Draws the program that an integer determines."""
     rng = np.random.default_rng([number, 1])
     builder = Builder(OURS, number)
     model, kinds, heads = builder.build()
@@ -484,14 +484,15 @@ def perturbed(start: list[np.ndarray], number: int, seed: int) -> list[np.ndarra
 
 
 class Report(NamedTuple):
-    """The result of a comparison: the differences, and the reasons for ignored values and equivalent programs."""
+    """The result of a comparison: the differences, and why values were ignored or the Keras program was replaced by an
+    equivalent one."""
 
     different: dict[str, str]
     reasons: set[str]
 
 
 def check(number: int) -> Report:
-    """Runs the program of an integer in both libraries and compares."""
+    """Runs the program that an integer determines in both libraries, and compares the results."""
     program = draw(number)
     ignored = ignored_values(program)
     with warnings.catch_warnings():

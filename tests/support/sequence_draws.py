@@ -331,7 +331,8 @@ def bidirectional(draw):
 
 @st.composite
 def time_distributed(draw):
-    """Draws TimeDistributed around layers of vectors, sequences and images; some have statistics, masks or time steps."""
+    """Draws TimeDistributed with an inner layer for vectors, sequences or images; some have statistics, masks or time
+    steps."""
     train = draw(truth)
     rank, inner = draw(
         st.sampled_from(
@@ -401,7 +402,7 @@ def per_axis(rank, most):
 
 
 def positions(config, size):
-    """Returns the number of positions of a convolution window along each axis."""
+    """Returns the output size of a convolution along each spatial axis."""
     windows = (config.get(key, 1) for key in ("kernel_size", "strides", "dilation_rate"))
     windows = [value if isinstance(value, tuple) else (value,) * len(size) for value in windows]
     if config.get("padding") == "same":
@@ -414,7 +415,7 @@ def positions(config, size):
 
 @st.composite
 def scored_attention(draw, name):
-    """Draws [query, value] or [query, value, key] with masks, with one or several axes of positions."""
+    """Draws [query, value] or [query, value, key] with masks, with one or several spatial axes."""
     train = draw(truth)
     batch, queries, keys, features = draw(batches), draw(times), draw(times), draw(sizes)
     separate, more = draw(truth), draw(st.sampled_from([(), (), (2,)]))

@@ -50,7 +50,8 @@ class KerasLin(keras.layers.Layer):
 
 
 class Zoo(Layer):
-    """Has unsorted weight names, a statistic between weights, and layers that are called in another order than created."""
+    """Has unsorted weight names, a statistic between weights, and layers that are not called in the order of their
+    creation."""
 
     def setup(self):
         self.zebra = layers.Dense(5, name="zebra")
@@ -170,7 +171,7 @@ def assert_equal(one, other):
 @pytest.mark.rotate
 @pytest.mark.parametrize("case", PAIRS)
 def test_custom_layers_as_in_keras(case, tmp_path):
-    """Outputs equal Keras' with weights from Keras' list and from Keras' file, and in Keras with weights from our file."""
+    """Outputs equal Keras' outputs if weights come from Keras' list or Keras' file, or if Keras reads our file."""
     ours, theirs = (make() for make in PAIRS[case])
     model = Sequential([Input((3,)), *ours])
     variables = jax.jit(model.init)(KEY, X)  # the variables are returned in a different order than they were created
@@ -321,7 +322,7 @@ def test_an_unknown_order_raises(tmp_path):
 
 
 def test_modules_inside_a_lifted_transformation():
-    """Such modules are called in scopes with another root than the model's."""
+    """Such modules are called in scopes whose root is not the model's."""
 
     class Scanned(nn.Module):
         @nn.compact

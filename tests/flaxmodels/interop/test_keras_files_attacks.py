@@ -404,7 +404,7 @@ AGAIN = "; save it again with Keras' save or save_weights."
 
 
 def h5(change):
-    """Writes a valid weights file after changing it."""
+    """Returns the bytes of a valid weights file after applying `change` to it."""
     content = io.BytesIO()
     with h5py.File(content, "w") as file:
         group = file.create_group("layers/dense/vars")

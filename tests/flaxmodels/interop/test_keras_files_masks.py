@@ -307,7 +307,7 @@ OTHER = (
 @jax.numpy_rank_promotion("allow")
 @jax.numpy_dtype_promotion("standard")
 def test_other_masks_raise(tmp_path):
-    """Covers the mask of other ids, of another number, and of an unmasked tensor."""
+    """Covers masks computed from other ids, masks for another number, and masks of an unmasked tensor."""
     x, y = ids(), ids()
     lstm = L.LSTM(2, name="lstm")
     refused(keras.Model([x, y], lstm(embedded(x), mask=keras.ops.not_equal(y, 0))), tmp_path, OTHER)

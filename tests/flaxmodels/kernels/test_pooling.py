@@ -200,7 +200,7 @@ def test_empty_batch():
 @pytest.mark.parametrize("name", REDUCTIONS)
 @pytest.mark.parametrize("window, strides", [((5, 5), (5, 5)), ((5, 2), (1, 1))])
 def test_a_window_larger_than_the_inputs_has_no_outputs(name, window, strides):
-    """Keras' operations do the same; the layers raise an error."""
+    """Keras' operations return the same shape; the layers raise an error."""
     x, (pool, reference, _) = jnp.ones((2, 3, 3, 8)), REDUCTIONS[name]
     assert pool(x, window, strides, "valid").shape == reference(x, window, strides, "valid").shape
     assert 0 in pool(x, window, strides, "valid").shape

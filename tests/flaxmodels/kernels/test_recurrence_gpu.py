@@ -1,4 +1,5 @@
-"""Recurrences on a GPU: by Pallas' interpreter and a stand-in for cuDNN on any machine, and on a GPU if there is one."""
+"""Recurrences on a GPU: in Pallas' interpreter and with a stand-in for cuDNN on any machine, and on a GPU if
+present."""
 
 import re
 import subprocess
@@ -76,7 +77,7 @@ def assert_close(got, want, bound):
 
 @pytest.fixture
 def interpreted(monkeypatch):
-    """Runs the fused kernels by the interpreter, in tiles so small that there are several of each."""
+    """Runs the fused kernels in the interpreter, with tiles so small that there are several along each axis."""
     monkeypatch.setattr(tiling, "interpreted", True)
     monkeypatch.setattr(tiling, "tiles_for", lambda units, dtype: Tiles(rows=4, units=4, depth=2))
     monkeypatch.setattr(dispatch, "platform_passes", lambda implementations, *_: {"cpu": implementations.fused})
@@ -319,7 +320,7 @@ def test_an_implementation_that_is_not_verified_is_skipped(monkeypatch):
 
 
 def test_choice_does_not_depend_on_the_number_of_gpus(monkeypatch):
-    """Whether a program is divided among them is known only when it is lowered (tests/flaxmodels/test_exporting.py)."""
+    """Whether a program is divided among GPUs is known only when it is lowered (tests/flaxmodels/test_exporting.py)."""
     pretend_gpu(monkeypatch, devices=8)
     monkeypatch.setattr(dispatch, "is_verified", lambda *a: True)
     assert choose_on_gpu(LSTM, jax.ShapeDtypeStruct((128, 512), jnp.float32), 1) == "cudnn"
@@ -444,7 +445,7 @@ def test_modules_for_a_gpu_are_not_imported_without_one():
 
 
 def new_seed():
-    """Returns another seed in each run; a failing test prints it."""
+    """Returns a different seed in each run; a failing test prints it."""
     return int(np.random.SeedSequence().entropy % 2**32)
 
 

@@ -192,7 +192,7 @@ def test_all_masks_together_by_a_loop(name, scores):
         near(y[0], wanted)
     else:
         near(np.asarray(y)[seen], wanted[seen])
-    # A list of masks says the same.
+    # A list of masks has the same effect.
     named = {name: mask for name, mask in call.items() if name == "attention_mask"}
     listed = [call[f"{name}_mask"] for name in ("query", "value", "key")]
     again = layer.apply(variables, Q, V, K, mask=listed, use_causal_mask=True, return_attention_scores=scores, **named)

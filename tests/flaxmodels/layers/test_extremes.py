@@ -1,4 +1,4 @@
-"""Losses and metrics at extreme values: results are finite if Keras' results are, and at least as exact."""
+"""Losses and metrics at extreme values: results are finite whenever Keras' are, and at least as accurate."""
 
 import jax
 import jax.numpy as jnp

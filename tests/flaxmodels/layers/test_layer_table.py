@@ -95,7 +95,7 @@ def penalized(row: Row):
 
 
 def run(function, *args):
-    """Compiles without optimization, which small programs do not need, and runs."""
+    """Compiles a function without optimization, which small programs do not need, and calls it."""
     return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})(*args)
 
 

@@ -313,7 +313,7 @@ def test_huge_sizes_allocate_nothing(size, path):
 
 
 def test_number_of_nested_calls_is_limited(path):
-    """Ten levels of ten calls each make a small file and ten thousand million calls."""
+    """Ten nested models of ten calls each make a small file that describes ten billion calls."""
     inner = sequence(DENSE | {"config": {"units": 3}})
     for _ in range(10):
         calls = [{"layer": "inner", "args": [{"symbol": [i - 1, 0]}], "kwargs": {}} for i in range(10)]
