@@ -81,7 +81,7 @@ LOSS = "sparse_categorical_crossentropy"
 
 
 def flaxmodels_run(model, task, o):
-    """Returns a run of `Trainer.fit`, `evaluate` or `predict`."""
+    """Returns a function that calls `Trainer.fit`, `evaluate` or `predict` once."""
     import flaxmodels
     from training import Trainer
 
@@ -95,7 +95,7 @@ def flaxmodels_run(model, task, o):
 
 
 def handwritten_run(model, task, o, use_scan):
-    """Returns a run of the same step as `flaxmodels_run` in a hand-written loop: a `lax.scan` or a step loop."""
+    """Returns a function that runs the step of `flaxmodels_run` in a hand-written `lax.scan` or step loop."""
     import flaxmodels
     from training import optimizers, steps
     from training.objective import Objective
@@ -117,7 +117,7 @@ def handwritten_run(model, task, o, use_scan):
 
 
 def loop_run(task, use_scan, o, x, y, carry, step, logs=lambda totals: totals):
-    """Returns a run of a step over all batches.
+    """Returns a function that runs a step over all batches.
 
     With `use_scan`, one program does the whole run. Otherwise one program does a step, and Python calls it for each
     batch.
@@ -205,7 +205,8 @@ def flax_network(model, o):
 
 
 def flax_run(model, task, o, use_scan):
-    """Returns a run with flax.linen and optax as in their examples: a jitted step, or a scan over the epoch."""
+    """Returns a function that trains with flax.linen and optax as their examples do: a jitted step or an epoch's
+    scan."""
     import jax
     import jax.numpy as jnp
     import optax
@@ -259,7 +260,7 @@ def flax_run(model, task, o, use_scan):
 
 
 def keras_run(model, task, o, backend, steps_per_execution=1):
-    """Returns a run of Keras as its users write it; "best" tries some `steps_per_execution` and keeps the fastest."""
+    """Returns a function that runs Keras as its users do; "best" keeps the fastest of some `steps_per_execution`."""
     os.environ["KERAS_BACKEND"] = backend
     import keras
 
@@ -328,7 +329,7 @@ def torch_network(model, o):
 
 
 def torch_run(model, task, o, compiled=False, channels_last=False):
-    """Returns a run of a plain PyTorch training loop."""
+    """Returns a function that runs a plain PyTorch training loop."""
     import torch
     from torch import nn
 
@@ -383,7 +384,7 @@ LAYER_CALLS = 10  # calls in a run; the run then waits for the device
 
 
 def flaxmodels_layer(model, task, o, implementation):
-    """Returns a run of a recurrent layer with one implementation; "auto" chooses it by the dispatch rule."""
+    """Returns a function that runs a recurrent layer; the implementation "auto" follows the dispatch rule."""
     import jax
     import jax.numpy as jnp
 
@@ -416,7 +417,7 @@ def flaxmodels_layer(model, task, o, implementation):
 
 
 def torch_layer(model, task, o):
-    """Returns a run of torch.nn.LSTM or torch.nn.GRU; masked examples are packed."""
+    """Returns a function that runs torch.nn.LSTM or torch.nn.GRU; masked examples are packed."""
     import torch
     from torch import nn
 

@@ -54,7 +54,7 @@ def three_callbacks():
 
 
 def handwritten_loops(model, x, y, o):
-    """Returns two runs of the same step: one program for each epoch, and one program for each step."""
+    """Returns two functions that run the same step: as one program per epoch, and as one program per step."""
     adam, key = optimizers.Adam(), jax.random.key(0)
     state, rules = steps.create_state(model, adam, x[:1])
     example = steps.Batch(x, y)

@@ -73,7 +73,7 @@ def memory_of(name, n):
 
 
 def print_memory(name, n):
-    """Prints the memory for `memory_of`, in its process; the first run loads libraries and compiles programs."""
+    """Prints the memory that `memory_of` returns, in the process that it starts; the first run loads and compiles."""
     answers, sys.stdout = sys.stdout, sys.stderr  # libraries may print
     options = {"n": 256, "batch": 128}
     competitors.COMPETITORS[name]("functional_cnn", "train", competitors.sizes(options))()

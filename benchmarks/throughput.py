@@ -82,7 +82,7 @@ CASES = {
 class Worker:
     """Runs a competitor in a separate process, on request."""
 
-    pythons = {}  # Python executables of competitors with a separate environment, by name
+    pythons = {}  # from names of competitors with a separate environment to its Python executable
 
     def __init__(self, name):
         command = [self.pythons.get(name, sys.executable), str(HERE / "competitors.py"), name]
@@ -129,7 +129,8 @@ def compare(model, task, options, competitors, rounds, workers=None, parallel_se
         options: Sizes of the data and the model.
         competitors: Names of competitors.
         rounds: Timed runs of each competitor.
-        workers: Processes by name, reused and kept for the next case; None starts and ends new ones.
+        workers: Dictionary from names to processes, which are reused and kept for the next case. None starts new
+            processes and ends them after the case.
         parallel_setup: Sets up all competitors at the same time, on a machine with many cores. Compile seconds are then
             not comparable.
     """
@@ -181,8 +182,8 @@ def result_row(model, task, options, name, setup, answers, reused):
 def flops(model, options, task):
     """Returns the floating-point operations of an example, counting the products of matrices and direct convolutions.
 
-    Training takes three times the forward pass: one more product for the weight gradient and one for the input
-    gradient, which the first layer does not need.
+    Training takes three times the operations of the forward pass: one more product for the weight gradient and one for
+    the input gradient, which the first layer does not need.
     """
     if model == "simple_cnn":
         layers = [26 * 26 * 9 * 32, 24 * 24 * 9 * 32 * 64, 9216 * 128, 128 * 10]

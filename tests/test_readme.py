@@ -14,7 +14,7 @@ FIRST_OUTPUT = re.search(r"```text\n(.*?)```", TEXT, re.S)[1]
 
 
 def as_pattern(output):
-    """Returns a pattern for output with other numbers; "..." stands for any lines."""
+    """Returns a pattern that matches the output with any other numbers; "..." matches any lines."""
     pattern = re.escape(output).replace(re.escape("...\n"), r"(?:.*\n)*?")
     return re.sub(r"\d[\d,]*(\\\.\d+)?", r"[\\d.,]+", pattern)
 

@@ -130,7 +130,7 @@ def call_of_cudnn(x, h, c, weights, lengths):
 
 
 def mesh_of_gpus(shape, names):
-    """Returns a mesh for which JAX 0.11 lowers Pallas kernels without a GPU; None in JAX 0.10, which needs none."""
+    """Returns a mesh for which JAX 0.11 lowers Pallas kernels without a GPU; None in JAX 0.10, which needs no mesh."""
     device = getattr(jax.sharding, "AbstractDevice", None)
     types = (jax.sharding.AxisType.Auto,) * len(shape)
     gpu = device and device("NVIDIA H200", 132, "gpu")

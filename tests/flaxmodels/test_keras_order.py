@@ -54,7 +54,7 @@ def zeros(model, x):
 
 @pytest.mark.parametrize("number", range(200))
 def test_weights_of_random_graphs(number, tmp_path, monkeypatch):
-    """Compares order, the list of weights, and files in both directions."""
+    """Compares the order of layers, the list of weights, and files in both directions."""
     monkeypatch.setattr(keras.layers.MultiHeadAttention, "call", attention_that_keeps_masks)
     theirs, ours = draw(number)
     assert our_names(ours) == names(theirs)

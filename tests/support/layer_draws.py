@@ -31,7 +31,7 @@ class Draw(NamedTuple):
 BATCH = st.integers(1, 3)
 FLAGS = st.booleans()
 SEEDS = st.integers(0, 9)
-LARGEST = {1: 7, 2: 7, 3: 4}  # number of positions on an axis, by the number of such axes
+LARGEST = {1: 7, 2: 7, 3: 4}  # from the number of spatial axes to the largest size of each
 LARGEST_WINDOW = {1: 5, 2: 5, 3: 3}
 FORMATS = st.sampled_from((None, "channels_last", "channels_first"))
 NAMES = (

@@ -21,8 +21,8 @@ class Row:
         make: The class, or a function that takes further arguments of the layer.
         config: The layer's arguments.
         inputs: The shapes of the positional arguments; a list stands for a list of arrays.
-        weights: The shapes of `params` by path.
-        statistics: The shapes of `batch_stats` by path.
+        weights: Dictionary from paths in `params` to shapes.
+        statistics: Dictionary from paths in `batch_stats` to shapes.
         call: Further arguments of a call.
         integers: If set, the arrays hold integers below this number instead of floats.
         random: Whether the layer draws random numbers in training.

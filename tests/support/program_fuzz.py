@@ -431,7 +431,7 @@ def ignored_values(program: Program) -> dict[str, str]:
 
 
 def differences(want: Outcome, got: Outcome, floor: Outcome | None, ignored: dict[str, str]) -> dict[str, str]:
-    """Returns the differences that exceed rounding errors, by name.
+    """Returns the differences that exceed rounding errors, in a dictionary keyed by name.
 
     Args:
         want: The outcome of Keras.

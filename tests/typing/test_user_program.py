@@ -1,4 +1,4 @@
-"""The program that pyright checks also runs."""
+"""Tests that the program checked by pyright also runs."""
 
 import jax
 import jax.numpy as jnp

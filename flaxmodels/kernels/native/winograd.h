@@ -1,4 +1,4 @@
-// Winograd's algorithm for 3 x 3 convolutions; `convolution.c` uses it if `winograd_applies`.
+// Winograd's algorithm for 3 x 3 convolutions; `convolution.c` uses it if `winograd_applies` returns 1.
 
 #pragma once
 

@@ -130,7 +130,7 @@ class KerasGated(keras.layers.LayerNormalization):
 
 
 class Sums(layers.LSTM):
-    """A subclass of a recurrent layer with another name."""
+    """A subclass of a recurrent layer with another class name."""
 
 
 class KerasSums(keras.layers.LSTM):
@@ -174,7 +174,7 @@ def test_custom_layers_as_in_keras(case, tmp_path):
     """Outputs equal Keras' outputs if weights come from Keras' list or Keras' file, or if Keras reads our file."""
     ours, theirs = (make() for make in PAIRS[case])
     model = Sequential([Input((3,)), *ours])
-    variables = jax.jit(model.init)(KEY, X)  # the variables are returned in a different order than they were created
+    variables = jax.jit(model.init)(KEY, X)  # the variables are not returned in the order of their creation
     theirs = relaxed(keras.Sequential, [keras.Input((3,)), *theirs])
     relaxed(theirs, X)
     weights = distinct([w.shape for w in theirs.get_weights()])

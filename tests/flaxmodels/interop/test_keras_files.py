@@ -54,7 +54,7 @@ def randomized(model):
 
 
 def assert_both_ways(model, inputs, folder):
-    """Keras' file gives Keras' outputs here, and our file gives them in Keras; likewise for weight files."""
+    """Keras' file gives Keras' outputs here, our file gives our outputs in Keras, and so do the weights files."""
     want = predicted(model, inputs)
     model.save(folder / "theirs.keras")
     ours, variables = interop.load_keras(folder / "theirs.keras")

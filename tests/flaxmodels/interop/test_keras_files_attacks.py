@@ -1,4 +1,5 @@
-"""Malicious Keras files: each raises one sentence before it costs memory or time or touches another file."""
+"""Malicious Keras files: each raises a one-sentence error before it uses much memory or time or touches another
+file."""
 
 import copy
 import io

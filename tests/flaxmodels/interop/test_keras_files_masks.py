@@ -1,4 +1,5 @@
-"""Keras files of functional models whose masks are computed by operations: read with Keras' outputs, or rejected."""
+"""Keras files of functional models in which operations compute masks: loaded models give Keras' outputs, or an
+error."""
 
 import json
 import re

@@ -124,7 +124,7 @@ def test_second_derivatives(relu, pooled):
     operands, tangents = arrays(*CASES[0][:2]), arrays(*CASES[0][:2], seed=1)
 
     def product(outer):
-        # The Hessian of a sum of cubes times a vector, forward over reverse and reverse over reverse.
+        # The Hessian-vector product of a sum of cubes, by forward over reverse and by reverse over reverse mode.
         def run(function):
             gradient = jax.grad(lambda of: (function(*of) ** 3).sum())
             if outer == "jvp":

@@ -495,7 +495,7 @@ def test_folder_is_not_overwritten(tmp_path):
 
 
 def test_sparse_file_allocates_no_memory(path, tmp_path):
-    """The file has a terabyte but takes no space on the disk."""
+    """The file is a terabyte long but takes no space on the disk."""
     for name, read in {"m.safetensors": fm.load, "m.keras": interop.load_keras}.items():
         with open(tmp_path / name, "wb") as file:
             file.write(struct.pack("<Q", 100))
