@@ -168,7 +168,7 @@ def same_signature(name, swapped=()):
 
 @contextlib.contextmanager
 def refuses(sentence):
-    """Expects a ValueError of exactly this sentence (`match` would also see the notes that JAX adds)."""
+    """Expects a ValueError with exactly this sentence (`match` would also search the notes that JAX adds)."""
     with pytest.raises(ValueError) as caught:
         yield
     assert str(caught.value) == sentence
