@@ -210,9 +210,9 @@ class Checkpoints:
         """
         import orbax.checkpoint as ocp
 
-        arrays = {name: _host(leaf) for name, leaf in named(state).items()}
+        arrays = {name: _host(leaf) for name, leaf in leaves_by_path(state).items()}
         self._last_step, self._last_time = int(arrays["state/step"]), time.monotonic()
-        bad = not_finite({name: leaf for name, leaf in arrays.items() if name.startswith("state/")})
+        bad = first_nonfinite_path({name: leaf for name, leaf in arrays.items() if name.startswith("state/")})
         if bad is not None:
             warnings.warn(
                 f"The state is not saved, because {bad} contains NaN or infinity; lower the learning rate, or clip the "
@@ -419,25 +419,25 @@ class _PreservationPolicy:
 # ---------------------------------------------------------------- trees and digests
 
 
-def named(tree: Any) -> dict[str, Any]:
+def leaves_by_path(tree: Any) -> dict[str, Any]:
     """Returns the leaves of a tree by their paths, joined by "/"."""
     pairs = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in pairs}
 
 
-def not_finite(tree: Any) -> str | None:
+def first_nonfinite_path(tree: Any) -> str | None:
     """Returns the path of the first leaf that contains NaN or infinity, or None."""
-    return next((name for name, leaf in named(tree).items() if not _finite(_host(leaf))), None)
+    return next((name for name, leaf in leaves_by_path(tree).items() if not _finite(_host(leaf))), None)
 
 
-def refilled(tree: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+def replace_leaves(tree: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     """Returns the tree with its leaves replaced by the arrays of the same paths.
 
     Raises:
         ValueError: If the paths or shapes differ.
     """
-    leaves, wanted = named(tree), set(named(tree))
-    differing = sorted(wanted ^ set(arrays)) or [
+    leaves = leaves_by_path(tree)
+    differing = sorted(set(leaves) ^ set(arrays)) or [
         name for name, leaf in leaves.items() if _host(leaf).shape != arrays[name].shape
     ]
     if differing:
@@ -451,7 +451,7 @@ def refilled(tree: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     return jax.tree.unflatten(jax.tree.structure(tree), [like(name, leaf) for name, leaf in leaves.items()])
 
 
-def packed(value: Any, name: str, arrays: dict[str, Any]) -> Any:
+def serialize_value(value: Any, name: str, arrays: dict[str, Any]) -> Any:
     """Returns a value as JSON can represent it, and moves dictionaries of arrays to `arrays[name]`."""
     if (
         isinstance(value, Mapping)
@@ -464,8 +464,8 @@ def packed(value: Any, name: str, arrays: dict[str, Any]) -> Any:
     return {"value": value}
 
 
-def unpacked(note: Mapping[str, Any], name: str, arrays: Mapping[str, np.ndarray]) -> Any:
-    """Returns the value that `packed` received."""
+def deserialize_value(note: Mapping[str, Any], name: str, arrays: Mapping[str, np.ndarray]) -> Any:
+    """Returns the value that `serialize_value` received."""
     if "arrays" in note:
         flat = {path: arrays[f"{name}/{path}"] for path in note["arrays"]}
         return traverse_util.unflatten_dict(flat, sep="/")

@@ -11,7 +11,7 @@ import numpy as np
 
 from training import advice, optimizers, steps
 from training.caller import caller_stacklevel
-from training.checkpoints import named
+from training.checkpoints import leaves_by_path
 from training.programs import Program
 from training.rules import Path, partition
 from training.state import TrainState, Trouble
@@ -94,7 +94,7 @@ class NonfinitePolicy:
         trouble: Trouble = jax.device_get(state.trouble)
         if not trouble.count:
             return state, False
-        names = list(named(partition(state.params, frozen)[0]))
+        names = list(leaves_by_path(partition(state.params, frozen)[0]))
         where = f"the gradient of {names[int(trouble.parameter)]}" if trouble.parameter >= 0 else "the loss"
         rates = ", ".join(f"{rate:.6g}" for rate in optimizers.learning_rates(state.opt_state).values())
         count = int(trouble.count)

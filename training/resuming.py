@@ -13,7 +13,7 @@ from flaxmodels import saving
 from training import optimizers, process
 from training.callbacks import Callback
 from training.caller import caller_stacklevel
-from training.checkpoints import Checkpoints, packed, refilled, unpacked
+from training.checkpoints import Checkpoints, deserialize_value, replace_leaves, serialize_value
 from training.objective import Objective, Totals
 from training.state import TrainState
 
@@ -96,7 +96,7 @@ def _states(callbacks: Sequence[Callback], arrays: dict[str, Any]) -> list[dict[
         {
             "class": type(callback).__name__,
             "state": {
-                name: copy.deepcopy(packed(value, f"{i}/{name}", arrays))
+                name: copy.deepcopy(serialize_value(value, f"{i}/{name}", arrays))
                 for name, value in callback.get_state().items()
             },
         }
@@ -186,7 +186,7 @@ def restore_snapshot(
     rest = {name: array for name, array in arrays.items() if name not in of_callbacks}
     start = {"begin": fresh.state} if any(name.startswith("begin/") for name in rest) else {}
     try:
-        tree = refilled({"state": fresh.state, "totals": fresh.totals} | start, rest)
+        tree = replace_leaves({"state": fresh.state, "totals": fresh.totals} | start, rest)
     except ValueError as error:
         raise ValueError(f"{folder} contains {error}; {fix}") from error
     if noted.get("model") != signature["model"]:
@@ -205,8 +205,8 @@ def restore_snapshot(
         tree["state"],
         tree["totals"],
         tree.get("begin"),
-        unpacked({"value": notes["logs"]}, "", {}),
-        None if pending is None else unpacked({"value": pending}, "", {}),
+        deserialize_value({"value": notes["logs"]}, "", {}),
+        None if pending is None else deserialize_value({"value": pending}, "", {}),
         bool(notes["stop_training"]),
         fresh.chosen_rate,
         notes["data"],
@@ -271,4 +271,5 @@ def _restore_callbacks(
         callback = next((c for c in waiting if type(c).__name__ == note["class"]), None)
         if callback is not None:
             waiting.remove(callback)
-            callback.set_state({n: unpacked(v, f"callbacks/{i}/{n}", arrays) for n, v in note["state"].items()})
+            state = {n: deserialize_value(v, f"callbacks/{i}/{n}", arrays) for n, v in note["state"].items()}
+            callback.set_state(state)

@@ -156,10 +156,10 @@ def resumable_results(trainer, history, files=None):
     """Returns everything that resuming must preserve: variables, optimizer state, history, and files of callbacks."""
     import jax
 
-    from training.checkpoints import named
+    from training.checkpoints import leaves_by_path
 
-    found = {name: np.array(leaf) for name, leaf in named(trainer.variables).items()}
-    found |= {f"opt/{name}": np.array(leaf) for name, leaf in named(trainer.state.opt_state).items()}
+    found = {name: np.array(leaf) for name, leaf in leaves_by_path(trainer.variables).items()}
+    found |= {f"opt/{name}": np.array(leaf) for name, leaf in leaves_by_path(trainer.state.opt_state).items()}
     found |= {f"history/{name}": np.array(values) for name, values in history.history.items()}
     # A process that is killed while it writes a file leaves a hidden one behind.
     for path in [] if files is None else sorted(files.glob("[!.]*")):

@@ -13,7 +13,7 @@ import numpy as np
 from flaxmodels import files
 from training.callbacks.base import Callback, Logs
 from training.caller import caller_stacklevel
-from training.checkpoints import Checkpoints, not_finite
+from training.checkpoints import Checkpoints, first_nonfinite_path
 
 
 class Monitor(Callback):
@@ -297,7 +297,7 @@ class ModelCheckpoint(Monitor):
 
     def _save(self, epoch: int, logs: Logs | None) -> None:
         path = self._path(epoch, logs or {})
-        bad = not_finite(self.trainer.variables)
+        bad = first_nonfinite_path(self.trainer.variables)
         if bad is not None:
             warnings.warn(
                 f"The model of epoch {epoch + 1} is not saved to {path}, because {bad} is not finite; "
