@@ -247,13 +247,12 @@ class Session:
                 "A stateful layer keeps the states of one batch, so all batches must have the same size, got "
                 f"{source.length} examples for batches of {batch_size}; give a multiple of {batch_size} examples."
             )
-        rows = min(batch_size, len(source.example))
         check: Callable[[Examples], object] = self.objective_for
         if objective is None:
             check = functools.partial(check_ids, model=self.model)
         chunk = self.steps_per_execution if objective is not None else None
         options = FeedOptions(
-            functools.partial(self._can_pad, source.example, rows, objective, train),
+            functools.partial(self._can_pad, source.example, batch_size, objective, train),
             check,
             max_steps,
             chunk if isinstance(chunk, int) else None,

@@ -247,11 +247,6 @@ class Trainer:
         """Returns "up" if larger values of a metric are better, "down" if smaller ones are, None if unknown."""
         return self.session.metric_direction(name)
 
-    def _batch_size(self, source: Source, given: int | None, max_steps: int | None) -> int:
-        inputs = jax.tree.leaves(getattr(self.model, "input_spec", None))
-        fixed = {symbol.shape[0] for symbol in inputs if symbol.shape and symbol.shape[0] is not None}
-        return choose_batch_size(source, given, fixed.pop() if len(fixed) == 1 else None, max_steps)
-
     # ------------------------------------------------------------ fit
 
     def fit(
@@ -326,23 +321,23 @@ class Trainer:
         check_epochs(epochs, initial_epoch, validation_freq, shuffle)
         check_steps("steps_per_epoch", steps_per_epoch)
         check_steps("validation_steps", validation_steps)
-        source = labelled_source(x, y, sample_weight, class_weight, "fit", batch_size)
+        source = labelled_source(x, y, sample_weight, class_weight, "fit")
         held_out = None if validation_data is None else validation_source(validation_data)
         if held_out is None and validation_split:
             source, held_out = source.split_off(validation_split, by_class=class_weight is not None)
-        example, size = source.example, self._batch_size(source, batch_size, steps_per_epoch)
-        rows = min(size, len(example))
+        example = source.example
+        rows = choose_batch_size(source, self.model, batch_size, steps_per_epoch, "fit")
         session.prepare(example, rows, train=True)
         objective = session.objective_for(example, rows)
-        feed = session.feed(source, size, objective, steps_per_epoch, train=True)
+        feed = session.feed(source, rows, objective, steps_per_epoch, train=True)
         validation = None
         if held_out is not None:
-            if held_out.batch_size is not None and validation_batch_size is not None:
-                raise ValueError(
-                    "A stream brings its own batch_size, but fit got `validation_batch_size` as well; leave it out."
-                )
-            evaluate = self._evaluation(held_out, validation_batch_size or batch_size, validation_steps)
-            validation = Validation(evaluate, validation_freq)
+            if validation_batch_size is None and held_out.batch_size is None:
+                validation_batch_size = batch_size
+            validation_rows = choose_batch_size(
+                held_out, self.model, validation_batch_size, validation_steps, "fit", "validation_batch_size"
+            )
+            validation = Validation(self._evaluation(held_out, validation_rows, validation_steps), validation_freq)
         if any(isinstance(callback, ProgbarLogger) for callback in user_callbacks):
             verbose = 1
         self.history = History()
@@ -398,8 +393,9 @@ class Trainer:
         """
         check_not_forked()
         check_steps("steps", steps)
+        source = labelled_source(x, y, sample_weight, None, "evaluate")
         evaluation = self._evaluation(
-            labelled_source(x, y, sample_weight, None, "evaluate", batch_size), batch_size, steps
+            source, choose_batch_size(source, self.model, batch_size, steps, "evaluate"), steps
         )
         user_callbacks = self._start_callbacks(callbacks, "on_test_begin")
         logs = evaluation()
@@ -417,13 +413,11 @@ class Trainer:
             getattr(callback, hook)({})
         return user_callbacks
 
-    def _evaluation(self, source: Source, batch_size: int | None, max_steps: int | None) -> Evaluation:
-        """Returns the evaluation of this data, which moves to the device now if it fits."""
-        example, size = source.example, self._batch_size(source, batch_size, max_steps)
-        rows = min(size, len(example))
-        self.session.prepare(example, rows)
-        objective = self.session.objective_for(example, rows)
-        return Evaluation(self.session, objective, self.session.feed(source, size, objective, max_steps), max_steps)
+    def _evaluation(self, source: Source, rows: int, max_steps: int | None) -> Evaluation:
+        """Returns the evaluation of this data in batches of `rows`; it moves to the device now if it fits."""
+        self.session.prepare(source.example, rows)
+        objective = self.session.objective_for(source.example, rows)
+        return Evaluation(self.session, objective, self.session.feed(source, rows, objective, max_steps), max_steps)
 
     def predict(
         self,
@@ -451,11 +445,11 @@ class Trainer:
         """
         check_not_forked()
         check_steps("steps", steps)
-        session, source = self.session, unlabelled_source(x, batch_size)
-        size = self._batch_size(source, batch_size, steps)
-        session.prepare(source.example, min(size, len(source.example)))
+        session, source = self.session, unlabelled_source(x)
+        rows = choose_batch_size(source, self.model, batch_size, steps, "predict")
+        session.prepare(source.example, rows)
         check_ids(source.example, self.model)
-        feed = session.feed(source, size, None, steps)
+        feed = session.feed(source, rows, None, steps)
         user_callbacks = self._start_callbacks(callbacks, "on_predict_begin")
         program = session.predict_program(feed)
         parts, computing, data = [], None, EpochIterator(feed)

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+import flax.linen as nn
+import jax
 import numpy as np
 
 from training.data.arrays import ArraySource
@@ -19,7 +21,6 @@ def labelled_source(
     sample_weight: Any,
     class_weight: Mapping[int, float] | None,
     method: str,
-    batch_size: int | None = None,
 ) -> Source:
     """Returns the source of examples with labels.
 
@@ -29,7 +30,6 @@ def labelled_source(
         sample_weight: Factors of the examples' losses.
         class_weight: Factors by class.
         method: The method that was called, for errors.
-        batch_size: Rows in a batch, None for a stream.
 
     Raises:
         ValueError: If there are no labels, or a stream is given together with what it already contains.
@@ -38,7 +38,7 @@ def labelled_source(
     if not is_stream(x):
         source: Source = ArraySource(as_examples(x, y, sample_weight, class_weight))
     else:
-        for name, value in (("y", y), ("sample_weight", sample_weight), ("batch_size", batch_size)):
+        for name, value in (("y", y), ("sample_weight", sample_weight)):
             if value is not None:
                 raise ValueError(f"A stream brings its own {name}, but {method} got `{name}` as well; leave it out.")
         source = StreamSource(x, class_weight)
@@ -71,36 +71,45 @@ def validation_source(given: Any) -> Source:
     )
 
 
-def unlabelled_source(x: Any, batch_size: int | None = None) -> Source:
-    """Returns the source of the inputs of `predict`; labels are ignored.
-
-    Raises:
-        ValueError: If a batch size is given for a stream.
-    """
-    if not is_stream(x):
-        return ArraySource(as_examples(x)).without_labels()
-    if batch_size is not None:
-        raise ValueError("A stream brings its own batch_size, but predict got `batch_size` as well; leave it out.")
-    return StreamSource(x).without_labels()
+def unlabelled_source(x: Any) -> Source:
+    """Returns the source of the inputs of `predict`; labels are ignored."""
+    return (StreamSource(x) if is_stream(x) else ArraySource(as_examples(x))).without_labels()
 
 
-def choose_batch_size(source: Source, given: int | None, fixed: int | None, steps: int | None) -> int:
-    """Returns the batch size: the given one, the model's fixed one, one that makes `steps` steps, or 32.
+def choose_batch_size(
+    source: Source, model: nn.Module, given: int | None, steps: int | None, method: str, argument: str = "batch_size"
+) -> int:
+    """Returns the number of rows in a full batch of a call, which is at most the number of examples.
+
+    A stream has its own batch size. For arrays it is the given one, otherwise the one that the model's inputs
+    prescribe, otherwise one that makes `steps` steps, and 32 if none of them is known.
 
     Args:
-        source: The examples; a stream has its own batch size.
-        given: The argument `batch_size`.
-        fixed: The batch size that the model's inputs prescribe.
-        steps: Number of steps of a pass, if it is given.
+        source: The examples.
+        model: The model.
+        given: The batch size that the user gives, or None.
+        steps: Number of steps of a pass, or None.
+        method: The method that was called, for errors.
+        argument: The name of the argument with the batch size, for errors.
 
     Raises:
-        ValueError: If the batch size is not a positive integer.
+        ValueError: If a batch size is given for a stream, or it is not a positive integer.
     """
     if source.batch_size is not None:
+        if given is not None:
+            raise ValueError(
+                f"A stream brings its own batch_size, but {method} got `{argument}` as well; leave it out."
+            )
         return source.batch_size
-    size = fixed if given is None else given
-    if size is not None:
-        if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
-            raise ValueError(f"`batch_size` must be a positive integer, got {size!r}; 32 is a usual choice.")
-        return int(size)
-    return -(-len(source.example) // int(steps)) if steps else 32
+    if given is not None and (isinstance(given, bool) or not isinstance(given, int | np.integer) or given < 1):
+        raise ValueError(f"`{argument}` must be a positive integer, got {given!r}; 32 is a usual choice.")
+    examples = len(source.example)
+    inputs = jax.tree.leaves(getattr(model, "input_spec", None))
+    prescribed = {symbol.shape[0] for symbol in inputs if symbol.shape and symbol.shape[0] is not None}
+    if given is not None:
+        size = int(given)
+    elif len(prescribed) == 1:
+        size = prescribed.pop()
+    else:
+        size = -(-examples // int(steps)) if steps else 32
+    return min(size, examples)

@@ -31,9 +31,9 @@ class ArraySource:
         self.length: int | None = len(examples)
 
     def feed(self, batch_size: int, options: FeedOptions = DEFAULT_OPTIONS) -> Feed:
-        """Makes the feed of these examples in batches of at most `batch_size` rows."""
+        """Makes the feed of these examples in batches of `batch_size` rows; the last batch may be shorter."""
         limit = _memory_for_data() if options.resident else PREDICTION_BYTES
-        return ArrayFeed(self.example, min(batch_size, len(self.example)), options, limit)
+        return ArrayFeed(self.example, batch_size, options, limit)
 
     def split_off(self, fraction: float, by_class: bool = False) -> "tuple[ArraySource, ArraySource]":
         """Splits off the last part of the examples for validation, before any shuffling, as Keras does.

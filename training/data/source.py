@@ -104,7 +104,7 @@ class Source(Protocol):
     batch_size: int | None
 
     def feed(self, batch_size: int, options: FeedOptions = DEFAULT_OPTIONS) -> Feed:
-        """Makes the feed of these examples in batches of at most `batch_size` rows."""
+        """Makes the feed of these examples in batches of `batch_size` rows; the last batch may be shorter."""
 
     def split_off(self, fraction: float, by_class: bool = False) -> "tuple[Source, Source]":
         """Splits off the last part of the examples for validation; see `ArraySource.split_off`."""

@@ -6,10 +6,13 @@ import jax
 import numpy as np
 import pytest
 
+from flaxmodels import Input, Sequential, layers
+from training import Trainer
 from training.data.arguments import choose_batch_size
 from training.data.arrays import ArrayFeed, ArraySource
 from training.data.examples import as_examples
 from training.data.source import FeedOptions
+from training.data.streams import StreamSource
 from training.datasets import Split
 
 X, Y = np.arange(12.0, dtype="float32").reshape(6, 2), np.arange(6, dtype="int32")
@@ -124,9 +127,45 @@ def test_validation_split_takes_the_last_examples():
         ArraySource(as_examples(X, Y)).split_off(0.99)
 
 
+FREE, FIXED = (Sequential([Input((2,), batch_size=rows), layers.Dense(1)]) for rows in (None, 4))
+BATCH_SIZES = {
+    "given": (FIXED, 6, 3, 2, 3),
+    "given and larger than the data": (FREE, 6, 7, None, 6),
+    "prescribed by the model": (FIXED, 6, None, 2, 4),
+    "prescribed by the model and larger than the data": (FIXED, 3, None, None, 3),
+    "by the number of steps": (FREE, 5, None, 2, 3),
+    "the default": (FREE, 40, None, None, 32),
+    "the default and larger than the data": (FREE, 6, None, None, 6),
+}
+
+
+@pytest.mark.parametrize("case", BATCH_SIZES)
+def test_the_batch_size_is_chosen(case):
+    model, examples, given, steps, expected = BATCH_SIZES[case]
+    x, y = np.zeros((examples, 2), "float32"), np.zeros((examples, 1), "float32")
+    assert choose_batch_size(ArraySource(as_examples(x, y)), model, given, steps, "fit") == expected
+    seen = []
+    trainer = Trainer(model, "sgd", "mse")
+    feed = trainer.session.feed
+    trainer.session.feed = lambda source, rows, *args, **more: seen.append(rows) or feed(source, rows, *args, **more)
+    trainer.fit(x, y, given, validation_data=(x, y), steps_per_epoch=steps, validation_steps=steps, verbose=0)
+    trainer.evaluate(x, y, given, steps=steps)
+    trainer.predict(x, given, steps=steps)
+    assert seen == [expected] * 4
+
+
+def test_the_batch_size_of_a_stream_is_its_own():
+    source = StreamSource([(X[:4], Y[:4]), (X[4:], Y[4:])].__iter__())
+    assert choose_batch_size(source, FREE, None, 9, "fit") == 4
+    with refuses(ValueError, "A stream brings its own batch_size, but fit got `batch_size` as well; leave it out."):
+        choose_batch_size(source, FREE, 4, None, "fit")
+
+
 def test_batch_size_is_checked():
     with refuses(ValueError, "`batch_size` must be a positive integer, got 0; 32 is a usual choice."):
-        choose_batch_size(ArraySource(as_examples(X, Y)), 0, None, None)
+        choose_batch_size(ArraySource(as_examples(X, Y)), FREE, 0, None, "fit")
+    with refuses(ValueError, "`validation_batch_size` must be a positive integer, got 0; 32 is a usual choice."):
+        Trainer(FREE, "sgd", "mse").fit(X, Y, validation_split=0.5, validation_batch_size=0, verbose=0)
 
 
 def rows_of(feed, key=None):
