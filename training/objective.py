@@ -89,6 +89,7 @@ class Objective(NamedTuple):
         weighted_metrics: Any = None,
         loss_weights: Any = None,
         num_classes: int | None = None,
+        num_examples: int | None = None,
         variables: Mapping[str, Any] | None = None,
     ) -> "Objective":
         """Resolves losses and metrics by name against the labels and outputs of a model.
@@ -101,6 +102,7 @@ class Objective(NamedTuple):
             weighted_metrics: Likewise, for metrics to which sample and class weights apply.
             loss_weights: Factors of the outputs' losses, a list or dictionary.
             num_classes: Given if the labels are known to be class indices, which then fit every loss.
+            num_examples: Number of rows of the data in errors, if they differ from those of the batch.
             variables: The model's variables, if there are any; shapes and dtypes suffice.
 
         Raises:
@@ -139,7 +141,7 @@ class Objective(NamedTuple):
         if example.weight is not None:
             check_per_output("sample_weight", example.weight, names)
         if y is not None:
-            objective._check_shapes(y, outputs)
+            objective._check_shapes(y, outputs, num_examples)
             # Traces losses and metrics with shapes only, because they may be any functions.
             jax.eval_shape(
                 lambda v, t, b: objective.update(t, objective.measure(b, forward(model, v, b))),
@@ -211,7 +213,7 @@ class Objective(NamedTuple):
             m.name: m.metric.compute(state) for m, state in zip(self.metrics, totals["metrics"], strict=True)
         }
 
-    def _check_shapes(self, y: Any, outputs: Sequence[Any]) -> None:
+    def _check_shapes(self, y: Any, outputs: Sequence[Any], num_examples: int | None) -> None:
         """Raises if a loss or a metric cannot take labels and outputs of these shapes, and names the arrays."""
         arrays = ordered(y, self.names)
         batch = [
@@ -224,7 +226,8 @@ class Objective(NamedTuple):
                 jax.eval_shape(function, true[i], outputs[i])
             except losses.LabelShapeError as error:
                 which = f" {self.names[i]!r}" if len(self.names) > 1 else ""
-                true_shape, shape = (None, *arrays[i].shape[1:]), (None, *outputs[i].shape[1:])
+                rows = arrays[i].shape[0] if num_examples is None else num_examples
+                true_shape, shape = (rows, *arrays[i].shape[1:]), (rows, *outputs[i].shape[1:])
                 raise error.for_data(f"`y` of shape {true_shape}", f"the output{which} of shape {shape}") from None
 
 

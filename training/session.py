@@ -217,7 +217,12 @@ class Session:
             variables = self.prepare(examples, rows).variables
             batch = examples.batch_of(rows)
             objective = Objective.of(
-                self.model, batch, **self.losses, num_classes=examples.num_classes, variables=variables
+                self.model,
+                batch,
+                **self.losses,
+                num_classes=examples.num_classes,
+                num_examples=len(examples),
+                variables=variables,
             )
             advice.warn(self.model, objective)
             self._objectives[key] = objective

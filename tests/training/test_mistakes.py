@@ -261,13 +261,13 @@ MISTAKES = {
     ),
     "sparse loss with one-hot": (
         lambda: fit(tr(loss="sparse_categorical_crossentropy")),
-        "sparse_categorical_crossentropy takes one class index for each row of predictions, got `y` of shape (None, "
-        "3) and the output of shape (None, 3); use categorical_crossentropy for one-hot labels.",
+        "sparse_categorical_crossentropy takes one class index for each row of predictions, got `y` of shape (12, "
+        "3) and the output of shape (12, 3); use categorical_crossentropy for one-hot labels.",
     ),
     "one-hot loss with indices": (
         lambda: fit(tr(), y=Y),
-        "categorical_crossentropy takes labels and predictions of the same shape, got `y` of shape (None,) and the "
-        "output of shape (None, 3); use sparse_categorical_crossentropy for class indices, or convert the labels to "
+        "categorical_crossentropy takes labels and predictions of the same shape, got `y` of shape (12,) and the "
+        "output of shape (12, 3); use sparse_categorical_crossentropy for class indices, or convert the labels to "
         "one-hot.",
     ),
     "labels out of range": (
@@ -411,8 +411,18 @@ MISTAKES = {
     ),
     "validation other classes": (
         lambda: fit(tr(), validation_data=(X, HOT[:, :2])),
-        "categorical_crossentropy takes labels and predictions of the same shape, got `y` of shape (None, 2) and the "
-        "output of shape (None, 3); reshape the labels, or change the number of units of the last layer.",
+        "categorical_crossentropy takes labels and predictions of the same shape, got `y` of shape (12, 2) and the "
+        "output of shape (12, 3); reshape the labels, or change the number of units of the last layer.",
+    ),
+    "labels of more examples than a batch": (
+        lambda: fit(tr(), validation_data=(np.tile(X, (3, 1)), np.tile(X, (3, 1))), batch_size=8),
+        "categorical_crossentropy takes labels and predictions of the same shape, got `y` of shape (36, 4) and the "
+        "output of shape (36, 3); reshape the labels, or change the number of units of the last layer.",
+    ),
+    "labels of a stream": (
+        lambda: tr().fit([(X, HOT[:, :2])].__iter__(), verbose=0),
+        "categorical_crossentropy takes labels and predictions of the same shape, got `y` of shape (12, 2) and the "
+        "output of shape (12, 3); reshape the labels, or change the number of units of the last layer.",
     ),
     "validation_freq": (
         lambda: fit(tr(), validation_data=(X, HOT), validation_freq=0),
@@ -469,13 +479,13 @@ MISTAKES = {
     ),
     "mse with mismatched": (
         lambda: fit(Trainer(mlp(None, 2), "sgd", "mse"), y=X[:, :3]),
-        "mean_squared_error takes labels and predictions of the same shape, got `y` of shape (None, 3) and the "
-        "output of shape (None, 2); reshape the labels, or change the number of units of the last layer.",
+        "mean_squared_error takes labels and predictions of the same shape, got `y` of shape (12, 3) and the "
+        "output of shape (12, 2); reshape the labels, or change the number of units of the last layer.",
     ),
     "metric of other labels": (
         lambda: fit(tr(loss="sparse_categorical_crossentropy", metrics=["mae"]), y=Y),
-        "mean_absolute_error takes labels and predictions of the same shape, got `y` of shape (None,) and the output "
-        "of shape (None, 3); reshape the labels, or change the number of units of the last layer.",
+        "mean_absolute_error takes labels and predictions of the same shape, got `y` of shape (12,) and the output "
+        "of shape (12, 3); reshape the labels, or change the number of units of the last layer.",
     ),
     "list of labels": (
         lambda: fit(tr(), y=[HOT, HOT, HOT]),
@@ -494,8 +504,8 @@ MISTAKES = {
     ),
     "labels of two outputs exchanged": (
         lambda: fit(two_outputs(), y=[X[:, :2], X[:, :3]]),
-        "mean_squared_error takes labels and predictions of the same shape, got `y` of shape (None, 2) and the "
-        "output 'b' of shape (None, 3); reshape the labels, or change the number of units of the last layer.",
+        "mean_squared_error takes labels and predictions of the same shape, got `y` of shape (12, 2) and the "
+        "output 'b' of shape (12, 3); reshape the labels, or change the number of units of the last layer.",
     ),
     "weights of one of two outputs": (
         lambda: fit(two_outputs(), y=[X[:, :3], X[:, :2]], sample_weight={"a": np.ones(12)}),

@@ -84,8 +84,8 @@ def test_class_indices_become_one_hot_if_the_loss_needs_it():
 
 def test_mistakes():
     with refuses(
-        "mean_squared_error takes labels and predictions of the same shape, got `y` of shape (None, 2) and the "
-        "output of shape (None, 1); reshape the labels, or change the number of units of the last layer."
+        "mean_squared_error takes labels and predictions of the same shape, got `y` of shape (3, 2) and the "
+        "output of shape (3, 1); reshape the labels, or change the number of units of the last layer."
     ):
         Objective.of(line(), Batch(X, jnp.ones((3, 2))), loss="mse")
     with refuses(

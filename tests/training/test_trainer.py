@@ -322,8 +322,8 @@ def test_labels_out_of_range():
 def test_integer_labels_with_the_one_hot_loss():
     with refuses(
         losses.LabelShapeError,
-        "categorical_crossentropy takes labels and predictions of the same shape, got `y` of shape (None,) and the "
-        "output of shape (None, 3); use sparse_categorical_crossentropy for class indices, or convert the labels to "
+        "categorical_crossentropy takes labels and predictions of the same shape, got `y` of shape (53,) and the "
+        "output of shape (53, 3); use sparse_categorical_crossentropy for class indices, or convert the labels to "
         "one-hot.",
     ):
         trainer().fit(X, LABELS, verbose=0)
