@@ -255,7 +255,8 @@ class History(Callback):
         """Returns a table of the last, the lowest and the highest value of each log."""
         header = ["", "last", "lowest (epoch)", "highest (epoch)"]
         rows = [[name, format_value(values[-1]), *self._extremes(name)] for name, values in self.history.items()]
-        return html.table(header, rows, caption=f"{len(self.epoch)} epochs, {format_duration(sum(self.seconds))}")
+        count = f"{len(self.epoch)} {'epoch' if len(self.epoch) == 1 else 'epochs'}"
+        return html.table(header, rows, caption=f"{count}, {format_duration(sum(self.seconds))}")
 
     def _extremes(self, name: str) -> list[str]:
         """Returns the lowest and the highest value with their epochs; empty texts for values that have no order."""

@@ -63,6 +63,14 @@ def test_table_shows_last_lowest_and_highest_values():
     assert "<caption>3 epochs, 1m07s</caption>" in recorded()._repr_html_()
 
 
+@pytest.mark.parametrize(("epochs", "count"), [(0, "0 epochs"), (1, "1 epoch"), (2, "2 epochs")])
+def test_table_counts_the_epochs(epochs, count):
+    history = History()
+    for epoch in range(epochs):
+        history.on_epoch_end(epoch, {"loss": 1.0})
+    assert f"<caption>{count}, 0.0s</caption>" in history._repr_html_()
+
+
 def test_table_of_a_real_run():
     trainer = Trainer(Sequential([layers.Dense(1, input_shape=(1,))]), "sgd", "mse", metrics=["mae"])
     x = np.linspace(-1, 1, 20, dtype="float32")[:, None]
