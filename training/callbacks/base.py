@@ -232,6 +232,8 @@ class History(Callback):
     def plot(self, title: str = "") -> "Figure":
         """Draws each value over the epochs, with training and validation in one panel.
 
+        A metric with a value per class has a line per class. Matrices and text are left out.
+
         Args:
             title: Text above the panels.
 
@@ -240,7 +242,7 @@ class History(Callback):
 
         Raises:
             ModuleNotFoundError: If matplotlib is not installed.
-            ValueError: If no epoch was finished.
+            ValueError: If no epoch was finished, or no value has curves.
 
         Example:
             >>> history = History()

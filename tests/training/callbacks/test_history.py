@@ -50,6 +50,28 @@ def test_plot_of_a_run_without_epochs_is_refused():
         History().plot()
 
 
+def test_plot_leaves_out_matrices_and_text():
+    history = History()
+    for epoch in range(2):
+        logs = {"confusion": np.eye(3), "loss": 2.0 - epoch, "phase": "warm-up", "f1_score": np.array([0.5, 1.0])}
+        history.on_epoch_end(epoch, logs | {"val_loss": 1.0, "val_confusion": np.eye(3)})
+    axes = history.plot().axes
+    assert [axis.get_ylabel() for axis in axes] == ["loss", "f1_score"]
+    assert [len(axis.lines) for axis in axes] == [2, 2]
+    np.testing.assert_array_equal(axes[1].lines[1].get_xydata(), [[1, 1], [2, 1]])
+
+
+def test_plot_without_numbers_is_refused():
+    history = History()
+    history.on_epoch_end(0, {"confusion": np.eye(3), "phase": "warm-up"})
+    sentence = (
+        "Plotting a history needs numbers, or vectors of numbers, got other values for confusion, phase; add a metric "
+        "with one value per epoch."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+        history.plot()
+
+
 def test_table_shows_last_lowest_and_highest_values():
     rows = re.findall(r"<tr>(.*?)</tr>", recorded()._repr_html_())
     cells = [re.findall(r"<t[hd]>(.*?)</t[hd]>", row) for row in rows]
