@@ -1,6 +1,7 @@
 """Changes that a resumed run accepts or rejects: the optimizer, its learning rate, the number of epochs."""
 
 import re
+import types
 import warnings
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from flaxmodels import Input, Sequential, layers
 from training import Checkpoints, Trainer, callbacks, optimizers, schedules
+from training.optimizers import adam
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(12, 3)).astype("float32")
@@ -71,6 +73,21 @@ def test_other_optimizers_are_rejected(case, tmp_path):
         "before, or choose another folder."
     ):
         fit(now, tmp_path)
+
+
+def test_renaming_an_internal_function_changes_nothing(tmp_path, monkeypatch):
+    before = fit("nadam", tmp_path, 1)
+    renamed = types.FunctionType(adam._zero_moments.__code__, vars(adam), "_initial_moments")
+    renamed.__qualname__ = "_initial_moments"
+    monkeypatch.setattr(adam, "_zero_moments", renamed)
+    with refuses(
+        f"The checkpoints in {tmp_path} belong to a run whose optimizer has beta_1=0.9, got 0.8; use the same "
+        "arguments as before, or choose another folder."
+    ):
+        fit(O.Nadam(beta_1=0.8), tmp_path)
+    resumed = fit("nadam", tmp_path)
+    assert resumed.history.history["loss"][:1] == before.history.history["loss"]
+    assert int(resumed.state.step) == 6
 
 
 def test_changing_one_of_several_rates_is_rejected(tmp_path):

@@ -129,7 +129,7 @@ def _adam_rule(beta_1: float, beta_2: float, epsilon: float, amsgrad: bool) -> R
 
         return update
 
-    return Rule(slots, step)
+    return Rule("adam", slots, step)
 
 
 def AdamW(
@@ -239,7 +239,7 @@ def _adamax_rule(beta_1: float, beta_2: float, epsilon: float) -> Rule[MomentSlo
 
         return update
 
-    return Rule(_zero_moments, step)
+    return Rule("adamax", _zero_moments, step)
 
 
 def Nadam(
@@ -309,7 +309,7 @@ def _nadam_rule(beta_1: float, beta_2: float, epsilon: float) -> Rule[MomentSlot
 
         return update
 
-    return Rule(_zero_moments, step, shared=product)
+    return Rule("nadam", _zero_moments, step, shared=product)
 
 
 def Lamb(
@@ -375,7 +375,7 @@ def _lamb_rule(beta_1: float, beta_2: float, epsilon: float) -> Rule[MomentSlots
 
         return update
 
-    return Rule(_zero_moments, step)
+    return Rule("lamb", _zero_moments, step)
 
 
 def ScheduleFreeAdamW(
@@ -451,4 +451,4 @@ def _schedule_free_adamw_rule(beta_1: float, beta_2: float, epsilon: float, warm
 
         return update
 
-    return Rule(slots, step)
+    return Rule("schedule_free_adamw", slots, step)

@@ -119,7 +119,7 @@ def _rmsprop_rule(rho: float, momentum: float, epsilon: float, centered: bool) -
 
         return update
 
-    return Rule(slots, step)
+    return Rule("rmsprop", slots, step)
 
 
 def Adagrad(
@@ -179,7 +179,7 @@ def _adagrad_rule(initial_accumulator_value: float, epsilon: float) -> Rule[Adag
 
         return update
 
-    return Rule(slots, step)
+    return Rule("adagrad", slots, step)
 
 
 def Adadelta(
@@ -242,7 +242,7 @@ def _adadelta_rule(rho: float, epsilon: float) -> Rule[AdadeltaSlots]:
 
         return update
 
-    return Rule(slots, step)
+    return Rule("adadelta", slots, step)
 
 
 def Adafactor(
@@ -332,7 +332,7 @@ def _adafactor_rule(
 
         return update
 
-    return Rule(slots, step)
+    return Rule("adafactor", slots, step)
 
 
 def _rms(x: jax.Array) -> jax.Array:
@@ -436,4 +436,4 @@ def _ftrl_rule(
 
         return update
 
-    return Rule(slots, step)
+    return Rule("ftrl", slots, step)

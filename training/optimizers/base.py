@@ -77,6 +77,7 @@ class Rule(NamedTuple, Generic[Slots]):
     """The formula of an optimizer.
 
     Args:
+        name: The name of the formula, by which a checkpoint recognizes the optimizer.
         slots: Returns the initial slots of a parameter: (path, weight) -> slots.
         step: Returns the update of a step: (t, learning rate, shared) -> `ParameterUpdate`. It is called once per
             step and dtype, and the update once per parameter. t counts the parameter updates from 1; t and the
@@ -85,6 +86,7 @@ class Rule(NamedTuple, Generic[Slots]):
         weight_decay: Returns the weight decay of a parameter, instead of the common one: (path, weight) -> decay.
     """
 
+    name: str
     slots: Callable[[str, jax.Array], Slots]
     step: Callable[[jax.Array, jax.Array, jax.Array | None], ParameterUpdate[Slots]]
     shared: Callable[[jax.Array, jax.Array], jax.Array] | None = None

@@ -19,7 +19,8 @@ def describe(optimizer: optax.GradientTransformation) -> Description:
 
     An optax transformation is a pair of functions, which close over its arguments. The description has an entry for
     each number, string, array and function that is reachable from there. It therefore works for every transformation,
-    including chains.
+    including chains. The names of this package's own functions are left out, because they may change: `Rule.name` says
+    which formula an optimizer has.
 
     Args:
         optimizer: Any optax transformation.
@@ -85,36 +86,47 @@ def _visit(value: object, path: str, description: Description, visited: set[int]
         array = np.asarray(value)
         description[path] = array.item() if array.ndim == 0 else hashlib.sha256(array.tobytes()).hexdigest()
         return
-    for name, part in _parts(value, path, description).items():
-        _visit(part, f"{path}/{name}" if path else name, description, visited)
+    for name, part in _parts(value, path, description):
+        _visit(part, "/".join(filter(None, (path, name))), description, visited)
 
 
-def _parts(value: object, path: str, description: Description) -> dict[str, object]:
+def _parts(value: object, path: str, description: Description) -> list[tuple[str, object]]:
     """Returns the parts of a compound value by name, and adds the name of a function or class to the description."""
     if isinstance(value, Mapping):
-        return {str(name): value[name] for name in sorted(value, key=str)}
+        return [(str(name), value[name]) for name in sorted(value, key=str)]
     if isinstance(value, tuple | list):
         names = getattr(value, "_fields", range(len(value)))
-        return {str(name): part for name, part in zip(names, value, strict=True)}
+        return [(str(name), part) for name, part in zip(names, value, strict=True)]
     if isinstance(value, functools.partial):
-        return {"func": value.func, "args": value.args, "keywords": value.keywords}
+        return [("func", value.func), ("args", value.args), ("keywords", value.keywords)]
+    if inspect.isfunction(value) and _is_internal(value):
+        return _captured_values(value)
     description[path] = getattr(value, "__qualname__", None) or getattr(value, "__name__", type(value).__qualname__)
     if isinstance(value, type) or inspect.ismodule(value):
-        return {}
+        return []
     if dataclasses.is_dataclass(value):
-        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
     if inspect.ismethod(value):
-        return {"self": value.__self__}
+        return [("self", value.__self__)]
     if inspect.isfunction(value):
         return _captured_values(value)
     # Other objects, such as a schedule that is not a dataclass, are described by their plain attributes.
     attributes = getattr(value, "__dict__", {})
-    return {name: attributes[name] for name in sorted(attributes) if isinstance(attributes[name], Plain)}
+    return [(name, attributes[name]) for name in sorted(attributes) if isinstance(attributes[name], Plain)]
 
 
-def _captured_values(function: Callable[..., object]) -> dict[str, object]:
-    """Returns the variables that a function closes over, and the defaults of its arguments."""
+def _is_internal(value: object) -> bool:
+    """Returns whether a value is a function of this package, whose name may change between versions."""
+    return inspect.isfunction(value) and str(value.__module__).startswith(f"{__package__}.")
+
+
+def _captured_values(function: Callable[..., object]) -> list[tuple[str, object]]:
+    """Returns the variables that a function closes over, and the defaults of its arguments.
+
+    A variable that holds an internal function has no name, so that its parts count as parts of the given function.
+    """
     variables = inspect.getclosurevars(function).nonlocals
     parameters = inspect.signature(function, follow_wrapped=False).parameters.values()
     defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
-    return dict(sorted((defaults | dict(variables)).items()))
+    values = sorted((defaults | dict(variables)).items())
+    return [("" if _is_internal(value) else name, value) for name, value in values]

@@ -94,7 +94,7 @@ def _sgd_rule(momentum: float, nesterov: bool) -> Rule[MomentumSlots]:
 
         return update
 
-    return Rule(slots, step)
+    return Rule("sgd", slots, step)
 
 
 def Lion(
@@ -155,7 +155,7 @@ def _lion_rule(beta_1: float, beta_2: float) -> Rule[MomentumSlots]:
 
         return update
 
-    return Rule(slots, step)
+    return Rule("lion", slots, step)
 
 
 def Muon(
@@ -264,7 +264,7 @@ def Muon(
     def decay(path: str, w: jax.Array) -> float | None:
         return adam_weight_decay if is_adam(path, w) else weight_decay
 
-    return build(Rule(slots, step, weight_decay=decay), common)
+    return build(Rule("muon", slots, step, weight_decay=decay), common)
 
 
 def _orthogonalize(x: jax.Array, steps: int, a: float, b: float, c: float) -> jax.Array:

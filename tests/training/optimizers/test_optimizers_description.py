@@ -3,6 +3,8 @@
 import inspect
 import itertools
 import json
+import re
+import types
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,7 @@ import optax
 import pytest
 
 from training import optimizers, schedules
-from training.optimizers import names
+from training.optimizers import adam, adaptive, gradient, names, wrappers
 
 ALL = {name: optimizers.get(name) for name in (*names.OPTIMIZERS, *names.OPTAX)}
 # Another value for each argument.
@@ -67,6 +69,39 @@ def test_every_argument_is_in_the_description(name):
         if argument == "relative_step":  # of Adafactor; it changes nothing, as in Keras
             continue
         assert INSIDE.get(argument, argument) in description, (argument, description)
+
+
+def test_optimizers_of_the_same_name_and_arguments_differ():
+    one_name = {name: make(name="one") for name, make in names.OPTIMIZERS.items()}
+    for (a, first), (b, second) in itertools.combinations(one_name.items(), 2):
+        assert changes(first, second), (a, b)
+    difference = changes(optimizers.Adamax(name="one"), optimizers.Lamb(name="one"))
+    assert [(optimizers.name_of(path), before, now) for path, before, now in difference][0] == (
+        "name",
+        "adamax",
+        "lamb",
+    )
+
+
+# Module, name of a function, and an optimizer that uses the function.
+INTERNAL = {
+    "the rule of Adam": (adam, "_adam_rule", lambda module: module.Adam()),
+    "the slots of Nadam": (adam, "_zero_moments", lambda module: module.Nadam()),
+    "a local function of Ftrl": (adaptive, "slots", lambda module: module.Ftrl()),
+    "a captured function of Muon": (gradient, "is_adam", lambda module: module.Muon(exclude_layers="head")),
+    "a captured function of by_path": (wrappers, "label", lambda module: module.by_path({"w": "adam"}, "sgd")),
+}
+
+
+@pytest.mark.parametrize("case", INTERNAL)
+def test_names_of_internal_functions_are_left_out(case):
+    module, name, make = INTERNAL[case]
+    source = re.sub(rf"\b{name}\b", "renamed", inspect.getsource(module))
+    copy = types.ModuleType(module.__name__)
+    exec(compile(source, module.__file__, "exec"), copy.__dict__)
+    before, now = optimizers.describe(make(module)), optimizers.describe(make(copy))
+    assert not optimizers.differences(before, now)
+    assert before and "renamed" not in json.dumps(now)
 
 
 def test_entries_of_the_learning_rate_are_recognized():
