@@ -6,6 +6,7 @@ Each command imports what it needs, so that `--help` answers at once.
 import json
 import pathlib
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 from flaxmodels.extras import DISTRIBUTION, require_extra
@@ -105,7 +106,7 @@ def fit(
     print(f"saved in {folder}/: {MODEL_FILE}, history.csv, history.json, curves.png")
 
 
-def _checkpoints(folder: pathlib.Path, run: dict[str, Any], resume: bool) -> "Checkpoints":
+def _checkpoints(folder: pathlib.Path, run: Mapping[str, object], resume: bool) -> "Checkpoints":
     """Returns the checkpoints of a run, and checks that those in the folder belong to the same run."""
     import shutil
 
@@ -281,7 +282,7 @@ def _build(name: str, data: "Dataset", options: list[str]) -> "Sequential | Mode
         raise ValueError(f"{name} can't be built for {data.info.name} with {arguments}: {error}.") from error
 
 
-def _value(text: str) -> Any:
+def _value(text: str) -> object:
     """Returns the value of a text that is valid JSON, such as 3, true or [1, 2], and any other text unchanged."""
     try:
         value = json.loads(text)
@@ -333,7 +334,7 @@ def _check_positive(**values: int) -> None:
             raise ValueError(f"--{name.replace('_', '-')} must be a positive integer, got {value}; give 1 or more.")
 
 
-def _print_warning(message: Any, *where: Any, **more: Any) -> None:
+def _print_warning(message: object, *where: object, **more: object) -> None:
     print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 

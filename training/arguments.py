@@ -1,6 +1,7 @@
 """Checks of the arguments of `Trainer` and `fit`."""
 
-from typing import Any
+import os
+from collections.abc import Collection
 
 import flax.linen as nn
 import numpy as np
@@ -10,7 +11,7 @@ from training.callbacks import BackupAndRestore, Callback
 from training.checkpoints import Checkpoints
 
 
-def check_epochs(epochs: Any, initial_epoch: Any, validation_freq: Any, shuffle: Any) -> None:
+def check_epochs(epochs: int, initial_epoch: int, validation_freq: object, shuffle: object) -> None:
     """Checks the arguments of `fit` that count epochs, and `shuffle`."""
     for name, value in (("epochs", epochs), ("initial_epoch", initial_epoch)):
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
@@ -20,7 +21,9 @@ def check_epochs(epochs: Any, initial_epoch: Any, validation_freq: Any, shuffle:
             f"`epochs` is the number of the last epoch and must be at least `initial_epoch`, got {epochs} with "
             f"initial_epoch={initial_epoch}; give a larger number."
         )
-    numbers = validation_freq if isinstance(validation_freq, list | tuple | set) else [validation_freq]
+    numbers: Collection[object] = (
+        validation_freq if isinstance(validation_freq, list | tuple | set) else [validation_freq]
+    )
     if not all(isinstance(n, int | np.integer) and not isinstance(n, bool) and n > 0 for n in numbers):
         raise ValueError(
             f"`validation_freq` must be a positive integer or a list of them, got {validation_freq!r}; 1 validates "
@@ -38,7 +41,9 @@ def check_steps(name: str, steps: int | None) -> None:
         )
 
 
-def checkpoints_for(resume: Any, callbacks: list[Callback]) -> Checkpoints | None:
+def checkpoints_for(
+    resume: str | os.PathLike[str] | Checkpoints | None, callbacks: list[Callback]
+) -> Checkpoints | None:
     """Returns the checkpoints of a run: those of `resume`, or of a `BackupAndRestore` among the callbacks."""
     backups = [callback.checkpoints for callback in callbacks if isinstance(callback, BackupAndRestore)]
     if resume is not None:

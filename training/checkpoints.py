@@ -15,11 +15,12 @@ import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 from flax import traverse_util
 
 from flaxmodels.extras import require_extra
@@ -27,9 +28,12 @@ from training.caller import caller_stacklevel
 
 if TYPE_CHECKING:
     import filelock
+    import orbax.checkpoint as ocp
 
 FORMAT = 1
 LOCK_FILE = "lock"
+
+Tree = TypeVar("Tree")
 
 
 class Checkpoints:
@@ -94,7 +98,7 @@ class Checkpoints:
         self.folder = pathlib.Path(folder).absolute()
         self.every, self.minutes, self.delete = every, minutes, delete
         self.keep, self.keep_best, self.keep_every, self.mode = keep, keep_best, keep_every, mode
-        self._manager: Any = None
+        self._manager: ocp.CheckpointManager | None = None
         self._lock: filelock.BaseFileLock | None = None
         self._lock_stat: os.stat_result | None = None
         self._last_step, self._last_time = 0, 0.0
@@ -124,7 +128,7 @@ class Checkpoints:
         if sys.unraisablehook is self._own_hook:
             sys.unraisablehook = self._previous_hook
 
-    def _report_unraisable(self, unraisable: Any) -> None:
+    def _report_unraisable(self, unraisable: "sys.UnraisableHookArgs") -> None:
         # After a failed write, threads of orbax end later and would each print a traceback.
         if str(unraisable.exc_value) != "Event loop is closed":
             self._previous_hook(unraisable)
@@ -165,7 +169,7 @@ class Checkpoints:
             return False
 
     @property
-    def manager(self) -> Any:
+    def manager(self) -> "ocp.CheckpointManager":
         """Orbax' manager of the folder."""
         if self._manager is None:
             import orbax.checkpoint as ocp
@@ -200,7 +204,7 @@ class Checkpoints:
             )
         return logs.get(self.keep_best or "")
 
-    def save(self, state: Any, notes: Mapping[str, Any], value: float | None = None) -> bool:
+    def save(self, state: Mapping[str, object], notes: Mapping[str, object], value: float | None = None) -> bool:
         """Starts to write a checkpoint in the background and returns whether that succeeded.
 
         Args:
@@ -289,7 +293,7 @@ class Checkpoints:
     def _start_file(self) -> pathlib.Path:
         return self.folder / "start.json"
 
-    def start(self, notes: Mapping[str, Any]) -> None:
+    def start(self, notes: Mapping[str, object]) -> None:
         """Writes notes about a run that starts; they stay until the first checkpoint is written."""
         unfinished = self._start_file.with_suffix(".tmp")
         try:
@@ -378,7 +382,7 @@ class Checkpoints:
         best = self._best(intact) if self.keep_best else None
         return preserved if best is None else preserved | {best}
 
-    def _read_notes(self, number: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    def _read_notes(self, number: int) -> tuple[dict[str, str], dict[str, Any]]:
         """Returns the notes of a checkpoint as written, and their content, which has its own digest."""
         import orbax.checkpoint as ocp
 
@@ -405,13 +409,19 @@ class Checkpoints:
         return arrays, content
 
 
+class _CheckpointInfo(Protocol):
+    """What orbax reports about a checkpoint."""
+
+    step: int
+
+
 class _PreservationPolicy:
     """Tells orbax which checkpoints to keep."""
 
     def __init__(self, checkpoints: Checkpoints):
         self.checkpoints = checkpoints
 
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+    def should_preserve(self, checkpoints: Sequence[_CheckpointInfo], *, context: object) -> list[bool]:
         preserved = self.checkpoints.preserved([info.step for info in checkpoints])
         return [info.step in preserved for info in checkpoints]
 
@@ -419,18 +429,18 @@ class _PreservationPolicy:
 # ---------------------------------------------------------------- trees and digests
 
 
-def leaves_by_path(tree: Any) -> dict[str, Any]:
+def leaves_by_path(tree: object) -> dict[str, jax.Array | np.ndarray]:
     """Returns the leaves of a tree by their paths, joined by "/"."""
     pairs = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in pairs}
 
 
-def first_nonfinite_path(tree: Any) -> str | None:
+def first_nonfinite_path(tree: object) -> str | None:
     """Returns the path of the first leaf that contains NaN or infinity, or None."""
     return next((name for name, leaf in leaves_by_path(tree).items() if not _finite(_host(leaf))), None)
 
 
-def replace_leaves(tree: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+def replace_leaves(tree: Tree, arrays: Mapping[str, np.ndarray]) -> Tree:
     """Returns the tree with its leaves replaced by the arrays of the same paths.
 
     Raises:
@@ -443,7 +453,7 @@ def replace_leaves(tree: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     if differing:
         raise ValueError(f"a checkpoint of another model or optimizer, which differs in {differing[0]}")
 
-    def like(name: str, leaf: Any) -> Any:
+    def like(name: str, leaf: jax.Array | np.ndarray) -> jax.Array:
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return jax.random.wrap_key_data(jnp.array(arrays[name]), impl=jax.random.key_impl(leaf))
         return jnp.array(arrays[name], leaf.dtype)
@@ -451,7 +461,7 @@ def replace_leaves(tree: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     return jax.tree.unflatten(jax.tree.structure(tree), [like(name, leaf) for name, leaf in leaves.items()])
 
 
-def serialize_value(value: Any, name: str, arrays: dict[str, Any]) -> Any:
+def serialize_value(value: object, name: str, arrays: dict[str, Any]) -> dict[str, object]:
     """Returns a value as JSON can represent it, and moves dictionaries of arrays to `arrays[name]`."""
     if (
         isinstance(value, Mapping)
@@ -472,17 +482,17 @@ def deserialize_value(note: Mapping[str, Any], name: str, arrays: Mapping[str, n
     return jax.tree.map(_array, note["value"], is_leaf=lambda x: isinstance(x, dict) and set(x) == {"dtype", "data"})
 
 
-def _array(value: Any) -> Any:
+def _array(value: object) -> object:
     return np.array(value["data"], value["dtype"]) if isinstance(value, dict) else value
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: npt.ArrayLike) -> object:
     if isinstance(value, np.generic) or np.ndim(value) == 0:
         return np.asarray(value).item()
     return {"dtype": np.asarray(value).dtype.name, "data": np.asarray(value).tolist()}
 
 
-def _host(leaf: Any) -> np.ndarray:
+def _host(leaf: jax.Array | np.ndarray) -> np.ndarray:
     """Returns a copy on the host, which stays valid if the array on the device is donated."""
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         leaf = jax.random.key_data(leaf)
@@ -493,7 +503,7 @@ def _finite(leaf: np.ndarray) -> bool:
     return not jnp.issubdtype(leaf.dtype, jnp.floating) or bool(np.isfinite(leaf.astype(np.float32)).all())
 
 
-def _signature(arrays: Mapping[str, np.ndarray]) -> list[Any]:
+def _signature(arrays: Mapping[str, np.ndarray]) -> list[list[str | list[int]]]:
     return [[name, leaf.dtype.name, list(leaf.shape)] for name, leaf in sorted(arrays.items())]
 
 
@@ -505,7 +515,7 @@ def _digest(content: str, arrays: Mapping[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-def _is_positive_integer(value: Any) -> bool:
+def _is_positive_integer(value: object) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= 1)
 
 

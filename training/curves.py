@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from flaxmodels.extras import require_extra
 
@@ -12,7 +13,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def plot(epochs: Mapping[str, Sequence[int]], values: Mapping[str, Sequence[Any]], title: str = "") -> "Figure":
+def plot(
+    epochs: Mapping[str, Sequence[int]], values: Mapping[str, Sequence[npt.ArrayLike]], title: str = ""
+) -> "Figure":
     """Draws each value over the epochs, with training and validation in one panel.
 
     A metric with a value per class has a line per class. Matrices and text are left out, because they have no curves.
@@ -67,7 +70,7 @@ def plot(epochs: Mapping[str, Sequence[int]], values: Mapping[str, Sequence[Any]
     return figure
 
 
-def _has_curves(values: Sequence[Any]) -> bool:
+def _has_curves(values: Sequence[npt.ArrayLike]) -> bool:
     """Returns whether the values of all epochs are numbers, or vectors of numbers of one length."""
     shapes = {np.shape(value) for value in values}
     return len(shapes) == 1 and len(shapes.pop()) < 2 and np.asarray(values).dtype.kind in "biuf"

@@ -17,12 +17,16 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from flaxmodels.extras import require_extra
 from flaxmodels.names import lookup
+
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -114,7 +118,7 @@ class Info:
     target_offset: float = 0.0
     unit: str = ""
 
-    def restore(self, y: Any) -> np.ndarray:
+    def restore(self, y: npt.ArrayLike) -> np.ndarray:
         """Returns targets or forecasts in original units, as float64: `y * target_scale + target_offset`."""
         return np.asarray(y, np.float64) * self.target_scale + self.target_offset
 
@@ -164,7 +168,7 @@ def names() -> list[str]:
     return sorted(DATASETS)
 
 
-def windows(series: Any, length: int, horizon: int = 1) -> tuple[np.ndarray, np.ndarray]:
+def windows(series: npt.ArrayLike, length: int, horizon: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """Cuts a series into overlapping windows of `length` steps, each with the `horizon` steps that follow it.
 
     Args:
@@ -419,7 +423,9 @@ def _read_prepared(folder: Path) -> dict[str, np.ndarray] | None:
     return arrays
 
 
-def _prepare(stock: Any, folder: Path, raw_dir: str | Path | None) -> dict[str, np.ndarray]:
+def _prepare(
+    stock: "type[tfds.core.DatasetBuilder]", folder: Path, raw_dir: str | Path | None
+) -> dict[str, np.ndarray]:
     """Prepares a dataset, moves it to `folder` and returns its arrays.
 
     The work is done in a temporary folder: a failure leaves nothing behind, and several processes can prepare the same
@@ -481,7 +487,7 @@ def _check_connection(name: str, folder: Path, files: dict[str, str]) -> None:
         )
 
 
-def _without_tensorflow(stock: Any) -> Any:
+def _without_tensorflow(stock: "type[tfds.core.DatasetBuilder]") -> "type[tfds.core.DatasetBuilder]":
     """Returns TFDS' builder of an MNIST-like dataset, with replacements for the steps that need TensorFlow."""
     require_extra("PIL", f"The dataset {stock.name!r} needs")
     from PIL import Image
@@ -490,7 +496,7 @@ def _without_tensorflow(stock: Any) -> Any:
         name = stock.name
         url_infos = stock.url_infos
 
-        def _info(self) -> Any:
+        def _info(self) -> "tfds.core.DatasetInfo":
             info = super()._info()
             # TFDS has turned off its bucket, and the call would only leave a temporary folder behind.
             info.initialize_from_bucket = lambda: None
@@ -502,7 +508,9 @@ def _without_tensorflow(stock: Any) -> Any:
         def _log_download_done(self) -> None:
             pass
 
-        def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+        def _split_generators(
+            self, dl_manager: "tfds.download.DownloadManager"
+        ) -> dict[str, Iterator[tuple[int, dict[str, object]]]]:
             paths = {file.filename: _fetch(dl_manager, url, self.name) for url, file in self.url_infos.items()}
             return {
                 part: self._generate_examples(
@@ -511,14 +519,14 @@ def _without_tensorflow(stock: Any) -> Any:
                 for part, prefix in (("train", "train"), ("test", "t10k"))
             }
 
-        def _generate_examples(self, images: Path, labels: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+        def _generate_examples(self, images: Path, labels: Path) -> Iterator[tuple[int, dict[str, object]]]:
             for i, (image, label) in enumerate(zip(_read_idx(images), _read_idx(labels), strict=True)):
                 yield i, {"image": Image.fromarray(image), "label": int(label)}
 
     return Builder
 
 
-def _fetch(dl_manager: Any, url: str, name: str) -> Path:
+def _fetch(dl_manager: "tfds.download.DownloadManager", url: str, name: str) -> Path:
     """Returns the path of a file from `raw_dir` or the network, after comparing its sha256 with the one in TFDS."""
     import requests
     from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import numpy.typing as npt
 
 Logs = Mapping[str, Any]  # from names to numbers, or to arrays for metrics with several values
 
@@ -47,7 +48,7 @@ def in_notebook() -> bool:
     return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
 
 
-def example_unit(x: Any) -> str:
+def example_unit(x: object) -> str:
     """Returns the unit of rates: images, sequences or examples."""
     leaves = jax.tree.leaves(x)
     return {4: "images", 3: "sequences"}.get(leaves[0].ndim, "examples") if len(leaves) == 1 else "examples"
@@ -58,7 +59,7 @@ def format_logs(logs: Logs) -> str:
     return "  ".join(f"{name} {format_value(value)}" for name, value in logs.items())
 
 
-def format_value(value: Any) -> str:
+def format_value(value: npt.ArrayLike | None) -> str:
     """Returns a number, or an array of numbers, as short text.
 
     Example:
@@ -69,7 +70,8 @@ def format_value(value: Any) -> str:
         return str(value)
     if np.ndim(value):
         return f"[{' '.join(map(format_value, np.ravel(value)))}]"
-    return f"{value:.4g}" if abs(value) < 1e-3 else f"{value:.4f}"
+    number = np.asarray(value).item()
+    return f"{number:.4g}" if abs(number) < 1e-3 else f"{number:.4f}"
 
 
 def shorten_name(name: str, letters: int) -> str:

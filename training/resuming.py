@@ -186,7 +186,7 @@ def restore_snapshot(
     rest = {name: array for name, array in arrays.items() if name not in of_callbacks}
     start = {"begin": fresh.state} if any(name.startswith("begin/") for name in rest) else {}
     try:
-        tree = replace_leaves({"state": fresh.state, "totals": fresh.totals} | start, rest)
+        tree: dict[str, Any] = replace_leaves({"state": fresh.state, "totals": fresh.totals} | start, rest)
     except ValueError as error:
         raise ValueError(f"{folder} contains {error}; {fix}") from error
     if noted.get("model") != signature["model"]:

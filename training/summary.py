@@ -1,7 +1,6 @@
 """The table of a trainer, as HTML for notebooks."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import flax.linen as nn
 
@@ -11,7 +10,7 @@ from training import optimizers
 from training.state import TrainState
 
 
-def as_html(model: nn.Module, loss: Any, metrics: Any, state: TrainState | None) -> str:
+def as_html(model: nn.Module, loss: object, metrics: object, state: TrainState | None) -> str:
     """Returns the table of a trainer.
 
     Args:
@@ -36,7 +35,7 @@ def as_html(model: nn.Module, loss: Any, metrics: Any, state: TrainState | None)
     return html.table([], rows, "Trainer")
 
 
-def _label(thing: Any) -> str:
+def _label(thing: object) -> str:
     """Returns a short name of a loss or a metric, or of a list or dictionary of them."""
     if thing is None:
         return "none"

@@ -3,8 +3,8 @@
 import contextlib
 import math
 import os
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import flax.linen as nn
 import jax
@@ -17,17 +17,30 @@ from training import optimizers, steps, summary
 from training.arguments import check_epochs, check_steps, checkpoints_for, in_precision
 from training.callbacks import Callback, History, ProgbarLogger
 from training.checkpoints import Checkpoints
-from training.data.arguments import choose_batch_size, labelled_source, unlabelled_source, validation_source
+from training.data.arguments import (
+    Data,
+    ValidationData,
+    choose_batch_size,
+    labelled_source,
+    unlabelled_source,
+    validation_source,
+)
 from training.data.checks import check_ids
+from training.data.examples import ArrayTree
 from training.data.passes import EpochIterator
 from training.data.source import Source
 from training.evaluation import Evaluation
+from training.losses import LossesLike
+from training.metrics import MetricsLike
 from training.nonfinite import NonfinitePolicy
+from training.optimizers import OptimizerLike
 from training.process import check_not_forked
 from training.progress import example_unit, format_logs, make_progress
 from training.run import FitRun, Validation
 from training.session import Session
 from training.state import TrainState
+
+LossWeights: TypeAlias = float | Sequence[float | None] | Mapping[str, float | None]
 
 
 class Trainer:
@@ -71,18 +84,18 @@ class Trainer:
     def __init__(
         self,
         model: nn.Module,
-        optimizer: Any = "rmsprop",
-        loss: Any = None,
-        metrics: Any = None,
-        loss_weights: Any = None,
-        weighted_metrics: Any = None,
+        optimizer: OptimizerLike = "rmsprop",
+        loss: LossesLike | None = None,
+        metrics: MetricsLike | None = None,
+        loss_weights: LossWeights | None = None,
+        weighted_metrics: MetricsLike | None = None,
         seed: int = 0,
         variables: Mapping[str, Any] | None = None,
         steps_per_execution: int | str = "auto",
         nonfinite: str = "stop",
         deterministic: bool = False,
         precision: str | None = None,
-        train_step: Callable[..., Any] = steps.make_train_step,
+        train_step: Callable[..., steps.TrainStep] = steps.make_train_step,
     ):
         if not isinstance(model, nn.Module):
             raise TypeError(
@@ -142,22 +155,22 @@ class Trainer:
         return self.session.optimizer
 
     @property
-    def loss(self) -> Any:
+    def loss(self) -> LossesLike | None:
         """The loss as it was given."""
         return self.session.losses["loss"]
 
     @property
-    def metrics(self) -> Any:
+    def metrics(self) -> MetricsLike | None:
         """The metrics as they were given."""
         return self.session.losses["metrics"]
 
     @property
-    def weighted_metrics(self) -> Any:
+    def weighted_metrics(self) -> MetricsLike | None:
         """The metrics in which sample weights count, as they were given."""
         return self.session.losses["weighted_metrics"]
 
     @property
-    def loss_weights(self) -> Any:
+    def loss_weights(self) -> LossWeights | None:
         """The factors of the outputs' losses, as they were given."""
         return self.session.losses["loss_weights"]
 
@@ -226,7 +239,7 @@ class Trainer:
         """Returns the learning rates by name: several if optimizers differ by path, none if they are unknown."""
         return optimizers.learning_rates(self.session.state.opt_state)
 
-    def build(self, x: Any) -> None:
+    def build(self, x: ArrayTree | jax.ShapeDtypeStruct) -> None:
         """Initializes parameters and optimizer for inputs like x [B, ...], unless this was done before."""
         check_not_forked()
         self.session.build(x)
@@ -239,7 +252,7 @@ class Trainer:
         """
         self.session.reset_states()
 
-    def replace_trained(self, trained: Any) -> None:
+    def replace_trained(self, trained: optax.Params) -> None:
         """Replaces the values of the trained parameters, for example by averages."""
         self.session.replace_trained(trained)
 
@@ -251,17 +264,17 @@ class Trainer:
 
     def fit(
         self,
-        x: Any,
-        y: Any = None,
+        x: Data,
+        y: ArrayTree | None = None,
         batch_size: int | None = None,
         epochs: int = 1,
         verbose: str | int = "auto",
-        callbacks: Any = None,
+        callbacks: Callback | Sequence[Callback] | None = None,
         validation_split: float = 0.0,
-        validation_data: Any = None,
+        validation_data: ValidationData | None = None,
         shuffle: bool | None = None,
         class_weight: Mapping[int, float] | None = None,
-        sample_weight: Any = None,
+        sample_weight: ArrayTree | None = None,
         initial_epoch: int = 0,
         steps_per_epoch: int | None = None,
         validation_steps: int | None = None,
@@ -342,7 +355,8 @@ class Trainer:
             verbose = 1
         self.history = History()
         epoch_steps = steps_per_epoch or feed.steps
-        params = {"epochs": epochs, "steps": epoch_steps, "verbose": verbose, "validation": validation is not None}
+        params: dict[str, object] = {"epochs": epochs, "steps": epoch_steps, "verbose": verbose}
+        params["validation"] = validation is not None
         for callback in [*user_callbacks, self.history]:
             callback.set_trainer(self)
             callback.set_params(params)
@@ -365,13 +379,13 @@ class Trainer:
 
     def evaluate(
         self,
-        x: Any,
-        y: Any = None,
+        x: Data,
+        y: ArrayTree | None = None,
         batch_size: int | None = None,
         verbose: str | int = 0,
-        sample_weight: Any = None,
+        sample_weight: ArrayTree | None = None,
         steps: int | None = None,
-        callbacks: Any = None,
+        callbacks: Callback | Sequence[Callback] | None = None,
     ) -> dict[str, float]:
         """Computes loss and metrics over all examples.
 
@@ -405,7 +419,7 @@ class Trainer:
             print(format_logs(logs))
         return logs
 
-    def _start_callbacks(self, given: Any, hook: str) -> list[Callback]:
+    def _start_callbacks(self, given: Callback | Sequence[Callback] | None, hook: str) -> list[Callback]:
         """Returns the callbacks of an evaluation or prediction, after their first hook."""
         user_callbacks = callbacks_module.check(given)
         for callback in user_callbacks:
@@ -421,11 +435,11 @@ class Trainer:
 
     def predict(
         self,
-        x: Any,
+        x: Data,
         batch_size: int | None = None,
         verbose: str | int = 0,
         steps: int | None = None,
-        callbacks: Any = None,
+        callbacks: Callback | Sequence[Callback] | None = None,
     ) -> Any:
         """Computes the outputs of all examples.
 
@@ -479,17 +493,17 @@ class Trainer:
         files.save(path, self.model, self.variables, architecture)
 
 
-def _on_host(computed: tuple[Any, np.ndarray, int] | None) -> list[Any]:
+def _on_host(computed: tuple[ArrayTree, np.ndarray, int] | None) -> list[ArrayTree]:
     """Returns the outputs of a chunk on the host in a list, without padding rows; without a chunk, an empty list."""
     if computed is None:
         return []
     outputs, sizes, batch_size = computed
     padded = np.any(sizes != batch_size)
 
-    def fetch(array: Any) -> np.ndarray:
-        array = np.asarray(array)[: len(sizes)]
+    def fetch(array: jax.Array) -> np.ndarray:
+        rows = np.asarray(array)[: len(sizes)]
         if padded:
-            return array[np.arange(batch_size) < sizes[:, None]]
-        return array.reshape(-1, *array.shape[2:])
+            return rows[np.arange(batch_size) < sizes[:, None]]
+        return rows.reshape(-1, *rows.shape[2:])
 
     return [jax.tree.map(fetch, outputs)]

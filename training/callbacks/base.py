@@ -6,7 +6,7 @@ import inspect
 import json
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -17,6 +17,8 @@ from training.progress import format_duration, format_value
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from training.trainer import Trainer
 
 Logs = dict[str, Any]
 
@@ -54,15 +56,15 @@ class Callback:
     # Names of the attributes that a checkpoint saves: numbers, texts, lists and trees of arrays.
     STATE: ClassVar[tuple[str, ...]] = ()
 
-    def set_trainer(self, trainer: Any) -> None:
+    def set_trainer(self, trainer: "Trainer") -> None:
         """Sets `trainer`; called before the run."""
         self.trainer = trainer
 
-    def set_params(self, params: dict[str, Any]) -> None:
+    def set_params(self, params: dict[str, object]) -> None:
         """Sets `params`; called before the run."""
         self.params = params
 
-    def get_state(self) -> dict[str, Any]:
+    def get_state(self) -> dict[str, object]:
         """Returns what a checkpoint saves of this callback."""
         return {name: getattr(self, name) for name in self.STATE}
 
@@ -118,7 +120,7 @@ def overrides(callback: Callback, *hooks: str) -> bool:
     return any(getattr(getattr(callback, hook), "__func__", None) is not getattr(Callback, hook) for hook in hooks)
 
 
-def check(callbacks: Sequence[Any] | Any | None) -> list[Callback]:
+def check(callbacks: object) -> list[Callback]:
     """Returns the callbacks as a list.
 
     Raises:
@@ -295,13 +297,13 @@ class LambdaCallback(Callback):
 
     def __init__(
         self,
-        on_epoch_begin: Callable[..., Any] | None = None,
-        on_epoch_end: Callable[..., Any] | None = None,
-        on_train_begin: Callable[..., Any] | None = None,
-        on_train_end: Callable[..., Any] | None = None,
-        on_train_batch_begin: Callable[..., Any] | None = None,
-        on_train_batch_end: Callable[..., Any] | None = None,
-        **hooks: Callable[..., Any] | None,
+        on_epoch_begin: Callable[..., object] | None = None,
+        on_epoch_end: Callable[..., object] | None = None,
+        on_train_begin: Callable[..., object] | None = None,
+        on_train_end: Callable[..., object] | None = None,
+        on_train_batch_begin: Callable[..., object] | None = None,
+        on_train_batch_end: Callable[..., object] | None = None,
+        **hooks: Callable[..., object] | None,
     ):
         hooks |= {
             "on_epoch_begin": on_epoch_begin,

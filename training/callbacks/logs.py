@@ -35,7 +35,7 @@ class CSVLogger(Callback):
         if self.append:
             self._size = path.stat().st_size if path.exists() else 0
 
-    def get_state(self) -> dict[str, Any]:
+    def get_state(self) -> dict[str, object]:
         return super().get_state() | {"file": os.path.abspath(self.filename)}
 
     def set_state(self, state: dict[str, Any]) -> None:

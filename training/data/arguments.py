@@ -1,24 +1,28 @@
 """Makes a source from the data arguments of `fit`, `evaluate` and `predict`."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 import flax.linen as nn
 import jax
 import numpy as np
 
 from training.data.arrays import ArraySource
-from training.data.examples import Examples, as_examples
-from training.data.readers import is_stream
+from training.data.examples import ArrayTree, Examples, as_examples, describe_value
+from training.data.readers import Stream, is_stream
 from training.data.source import Source
 from training.data.streams import StreamSource
 from training.datasets import Split
 
+# What `fit` takes as `x`, and what it takes as `validation_data`, which may also be (x, y) or (x, y, sample_weight).
+Data: TypeAlias = ArrayTree | Split | Examples | Stream
+ValidationData: TypeAlias = Sequence[ArrayTree | None] | Split | Examples | Stream
+
 
 def labelled_source(
-    x: Any,
-    y: Any,
-    sample_weight: Any,
+    x: Data,
+    y: ArrayTree | None,
+    sample_weight: ArrayTree | None,
     class_weight: Mapping[int, float] | None,
     method: str,
 ) -> Source:
@@ -48,7 +52,7 @@ def labelled_source(
     return source
 
 
-def validation_source(given: Any) -> Source:
+def validation_source(given: ValidationData) -> Source:
     """Returns the source of `validation_data`: (x, y), (x, y, sample_weight), a `Split`, or a stream.
 
     Raises:
@@ -57,7 +61,7 @@ def validation_source(given: Any) -> Source:
     if isinstance(given, Split | Examples) or is_stream(given):
         return labelled_source(given, None, None, None, "validation_data")
     if not isinstance(given, tuple | list):
-        got = f"an array of shape {np.shape(given)}" if hasattr(given, "shape") else f"a {type(given).__name__}"
+        got = describe_value(given)
     elif len(given) not in (2, 3):
         got = f"{len(given)} {'entry' if len(given) == 1 else 'entries'}"
     elif given[1] is None:
@@ -71,7 +75,7 @@ def validation_source(given: Any) -> Source:
     )
 
 
-def unlabelled_source(x: Any) -> Source:
+def unlabelled_source(x: Data) -> Source:
     """Returns the source of the inputs of `predict`; labels are ignored."""
     return (StreamSource(x) if is_stream(x) else ArraySource(as_examples(x))).without_labels()
 

@@ -4,7 +4,6 @@ import functools
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import jax
 import numpy as np
@@ -156,7 +155,7 @@ class ArrayFeed(Feed):
         first = start * self.batch_size
         taken = slice(first, first + count) if rows is None else rows[start : start + steps].reshape(-1)[:count]
 
-        def padded(a: Any) -> np.ndarray:
+        def padded(a: np.ndarray | jax.Array) -> np.ndarray:
             part = np.asarray(a)[taken]
             return part if count == full else np.resize(part, (full, *part.shape[1:]))
 

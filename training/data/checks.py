@@ -1,7 +1,5 @@
 """Checks examples against a model: shapes of inputs, classes of labels, and integers that embeddings look up."""
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import numpy as np
@@ -14,7 +12,7 @@ from training.data.examples import Examples
 from training.objective import Objective, ordered
 
 
-def check_inputs(model: nn.Module, x: Any) -> None:
+def check_inputs(model: nn.Module, x: object) -> None:
     """Raises if the model takes other inputs. Only models of `flaxmodels` declare their inputs."""
     if isinstance(model, Container) and model.input_spec is not None:
         spec = model.input_spec

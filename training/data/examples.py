@@ -1,15 +1,20 @@
 """Examples in memory: converts and checks arrays, lists, a `Split` and weights before a model sees them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 
 from training.datasets import Split
 from training.state import Batch
+
+# One array, or lists and dictionaries of arrays. An array is a value that NumPy can convert.
+ArrayTree: TypeAlias = npt.ArrayLike | Sequence["ArrayTree"] | Mapping[str, "ArrayTree"]
+Array = TypeVar("Array", np.ndarray, jax.Array)
 
 
 @dataclass(frozen=True)
@@ -50,9 +55,9 @@ class Examples:
 
 
 def as_examples(
-    x: Any,
-    y: Any = None,
-    sample_weight: Any = None,
+    x: object,
+    y: ArrayTree | None = None,
+    sample_weight: ArrayTree | None = None,
     class_weight: Mapping[int, float] | None = None,
     is_full_dataset: bool = True,
 ) -> Examples:
@@ -74,25 +79,27 @@ def as_examples(
         return x
     if isinstance(x, Split):
         if y is not None:
-            raise ValueError(f"A Split brings its own labels, got y={_describe(y)} as well; leave `y` out.")
-        x, y, scale, num_classes = x.x, x.y, x.scale, x.num_classes
-    x, y, weight = _arrays("x", x), _arrays("y", y), _arrays("sample_weight", sample_weight)
-    _check_lengths(x, y, weight)
+            raise ValueError(f"A Split brings its own labels, got y={describe_value(y)} as well; leave `y` out.")
+        y, scale, num_classes = x.y, x.scale, x.num_classes
+        x = x.x
+    inputs, labels, weight = _arrays("x", x), _arrays("y", y), _arrays("sample_weight", sample_weight)
+    _check_lengths(inputs, labels, weight)
     if class_weight is not None:
         if weight is not None:
             raise ValueError(
                 "Examples are weighted by `class_weight` or by `sample_weight`, got both; combine them into one."
             )
-        weight = _weights_by_class(y, class_weight, is_full_dataset)
-    return Examples(x, y, weight, scale, num_classes)
+        weight = _weights_by_class(labels, class_weight, is_full_dataset)
+    return Examples(inputs, labels, weight, scale, num_classes)
 
 
-def _describe(value: Any) -> str:
+def describe_value(value: object) -> str:
+    """Returns the shape of an array, or the type of another value, for errors."""
     shape = getattr(value, "shape", None)
     return f"an array of shape {tuple(shape)}" if shape is not None else f"a {type(value).__name__}"
 
 
-def _arrays(name: str, tree: Any) -> Any:
+def _arrays(name: str, tree: object) -> Any:
     """Converts every leaf to an array of finite numbers, in a dtype that JAX supports."""
     leaves = jax.tree.leaves(tree)
     if isinstance(tree, list | tuple) and leaves and all(np.isscalar(leaf) for leaf in leaves):
@@ -100,7 +107,7 @@ def _arrays(name: str, tree: Any) -> Any:
     return jax.tree.map(lambda leaf: _array(name, leaf), tree)
 
 
-def _array(name: str, leaf: Any) -> Any:
+def _array(name: str, leaf: object) -> np.ndarray | jax.Array:
     array: Any = leaf
     if hasattr(leaf, "__getitem__") and not hasattr(leaf, "__iter__") and not is_array(leaf):
         # NumPy would read the items one by one, endlessly if the object never raises IndexError.
@@ -148,7 +155,7 @@ def _describe_non_numeric(array: np.ndarray) -> str:
     return f"dtype {array.dtype}; convert it, for example with np.asarray(values, dtype='float32')"
 
 
-def _as_int32(name: str, array: Any) -> Any:
+def _as_int32(name: str, array: Array) -> Array:
     """Converts integers to 32 bits, in which JAX computes.
 
     Raises:
@@ -164,12 +171,12 @@ def _as_int32(name: str, array: Any) -> Any:
     return array.astype(np.int32)
 
 
-def is_array(x: Any) -> bool:
+def is_array(x: object) -> bool:
     """Returns whether NumPy converts x to an array without reading it item by item."""
     return any(hasattr(x, name) for name in ("__array__", "__array_interface__", "__dlpack__"))
 
 
-def _check_finite(name: str, array: Any) -> None:
+def _check_finite(name: str, array: np.ndarray | jax.Array) -> None:
     # A sum allocates no array, and in float32 takes a quarter of the time of float64. The sum of finite numbers may
     # overflow, so every number is checked if the sum is not finite.
     with np.errstate(over="ignore", invalid="ignore"):
@@ -185,7 +192,7 @@ def _check_finite(name: str, array: Any) -> None:
         )
 
 
-def _check_lengths(x: Any, y: Any, weight: Any) -> None:
+def _check_lengths(x: ArrayTree, y: ArrayTree | None, weight: ArrayTree | None) -> None:
     leaves = [("x", a) for a in jax.tree.leaves(x)] + [("y", a) for a in jax.tree.leaves(y)]
     leaves += [("sample_weight", a) for a in jax.tree.leaves(weight)]
     if not jax.tree.leaves(x):
@@ -199,7 +206,7 @@ def _check_lengths(x: Any, y: Any, weight: Any) -> None:
         raise ValueError(f"There are no examples: x has shape {tuple(leaves[0][1].shape)}; give at least one.")
 
 
-def _weights_by_class(y: Any, class_weight: Mapping[int, float], is_full_dataset: bool) -> np.ndarray:
+def _weights_by_class(y: ArrayTree | None, class_weight: Mapping[int, float], is_full_dataset: bool) -> np.ndarray:
     """Returns the weight of each example by its class; labels are indices or one-hot rows."""
     if y is None or len(jax.tree.leaves(y)) != 1:
         raise ValueError(

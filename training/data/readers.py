@@ -5,8 +5,8 @@ import inspect
 import itertools
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from typing import Any, Protocol, TypeAlias, TypeGuard
 
 import jax
 import numpy as np
@@ -15,14 +15,23 @@ from training.data.examples import Examples, is_array
 from training.datasets import Split
 
 
-def is_stream(x: Any) -> bool:
+class BatchSequence(Protocol):
+    """Provides batches by index, like `keras.utils.PyDataset` and map-style datasets."""
+
+    def __getitem__(self, index: int, /) -> object: ...
+
+
+Stream: TypeAlias = BatchSequence | Iterable[object] | Callable[..., Iterable[object]]
+
+
+def is_stream(x: object) -> TypeGuard[Stream]:
     """Returns whether x is a stream: an iterator, a loader, a sequence of batches, or a function that makes one."""
     if isinstance(x, list | tuple | Mapping | str | bytes | Split | Examples) or is_array(x):
         return False
     return callable(x) or any(hasattr(x, name) for name in ("__next__", "__iter__", "__getitem__"))
 
 
-def is_sequence(x: Any) -> bool:
+def is_sequence(x: object) -> TypeGuard[BatchSequence]:
     """Returns whether x provides its batches by index, like `keras.utils.PyDataset` and map-style datasets.
 
     An object that can also be iterated is a sequence only if it has Keras' `on_epoch_end`.
@@ -32,11 +41,15 @@ def is_sequence(x: Any) -> bool:
     return hasattr(x, "on_epoch_end") or (hasattr(x, "__len__") and not hasattr(x, "__iter__"))
 
 
-def reader_of(x: Any) -> "Reader":
+def _is_iterator(x: object) -> TypeGuard[Iterator[object]]:
+    return hasattr(x, "__next__") and not callable(x)
+
+
+def reader_of(x: Stream) -> "Reader":
     """Returns the reader of a stream."""
     if is_sequence(x):
         return SequenceReader(x)
-    return IterableReader(x) if callable(x) or not hasattr(x, "__next__") else IteratorReader(x)
+    return IteratorReader(x) if _is_iterator(x) else IterableReader(x)
 
 
 class Reader:
@@ -50,15 +63,15 @@ class Reader:
     steps: int | None = None
     restarts = True
 
-    def peek(self) -> list[Any]:
+    def peek(self) -> list[object]:
         """Returns the first batch in a list, which is empty if there is none, without consuming the batch."""
         raise NotImplementedError
 
-    def open(self, pass_index: int, first: int, key: jax.Array | None) -> Iterator[Any]:
+    def open(self, pass_index: int, first: int, key: jax.Array | None) -> Iterator[object]:
         """Returns the batches of a pass from step `first` on; a `key` shuffles a sequence."""
         raise NotImplementedError
 
-    def close(self, used: int, unused: list[Any], state: Any) -> None:
+    def close(self, used: int, unused: list[object], state: Mapping[str, Any] | None) -> None:
         """Stops reading.
 
         Args:
@@ -70,11 +83,11 @@ class Reader:
     def finish(self) -> None:
         """Notes that a pass is complete."""
 
-    def state(self) -> Any:
+    def state(self) -> dict[str, object] | None:
         """Returns the state of the iterator in use as JSON values, None if it has none."""
         return None
 
-    def position(self, used: int) -> dict[str, Any]:
+    def position(self, used: int) -> dict[str, object]:
         """Returns what a checkpoint keeps after `used` batches since `open`."""
         return {}
 
@@ -89,16 +102,16 @@ class SequenceReader(Reader):
     sequence whose `num_batches` is None is endless.
     """
 
-    def __init__(self, sequence: Any):
+    def __init__(self, sequence: BatchSequence):
         self.sequence, self._passes = sequence, 0
         self.steps = _length(sequence)
 
-    def peek(self) -> list[Any]:
+    def peek(self) -> list[object]:
         return [] if self.steps == 0 else [self.sequence[0]]
 
-    def open(self, pass_index: int, first: int, key: jax.Array | None) -> Iterator[Any]:
+    def open(self, pass_index: int, first: int, key: jax.Array | None) -> Iterator[object]:
         self._call("on_epoch_begin")
-        order: Iterable[Any]
+        order: Iterable[int]
         if self.steps is None:
             order = itertools.count(first)
         else:
@@ -106,7 +119,7 @@ class SequenceReader(Reader):
             order = order[first:]
         return (self.sequence[int(i)] for i in order)
 
-    def position(self, used: int) -> dict[str, Any]:
+    def position(self, used: int) -> dict[str, object]:
         return {"passes": self._passes}
 
     def resume(self, pass_index: int, first: int, kept: Mapping[str, Any]) -> None:
@@ -130,37 +143,37 @@ class IterableReader(Reader):
     The function receives the index of the pass if it takes an argument.
     """
 
-    def __init__(self, iterable: Any):
-        self.iterable = iterable
-        self.steps = len(iterable) if hasattr(iterable, "__len__") else None
+    def __init__(self, iterable: Stream):
+        self.iterable: Any = iterable
+        self.steps = len(iterable) if isinstance(iterable, Sized) else None
         self._iterator: Any = None
-        self._peeked: Iterator[Any] | None = None
-        self._resumed: tuple[int, int, Any] | None = None
+        self._peeked: Iterator[object] | None = None
+        self._resumed: tuple[int, int, Mapping[str, Any] | None] | None = None
 
-    def _start(self, pass_index: int) -> Iterator[Any]:
+    def _start(self, pass_index: int) -> Iterator[object]:
         made = self.iterable
         if callable(made):
             made = made(pass_index) if _takes_argument(made) else made()
         self._iterator = iter(made)
         return self._iterator
 
-    def peek(self) -> list[Any]:
+    def peek(self) -> list[object]:
         first = list(itertools.islice(self._start(0), 1))
         self._peeked = itertools.chain(first, self._iterator)
         return first
 
-    def open(self, pass_index: int, first: int, key: jax.Array | None) -> Iterator[Any]:
+    def open(self, pass_index: int, first: int, key: jax.Array | None) -> Iterator[object]:
         peeked, self._peeked = self._peeked, None
         resumed, self._resumed = self._resumed, None
         if resumed is not None and resumed[:2] == (pass_index, first) and resumed[2] is not None:
             iterator = self._start(pass_index)
-            iterator.set_state(_decoded(resumed[2]))  # type: ignore[attr-defined]
+            _set_state(iterator, resumed[2])
             return iterator
         # Pass 0 continues with the iterator that `peek` started.
         iterator = peeked if peeked is not None and pass_index == 0 else self._start(pass_index)
         return itertools.islice(iterator, first, None)
 
-    def state(self) -> Any:
+    def state(self) -> dict[str, object] | None:
         return _state_of(self._iterator)
 
     def resume(self, pass_index: int, first: int, kept: Mapping[str, Any]) -> None:
@@ -176,27 +189,27 @@ class IteratorReader(Reader):
 
     restarts = False
 
-    def __init__(self, iterator: Any):
+    def __init__(self, iterator: Iterator[object]):
         self.iterator, self._ledger, self._skipped = iterator, _ledger_of(iterator), 0
 
-    def peek(self) -> list[Any]:
+    def peek(self) -> list[object]:
         if not self._ledger.unread:
             self._ledger.unread.extend(itertools.islice(self._rest(), 1))
         return list(itertools.islice(self._ledger.unread, 1))
 
-    def open(self, pass_index: int, first: int, key: jax.Array | None) -> Iterator[Any]:
+    def open(self, pass_index: int, first: int, key: jax.Array | None) -> Iterator[object]:
         skipped, self._skipped = self._skipped, 0
         self._ledger.used += skipped
         return itertools.islice(self._left(), skipped, None)
 
-    def _left(self) -> Iterator[Any]:
+    def _left(self) -> Iterator[object]:
         while self._ledger.unread:
             yield self._ledger.unread.popleft()
         # `yield from` would close `rest` together with this generator.
         for batch in self._rest():  # noqa: UP028
             yield batch
 
-    def _rest(self) -> Iterator[Any]:
+    def _rest(self) -> Iterator[object]:
         """Yields the batches not read yet; calls `next` only, because `iter` would restart many loaders."""
         while True:
             try:
@@ -205,26 +218,26 @@ class IteratorReader(Reader):
                 return
             yield batch
 
-    def close(self, used: int, unused: list[Any], state: Any) -> None:
+    def close(self, used: int, unused: list[object], state: Mapping[str, Any] | None) -> None:
         self._ledger.used += used
         if unused and state is not None:
             self._ledger.unread.clear()
-            self.iterator.set_state(_decoded(state))
+            _set_state(self.iterator, state)
         else:
             self._ledger.unread.extendleft(reversed(unused))
         _remove_ledger(self.iterator)
 
-    def state(self) -> Any:
+    def state(self) -> dict[str, object] | None:
         return None if self._ledger.unread else _state_of(self.iterator)
 
-    def position(self, used: int) -> dict[str, Any]:
+    def position(self, used: int) -> dict[str, object]:
         return {"used": self._ledger.used + self._skipped + used}
 
     def resume(self, pass_index: int, first: int, kept: Mapping[str, Any]) -> None:
         used = kept.get("used", first)
         if kept.get("state") is not None:
             self._ledger.unread.clear()
-            self.iterator.set_state(_decoded(kept["state"]))
+            _set_state(self.iterator, kept["state"])
             self._ledger.used = used
             return
         self._skipped = used - self._ledger.used
@@ -244,19 +257,19 @@ class _Ledger:
     """
 
     def __init__(self) -> None:
-        self.unread: deque[Any] = deque()
+        self.unread: deque[object] = deque()
         self.used = 0
 
 
 # Ledgers by the identity of the iterator, with a reference that shows whether the iterator still exists.
-_LEDGERS: dict[int, tuple[Callable[[], Any], _Ledger]] = {}
+_LEDGERS: dict[int, tuple[Callable[[], object], _Ledger]] = {}
 
 
-def _ledger_of(iterator: Any) -> _Ledger:
+def _ledger_of(iterator: Iterator[object]) -> _Ledger:
     key = id(iterator)
     if key not in _LEDGERS:
         try:
-            reference: Callable[[], Any] = weakref.ref(iterator, lambda _: _LEDGERS.pop(key, None))
+            reference: Callable[[], object] = weakref.ref(iterator, lambda _: _LEDGERS.pop(key, None))
         except TypeError:  # zip, map and other iterators written in C
             reference = _StrongReference(iterator)
         iter(iterator)  # only once: for many loaders this starts or restarts the iteration
@@ -264,7 +277,7 @@ def _ledger_of(iterator: Any) -> _Ledger:
     return _LEDGERS[key][1]
 
 
-def _remove_ledger(iterator: Any) -> None:
+def _remove_ledger(iterator: Iterator[object]) -> None:
     """Removes a ledger without unread batches if it holds the iterator by a strong reference."""
     reference, ledger = _LEDGERS.get(id(iterator), (None, None))
     if isinstance(reference, _StrongReference) and not ledger.unread:  # type: ignore[union-attr]
@@ -274,10 +287,10 @@ def _remove_ledger(iterator: Any) -> None:
 class _StrongReference:
     """A strong reference with the interface of a weak one."""
 
-    def __init__(self, referent: Any):
+    def __init__(self, referent: object):
         self.referent = referent
 
-    def __call__(self) -> Any:
+    def __call__(self) -> object:
         return self.referent
 
 
@@ -288,18 +301,20 @@ def _length(sequence: Any) -> int | None:
         return len(sequence) if hasattr(sequence, "__len__") else None
 
 
-def _state_of(iterator: Any) -> Any:
+def _state_of(iterator: object) -> dict[str, object] | None:
     if not (hasattr(iterator, "get_state") and hasattr(iterator, "set_state")):
         return None
     state = iterator.get_state()
     return {"bytes": base64.b64encode(state).decode()} if isinstance(state, bytes) else {"value": state}
 
 
-def _decoded(state: Any) -> Any:
-    return base64.b64decode(state["bytes"]) if "bytes" in state else state["value"]
+def _set_state(iterator: Iterator[object], state: Mapping[str, Any]) -> None:
+    """Sets a state that `_state_of` returned."""
+    decoded = base64.b64decode(state["bytes"]) if "bytes" in state else state["value"]
+    iterator.set_state(decoded)  # type: ignore[attr-defined]
 
 
-def _takes_argument(function: Callable[..., Any]) -> bool:
+def _takes_argument(function: Callable[..., object]) -> bool:
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):  # a class written in C may have no signature

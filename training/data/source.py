@@ -82,7 +82,7 @@ class Feed:
     def finish_pass(self) -> None:
         """Notes that a pass is complete, and calls `on_epoch_end` of a sequence."""
 
-    def position(self, steps_done: int = 0) -> dict[str, Any] | None:
+    def position(self, steps_done: int = 0) -> dict[str, object] | None:
         """Returns what a checkpoint needs to resume the data, None if the position in the pass suffices."""
         return None
 

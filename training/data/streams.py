@@ -13,13 +13,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from training.data.examples import Examples, as_examples
-from training.data.readers import reader_of
+from training.data.readers import Stream, reader_of
 from training.data.source import DEFAULT_OPTIONS, Chunk, Feed, FeedOptions
 
 # A chunk of a stream moves to the device in one transfer. It has about this many bytes, and at most this many steps.
 CHUNK_BYTES, CHUNK_STEPS = 2**25, 64
 # A pass of known length has at least this many chunks, because the next chunk is read while one is computed.
 FEWEST_CHUNKS = 4
+
+_State = dict[str, object] | None
+_BatchAndState = tuple[Examples, _State]
 
 
 class StreamSource:
@@ -40,7 +43,7 @@ class StreamSource:
 
     length: int | None = None
 
-    def __init__(self, stream: Any, class_weight: Mapping[int, float] | None = None, name: str = "x"):
+    def __init__(self, stream: Stream, class_weight: Mapping[int, float] | None = None, name: str = "x"):
         self.reader, self.class_weight, self.name = reader_of(stream), class_weight, name
         self.unlabelled = False
         first = self.reader.peek()
@@ -67,7 +70,7 @@ class StreamSource:
         self.example = replace(self.example, y=None, weight=None)
         return self
 
-    def convert_batch(self, batch: Any, i: int) -> Examples:
+    def convert_batch(self, batch: object, i: int) -> Examples:
         """Returns batch `i` as examples, or raises if it does not match the first batch."""
         parts = batch if isinstance(batch, tuple | list) else (batch,)
         if not 1 <= len(parts) <= 3:
@@ -123,10 +126,10 @@ class StreamFeed(Feed):
             most = min(CHUNK_STEPS, CHUNK_BYTES // max(size, 1), -(-known // FEWEST_CHUNKS))
         self.steps_per_chunk = int(max(1, most))
         self._opened_at: int | None = None  # the step of the pass at which reading started; None if nothing is read
-        self._unused: deque[tuple[int, Any]] = deque()  # batches that were read, with their steps
-        self._states: dict[int, Any] = {}  # states of the iterator after a number of steps of the pass
+        self._unused: deque[tuple[int, object]] = deque()  # batches that were read, with their steps
+        self._states: dict[int, _State] = {}  # states of the iterator after a number of steps of the pass
 
-    def position(self, steps_done: int = 0) -> dict[str, Any]:
+    def position(self, steps_done: int = 0) -> dict[str, object]:
         """Returns what a checkpoint needs to resume the stream."""
         used, state = 0, self._states.get(steps_done)
         if self._opened_at is not None:
@@ -152,7 +155,7 @@ class StreamFeed(Feed):
         """Yields the steps of a pass from step `first` on; a `key` shuffles a sequence."""
         given = self.reader.open(pass_index, first, key)
         self._opened_at, self._states = first, {first: self._states.get(first)}
-        ahead: Future[list[tuple[Examples, Any]]] | None = None
+        ahead: Future[list[_BatchAndState]] | None = None
         with ThreadPoolExecutor(1, thread_name_prefix="stream") as pool:
             while True:
                 read = (ahead or pool.submit(self._read, given, first)).result()
@@ -168,7 +171,7 @@ class StreamFeed(Feed):
                     while self._unused and self._unused[0][0] < first:
                         self._unused.popleft()
 
-    def _read(self, given: Iterator[Any], first: int) -> list[tuple[Examples, Any]]:
+    def _read(self, given: Iterator[object], first: int) -> list[_BatchAndState]:
         """Reads the batches of the chunk that starts at step `first`, each with the iterator's state after it."""
         read = []
         count = int(min(self.steps_per_chunk, max(self._limit - first, 1)))
@@ -210,7 +213,7 @@ class StreamFeed(Feed):
         for i, size in enumerate(sizes):
             order[i, :size] = i * batch_size + np.arange(size)
 
-        def concatenated(*leaves: Any) -> np.ndarray:
+        def concatenated(*leaves: np.ndarray | jax.Array) -> np.ndarray:
             whole = np.zeros((steps * batch_size, *leaves[0].shape[1:]), leaves[0].dtype)
             for i, leaf in enumerate(leaves):
                 whole[i * batch_size : i * batch_size + len(leaf)] = leaf

@@ -6,7 +6,7 @@ Synopsis:
     losses.categorical_crossentropy(y_true, y_pred)                # one number per example
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 
@@ -105,6 +105,8 @@ LOSSES: dict[str, type[Loss]] = {
 
 
 LossLike = str | Loss | type[Loss] | Callable[..., jax.Array]
+# A loss for every output, or a list or dictionary of losses by output.
+LossesLike = LossLike | Sequence[LossLike | None] | Mapping[str, LossLike | None]
 
 
 def get(x: LossLike) -> Loss:

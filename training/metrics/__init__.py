@@ -8,7 +8,7 @@ Synopsis:
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 
@@ -148,6 +148,9 @@ METRICS: dict[str, Callable[..., Metric]] = {
 
 
 MetricLike = str | Metric | type[Metric] | Loss | Callable[..., jax.Array]
+_OfOutput = MetricLike | Sequence[MetricLike] | None
+# The metrics of a model with one output, or a list or dictionary of metrics by output.
+MetricsLike = MetricLike | Sequence[_OfOutput] | Mapping[str, _OfOutput]
 
 
 def get(x: MetricLike) -> Metric:

@@ -3,7 +3,7 @@
 import dataclasses
 import re
 from collections.abc import Callable
-from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
+from typing import ClassVar, Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -387,10 +387,10 @@ class MeanMetricWrapper(MeanMetric):
     fn: Callable[..., jax.Array]
     name: str | None
     dtype: DTypeLike | None
-    kwargs: tuple[tuple[str, Any], ...]
+    kwargs: tuple[tuple[str, object], ...]
 
     def __init__(
-        self, fn: Callable[..., jax.Array], name: str | None = None, dtype: DTypeLike | None = None, **kwargs: Any
+        self, fn: Callable[..., jax.Array], name: str | None = None, dtype: DTypeLike | None = None, **kwargs: object
     ) -> None:
         name = getattr(fn, "__name__", type(fn).__name__) if name is None else name
         for field, value in (("fn", fn), ("name", name), ("dtype", dtype), ("kwargs", tuple(kwargs.items()))):

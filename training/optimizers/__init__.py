@@ -39,6 +39,7 @@ from training.optimizers.gradient import SGD as SGD
 from training.optimizers.gradient import Lion as Lion
 from training.optimizers.gradient import Muon as Muon
 from training.optimizers.names import OPTIMIZERS as OPTIMIZERS
+from training.optimizers.names import OptimizerLike as OptimizerLike
 from training.optimizers.names import get as get
 from training.optimizers.state import LossScaleState as LossScaleState
 from training.optimizers.state import ema_weights as ema_weights

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -57,7 +56,7 @@ def LossScaleOptimizer(
         return LossScaleState(jnp.float32(initial_scale), jnp.zeros((), jnp.int32), inner_state)
 
     def update(
-        grads: optax.Updates, state: LossScaleState, params: optax.Params | None = None, **extra: Any
+        grads: optax.Updates, state: LossScaleState, params: optax.Params | None = None, **extra: object
     ) -> tuple[optax.Updates, LossScaleState]:
         with jax.named_scope(name or "loss_scale_optimizer"):
             leaves = jax.tree.leaves(grads)
