@@ -1,6 +1,7 @@
 """Starts the command line: `flaxmodels` or `python -m flaxmodels`.
 
-The commands are in `training.__main__`. They are started from here, because a user's own `training.py` may hide them.
+The commands are in `training.__main__`. The entry point is in this package, because a user's own `training.py` may hide
+the package `training`.
 """
 
 import importlib

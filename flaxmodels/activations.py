@@ -279,7 +279,7 @@ def softmax(x: jax.Array, axis: Axis = -1) -> jax.Array:
 
 
 def log_softmax(x: jax.Array, axis: Axis = -1) -> jax.Array:
-    """Returns x - log(sum(exp(x))), the logarithm of `softmax`, where the sum runs along `axis` (one or several)."""
+    """Returns x - log(sum(exp(x))), the logarithm of `softmax`, where the sum runs along one or more axes."""
     return _cast_back(jax.nn.log_softmax(_to_float32(x), _axes(axis)), like=x)
 
 

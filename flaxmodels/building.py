@@ -64,7 +64,7 @@ class LayerStack(Sequence[Layer]):
 
 
 def _describe_type(thing: object) -> str:
-    """Returns the type of a value with its article, for an error."""
+    """Returns the name of a value's type with an article, for an error message."""
     return f"the class {thing.__name__}" if isinstance(thing, type) else f"a {type(thing).__name__}"
 
 
@@ -187,7 +187,7 @@ class Sequential(Container):
 
     @nn.nowrap
     def keras_input_dtype(self, model_dtype: DTypeLike | None) -> np.dtype:
-        """Returns float32: in Keras, only the layers inside have a dtype."""
+        """Returns float32: in Keras, a Sequential itself has no dtype, only its layers have one."""
         return np.dtype("float32")
 
     @nn.nowrap
@@ -225,7 +225,7 @@ class Model(Container, MultiOutputLayer):
 
     Raises:
         ValueError: If the outputs need an input that is not among `inputs`, two layers have the same name, or a layer
-            is both in the model and inside another of its layers.
+            occurs both directly in the model and inside another layer of the model.
         TypeError: If inputs or outputs are not symbols.
 
     References:

@@ -171,7 +171,7 @@ def _norm(w: jax.Array, axis: Axis) -> tuple[jax.Array, jax.Array]:
 
 
 def _check_and_normalize(constraint: Constraint, *numbers: str) -> None:
-    """Checks the fields `numbers` and stores all in a canonical form, so that equal constraints have equal hashes."""
+    """Checks the fields named in `numbers`, and makes all fields canonical, so that equal constraints hash equally."""
     for name in numbers:
         value = getattr(constraint, name)
         if not (isinstance(value, (int, float, np.number)) and value >= 0):

@@ -22,7 +22,7 @@ class Container(Layer):
         for name in ("param_dtype", "activity_regularizer", "input_shape"):
             value = getattr(self, name)
             if value is not getattr(Layer, name):
-                raise ValueError(f"{self.label} does not take `{name}`, got {value!r}; give it to the layers inside.")
+                raise ValueError(f"{self.label} does not take `{name}`, got {value!r}; pass it to the layers inside.")
         super().__post_init__()
 
     def outputs_and_mask(
@@ -108,8 +108,8 @@ class Container(Layer):
 
         Args:
             expected: A symbol, or a tree of symbols.
-            given: Values in the same structure, or in a dictionary by the names of the symbols.
-            what: A description of the values, for the error.
+            given: Values in the same structure, or in a dictionary keyed by the names of the symbols.
+            what: A description of the values, for the error message.
 
         Raises:
             ValueError: If the structures differ.
@@ -128,7 +128,7 @@ class Container(Layer):
             names = jax.tree.map(lambda symbol: symbol.name or str(symbol.shape), expected)
             raise ValueError(
                 f"{self.label} takes {what} with the structure {names}, got {_shapes_of(given)}; "
-                "pass them in the structure of the model's inputs, or in a dictionary by input name."
+                "pass them in the structure of the model's inputs, or in a dictionary keyed by input name."
             )
         return values
 

@@ -2,7 +2,7 @@
 
 import os
 
-# The content of a file by its suffix, the longest suffix first.
+# The content of a file for each suffix, the longest suffix first.
 FORMATS = {
     ".weights.h5": "Keras weights",
     ".safetensors": "a flaxmodels model",

@@ -100,7 +100,7 @@ class Graph:
         self.followers = self._followers()
 
     def layers_in(self, dtype: DTypeLike | None) -> list[Layer]:
-        """Returns the distinct layers in the order of Keras' `model.layers`, for a model of this dtype or None."""
+        """Returns the distinct layers in the order of Keras' `model.layers`, which depends on the model's dtype."""
         if str(dtype) not in self._layers:
             self._layers[str(dtype)] = in_keras_order(self.nodes, self.outputs, dtype)
         return list(self._layers[str(dtype)])
@@ -109,7 +109,7 @@ class Graph:
         return f"<Graph of {', '.join(self.names.values())}>"
 
     def __reduce__(self) -> tuple[type["Graph"], tuple[Tree[Symbol], Tree[Symbol]]]:
-        return Graph, (self.inputs, self.outputs)  # A copy has other layers, and the names are stored by id.
+        return Graph, (self.inputs, self.outputs)  # Names are stored by object id, and a copy has new layers.
 
     def _check_are_symbols(self) -> None:
         for what, tree in (("inputs", self.inputs), ("outputs", self.outputs)):
@@ -142,7 +142,7 @@ class Graph:
         return nodes
 
     def _followers(self) -> dict[Node, Node]:
-        """Returns for each call the next call, if no other reads its output and both take a single symbol."""
+        """Maps each call to the only call that reads its output, if there is one and both take a single symbol."""
         readers: dict[int, list[Node]] = collections.defaultdict(list)
         for node in self.nodes:
             for symbol in node.symbols():

@@ -8,7 +8,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "
     """Returns an HTML table; the text of every cell is escaped.
 
     Args:
-        header: Titles of the columns; an empty sequence leaves the header row out.
+        header: Titles of the columns; an empty sequence omits the header row.
         rows: Rows of cells.
         caption: Text above the table.
 

@@ -16,7 +16,7 @@ from flaxmodels.layers.tracing import Lookup, trace
 
 
 def weights_of(module: nn.Module, *args: object, **kwargs: Any) -> dict[tuple[str, ...], tuple[Layer, str]]:
-    """Returns the layer and the name of each weight by its path in `params`, at any depth of a module.
+    """Returns the layer and the name of each weight, keyed by its path in `params`, at any depth of a module.
 
     Parameters that a plain linen module creates belong to the enclosing `Linen` layer, and are left out if there is
     none.
@@ -39,7 +39,7 @@ def weights_of(module: nn.Module, *args: object, **kwargs: Any) -> dict[tuple[st
         layer: Any = context.module
         scope = context.module.scope
         roots.extend([] if scope is None else [scope.root])
-        if scope is None or scope.root is not roots[0]:  # This call infers a graph during the trace.
+        if scope is None or scope.root is not roots[0]:  # This call builds a graph inside the traced call.
             return method(*args, **kwargs)
         if context.method_name == "add_weight":
             weights[(*layer.path, args[0])] = (_detached(layer), args[0])

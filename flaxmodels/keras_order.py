@@ -54,7 +54,7 @@ def in_keras_order(nodes: Sequence[Node], outputs: Tree[Symbol], dtype: DTypeLik
     Args:
         nodes: The calls of the graph in topological order.
         outputs: A tree of the symbols that the graph computes.
-        dtype: The dtype of the model, in which layers without a dtype compute.
+        dtype: The model's dtype, which layers without their own dtype use.
     """
     sources = _sources(nodes, dtype)
     entered, left = _traversal(sources, outputs)
@@ -180,7 +180,7 @@ def _cast(node: Node, dtype: DTypeLike | None) -> Any:
 
 
 def _dtype_of(symbol: Symbol, dtype: DTypeLike | None) -> DTypeLike | None:
-    """Returns the dtype of a symbol inside a model of a dtype, which was unknown when the symbol was made."""
+    """Returns the dtype of a symbol in a model of the given dtype, which was unknown when the symbol was created."""
     layer: Any = None if symbol.node is None else symbol.node.layer
     if symbol.node is None or dtype is None or layer.dtype is not None:
         return symbol.dtype

@@ -11,10 +11,10 @@ def lookup(kind: str, name: str, table: Mapping[str, T], alternative: str = "") 
     """Returns `table[name]`, or raises an error that lists the known names.
 
     Args:
-        kind: The kind of entry for the error, such as "loss".
+        kind: The kind of entry for the error message, such as "loss".
         name: The name that the user gave.
-        table: Entries by name.
-        alternative: A last sentence for the error, such as "Or pass a function (y_true, y_pred) -> [B]."
+        table: Entries keyed by name.
+        alternative: A last sentence for the error message, such as "Or pass a function (y_true, y_pred) -> [B]."
 
     Raises:
         ValueError: If the table has no such name.

@@ -26,7 +26,7 @@ class Summarized(Protocol):
         """The input as a symbol or a tree of symbols, None if it is not known."""
 
     def children(self) -> Sequence[tuple[str, nn.Module]]:
-        """Returns the layers inside by name."""
+        """Returns the layers inside, keyed by name."""
 
     def calls(self) -> "list[Call]":
         """Returns the calls of layers in order."""

@@ -71,7 +71,7 @@ class Constant(Initializer):
         return hash(self._identity())
 
     def _identity(self) -> tuple:
-        """Returns a hashable key of the value; arrays are neither hashable nor comparable to a single boolean."""
+        """Returns a hashable key of the value; arrays are not hashable, and comparing them gives no single boolean."""
         if isinstance(self.value, np.ndarray):
             return self.value.shape, self.value.dtype.name, self.value.tobytes()
         return (self.value,)
@@ -144,7 +144,7 @@ class STFT(Initializer):
     def __call__(self, key: jax.Array, shape: Shape, dtype: DTypeLike = jnp.float32) -> jax.Array:
         if len(shape) != 3 or shape[1] != 1 or shape[2] < 2:
             raise ValueError(
-                "STFT initializes kernels of shape (frame length, 1, frequencies), 2 frequencies or more, "
+                "STFT initializes kernels of shape (frame length, 1, frequencies) with at least 2 frequencies, "
                 f"got shape {tuple(shape)}; choose another initializer or such a shape."
             )
         float_dtype = sampling_dtype(dtype)
@@ -161,7 +161,7 @@ class STFT(Initializer):
         values = _window(window, length, self.periodic) if isinstance(window, str) else np.asarray(window)
         if values.shape != (length,):
             raise ValueError(
-                f"`window` of STFT must have one value per step of the frame, {length}, got shape "
+                f"`window` of STFT must have one value per step of the frame ({length} values), got shape "
                 f"{values.shape}; pass {length} values or a name."
             )
         if self.scaling == "density":

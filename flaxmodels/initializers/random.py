@@ -118,11 +118,11 @@ class VarianceScaling(Initializer):
     """Draws independent values of mean 0 and variance `scale` / n, where n is the fan-in or fan-out of the weight.
 
     Args:
-        scale: Positive factor of the variance.
+        scale: Positive factor by which the variance is multiplied.
         mode: Value of n: "fan_in", "fan_out", or "fan_avg" for their mean.
         distribution: "truncated_normal" (or "normal"), "untruncated_normal" or "uniform".
         seed: Integer that replaces the key, so that all calls draw the same values; None to use the key.
-        input_axes: Axes whose sizes multiply to the fan-in; by default see `compute_fans`.
+        input_axes: Axes whose sizes multiply to the fan-in; see `compute_fans` for the default.
         output_axes: Axes whose sizes multiply to the fan-out; give both or neither.
 
     Raises:
@@ -178,7 +178,7 @@ class GlorotUniform(VarianceScaling):
 
     Args:
         seed: Integer that replaces the key; None to use the key.
-        input_axes: Axes whose sizes multiply to the fan-in; by default see `compute_fans`.
+        input_axes: Axes whose sizes multiply to the fan-in; see `compute_fans` for the default.
         output_axes: Axes whose sizes multiply to the fan-out; give both or neither.
 
     References:
@@ -200,7 +200,7 @@ class GlorotNormal(VarianceScaling):
 
     Args:
         seed: Integer that replaces the key; None to use the key.
-        input_axes: Axes whose sizes multiply to the fan-in; by default see `compute_fans`.
+        input_axes: Axes whose sizes multiply to the fan-in; see `compute_fans` for the default.
         output_axes: Axes whose sizes multiply to the fan-out; give both or neither.
 
     References:
@@ -218,7 +218,7 @@ class LecunUniform(VarianceScaling):
 
     Args:
         seed: Integer that replaces the key; None to use the key.
-        input_axes: Axes whose sizes multiply to the fan-in; by default see `compute_fans`.
+        input_axes: Axes whose sizes multiply to the fan-in; see `compute_fans` for the default.
         output_axes: Axes whose sizes multiply to the fan-out; give both or neither.
 
     References:
@@ -236,7 +236,7 @@ class LecunNormal(VarianceScaling):
 
     Args:
         seed: Integer that replaces the key; None to use the key.
-        input_axes: Axes whose sizes multiply to the fan-in; by default see `compute_fans`.
+        input_axes: Axes whose sizes multiply to the fan-in; see `compute_fans` for the default.
         output_axes: Axes whose sizes multiply to the fan-out; give both or neither.
 
     References:
@@ -254,7 +254,7 @@ class HeUniform(VarianceScaling):
 
     Args:
         seed: Integer that replaces the key; None to use the key.
-        input_axes: Axes whose sizes multiply to the fan-in; by default see `compute_fans`.
+        input_axes: Axes whose sizes multiply to the fan-in; see `compute_fans` for the default.
         output_axes: Axes whose sizes multiply to the fan-out; give both or neither.
 
     References:
@@ -272,7 +272,7 @@ class HeNormal(VarianceScaling):
 
     Args:
         seed: Integer that replaces the key; None to use the key.
-        input_axes: Axes whose sizes multiply to the fan-in; by default see `compute_fans`.
+        input_axes: Axes whose sizes multiply to the fan-in; see `compute_fans` for the default.
         output_axes: Axes whose sizes multiply to the fan-out; give both or neither.
 
     References:

@@ -40,9 +40,9 @@ class Contents(NamedTuple):
     """The contents of a file.
 
     Attributes:
-        arrays: The arrays by path, such as "layers/dense/vars/0".
-        names: Keras' layer names by the path of their groups, such as "layers/dense/vars". They are untrusted too, and
-            older versions of Keras don't write them.
+        arrays: The arrays keyed by path, such as "layers/dense/vars/0".
+        names: Keras' layer names keyed by the path of their groups, such as "layers/dense/vars". They are untrusted
+            too, and older versions of Keras don't write them.
     """
 
     arrays: dict[str, np.ndarray]
@@ -109,7 +109,7 @@ def _read_arrays(output: BinaryIO, dtypes_and_shapes: Mapping[str, Any]) -> Iter
         yield name, array
 
 
-# ---------------------------------------------------------------- the program that runs in the separate process
+# ---------------------------------------------------------------- the code that runs in the separate process
 
 
 def main() -> None:
@@ -190,7 +190,7 @@ def _checked_datasets(
         h5py: The module.
         root: Identifier of the file.
         size: Size of the file in bytes.
-        names: Receives the names of layers by the path of their groups.
+        names: A dictionary that receives the names of layers, keyed by the path of their groups.
     """
     h5o, seen, total = h5py.h5o, set(), 0
     open_groups: list[tuple[tuple[str, ...], Any]] = [((), h5o.open(root, b"/"))]

@@ -50,7 +50,7 @@ class _BoundedReader(io.BufferedReader):
 
 @contextlib.contextmanager
 def open_members(path: str | os.PathLike[str]) -> Iterator[tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]]:
-    """Opens a `.keras` file and yields it with its members by name, after checking their names, types and sizes."""
+    """Checks the names, types and sizes of the members of a `.keras` file, and yields the file and the members."""
     with _BoundedReader(io.FileIO(os.fspath(path))) as file:
         try:
             with zipfile.ZipFile(file) as archive:
@@ -60,7 +60,7 @@ def open_members(path: str | os.PathLike[str]) -> Iterator[tuple[zipfile.ZipFile
 
 
 def _checked_members(path: str | os.PathLike[str], archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
-    """Returns the members by name; raises unless they are the regular files that Keras writes, of bounded size."""
+    """Returns the members keyed by name; raises unless they are regular files that Keras writes, of bounded size."""
     members: dict[str, zipfile.ZipInfo] = {}
     for member in archive.infolist():
         name = member.filename

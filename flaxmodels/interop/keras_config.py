@@ -120,7 +120,7 @@ class _ConfigReader:
         return arguments
 
     def value(self, value: Json) -> Json:
-        """Translates an argument: plain values, and objects by the names of this library's classes."""
+        """Translates an argument: keeps plain values, and describes objects by the names of this library's classes."""
         if isinstance(value, list):
             return [self.value(item) for item in value]
         if not isinstance(value, dict):
@@ -200,7 +200,7 @@ class _CallGraph:
     """The layer calls of a functional model in topological order.
 
     Args:
-        described: Configs of the layers by name.
+        described: Configs of the layers, keyed by name.
         sources: Names of the input layers.
     """
 
@@ -411,9 +411,9 @@ def _to_config(layer: Layer, name: str | None, dtype: DTypeLike | None, trainabl
 
     Args:
         layer: The layer.
-        name: Its name, or None to leave it out.
-        dtype: Dtype of the models around the layer, or None.
-        trainable: Whether all models around the layer are trainable.
+        name: The layer's name, or None to leave it out.
+        dtype: Dtype of the models that contain the layer, or None.
+        trainable: Whether all models that contain the layer are trainable.
     """
     trainable = trainable and layer.trainable
     named: Config = ({} if trainable else {"trainable": False}) | ({"name": name} if name else {})
@@ -567,7 +567,7 @@ def _functional_config(model: Model, dtype: DTypeLike | None, trainable: bool) -
 
 
 def _input_names(model: Model) -> list[str]:
-    """Returns a name for each input that no layer has."""
+    """Returns a name for each input; no layer has one of these names."""
     used = {name for name, _ in model.children()}
     names: list[str] = []
     for symbol in jax.tree.leaves(model.graph.inputs):

@@ -34,7 +34,7 @@ KERAS_VERSION = "3.15.1"  # the version whose format is written
 
 Path = tuple[str, ...]
 Array: TypeAlias = jax.Array | np.ndarray
-Expected: TypeAlias = Mapping[Path, Array | jax.ShapeDtypeStruct]  # variables, or their shapes, by path
+Expected: TypeAlias = Mapping[Path, Array | jax.ShapeDtypeStruct]  # variables, or their shapes, keyed by path
 
 
 # ---------------------------------------------------------------- reading
@@ -139,7 +139,7 @@ def _to_variables(
     Args:
         path: Path of the file, for errors only.
         model: The model.
-        expected: Its variables, or their shapes, by path.
+        expected: The model's variables, or their shapes, keyed by path.
         contents: Contents of the file.
         names_required: Whether the model has the layer names of the file, because both are from one `.keras` file.
     """
@@ -172,7 +172,7 @@ def _build_model(path: str | os.PathLike[str], config: Json) -> tuple[Container,
 
 
 def shapes_of(model: Layer) -> dict[Path, jax.ShapeDtypeStruct]:
-    """Returns the shapes and dtypes of the variables of a model whose input is known, by path."""
+    """Returns the shapes and dtypes of the variables of a model whose input is known, keyed by path."""
     rngs = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
     inputs: Any = _with_known_input(model).symbols()[0]
     variables, _ = symbolic.evaluate(lambda examples: model.init(rngs, examples), inputs)
@@ -201,7 +201,8 @@ def save_keras(path: str | os.PathLike[str], model: Layer, variables: Mapping[st
         variables: Its variables.
 
     Raises:
-        ValueError: If Keras has no such layer, an argument is custom code, or the variables are not the model's.
+        ValueError: If Keras lacks one of the layers, an argument is custom code, or the variables do not belong to the
+            model.
 
     Example:
         See `load_keras`.

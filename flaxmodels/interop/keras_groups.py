@@ -64,7 +64,7 @@ class StoredNames:
 
     Args:
         path: Path of the file, for errors only.
-        names: Layer names by the path of their groups.
+        names: Layer names keyed by the path of their groups.
         required: Whether the names must equal those of the layers, and other names raise. Otherwise, names are used
             only if they equal names that the user gave to all layers. Automatic names are not used, because Keras
             numbers them in the order of creation and this library in the order of the calls.
@@ -73,7 +73,8 @@ class StoredNames:
     def __init__(self, path: str | os.PathLike[str], names: Mapping[str, str], required: bool):
         self.path, self.required = path, required
         self.models: dict[str, dict[str, str]] = collections.defaultdict(dict)
-        # Early versions of this library wrote no group "vars" for recurrent layers, and gave their names to the cells.
+        # Early versions of this library wrote no group "vars" for recurrent layers, and gave the layers' names to their
+        # cells.
         cells = {g.removesuffix("/cell/vars") + "/vars": name for g, name in names.items() if g.endswith("/cell/vars")}
         for group, name in (cells | dict(names)).items():
             *model, kind, key, last = ("", "", *group.split("/"))
@@ -116,7 +117,7 @@ def groups(module: Layer, variables: Mapping[Path, object], names: StoredNames |
 
     Args:
         module: A layer or model.
-        variables: Its variables, or their shapes, by path.
+        variables: The variables of the module, or their shapes, keyed by path.
         names: Layer names of a file, which choose between groups of the same class.
 
     Raises:
@@ -134,11 +135,11 @@ def _groups(
     """Yields the groups of a module and the layers inside it.
 
     Args:
-        reader: Lists the parts of modules.
+        reader: A reader that lists the parts of modules.
         module: The module.
-        path: Path of its group.
-        scope: Its scope in the variables.
-        name: Its name in Keras.
+        path: Path of the module's group.
+        scope: The module's scope in the variables.
+        name: The module's name in Keras.
         names: Layer names of the file.
     """
     own, inside = reader.parts(module, scope)

@@ -39,7 +39,7 @@ OPERATIONS: dict[tuple[str, str], tuple[str, ...]] = {
 RECURRENT = ("RNN", "SimpleRNN", "GRU", "LSTM", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D")
 MERGING = ("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum")
 ATTENTION = ("Attention", "AdditiveAttention", "MultiHeadAttention", "GroupQueryAttention")
-# Layers that compute a new mask, so that a TimeDistributed around them doesn't pass on the mask of its inputs.
+# Layers that compute a new mask: a TimeDistributed that contains one does not pass on the mask of its inputs.
 WITH_NEW_MASK = ("Embedding", "Masking", "TimeDistributed", "Bidirectional")
 # The mask of outputs whose layer did not receive the mask of its inputs.
 LOST = "lost"
@@ -71,9 +71,9 @@ class MaskTerms:
     """The masks of a graph as symbolic terms; equal terms have equal numbers, so that comparisons are fast.
 
     Args:
-        described: Configs of the layers by name, including operations.
+        described: Configs of the layers and operations, keyed by name.
         history: Returns the (layer, call, output) of a tensor.
-        layer_classes: Our classes by the names of Keras' classes.
+        layer_classes: This library's classes, keyed by the names of Keras' classes.
         compute_dtype: Returns the compute dtype of a layer, given its config.
     """
 
@@ -196,7 +196,7 @@ class MaskTerms:
     # ------------------------------------------------------------ implicit masks
 
     def _named_inputs(self, kind: str, call: Arguments) -> dict[str, Json]:
-        """Returns the inputs of a call by the names of the layer's parameters, the first input first."""
+        """Returns the inputs of a call, keyed by the names of the layer's parameters, the first input first."""
         names = self._arguments(kind)
         named = {names[i] if i < len(names) else str(i): value for i, value in enumerate(call["args"])}
         return named | {name: value for name, value in call["kwargs"].items() if not name.endswith("mask")}

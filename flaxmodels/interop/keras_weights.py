@@ -32,8 +32,8 @@ class Parts(NamedTuple):
     """The parts of a module in Keras' order.
 
     Attributes:
-        own: Paths of its own weights in the variables.
-        children: The modules inside it with their scopes; None for a module that is not known.
+        own: Paths of the module's own weights in the variables.
+        children: The scopes and modules inside it, with None for a module that is not known.
     """
 
     own: list[Path]
@@ -44,7 +44,7 @@ class Creation(NamedTuple):
     """The order of creation, as observed while a model was initialized.
 
     Attributes:
-        modules: Modules by scope.
+        modules: Modules keyed by scope.
         names: Names of weights and modules in each scope, in order of creation.
     """
 
@@ -57,7 +57,7 @@ def weight_paths(module: nn.Module, variables: Mapping[str, object]) -> list[Pat
 
     Args:
         module: A layer or model.
-        variables: Its variables, or their shapes.
+        variables: The variables, or their shapes.
 
     Raises:
         ValueError: If a custom layer has weights whose order is not known.
@@ -78,7 +78,7 @@ class PartsReader:
 
     Args:
         root: The whole model.
-        variables: Its variables, or their shapes.
+        variables: The variables, or their shapes.
     """
 
     def __init__(self, root: nn.Module, variables: Mapping[str, object]):
@@ -186,7 +186,7 @@ class PartsReader:
 
 
 def _with_model_dtype(model: Layer, child: nn.Module) -> nn.Module:
-    """Returns the child with the dtype of the model around it if it is a model without a dtype.
+    """Returns the child, or a copy with the dtype of the enclosing model if the child is a model without a dtype.
 
     The order of its weights may depend on the dtype.
     """
@@ -260,7 +260,7 @@ def set_keras_weights(
 
     Args:
         module: A layer or model.
-        variables: Its variables, as `init` returns them.
+        variables: The variables of the module, as `init` returns them.
         weights: Arrays in the order of Keras' `get_weights()`.
 
     Raises:

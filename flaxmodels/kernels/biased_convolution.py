@@ -2,10 +2,10 @@
 
 On a CPU, separate XLA operations after a kernel in C would read the outputs from memory again: in the forward pass to
 add the bias and apply ReLU, in the backward pass for the gradients of ReLU and of the bias. `native/convolution.c` does
-so while the values are in registers. With pooling, only the maxima are ever written to memory. On other platforms these
-are separate operations, which XLA fuses.
+both while the values are in registers. With pooling, only the maxima are ever written to memory. On other platforms
+these are separate operations, which XLA fuses.
 
-The derivatives are those of `unfused`, and every transformation of JAX applies to it.
+The derivatives are those of `unfused`, and all JAX transformations are supported.
 
 Shapes: as in `convolution`.
 """
@@ -28,11 +28,11 @@ Shapes: TypeAlias = jax.ShapeDtypeStruct | Sequence[jax.ShapeDtypeStruct]
 
 
 class Form(NamedTuple):
-    """The parameters of a fused convolution besides its arrays.
+    """The parameters of a fused convolution that are not arrays.
 
     Attributes:
         strides: Stride of the window along each spatial axis.
-        pads: Numbers of zeros (before, after) of each spatial axis.
+        pads: Numbers of padding zeros (before, after) along each spatial axis.
         dilation: Distance between taps along each spatial axis.
         groups: Number of groups of channels.
         relu: Whether ReLU follows.
@@ -51,7 +51,7 @@ class Form(NamedTuple):
         return conv(x, kernel, strides=self.strides, padding=self.pads, dilation=self.dilation, groups=self.groups)
 
     def call(self, function: str, out: Shapes, x: ArrayLike, kernel: ArrayLike, *operands: jax.Array) -> Any:
-        """Calls a kernel in C on operands that belong to a padded x and a kernel of these shapes."""
+        """Calls a kernel in C with the attributes of this form and of the shapes of x and the convolution kernel."""
         geometry = Geometry(x.shape[1:-1], kernel.shape[:-2], self.strides, self.dilation, self.groups)
         attributes = geometry.attributes(x.shape[-1], kernel.shape[-1], self.relu, self.pooled)
         return native.call(function, out, *operands, attributes=attributes)
@@ -94,7 +94,8 @@ def conv_bias(
     """
     pads = tuple(padding_pairs(x.shape[1:-1], kernel.shape[:-2], strides, padding, dilation))
     form = Form(tuple(strides), pads, tuple(dilation), groups, relu, pooled)
-    # Half precision is not fused, because its sums are rounded before the bias is added. Empty outputs are not, either.
+    # Half precision is not fused, because its sums are rounded before the bias is added. Empty outputs are not fused
+    # either.
     fused = x.dtype == kernel.dtype == bias.dtype == jnp.float32 and not (pooled and len(strides) > 2)
     fused = fused and dispatch.is_static(x) and dispatch.kernels_allowed() and native.available()
     if fused and x.size and jax.eval_shape(partial(unfused, form=form), x, kernel, bias)[0].size:
@@ -189,7 +190,7 @@ def _gradients_by_c_kernel(
 
 
 def _primitive(name: str, function: Callable[..., Any], multiple: bool = False, **kernels: Any) -> Primitive:
-    """Makes a primitive that computes `function`, unless there is a kernel for the platform."""
+    """Makes a primitive that computes `function`, by a kernel on the platforms in `kernels`."""
 
     def out(*operands: ArrayLike, **static: Any) -> Any:
         return jax.eval_shape(partial(function, **static), *operands)

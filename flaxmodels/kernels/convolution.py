@@ -39,8 +39,8 @@ ArrayLike: TypeAlias = jax.Array | jax.ShapeDtypeStruct
 
 # Size of the patches of one block of examples. They should stay in the cache until the product has read them.
 BLOCK_BYTES = 4 << 20
-# Largest number of taps in one concatenation. A larger window is gathered axis by axis: two copies, but 22 slices for
-# 11 x 11 taps.
+# Largest number of taps in one concatenation. A larger window is gathered axis by axis, which needs two copies, but
+# only 22 slices for 11 x 11 taps.
 MAX_TAPS_AT_ONCE = 25
 # Largest number of taps along one axis for im2col. More slices would take too long to compile.
 MAX_WINDOW = 128
@@ -139,9 +139,10 @@ def conv_transpose(
     output_padding: Ints | None,
     dilation: Ints,
 ) -> jax.Array:
-    """Computes a transposed convolution: the gradient of the inputs of a `conv` with this kernel, from F to C channels.
+    """Computes a transposed convolution from F to C channels.
 
-    See Dumoulin and Visin, "A guide to convolution arithmetic for deep learning" (2016).
+    It is the gradient of a `conv` with this kernel with respect to its inputs. See Dumoulin and Visin, "A guide to
+    convolution arithmetic for deep learning" (2016).
 
     Args:
         x: The inputs.
@@ -254,7 +255,7 @@ def _choose(
     kernel: jax.Array,
     patch_size: int,
 ) -> jax.Array:
-    """Computes a convolution: on a CPU by the kernel in C, otherwise by `fallback`; on other platforms by XLA.
+    """Computes a convolution: on a CPU by the kernel in C or else by `fallback`, on other platforms by XLA.
 
     Measured on a CPU with gradients in a loop, im2col was 5 to 130 times faster than XLA for all kinds and sizes, and
     the kernel in C 1.5 to 3 times faster than im2col. XLA also computes what they do not support: empty outputs,
@@ -262,8 +263,8 @@ def _choose(
 
     Args:
         fallback: The convolution in XLA operations that are fast on a CPU.
-        xla: The same convolution by XLA.
-        by_c_kernel: The same convolution by the kernel in C.
+        xla: The same convolution as one XLA convolution.
+        by_c_kernel: The same convolution, computed by the kernel in C.
         x: The inputs.
         kernel: The kernel.
         patch_size: Number of elements of the patches of one example.

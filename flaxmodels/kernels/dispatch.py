@@ -78,11 +78,11 @@ def primitive(
 
     Args:
         name: The name of the primitive.
-        out: Shape and dtype of the result, or a list of them, from the operands.
+        out: Function that maps the operands to the shape and dtype of the result, or to a list of them.
         batched: The batching rule: (primitive, operands, axes) -> outputs, axes.
         default: The function in XLA operations, for all other platforms.
         multiple: Whether it returns a list of results.
-        **kernels: The function by a kernel, by the name of the platform.
+        **kernels: The function computed by a kernel, keyed by the name of the platform.
     """
     new = Primitive(name)
     new.multiple_results = multiple
@@ -121,7 +121,7 @@ def _lower(platform: str, xla: Function, kernel: Function, context: Any, *operan
 def is_divided(axes: Any) -> bool:
     """Returns whether XLA partitions a program among devices, from the axis context in which it is lowered.
 
-    A program under `jax.shard_map` is partitioned by the user: on each device, it is a program of one device.
+    A program under `jax.shard_map` is partitioned by the user, so each device runs it as a single-device program.
     """
     if hasattr(axes, "num_devices"):
         return axes.num_devices > 1
@@ -138,8 +138,8 @@ def alternatives(default: Function, *arguments: Any, **kernels: Function) -> Any
 
     Args:
         default: The function in XLA operations.
-        *arguments: Its arguments, pytrees of arrays.
-        **kernels: The same function by a kernel, by the name of the platform, one of `PLATFORMS`.
+        *arguments: The arguments of the function, pytrees of arrays.
+        **kernels: The same function computed by a kernel, keyed by the name of the platform, one of `PLATFORMS`.
 
     Example:
         >>> alternatives(lambda x: x + 1, np.float32(1), cuda=lambda x: 1 + x).item()

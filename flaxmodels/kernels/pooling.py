@@ -5,8 +5,8 @@ another. Everything else reduces strided slices of the inputs, one per tap of th
 compiler, and few channels.
 
 XLA differentiates its own `reduce_window` maximum by `select_and_scatter`, which is slow on a CPU and has no
-deterministic form on a GPU. A running maximum over the taps (`where(x > best, x, best)`) has a derivative without it.
-It sends the gradient to the same place: to the first of equal maxima, in row-major order.
+deterministic form on a GPU. A running maximum over the taps (`where(x > best, x, best)`) has a derivative without
+`select_and_scatter`. Its gradient goes to the same place: to the first of equal maxima, in row-major order.
 
 The backward pass compares the taps of a window again, so a window is decomposed: into its axes, the last one first, and
 along each axis into factors of its size. Each stage reduces blocks of neighboring values, so the first maximum stays
@@ -82,7 +82,7 @@ def sum_pool(x: jax.Array, window: Ints, strides: Ints, padding: str) -> jax.Arr
 
 
 def avg_pool(x: jax.Array, window: Ints, strides: Ints, padding: str) -> jax.Array:
-    """Returns the mean of each window without its padding; arguments, shapes and errors are those of `max_pool`.
+    """Returns the mean of each window, excluding padding; arguments, shapes and errors are those of `max_pool`.
 
     Example:
         >>> avg_pool(jnp.arange(5.0).reshape(1, 5, 1), (2,), (2,), "same").ravel().tolist()

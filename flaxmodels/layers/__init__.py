@@ -50,7 +50,7 @@ __getattr__, __dir__, __all__ = lazy.attach(__name__, NAMES)
 
 @functools.cache
 def classes() -> "dict[str, type[Layer]]":
-    """Returns all classes of layers by name, without `Layer`; imports all modules of layers.
+    """Returns all classes of layers except `Layer`, keyed by name; imports all modules of layers.
 
     Example:
         >>> "Dense" in classes(), "Input" in classes()

@@ -211,7 +211,7 @@ class Softmax(Layer):
     Args:
         axis: Axis or axes along which the outputs sum to 1.
 
-    Shapes: x [...] -> the same. A mask has as many axes as x or fewer, aligned at the end, each of x's size or 1.
+    Shapes: x [...] -> the same. A mask has at most as many axes as x, aligned at the end; each has x's size or size 1.
         A mask of numbers keeps the elements where it exceeds 0.5.
 
     Raises:

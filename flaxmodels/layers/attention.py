@@ -239,7 +239,7 @@ class ProjectedAttention(MultiOutputLayer):
 
     @nn.nowrap
     def projections(self, features: tuple[int, ...]) -> dict[str, EinsumDense]:
-        """Returns the projections by scope name, in Keras' order."""
+        """Returns the projections, keyed by scope name, in Keras' order."""
         settings: Any = self
         queries, keys, key_size, value_size = self.heads()
         kinds = ("initializer", "regularizer", "constraint")
@@ -260,7 +260,7 @@ class ProjectedAttention(MultiOutputLayer):
 
     @nn.nowrap
     def children(self) -> list[tuple[str, Any]]:
-        """Returns the inner layers by scope name, in the order of Keras' weights."""
+        """Returns the inner layers, keyed by scope name, in the order of Keras' weights."""
         # The size of the features is known only when the layer is called, but the list of weights doesn't depend on it.
         return list(self.projections((1,)).items())
 
@@ -389,8 +389,8 @@ class ProjectedAttention(MultiOutputLayer):
         to_scores, to_outputs = _equations(queries.ndim, axes)
         scores = jnp.einsum(to_scores, queries * scale, keys, preferred_element_type=accumulation_dtype(queries.dtype))
         over = tuple(range(scores.ndim - len(axes), scores.ndim))
-        # If all keys of a query are masked, Keras' fused attention gives them equal weights, and its unfused code
-        # weight 0.
+        # If all keys of a query are masked, Keras' fused attention gives them equal weights, and its unfused attention
+        # gives them weight 0.
         is_fused_in_keras = queries.ndim == 4 and settings.dropout == 0 and not return_scores
         if keep is None or is_fused_in_keras:
             weights = jax.nn.softmax(scores if keep is None else jnp.where(keep, scores, -1e9), over)
@@ -422,7 +422,7 @@ class MultiHeadAttention(ProjectedAttention):
     Called as layer(query, value, key); the key is the value by default. A query attends to a key only if all masks are
     true: `query_mask`, `value_mask` and `key_mask` of positions, `attention_mask` of pairs [B, T, S], and the causal
     mask of `use_causal_mask=True`. As in Keras, a query whose keys are all masked gives all keys equal weights; with
-    dropout, returned scores or more than three axes, it gives them weight 0.
+    dropout, returned scores or more than three axes, it gives all keys weight 0.
 
     Args:
         num_heads: Number of heads.

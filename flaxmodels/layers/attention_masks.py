@@ -76,7 +76,7 @@ def _move_attended_axes(mask: jax.Array, rank: int, axes: tuple[int, ...]) -> ja
 
 
 def all_of(masks: list[jax.Array | None]) -> jax.Array | None:
-    """Returns where all masks are true; None counts as true everywhere, and no mask at all gives None."""
+    """Returns where all masks are true; None counts as true everywhere. Returns None if all masks are None."""
     keep = None
     for mask in masks:
         keep = mask if keep is None else keep if mask is None else keep & mask

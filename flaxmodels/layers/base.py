@@ -40,7 +40,7 @@ class Layer(nn.Module, kw_only=True):
 
     Args:
         dtype: Dtype of the computation, or a Keras policy such as "mixed_bfloat16". The default is the dtype of the
-            enclosing model, otherwise that of the parameters.
+            enclosing model if it has one, otherwise `param_dtype`.
         param_dtype: Dtype of the parameters.
         trainable: Whether a `Trainer` updates the parameters. If False, their regularizers are left out as well. A
             change takes effect at the next `fit`.
@@ -89,8 +89,8 @@ class Layer(nn.Module, kw_only=True):
         """Computes the outputs, or adds a node to a graph if an argument is a symbol.
 
         Args:
-            inputs: An array, or a list of arrays for layers that merge. Also accepted by the name of the first
-                parameter of `compute`.
+            inputs: An array, or a list of arrays for layers that merge. They can also be passed by keyword, under the
+                name of the first parameter of `compute`.
             *args: Further arrays, for layers that take them.
             **kwargs: `mask`, `train` (False by default) and the other parameters of `compute`.
         """
@@ -116,7 +116,7 @@ class Layer(nn.Module, kw_only=True):
         """Calls this layer from an enclosing layer and returns its outputs and their mask.
 
         The outputs go through `__call__`, because flax records its results (`capture_intermediates`, `nn.tabulate`).
-        It returns only the outputs and keeps the mask in an attribute.
+        `__call__` returns only the outputs and keeps the mask in an attribute.
         """
         if mask is not None:
             kwargs["mask"] = mask
@@ -159,12 +159,12 @@ class Layer(nn.Module, kw_only=True):
 
     @nn.nowrap
     def trace_inputs(self, sources: Sources, lookups: list[Lookup], path: str, *args: Any, **kwargs: Any) -> Sources:
-        """Returns the inputs of a model whose values the outputs hold; arguments as in `tracing.trace`."""
+        """Returns the model inputs whose values the outputs hold; takes the arguments of `tracing.trace`."""
         return frozenset()
 
     @nn.nowrap
     def argument(self, weight: str, kind: str) -> Any:
-        """Returns the argument of a kind for a weight, such as `kernel_constraint`, or None."""
+        """Returns the layer's argument of a kind for a weight, such as `kernel_constraint`, or None if it has none."""
         return getattr(self, f"{self.ARGUMENTS.get(weight, weight)}_{kind}", None)
 
     def add_weight(self, name: str, shape: tuple[int, ...], dtype: DTypeLike | None = None) -> jax.Array:
@@ -226,7 +226,7 @@ class Layer(nn.Module, kw_only=True):
 
     @nn.nowrap
     def inner_outputs(self) -> Tree[symbolic.Symbol] | None:
-        """Returns the symbols inside a model that are its outputs, in their structure; None for other layers."""
+        """Returns the symbols of a model's outputs inside the model, in their structure; None for other layers."""
         return None
 
     @nn.nowrap

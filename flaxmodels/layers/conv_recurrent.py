@@ -89,7 +89,7 @@ class ConvLSTM(CellRecurrent, LSTMBase, Spatial):
     def get_initial_state(self, batch_size: int) -> list[jax.Array]:
         """Raises, because the size of the states depends on the inputs."""
         raise ValueError(
-            f"{self.label} cannot size its states without inputs, got only a batch size of {batch_size}; "
+            f"{self.label} cannot infer the size of its states without inputs, got only a batch size of {batch_size}; "
             "leave `initial_state` out to start with zeros."
         )
 

@@ -362,8 +362,9 @@ class Dot(Merge):
         exist = -x.ndim <= a < x.ndim and -y.ndim <= b < y.ndim and a % x.ndim > 0 and b % y.ndim > 0
         if not exist or x.shape[a] != y.shape[b] or x.shape[0] != y.shape[0]:
             raise ValueError(
-                f"{self.label} takes two arrays of the same batch size and one axis of each, both of the same size, "
-                f"got shapes {x.shape} and {y.shape} with `axes`={self.axes}; reshape them, or choose other axes."
+                f"{self.label} takes two arrays of equal batch size and contracts one axis of each; these axes must "
+                f"have the same size, got shapes {x.shape} and {y.shape} with `axes`={self.axes}; reshape them, or "
+                "choose other axes."
             )
         a, b = a % x.ndim, b % y.ndim
         if self.normalize:

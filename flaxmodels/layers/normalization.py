@@ -27,7 +27,7 @@ class BatchNormalization(Layer):
     y = gamma (x - mean) / sqrt(variance + epsilon) + beta
 
     Training updates the moving averages: moving = momentum moving + (1 - momentum) batch, with the biased variance.
-    Masked positions and padding rows of the batch do not count. If the layer or a layer around it is frozen
+    Masked positions and padding rows of the batch do not count. If the layer or an enclosing layer is frozen
     (`trainable=False`), it uses the moving averages in training too. Under `jit`, the statistics are those of the
     whole batch on all devices.
 
@@ -49,7 +49,7 @@ class BatchNormalization(Layer):
         beta_constraint: Constraint on `beta` after each update, or its name.
         gamma_constraint: Constraint on `gamma` after each update, or its name.
         renorm: Whether to apply batch renormalization in training.
-        renorm_clipping: Bounds by name: `rmin` and `rmax` of r, and `dmax` of |d|.
+        renorm_clipping: Bounds keyed by name: `rmin` and `rmax` of r, and `dmax` of |d|.
         renorm_momentum: Weight of the old value in the averages `renorm_mean` and `renorm_stddev`.
         synchronized: Whether devices share statistics. Under `jit` they always do, so the value has no effect.
 
@@ -150,7 +150,7 @@ class BatchNormalization(Layer):
         return self.cast(_normalize_along(x, mean, variance, axis, self.epsilon, scale, offset))
 
     def _moving_averages(self, shape: tuple[int, ...]) -> dict[str, nn.Variable]:
-        """Returns the moving averages by name, in at least float32."""
+        """Returns the moving averages keyed by name, in at least float32."""
         means = self.moving_mean_initializer or "glorot_uniform"
         variances = self.moving_variance_initializer or "glorot_uniform"
         initial = {"moving_mean": means, "moving_variance": variances}

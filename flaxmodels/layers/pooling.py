@@ -1,4 +1,4 @@
-"""Pooling: reduces each window of each channel, or all its positions, to one number."""
+"""Pooling: reduces each window of a channel, or all positions of a channel, to one number."""
 
 from collections.abc import Callable
 from typing import Any, ClassVar

@@ -137,7 +137,7 @@ def reset_states(module: Any, variables: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         module: A layer or model.
-        variables: Its variables; they are not modified.
+        variables: The variables of the module; they are not modified.
 
     Example:
         >>> layer, x = GRU(2, stateful=True), jnp.ones((1, 3, 2))
@@ -209,7 +209,7 @@ class RNN(Recurrent):
 
     @nn.nowrap
     def children(self) -> list[tuple[str, Any]]:
-        """Returns the inner layers by scope name, in the order of Keras' weights."""
+        """Returns the inner layers, keyed by scope name, in the order of Keras' weights."""
         return [("cell", self.cell)]
 
     def check_sequence(self, inputs: Any) -> None:
@@ -302,7 +302,7 @@ class CuDNNRecurrent(CellRecurrent, kw_only=True):
         if self.use_cudnn is not True:
             return functions
         kind: Literal["LSTM", "GRU"] = "LSTM" if isinstance(self, LSTMCell) else "GRU"
-        layer: Any = self  # `units` is a field of the cell that a subclass also inherits from.
+        layer: Any = self  # `Any`, because `units` is declared by the cell class that subclasses also inherit from.
         if dispatch.why_unsupported("cudnn", kind, layer.units, functions.zeros.h.dtype, by_user=True):
             raise ValueError(
                 f"{self.label} has no cuDNN implementation on the backend {jax.default_backend()!r}, "

@@ -27,7 +27,7 @@ class Dropout(Layer):
     Shapes: x [B, ...] -> the same.
 
     Raises:
-        ValueError: If `rate` is not from 0 to 1, `noise_shape` does not fit, or there is no "dropout" key in training.
+        ValueError: If `rate` is not in [0, 1], `noise_shape` does not fit, or there is no "dropout" key in training.
 
     References:
         Srivastava et al., Dropout: A Simple Way to Prevent Neural Networks from Overfitting, 2014,
@@ -75,7 +75,7 @@ class SpatialDropout1D(Layer):
     Shapes: x [B, T, C] -> the same.
 
     Raises:
-        ValueError: If `rate` is not from 0 to 1, x does not have 3 axes, or there is no "dropout" key in training.
+        ValueError: If `rate` is not in [0, 1], x does not have 3 axes, or there is no "dropout" key in training.
 
     References:
         Tompson et al., Efficient Object Localization Using Convolutional Networks, 2014,
@@ -289,7 +289,7 @@ class GaussianNoise(Layer):
     Shapes: x [B, ...] -> the same.
 
     Raises:
-        ValueError: If `stddev` is not from 0 to 1, or there is no "dropout" key in training.
+        ValueError: If `stddev` is not in [0, 1], or there is no "dropout" key in training.
 
     References:
         Keras, `keras.layers.GaussianNoise`.
@@ -377,7 +377,7 @@ def dropout(key: jax.Array, x: jax.Array, rate: float, shape: tuple[int, ...] | 
 
 
 def _keep_mask(key: jax.Array, probability: float, shape: tuple[int, ...]) -> jax.Array:
-    """Returns independent booleans that are True with a probability."""
+    """Returns independent booleans that are True with the given probability."""
     limit = round(probability * 2**16)
     rounding_error = abs(limit / 2**16 - probability)
     # Generating random words dominates the time of dropout, so one 32-bit word serves two elements if 16 bits are

@@ -107,7 +107,7 @@ class Permute(Layer):
     """Permutes the axes of each example.
 
     Args:
-        dims: For each new axis the index of the old one; the first axis after the batch has index 1.
+        dims: For each new axis, the index of the old axis; the first axis after the batch has index 1.
 
     Shapes: x [B, n1, n2, ...] -> [B, n_dims[0], n_dims[1], ...].
 
@@ -178,7 +178,7 @@ class RepeatVector(Layer):
 
 
 class EdgeLayer(Spatial):
-    """Base class of padding and cropping, with a pair of integers (before, after) for each axis of positions."""
+    """Base class of padding and cropping, with a pair of integers (before, after) for each spatial axis."""
 
     @nn.nowrap
     def set_pairs(self, name: str) -> None:
@@ -206,7 +206,7 @@ class EdgeLayer(Spatial):
 
     @nn.nowrap
     def per_axis(self, value: Any) -> list[tuple[int, int]]:
-        """Returns a pair for each axis of the inputs: those of the positions, and (0, 0) for batch and channels."""
+        """Returns a pair for each axis of the inputs, (0, 0) for batch and channels."""
         pairs = [value] if self.RANK == 1 else value
         by_axis = dict(zip(self.position_axes, pairs, strict=True))
         return [by_axis.get(axis, (0, 0)) for axis in range(self.RANK + 2)]
@@ -411,7 +411,7 @@ class Cropping3D(Cropping):
 
 
 class UpSampling(Spatial):
-    """Base class of UpSampling1D, UpSampling2D and UpSampling3D, which repeats every position."""
+    """Base class of UpSampling1D, UpSampling2D and UpSampling3D, which repeat every position."""
 
     size: Any = 2
 

@@ -53,7 +53,7 @@ class StackedRNNCells(MultiOutputLayer):
 
     @nn.nowrap
     def children(self) -> list[tuple[str, Any]]:
-        """Returns the inner layers by scope name, in the order of Keras' weights."""
+        """Returns the inner layers, keyed by scope name, in the order of Keras' weights."""
         return [(f"cells_{i}", cell) for i, cell in enumerate(self.cells)]
 
     def cell_functions(self, shape: tuple[int, ...], train: bool) -> CellFunctions:

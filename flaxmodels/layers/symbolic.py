@@ -26,9 +26,9 @@ CACHED_INFERENCE: contextvars.ContextVar[Callable[[Any, tuple[Any, ...], dict[st
     contextvars.ContextVar("CACHED_INFERENCE", default=None)
 )
 
-# Sizes that replace unknown ones when shapes are inferred. A leading output size of BATCH is the batch. Any other
-# unknown size is one that differs between two inferences. If a layer refuses the first pair of sizes, because they are
-# smaller than its window or not divisible as needed, the next pair is tried.
+# Sizes that replace unknown ones when shapes are inferred. A leading output size of BATCH is the batch. Any other size
+# that differs between two inferences is unknown. If a layer refuses the first pair of sizes, because they are smaller
+# than its window or not divisible as needed, the next pair is tried.
 BATCH = 61
 UNKNOWN = ((64, 96), (960, 1440), (30720, 46080))
 

@@ -109,7 +109,7 @@ class Bidirectional(MultiOutputLayer):
 
     @nn.nowrap
     def children(self) -> Sequence[tuple[str, Layer]]:
-        """Returns the inner layers by scope name, in the order of Keras' weights."""
+        """Returns the inner layers, keyed by scope name, in the order of Keras' weights."""
         return [("forward_layer", self.layer), ("backward_layer", self.backward_layer)]
 
     def compute(
@@ -200,14 +200,14 @@ class TimeDistributed(MultiOutputLayer):
 
     @nn.nowrap
     def children(self) -> Sequence[tuple[str, Layer]]:
-        """Returns the inner layers by scope name, in the order of Keras' weights."""
+        """Returns the inner layers, keyed by scope name, in the order of Keras' weights."""
         return [("layer", self.layer)]
 
     @nn.nowrap
     def trace_inputs(
         self, sources: Sources, lookups: list[Lookup], path: str, *args: object, **kwargs: object
     ) -> Sources:
-        """Traces the inner layer, whose inputs are parts of the inputs."""
+        """Traces the inner layer, whose inputs are slices of this layer's inputs."""
         return trace(self.layer, sources, lookups, f"{path}/layer", *args, **kwargs)
 
     def outputs_and_mask(

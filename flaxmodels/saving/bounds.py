@@ -66,7 +66,7 @@ def _without_random_numbers(layer: Layer, method: Callable[..., T], name: str, *
     value = getattr(layer, argument, None)
     initializer = None if value is None else initializers.get(value)
     shape = args[0] if args else kwargs["shape"]
-    has_axes = getattr(initializer, "input_axes", None) is not None  # Must raise if the shape lacks them.
+    has_axes = getattr(initializer, "input_axes", None) is not None  # It must raise if the shape lacks these axes.
     if len(shape) < 2 or has_axes or not isinstance(initializer, RANDOM):
         return method(name, *args, **kwargs)
     object.__setattr__(layer, argument, initializers.Zeros())
@@ -138,8 +138,8 @@ class Inferences:
             self.spent += (cost + len(leaves) // INPUTS_PER_UNIT) * (2 if ragged else 1)
             if self.spent > self.limit:
                 raise ValueError(
-                    f"it has more layers than a file of its size may have, {FREE} and one per {BYTES_PER_UNIT} bytes, "
-                    "where a large layer counts as up to 8 and a repeated one as none"
+                    f"it has more layers than a file of its size may have: {FREE} and one per {BYTES_PER_UNIT} bytes, "
+                    "where a large layer counts as up to 8 layers and a repeated layer as none"
                 )
             self._inferred[key] = symbolic.infer_with_variables(layer.clone(name=name or layer.name), args, kwargs)
         outputs, variables = self._inferred[key]
@@ -155,7 +155,7 @@ class Inferences:
         return self._layers[id(layer)][1:]
 
     def variables_of(self, model: Layer) -> dict[tuple[str, ...], jax.ShapeDtypeStruct]:
-        """Returns the shapes and dtypes of the variables of a model by path; all its layers must have been called."""
+        """Returns shapes and dtypes of a model's variables, keyed by path; all layers must have been called."""
         variables: dict[tuple[str, ...], jax.ShapeDtypeStruct] = {}
         for name, layer in model.children():
             tree: Mapping[str, Any] = self._variables[id(layer)]

@@ -33,7 +33,7 @@ def encode(variables: Mapping[str, jax.Array], architecture: str | None) -> byte
     """Returns the content of a model file; equal arguments give equal bytes.
 
     Args:
-        variables: Arrays by path, such as "params/dense/kernel".
+        variables: Arrays keyed by path, such as "params/dense/kernel".
         architecture: The architecture as JSON, or None to store only the variables.
 
     Raises:
@@ -93,7 +93,7 @@ def _with_digest(content: bytes) -> bytes:
 
 
 def _digest(header: Mapping[str, Json], data: Iterable[bytes | memoryview]) -> str:
-    """Returns the SHA-256 of a header, its digest left out, and of the arrays."""
+    """Returns the SHA-256 of a header without its digest and of the arrays."""
     metadata = {name: text for name, text in _metadata(header).items() if name != "digest"}
     digest = hashlib.sha256(json.dumps({**header, "__metadata__": metadata}, sort_keys=True).encode())
     for part in data:

@@ -22,7 +22,7 @@ def save(
 
     Args:
         path: The file; its name ends in ".safetensors".
-        model: A model of our layers.
+        model: A model made of this library's layers.
         variables: Its variables.
         architecture: Whether the file also holds the architecture. `load_weights` reads a file without it.
 

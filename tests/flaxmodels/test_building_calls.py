@@ -70,7 +70,7 @@ def test_inputs_of_another_structure_are_refused(structure, inputs, expected, gi
     with raises(
         ValueError,
         f"Model takes inputs with the structure {expected}, got {given}; "
-        "pass them in the structure of the model's inputs, or in a dictionary by input name.",
+        "pass them in the structure of the model's inputs, or in a dictionary keyed by input name.",
     ):
         subtraction(structure).apply({}, inputs)
 
@@ -85,7 +85,7 @@ def test_masks_of_another_structure_are_refused():
     with raises(
         ValueError,
         "Model takes masks with the structure ['a', 'b'], got ['(1, 2)']; "
-        "pass them in the structure of the model's inputs, or in a dictionary by input name.",
+        "pass them in the structure of the model's inputs, or in a dictionary keyed by input name.",
     ):
         subtraction(lambda a, b: [a, b]).apply({}, [A, B], mask=A)
 
@@ -118,10 +118,10 @@ def test_unknown_arguments_are_refused(argument):
     ("name", "value"), [("param_dtype", "bfloat16"), ("activity_regularizer", "l2"), ("input_shape", (3,))]
 )
 def test_arguments_of_layers_are_refused_by_models(name, value):
-    with raises(ValueError, f"Sequential does not take `{name}`, got {value!r}; give it to the layers inside."):
+    with raises(ValueError, f"Sequential does not take `{name}`, got {value!r}; pass it to the layers inside."):
         Sequential([layers.Dense(2)], **{name: value})
     x = Input((3,))
-    with raises(ValueError, f"Model 'm' does not take `{name}`, got {value!r}; give it to the layers inside."):
+    with raises(ValueError, f"Model 'm' does not take `{name}`, got {value!r}; pass it to the layers inside."):
         Model(x, layers.Dense(2)(x), name="m", **{name: value})
 
 

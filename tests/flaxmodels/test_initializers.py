@@ -375,12 +375,13 @@ ERRORS = [
     (
         lambda: initializers.STFT(window=[1.0, 1.0])(None, (3, 1, 3)),
         ValueError,
-        "`window` of STFT must have one value per step of the frame, 3, got shape (2,); pass 3 values or a name.",
+        "`window` of STFT must have one value per step of the frame (3 values), got shape (2,); pass 3 values or a "
+        "name.",
     ),
     (
         lambda: initializers.STFT()(None, (3, 2, 3)),
         ValueError,
-        "STFT initializes kernels of shape (frame length, 1, frequencies), 2 frequencies or more, "
+        "STFT initializes kernels of shape (frame length, 1, frequencies) with at least 2 frequencies, "
         "got shape (3, 2, 3); choose another initializer or such a shape.",
     ),
     (

@@ -595,7 +595,7 @@ MISTAKES = {
             Input((4,)), Input((4,))
         ),
         "Model takes inputs with the structure ['(None, 4)', '(None, 4)'], got ['(12, 4)']; pass them in the "
-        "structure of the model's inputs, or in a dictionary by input name.",
+        "structure of the model's inputs, or in a dictionary keyed by input name.",
     ),
     "keras weights count": (
         lambda: interop.set_keras_weights(mlp(), mlp().init(jax.random.key(0), X), [np.ones((4, 3))]),

@@ -14,7 +14,7 @@ from flaxmodels.kernels import dispatch
 from flaxmodels.kernels.native import build
 from flaxmodels.kernels.native.registry import KERNELS, MAX_SPATIAL_AXES, Kernel
 
-# The primitives of kernels over windows, by the name of the kernel. Gradients of one kernel call others.
+# The primitives of kernels over windows, keyed by the name of the kernel. The gradients of a kernel use other kernels.
 _PRIMITIVES: dict[str, Primitive] = {}
 
 
@@ -25,7 +25,7 @@ def call(kernel: str, out: Any, *operands: jax.Array, attributes: Mapping[str, i
         kernel: Its name in `registry.KERNELS`.
         out: Shape and dtype of the result, or a list of them.
         operands: The arrays that the registry declares.
-        attributes: The integers that the registry declares, by name.
+        attributes: The integers that the registry declares, keyed by name.
 
     Raises:
         ValueError: If the number or the rank of an array, or an attribute, differs from the registry.
@@ -60,7 +60,7 @@ class Geometry(NamedTuple):
     def attributes(
         self, channels: int, features: int, relu: bool = False, pooled: bool = False
     ) -> dict[str, int | tuple[int, ...]]:
-        """Returns the attributes of a kernel over windows; leading axes are added up to three.
+        """Returns the attributes of a kernel over windows; leading axes are added until there are three.
 
         Args:
             channels: Number of channels of the image.
@@ -110,8 +110,8 @@ def window_primitive(
 
     Args:
         kernel: The kernel's name in `registry.KERNELS`.
-        out_shape: The shape of the result: (*operands, geometry) -> shape.
-        channels_and_features: The numbers of channels and features: (*operands, geometry) -> [channels, features].
+        out_shape: Returns the shape of the result: (*operands, geometry) -> shape.
+        channels_and_features: Returns their numbers: (*operands, geometry) -> [channels, features].
         default: The same function in XLA operations: (*operands, geometry=...) -> array.
     """
     declared = KERNELS[kernel]
@@ -151,9 +151,10 @@ def fold_into_batch(
 
     Args:
         primitive: The primitive.
-        operands: Its operands.
+        operands: The operands of the primitive.
         axes: The mapped axis of each operand, or None.
-        shared: Whether each operand has no batch axis, so that all examples share it; empty if all have one.
+        shared: For each operand, whether all examples share it because it has no batch axis; empty if every operand has
+            one.
         geometry: The parameter of the primitive.
     """
     size = next(a.shape[axis] for a, axis in zip(operands, axes, strict=True) if axis is not None)

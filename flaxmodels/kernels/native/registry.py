@@ -16,7 +16,7 @@ import numpy as np
 LSTM, GRU, SIMPLE = range(3)
 # Value of `argmax` in a fused max pooling where ReLU blocks the gradient; larger than any index of a tap.
 BLOCKED = 8
-# Largest window that may reach beyond the image: a list of its taps is on a thread's stack.
+# Largest window that may reach beyond the image, because a list of its taps is on a thread's stack.
 MAX_EDGE_TAPS = 4096
 CONSTANTS = {"LSTM": LSTM, "GRU": GRU, "SIMPLE": SIMPLE, "BLOCKED": BLOCKED, "MAX_EDGE_TAPS": MAX_EDGE_TAPS}
 
@@ -71,7 +71,7 @@ class Attributes:
 
     Attributes:
         struct: The name of the C struct.
-        fields: The length of each field by its name; 1 is a single integer.
+        fields: The length of each field, keyed by name; 1 is a single integer.
     """
 
     struct: str
@@ -107,7 +107,7 @@ class Kernel:
         """Checks the number, the dtypes and the ranks of the arrays of a call.
 
         Raises:
-            ValueError: If an array is missing or too many, or has the wrong rank.
+            ValueError: If there are too few or too many arrays, or an array has the wrong rank.
             TypeError: If an array has the wrong dtype.
         """
         for kind, arrays, specs in (("operand", operands, self.operands), ("result", results, self.results)):
@@ -177,7 +177,7 @@ RECURRENCE = Attributes("RecurrenceAttributes", {"cell_type": 1, "units": 1, "fe
 _IMAGE, _OUTPUT = "B *S C", "B *O F"
 _conv = partial(Kernel, sources=("convolution.c", "winograd.c"), attributes=WINDOW)
 _CONV_KERNEL, _BIAS = Array("kernel", "*K I F"), Array("bias", "F", optional=True)
-# The gate of the outputs' gradient: the outputs after ReLU, or `argmax` after max pooling.
+# The array that gates the gradient of the outputs: the outputs after ReLU, or `argmax` after max pooling.
 _GATE = Array("gate", _OUTPUT, ("float32", "uint8"), optional=True)
 _depthwise = partial(Kernel, sources=("depthwise.c",), attributes=WINDOW)
 _DEPTHWISE_KERNEL = Array("kernel", "*K C")

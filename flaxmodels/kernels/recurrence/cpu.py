@@ -14,7 +14,7 @@ CELL_TYPES: dict[Kind, int] = {"LSTM": native.LSTM, "GRU": native.GRU, "SimpleRN
 
 
 def is_supported(arrays: Sequence[jax.Array]) -> bool:
-    """Returns whether the kernels exist and support these arrays: float32, of static shapes, and none empty."""
+    """Returns whether the kernels exist and support these arrays: float32, with static shapes, and not empty."""
     fits = dispatch.is_static(*arrays) and all(a.dtype == jnp.float32 and a.size for a in arrays)
     return fits and native.available()
 

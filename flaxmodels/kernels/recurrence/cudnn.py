@@ -119,7 +119,7 @@ def _backward_pass(*arguments: jax.Array) -> tuple[jax.Array, ...]:
 
 
 def _by_platform(by_cudnn: Callable[..., Any], scanned: Callable[..., Any], *arguments: jax.Array) -> Any:
-    """Calls cuDNN on its platform, once per example under `vmap`, elsewhere the scan; derivatives are the scan's."""
+    """Calls cuDNN on its platform (under `vmap` once per example), else the scan, which also defines derivatives."""
     by_cudnn = jax.custom_batching.sequential_vmap(by_cudnn)
     return dispatch.alternatives(scanned, *arguments, **{_platform: by_cudnn})
 

@@ -142,7 +142,7 @@ def _by_platform(
 def platform_passes(
     implementations: Implementations[State], kernel: jax.Array, rows: int, arguments: tuple
 ) -> dict[str, Passes[State]]:
-    """Returns what computes a forward or a backward pass, by platform; on the others it is the scan.
+    """Returns implementations of a forward or backward pass, keyed by platform; other platforms use the scan.
 
     Args:
         implementations: The recurrence.
@@ -207,8 +207,8 @@ def why_unsupported(
     Args:
         name: "fused" or "cudnn".
         kind: The recurrence.
-        units: The size of its state.
-        dtype: The dtype of its recurrent kernel.
+        units: The size of the recurrence's state.
+        dtype: The dtype of the recurrent kernel.
         rows: Steps times examples.
         by_user: Whether the user chose the implementation; its speed does not matter then.
 
@@ -225,7 +225,7 @@ def why_unsupported(
     if dtype not in DTYPES[name] and not tiling.interpreted:
         return f"it supports only {', '.join(DTYPES[name])}, got {dtype}"
     if (name == "cudnn" or not by_user) and compute_capability() < MIN_CAPABILITY:
-        return f"it needs an NVIDIA GPU of compute capability {MIN_CAPABILITY}, got {jax.default_backend()!r}"
+        return f"it needs an NVIDIA GPU of compute capability {MIN_CAPABILITY} or higher, got {jax.default_backend()!r}"
     return _why_slow(kind, units, dtype) if name == "fused" and not by_user else None
 
 
@@ -234,17 +234,17 @@ def _why_slow(kind: Kind, units: int, dtype: str) -> str | None:
     if size > MAX_KERNEL_BYTES:
         return f"it reads the whole kernel at each step, got {size} bytes, more than {MAX_KERNEL_BYTES}"
     if dtype == "float32" and has_exact_products() and units > MAX_UNITS_EXACT:
-        return f"it multiplies exact float32 slowly, got {units} units, more than {MAX_UNITS_EXACT}"
+        return f"its exact float32 products are slow, got {units} units, more than {MAX_UNITS_EXACT}"
     return None
 
 
 def compute_capability() -> float:
-    """Returns the compute capability of JAX's default NVIDIA GPU, 0 without one."""
+    """Returns the compute capability of JAX's default NVIDIA GPU, or 0 if there is none."""
     if jax.default_backend() != "gpu":
         return 0.0
     try:
         return float(getattr(jax.local_devices()[0], "compute_capability", 0))
-    except ValueError:  # an AMD GPU has a name there
+    except ValueError:  # on an AMD GPU, it is a name
         return 0.0
 
 
@@ -266,7 +266,7 @@ def _is_verified(name: Name, implementations: Implementations, units: int, dtype
     if reason is not None:
         warnings.warn(
             f"The {kind} of {units} units in {dtype} is not computed by {name!r} on this device, "
-            f"because {reason}; the next implementation is used instead, no action is needed.",
+            f"because {reason}; the next implementation is used instead, and no action is needed.",
             stacklevel=2,
         )
     return reason is None

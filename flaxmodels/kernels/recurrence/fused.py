@@ -277,7 +277,10 @@ def _gru_steps_back(tiling: Tiling, ins: Refs, outs: Refs) -> None:
 
 
 def _parity(t: jax.Array) -> jax.Array:
-    """Returns t % 2: which of its two buffers holds the state. Uses `&`, because Triton lowers `%` only for floats."""
+    """Returns t % 2, the index of the buffer that holds the state before step t.
+
+    Uses `&`, because Triton lowers `%` only for floats.
+    """
     return t & np.int32(1)
 
 

@@ -40,11 +40,11 @@ def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def project(inputs: Inputs, scale: jax.Array | None = None) -> tuple[jax.Array, jax.Array | float]:
-    """Returns x @ kernel of all steps, and the upcast bias that each step still has to add, 0.0 without one.
+    """Returns x @ kernel of all steps, and the upcast bias that each step still has to add (0.0 if there is none).
 
     Args:
         inputs: The inputs.
-        scale: Factors of the columns of both results.
+        scale: Factors by which the columns of both results are multiplied.
     """
     x, kernel, bias = inputs
     if kernel is not None:

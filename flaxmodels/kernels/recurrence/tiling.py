@@ -101,7 +101,7 @@ class Tiling:
         return jnp.pad(split, (units, (0, 0), units)).reshape(self.padded_units, -1)
 
     def pad_bias(self, bias: jax.Array | float) -> jax.Array:
-        """Upcasts and pads [1, G U], each gate separately; a number counts for all columns."""
+        """Upcasts and pads [1, G U], each gate separately; a number applies to all columns."""
         bias = upcast(jnp.asarray(bias))
         bias = jnp.broadcast_to(bias.reshape(1, -1), (1, self.gates * self.units))
         split = bias.reshape(1, self.gates, self.units)

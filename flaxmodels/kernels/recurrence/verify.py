@@ -12,7 +12,8 @@ from jax.typing import DTypeLike
 from flaxmodels.kernels.recurrence.products import has_exact_products
 from flaxmodels.kernels.recurrence.types import GATES, Hidden, Inputs, Kind, LSTMState, Recurrence
 
-# Largest error that passes, relative to the largest value: sums in a different order, or products with few digits.
+# Largest accepted error, relative to the largest value. Sums in a different order and products with few digits cause
+# errors.
 BOUNDS = {"float32": 1e-4, "tensorfloat32": 2e-2, "float16": 2e-2, "bfloat16": 6e-2}
 
 # Few steps, a batch that does not fill a tile, and masks of each kind: none, right, left, with holes, all masked.
@@ -30,7 +31,7 @@ def why_wrong(candidate: Recurrence, reference: Recurrence, kind: Kind, units: i
         candidate: The implementation.
         reference: The scan.
         kind: The recurrence.
-        units: The size of its state.
+        units: The size of the recurrence's state.
         dtype: The dtype of all arrays.
     """
     dtype, exact = jnp.dtype(dtype).name, has_exact_products()
@@ -58,7 +59,7 @@ def max_error(
         candidate: The implementation.
         reference: The scan, which runs in float32 on the same values.
         kind: The recurrence.
-        units: The size of its state.
+        units: The size of the recurrence's state.
         dtype: The dtype of all arrays.
         seed: The seed of the random values; None draws new ones.
     """

@@ -342,7 +342,7 @@ def test_an_implementation_that_fails_its_check_is_skipped_with_one_warning(max_
     monkeypatch.setattr(verify, "max_error", max_error)
     sentence = (
         rf"^The GRU of 128 units in float32 is not computed by 'fused' on this device, because {reason}; "
-        r"the next implementation is used instead, no action is needed\.$"
+        r"the next implementation is used instead, and no action is needed\.$"
     )
     with pytest.warns(UserWarning, match=sentence):
         assert not dispatch.is_verified("fused", GRU, 128, jnp.float32)
@@ -421,7 +421,7 @@ def test_error_of_cudnn_without_a_gpu():
     with use_implementation("cudnn"):
         with pytest.raises(
             ValueError,
-            match=r"^'cudnn' does not support this LSTM, because it needs an NVIDIA GPU of compute capability 8\.0, got 'cpu'; use 'auto'\.$",
+            match=r"^'cudnn' does not support this LSTM, because it needs an NVIDIA GPU of compute capability 8\.0 or higher, got 'cpu'; use 'auto'\.$",
         ):
             choose_on_gpu(LSTM, jnp.zeros((4, 16)), 1)
 

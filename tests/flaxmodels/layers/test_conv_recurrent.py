@@ -119,8 +119,8 @@ ERRORS = {
     ),
     "zeros": (
         lambda: layers.ConvLSTM1D(2, 3).get_initial_state(4),
-        "ConvLSTM1D cannot size its states without inputs, got only a batch size of 4; leave `initial_state` out "
-        "to start with zeros.",
+        "ConvLSTM1D cannot infer the size of its states without inputs, got only a batch size of 4; leave "
+        "`initial_state` out to start with zeros.",
     ),
 }
 

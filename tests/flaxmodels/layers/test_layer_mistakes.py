@@ -385,8 +385,8 @@ CALLED = [
         layers.Dot(1),
         ([x(2, 3), x(2, 4)],),
         {},
-        "Dot takes two arrays of the same batch size and one axis of each, both of the same size, got shapes (2, "
-        "3) and (2, 4) with `axes`=1; reshape them, or choose other axes.",
+        "Dot takes two arrays of equal batch size and contracts one axis of each; these axes must have the same "
+        "size, got shapes (2, 3) and (2, 4) with `axes`=1; reshape them, or choose other axes.",
     ),
     (
         layers.Dropout(0.5, (2, 2)),

@@ -238,15 +238,15 @@ X = jnp.ones((2, 3))
             layers.Dot(axes=(1, 1)),
             [X, jnp.ones((2, 4))],
             None,
-            "Dot takes two arrays of the same batch size and one axis of each, both of the same size, got shapes "
-            "(2, 3) and (2, 4) with `axes`=(1, 1); reshape them, or choose other axes.",
+            "Dot takes two arrays of equal batch size and contracts one axis of each; these axes must have the same "
+            "size, got shapes (2, 3) and (2, 4) with `axes`=(1, 1); reshape them, or choose other axes.",
         ),
         (
             layers.Dot(axes=0),
             [X, X],
             None,
-            "Dot takes two arrays of the same batch size and one axis of each, both of the same size, got shapes "
-            "(2, 3) and (2, 3) with `axes`=0; reshape them, or choose other axes.",
+            "Dot takes two arrays of equal batch size and contracts one axis of each; these axes must have the same "
+            "size, got shapes (2, 3) and (2, 3) with `axes`=0; reshape them, or choose other axes.",
         ),
     ],
 )

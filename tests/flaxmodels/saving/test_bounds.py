@@ -22,8 +22,8 @@ from tests.support.layer_table import ROWS
 
 KEY = jax.random.key(0)
 TOO_MANY = (
-    "it has more layers than a file of its size may have, 256 and one per 4096 bytes, where a large layer counts as up "
-    "to 8 and a repeated one as none"
+    "it has more layers than a file of its size may have: 256 and one per 4096 bytes, where a large layer counts as up "
+    "to 8 layers and a repeated layer as none"
 )
 
 
