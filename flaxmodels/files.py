@@ -1,4 +1,4 @@
-"""Saves and loads models in the format given by the suffix of the file name: ours, or one of Keras'."""
+"""Saves and loads models in the format given by the suffix of the file name: this library's, or one of Keras'."""
 
 import os
 from collections.abc import Mapping

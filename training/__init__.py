@@ -1,4 +1,4 @@
-"""Trains linen modules: whole epochs as one compiled program, with Keras' words for losses, metrics and optimizers."""
+"""Trains linen modules: whole epochs as one compiled program, with Keras' names for losses, metrics and optimizers."""
 
 from typing import TYPE_CHECKING
 

@@ -40,7 +40,9 @@ def fit(
     epochs: Annotated[int, typer.Option(help="Number of epochs.")] = 12,
     batch_size: Annotated[int, typer.Option(help="Examples in a step.")] = 128,
     optimizer: Annotated[str, typer.Option(help="Name of an optimizer.")] = "adam",
-    learning_rate: Annotated[float | None, typer.Option(help="Its learning rate; by default Keras' default.")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Learning rate of the optimizer; by default Keras' default.")
+    ] = None,
     loss: Annotated[str | None, typer.Option(help="Name of a loss; by default one that suits the dataset.")] = None,
     option: Annotated[
         list[str] | None, typer.Option(help="An argument of the model, such as cell=gru; repeatable.")
@@ -210,7 +212,7 @@ def predict(
     try:
         inputs = np.load(file, allow_pickle=False)
     except (ValueError, EOFError) as error:
-        # NumPy's error recommends an option with which a file can run code.
+        # NumPy's error recommends an option that lets a file run code.
         raise ValueError(
             f"{file} is not a .npy file of numbers; write one with numpy.save(file, array), where the array has the "
             "shape [N, ...] and a numeric dtype."

@@ -90,7 +90,7 @@ def remedy(model: nn.Module, params: optax.Params) -> str:
 
     Args:
         model: The model.
-        params: Its parameters. Embeddings are recognized by their names, including those of linen.
+        params: The model's parameters. Embeddings are recognized by their names, including those of linen.
     """
     checked = [lookup.path for lookup in lookups_of(model)]
     paths = [[str(key.key) for key in path] for path, _ in jax.tree_util.tree_leaves_with_path(params)]
@@ -100,7 +100,7 @@ def remedy(model: nn.Module, params: optax.Params) -> str:
     if not unchecked:
         return general
     return (
-        f"check that the indices for {unchecked[0] or 'the embedding'!r} are in range, because others give NaN; "
+        f"check that the indices for {unchecked[0] or 'the embedding'!r} are in range, because other indices give NaN; "
         f"otherwise {general}"
     )
 

@@ -1,4 +1,4 @@
-"""Detects changes of layers between two calls of a trainer, such as `layer.trainable = False`, and applies them."""
+"""Detects changes to layers between two calls of a trainer, such as `layer.trainable = False`, and applies them."""
 
 import dataclasses
 import functools
@@ -86,7 +86,7 @@ def _fields(cls: Any) -> tuple[str, ...]:
 
 
 def check_variables(model: nn.Module, x: Any, variables: Any) -> None:
-    """Raises if a changed model needs other variables than it has."""
+    """Raises if a changed model needs variables that differ from those it has."""
     rngs = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
     made = jax.eval_shape(lambda x: model.init(rngs, x, **training_flags(model, train=False)), x)
     now, before = (
@@ -144,7 +144,7 @@ def transfer_opt_state(
 
 
 def _leaves(tree: Any) -> dict[tuple[str, ...], Any]:
-    """Returns the leaves by path, in the order of the tree."""
+    """Returns the leaves keyed by path, in the order of the tree."""
     return {
         tuple(jax.tree_util.keystr((key,), simple=True) for key in path): leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)

@@ -103,7 +103,7 @@ class Checkpoints:
         self._lock_stat: os.stat_result | None = None
         self._last_step, self._last_time = 0, 0.0
         self._last_number = 0  # of the last checkpoint that this process tried to write
-        # By number of a checkpoint: its value of `keep_best`, and the outcome of reading it.
+        # The value of `keep_best` of each checkpoint, keyed by its number, and the outcomes of reading checkpoints.
         self._values: dict[int, float | None] = {}
         self._damaged: set[int] = set()
         self._verified: set[int] = set()
@@ -266,7 +266,7 @@ class Checkpoints:
         # A failed write does not end the run, because earlier checkpoints are intact.
         self._close_manager()
         for unfinished in self.folder.glob("*.orbax-checkpoint-tmp*") if self._holds_lock() else ():
-            shutil.rmtree(unfinished, ignore_errors=True)  # on a full disk it takes the space of the next checkpoint
+            shutil.rmtree(unfinished, ignore_errors=True)  # on a full disk, the next checkpoint needs the space
         warnings.warn(
             f"A checkpoint could not be written to {self.folder} ({_reason(error)}); the run continues, and earlier "
             "checkpoints are kept.",
@@ -314,7 +314,7 @@ class Checkpoints:
     def newest(self) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
         """Returns the arrays and notes of the newest intact checkpoint, or None if there is no checkpoint."""
         if not any(path.name.isdigit() for path in self.folder.iterdir()):
-            return None  # saves the second that importing orbax takes
+            return None  # avoids importing orbax, which takes a second
         numbers = sorted(self.manager.all_steps(), reverse=True)
         errors: dict[int, Exception] = {}
         for number in numbers:
@@ -430,7 +430,7 @@ class _PreservationPolicy:
 
 
 def leaves_by_path(tree: object) -> dict[str, jax.Array | np.ndarray]:
-    """Returns the leaves of a tree by their paths, joined by "/"."""
+    """Returns the leaves of a tree, keyed by their paths, joined by "/"."""
     pairs = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in pairs}
 
@@ -533,7 +533,7 @@ def _reason(error: Exception) -> str:
         if reason in str(error):  # the message of orbax has many lines
             return reason
     text = getattr(error, "strerror", None) or (str(error).strip().splitlines() or [type(error).__name__])[0]
-    if status := re.match(r"([A-Z_]+): ", text):  # of tensorstore, which names the cause last
+    if status := re.match(r"([A-Z_]+): ", text):  # an error of tensorstore, which names the cause last
         text = re.split(r" \[(?:tensorstore_spec|os_error_code|source locations)=", text)[0].rsplit(": ", 1)[-1]
         if status[1] == "NOT_FOUND":
             text = os.strerror(errno.ENOENT)

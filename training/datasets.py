@@ -1,4 +1,4 @@
-"""Datasets by name: `load(name)` returns NumPy arrays for training and test, with a description.
+"""Loads datasets: `load(name)` returns NumPy arrays for training and test, with a description.
 
 The embedded datasets (`digits`, `digits_sequence`, `airline`) need neither network nor files. tensorflow-datasets
 downloads, verifies and prepares the others, without TensorFlow. The arrays are then cached as one NumPy file.
@@ -133,7 +133,7 @@ class Dataset:
 
 
 def load(name: str, raw_dir: str | Path | None = None, cache_dir: str | Path | None = None) -> Dataset:
-    """Returns a dataset by name.
+    """Returns the dataset of this name.
 
     Args:
         name: One of `names()`.
@@ -180,7 +180,7 @@ def windows(series: npt.ArrayLike, length: int, horizon: int = 1) -> tuple[np.nd
     series [T, F] -> x [N, length, F], y [N, horizon, F].
 
     Raises:
-        ValueError: If the series has another rank or is too short, or a length is not positive.
+        ValueError: If the series has the wrong rank or is too short, or a length is not positive.
 
     Example:
         >>> x, y = windows([1, 2, 3, 4], length=2)
@@ -239,7 +239,7 @@ def digits() -> Dataset:
 
 
 def _digits() -> tuple[np.ndarray, np.ndarray]:
-    """Returns rows of 64 grey levels and their classes, from scikit-learn's file, as its import takes a second."""
+    """Reads rows of 64 grey levels and their classes without importing scikit-learn, which takes a second."""
     found = importlib.util.find_spec("sklearn")
     for folder in (found.submodule_search_locations or []) if found else []:
         file = Path(folder, "datasets", "data", "digits.csv.gz")
@@ -248,7 +248,7 @@ def _digits() -> tuple[np.ndarray, np.ndarray]:
                 table = np.loadtxt(lines, np.uint8, delimiter=",")
             return table[:, :-1], table[:, -1]
     require_extra("sklearn", "The dataset 'digits' needs")
-    from sklearn.datasets import load_digits  # for versions that store them elsewhere
+    from sklearn.datasets import load_digits  # for scikit-learn versions that store the digits elsewhere
 
     images, labels = load_digits(return_X_y=True)
     return images, labels
@@ -385,7 +385,7 @@ def _load_prepared(info: Info, raw_dir: str | Path | None, cache_dir: str | Path
 
 
 def _read_cache(path: Path) -> dict[str, np.ndarray] | None:
-    """Returns the arrays, or None if the file is missing or damaged; it has a CRC-32 of each array."""
+    """Returns the arrays, or None if the file is missing or damaged; the file has a CRC-32 of each array."""
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
             return {key: stored[key] for key in ARRAYS}

@@ -27,7 +27,7 @@ def steps_per_chunk(left: int, steps_per_second: float) -> int:
 
 
 def logs_on_host(objective: Objective, logs: dict[str, jax.Array]) -> dict[str, Any]:
-    """Returns the logs as Python numbers in the order of the objective; a compiled program sorts them by name."""
+    """Returns the logs as Python numbers in the order of the objective; compiled programs sort logs by name."""
     values = jax.device_get(logs)
     names = sorted(values, key=objective.log_names.index)
     return {name: float(values[name]) if np.ndim(values[name]) == 0 else values[name] for name in names}
@@ -56,7 +56,7 @@ class Evaluation:
             between: Called about every half second on a CPU, for example to end the run on Ctrl-C.
 
         Returns:
-            The values by name, `loss` first.
+            The values keyed by name, `loss` first.
 
         Raises:
             ValueError: If the stream has no batch left.

@@ -57,7 +57,7 @@ class NonfinitePolicy:
 
         Args:
             program: The compiled program of `make_train_program`.
-            args: Its arguments (state, totals, data, order, start, stop).
+            args: The program's arguments (state, totals, data, order, start, stop).
 
         Returns:
             The program's results, and the number of the step after the last one that was done.

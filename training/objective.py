@@ -43,7 +43,7 @@ class Measurement(NamedTuple):
 
     Attributes:
         loss: The weighted sum of the outputs' losses, plus the penalties of the layers.
-        per_output_losses: The loss of each output, by name in the logs.
+        per_output_losses: The loss of each output, keyed by its name in the logs.
         labels: The labels of each output.
         predictions: Each output, in float32 if the model computes in half precision.
         weights: The sample weights of each output, or None.
@@ -97,12 +97,15 @@ class Objective(NamedTuple):
         Args:
             model: Any linen module.
             example: A batch; shapes and dtypes suffice. Without labels, there are no metrics.
-            loss: A loss by name or object for every output, or a list or dictionary of losses by output.
-            metrics: Metrics by name or object: a list for one output, otherwise a list per output or a dictionary.
+            loss: A loss by name or object for all outputs, or one per output in a list or a dictionary keyed by output
+                name.
+            metrics: Metrics by name or object: a list for one output, otherwise an entry per output in a list or a
+                dictionary keyed by output name.
             weighted_metrics: Likewise, for metrics to which sample and class weights apply.
-            loss_weights: Factors of the outputs' losses, a list or dictionary.
-            num_classes: Given if the labels are known to be class indices, which then fit every loss.
-            num_examples: Number of rows of the data in errors, if they differ from those of the batch.
+            loss_weights: Factors of the outputs' losses, a list or a dictionary keyed by output name.
+            num_classes: The number of classes if the labels are known to be class indices, otherwise None. Losses that
+                need one-hot labels then receive them.
+            num_examples: Number of rows of the data in error messages, if it differs from that of the batch.
             variables: The model's variables, if there are any; shapes and dtypes suffice.
 
         Raises:
@@ -266,7 +269,7 @@ def check_per_output(argument: str, tree: Any, names: Sequence[str]) -> None:
         )
     raise ValueError(
         f"`{argument}` must have one array for each of the model's outputs {list(names)}, got {count}; give a list in "
-        "this order, or a dictionary by these names."
+        "this order, or a dictionary keyed by these names."
     )
 
 
@@ -343,14 +346,14 @@ def _per_output(argument: str, given: Any, names: Sequence[str], several: bool =
         if len(given) != len(names):
             raise ValueError(
                 f"`{argument}` must have one entry for each of the outputs {list(names)}, got {len(given)}; give a "
-                "list of that length, or a dictionary by name."
+                "list of that length, or a dictionary keyed by output name."
             )
         return [tidy(one) for one in given]
     if argument == "loss" or given is None:
         return [tidy(given)] * len(names)
     raise ValueError(
-        f"`{argument}` of a model with the outputs {list(names)} must be a list or a dictionary by output, got "
-        f"{given!r}; write {{{names[0]!r}: {given!r}}}."
+        f"`{argument}` of a model with the outputs {list(names)} must be a list or a dictionary keyed by output name, "
+        f"got {given!r}; write {{{names[0]!r}: {given!r}}}."
     )
 
 

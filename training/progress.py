@@ -29,7 +29,7 @@ def make_progress(verbose: str | int, epochs: int, steps: int | None, unit: str)
         unit: Name of an example, such as "images".
 
     Raises:
-        ValueError: If `verbose` is something else.
+        ValueError: If `verbose` is none of these.
     """
     if verbose not in ("auto", 0, 1, 2, True, False):
         raise ValueError(
@@ -75,7 +75,7 @@ def format_value(value: npt.ArrayLike | None) -> str:
 
 
 def shorten_name(name: str, letters: int) -> str:
-    """Cuts the words of a name that have more than four letters.
+    """Cuts the words of a name that have more than four letters to `letters` letters.
 
     Example:
         >>> shorten_name("val_sparse_categorical_accuracy", 3)
@@ -109,7 +109,7 @@ def fit_to_row(parts: list[str], logs: Logs, width: int) -> tuple[int, str]:
 
 
 def wrap_items(items: list[str], width: int) -> str:
-    """Joins items to rows of at most this width and indents all rows but the first; no item is split."""
+    """Joins items into lines of at most `width` characters and indents all but the first. Items are never split."""
     rows = [items[0]]
     for item in items[1:]:
         fits = len(rows[-1]) + 2 + len(item) <= width
@@ -209,7 +209,7 @@ class Live(Progress):
     """Shows a moving bar on a terminal, and leaves a line per epoch.
 
     Drawing takes milliseconds, in which Python does nothing else. So the bar moves at most ten times a second, lines of
-    short epochs are written together in order, and a very short run gets its lines only.
+    short epochs are written together in order, and a very short run prints only its lines.
     """
 
     def __init__(self, epochs: int, steps: int | None, unit: str):

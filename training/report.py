@@ -1,4 +1,4 @@
-"""Writes the history of a run to its folder: CSV, JSON and a picture of the curves."""
+"""Writes the history of a run to its folder: as CSV, JSON and a plot of the curves."""
 
 import os
 import pathlib

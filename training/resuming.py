@@ -47,7 +47,7 @@ class Snapshot(NamedTuple):
         stop_training: Whether a callback has ended the run.
         chosen_rate: The learning rate that was set before the first epoch, or None.
         data: The position of the training data, if `position` does not determine it.
-        validation: The position of the validation data, likewise.
+        validation: The position of the validation data, if `position` does not determine it.
     """
 
     position: Position
@@ -156,7 +156,7 @@ def restore_snapshot(
         last_epoch: The number of epochs of this run.
 
     Raises:
-        ValueError: If the checkpoint belongs to another run, or to one that has done more epochs.
+        ValueError: If the checkpoint belongs to another run, or the run has already completed more epochs.
     """
     found = checkpoints.newest()
     if found is None:
@@ -190,7 +190,7 @@ def restore_snapshot(
     except ValueError as error:
         raise ValueError(f"{folder} contains {error}; {fix}") from error
     if noted.get("model") != signature["model"]:
-        raise ValueError(f"The checkpoints in {folder} belong to a model whose layers have other arguments; {fix}")
+        raise ValueError(f"The checkpoints in {folder} belong to a model whose layers have different arguments; {fix}")
     changes = optimizers.differences(noted["optimizer"], signature["optimizer"])
     for path, before, now in changes:
         if not optimizers.is_learning_rate(path):

@@ -18,7 +18,7 @@ class Rules(NamedTuple):
     """Constraints and frozen parameters of a model.
 
     Attributes:
-        constraints: Constraints by the path of the parameter.
+        constraints: Constraints keyed by the path of the parameter.
         frozen: Paths of the parameters that are not trained.
     """
 

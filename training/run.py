@@ -50,7 +50,7 @@ class FitRun:
         feed: The data.
         objective: Losses and metrics.
         callbacks: Callbacks in the order in which they are called.
-        history: The history, which is the last callback and not among the others.
+        history: The history. It is called after `callbacks`, which do not include it.
         progress: The display.
         shuffle: Whether each pass has a different order.
         validation: The validation, or None.
@@ -186,7 +186,7 @@ class FitRun:
         while self._step < limit and not (self._step and self.session.stop_training):
             chunk = data.next_chunk(limit - self._step)
             if chunk is None and not self._step and data.steps_done:
-                data.next_pass()  # the epoch before ended exactly at the end of the data
+                data.next_pass()  # the previous epoch ended exactly at the end of the data
                 chunk = data.next_chunk(limit)
             if chunk is None:
                 exhausted = True

@@ -40,7 +40,7 @@ class Session:
     Attributes:
         stop_training: Whether the current run ends after the running chunk of steps.
         chosen_rate: The learning rate that was set since the last run, or None.
-        steps_per_second: Speed of earlier runs, by objective, batch size and number of examples.
+        steps_per_second: Speed of earlier runs, keyed by objective, batch size and number of examples.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Session:
         self._settings: Any = None  # the arguments of all layers when the rules were read
         self._programs: dict[Any, Program] = {}
         self._may_pad: dict[Any, bool] = {}
-        # Programs and proofs by the settings of the layers, so that undoing a change compiles nothing.
+        # Programs and proofs, keyed by the settings of the layers, so that undoing a change compiles nothing.
         self._by_settings: dict[Any, tuple[dict[Any, Program], dict[Any, bool]]] = {}
 
     # ------------------------------------------------------------ state

@@ -48,7 +48,7 @@ class TrainState(struct.PyTreeNode):
     Attributes:
         step: Number of steps done, an int32.
         params: The model's parameters.
-        batch_stats: Its running statistics, empty if it has none.
+        batch_stats: The model's running statistics, empty if it has none.
         opt_state: The optimizer's state.
         key: Random key of the run. Each step folds its number into this key.
         trouble: Record of steps that were not finite.

@@ -51,7 +51,7 @@ def create_state(
         variables: Initial variables. Missing ones are initialized by the model.
 
     Raises:
-        ValueError: If the model has no such variable, or one of another shape.
+        ValueError: If the model has no such variable, or its shape differs.
     """
     rules = read_rules(model, x)
 
@@ -88,7 +88,7 @@ def with_defaults(given: Mapping[str, Any], present: Mapping[str, Any]) -> Varia
         present: All variables of the model.
 
     Raises:
-        ValueError: If the model has no such variable, or one of another shape.
+        ValueError: If the model has no such variable, or its shape differs.
     """
     known = traverse_util.flatten_dict(dict(present))
     values = traverse_util.flatten_dict(dict(given))
@@ -111,7 +111,7 @@ def with_defaults(given: Mapping[str, Any], present: Mapping[str, Any]) -> Varia
 
 
 def _options(state: Any) -> dict[str, Any] | None:
-    """Returns compiler options without optimization: for random numbers, it takes seconds and saves none."""
+    """Returns compiler options that disable optimization, which takes seconds and does not make `init` faster."""
     few = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state)) < UNOPTIMIZED_BELOW
     return {"xla_backend_optimization_level": 0} if few and jax.default_backend() == "cpu" else None
 

@@ -50,7 +50,8 @@ class Trainer:
         model: A model of this library, or any linen module.
         optimizer: Name, optax transformation, or function (grads, params) -> updates.
         loss: Name, loss or function (y_true, y_pred) -> [B]; a list or dictionary for several outputs.
-        metrics: Names, metrics or functions; a list for one output, otherwise by output.
+        metrics: Names, metrics or functions; a list for one output, otherwise a list or dictionary with an entry per
+            output.
         loss_weights: Factors of the outputs' losses.
         weighted_metrics: Metrics to which sample and class weights apply.
         seed: Determines initialization, shuffling and dropout.
@@ -236,7 +237,7 @@ class Trainer:
         self.session.learning_rate = value
 
     def learning_rates(self) -> dict[str, float]:
-        """Returns the learning rates by name: several if optimizers differ by path, none if they are unknown."""
+        """Returns the learning rates keyed by name: several with `by_path`, none if they are unknown."""
         return optimizers.learning_rates(self.session.state.opt_state)
 
     def build(self, x: ArrayTree | jax.ShapeDtypeStruct) -> None:
@@ -300,7 +301,7 @@ class Trainer:
             shuffle: Whether to shuffle the examples, or the batches of a sequence, in each epoch. Other streams have
                 their own order. The default is True unless a layer is stateful: its states belong to the examples at
                 the same positions of the next batch.
-            class_weight: Factors of the losses by class, only in training.
+            class_weight: Factors of the losses, keyed by class, only in training.
             sample_weight: Factors of the losses [N], in training and for the examples of `validation_split`.
             initial_epoch: Number of completed epochs before this call.
             steps_per_epoch: Steps in an epoch; by default a pass through the data. The next epoch continues where this
@@ -400,7 +401,7 @@ class Trainer:
             callbacks: Callbacks, for their hooks `on_test_begin` and `on_test_end`.
 
         Returns:
-            The values by name, `loss` first.
+            The values keyed by name, `loss` first.
 
         References:
             Keras, `keras.Model.evaluate`.

@@ -1,4 +1,4 @@
-"""Keras configs: `to_keras` writes the config of a `.keras` file, and `from_keras` translates it into ours.
+"""Keras configs: `to_keras` writes the config of a `.keras` file, and `from_keras` translates it into this library's.
 
 A config is untrusted. The config is translated value by value into the description that `flaxmodels.saving.from_config`
 builds, which contains only the names of classes and functions of this library. Nothing that a file names is imported,
@@ -249,7 +249,7 @@ class _CallGraph:
             yield key[0], self.calls[key]
 
     def argument(self, value: Json, translate: Callable[[Json], Json]) -> Json:
-        """Translates an argument of a call; Keras tensors become references to our symbols."""
+        """Translates an argument of a call; Keras tensors become references to symbols."""
         if _is_tensor(value):
             return self._symbol(*_output_of(value))
         if isinstance(value, list):

@@ -2,8 +2,9 @@
 
 When a layer that takes a mask is called on a symbol that has one, Keras writes the mask as an argument of the call. The
 operations that compute the mask become nodes of the graph: `NotEqual` for an Embedding with `mask_zero`, `LogicalOr`
-for an Add of two masked inputs, and so on. Our models pass masks from layer to layer implicitly. The explicit argument
-is therefore dropped if it equals the implicit mask of the input, and any other computed mask is rejected.
+for an Add of two masked inputs, and so on. Models of this library pass masks from layer to layer implicitly. The
+explicit argument is therefore dropped if it equals the implicit mask of the input, and any other computed mask is
+rejected.
 
 Nothing is computed for this comparison. Each mask is a symbolic term over the tensors of the graph: the explicit mask
 as the config defines it, the implicit mask as the layers compute it. The two terms must be equal.

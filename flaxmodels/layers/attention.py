@@ -599,7 +599,7 @@ class GroupQueryAttention(ProjectedAttention):
 
     @nn.nowrap
     def attended_axes(self, query: jax.Array) -> tuple[int, ...]:
-        """Returns the axis of the positions; raises unless the query has three axes."""
+        """Returns the index of the sequence axis; raises unless the query has three axes."""
         self.check_rank(query, "B T F")
         return (1,)
 

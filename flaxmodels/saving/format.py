@@ -1,4 +1,4 @@
-"""The bytes of a model file: safetensors with our metadata in its header, a digest, and checks of untrusted headers."""
+"""The bytes of a model file: safetensors with additional metadata, a digest, and checks of untrusted headers."""
 
 import hashlib
 import json

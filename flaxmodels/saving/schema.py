@@ -31,7 +31,7 @@ Config = dict[str, Json]
 
 
 def to_config(model: nn.Module) -> Config:
-    """Describes a layer or model by JSON values and the names of our own classes.
+    """Describes a layer or model by JSON values and the names of this library's classes.
 
     Raises:
         ValueError: If only code can describe a part of the model.
@@ -96,8 +96,8 @@ def _encode(value: object, where: str) -> Json:
     if _is_dtype(value):
         return {"dtype": jnp.dtype(value).name}
     raise ValueError(
-        f"A model file holds names, numbers and our own objects, but only code can describe {where}, got {value!r}; "
-        "use a name, or save with architecture=False and build the model in code."
+        f"A model file holds names, numbers and this library's objects, but only code can describe {where}, got "
+        f"{value!r}; use a name, or save with architecture=False and build the model in code."
     )
 
 
@@ -165,7 +165,7 @@ def _graph_config(model: Model) -> Config:
 
 
 def from_config(config: Json) -> Layer:
-    """Builds the layer or model that `to_config` described, from our own classes only.
+    """Builds the layer or model that `to_config` described, from this library's classes only.
 
     Raises:
         ValueError: If the description is malformed or names something unknown.

@@ -1,4 +1,4 @@
-"""Changes of a model between two calls of a trainer: frozen layers, other arguments, added layers."""
+"""Changes to a model between two calls of a trainer: frozen layers, changed arguments, added layers."""
 
 import re
 

@@ -102,7 +102,7 @@ def test_loss_and_gradient_match_hand_computed_values():
 
 @pytest.mark.parametrize("place", ["layer", "model"])
 def test_frozen_layers_keep_activity_regularizers(place):
-    """They depend on the trainable layers before."""
+    """The activities depend on the trainable layers that precede the frozen layers."""
 
     def build(library):
         layer = library.layers.Dense(3, activity_regularizer="l2", trainable=place != "layer")

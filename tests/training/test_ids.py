@@ -170,7 +170,7 @@ def test_the_warning_names_embeddings_with_unchecked_ids(model, scope, gradient)
     sentence = (
         f"Numbers are not finite at step 0 of the run, first in the gradient of {gradient}, with the learning rate "
         f"0.01; the run ends with the state before that step; check that the indices for {scope!r} are in range, "
-        "because others give NaN; otherwise lower the learning rate, or clip the gradients."
+        "because other indices give NaN; otherwise lower the learning rate, or clip the gradients."
     )
     with pytest.warns(RuntimeWarning, match=f"^{re.escape(sentence)}$"):
         trainer(model).fit(LARGE, Y, verbose=0)

@@ -336,7 +336,7 @@ MISTAKES = {
     ),
     "nan column": (
         lambda: fit(tr(), x=nan),
-        "`x` must hold finite numbers, got nan at [0, 2], one of 12 such values among 48; remove or fill them, for "
+        "`x` must hold finite numbers, got nan at [0, 2] (non-finite: 12 of 48 values); remove or fill them, for "
         "example with np.nan_to_num.",
     ),
     "empty": (lambda: fit(tr(), x=X[:0], y=HOT[:0]), "There are no examples: x has shape (0, 4); give at least one."),
@@ -500,7 +500,7 @@ MISTAKES = {
     "labels of one of two outputs": (
         lambda: fit(two_outputs(), y=[X[:, :2]]),
         "`y` must have one array for each of the model's outputs ['b', 'a'], got 1; give a list in this order, or a "
-        "dictionary by these names.",
+        "dictionary keyed by these names.",
     ),
     "labels of two outputs exchanged": (
         lambda: fit(two_outputs(), y=[X[:, :2], X[:, :3]]),
@@ -515,7 +515,7 @@ MISTAKES = {
     "weights of three of two outputs": (
         lambda: fit(two_outputs(), y=[X[:, :3], X[:, :2]], sample_weight=[np.ones(12)] * 3),
         "`sample_weight` must have one array for each of the model's outputs ['b', 'a'], got 3; give a list in this "
-        "order, or a dictionary by these names.",
+        "order, or a dictionary keyed by these names.",
     ),
     "binary subclass": (
         lambda: fit(Trainer(mlp("sigmoid", 1), "sgd", MyBinary()), y=Y * 7),

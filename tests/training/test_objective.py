@@ -95,6 +95,6 @@ def test_mistakes():
         Objective.of(two_outputs(), Batch(jnp.ones((2, 2)), [jnp.ones((2, 1))] * 2), loss={"c": "mse"})
     with refuses(
         "`y` must have one array for each of the model's outputs ['a', 'b'], got 1; give a list in this order, or a "
-        "dictionary by these names."
+        "dictionary keyed by these names."
     ):
         Objective.of(two_outputs(), Batch(jnp.ones((2, 2)), jnp.ones((2, 1))), loss="mse")

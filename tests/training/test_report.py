@@ -20,4 +20,4 @@ def test_files_and_picture_of_a_run(tmp_path):
     assert picture.shape[1] > 900  # two panels
     assert (
         len(np.unique(picture.reshape(-1, picture.shape[-1]), axis=0)) > 50
-    )  # lines in two colours, not an empty picture
+    )  # lines in two colours, not an empty plot

@@ -369,13 +369,13 @@ def test_arguments_by_output():
     with refuses(
         ValueError,
         "`loss` must have one entry for each of the outputs ['p', 'q'], got 3; give a list of that length, or a "
-        "dictionary by name.",
+        "dictionary keyed by output name.",
     ):
         Trainer(two, loss=["mse", "mse", "mse"]).fit(X, y)
     with refuses(
         ValueError,
-        "`loss_weights` of a model with the outputs ['p', 'q'] must be a list or a dictionary by output, got 2; "
-        "write {'p': 2}.",
+        "`loss_weights` of a model with the outputs ['p', 'q'] must be a list or a dictionary keyed by output name, got "
+        "2; write {'p': 2}.",
     ):
         Trainer(two, loss="mse", loss_weights=2).fit(X, y)
 

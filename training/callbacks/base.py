@@ -124,8 +124,8 @@ def check(callbacks: object) -> list[Callback]:
     """Returns the callbacks as a list.
 
     Raises:
-        TypeError: If one of them is not a callback, has a hook that does not exist or that is never called, or has a
-            hook with other arguments.
+        TypeError: If an element is not a callback, or defines a hook that is unknown, is never called or takes the
+            wrong arguments.
     """
     given: list[Any] = [callbacks]
     if callbacks is None or isinstance(callbacks, list | tuple):
@@ -151,7 +151,7 @@ def check(callbacks: object) -> list[Callback]:
 
 
 def _check_hooks(callback: Callback) -> None:
-    """Raises if a method looks like a hook but is none, or if a hook takes other arguments."""
+    """Raises if a method has the name of an unknown hook, or if a hook takes the wrong arguments."""
     hooks = [name for name in dir(Callback) if name.startswith("on_")]
     for name in dir(callback):
         method = getattr(type(callback), name, None) or vars(callback).get(name)
@@ -168,7 +168,7 @@ def _check_hooks(callback: Callback) -> None:
 
 
 def _check_signature(callback: Callback, hook: str) -> None:
-    """Raises before the run if a hook takes other arguments, because it would fail late in the run."""
+    """Raises before the run if a hook takes the wrong arguments, because its call would fail late in the run."""
     taken = list(inspect.signature(getattr(Callback, hook)).parameters)[1:]
     try:
         given = inspect.signature(getattr(callback, hook))
@@ -191,7 +191,7 @@ class History(Callback):
     Attributes:
         history: A list of values for each name in the logs.
         epoch: Numbers of the epochs, counted from 0.
-        epochs_of: The numbers of the epochs that logged each name: validation may be due only in some of them.
+        epochs_of: The numbers of the epochs that logged each name; validation may run only after some epochs.
         seconds: Seconds of each epoch, including validation but not compilation.
 
     References:

@@ -40,9 +40,9 @@ class CSVLogger(Callback):
 
     def set_state(self, state: dict[str, Any]) -> None:
         if state.get("file") != os.path.abspath(self.filename):
-            return  # the rows are in another file
+            return  # the saved state belongs to another file
         self.keys, self._size = state["keys"], state["_size"]
-        # Epochs that run again write their rows again.
+        # Remove the rows of epochs that run again, because these epochs write their rows again.
         if self._size is not None and os.path.exists(self.filename):
             os.truncate(self.filename, min(self._size, os.path.getsize(self.filename)))
 

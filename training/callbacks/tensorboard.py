@@ -123,7 +123,7 @@ class TensorBoard(Callback):
             each.flush()
 
     def on_test_end(self, logs: Logs | None = None) -> None:
-        """Writes the values of the evaluation by the number of training steps."""
+        """Writes the values of the evaluation at the current number of training steps."""
         step = int(self.trainer.state.step)
         for name, value in (logs or {}).items():
             self._write_value("validation", f"evaluation_{name}_vs_iterations", value, step)

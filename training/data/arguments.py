@@ -32,8 +32,8 @@ def labelled_source(
         x: Inputs, a `Split`, or a stream of batches.
         y: Labels, None for a `Split` or a stream.
         sample_weight: Factors of the examples' losses.
-        class_weight: Factors by class.
-        method: The method that was called, for errors.
+        class_weight: Factors of the losses, keyed by class.
+        method: The method that was called, for error messages.
 
     Raises:
         ValueError: If there are no labels, or a stream is given together with what it already contains.
@@ -56,7 +56,7 @@ def validation_source(given: ValidationData) -> Source:
     """Returns the source of `validation_data`: (x, y), (x, y, sample_weight), a `Split`, or a stream.
 
     Raises:
-        ValueError: If the argument has another form.
+        ValueError: If the argument has none of these forms.
     """
     if isinstance(given, Split | Examples) or is_stream(given):
         return labelled_source(given, None, None, None, "validation_data")

@@ -13,7 +13,7 @@ from training.objective import Objective, ordered
 
 
 def check_inputs(model: nn.Module, x: object) -> None:
-    """Raises if the model takes other inputs. Only models of `flaxmodels` declare their inputs."""
+    """Raises if x does not match the inputs that the model declares; only models of `flaxmodels` declare any."""
     if isinstance(model, Container) and model.input_spec is not None:
         spec = model.input_spec
         # The batch size of the data is still unknown.

@@ -67,7 +67,7 @@ def as_examples(
         x: Inputs: an array, a list or dictionary of arrays, a `Split`, or `Examples`.
         y: Labels, likewise; None for a `Split`, which has its own.
         sample_weight: Factors of the examples' losses.
-        class_weight: Factors by class, instead of `sample_weight`.
+        class_weight: Factors of the losses, keyed by class, instead of `sample_weight`.
         is_full_dataset: Whether these are all examples. A batch need not have examples of every class.
 
     Raises:
@@ -187,8 +187,8 @@ def _check_finite(name: str, array: np.ndarray | jax.Array) -> None:
     if bad.any():
         first = tuple(int(i) for i in np.argwhere(bad)[0])
         raise ValueError(
-            f"`{name}` must hold finite numbers, got {np.asarray(array)[first]} at {list(first)}, one of "
-            f"{int(bad.sum())} such values among {array.size}; remove or fill them, for example with np.nan_to_num."
+            f"`{name}` must hold finite numbers, got {np.asarray(array)[first]} at {list(first)} (non-finite: "
+            f"{int(bad.sum())} of {array.size} values); remove or fill them, for example with np.nan_to_num."
         )
 
 
@@ -207,7 +207,7 @@ def _check_lengths(x: ArrayTree, y: ArrayTree | None, weight: ArrayTree | None) 
 
 
 def _weights_by_class(y: ArrayTree | None, class_weight: Mapping[int, float], is_full_dataset: bool) -> np.ndarray:
-    """Returns the weight of each example by its class; labels are indices or one-hot rows."""
+    """Returns the weight of each example, which its class determines; labels are indices or one-hot rows."""
     if y is None or len(jax.tree.leaves(y)) != 1:
         raise ValueError(
             f"`class_weight` needs one array of labels, got {len(jax.tree.leaves(y))}; use `sample_weight` instead."

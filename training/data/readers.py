@@ -76,7 +76,7 @@ class Reader:
 
         Args:
             used: How many batches were used since `open`.
-            unused: The batches that were read after them.
+            unused: The batches that were read after these.
             state: The state of the iterator after the used batches, None if it has none.
         """
 
@@ -98,7 +98,7 @@ class Reader:
 class SequenceReader(Reader):
     """Reads the items of a sequence as batches; `open` shuffles them if it has a key.
 
-    Calls the sequence's `on_epoch_begin` and `on_epoch_end`, if it has them, around each pass, as Keras does. A
+    Calls the sequence's `on_epoch_begin` before and `on_epoch_end` after each pass, if it has them, as Keras does. A
     sequence whose `num_batches` is None is endless.
     """
 

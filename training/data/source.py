@@ -36,7 +36,7 @@ class FeedOptions(NamedTuple):
             is a separate chunk.
         check: Called with each batch of a stream; raises if labels or integers are out of range.
         max_steps: Number of batches to read in each pass, None for all.
-        steps_per_chunk: Steps in a chunk of a stream, None to choose by their size.
+        steps_per_chunk: Steps in a chunk of a stream; None chooses the number by the size of the batches.
         resident: Whether the data stays on the device if it fits, because it is read more than once.
     """
 

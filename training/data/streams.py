@@ -33,7 +33,7 @@ class StreamSource:
             batches that it uses. An iterable is iterated once per pass. A sequence provides its batches by index. A
             function returns an iterator or iterable; it receives the index of the pass if it takes an argument. An
             iterator with `get_state` and `set_state`, such as grain's, resumes without being read again.
-        class_weight: Factors of the losses by class.
+        class_weight: Factors of the losses, keyed by class.
         name: The name of the argument in errors.
 
     Attributes:
@@ -108,7 +108,7 @@ class StreamFeed(Feed):
 
     Args:
         source: The batches.
-        options: How the call reads them.
+        options: How the call reads the batches.
     """
 
     def __init__(self, source: StreamSource, options: FeedOptions = DEFAULT_OPTIONS):

@@ -17,8 +17,8 @@ class LabelShapeError(ValueError):
     """Raised when the shapes of labels and predictions are incompatible.
 
     Args:
-        name: The loss or metric that compares them.
-        rule: The shapes that it takes.
+        name: The loss or metric that compares labels and predictions.
+        rule: The shapes that the loss or metric takes.
         y_true: The shape of the labels.
         y_pred: The shape of the predictions.
         fix: How to fix the shapes.
@@ -29,7 +29,7 @@ class LabelShapeError(ValueError):
         super().__init__(f"{name} takes {rule}, got y_true of shape {y_true} and y_pred of shape {y_pred}; {fix}.")
 
     def for_data(self, y_true: str, y_pred: str) -> "LabelShapeError":
-        """Returns the same error with other descriptions of the labels and the predictions."""
+        """Returns the same error with the given descriptions of the labels and the predictions."""
         error = LabelShapeError(self.name, self.rule, (), (), self.fix)
         error.args = (f"{self.name} takes {self.rule}, got {y_true} and {y_pred}; {self.fix}.",)
         return error

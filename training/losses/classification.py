@@ -59,7 +59,7 @@ def binary_focal_crossentropy(
         y_pred: Probabilities.
         apply_class_balancing: Whether ones have the weight `alpha` and zeros the weight 1 - `alpha`.
         alpha: The weight of the ones.
-        gamma: The focusing exponent: the larger, the less well classified examples count.
+        gamma: The focusing exponent. Larger values reduce the weight of well-classified examples.
         from_logits: Whether `y_pred` are logits.
         label_smoothing: Moves labels towards 1/2 by this fraction.
         axis: The axis to average over.
@@ -131,7 +131,7 @@ def categorical_focal_crossentropy(
         y_true: The probability of each class, such as one-hot labels.
         y_pred: Probabilities p.
         alpha: A factor, or one factor per class.
-        gamma: The focusing exponent: the larger, the less well classified examples count.
+        gamma: The focusing exponent. Larger values reduce the weight of well-classified examples.
         from_logits: Whether `y_pred` are logits.
         label_smoothing: Spreads this fraction of a label evenly over all classes.
         axis: The class axis.

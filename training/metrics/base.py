@@ -201,7 +201,7 @@ def per_example(
 
     Args:
         values: The values [B, ...].
-        sample_weight: Their weights, with the same leading axes.
+        sample_weight: The weights of the values, with the same leading axes.
         mask: False for values to ignore, with the same leading axes.
         reduce: `jnp.mean` or `jnp.sum`, applied to all axes but the first.
 

@@ -244,7 +244,8 @@ class TruePositives(_Count):
     """Weighted number of true positives.
 
     Args:
-        thresholds: Predictions above it are positive: a number, or a sequence for one result per threshold.
+        thresholds: Thresholds above which predictions are positive: a number, or a sequence for one result per
+            threshold.
         name: The name of the metric.
         dtype: The dtype of the result.
 
@@ -316,7 +317,8 @@ class Precision(_PositiveRate):
     """Precision, TP / (TP + FP); 0 without positive predictions.
 
     Args:
-        thresholds: Predictions above it are positive: a number, or a sequence for one result per threshold.
+        thresholds: Thresholds above which predictions are positive: a number, or a sequence for one result per
+            threshold.
         top_k: If given, the k best classes of each example are positive (if above the threshold, when given).
         class_id: If given, only this class is counted.
         name: The name of the metric.

@@ -272,7 +272,7 @@ def plot_confusion_matrix(
     Raises:
         ValueError: If the matrix is not square, or there is not one name per class.
     """
-    require_extra("matplotlib", "Pictures of a confusion matrix need")
+    require_extra("matplotlib", "Plots of a confusion matrix need")
     from matplotlib.figure import Figure
 
     matrix = np.asarray(matrix)

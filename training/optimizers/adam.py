@@ -88,7 +88,7 @@ def Adam(
         epsilon: Small number that prevents division by 0.
         amsgrad: Whether to use the maximum of the second moments so far.
 
-    The other arguments are common to all optimizers, see `training.optimizers`.
+    The other arguments are common to all optimizers; see `training.optimizers`.
 
     References:
         Kingma and Ba, Adam: A Method for Stochastic Optimization, 2014, https://arxiv.org/abs/1412.6980
@@ -207,7 +207,7 @@ def Adamax(
         beta_2: Decay of the norm u, at least 0 and less than 1.
         epsilon: Small number that prevents division by 0.
 
-    The other arguments are common to all optimizers, see `training.optimizers`.
+    The other arguments are common to all optimizers; see `training.optimizers`.
 
     References:
         Kingma and Ba, Adam: A Method for Stochastic Optimization, 2014, https://arxiv.org/abs/1412.6980
@@ -270,7 +270,7 @@ def Nadam(
         beta_2: Decay of the second moment v, at least 0 and less than 1.
         epsilon: Small number that prevents division by 0.
 
-    The other arguments are common to all optimizers, see `training.optimizers`.
+    The other arguments are common to all optimizers; see `training.optimizers`.
 
     References:
         Dozat, Incorporating Nesterov Momentum into Adam, 2015, http://cs229.stanford.edu/proj2015/054_report.pdf
@@ -340,7 +340,7 @@ def Lamb(
         beta_2: Decay of the second moment, at least 0 and less than 1.
         epsilon: Small number that prevents division by 0.
 
-    The other arguments are common to all optimizers, see `training.optimizers`.
+    The other arguments are common to all optimizers; see `training.optimizers`.
 
     References:
         You et al., Large Batch Optimization for Deep Learning: Training BERT in 76 minutes, 2019,
@@ -408,7 +408,7 @@ def ScheduleFreeAdamW(
         epsilon: Small number that prevents division by 0.
         warmup_steps: The number of steps in which the learning rate increases linearly.
 
-    The other arguments are common to all optimizers, see `training.optimizers`.
+    The other arguments are common to all optimizers; see `training.optimizers`.
 
     References:
         Defazio et al., The Road Less Scheduled, 2024, https://arxiv.org/abs/2405.15682

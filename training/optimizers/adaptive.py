@@ -76,7 +76,7 @@ def RMSprop(
         epsilon: Small number that prevents division by 0, inside the root.
         centered: Whether to divide by the root of the variance.
 
-    The other arguments are common to all optimizers, see `training.optimizers`.
+    The other arguments are common to all optimizers; see `training.optimizers`.
 
     References:
         Hinton, Neural Networks for Machine Learning, lecture 6, 2012,
@@ -145,7 +145,7 @@ def Adagrad(
         initial_accumulator_value: The initial value of a, at least 0.
         epsilon: Small number that prevents division by 0, inside the root.
 
-    The other arguments are common to all optimizers, see `training.optimizers`. The paper's learning rate is 1.
+    The other arguments are common to all optimizers; see `training.optimizers`. The paper's learning rate is 1.
 
     References:
         Duchi et al., Adaptive Subgradient Methods for Online Learning and Stochastic Optimization, 2011,
@@ -207,7 +207,7 @@ def Adadelta(
         rho: Decay of G and D, from 0 to 1.
         epsilon: Small number that prevents division by 0, and sets the size of the first steps.
 
-    The other arguments are common to all optimizers, see `training.optimizers`. The paper's learning rate is 1, which
+    The other arguments are common to all optimizers; see `training.optimizers`. The paper's learning rate is 1, which
     is a thousand times the default.
 
     References:
@@ -269,7 +269,7 @@ def Adafactor(
 
     With rho = min(lr, 1 / sqrt(t)), w -= max(epsilon_2, rms(w)) rho u / max(1, rms(u) / clip_threshold), where
     u = g / sqrt(v) and v is the product of the means. The means of g^2 + epsilon_1 have the decay 1 - t^beta_2_decay.
-    As in Keras, all arrays of two or more axes are factored, however small.
+    As in Keras, all arrays of two or more axes are factored, even small ones.
 
     Hyperparameters:
         beta_2_decay: The exponent of t, at most 0.
@@ -278,7 +278,7 @@ def Adafactor(
         clip_threshold: The largest root mean square of u.
         relative_step: Has no effect, because rho always decays with 1 / sqrt(t); Keras has this argument.
 
-    The other arguments are common to all optimizers, see `training.optimizers`.
+    The other arguments are common to all optimizers; see `training.optimizers`.
 
     References:
         Shazeer and Stern, Adafactor: Adaptive Learning Rates with Sublinear Memory Cost, 2018,
@@ -374,7 +374,7 @@ def Ftrl(
         l2_shrinkage_regularization_strength: Strength of an L2 penalty in the gradient, at least 0.
         beta: The paper's beta, at least 0.
 
-    The other arguments are common to all optimizers, see `training.optimizers`.
+    The other arguments are common to all optimizers; see `training.optimizers`.
 
     References:
         McMahan et al., Ad Click Prediction: a View from the Trenches, 2013,

@@ -378,7 +378,7 @@ def _rate(learning_rate: LearningRate, state: OptimizerState) -> jax.Array:
 def _next_rate(
     learning_rate: LearningRate, current: LearningRate | jax.Array | Scheduled, count: jax.Array
 ) -> jax.Array | Scheduled:
-    """Returns the learning rate of the next step for the state."""
+    """Returns the next step's learning rate in the form that the optimizer state stores."""
     if callable(learning_rate):
         return Scheduled(_float(learning_rate(count)))
     return _float(current)  # type: ignore[arg-type]  # a number or an array, unless there is a schedule

@@ -15,7 +15,7 @@ Description = dict[str, Plain]
 
 
 def describe(optimizer: optax.GradientTransformation) -> Description:
-    """Returns the arguments of an optimizer by the paths of the variables that hold them.
+    """Returns the arguments of an optimizer, keyed by the paths of the variables that hold them.
 
     An optax transformation is a pair of functions, which close over its arguments. The description has an entry for
     each number, string, array and function that is reachable from there. It therefore works for every transformation,
@@ -91,7 +91,7 @@ def _visit(value: object, path: str, description: Description, visited: set[int]
 
 
 def _parts(value: object, path: str, description: Description) -> list[tuple[str, object]]:
-    """Returns the parts of a compound value by name, and adds the name of a function or class to the description."""
+    """Returns the names and parts of a compound value; adds the name of a function or class to the description."""
     if isinstance(value, Mapping):
         return [(str(name), value[name]) for name in sorted(value, key=str)]
     if isinstance(value, tuple | list):

@@ -59,7 +59,7 @@ def SGD(
         momentum: Decay of m, from 0 to 1.
         nesterov: Whether to use Nesterov momentum; without momentum it has no effect, as in Keras.
 
-    The other arguments are common to all optimizers, see `training.optimizers`.
+    The other arguments are common to all optimizers; see `training.optimizers`.
 
     References:
         Sutskever et al., On the Importance of Initialization and Momentum in Deep Learning, 2013,
@@ -120,7 +120,7 @@ def Lion(
         beta_1: The weight of m in the direction, more than 0 and at most 1.
         beta_2: Decay of m, from 0 to 1.
 
-    The other arguments are common to all optimizers, see `training.optimizers`.
+    The other arguments are common to all optimizers; see `training.optimizers`.
 
     References:
         Chen et al., Symbolic Discovery of Optimization Algorithms, 2023, https://arxiv.org/abs/2302.06675
@@ -210,7 +210,7 @@ def Muon(
         nesterov: Whether to use Nesterov momentum.
         rms_rate: Scale of the step; None does not scale it.
 
-    The other arguments are common to all optimizers, see `training.optimizers`.
+    The other arguments are common to all optimizers; see `training.optimizers`.
 
     References:
         Liu et al., Muon is Scalable for LLM Training, 2025, https://arxiv.org/abs/2502.16982

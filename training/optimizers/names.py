@@ -1,4 +1,4 @@
-"""Optimizers by name."""
+"""Looks up optimizers by name."""
 
 import inspect
 from collections.abc import Callable

@@ -85,7 +85,7 @@ def get_learning_rate(opt_state: optax.OptState) -> jax.Array:
 
 
 def learning_rates(opt_state: optax.OptState) -> dict[str, float]:
-    """Returns all learning rates by their names in logs.
+    """Returns all learning rates, keyed by their names in the logs.
 
     There is one name for a single learning rate, and one per pattern for a state of `by_path`.
 
@@ -114,7 +114,7 @@ def set_learning_rate(opt_state: optax.OptState, value: ArrayLike) -> optax.OptS
 
     Raises:
         TypeError: If the learning rate is a schedule, or `value` is neither a number nor an array.
-        ValueError: If the state holds no learning rate or several, or `value` is out of range or has another shape.
+        ValueError: If the state holds no learning rate or several, or `value` is out of range or has the wrong shape.
 
     Example:
         >>> from training.optimizers import Adam
@@ -159,7 +159,8 @@ def ema_weights(opt_state: optax.OptState, params: optax.Params | None = None) -
 
     Args:
         opt_state: The state of an optimizer.
-        params: The parameters. They replace missing averages, and the averages are cast to their dtypes.
+        params: The parameters. A parameter replaces a missing average, and each average is cast to the dtype of its
+            parameter.
 
     Raises:
         ValueError: If a parameter has no average and `params` is not given.
@@ -223,7 +224,7 @@ def scale_loss(opt_state: optax.OptState, loss: jax.Array) -> jax.Array:
     if len(scales) > 1:
         raise ValueError(
             f"The state must hold at most one loss scale, got {len(scales)}; "
-            "use one LossScaleOptimizer around all optimizers."
+            "use one LossScaleOptimizer that wraps all optimizers."
         )
     return loss * scales[0].astype(loss.dtype) if scales else loss
 

@@ -100,7 +100,7 @@ def cond(operation: Operation) -> list[AbstractValue]:
 def _fixed_point(
     step: Callable[[list[AbstractValue]], list[AbstractValue]], carry: list[AbstractValue]
 ) -> list[AbstractValue]:
-    """Returns the description of the carry of a loop before any of its steps.
+    """Returns a description of a loop's carry that holds before every step.
 
     The carry is joined with the result of a step until it does not change. This terminates, because every join
     moves it up in the lattice.

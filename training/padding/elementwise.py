@@ -156,8 +156,8 @@ def iota(operation: Operation) -> list[AbstractValue]:
 def random_bits(operation: Operation) -> list[AbstractValue]:
     """Describes random numbers.
 
-    Each is a function of the key and its flat index. If the batch axis is the first one, the padded program therefore
-    appends rows and does not change the others.
+    Each number is a function of the key and of the number's flat index. If the batch axis is the first one, the padded
+    program therefore appends rows and does not change the others.
     """
     key, out = operation.inputs[0], operation.outputs[0]
     if not isinstance(key.value, Clean) or key.shape:

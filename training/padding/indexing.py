@@ -152,7 +152,7 @@ def pad(operation: Operation) -> list[AbstractValue]:
 
 
 def static_slice(operation: Operation) -> list[AbstractValue]:
-    """Describes `slice`: the whole batch axis, any part of the other axes."""
+    """Describes `slice`, which must take the whole batch axis and may take any part of the other axes."""
     operand, out = operation.inputs[0], operation.outputs[0]
     if isinstance(operand.value, Clean):
         return default_rule(operation)
@@ -169,7 +169,7 @@ def _check_whole(axis: BatchAxis, operand: Operand, out: Operand) -> None:
 
 
 def dynamic_slice(operation: Operation) -> list[AbstractValue]:
-    """Takes the whole batch axis, any part of the other axes."""
+    """Describes `dynamic_slice`, which must take the whole batch axis and may take any part of the other axes."""
     operand, *starts = operation.inputs
     if not all(isinstance(start.value, Clean) for start in starts):
         raise NoRule
@@ -181,7 +181,7 @@ def dynamic_slice(operation: Operation) -> list[AbstractValue]:
 
 
 def dynamic_update_slice(operation: Operation) -> list[AbstractValue]:
-    """Writes the whole batch axis, any part of the other axes."""
+    """Describes an update, which must write the whole batch axis and may write any part of the other axes."""
     operand, update, *starts = operation.inputs
     if operation.is_clean:
         return default_rule(operation)

@@ -49,8 +49,8 @@ class BatchAxis(NamedTuple):
     """The axis that contains the batch.
 
     Attributes:
-        index: Its index.
-        outer: Its size is outer * rows * inner, None if the value is constant along it.
+        index: Index of the axis.
+        outer: The size of the axis is outer * rows * inner; None if the value is constant along the axis.
         inner: See `outer`.
     """
 
@@ -73,8 +73,8 @@ class Operation(NamedTuple):
 
     Attributes:
         name: The name of the primitive.
-        params: Its parameters in the padded program.
-        short_params: Its parameters in the short program.
+        params: The primitive's parameters in the padded program.
+        short_params: The primitive's parameters in the short program.
         inputs: The inputs.
         outputs: The outputs, not described yet.
         batch_sizes: The number of rows of the padded and of the short batch.

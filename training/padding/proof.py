@@ -211,7 +211,7 @@ def changes_nothing(
         objective: Losses and metrics; None for a prediction.
         variables: The variables of the model; `jax.ShapeDtypeStruct` suffices.
         batch: The padded batch; `jax.ShapeDtypeStruct` suffices.
-        rows: The number of its rows that are examples.
+        rows: The number of rows of the batch that are examples.
         train: Whether this is a training step.
 
     Example:

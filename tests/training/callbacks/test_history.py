@@ -1,4 +1,4 @@
-"""Tests how a history shows itself: curves and a table in notebooks."""
+"""Tests how a history is displayed: as curves, and as a table in notebooks."""
 
 import csv
 import re

@@ -77,7 +77,7 @@ def test_nonfinite_data_is_rejected(bad):
     x[1, 1] = bad
     with refuses(
         ValueError,
-        f"`x` must hold finite numbers, got {np.float32(bad)} at [1, 1], one of 1 such values among 12; remove or "
+        f"`x` must hold finite numbers, got {np.float32(bad)} at [1, 1] (non-finite: 1 of 12 values); remove or "
         "fill them, for example with np.nan_to_num.",
     ):
         as_examples(x, Y)

@@ -495,7 +495,7 @@ INIT = {"a": jnp.ones(1), "b": {"c": jnp.ones(1)}}
         (
             lambda: scale_loss([optimizers.SGD(loss_scale_factor=2.0).init(INIT)] * 2, jnp.float32(1.0)),
             ValueError,
-            "The state must hold at most one loss scale, got 2; use one LossScaleOptimizer around all optimizers.",
+            "The state must hold at most one loss scale, got 2; use one LossScaleOptimizer that wraps all optimizers.",
         ),
         (
             lambda: optimizers.Adam().update(INIT, optimizers.Adam().init(INIT)),

@@ -1,4 +1,4 @@
-"""States of optimizers under jit, scan and vmap, with all dtypes and trees; optimizers by name."""
+"""States of optimizers under jit, scan and vmap, with all dtypes and trees; optimizers that are looked up by name."""
 
 import re
 
