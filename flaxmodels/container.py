@@ -42,7 +42,7 @@ class Container(Layer):
 
     @nn.nowrap
     def symbols(self) -> tuple[Tree[Symbol] | None, Tree[Symbol] | None]:
-        """Returns the symbols of the inputs and of the outputs, None for a Sequential without a known input."""
+        """Returns the symbols of the inputs and of the outputs; None for a Sequential without a known input."""
         return None, None
 
     @nn.nowrap

@@ -20,7 +20,7 @@ def save(
         path: The file. Its name ends in ".safetensors" for the format of flaxmodels, in ".keras" for a model that Keras
             loads, or in ".weights.h5" for weights that Keras loads.
         model: A model made of this library's layers.
-        variables: Its variables.
+        variables: The model's variables.
         architecture: Whether the file also holds the architecture. `load_weights` reads a file without it. The default
             is True for ".safetensors"; a ".weights.h5" file never holds it, a ".keras" file always does.
 

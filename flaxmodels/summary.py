@@ -23,7 +23,7 @@ class Summarized(Protocol):
 
     @property
     def input_spec(self) -> Any:
-        """The input as a symbol or a tree of symbols, None if it is not known."""
+        """The input as a symbol or a tree of symbols, or None if it is not known."""
 
     def children(self) -> Sequence[tuple[str, nn.Module]]:
         """Returns the layers inside, keyed by name."""

@@ -34,7 +34,7 @@ def last_layers(model: nn.Module) -> list[nn.Module | None]:
 
 
 def activation_of(layer: nn.Module | None) -> str | None:
-    """Returns the name of the activation function of a layer: "linear" if it has none, None if it is unknown.
+    """Returns the name of the activation function of a layer: "linear" if it has none, or None if it is unknown.
 
     Args:
         layer: The layer.
@@ -53,7 +53,7 @@ def warn(model: nn.Module, objective: Objective) -> None:
 
     Args:
         model: The model.
-        objective: Its losses and metrics.
+        objective: The losses and metrics of the model.
     """
     layers = last_layers(model)
     if len(layers) != len(objective.shapes):

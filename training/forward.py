@@ -36,7 +36,7 @@ def forward(
 
     Args:
         model: Any linen module.
-        variables: Its variables.
+        variables: The model's variables.
         batch: The batch; only its inputs and the flags of padding rows are used.
         train: Whether the model runs in training mode.
         key: The key of dropout, needed in training mode.

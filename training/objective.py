@@ -24,7 +24,7 @@ class OutputMetric(NamedTuple):
     """A metric of one output.
 
     Attributes:
-        name: Its name in the logs.
+        name: The metric's name in the logs.
         output: Index of the output.
         metric: The metric.
         weighted: Whether to apply sample weights.
@@ -101,7 +101,7 @@ class Objective(NamedTuple):
                 name.
             metrics: Metrics by name or object: a list for one output, otherwise an entry per output in a list or a
                 dictionary keyed by output name.
-            weighted_metrics: Likewise, for metrics to which sample and class weights apply.
+            weighted_metrics: Metrics to which sample and class weights apply, in the same form.
             loss_weights: Factors of the outputs' losses, a list or a dictionary keyed by output name.
             num_classes: The number of classes if the labels are known to be class indices, otherwise None. Losses that
                 need one-hot labels then receive them.

@@ -25,7 +25,7 @@ def make_progress(verbose: str | int, epochs: int, steps: int | None, unit: str)
         verbose: 0 is silent, 1 is live, 2 prints a line per epoch; "auto" is live on a terminal and in a notebook, and
             prints lines elsewhere.
         epochs: Number of the last epoch, counted from 1.
-        steps: Steps in an epoch, None if unknown.
+        steps: Steps in an epoch, or None if unknown.
         unit: Name of an example, such as "images".
 
     Raises:
@@ -130,7 +130,7 @@ class Progress:
 
     Args:
         epochs: Number of the last epoch, counted from 1.
-        steps: Steps in an epoch, None if unknown.
+        steps: Steps in an epoch, or None if unknown.
         unit: Name of an example, such as "images".
     """
 

@@ -35,7 +35,7 @@ class Session:
         train_step: Makes a training step from (model, objective, optimizer, rules, nonfinite).
         steps_per_execution: Steps in a chunk, or "auto".
         deterministic: Whether a GPU computes the same bits in every run.
-        variables: Initial variables, None for fresh ones.
+        variables: Initial variables; None for fresh ones.
 
     Attributes:
         stop_training: Whether the current run ends after the running chunk of steps.
@@ -232,7 +232,7 @@ class Session:
         return objective
 
     def metric_direction(self, name: str) -> str | None:
-        """Returns "up" if larger values of a metric are better, "down" if smaller ones are, None if unknown."""
+        """Returns "up" if larger values of a metric are better, "down" if smaller ones are, or None if unknown."""
         for objective in self._objectives.values():
             for known in objective.metrics:
                 if known.name == name:

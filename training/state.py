@@ -12,7 +12,7 @@ class Batch(NamedTuple):
 
     Attributes:
         x: Inputs.
-        y: Labels, None if there are none.
+        y: Labels, or None if there are none.
         weight: Sample weights [B], or None.
         valid: False for padding rows [B]; None if all rows are examples.
     """

@@ -17,7 +17,7 @@ def as_html(model: nn.Module, loss: object, metrics: object, state: TrainState |
         model: The model.
         loss: The loss as given to the trainer.
         metrics: The metrics as given to the trainer.
-        state: The state of training, None if the model has no parameters yet.
+        state: The state of training, or None if the model has no parameters yet.
     """
     rows = [
         ["model", getattr(model, "name", None) or type(model).__name__],

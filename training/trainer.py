@@ -202,7 +202,7 @@ class Trainer:
 
     @property
     def state(self) -> TrainState | None:
-        """The state of training, None before the first call."""
+        """The state of training; None before the first call."""
         return self.session.state if self.session.is_built else None
 
     @state.setter
@@ -258,7 +258,7 @@ class Trainer:
         self.session.replace_trained(trained)
 
     def metric_direction(self, name: str) -> str | None:
-        """Returns "up" if larger values of a metric are better, "down" if smaller ones are, None if unknown."""
+        """Returns "up" if larger values of a metric are better, "down" if smaller ones are, or None if unknown."""
         return self.session.metric_direction(name)
 
     # ------------------------------------------------------------ fit

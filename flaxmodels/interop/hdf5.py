@@ -57,7 +57,7 @@ def read(path: str | os.PathLike[str], file: BinaryIO, size: int) -> Contents:
     """Reads the arrays and layer names of an HDF5 file, except those of an optimizer.
 
     Args:
-        path: Path of the file, for errors only.
+        path: Path of the file, for error messages only.
         file: The open file; only its descriptor is used.
         size: Size of the file in bytes, which the arrays cannot exceed.
 

@@ -137,7 +137,7 @@ def _to_variables(
     """Returns the arrays of a file as variables; raises unless they are the weights of the model.
 
     Args:
-        path: Path of the file, for errors only.
+        path: Path of the file, for error messages only.
         model: The model.
         expected: The model's variables, or their shapes, keyed by path.
         contents: Contents of the file.
@@ -198,7 +198,7 @@ def save_keras(path: str | os.PathLike[str], model: Layer, variables: Mapping[st
     Args:
         path: A path that ends in ".keras".
         model: A Sequential or Model whose input is known.
-        variables: Its variables.
+        variables: The model's variables.
 
     Raises:
         ValueError: If Keras lacks one of the layers, an argument is custom code, or the variables do not belong to the
@@ -241,7 +241,7 @@ def save_keras_weights(path: str | os.PathLike[str], model: Layer, variables: Ma
     Args:
         path: A path that ends in ".weights.h5".
         model: The model.
-        variables: Its variables.
+        variables: The model's variables.
 
     Raises:
         ValueError: If the path has a different suffix, or a custom layer has weights whose order is not known.

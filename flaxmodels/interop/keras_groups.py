@@ -63,7 +63,7 @@ class StoredNames:
     of the same class in the same model. Files of older versions of Keras have no layer names.
 
     Args:
-        path: Path of the file, for errors only.
+        path: Path of the file, for error messages only.
         names: Layer names keyed by the path of their groups.
         required: Whether the names must equal those of the layers, and other names raise. Otherwise, names are used
             only if they equal names that the user gave to all layers. Automatic names are not used, because Keras

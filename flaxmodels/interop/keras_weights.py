@@ -237,7 +237,7 @@ def get_keras_weights(module: nn.Module, variables: Mapping[str, object]) -> lis
 
     Args:
         module: A layer or model.
-        variables: Its variables; `params` may also be a tree of gradients.
+        variables: The variables of the module; `params` may also be a tree of gradients.
 
     Raises:
         ValueError: If the order of a custom layer's weights is unknown, because it does not declare them in `WEIGHTS`

@@ -74,7 +74,7 @@ def conv_bias(
     Args:
         x: The inputs.
         kernel: The kernel, of the dtype of `x`.
-        bias: The bias, likewise.
+        bias: The bias, of the dtype of `x`.
         strides: Stride of the window along each spatial axis.
         padding: As in `conv`.
         dilation: Distance between taps along each spatial axis.

@@ -58,7 +58,7 @@ def check_not_negative(layer: "Layer", *names: str, fix: str = "0 or more") -> N
             raise ValueError(f"`{name}` of {layer.label} must be a number of at least 0, got {value!r}; give {fix}.")
 
 
-# For the annotation of a field, the check of its value and the words for an error; other annotations are not checked.
+# Maps the annotation of a field to the check of its value and a description for errors; others are not checked.
 KINDS: dict[Any, tuple[Callable[[Any], bool], str]] = {
     bool: (is_boolean, "True or False"),
     int: (is_integer, "an integer"),
@@ -66,7 +66,7 @@ KINDS: dict[Any, tuple[Callable[[Any], bool], str]] = {
     str: (lambda value: isinstance(value, str), "a string"),
     type(None): (lambda value: value is None, "None"),
 }
-# For the last word of a field's name, the function that looks up its value.
+# Maps the last word of a field's name to the function that looks up the field's value.
 GETTERS: dict[str, Callable[[Any], Any]] = {
     "activation": activations.get,
     "initializer": initializers.get,
@@ -119,7 +119,7 @@ def check_dtype(layer: "Layer", name: str) -> None:
 
 
 def describe(value: object) -> str:
-    """Returns a short description of an invalid value for an error."""
+    """Returns a short description of an invalid value for an error message."""
     if isinstance(value, jax.core.Tracer):
         return "a traced value"
     if isinstance(value, np.ndarray | jax.Array):

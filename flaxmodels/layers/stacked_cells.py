@@ -19,7 +19,8 @@ class StackedRNNCells(MultiOutputLayer):
     Args:
         cells: List of cells; the first one takes the inputs.
 
-    Shapes: x [B, F], states: a list of each cell's states -> (output of the last cell, the next states likewise).
+    Shapes: x [B, F], states: a list of each cell's states -> (output of the last cell, a list of each cell's next
+        states).
 
     Raises:
         ValueError: If the list is empty, or the inputs have a wrong shape.

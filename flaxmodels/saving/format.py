@@ -161,7 +161,7 @@ def _shape(path: Path, name: str, entry: Json) -> tuple[int, ...]:
 
 
 def parse_json(path: Path, text: str) -> Json:
-    """Parses the JSON of an untrusted file, within limits of size and depth; `path` is for the errors."""
+    """Parses the JSON of an untrusted file, within limits of size and depth; error messages name `path`."""
     parts = text.count("[") + text.count("{")
     if parts > MAX_PARTS:
         raise ValueError(

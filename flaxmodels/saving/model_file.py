@@ -23,7 +23,7 @@ def save(
     Args:
         path: The file; its name ends in ".safetensors".
         model: A model made of this library's layers.
-        variables: Its variables.
+        variables: The model's variables.
         architecture: Whether the file also holds the architecture. `load_weights` reads a file without it.
 
     Raises:

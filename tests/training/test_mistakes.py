@@ -475,7 +475,7 @@ MISTAKES = {
     ),
     "y with stream": (
         lambda: tr().fit(iter([(X, HOT)]), HOT, verbose=0),
-        "A stream brings its own y, but fit got `y` as well; leave it out.",
+        "A stream has its own y, but fit got `y` as well; leave it out.",
     ),
     "mse with mismatched": (
         lambda: fit(Trainer(mlp(None, 2), "sgd", "mse"), y=X[:, :3]),

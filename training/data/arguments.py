@@ -30,7 +30,7 @@ def labelled_source(
 
     Args:
         x: Inputs, a `Split`, or a stream of batches.
-        y: Labels, None for a `Split` or a stream.
+        y: Labels; None for a `Split` or a stream.
         sample_weight: Factors of the examples' losses.
         class_weight: Factors of the losses, keyed by class.
         method: The method that was called, for error messages.
@@ -44,7 +44,7 @@ def labelled_source(
     else:
         for name, value in (("y", y), ("sample_weight", sample_weight)):
             if value is not None:
-                raise ValueError(f"A stream brings its own {name}, but {method} got `{name}` as well; leave it out.")
+                raise ValueError(f"A stream has its own {name}, but {method} got `{name}` as well; leave it out.")
         source = StreamSource(x, class_weight)
     if source.example.y is None:
         call = "validation_data=(x, y)" if method == "validation_data" else f"{method}(x, y)"
@@ -102,7 +102,7 @@ def choose_batch_size(
     if source.batch_size is not None:
         if given is not None:
             raise ValueError(
-                f"A stream brings its own batch_size, but {method} got `{argument}` as well; leave it out."
+                f"A stream has its own batch_size, but {method} got `{argument}` as well; leave it out."
             )
         return source.batch_size
     if given is not None and (isinstance(given, bool) or not isinstance(given, int | np.integer) or given < 1):

@@ -72,7 +72,7 @@ def _memory_for_data() -> float:
 
 
 class ArrayFeed(Feed):
-    """Brings arrays to the device: once if they fit and are read more than once, otherwise chunk by chunk.
+    """Moves arrays to the device: once if they fit and are read more than once, otherwise chunk by chunk.
 
     A prediction has chunks of 1, 8, 64 ... steps, so that few programs serve data of any length. Two to seven steps are
     a chunk of 8 that is not full.

@@ -65,7 +65,7 @@ def as_examples(
 
     Args:
         x: Inputs: an array, a list or dictionary of arrays, a `Split`, or `Examples`.
-        y: Labels, likewise; None for a `Split`, which has its own.
+        y: Labels: an array, or a list or dictionary of arrays; None for a `Split`, which contains labels.
         sample_weight: Factors of the examples' losses.
         class_weight: Factors of the losses, keyed by class, instead of `sample_weight`.
         is_full_dataset: Whether these are all examples. A batch need not have examples of every class.
@@ -79,7 +79,7 @@ def as_examples(
         return x
     if isinstance(x, Split):
         if y is not None:
-            raise ValueError(f"A Split brings its own labels, got y={describe_value(y)} as well; leave `y` out.")
+            raise ValueError(f"A Split has its own labels, got y={describe_value(y)} as well; leave `y` out.")
         y, scale, num_classes = x.y, x.scale, x.num_classes
         x = x.x
     inputs, labels, weight = _arrays("x", x), _arrays("y", y), _arrays("sample_weight", sample_weight)

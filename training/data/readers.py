@@ -56,7 +56,7 @@ class Reader:
     """Reads batches in passes.
 
     Attributes:
-        steps: Number of batches in a pass, None if it is not known.
+        steps: Number of batches in a pass, or None if it is not known.
         restarts: Whether there can be a second pass.
     """
 
@@ -77,14 +77,14 @@ class Reader:
         Args:
             used: How many batches were used since `open`.
             unused: The batches that were read after these.
-            state: The state of the iterator after the used batches, None if it has none.
+            state: The state of the iterator after the used batches, or None if it has none.
         """
 
     def finish(self) -> None:
         """Notes that a pass is complete."""
 
     def state(self) -> dict[str, object] | None:
-        """Returns the state of the iterator in use as JSON values, None if it has none."""
+        """Returns the state of the iterator in use as JSON values, or None if it has none."""
         return None
 
     def position(self, used: int) -> dict[str, object]:

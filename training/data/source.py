@@ -1,4 +1,4 @@
-"""The protocol between data and training: a `Source` makes a `Feed`, and a feed brings chunks to the device."""
+"""The protocol between data and training: a `Source` makes a `Feed`, and a feed moves chunks to the device."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
@@ -35,7 +35,7 @@ class FeedOptions(NamedTuple):
         may_pad: Returns whether padding rows may fill up a short batch of the given size. Otherwise the short batch
             is a separate chunk.
         check: Called with each batch of a stream; raises if labels or integers are out of range.
-        max_steps: Number of batches to read in each pass, None for all.
+        max_steps: Number of batches to read in each pass; None for all.
         steps_per_chunk: Steps in a chunk of a stream; None chooses the number by the size of the batches.
         resident: Whether the data stays on the device if it fits, because it is read more than once.
     """
@@ -51,13 +51,13 @@ DEFAULT_OPTIONS = FeedOptions()
 
 
 class Feed:
-    """Brings batches to the device, pass after pass.
+    """Moves batches to the device, pass after pass.
 
     Attributes:
         example: Examples that show shapes and dtypes.
         batch_size: Rows in a full batch.
-        length: Number of examples in a pass, None if it is not known.
-        steps: Number of batches in a pass, None if it is not known.
+        length: Number of examples in a pass, or None if it is not known.
+        steps: Number of batches in a pass, or None if it is not known.
         padded: Whether programs must expect padding rows.
         restarts: Whether there can be a second pass.
     """
@@ -83,7 +83,7 @@ class Feed:
         """Notes that a pass is complete, and calls `on_epoch_end` of a sequence."""
 
     def position(self, steps_done: int = 0) -> dict[str, object] | None:
-        """Returns what a checkpoint needs to resume the data, None if the position in the pass suffices."""
+        """Returns what a checkpoint needs to resume the data, or None if the position in the pass suffices."""
         return None
 
     def resume(self, pass_index: int, steps_done: int, kept: Mapping[str, Any]) -> None:
@@ -95,8 +95,8 @@ class Source(Protocol):
 
     Attributes:
         example: Examples that show shapes and dtypes: all of them for arrays, the first batch for a stream.
-        length: Number of examples, None if it is not known.
-        batch_size: The size of batches that the source prescribes, None if the caller chooses it.
+        length: Number of examples, or None if it is not known.
+        batch_size: The size of batches that the source prescribes, or None if the caller chooses it.
     """
 
     example: Examples

@@ -34,7 +34,7 @@ class StreamSource:
             function returns an iterator or iterable; it receives the index of the pass if it takes an argument. An
             iterator with `get_state` and `set_state`, such as grain's, resumes without being read again.
         class_weight: Factors of the losses, keyed by class.
-        name: The name of the argument in errors.
+        name: The name of the argument in error messages.
 
     Attributes:
         example: The first batch.
@@ -104,7 +104,7 @@ def _format_shapes(data: Examples) -> str:
 
 
 class StreamFeed(Feed):
-    """Brings a stream to the device in chunks of several batches; a thread reads the next chunk meanwhile.
+    """Moves a stream to the device in chunks of several batches, while a thread reads the next chunk.
 
     Args:
         source: The batches.

@@ -78,8 +78,8 @@ class Metric(Generic[State]):
         dtype: The dtype of the result, float32 by default. Sums are kept in float32 with error compensation.
         predictions: "probabilities" if the metric takes probabilities (unless `from_logits` is set), otherwise
             "any".
-        direction: "up" if larger values are better, "down" if smaller values are, None if neither is known. Callbacks
-            with `mode="auto"` use it.
+        direction: "up" if larger values are better, "down" if smaller values are, or None if neither is known.
+            Callbacks with `mode="auto"` use it.
 
     Example:
         >>> from training.metrics import Mean

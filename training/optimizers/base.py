@@ -65,7 +65,7 @@ class OptimizerState(NamedTuple):
 
 
 class _StepContext(NamedTuple):
-    """The inputs of a parameter update besides gradients and slots."""
+    """The inputs of a parameter update, except for gradients and slots."""
 
     paths: list[str]
     weights: list[jax.Array]

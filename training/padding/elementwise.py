@@ -77,7 +77,7 @@ def elementwise(operation: Operation) -> list[AbstractValue]:
 
 
 def _padding_of_output(operation: Operation) -> Scalar | None:
-    """Returns the number in the padding rows of the output, None if it is unknown."""
+    """Returns the number in the padding rows of the output, or None if it is unknown."""
     name, paddings = operation.name, [padding_value(value) for value in operation.values]
     first, *others = paddings
     if name == "select_n":

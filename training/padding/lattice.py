@@ -26,7 +26,7 @@ class RowWise(NamedTuple):
         outer_size: The number of elements along the axes before the batch: a flat index into the value is
             (outer index, row, inner index). A reshape does not change it. None if the value is constant along
             the batch axis.
-        padding: The number in all padding rows, None if it is unknown.
+        padding: The number in all padding rows, or None if it is unknown.
     """
 
     outer_size: int | None = 1
@@ -131,7 +131,7 @@ class Operation(NamedTuple):
         return all(isinstance(value, Clean) for value in self.values)
 
     def has_equal_params(self, *ignored: str) -> bool:
-        """Returns whether the parameters are equal in both programs, apart from the ignored ones."""
+        """Returns whether the parameters are equal in both programs, except for the ignored ones."""
         names = [name for name in self.params if name not in ignored]
         return all(_are_equal(self.params[name], self.short_params.get(name)) for name in names)
 
@@ -169,7 +169,7 @@ def row_wise_at(axis: BatchAxis, index: int, shape: Shape, padding: Scalar | Non
 
 
 def padding_value(value: AbstractValue) -> Scalar | None:
-    """Returns the number that a value has in all padding rows, None if it is unknown."""
+    """Returns the number that a value has in all padding rows, or None if it is unknown."""
     return value.padding if isinstance(value, RowWise) else value.constant if isinstance(value, Clean) else None
 
 

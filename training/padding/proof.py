@@ -50,8 +50,8 @@ def interpret(
 
     Args:
         function: A pure function of pytrees of arrays.
-        padded: Its arguments with padding; `jax.ShapeDtypeStruct` suffices.
-        short: Its arguments without padding.
+        padded: The arguments of the function with padding; `jax.ShapeDtypeStruct` suffices.
+        short: The arguments of the function without padding.
         values: A description of each leaf of the arguments, in the order of `jax.tree.leaves`.
 
     Returns:

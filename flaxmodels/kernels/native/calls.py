@@ -22,7 +22,7 @@ def call(kernel: str, out: Any, *operands: jax.Array, attributes: Mapping[str, i
     """Calls a C kernel in a program for a CPU.
 
     Args:
-        kernel: Its name in `registry.KERNELS`.
+        kernel: The kernel's name in `registry.KERNELS`.
         out: Shape and dtype of the result, or a list of them.
         operands: The arrays that the registry declares.
         attributes: The integers that the registry declares, keyed by name.

@@ -39,11 +39,12 @@ class Array:
     """An operand or a result of a kernel.
 
     Attributes:
-        name: Its name. An array and its gradient have the same name, so that rules match by name.
-        axes: Names of its axes: `*S` stands for one to three spatial axes, and an axis as `T?` may be missing.
+        name: The array's name. An array and its gradient have the same name, so that rules match by name.
+        axes: Names of the array's axes: `*S` means one to three spatial axes, and an axis with a question mark, as
+            `T?`, may be missing.
         dtypes: The dtypes that the kernel accepts.
-        optional: Whether a call may leave it out. Optional arrays come last.
-        may_be_empty: Whether it may be an array without elements, of any rank, if the kernel does not need it.
+        optional: Whether a call may omit the array. Optional arrays come last.
+        may_be_empty: Whether the array may have no elements, and any rank, if the kernel does not need it.
     """
 
     name: str
@@ -67,7 +68,7 @@ class Array:
 
 @dataclasses.dataclass(frozen=True)
 class Attributes:
-    """Integers that a kernel receives besides its operands: a C struct with named fields.
+    """Integers that a kernel receives in addition to its operands: a C struct with named fields.
 
     Attributes:
         struct: The name of the C struct.
@@ -88,11 +89,11 @@ class Kernel:
     """A function in C that XLA calls.
 
     Attributes:
-        name: Its name; the library exports it as `flaxmodels_<name>`.
-        sources: The C files that it needs; the first one defines it.
-        operands: The arrays that it reads.
-        results: The arrays that it writes.
-        attributes: The integers that it receives.
+        name: The kernel's name; the library exports it as `flaxmodels_<name>`.
+        sources: The C files that the kernel needs; the first one defines the kernel.
+        operands: The arrays that the kernel reads.
+        results: The arrays that the kernel writes.
+        attributes: The integers that the kernel receives.
         gradients: For each operand in which the kernel is linear, the kernel that computes its gradient.
     """
 

@@ -2,7 +2,7 @@
 
 cuDNN supports only padding on the right, needs at least one step per example, and returns zeros at padded steps. Here a
 mask may be False at any step, which then keeps the state. The steps of each example are therefore sorted, valid steps
-first, and the outputs are distributed over all steps afterwards.
+first, and the outputs are then distributed over all steps.
 """
 
 from collections.abc import Callable

@@ -18,7 +18,7 @@ def differentiable(passes: Passes[State], has_residuals: bool = True) -> Recurre
 
     Args:
         passes: Both passes.
-        has_residuals: Whether the forward pass saves residuals, besides the outputs, for the backward pass.
+        has_residuals: Whether the forward pass saves residuals for the backward pass, in addition to the outputs.
     """
 
     @jax.custom_vjp

@@ -183,7 +183,7 @@ def gru_backward(
 def simple_rnn_forward(
     inputs: Inputs, kernel: jax.Array, _: None, state: Hidden, mask: jax.Array | None, keep: bool
 ) -> tuple[jax.Array, Hidden, Residuals]:
-    """Computes a SimpleRNN, which needs no residuals besides its outputs."""
+    """Computes a SimpleRNN, which needs no residuals other than its outputs."""
     xs, bias = project(inputs)
 
     def step(x: jax.Array, state: Hidden) -> Hidden:

@@ -73,7 +73,7 @@ class Implementations(NamedTuple, Generic[State]):
     """All implementations of one recurrence.
 
     Attributes:
-        kind: Its name.
+        kind: The name of the recurrence.
         scan: `jax.lax.scan` over time, the reference.
         cpu: Kernels in C for float32 on a CPU.
         fused: One Pallas kernel for all steps on an NVIDIA GPU.

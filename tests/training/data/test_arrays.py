@@ -40,7 +40,7 @@ def test_lists_of_numbers_become_arrays_and_trees_remain_trees():
 def test_splits_have_labels_and_a_scale():
     data = as_examples(Split(X.astype("uint8"), Y, scale=0.5, num_classes=6))
     assert (data.scale, data.num_classes, data.x.dtype) == (0.5, 6, np.uint8)
-    with refuses(ValueError, "A Split brings its own labels, got y=an array of shape (6,) as well; leave `y` out."):
+    with refuses(ValueError, "A Split has its own labels, got y=an array of shape (6,) as well; leave `y` out."):
         as_examples(Split(X, Y), Y)
 
 
@@ -157,7 +157,7 @@ def test_the_batch_size_is_chosen(case):
 def test_the_batch_size_of_a_stream_is_its_own():
     source = StreamSource([(X[:4], Y[:4]), (X[4:], Y[4:])].__iter__())
     assert choose_batch_size(source, FREE, None, 9, "fit") == 4
-    with refuses(ValueError, "A stream brings its own batch_size, but fit got `batch_size` as well; leave it out."):
+    with refuses(ValueError, "A stream has its own batch_size, but fit got `batch_size` as well; leave it out."):
         choose_batch_size(source, FREE, 4, None, "fit")
 
 

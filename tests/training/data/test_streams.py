@@ -225,11 +225,11 @@ def test_arguments_that_a_stream_already_contains_are_rejected():
         ({"batch_size": 3}, "batch_size"),
         ({"sample_weight": Y[:, 0]}, "sample_weight"),
     ):
-        with refuses(f"A stream brings its own {name}, but fit got `{name}` as well; leave it out."):
+        with refuses(f"A stream has its own {name}, but fit got `{name}` as well; leave it out."):
             line().fit(batches(), verbose=0, **arguments)
-    with refuses("A stream brings its own batch_size, but predict got `batch_size` as well; leave it out."):
+    with refuses("A stream has its own batch_size, but predict got `batch_size` as well; leave it out."):
         line().predict(batches(), batch_size=3)
-    with refuses("A stream brings its own batch_size, but fit got `validation_batch_size` as well; leave it out."):
+    with refuses("A stream has its own batch_size, but fit got `validation_batch_size` as well; leave it out."):
         line().fit(X, Y, validation_data=batches, validation_batch_size=3, verbose=0)
     with refuses("`validation_split` divides arrays, got 0.5 for a stream; give `validation_data` instead."):
         line().fit(batches(), validation_split=0.5, verbose=0)
