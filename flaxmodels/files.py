@@ -18,11 +18,11 @@ def save(
 
     Args:
         path: The file. Its name ends in ".safetensors" for the format of flaxmodels, in ".keras" for a model that Keras
-            loads, or in ".weights.h5" for weights that Keras loads.
+            can load, or in ".weights.h5" for weights that Keras can load.
         model: A model made of this library's layers.
         variables: The model's variables.
         architecture: Whether the file also holds the architecture. `load_weights` reads a file without it. The default
-            is True for ".safetensors"; a ".weights.h5" file never holds it, a ".keras" file always does.
+            is True for ".safetensors"; a ".weights.h5" file never holds it, and a ".keras" file always does.
 
     Raises:
         ValueError: If the suffix is unknown, or the format cannot describe a part of the model.

@@ -358,7 +358,7 @@ def main() -> None:
         print(f"error: {' '.join(sentence.split())}", file=sys.stderr)
         sys.exit(2)
     except Exception as error:
-        # Errors of usage from typer have an exit code and a message.
+        # Usage errors of typer have an exit code and a message.
         if not hasattr(error, "exit_code") or not hasattr(error, "format_message"):
             raise
         print(f"error: {error.format_message()}", file=sys.stderr)

@@ -362,7 +362,7 @@ def _load_prepared(info: Info, raw_dir: str | Path | None, cache_dir: str | Path
     """Returns the cached arrays; if they are missing or damaged, reads the prepared dataset or prepares it.
 
     TFDS prepares `<cache_dir>/<name>/<version>-<checksum>/`, with a checksum of the checksums of the original files.
-    The cache is `<version>-<checksum>.npz` beside it.
+    The cache is `<version>-<checksum>.npz` next to that folder.
     """
     import tensorflow_datasets as tfds
 

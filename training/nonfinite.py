@@ -43,7 +43,7 @@ class NonfinitePolicy:
 
     @property
     def replays(self) -> bool:
-        """Whether a chunk is replayed up to the first such step. Then the state must not be donated."""
+        """Whether a chunk is replayed up to the first bad step; the state must then not be donated."""
         # Not in `__init__`: naming the backend starts JAX, after which a process must not fork.
         return self._may_replay and jax.default_backend() == "cpu"
 

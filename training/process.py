@@ -59,7 +59,7 @@ def threads() -> int | None:
 
 
 def warn_of_other_threads(before: int | None, folder: str | os.PathLike[str]) -> None:
-    """Warns if a run was saved by a process with another number of threads, because resuming is not bit-identical.
+    """Warns if a run was saved by a process with another number of threads, because it cannot resume bit-identically.
 
     Args:
         before: The result of `threads` in that process, or None if it is unknown.

@@ -242,7 +242,7 @@ class Session:
     def feed(
         self, source: Source, batch_size: int, objective: Objective | None, max_steps: int | None, train: bool = False
     ) -> Feed:
-        """Makes the feed of a source for training or evaluation, or without an objective for a prediction.
+        """Makes the feed of a source for training or evaluation, or for a prediction if `objective` is None.
 
         Raises:
             ValueError: If a stateful layer would get batches of different sizes.

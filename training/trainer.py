@@ -495,7 +495,7 @@ class Trainer:
 
 
 def _on_host(computed: tuple[ArrayTree, np.ndarray, int] | None) -> list[ArrayTree]:
-    """Returns the outputs of a chunk on the host in a list, without padding rows; without a chunk, an empty list."""
+    """Copies the outputs of a chunk, without padding rows, to the host; returns an empty list if there is no chunk."""
     if computed is None:
         return []
     outputs, sizes, batch_size = computed

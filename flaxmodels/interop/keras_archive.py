@@ -74,7 +74,8 @@ def _checked_members(path: str | os.PathLike[str], archive: zipfile.ZipFile) -> 
             )
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or member.flag_bits & 1:
             raise ValueError(
-                f"{path} has {name!r} encrypted or in an unsupported compression; save it again with Keras."
+                f"{path} contains {name!r}, which is encrypted or uses an unsupported compression; "
+                "save it again with Keras."
             )
         limit = MAX_COMPRESSION_RATIO * member.compress_size + MAX_READ
         limit = min(limit, MAX_CONFIG) if name != WEIGHTS else limit

@@ -47,8 +47,8 @@ def load_keras(path: str | os.PathLike[str]) -> tuple[Container, dict[str, Any]]
         path: A `.keras` file.
 
     Returns:
-        The model and its variables; `model.apply(variables, x)` equals `predict` in Keras. As in Keras, a recurrent
-        layer that is called with initial states gets no mask, and its outputs have none.
+        The model and its variables; `model.apply(variables, x)` gives the outputs of Keras' `predict`. As in Keras, a
+        recurrent layer that is called with initial states gets no mask, and its outputs have none.
 
     Raises:
         FileNotFoundError: If the file does not exist.

@@ -143,7 +143,7 @@ def _through_relu_and_pool(tangent: jax.Array, gate: jax.Array, form: Form) -> j
 
 # --- three primitives: the outputs, their tangent (JVP), and the gradients (VJP)
 #
-# `wrt` contains the operands with a tangent, or whose gradients are needed.
+# `wrt` contains the operands that have a tangent, or those whose gradients are needed.
 
 X, KERNEL, BIAS = range(3)
 Operands: TypeAlias = tuple[int, ...]

@@ -149,9 +149,9 @@ def conv_transpose(
         kernel: The kernel, of the dtype of `x`.
         strides: Stride of the window on the output, along each spatial axis.
         padding: "valid" keeps every position that a window reaches, "same" crops.
-        output_padding: Number of output positions beyond (n - 1) * strides, plus the span of the window for "valid",
-            plus 1 for "same" if that span is odd. None gives Keras' sizes: n * strides positions with "same", and
-            (n - 1) * strides + max(span, strides) with "valid".
+        output_padding: If given, n inputs along an axis give (n - 1) * strides + output_padding outputs, plus the span
+            of the window for "valid", plus 1 for "same" if that span is odd. None gives Keras' sizes: n * strides
+            outputs with "same", and (n - 1) * strides + max(span, strides) with "valid".
         dilation: Distance between taps along each spatial axis.
 
     Shapes: x [B, *S, C], kernel [*K, F, C] -> [B, *S', F].
@@ -320,8 +320,8 @@ def _in_blocks(fallback: Convolution, patch_size: int, x: jax.Array, kernel: jax
 
 # --- the kernels in C as primitives
 #
-# Each of x, the kernel and y is a bilinear function of the other two. The registry of the kernels declares it, and
-# `native.window_primitive` derives the derivatives and the batching rules.
+# Each of x, the kernel and y is a bilinear function of the other two. The registry of the kernels declares the
+# gradient of each, and `native.window_primitive` derives the derivatives and the batching rules.
 
 
 def _conv_shape(x: ArrayLike, kernel: ArrayLike, geometry: Geometry) -> tuple[int, ...]:

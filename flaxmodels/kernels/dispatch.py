@@ -74,7 +74,8 @@ def is_static(*arrays: Any) -> bool:
 def primitive(
     name: str, out: Function, batched: Function, default: Function, multiple: bool = False, **kernels: Function
 ) -> Primitive:
-    """Makes a JAX primitive with a kernel on some platforms. Its keyword arguments are parameters of the primitive.
+    """Makes a JAX primitive with a kernel on some platforms. Keyword arguments of its calls are parameters of the
+    primitive.
 
     Args:
         name: The name of the primitive.

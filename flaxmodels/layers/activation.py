@@ -204,7 +204,7 @@ class ELU(Layer):
 
 
 class Softmax(Layer):
-    """Normalizes to probabilities: exp(x) / sum(exp(x)), where the sum runs along `axis`.
+    """Normalizes the inputs to probabilities: exp(x) / sum(exp(x)), where the sum runs along `axis`.
 
     Masked elements do not count in the sum, and their outputs are 0. If all elements are masked, the outputs are 0.
 

@@ -61,8 +61,8 @@ class Layer(nn.Module, kw_only=True):
 
     # Names of the parameters and statistics in the order of Keras' `get_weights()`.
     WEIGHTS: ClassVar[tuple[str, ...]] = ()
-    # The first word of a parameter's arguments if it differs from the parameter's name: {"embedding": "embeddings"}
-    # for `embeddings_initializer`.
+    # The first word in the names of a parameter's arguments, if it differs from the parameter's name: {"embedding":
+    # "embeddings"} for `embeddings_initializer`.
     ARGUMENTS: ClassVar[dict[str, str]] = {}
     # Whether the mask of the inputs is also the mask of the outputs.
     SUPPORTS_MASKING: ClassVar[bool] = False

@@ -38,7 +38,7 @@ def trace(
         layer: A layer.
         sources: One set for each input of the layer: the indices of the model's inputs whose values it holds. The set
             is empty if the input holds other values.
-        lookups: Receives the layers that look up integers.
+        lookups: A list that receives the layers that look up integers.
         path: The scopes of the layer, joined by "/".
         *args: Further arguments of the call.
         **kwargs: Further arguments of the call.

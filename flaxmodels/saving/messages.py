@@ -1,6 +1,6 @@
 """Shortens text from untrusted files for error messages."""
 
-MAX_SENTENCE = 4_000  # A list of all layers has 3000 characters.
+MAX_SENTENCE = 4_000  # An error that lists all layers has 3000 characters.
 
 
 def reason(error: Exception) -> str:

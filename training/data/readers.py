@@ -76,7 +76,7 @@ class Reader:
 
         Args:
             used: How many batches were used since `open`.
-            unused: The batches that were read after these.
+            unused: The batches that were read after the used ones.
             state: The state of the iterator after the used batches, or None if it has none.
         """
 

@@ -151,7 +151,7 @@ def sparse_top_k_categorical_accuracy(
         hits = jnp.any(labels.astype(scores.dtype)[:, None] == scores[:, :k], axis=1)
     else:
         label_scores = jnp.take_along_axis(scores, labels.astype(jnp.int32)[:, None], axis=1)
-        # No score exceeds NaN, which would give it the best rank.
+        # No score exceeds NaN, so a label with the score NaN would get the best rank.
         label_scores = jnp.where(jnp.isnan(label_scores), -jnp.inf, label_scores)
         hits = jnp.sum(scores > label_scores, axis=1) < k
     return hits.astype(jnp.float32).reshape(y_true.shape)

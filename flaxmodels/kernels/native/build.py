@@ -188,7 +188,7 @@ def _library_name(command: Sequence[str]) -> str:
 
 
 def _processor() -> str:
-    """Returns a description of the processor that differs whenever its instructions differ."""
+    """Returns a description of the processor, which differs between processors with different instructions."""
     info = pathlib.Path("/proc/cpuinfo")
     if not info.exists():
         return f"{platform.machine()} {platform.processor()}"

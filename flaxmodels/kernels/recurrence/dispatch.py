@@ -26,7 +26,7 @@ from flaxmodels.kernels.recurrence.types import (
     State,
 )
 
-# Implementations on a GPU, in order of preference; `choose_on_gpu` says when one is skipped.
+# Implementations on a GPU, in order of preference; `choose_on_gpu` describes when one is skipped.
 ON_GPU: dict[Kind, tuple[Name, ...]] = {
     "LSTM": ("cudnn", "fused", "scan"),
     "GRU": ("fused", "scan"),

@@ -108,7 +108,8 @@ def lstm_backward(
     cs, gates = residuals
     i, f, g, o = jnp.split(upcast(gates), 4, axis=-1)
     tanh_c, c_before = jnp.tanh(upcast(cs)), _before(cs, first.c)
-    # dc gains dh times the first factor. The gates' gradients are dc times the next three and dh times the last.
+    # At each step, dc increases by dh times the first factor. The gates' gradients are dc times the next three and dh
+    # times the last.
     factors = (o * (1 - tanh_c**2), g * i * (1 - i), c_before * f * (1 - f), i * (1 - g**2), tanh_c * o * (1 - o))
     factors, f, transposed = _masked(factors, mask, 0), _masked(f, mask, 1), kernel.T
 

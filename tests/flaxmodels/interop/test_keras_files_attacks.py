@@ -96,7 +96,10 @@ def test_missing_members(valid, path):
 @pytest.mark.parametrize("compression", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_unsupported_compressions(valid, path, compression):
     write(path, valid, compression)
-    refused(path, f"PATH has {METADATA!r} encrypted or in an unsupported compression; save it again with Keras.")
+    refused(
+        path,
+        f"PATH contains {METADATA!r}, which is encrypted or uses an unsupported compression; save it again with Keras.",
+    )
 
 
 @pytest.mark.parametrize("name", [CONFIG, WEIGHTS])
