@@ -206,8 +206,8 @@ def test_the_state_at_the_epoch_start_is_saved_for_restore(tmp_path):
 def test_models_with_other_arguments_are_rejected(tmp_path):
     line().fit(X, Y, batch_size=4, verbose=0, resume=tmp_path)
     sentence = (
-        f"The checkpoints in {tmp_path} belong to a model whose layers have other arguments; use the same arguments "
-        "as before, or choose another folder."
+        f"The checkpoints in {tmp_path} belong to a model whose layers have different arguments; use the same "
+        "arguments as before, or choose another folder."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
         line(activation="tanh").fit(X, Y, batch_size=4, epochs=2, verbose=0, resume=tmp_path)

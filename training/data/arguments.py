@@ -101,9 +101,7 @@ def choose_batch_size(
     """
     if source.batch_size is not None:
         if given is not None:
-            raise ValueError(
-                f"A stream has its own batch_size, but {method} got `{argument}` as well; leave it out."
-            )
+            raise ValueError(f"A stream has its own batch_size, but {method} got `{argument}` as well; leave it out.")
         return source.batch_size
     if given is not None and (isinstance(given, bool) or not isinstance(given, int | np.integer) or given < 1):
         raise ValueError(f"`{argument}` must be a positive integer, got {given!r}; 32 is a usual choice.")

@@ -410,7 +410,7 @@ class Unknown:
 )
 def test_values_that_are_not_data_are_refused(value, path):
     with raises(
-        f"A model file holds names, numbers and our own objects, but only code can describe Softmax.axis, "
+        f"A model file holds names, numbers and this library's objects, but only code can describe Softmax.axis, "
         f"got {value!r}; use a name, or save with architecture=False and build the model in code."
     ):
         fm.save(path, layers.Softmax(axis=value), {})
