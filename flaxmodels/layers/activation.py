@@ -139,7 +139,7 @@ class PReLU(Layer):
     Shapes: x [B, ...] -> the same.
 
     Raises:
-        ValueError: If the inputs have no such axis.
+        ValueError: If one of `shared_axes` is not an axis of the inputs.
 
     References:
         He et al., Delving Deep into Rectifiers, 2015, https://arxiv.org/abs/1502.01852; Keras,
@@ -215,7 +215,7 @@ class Softmax(Layer):
         A mask of numbers keeps the elements where it exceeds 0.5.
 
     Raises:
-        ValueError: If x has no such axis, or the mask does not fit.
+        ValueError: If `axis` is not an axis of x, or the mask does not fit.
 
     References:
         Keras, `keras.layers.Softmax`.

@@ -56,7 +56,7 @@ class BatchNormalization(Layer):
     Shapes: x [B, ..., F] -> the same; the mask has all axes of x but the last.
 
     Raises:
-        ValueError: If an argument is invalid, x has no such axis, or the mask does not fit.
+        ValueError: If an argument is invalid, `axis` is not an axis of x, or the mask does not fit.
 
     References:
         Ioffe and Szegedy, Batch Normalization, 2015, https://arxiv.org/abs/1502.03167; Ioffe, Batch Renormalization,
@@ -233,7 +233,7 @@ class LayerNormalization(Layer):
     Shapes: x [B, ..., F] -> the same.
 
     Raises:
-        ValueError: If x has no such axis.
+        ValueError: If `axis` is not an axis of x.
 
     References:
         Ba et al., Layer Normalization, 2016, https://arxiv.org/abs/1607.06450; Keras,
@@ -301,7 +301,7 @@ class GroupNormalization(Layer):
     Shapes: x [B, ..., C] -> the same.
 
     Raises:
-        ValueError: If `groups` is not -1 or a divisor of the number of channels, or x has no such axis.
+        ValueError: If `groups` is not -1 or a divisor of the number of channels, or `axis` is not an axis of x.
 
     References:
         Wu and He, Group Normalization, 2018, https://arxiv.org/abs/1803.08494; Keras,
@@ -367,7 +367,7 @@ class RMSNormalization(Layer):
     Shapes: x [B, ..., F] -> the same.
 
     Raises:
-        ValueError: If x has no such axis.
+        ValueError: If `axis` is not an axis of x.
 
     References:
         Zhang and Sennrich, Root Mean Square Layer Normalization, 2019, https://arxiv.org/abs/1910.07467; Keras,
@@ -408,7 +408,7 @@ class UnitNormalization(Layer):
     Shapes: x [B, ..., F] -> the same.
 
     Raises:
-        ValueError: If x has no such axis.
+        ValueError: If `axis` is not an axis of x.
 
     References:
         Keras, `keras.layers.UnitNormalization`.

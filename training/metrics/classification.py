@@ -14,7 +14,7 @@ from training.metrics.base import MeanMetric, MeanState, add_values, as_mask
 
 @dataclasses.dataclass(frozen=True)
 class BinaryCrossentropy(MeanMetric):
-    """Mean cross-entropy of binary labels; see the loss of this name and `Metric`."""
+    """Mean cross-entropy of binary labels; see the loss of the same name and `Metric`."""
 
     direction: ClassVar[str | None] = "down"
     name: str | None = "binary_crossentropy"
@@ -30,7 +30,7 @@ class BinaryCrossentropy(MeanMetric):
 
 @dataclasses.dataclass(frozen=True)
 class CategoricalCrossentropy(MeanMetric):
-    """Mean cross-entropy of one-hot labels; see the loss of this name and `Metric`."""
+    """Mean cross-entropy of one-hot labels; see the loss of the same name and `Metric`."""
 
     direction: ClassVar[str | None] = "down"
     name: str | None = "categorical_crossentropy"
@@ -48,7 +48,7 @@ class CategoricalCrossentropy(MeanMetric):
 
 @dataclasses.dataclass(frozen=True)
 class SparseCategoricalCrossentropy(MeanMetric):
-    """Mean cross-entropy of class indices; see the loss of this name and `Metric`.
+    """Mean cross-entropy of class indices; see the loss of the same name and `Metric`.
 
     As in Keras, labels of `ignore_class` count as 0 in the mean without sample weights, and are excluded from
     it with sample weights.
@@ -93,7 +93,7 @@ class SparseCategoricalCrossentropy(MeanMetric):
 
 @dataclasses.dataclass(frozen=True)
 class KLDivergence(MeanMetric):
-    """Mean divergence of the predicted from the true distribution; see the loss of this name and `Metric`."""
+    """Mean divergence of the predicted from the true distribution; see the loss of the same name and `Metric`."""
 
     direction: ClassVar[str | None] = "down"
     name: str | None = "kl_divergence"
@@ -120,7 +120,7 @@ class Poisson(MeanMetric):
 
 @dataclasses.dataclass(frozen=True)
 class Hinge(MeanMetric):
-    """Mean hinge loss of binary labels; see the loss of this name and `Metric`."""
+    """Mean hinge loss of binary labels; see the loss of the same name and `Metric`."""
 
     direction: ClassVar[str | None] = "down"
     name: str | None = "hinge"
@@ -134,7 +134,7 @@ class Hinge(MeanMetric):
 
 @dataclasses.dataclass(frozen=True)
 class SquaredHinge(MeanMetric):
-    """Mean squared hinge loss of binary labels; see the loss of this name and `Metric`."""
+    """Mean squared hinge loss of binary labels; see the loss of the same name and `Metric`."""
 
     direction: ClassVar[str | None] = "down"
     name: str | None = "squared_hinge"
@@ -148,7 +148,7 @@ class SquaredHinge(MeanMetric):
 
 @dataclasses.dataclass(frozen=True)
 class CategoricalHinge(MeanMetric):
-    """Mean margin between the true class and the best other class; see the loss of this name and `Metric`."""
+    """Mean margin between the true class and the best other class; see the loss of the same name and `Metric`."""
 
     direction: ClassVar[str | None] = "down"
     name: str | None = "categorical_hinge"
