@@ -17,7 +17,7 @@ HEADER = ("layer (class)", "output", "parameters", "inputs")
 
 
 class Summarized(Protocol):
-    """A model whose table can be made; `Container` is one."""
+    """A model that can be shown as a table; `Container` is one."""
 
     name: str | None
 

@@ -74,7 +74,7 @@ def _same(a: object, b: object) -> bool:
 
 
 def _encode(value: object, where: str) -> Json:
-    """Returns a value as JSON values; `where` describes its place in error messages."""
+    """Returns a value as JSON values; `where` describes the value's place in error messages."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, np.generic):

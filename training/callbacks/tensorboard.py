@@ -94,7 +94,7 @@ class TensorBoard(Callback):
             writer.add_text("model", "\n".join(f"    {line}" for text in lines for line in text.splitlines()), 0)
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
-        """Starts to measure the time of the epoch."""
+        """Starts to measure the duration of the epoch."""
         self._epoch_start, self._steps = time.perf_counter(), 0
 
     def on_chunk_end(self, step: int, logs: Logs | None = None) -> None:

@@ -110,8 +110,8 @@ def window_primitive(
 
     Args:
         kernel: The kernel's name in `registry.KERNELS`.
-        out_shape: Returns the shape of the result: (*operands, geometry) -> shape.
-        channels_and_features: Returns their numbers: (*operands, geometry) -> [channels, features].
+        out_shape: Function of (*operands, geometry) that returns the shape of the result.
+        channels_and_features: Function of (*operands, geometry) that returns their numbers, [channels, features].
         default: The same function in XLA operations: (*operands, geometry=...) -> array.
     """
     declared = KERNELS[kernel]
