@@ -10,9 +10,9 @@ The derivatives are those of `unfused`, and all JAX transformations are supporte
 Shapes: as in `convolution`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,7 @@ from flaxmodels.kernels import dispatch, native
 from flaxmodels.kernels.convolution import ArrayLike, Ints, Pairs, conv, pad, padding_pairs, tap_views
 from flaxmodels.kernels.native import Geometry
 
+Result = TypeVar("Result")
 Shapes: TypeAlias = jax.ShapeDtypeStruct | Sequence[jax.ShapeDtypeStruct]
 
 
@@ -189,13 +190,20 @@ def _gradients_by_c_kernel(
     return [gradients[i] for i in wrt]
 
 
-def _primitive(name: str, function: Callable[..., Any], multiple: bool = False, **kernels: Any) -> Primitive:
+def _primitive(
+    name: str,
+    function: Callable[..., jax.Array | list[jax.Array]],
+    multiple: bool = False,
+    **kernels: Callable[..., list[jax.Array]],
+) -> Primitive:
     """Makes a primitive that computes `function`, by a kernel on the platforms in `kernels`."""
 
-    def out(*operands: ArrayLike, **static: Any) -> Any:
+    def out(*operands: ArrayLike, **static: Hashable) -> Shapes:
         return jax.eval_shape(partial(function, **static), *operands)
 
-    def batched(_: Primitive, operands: Sequence[jax.Array], axes: Sequence[int | None], **static: Any) -> Any:
+    def batched(
+        _: Primitive, operands: Sequence[jax.Array], axes: Sequence[int | None], **static: Hashable
+    ) -> tuple[jax.Array | list[jax.Array], int | list[int]]:
         outputs = jax.vmap(partial(function, **static), in_axes=tuple(axes))(*operands)
         return outputs, jax.tree.map(lambda _: 0, outputs)
 
@@ -207,7 +215,9 @@ tangent_p = _primitive("conv_bias_tangent", _tangent)
 gradients_p = _primitive("conv_bias_gradients", _gradients, multiple=True, cpu=_gradients_by_c_kernel)
 
 
-def _fused_jvp(primals: Sequence[jax.Array], tangents: Sequence[Any], *, form: Form) -> tuple[list, list]:
+def _fused_jvp(
+    primals: Sequence[jax.Array], tangents: Sequence[jax.Array | ad.Zero], *, form: Form
+) -> tuple[list[jax.Array], list[jax.Array | ad.Zero]]:
     y, *argmax = outputs = fused_p.bind(*primals, form=form)
     wrt = tuple(i for i, tangent in enumerate(tangents) if not isinstance(tangent, ad.Zero))
     dy = tangent_p.bind(*(argmax or [y]), *primals[:2], *(tangents[i] for i in wrt), form=form, wrt=wrt)
@@ -215,7 +225,13 @@ def _fused_jvp(primals: Sequence[jax.Array], tangents: Sequence[Any], *, form: F
 
 
 def _tangent_transpose(
-    dy: jax.Array, gate: jax.Array, x: jax.Array, kernel: jax.Array, *tangents: Any, form: Form, wrt: Operands
+    dy: jax.Array,
+    gate: jax.Array,
+    x: jax.Array,
+    kernel: jax.Array,
+    *tangents: jax.Array | ad.UndefinedPrimal,
+    form: Form,
+    wrt: Operands,
 ) -> list[jax.Array | None]:
     needed = tuple(i for i, tangent in zip(wrt, tangents, strict=True) if ad.is_undefined_primal(tangent))
     values = gradients_p.bind(dy, gate, x, kernel, form=form, wrt=needed)
@@ -223,10 +239,12 @@ def _tangent_transpose(
     return [None, None, None, *(gradients.get(i) for i in wrt)]
 
 
-def _jvp_of(function: Callable[..., Any]) -> Callable[..., Any]:
+def _jvp_of(function: Callable[..., Result]) -> Callable[..., tuple[Result, Result]]:
     """Returns the JVP rule of a primitive that has the derivatives of `function`."""
 
-    def rule(primals: Sequence[jax.Array], tangents: Sequence[Any], **params: Any) -> Any:
+    def rule(
+        primals: Sequence[jax.Array], tangents: Sequence[jax.Array | ad.Zero], **params: Hashable
+    ) -> tuple[Result, Result]:
         return jax.jvp(partial(function, **params), tuple(primals), tuple(map(ad.instantiate_zeros, tangents)))
 
     return rule

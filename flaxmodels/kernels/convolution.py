@@ -21,7 +21,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial, reduce
 from operator import add
-from typing import TypeAlias
+from typing import TypeAlias, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +36,15 @@ Pairs: TypeAlias = Sequence[tuple[int, int]]
 # (inputs, kernel) -> outputs
 Convolution: TypeAlias = Callable[[jax.Array, jax.Array], jax.Array]
 ArrayLike: TypeAlias = jax.Array | jax.ShapeDtypeStruct
+
+
+class WindowArguments(TypedDict):
+    """The arguments of a convolution that describe its window."""
+
+    strides: Ints
+    padding: str
+    dilation: Ints
+
 
 # Size of the patches of one block of examples. They should stay in the cache until the product has read them.
 BLOCK_BYTES = 4 << 20

@@ -6,19 +6,29 @@ programs contain none, because no other process could resolve their custom calls
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import cache, partial
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import jax
 from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+Result = TypeVar("Result")
 Function: TypeAlias = Callable[..., Any]
 # (platform, function) pairs, hashable as a parameter of a primitive.
 Kernels: TypeAlias = tuple[tuple[str, Function], ...]
 Shapes: TypeAlias = tuple[jax.ShapeDtypeStruct, ...]
+
+
+class Shaped(Protocol):
+    """An array, or a description of one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The sizes of its axes."""
+
 
 PLATFORMS = ("cpu", "cuda")
 # Part of the keys of JAX's caches, so a program traced with kernels is not reused without them, and vice versa.
@@ -61,7 +71,7 @@ def kernels_allowed() -> bool:
 DEFAULTS: dict[Primitive, Function] = {}
 
 
-def is_static(*arrays: Any) -> bool:
+def is_static(*arrays: Shaped) -> bool:
     """Returns whether all sizes are numbers. Symbolic sizes occur only in programs that will be exported.
 
     Example:
@@ -91,10 +101,12 @@ def primitive(
 
     # A call outside of a program is compiled once, as a separate program.
     @cache
-    def program(**static: Any) -> Function:
+    def program(**static: Hashable) -> Function:
         return jax.jit(partial(new.bind, **static))
 
-    def abstract(*operands: Any, **static: Any) -> Any:
+    def abstract(
+        *operands: jax.core.ShapedArray, **static: Hashable
+    ) -> jax.core.ShapedArray | list[jax.core.ShapedArray]:
         return jax.tree.map(lambda a: jax.core.ShapedArray(a.shape, a.dtype), out(*operands, **static))
 
     new.def_impl(lambda *operands, **static: program(**static)(*operands))
@@ -108,7 +120,14 @@ def primitive(
     return new
 
 
-def _lower(platform: str, xla: Function, kernel: Function, context: Any, *operands: Any, **static: Any) -> Any:
+def _lower(
+    platform: str,
+    xla: Function,
+    kernel: Function,
+    context: mlir.LoweringRuleContext,
+    *operands: mlir.Value,
+    **static: Hashable,
+) -> Sequence[mlir.Value]:
     """Lowers to the kernel if the program may contain it, otherwise to XLA operations."""
     module = context.module_context
     exported = getattr(module.lowering_parameters, "for_export", False)
@@ -119,7 +138,7 @@ def _lower(platform: str, xla: Function, kernel: Function, context: Any, *operan
     return (kernel if allowed else xla)(context, *operands, **static)
 
 
-def is_divided(axes: Any) -> bool:
+def is_divided(axes: object) -> bool:
     """Returns whether XLA partitions a program among devices, from the axis context in which it is lowered.
 
     A program under `jax.shard_map` is partitioned by the user, so each device runs it as a single-device program.
@@ -131,7 +150,7 @@ def is_divided(axes: Any) -> bool:
     return mesh is not None and any(size > 1 for name, size in mesh.shape.items() if name not in manual)
 
 
-def alternatives(default: Function, *arguments: Any, **kernels: Function) -> Any:
+def alternatives(default: Callable[..., Result], *arguments: object, **kernels: Callable[..., Result]) -> Result:
     """Computes a function by a kernel if there is one for the platform, otherwise by XLA operations.
 
     Derivatives are those of `default`. The platform is the one for which a program is lowered, so a program for several
@@ -164,19 +183,26 @@ alternatives_p.multiple_results = True
 
 
 @alternatives_p.def_impl
-def _compute(*operands: jax.Array, out: Shapes, default: Function, kernels: Kernels) -> Any:
+def _compute(*operands: jax.Array, out: Shapes, default: Function, kernels: Kernels) -> list[jax.Array]:
     # Outside of a program the platform is known, so this calls only one of the functions.
     return lax.platform_dependent(*operands, default=default, **dict(kernels))
 
 
 @alternatives_p.def_abstract_eval
-def _shapes(*operands: Any, out: Shapes, default: Function, kernels: Kernels) -> list[Any]:
+def _shapes(
+    *operands: jax.core.ShapedArray, out: Shapes, default: Function, kernels: Kernels
+) -> list[jax.core.ShapedArray]:
     return [jax.core.ShapedArray(a.shape, a.dtype) for a in out]
 
 
 def _jvp(
-    primals: Sequence[jax.Array], tangents: Sequence[Any], *, out: Shapes, default: Function, kernels: Kernels
-) -> Any:
+    primals: Sequence[jax.Array],
+    tangents: Sequence[jax.Array | ad.Zero],
+    *,
+    out: Shapes,
+    default: Function,
+    kernels: Kernels,
+) -> tuple[list[jax.Array], list[jax.Array]]:
     return jax.jvp(default, tuple(primals), tuple(map(ad.instantiate_zeros, tangents)))
 
 
@@ -200,8 +226,13 @@ def _batch(
 
 
 def _lower_alternatives(
-    platform: str, context: Any, *operands: Any, out: Shapes, default: Function, kernels: Kernels
-) -> Sequence[Any]:
+    platform: str,
+    context: mlir.LoweringRuleContext,
+    *operands: mlir.Value,
+    out: Shapes,
+    default: Function,
+    kernels: Kernels,
+) -> Sequence[mlir.Value]:
     xla, kernel = (mlir.lower_fun(f, multiple_results=True) for f in (default, dict(kernels).get(platform, default)))
     return _lower(platform, xla, kernel, context, *operands)
 

@@ -18,7 +18,12 @@ from flaxmodels.kernels.native.registry import KERNELS, MAX_SPATIAL_AXES, Kernel
 _PRIMITIVES: dict[str, Primitive] = {}
 
 
-def call(kernel: str, out: Any, *operands: jax.Array, attributes: Mapping[str, int | Sequence[int]]) -> Any:
+def call(
+    kernel: str,
+    out: jax.ShapeDtypeStruct | Sequence[jax.ShapeDtypeStruct],
+    *operands: jax.Array,
+    attributes: Mapping[str, int | Sequence[int]],
+) -> Any:
     """Calls a C kernel in a program for a CPU.
 
     Args:
@@ -116,7 +121,7 @@ def window_primitive(
     """
     declared = KERNELS[kernel]
 
-    def out(*operands: Any, geometry: Geometry) -> jax.ShapeDtypeStruct:
+    def out(*operands: dispatch.Shaped, geometry: Geometry) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(out_shape(*operands, geometry), np.float32)
 
     def compute(*operands: jax.Array, geometry: Geometry) -> jax.Array:
@@ -188,14 +193,16 @@ def _define_derivatives(primitive: Primitive, kernel: Kernel) -> None:
     linear = [i for i, name in enumerate(names) if name in kernel.gradients]
 
     def jvp_rule(i: int) -> Callable[..., jax.Array]:
-        def rule(tangent: Any, *primals: jax.Array, geometry: Geometry) -> jax.Array:
+        def rule(tangent: jax.Array, *primals: jax.Array, geometry: Geometry) -> jax.Array:
             return primitive.bind(*primals[:i], tangent, *primals[i + 1 :], geometry=geometry)
 
         return rule
 
-    def transpose(cotangent: Any, *operands: Any, geometry: Geometry) -> list[Any]:
+    def transpose(
+        cotangent: jax.Array | ad.Zero, *operands: jax.Array | ad.UndefinedPrimal, geometry: Geometry
+    ) -> list[jax.Array | ad.Zero | None]:
         (i,) = (i for i, operand in enumerate(operands) if ad.is_undefined_primal(operand))
-        results: list[Any] = [None] * len(operands)
+        results: list[jax.Array | ad.Zero | None] = [None] * len(operands)
         if type(cotangent) is ad.Zero:
             results[i] = ad.Zero(operands[i].aval)
             return results

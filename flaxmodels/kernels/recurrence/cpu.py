@@ -24,7 +24,7 @@ def forward(
     inputs: Inputs,
     kernel: jax.Array,
     bias: jax.Array | None,
-    state: Any,
+    state: Hidden | LSTMState,
     mask: jax.Array | None,
     keep: bool,
 ) -> tuple[jax.Array, Any, Residuals]:
@@ -59,10 +59,10 @@ def backward(
     hs: jax.Array,
     residuals: Residuals,
     kernel: jax.Array,
-    first: Any,
+    first: Hidden | LSTMState,
     mask: jax.Array | None,
     d_hs: jax.Array,
-    d_last: Any,
+    d_last: Hidden | LSTMState,
 ) -> tuple[jax.Array, jax.Array | None, Any]:
     """Computes the gradients of a recurrence, as in `Passes`."""
     (steps, batch, units), width = hs.shape, GATES[kind] * hs.shape[-1]

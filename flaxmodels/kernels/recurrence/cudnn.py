@@ -6,7 +6,7 @@ first, and the outputs are then distributed over all steps.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.custom_batching
@@ -17,6 +17,8 @@ from flaxmodels.kernels import dispatch
 from flaxmodels.kernels.recurrence import reference
 from flaxmodels.kernels.recurrence.products import has_exact_products
 from flaxmodels.kernels.recurrence.types import Inputs, LSTMState
+
+Result = TypeVar("Result", bound=tuple[jax.Array, ...])
 
 # Tests run a stand-in for cuDNN on another platform.
 _platform = "cuda"
@@ -101,7 +103,7 @@ def _forward_pass(*arguments: jax.Array) -> tuple[jax.Array, jax.Array, jax.Arra
     """Returns h after each step, the last c, and the reserve space that cuDNN's backward pass needs."""
     reserve = jax.eval_shape(_forward, *arguments)[2]
 
-    def scanned(*arguments: jax.Array) -> tuple[jax.Array, ...]:
+    def scanned(*arguments: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         return *_scan(*arguments), jnp.zeros(reserve.shape, reserve.dtype)
 
     return _by_platform(_forward, scanned, *arguments)
@@ -118,10 +120,10 @@ def _backward_pass(*arguments: jax.Array) -> tuple[jax.Array, ...]:
     return _by_platform(_backward, scanned, *arguments)
 
 
-def _by_platform(by_cudnn: Callable[..., Any], scanned: Callable[..., Any], *arguments: jax.Array) -> Any:
+def _by_platform(by_cudnn: Callable[..., Result], scanned: Callable[..., Result], *arguments: jax.Array) -> Result:
     """Calls cuDNN on its platform (under `vmap` once per example), else the scan, which also defines derivatives."""
-    by_cudnn = jax.custom_batching.sequential_vmap(by_cudnn)
-    return dispatch.alternatives(scanned, *arguments, **{_platform: by_cudnn})
+    each_example = jax.custom_batching.sequential_vmap(by_cudnn)
+    return dispatch.alternatives(scanned, *arguments, **{_platform: each_example})
 
 
 def _scan(

@@ -113,8 +113,8 @@ def _by_platform(
     def forward(
         inputs: Inputs, kernel: jax.Array, bias: jax.Array | None, state: State, mask: jax.Array | None, keep: bool
     ) -> tuple[jax.Array, State, Residuals]:
-        def with_keep(passes: Passes[State]) -> Callable[..., Any]:
-            run: Callable[..., Any] = passes.forward
+        def with_keep(passes: Passes[State]) -> Callable[..., tuple[jax.Array, State, Residuals]]:
+            run: Callable[..., tuple[jax.Array, State, Residuals]] = passes.forward
             return lambda *arguments: run(*arguments, keep)
 
         arguments = (inputs, kernel, bias, state, mask)

@@ -1,7 +1,7 @@
 """Recurrences by `jax.lax.scan` over time: `scan` for any cell, and the reference passes of LSTM, GRU and SimpleRNN."""
 
 from collections.abc import Callable
-from typing import Any, TypeAlias, TypeVar
+from typing import Protocol, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -10,13 +10,24 @@ from flaxmodels.kernels.recurrence.gradients import differentiable
 from flaxmodels.kernels.recurrence.products import dot, project, upcast
 from flaxmodels.kernels.recurrence.types import Hidden, Inputs, LSTMState, Passes, Residuals
 
-Step: TypeAlias = Callable[[Any, Any], Any]
+
+class HasOutput(Protocol):
+    """The state of a cell, one of whose fields is the output."""
+
+    @property
+    def h(self) -> jax.Array:
+        """The output."""
+
+
 Tree = TypeVar("Tree")
+CellState = TypeVar("CellState", bound=HasOutput)
+# (inputs of one step, previous state) -> next state
+Step: TypeAlias = Callable[[jax.Array, CellState], CellState]
 
 
 def scan(
-    step: Step, xs: jax.Array, state: Any, mask: jax.Array | None = None, unroll: bool = False
-) -> tuple[jax.Array, Any]:
+    step: Step[CellState], xs: jax.Array, state: CellState, mask: jax.Array | None = None, unroll: bool = False
+) -> tuple[jax.Array, CellState]:
     """Applies a cell to each step in turn: state = step(x, state) for each x of xs.
 
     Args:
@@ -36,7 +47,7 @@ def scan(
         [1.0, 1.0, 2.0]
     """
 
-    def body(state: Any, inputs: tuple[Any, jax.Array | None]) -> tuple[Any, jax.Array]:
+    def body(state: CellState, inputs: tuple[jax.Array, jax.Array | None]) -> tuple[CellState, jax.Array]:
         x, keep = inputs
         new = _new_where(keep, step(x, state), state)
         return new, new.h
@@ -113,7 +124,10 @@ def lstm_backward(
     factors = (o * (1 - tanh_c**2), g * i * (1 - i), c_before * f * (1 - f), i * (1 - g**2), tanh_c * o * (1 - o))
     factors, f, transposed = _masked(factors, mask, 0), _masked(f, mask, 1), kernel.T
 
-    def body(carry: tuple[jax.Array, jax.Array], inputs: Any) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
+    def body(
+        carry: tuple[jax.Array, jax.Array],
+        inputs: tuple[jax.Array, tuple[jax.Array, ...], jax.Array, jax.Array | None],
+    ) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
         dh, dc = carry
         d_h, (to_c, to_i, to_f, to_g, to_o), f, keep = inputs
         dh = dh + upcast(d_h)

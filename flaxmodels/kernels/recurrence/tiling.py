@@ -134,7 +134,7 @@ class Tiling:
         from jax.experimental import pallas as pl
         from jax.experimental.pallas import triton
 
-        def spec(array: jax.Array | jax.ShapeDtypeStruct, axis: int | None) -> Any:
+        def spec(array: jax.Array | jax.ShapeDtypeStruct, axis: int | None) -> pl.BlockSpec:
             block = [self.tiles.rows if i == axis else n for i, n in enumerate(array.shape)]
             return pl.BlockSpec(tuple(block), lambda p: tuple(p if i == axis else 0 for i in range(array.ndim)))
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -94,8 +93,10 @@ def _random_arrays(kind: Kind, units: int, dtype: str, rng: np.random.Generator)
     return (inputs, recurrent, bias, state), cotangents
 
 
-def _with_gradients(run: Callable[..., Any], arrays: tuple, mask: jax.Array | None, cotangents: tuple) -> Any:
-    def both(arrays: tuple, cotangents: tuple) -> tuple[Any, Any]:
+def _with_gradients(
+    run: Callable[..., object], arrays: tuple, mask: jax.Array | None, cotangents: tuple
+) -> tuple[object, object]:
+    def both(arrays: tuple, cotangents: tuple) -> tuple[object, object]:
         out, back = jax.vjp(lambda arrays: run(*arrays, mask), arrays)
         return out, back(cotangents)
 
