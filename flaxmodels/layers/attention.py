@@ -3,7 +3,7 @@
 import math
 import string
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, TypeVar, cast
 
 import flax.linen as nn
 import jax
@@ -14,16 +14,37 @@ from flaxmodels.initializers import InitializerLike
 from flaxmodels.layers import attention_masks as masks
 from flaxmodels.layers import checks
 from flaxmodels.layers.activation import masked_softmax
-from flaxmodels.layers.base import MultiOutputLayer, accumulation_dtype
+from flaxmodels.layers.base import Layer, MultiOutputLayer, accumulation_dtype
 from flaxmodels.layers.core import EinsumDense
 from flaxmodels.layers.regularization import check_rate, dropout, noise_key
 from flaxmodels.regularizers import RegularizerLike
 
+Item = TypeVar("Item")
+# The outputs, or the outputs and the attention weights.
+Outputs = jax.Array | tuple[jax.Array, jax.Array | None]
+MaskList = list[jax.Array | None] | tuple[jax.Array | None, ...]
 
-class ScoredAttention(MultiOutputLayer):
-    """Base class of Attention and AdditiveAttention; a subclass computes the scores."""
+
+class AttentionBase(MultiOutputLayer):
+    """Base class of all attention layers: the outputs have the query's mask."""
 
     SUPPORTS_MASKING: ClassVar[bool] = True
+
+    def outputs_and_mask(
+        self,
+        inputs: jax.Array | Sequence[jax.Array],
+        *args: object,
+        mask: jax.Array | MaskList | None = None,
+        train: bool = False,
+        **kwargs: object,
+    ) -> tuple[Outputs, jax.Array | tuple[jax.Array | None, None] | None]:
+        """Computes the outputs and their mask, which is the query's mask; attention scores have no mask."""
+        outputs, query_mask = super().outputs_and_mask(inputs, *args, mask=mask, train=train, **kwargs)
+        return outputs, (query_mask, None) if isinstance(outputs, tuple) else query_mask
+
+
+class ScoredAttention(AttentionBase):
+    """Base class of Attention and AdditiveAttention; a subclass computes the scores."""
 
     def scores(self, query: jax.Array, key: jax.Array) -> jax.Array:
         """Returns the score of each key [B, ..., S, F] for each query [B, ..., T, F], as [B, ..., T, S]."""
@@ -36,9 +57,9 @@ class ScoredAttention(MultiOutputLayer):
         return_attention_scores: bool = False,
         use_causal_mask: bool = False,
         *,
-        mask: Any = None,
+        mask: MaskList | None = None,
         train: bool = False,
-    ) -> Any:
+    ) -> Outputs:
         """Computes the weighted values, followed by the attention weights if `return_attention_scores` is True."""
         query, value, *rest = (self.cast(x) for x in self._as_list(inputs, "inputs", "[query, value, key]"))
         self._check_shapes(query, value, rest[0] if rest else value)
@@ -65,14 +86,7 @@ class ScoredAttention(MultiOutputLayer):
             outputs = jnp.where(masks.expand_before(query_mask[..., None], outputs.ndim), outputs, 0)
         return (outputs, weights) if return_attention_scores else outputs
 
-    def outputs_and_mask(
-        self, inputs: Any, *args: Any, mask: Any = None, train: bool = False, **kwargs: Any
-    ) -> tuple[Any, Any]:
-        """Computes the outputs and their mask, which is the query's mask; attention scores have no mask."""
-        outputs, mask = super().outputs_and_mask(inputs, *args, mask=mask, train=train, **kwargs)
-        return outputs, (mask, None) if isinstance(outputs, tuple) else mask
-
-    def compute_mask(self, inputs: Any, mask: Any) -> Any:
+    def compute_mask(self, inputs: Sequence[jax.Array], mask: MaskList | None) -> jax.Array | None:
         """Returns the query's mask."""
         return None if mask is None else mask[0]
 
@@ -88,7 +102,7 @@ class ScoredAttention(MultiOutputLayer):
             )
 
     @nn.nowrap
-    def _as_list(self, value: Any, what: str, names: str) -> list[Any]:
+    def _as_list(self, value: Sequence[Item], what: str, names: str) -> list[Item]:
         if not isinstance(value, tuple | list) or not 2 <= len(value) <= 3:
             got = f"{len(value)}" if isinstance(value, tuple | list) else f"one of type {type(value).__name__}"
             raise ValueError(f"{self.label} takes a list of 2 or 3 {what}, got {got}; give {names}.")
@@ -205,10 +219,8 @@ class AdditiveAttention(ScoredAttention):
         return jnp.sum(total, -1)
 
 
-class ProjectedAttention(MultiOutputLayer):
+class ProjectedAttention(AttentionBase):
     """Base class of MultiHeadAttention and GroupQueryAttention: projects, masks and attends."""
-
-    SUPPORTS_MASKING: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         settings: Any = self
@@ -259,7 +271,7 @@ class ProjectedAttention(MultiOutputLayer):
         return layers
 
     @nn.nowrap
-    def children(self) -> list[tuple[str, Any]]:
+    def children(self) -> list[tuple[str, Layer]]:
         """Returns the inner layers, keyed by scope name, in the order of Keras' weights."""
         # The size of the features is known only when the layer is called, but the list of weights doesn't depend on it.
         return list(self.projections((1,)).items())
@@ -277,9 +289,9 @@ class ProjectedAttention(MultiOutputLayer):
         return_attention_scores: bool = False,
         use_causal_mask: bool = False,
         *,
-        mask: Any = None,
+        mask: jax.Array | MaskList | None = None,
         train: bool = False,
-    ) -> Any:
+    ) -> Outputs:
         """Computes the outputs, followed by the attention weights if `return_attention_scores` is True."""
         axes = self._checked_axes(query, value, key)
         value = cast(jax.Array, value)  # checked by the line before
@@ -292,7 +304,10 @@ class ProjectedAttention(MultiOutputLayer):
             masks.check_positions(self, name, m, x)
         visible = [masks.align_query_mask(query_mask, query.ndim, axes)]
         visible += [masks.align_key_mask(m, query.ndim, axes) for m in (value_mask, key_mask)]
-        visible += self._pair_masks(query, value, axes, attention_mask, use_causal_mask)
+        window = getattr(self, "sliding_window", None)
+        if attention_mask is not None:
+            masks.check_pairs(self, attention_mask, query, value, axes, self.heads()[0])
+        visible += masks.pair_masks(self, query, value, axes, attention_mask, use_causal_mask, window)
         layers = self.projections(self.features(query))
         dense = {name: layer.clone(parent=self, name=name) for name, layer in layers.items()}
         queries, keys = dense["query"](query), dense["key"](value if key is None else key)
@@ -303,19 +318,12 @@ class ProjectedAttention(MultiOutputLayer):
         outputs = dense["attention_output"](outputs if gate is None else outputs * gate)
         return (outputs, weights) if return_attention_scores else outputs
 
-    def outputs_and_mask(
-        self, inputs: Any, *args: Any, mask: Any = None, train: bool = False, **kwargs: Any
-    ) -> tuple[Any, Any]:
-        """Computes the outputs and their mask, which is the query's mask; attention scores have no mask."""
-        outputs, mask = super().outputs_and_mask(inputs, *args, mask=mask, train=train, **kwargs)
-        return outputs, (mask, None) if isinstance(outputs, tuple) else mask
-
-    def compute_mask(self, inputs: Any, mask: Any) -> Any:
+    def compute_mask(self, inputs: jax.Array, mask: jax.Array | MaskList | None) -> jax.Array | None:
         """Returns the query's mask."""
         return mask[0] if isinstance(mask, tuple | list) else mask
 
     @nn.nowrap
-    def _checked_axes(self, query: jax.Array, value: Any, key: Any) -> tuple[int, ...]:
+    def _checked_axes(self, query: jax.Array, value: jax.Array | None, key: jax.Array | None) -> tuple[int, ...]:
         """Returns the axes along which attention is computed; raises unless the arrays agree on the others."""
         for name, x in (("value", value), ("key", key)):
             if x is not None:
@@ -335,35 +343,6 @@ class ProjectedAttention(MultiOutputLayer):
                 f"value and {key.shape} for the key; reshape them."
             )
         return axes
-
-    @nn.nowrap
-    def _pair_masks(
-        self,
-        query: jax.Array,
-        value: jax.Array,
-        axes: tuple[int, ...],
-        attention_mask: jax.Array | None,
-        causal: bool,
-    ) -> list[jax.Array | None]:
-        """Returns the masks of pairs (query, key): `attention_mask`, the causal mask and the sliding window."""
-        rank = query.ndim + len(axes)
-        window = getattr(self, "sliding_window", None)
-        if attention_mask is not None:
-            masks.check_pairs(self, attention_mask, query, value, axes, self.heads()[0])
-        pair_masks: list[jax.Array | None] = []
-        if attention_mask is not None:
-            pair_masks.append(masks.expand_before(attention_mask.astype(bool), rank, 2 * len(axes)))
-        if (causal or window) and len(axes) > 1:
-            raise ValueError(
-                f"`use_causal_mask` and `sliding_window` of {self.label} work along one attention axis, got the axes "
-                f"{axes}; leave both out, or give one attention axis."
-            )
-        sizes = (query.shape[axes[0]], value.shape[axes[0]])
-        if causal:
-            pair_masks.append(masks.expand_before(masks.causal(*sizes), rank))
-        if window is not None:
-            pair_masks.append(masks.expand_before(jnp.abs(masks.distance(*sizes)) < window, rank))
-        return pair_masks
 
     def _attend(
         self,
@@ -518,7 +497,7 @@ class MultiHeadAttention(ProjectedAttention):
             return query.shape[-1:]
         return (self.output_shape,) if isinstance(self.output_shape, int) else tuple(self.output_shape)
 
-    def _add_activity_loss(self, outputs: Any) -> None:
+    def _add_activity_loss(self, outputs: object) -> None:
         """Adds no loss: as in Keras, only the projections add losses on their outputs."""
 
 

@@ -30,6 +30,43 @@ def check_pairs(
         )
 
 
+def pair_masks(
+    layer: Layer,
+    query: jax.Array,
+    value: jax.Array,
+    axes: tuple[int, ...],
+    attention_mask: jax.Array | None,
+    causal_mask: bool,
+    window: int | None,
+) -> list[jax.Array | None]:
+    """Returns the masks of pairs (query, key): `attention_mask`, the causal mask and the sliding window.
+
+    Args:
+        layer: The layer, for errors.
+        query: The query.
+        value: The value.
+        axes: Axes of the query along which attention is computed.
+        attention_mask: Mask of pairs, checked by `check_pairs`, or None.
+        causal_mask: Whether a query attends only to keys that are no later.
+        window: A query attends only to keys at a smaller distance; None for no limit.
+    """
+    rank = query.ndim + len(axes)
+    aligned: list[jax.Array | None] = []
+    if attention_mask is not None:
+        aligned.append(expand_before(attention_mask.astype(bool), rank, 2 * len(axes)))
+    if (causal_mask or window) and len(axes) > 1:
+        raise ValueError(
+            f"`use_causal_mask` and `sliding_window` of {layer.label} work along one attention axis, got the axes "
+            f"{axes}; leave both out, or give one attention axis."
+        )
+    sizes = (query.shape[axes[0]], value.shape[axes[0]])
+    if causal_mask:
+        aligned.append(expand_before(causal(*sizes), rank))
+    if window is not None:
+        aligned.append(expand_before(jnp.abs(distance(*sizes)) < window, rank))
+    return aligned
+
+
 def causal(queries: int, keys: int) -> jax.Array:
     """Returns booleans [T, S]: whether each key is no later than each query."""
     return distance(queries, keys) >= 0
