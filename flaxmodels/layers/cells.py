@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, TypeVar
 
 import flax.linen as nn
 import jax
@@ -15,12 +15,18 @@ from flaxmodels.constraints import ConstraintLike
 from flaxmodels.initializers import InitializerLike
 from flaxmodels.kernels import recurrence
 from flaxmodels.kernels.recurrence import Hidden, LSTMState
+from flaxmodels.kernels.recurrence.types import State
 from flaxmodels.layers import checks
 from flaxmodels.layers.base import Layer, MultiOutputLayer
 from flaxmodels.layers.dense import add_bias
 from flaxmodels.layers.regularization import check_rate, dropout, noise_key
 from flaxmodels.regularizers import RegularizerLike
 
+Tree = TypeVar("Tree")
+# The states of a cell: an array, or a list of the states of several cells.
+States: TypeAlias = jax.Array | Sequence["States"]
+# The sizes of these states.
+StateSize: TypeAlias = int | Sequence["StateSize"]
 Run = Callable[[jax.Array, Any, jax.Array | None, bool], tuple[jax.Array, Any]]
 
 
@@ -45,9 +51,9 @@ class CellFunctions(NamedTuple):
 
 def cell_functions_from(
     project: Callable[[jax.Array], jax.Array],
-    advance: recurrence.Step,
-    zeros: Any,
-    run_kernel: Callable[[jax.Array, Any, jax.Array | None], tuple[jax.Array, Any]] | None = None,
+    advance: recurrence.Step[State],
+    zeros: State,
+    run_kernel: Callable[[jax.Array, State, jax.Array | None], tuple[jax.Array, State]] | None = None,
 ) -> CellFunctions:
     """Returns the functions of a cell whose output is the field `h` of its state.
 
@@ -59,11 +65,11 @@ def cell_functions_from(
             used unless the loop is unrolled or the dtype is float64.
     """
 
-    def step(x: jax.Array, state: Any) -> tuple[jax.Array, Any]:
+    def step(x: jax.Array, state: State) -> tuple[jax.Array, State]:
         state = advance(x, state)
         return state.h, state
 
-    def run(xs: jax.Array, state: Any, mask: jax.Array | None, unroll: bool) -> tuple[jax.Array, Any]:
+    def run(xs: jax.Array, state: State, mask: jax.Array | None, unroll: bool) -> tuple[jax.Array, State]:
         if run_kernel is None or unroll or zeros.h.dtype == jnp.float64:
             return recurrence.scan(advance, project(xs), state, mask, unroll)
         return run_kernel(xs, state, mask)
@@ -112,7 +118,9 @@ class Cell(MultiOutputLayer, kw_only=True):
             f"{type(self).__name__} does not implement `cell_functions`; use LSTMCell, GRUCell or SimpleRNNCell."
         )
 
-    def compute(self, inputs: jax.Array, states: Any = None, *, train: bool = False) -> tuple[jax.Array, Any]:
+    def compute(
+        self, inputs: jax.Array, states: States | None = None, *, train: bool = False
+    ) -> tuple[jax.Array, States]:
         """Computes one step and returns the output and the next states, in the structure of `states`."""
         self.check_rank(inputs, self.axes)
         return one_step(self, self.cell_functions(inputs.shape, train), inputs, states)
@@ -125,7 +133,7 @@ class Cell(MultiOutputLayer, kw_only=True):
 
     @property
     @nn.nowrap
-    def state_size(self) -> Any:
+    def state_size(self) -> int | list[int]:
         """The size of each state, as in Keras: an integer, or a list if there are several states."""
         sizes = [self.output_size] * len(self.STATE._fields)  # type: ignore[attr-defined]
         return sizes[0] if len(sizes) == 1 else sizes
@@ -169,7 +177,7 @@ class Cell(MultiOutputLayer, kw_only=True):
 TANH, SIGMOID = (activations.tanh, jnp.tanh), (activations.sigmoid, jax.nn.sigmoid)
 
 
-def state_from(layer: Layer, states: Any, zeros: Any) -> Any:
+def state_from(layer: Layer, states: States | None, zeros: Tree) -> Tree:
     """Returns the caller's states (an array or a list) in the structure and dtype of `zeros`, or `zeros` for None."""
     if states is None:
         return zeros
@@ -185,7 +193,9 @@ def state_from(layer: Layer, states: Any, zeros: Any) -> Any:
     return jax.tree.unflatten(treedef, [jnp.asarray(s).astype(z.dtype) for s, z in zip(leaves, expected, strict=True)])
 
 
-def one_step(layer: Layer, functions: CellFunctions, inputs: jax.Array, states: Any) -> tuple[jax.Array, Any]:
+def one_step(
+    layer: Layer, functions: CellFunctions, inputs: jax.Array, states: States | None
+) -> tuple[jax.Array, States]:
     """Computes one step; the returned states have the structure of `states`, or form a list if `states` is None."""
     output, state = functions.step(functions.project(inputs), state_from(layer, states, functions.zeros))
     if states is None:
@@ -304,11 +314,12 @@ class LSTMBase(GatedCell):
     STATE: ClassVar[type[tuple[Any, ...]]] = LSTMState
 
     @nn.nowrap
-    def argument(self, weight: str, kind: str) -> Any:
+    def argument(self, weight: str, kind: str) -> InitializerLike | RegularizerLike | ConstraintLike:
         """Returns an argument of a weight; with `unit_forget_bias`, the bias initializer sets the forget gate to 1."""
         value = super().argument(weight, kind)
         if (weight, kind) == ("bias", "initializer") and self.unit_forget_bias:  # type: ignore[attr-defined]
-            return forget_bias(initializers.get(value or "glorot_uniform"))
+            initializer: Any = initializers.get(value or "glorot_uniform")
+            return forget_bias(initializer)
         return value
 
 
@@ -388,7 +399,7 @@ class LSTMCell(LSTMBase):
         return cell_functions_from(project, advance, zeros, run_kernel if self.is_standard(recurrent_masks) else None)
 
 
-def forget_bias(initializer: Any) -> Callable[..., jax.Array]:
+def forget_bias(initializer: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
     """Returns an initializer of the biases [i, f, g, o] that sets f to 1 and uses `initializer` for the others."""
 
     def initialize(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:

@@ -9,6 +9,7 @@ import jax
 from flaxmodels import activations
 from flaxmodels.kernels import convolution
 from flaxmodels.kernels.biased_convolution import conv_bias
+from flaxmodels.kernels.convolution import WindowArguments
 from flaxmodels.layers.dense import add_bias
 from flaxmodels.layers.spatial import Spatial
 
@@ -55,7 +56,7 @@ class Convolution(Spatial):
 
     @property
     @nn.nowrap
-    def geometry(self) -> dict[str, Any]:
+    def geometry(self) -> WindowArguments:
         """The arguments of the convolution kernels that describe the window."""
         return {"strides": self.strides, "padding": self.padding, "dilation": self.dilation_rate}
 

@@ -1,6 +1,6 @@
 """Convolutional recurrent layers."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import flax.linen as nn
 import jax
@@ -10,6 +10,7 @@ from flaxmodels import activations
 from flaxmodels.activations import ActivationLike
 from flaxmodels.initializers import InitializerLike
 from flaxmodels.kernels import convolution, recurrence
+from flaxmodels.kernels.convolution import WindowArguments
 from flaxmodels.kernels.recurrence import LSTMState
 from flaxmodels.layers.cells import CellFunctions, LSTMBase
 from flaxmodels.layers.dense import add_bias
@@ -107,7 +108,11 @@ class ConvLSTM(CellRecurrent, LSTMBase, Spatial):
         recurrent_kernel = self.add_weight("recurrent_kernel", (*self.kernel_size, self.filters, 4 * self.filters))
         bias = self.add_weight("bias", (4 * self.filters,)) if self.use_bias else None
         masks = [self.channels_last(m) for m in self.masks("dropout", shape, train)]
-        geometry = {"strides": self.strides, "padding": self.padding, "dilation": self.dilation_rate}
+        geometry: WindowArguments = {
+            "strides": self.strides,
+            "padding": self.padding,
+            "dilation": self.dilation_rate,
+        }
 
         def project(x: jax.Array) -> jax.Array:
             images = self.channels_last(self.cast(x).reshape(-1, *shape[1:]))
@@ -131,7 +136,7 @@ class ConvLSTM(CellRecurrent, LSTMBase, Spatial):
             state = advance(x, LSTMState(*map(self.channels_last, state)))
             return self.to_data_format(state.h), LSTMState(*map(self.to_data_format, state))
 
-        def run(xs: jax.Array, state: LSTMState, mask: Any, unroll: bool) -> tuple[jax.Array, LSTMState]:
+        def run(xs: jax.Array, state: LSTMState, mask: jax.Array | None, unroll: bool) -> tuple[jax.Array, LSTMState]:
             hs, state = recurrence.scan(advance, project(xs), LSTMState(*map(self.channels_last, state)), mask, unroll)
             return jax.vmap(self.to_data_format)(hs), LSTMState(*map(self.to_data_format, state))
 
@@ -139,7 +144,7 @@ class ConvLSTM(CellRecurrent, LSTMBase, Spatial):
         return CellFunctions(project, step, run, LSTMState(initial, initial), initial.shape)
 
 
-def convolve(x: jax.Array, kernel: jax.Array, masks: list[jax.Array], **geometry: Any) -> jax.Array:
+def convolve(x: jax.Array, kernel: jax.Array, masks: list[jax.Array], **geometry: Unpack[WindowArguments]) -> jax.Array:
     """Returns the convolution of x (channels last), with dropout of x.
 
     Args:

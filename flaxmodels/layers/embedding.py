@@ -1,7 +1,7 @@
 """Embedding layers, which map integers to learned vectors."""
 
 import warnings
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -41,7 +41,7 @@ class EmbeddingBase(Layer):
 
     @nn.nowrap
     def _record_lookups(
-        self, sources: Any, lookups: list[Lookup], path: str, reverse: bool = False, **kwargs: Any
+        self, sources: frozenset[int], lookups: list[Lookup], path: str, reverse: bool = False, **kwargs: object
     ) -> frozenset[int]:
         """Implements `trace_inputs`: records the lookup of each source; the outputs hold other values."""
         if not reverse:
@@ -184,7 +184,7 @@ class ReversibleEmbedding(EmbeddingBase):
         super().__post_init__()
 
     @nn.nowrap
-    def argument(self, weight: str, kind: str) -> Any:
+    def argument(self, weight: str, kind: str) -> InitializerLike | RegularizerLike | ConstraintLike:
         """Returns the argument for a weight; as in Keras, `reverse_embeddings` has only an initializer."""
         if weight == "reverse_embeddings":
             return self.embeddings_initializer if kind == "initializer" else None
@@ -211,8 +211,8 @@ class ReversibleEmbedding(EmbeddingBase):
         return scores if cap is None else jnp.tanh(scores / cap) * cap
 
     def outputs_and_mask(
-        self, inputs: Any, reverse: bool = False, *, mask: Any = None, train: bool = False
-    ) -> tuple[Any, Any]:
+        self, inputs: jax.Array, reverse: bool = False, *, mask: jax.Array | None = None, train: bool = False
+    ) -> tuple[jax.Array, jax.Array | None]:
         """Computes the outputs and their mask: where the integers are not 0 if `mask_zero` is True, else None."""
         outputs, _ = super().outputs_and_mask(inputs, reverse, mask=mask, train=train)
         return outputs, inputs != 0 if self.mask_zero and not reverse else None

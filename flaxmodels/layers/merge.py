@@ -1,15 +1,17 @@
 """Layers that merge several arrays into one."""
 
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, overload
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from flaxmodels.layers import checks, symbolic
 from flaxmodels.layers.base import Layer, accumulation_dtype
+from flaxmodels.layers.symbolic import Symbol
 from flaxmodels.layers.tracing import Lookup
 
 MaskList = list[jax.Array | None]
@@ -51,7 +53,7 @@ class Merge(Layer):
         aligned = [_expand_after_batch(m, rank - x.ndim) for x, m in zip(inputs, masks, strict=True) if m is not None]
         return _any([_expand_at_end(m, max(m.ndim for m in aligned)) for m in aligned])
 
-    def arrays(self, inputs: Any) -> list[jax.Array]:
+    def arrays(self, inputs: Sequence[ArrayLike]) -> list[jax.Array]:
         """Returns the inputs as arrays of one dtype."""
         count = len(inputs) if isinstance(inputs, tuple | list) else None
         if not count or (self.NUM_INPUTS is not None and count != self.NUM_INPUTS):
@@ -69,7 +71,7 @@ class Merge(Layer):
         dtype = np.result_type(*(x.dtype for x in arrays))
         return [x.astype(dtype) for x in arrays]
 
-    def masks(self, inputs: Sequence[jax.Array], mask: Any) -> MaskList:
+    def masks(self, inputs: Sequence[jax.Array], mask: Sequence[jax.Array | None] | None) -> MaskList:
         """Returns a boolean mask or None for each input."""
         if mask is None:
             return [None] * len(inputs)
@@ -280,7 +282,9 @@ class Concatenate(Merge):
     axis: int = -1
 
     @nn.nowrap
-    def trace_inputs(self, sources: Any, lookups: list[Lookup], path: str, *args: Any, **kwargs: Any) -> Any:
+    def trace_inputs(
+        self, sources: Sequence[frozenset[int]], lookups: list[Lookup], path: str, *args: object, **kwargs: object
+    ) -> frozenset[int]:
         """Returns the union of the sources if all inputs hold values of the model's inputs, else an empty set."""
         leaves = jax.tree.leaves(sources)
         return frozenset().union(*leaves) if all(leaves) else frozenset()
@@ -387,7 +391,11 @@ def normalize(x: jax.Array, axis: int | Sequence[int] | None, epsilon: float = 1
 # --- functions, which add a layer to a model if called on symbols and compute if called on arrays
 
 
-def add(inputs: Sequence[Any], **kwargs: Any) -> Any:
+@overload
+def add(inputs: Sequence[ArrayLike], **kwargs: object) -> jax.Array: ...
+@overload
+def add(inputs: Sequence[Symbol | ArrayLike], **kwargs: object) -> Symbol: ...
+def add(inputs: Sequence[Symbol | ArrayLike], **kwargs: object) -> Symbol | jax.Array:
     """Adds symbols or arrays elementwise; calls `Add(**kwargs)`.
 
     Example:
@@ -397,42 +405,70 @@ def add(inputs: Sequence[Any], **kwargs: Any) -> Any:
     return _call_merge(Add, inputs, kwargs)
 
 
-def subtract(inputs: Sequence[Any], **kwargs: Any) -> Any:
+@overload
+def subtract(inputs: Sequence[ArrayLike], **kwargs: object) -> jax.Array: ...
+@overload
+def subtract(inputs: Sequence[Symbol | ArrayLike], **kwargs: object) -> Symbol: ...
+def subtract(inputs: Sequence[Symbol | ArrayLike], **kwargs: object) -> Symbol | jax.Array:
     """Subtracts the second symbol or array from the first; calls `Subtract(**kwargs)`."""
     return _call_merge(Subtract, inputs, kwargs)
 
 
-def multiply(inputs: Sequence[Any], **kwargs: Any) -> Any:
+@overload
+def multiply(inputs: Sequence[ArrayLike], **kwargs: object) -> jax.Array: ...
+@overload
+def multiply(inputs: Sequence[Symbol | ArrayLike], **kwargs: object) -> Symbol: ...
+def multiply(inputs: Sequence[Symbol | ArrayLike], **kwargs: object) -> Symbol | jax.Array:
     """Multiplies symbols or arrays elementwise; calls `Multiply(**kwargs)`."""
     return _call_merge(Multiply, inputs, kwargs)
 
 
-def average(inputs: Sequence[Any], **kwargs: Any) -> Any:
+@overload
+def average(inputs: Sequence[ArrayLike], **kwargs: object) -> jax.Array: ...
+@overload
+def average(inputs: Sequence[Symbol | ArrayLike], **kwargs: object) -> Symbol: ...
+def average(inputs: Sequence[Symbol | ArrayLike], **kwargs: object) -> Symbol | jax.Array:
     """Averages symbols or arrays elementwise; calls `Average(**kwargs)`."""
     return _call_merge(Average, inputs, kwargs)
 
 
-def maximum(inputs: Sequence[Any], **kwargs: Any) -> Any:
+@overload
+def maximum(inputs: Sequence[ArrayLike], **kwargs: object) -> jax.Array: ...
+@overload
+def maximum(inputs: Sequence[Symbol | ArrayLike], **kwargs: object) -> Symbol: ...
+def maximum(inputs: Sequence[Symbol | ArrayLike], **kwargs: object) -> Symbol | jax.Array:
     """Returns the elementwise maximum of symbols or arrays; calls `Maximum(**kwargs)`."""
     return _call_merge(Maximum, inputs, kwargs)
 
 
-def minimum(inputs: Sequence[Any], **kwargs: Any) -> Any:
+@overload
+def minimum(inputs: Sequence[ArrayLike], **kwargs: object) -> jax.Array: ...
+@overload
+def minimum(inputs: Sequence[Symbol | ArrayLike], **kwargs: object) -> Symbol: ...
+def minimum(inputs: Sequence[Symbol | ArrayLike], **kwargs: object) -> Symbol | jax.Array:
     """Returns the elementwise minimum of symbols or arrays; calls `Minimum(**kwargs)`."""
     return _call_merge(Minimum, inputs, kwargs)
 
 
-def concatenate(inputs: Sequence[Any], axis: int = -1, **kwargs: Any) -> Any:
+@overload
+def concatenate(inputs: Sequence[ArrayLike], axis: int = -1, **kwargs: object) -> jax.Array: ...
+@overload
+def concatenate(inputs: Sequence[Symbol | ArrayLike], axis: int = -1, **kwargs: object) -> Symbol: ...
+def concatenate(inputs: Sequence[Symbol | ArrayLike], axis: int = -1, **kwargs: object) -> Symbol | jax.Array:
     """Concatenates symbols or arrays along an axis; calls `Concatenate(axis, **kwargs)`."""
     return _call_merge(Concatenate, inputs, {"axis": axis, **kwargs})
 
 
-def dot(inputs: Sequence[Any], axes: int | Sequence[int] = -1, **kwargs: Any) -> Any:
+@overload
+def dot(inputs: Sequence[ArrayLike], axes: int | Sequence[int] = -1, **kwargs: object) -> jax.Array: ...
+@overload
+def dot(inputs: Sequence[Symbol | ArrayLike], axes: int | Sequence[int] = -1, **kwargs: object) -> Symbol: ...
+def dot(inputs: Sequence[Symbol | ArrayLike], axes: int | Sequence[int] = -1, **kwargs: object) -> Symbol | jax.Array:
     """Computes batched dot products of two symbols or arrays along axes; calls `Dot(axes, **kwargs)`."""
     return _call_merge(Dot, inputs, {"axes": axes, **kwargs})
 
 
-def _call_merge(cls: type[Merge], inputs: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+def _call_merge(cls: Callable[..., Merge], inputs: Sequence[Symbol | ArrayLike], kwargs: Mapping[str, object]) -> Any:
     layer = cls(parent=None, **kwargs)
     return layer(inputs) if symbolic.symbols_in(inputs) else layer.apply({}, inputs)
 

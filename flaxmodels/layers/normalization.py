@@ -1,12 +1,13 @@
 """Normalization layers, with statistics of the batch, of each example, or of the weights."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.linen.module import InterceptorContext
 
 from flaxmodels import initializers
 from flaxmodels.constraints import ConstraintLike
@@ -494,10 +495,12 @@ class SpectralNormalization(Layer):
         nn.share_scope(self, self.layer)
 
     @nn.compact
-    def compute(self, inputs: Any, *, train: bool = False) -> Any:
+    def compute(self, inputs: object, *, train: bool = False) -> jax.Array:
         """Calls the inner layer with the divided kernel."""
 
-        def divide(method: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        def divide(
+            method: Callable[..., Any], args: tuple[object, ...], kwargs: dict[str, object], context: InterceptorContext
+        ) -> Any:
             weight = method(*args, **kwargs)
             is_kernel = context.method_name == "add_weight" and args[0] in self.KERNELS
             return self._divide(weight, train) if is_kernel and context.module is self.layer else weight

@@ -1,17 +1,20 @@
 """Recurrent layers, which run a cell over the time steps of a sequence."""
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import traverse_util
+from flax.typing import Collection, VariableDict
 
 from flaxmodels.kernels.recurrence import dispatch, expand_mask
 from flaxmodels.layers.base import Layer, MultiOutputLayer
-from flaxmodels.layers.cells import CellFunctions, GRUCell, LSTMCell, SimpleRNNCell, state_from
+from flaxmodels.layers.cells import CellFunctions, GRUCell, LSTMCell, SimpleRNNCell, States, StateSize, state_from
 from flaxmodels.layers.stacked_cells import StackedRNNCells, cell_functions_of, check_cell, initial_states
+
+Tree = TypeVar("Tree")
 
 
 class Recurrent(MultiOutputLayer):
@@ -25,13 +28,18 @@ class Recurrent(MultiOutputLayer):
         unroll: ClassVar[bool]
         zero_output_for_mask: ClassVar[bool]
         cell_functions: ClassVar[Callable[..., CellFunctions]]
-        state_size: ClassVar[Any]
+        state_size: ClassVar[StateSize]
         axes: ClassVar[str]
 
     @nn.compact
     def compute(
-        self, inputs: jax.Array, initial_state: Any = None, *, mask: jax.Array | None = None, train: bool = False
-    ) -> Any:
+        self,
+        inputs: jax.Array,
+        initial_state: States | None = None,
+        *,
+        mask: jax.Array | None = None,
+        train: bool = False,
+    ) -> jax.Array | tuple[States, ...]:
         """Computes the outputs, followed by the final states if `return_state` is True."""
         self.check_sequence(inputs)
         xs, mask = self._time_first(inputs, mask)
@@ -48,7 +56,7 @@ class Recurrent(MultiOutputLayer):
         return outputs, *jax.tree.map(self.cast, state)
 
     @nn.nowrap
-    def check_sequence(self, inputs: Any) -> None:
+    def check_sequence(self, inputs: jax.Array) -> None:
         """Raises unless the inputs have the number of axes that the layer takes, and at least one time step."""
         self.check_rank(inputs, self.axes.replace("B ", "B T "))
         check_has_steps(self, inputs)
@@ -70,7 +78,7 @@ class Recurrent(MultiOutputLayer):
             xs, mask = xs[::-1], None if mask is None else mask[::-1]
         return xs, mask
 
-    def _stored_states(self, zeros: Any) -> tuple[Any, Callable[[Any], None]] | None:
+    def _stored_states(self, zeros: Tree) -> tuple[Tree, Callable[[Tree], None]] | None:
         """Returns the stored states of a stateful layer and a function that replaces them; None if not stateful."""
         if not self.stateful:
             return None
@@ -82,7 +90,7 @@ class Recurrent(MultiOutputLayer):
                 f"{leaves[0].shape[0]}; use one batch size, or create new variables with `init`."
             )
 
-        def store(state: Any) -> None:
+        def store(state: Tree) -> None:
             if not self.is_initializing() and self.is_mutable_collection("batch_stats"):
                 for variable, leaf in zip(variables, jax.tree.leaves(state), strict=True):
                     variable.value = leaf
@@ -98,7 +106,9 @@ class Recurrent(MultiOutputLayer):
             hs = jnp.where(expand_mask(mask, hs), hs, 0)
         return self.cast(jnp.swapaxes(hs, 0, 1) if self.return_sequences else hs[-1])
 
-    def compute_mask(self, inputs: Any, mask: Any) -> Any:
+    def compute_mask(
+        self, inputs: jax.Array, mask: jax.Array | None
+    ) -> jax.Array | tuple[jax.Array | None, ...] | None:
         """Returns the mask of the inputs if `return_sequences` is True; states have no mask."""
         mask = mask if self.return_sequences else None
         return (mask, *[None] * len(jax.tree.leaves(self.state_size))) if self.return_state else mask
@@ -113,7 +123,7 @@ def check_has_steps(layer: Layer, inputs: jax.Array) -> None:
         )
 
 
-def stateful_scopes(module: Any, scope: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+def stateful_scopes(module: nn.Module, scope: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
     """Returns the scopes of all stateful layers in a layer or model.
 
     Layers inside other kinds of linen modules are not searched.
@@ -132,7 +142,7 @@ def stateful_scopes(module: Any, scope: tuple[str, ...] = ()) -> list[tuple[str,
     return scopes
 
 
-def reset_states(module: Any, variables: Mapping[str, Any]) -> dict[str, Any]:
+def reset_states(module: nn.Module, variables: VariableDict) -> dict[str, Collection]:
     """Returns the variables of a layer or model with the states of its stateful layers set to zero.
 
     Args:
@@ -208,11 +218,11 @@ class RNN(Recurrent):
         super().__post_init__()
 
     @nn.nowrap
-    def children(self) -> list[tuple[str, Any]]:
+    def children(self) -> list[tuple[str, nn.Module]]:
         """Returns the inner layers, keyed by scope name, in the order of Keras' weights."""
         return [("cell", self.cell)]
 
-    def check_sequence(self, inputs: Any) -> None:
+    def check_sequence(self, inputs: jax.Array) -> None:
         """Raises unless the inputs have at least three axes and one time step; the cell checks the other axes."""
         if inputs.ndim < 3:
             self.check_rank(inputs, "B T F")
@@ -224,12 +234,12 @@ class RNN(Recurrent):
 
     @property
     @nn.nowrap
-    def state_size(self) -> Any:
+    def state_size(self) -> StateSize:
         """The sizes of the cell's states."""
         return self.cell.state_size
 
     @nn.nowrap
-    def get_initial_state(self, batch_size: int) -> list[Any]:
+    def get_initial_state(self, batch_size: int) -> list[States]:
         """Returns the initial states of the cell."""
         return initial_states(self.cell, batch_size)
 
@@ -309,9 +319,9 @@ class CuDNNRecurrent(CellRecurrent, kw_only=True):
                 "got use_cudnn=True; leave it at 'auto' to use the fastest implementation available."
             )
 
-        def run(*arguments: Any) -> tuple[jax.Array, Any]:
+        def run(xs: jax.Array, state: States, mask: jax.Array | None, unroll: bool) -> tuple[jax.Array, States]:
             with dispatch.use_implementation("cudnn"):
-                return functions.run(*arguments)
+                return functions.run(xs, state, mask, unroll)
 
         return functions._replace(run=run)
 

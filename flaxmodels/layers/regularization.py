@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar, TypeVar
 
 import flax.linen as nn
 import jax
@@ -11,6 +11,8 @@ import numpy as np
 
 from flaxmodels import regularizers
 from flaxmodels.layers.base import Layer
+
+Tree = TypeVar("Tree")
 
 SELU_LIMIT = -1.7580993408473766  # limit of selu(x) for x -> -infinity
 
@@ -356,7 +358,7 @@ class ActivityRegularization(Layer):
         super().__post_init__()
 
     @nn.compact
-    def compute(self, inputs: Any) -> Any:
+    def compute(self, inputs: Tree) -> Tree:
         """Returns the inputs; floats are cast to the compute dtype."""
         return self.cast_floats(inputs)
 

@@ -198,7 +198,7 @@ class EdgeLayer(Spatial):
         object.__setattr__(self, name, pairs)
 
     @nn.nowrap
-    def _pair_per_axis(self, value: Any) -> tuple[tuple[int, ...], ...] | None:
+    def _pair_per_axis(self, value: object) -> tuple[tuple[int, ...], ...] | None:
         if not isinstance(value, Sequence | np.ndarray) or len(value) != self.RANK:
             return None
         pairs = [integers((v, v) if is_integer(v) else v, 2, 0) for v in value]

@@ -1,7 +1,7 @@
 """The base class of layers over one to three spatial axes: sizes per axis, named choices and the data format."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -108,7 +108,7 @@ class Spatial(Layer):
         return jnp.moveaxis(outputs, -1, 1) if self.channels_first else outputs
 
 
-def integers(value: Any, count: int, lowest: int) -> tuple[int, ...] | None:
+def integers(value: object, count: int, lowest: int) -> tuple[int, ...] | None:
     """Returns the value as a tuple of `count` integers of at least `lowest`, or None if it is anything else."""
     if not isinstance(value, Sequence | np.ndarray) or len(value) != count:
         return None

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from flaxmodels.kernels import recurrence
 from flaxmodels.layers.base import Layer, MultiOutputLayer
-from flaxmodels.layers.cells import Cell, CellFunctions, one_step
+from flaxmodels.layers.cells import Cell, CellFunctions, States, StateSize, one_step
 
 
 class StackedRNNCells(MultiOutputLayer):
@@ -53,7 +53,7 @@ class StackedRNNCells(MultiOutputLayer):
         super().__post_init__()
 
     @nn.nowrap
-    def children(self) -> list[tuple[str, Any]]:
+    def children(self) -> list[tuple[str, nn.Module]]:
         """Returns the inner layers, keyed by scope name, in the order of Keras' weights."""
         return [(f"cells_{i}", cell) for i, cell in enumerate(self.cells)]
 
@@ -63,14 +63,16 @@ class StackedRNNCells(MultiOutputLayer):
         for cell in self.cells:
             parts.append(cell_functions_of(cell, parts[-1].shape if parts else shape, train))
 
-        def step(x: jax.Array, states: Sequence[Any]) -> tuple[jax.Array, list[Any]]:
+        def step(x: jax.Array, states: Sequence[States]) -> tuple[jax.Array, list[States]]:
             new = []
             for i, (part, state) in enumerate(zip(parts, states, strict=True)):
                 x, state = part.step(part.project(x) if i else x, state)
                 new.append(state)
             return x, new
 
-        def run(xs: jax.Array, states: Sequence[Any], mask: Any, unroll: bool) -> tuple[jax.Array, list[Any]]:
+        def run(
+            xs: jax.Array, states: Sequence[States], mask: jax.Array | None, unroll: bool
+        ) -> tuple[jax.Array, list[States]]:
             # A masked step keeps all states, so each cell can process the whole sequence before the next cell starts.
             final = []
             for part, state in zip(parts, states, strict=True):
@@ -80,7 +82,9 @@ class StackedRNNCells(MultiOutputLayer):
 
         return CellFunctions(parts[0].project, step, run, [part.zeros for part in parts], parts[-1].shape)
 
-    def compute(self, inputs: jax.Array, states: Any = None, *, train: bool = False) -> tuple[jax.Array, Any]:
+    def compute(
+        self, inputs: jax.Array, states: States | None = None, *, train: bool = False
+    ) -> tuple[jax.Array, States]:
         """Computes one step and returns the output and the next states, in the structure of `states`."""
         if inputs.ndim < 2:
             self.check_rank(inputs, "B F")
@@ -88,7 +92,7 @@ class StackedRNNCells(MultiOutputLayer):
 
     @property
     @nn.nowrap
-    def state_size(self) -> list[Any]:
+    def state_size(self) -> list[StateSize]:
         """The sizes of each cell's states."""
         return [cell.state_size for cell in self.cells]
 
@@ -100,12 +104,12 @@ class StackedRNNCells(MultiOutputLayer):
         return getattr(last, "output_size", None) or jax.tree.leaves(last.state_size)[0]
 
     @nn.nowrap
-    def get_initial_state(self, batch_size: int) -> list[Any]:
+    def get_initial_state(self, batch_size: int) -> list[States]:
         """Returns the initial states: a list of each cell's states."""
         return [initial_states(cell, batch_size) for cell in self.cells]
 
 
-def check_cell(cell: Any) -> None:
+def check_cell(cell: object) -> None:
     """Raises unless the module is a cell."""
     if not isinstance(cell, nn.Module) or not hasattr(cell, "state_size"):
         raise TypeError(
@@ -114,7 +118,7 @@ def check_cell(cell: Any) -> None:
         )
 
 
-def initial_states(cell: Any, batch_size: int) -> list[Any]:
+def initial_states(cell: Any, batch_size: int) -> list[States]:
     """Returns the initial states of a cell: those of its `get_initial_state`, or zeros of its `state_size`."""
     if hasattr(cell, "get_initial_state"):
         states = cell.get_initial_state(batch_size=batch_size)
@@ -133,7 +137,7 @@ class OutputAndStates(NamedTuple):
     """
 
     h: jax.Array
-    states: Any
+    states: States
 
 
 def cell_functions_of(cell: Any, shape: tuple[int, ...], train: bool) -> CellFunctions:
@@ -154,11 +158,11 @@ def cell_functions_of(cell: Any, shape: tuple[int, ...], train: bool) -> CellFun
     module, variables = cell.unbind()
     rngs = {"dropout": cell.make_rng("dropout")} if cell.has_rng("dropout") else None
 
-    def step(x: jax.Array, states: Any) -> tuple[jax.Array, Any]:
+    def step(x: jax.Array, states: States) -> tuple[jax.Array, States]:
         output, new = module.apply(variables, x, states, rngs=rngs, **flags)
         return output, jax.tree.unflatten(jax.tree.structure(states), jax.tree.leaves(new))
 
-    def run(xs: jax.Array, states: Any, mask: Any, unroll: bool) -> tuple[jax.Array, Any]:
+    def run(xs: jax.Array, states: States, mask: jax.Array | None, unroll: bool) -> tuple[jax.Array, States]:
         def advance(x: jax.Array, carry: OutputAndStates) -> OutputAndStates:
             return OutputAndStates(*step(x, carry.states))
 
