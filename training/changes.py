@@ -12,11 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import traverse_util
+from flax.typing import VariableDict
 
 from flaxmodels.layers.base import Layer
 from flaxmodels.layers.linen import training_flags
 from training.caller import caller_stacklevel
 from training.rules import Path, partition
+from training.state import ArrayTree, VariableTree
 
 PLAIN = (bool, int, float, str, type(None))
 
@@ -24,7 +26,7 @@ PLAIN = (bool, int, float, str, type(None))
 class IdentityKey:
     """Compares an unhashable object by identity, and keeps it alive so that its identity stays unique."""
 
-    def __init__(self, value: Any):
+    def __init__(self, value: object):
         self.value = value
 
     def __eq__(self, other: object) -> bool:
@@ -34,7 +36,7 @@ class IdentityKey:
         return id(self.value)
 
 
-def settings(module: nn.Module) -> tuple[Any, ...]:
+def settings(module: nn.Module) -> tuple[object, ...]:
     """Returns the arguments of a module and of all modules inside it; the result differs after any change.
 
     Example:
@@ -45,10 +47,10 @@ def settings(module: nn.Module) -> tuple[Any, ...]:
         >>> settings(model) == before
         False
     """
-    found: list[Any] = []
+    found: list[object] = []
     seen: dict[int, int] = {}
 
-    def visit(value: Any) -> None:
+    def visit(value: object) -> None:
         if type(value) in PLAIN:
             found.append(value)
         elif isinstance(value, nn.Module):
@@ -85,7 +87,7 @@ def _fields(cls: Any) -> tuple[str, ...]:
     return tuple(field.name for field in dataclasses.fields(cls) if field.name not in ("parent", "name"))
 
 
-def check_variables(model: nn.Module, x: Any, variables: Any) -> None:
+def check_variables(model: nn.Module, x: ArrayTree, variables: VariableDict) -> None:
     """Raises if a changed model needs variables that differ from those it has."""
     rngs = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
     made = jax.eval_shape(lambda x: model.init(rngs, x, **training_flags(model, train=False)), x)
@@ -106,10 +108,10 @@ def check_variables(model: nn.Module, x: Any, variables: Any) -> None:
 
 def transfer_opt_state(
     optimizer: optax.GradientTransformation,
-    opt_state: Any,
-    params: Any,
+    opt_state: optax.OptState,
+    params: VariableTree,
     frozen: frozenset[Path],
-) -> Any:
+) -> optax.OptState:
     """Returns the optimizer's state for another set of trained parameters.
 
     Parameters that stay trained keep their state, and so do counts and the learning rate. Parameters that become
@@ -128,7 +130,7 @@ def transfer_opt_state(
     def belongs(keys: tuple[str, ...]) -> bool:
         return any(keys[i:] in paths for i in range(len(keys)))
 
-    def shapes(leaves: Mapping[tuple[str, ...], Any]) -> dict[tuple[str, ...], Any]:
+    def shapes(leaves: Mapping[Path, jax.Array]) -> dict[Path, tuple[tuple[int, ...], np.dtype]]:
         return {keys: (leaf.shape, leaf.dtype) for keys, leaf in leaves.items() if not belongs(keys)}
 
     if shapes(old) != shapes(new):
@@ -143,7 +145,7 @@ def transfer_opt_state(
     return jax.tree.unflatten(jax.tree.structure(fresh), leaves)
 
 
-def _leaves(tree: Any) -> dict[tuple[str, ...], Any]:
+def _leaves(tree: object) -> dict[Path, jax.Array]:
     """Returns the leaves keyed by path, in the order of the tree."""
     return {
         tuple(jax.tree_util.keystr((key,), simple=True) for key in path): leaf

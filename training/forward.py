@@ -1,11 +1,11 @@
 """Runs a model on a batch, for training, evaluation and prediction."""
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.typing import VariableDict
 
 from flaxmodels.layers.base import Layer
 from flaxmodels.layers.linen import training_flags
@@ -30,7 +30,11 @@ class Outputs(NamedTuple):
 
 
 def forward(
-    model: nn.Module, variables: Mapping[str, Any], batch: Batch, train: bool = False, key: jax.Array | None = None
+    model: nn.Module,
+    variables: VariableDict,
+    batch: Batch,
+    train: bool = False,
+    key: jax.Array | None = None,
 ) -> Outputs:
     """Runs a model on a batch. Layers that mix rows receive the flags of padding rows.
 

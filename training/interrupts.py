@@ -37,7 +37,7 @@ class Interrupts:
                     self._previous_handlers[number] = signal.signal(number, self._defer)
         return self
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(self, *error: object) -> None:
         for number, previous in self._previous_handlers.items():
             signal.signal(number, previous)
         self._previous_handlers = {}

@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import TypeAlias
 
 import flax.linen as nn
 import jax
@@ -12,9 +12,13 @@ import numpy as np
 from training import advice, optimizers, steps
 from training.caller import caller_stacklevel
 from training.checkpoints import leaves_by_path
+from training.objective import Totals
 from training.programs import Program
 from training.rules import Path, partition
-from training.state import TrainState, Trouble
+from training.state import Batch, TrainState, Trouble
+
+# The arguments of a program of training steps: state, totals, data, order, start, stop.
+TrainArguments: TypeAlias = tuple[TrainState, Totals, Batch, jax.Array, np.int32, np.int32]
 
 CHOICES = ("stop", "restore", "skip", "ignore")
 
@@ -52,7 +56,7 @@ class NonfinitePolicy:
         """The argument `nonfinite` of `make_train_step`."""
         return "note" if self.replays else "stop" if self.choice == "restore" else self.choice
 
-    def run_program(self, program: Program, args: tuple[Any, ...]) -> tuple[tuple[Any, ...], int]:
+    def run_program(self, program: Program, args: TrainArguments) -> tuple[steps.TrainResults, int]:
         """Runs a training program, but not beyond a step at which the run stops.
 
         Args:
@@ -62,14 +66,14 @@ class NonfinitePolicy:
         Returns:
             The program's results, and the number of the step after the last one that was done.
         """
-        *inputs, start, stop = args
-        out = program(*args)
+        state, totals, data, order, start, stop = args
+        out: steps.TrainResults = program(*args)
         if not self.replays or not int(out[0].trouble.count):
             return out, int(stop)
         # Computing the steps before the bad one again gives the state before it, bit-identically. One more step gives
         # the logs, which include the loss of the bad step.
-        bad = int(start) + int(out[0].trouble.step) - int(inputs[0].step)
-        before, logged = (program(*inputs, start, np.int32(end)) for end in (bad, bad + 1))
+        bad = int(start) + int(out[0].trouble.step) - int(state.step)
+        before, logged = (program(state, totals, data, order, start, np.int32(end)) for end in (bad, bad + 1))
         return (before[0].replace(trouble=logged[0].trouble), *logged[1:]), bad + 1
 
     def handle(

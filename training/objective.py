@@ -2,22 +2,30 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.typing import VariableDict
 
 from flaxmodels.building import Model
 from flaxmodels.container import Container
 from flaxmodels.layers.linen import training_flags
 from training import losses, metrics
 from training.forward import Outputs, forward
+from training.losses import Loss, LossLike
+from training.metrics import MetricLike
 from training.metrics.base import RunningSum
-from training.state import Batch
+from training.state import ArrayOrShape, ArrayTree, Batch
 
 Totals = dict[str, Any]
+# The arguments about losses and metrics: for a model with one output, or for each output.
+LossArgument: TypeAlias = LossLike | Sequence[LossLike | None] | Mapping[str, LossLike | None] | None
+OutputMetrics: TypeAlias = MetricLike | Sequence[MetricLike] | None
+MetricArgument: TypeAlias = OutputMetrics | Sequence[OutputMetrics] | Mapping[str, OutputMetrics]
+WeightArgument: TypeAlias = float | Sequence[float | None] | Mapping[str, float | None] | None
 
 
 class OutputMetric(NamedTuple):
@@ -55,8 +63,8 @@ class Measurement(NamedTuple):
     per_output_losses: dict[str, jax.Array]
     labels: list[jax.Array]
     predictions: list[jax.Array]
-    weights: list[Any]
-    masks: list[Any]
+    weights: list[jax.Array | None]
+    masks: list[jax.Array | None]
     rows: jax.Array
 
 
@@ -84,13 +92,13 @@ class Objective(NamedTuple):
         cls,
         model: nn.Module,
         example: Batch,
-        loss: Any = None,
-        metrics: Any = None,
-        weighted_metrics: Any = None,
-        loss_weights: Any = None,
+        loss: LossArgument = None,
+        metrics: MetricArgument = None,
+        weighted_metrics: MetricArgument = None,
+        loss_weights: WeightArgument = None,
         num_classes: int | None = None,
         num_examples: int | None = None,
-        variables: Mapping[str, Any] | None = None,
+        variables: VariableDict | None = None,
     ) -> "Objective":
         """Resolves losses and metrics by name against the labels and outputs of a model.
 
@@ -168,7 +176,7 @@ class Objective(NamedTuple):
         """Returns the totals before the first step: sums of losses, number of rows, and the metrics' states."""
         return _empty(self)()  # new arrays at each call, because programs overwrite them
 
-    def labels(self, y: Any) -> list[jax.Array]:
+    def labels(self, y: ArrayTree) -> list[jax.Array]:
         """Returns the labels of each output, as one-hot rows if the loss needs them."""
         return [
             leaf if classes is None else jax.nn.one_hot(leaf.reshape(leaf.shape[:1]), classes)
@@ -216,7 +224,7 @@ class Objective(NamedTuple):
             m.name: m.metric.compute(state) for m, state in zip(self.metrics, totals["metrics"], strict=True)
         }
 
-    def _check_shapes(self, y: Any, outputs: Sequence[Any], num_examples: int | None) -> None:
+    def _check_shapes(self, y: ArrayTree, outputs: Sequence[ArrayOrShape], num_examples: int | None) -> None:
         """Raises if a loss or a metric cannot take labels and outputs of these shapes, and names the arrays."""
         arrays = ordered(y, self.names)
         batch = [
@@ -248,7 +256,7 @@ def _empty(objective: Objective) -> Callable[[], Totals]:
     return jax.jit(totals)
 
 
-def check_per_output(argument: str, tree: Any, names: Sequence[str]) -> None:
+def check_per_output(argument: str, tree: ArrayTree, names: Sequence[str]) -> None:
     """Checks that there is an array for each output, or one array of weights for all outputs.
 
     Raises:
@@ -273,7 +281,7 @@ def check_per_output(argument: str, tree: Any, names: Sequence[str]) -> None:
     )
 
 
-def _factor(weight: Any, names: Sequence[str]) -> float:
+def _factor(weight: float, names: Sequence[str]) -> float:
     if np.ndim(weight) or isinstance(weight, str):
         raise ValueError(
             f"`loss_weights` must have one number for each of the outputs {list(names)}, got {weight!r}; give one "
@@ -282,11 +290,11 @@ def _factor(weight: Any, names: Sequence[str]) -> float:
     return float(weight)
 
 
-def _loss(given: Any, true: Any, pred: Any) -> Any:
+def _loss(given: LossLike | None, true: ArrayOrShape | None, pred: ArrayOrShape) -> Loss | None:
     return None if given is None or true is None else losses.resolve(given, true.shape, pred.shape)
 
 
-def _needs_one_hot(loss: Any, true: Any, pred: Any, num_classes: int | None) -> bool:
+def _needs_one_hot(loss: Loss | None, true: ArrayOrShape, pred: ArrayOrShape, num_classes: int | None) -> bool:
     """Returns whether class indices become one-hot rows, because the loss takes one column per class."""
     if loss is None or num_classes is None or loss.labels == "index":
         return False
@@ -294,7 +302,11 @@ def _needs_one_hot(loss: Any, true: Any, pred: Any, num_classes: int | None) -> 
 
 
 def _output_metrics(
-    metric: Any, weighted_metric: Any, names: Sequence[str], labels: Sequence[Any], outputs: Sequence[Any]
+    metric: MetricArgument,
+    weighted_metric: MetricArgument,
+    names: Sequence[str],
+    labels: Sequence[ArrayOrShape],
+    outputs: Sequence[ArrayOrShape],
 ) -> list[OutputMetric]:
     found: list[OutputMetric] = []
     for weighted, given in ((False, metric), (True, weighted_metric)):
@@ -318,14 +330,14 @@ def _to_float32(outputs: list[jax.Array]) -> list[jax.Array]:
     return [y.astype(jnp.float32) if y.dtype in (jnp.bfloat16, jnp.float16) else y for y in outputs]
 
 
-def _like(array: Any) -> jax.ShapeDtypeStruct:
+def _like(array: ArrayOrShape) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(array.shape, array.dtype)
 
 
-def _per_output(argument: str, given: Any, names: Sequence[str], several: bool = False) -> list[Any]:
+def _per_output(argument: str, given: object, names: Sequence[str], several: bool = False) -> list[Any]:
     """Returns what an argument of the Trainer gives for each output."""
 
-    def tidy(one: Any) -> Any:
+    def tidy(one: object) -> object:
         if not several:
             return one
         return [] if one is None else list(one) if isinstance(one, list | tuple) else [one]
@@ -357,26 +369,26 @@ def _per_output(argument: str, given: Any, names: Sequence[str], several: bool =
     )
 
 
-def ordered(tree: Any, names: Sequence[str]) -> list[Any]:
+def ordered(tree: ArrayTree, names: Sequence[str]) -> list[Any]:
     """Returns the arrays of each output in order; a dictionary is ordered by the names of the outputs."""
     if isinstance(tree, Mapping) and set(tree) == set(names):
         return [tree[name] for name in names]
     return jax.tree.leaves(tree)
 
 
-def _weights(weight: Any, names: Sequence[str]) -> list[Any]:
+def _weights(weight: ArrayTree, names: Sequence[str]) -> list[jax.Array | None]:
     leaves = ordered(weight, names)
     return (leaves or [None]) * len(names) if len(leaves) < len(names) else leaves
 
 
-def _masks(masks: Any, names: Sequence[str], valid: jax.Array | None) -> list[Any]:
+def _masks(masks: ArrayTree, names: Sequence[str], valid: jax.Array | None) -> list[jax.Array | None]:
     """Returns the mask of each output without padding rows, or None if every value counts."""
     if isinstance(masks, Mapping) and set(masks) == set(names):
         masks = [masks[name] for name in names]
     found = jax.tree.leaves(masks, is_leaf=lambda m: m is None) or [None]
     found = found * len(names) if len(found) < len(names) else found
 
-    def both(mask: Any) -> Any:
+    def both(mask: jax.Array | None) -> jax.Array | None:
         if mask is None or valid is None:
             return valid if mask is None else mask
         return mask & jnp.expand_dims(valid, tuple(range(1, mask.ndim)))
@@ -384,7 +396,7 @@ def _masks(masks: Any, names: Sequence[str], valid: jax.Array | None) -> list[An
     return [both(mask) for mask in found]
 
 
-def output_names(model: nn.Module, outputs: Any) -> list[str]:
+def output_names(model: nn.Module, outputs: ArrayTree) -> list[str]:
     """Returns names of the outputs: keys of a dictionary, layers of a graph, otherwise output_0, output_1 and so on."""
     n = len(jax.tree.leaves(outputs))
     if isinstance(outputs, Mapping) and len(outputs) == n:

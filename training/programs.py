@@ -1,7 +1,7 @@
 """Compiled programs: compiled ahead of the first call, so that compile time and run time are measured separately."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import jax
@@ -21,11 +21,11 @@ class Program:
         deterministic: Whether to compile without operations whose rounding depends on the order of threads.
     """
 
-    def __init__(self, function: Callable[..., Any], donate: tuple[int, ...] = (), deterministic: bool = False):
+    def __init__(self, function: Callable[..., object], donate: tuple[int, ...] = (), deterministic: bool = False):
         self._jitted = jax.jit(function, donate_argnums=donate, compiler_options=compiler_options(deterministic))
-        self._compiled: dict[Any, jax.stages.Compiled] = {}
+        self._compiled: dict[Hashable, jax.stages.Compiled] = {}
 
-    def compile(self, *args: Any) -> float:
+    def compile(self, *args: object) -> float:
         """Compiles for arguments like these unless this was done before; returns the seconds it took."""
         key = signature(args)
         if key in self._compiled:
@@ -34,11 +34,11 @@ class Program:
         self._compiled[key] = self._jitted.lower(*args).compile()
         return time.perf_counter() - start
 
-    def is_compiled(self, *args: Any) -> bool:
+    def is_compiled(self, *args: object) -> bool:
         """Returns whether a call with arguments like these runs without compiling."""
         return signature(args) in self._compiled
 
-    def __call__(self, *args: Any) -> Any:
+    def __call__(self, *args: object) -> Any:
         compiled = self._compiled.get(signature(args))
         if compiled is None:
             self.compile(*args)
@@ -52,13 +52,13 @@ def compiler_options(deterministic: bool) -> dict[str, bool] | None:
     return {"xla_gpu_deterministic_ops": True} if deterministic and jax.default_backend() == "gpu" else None
 
 
-def signature(args: Any) -> Any:
+def signature(args: object) -> Hashable:
     """Returns the key of a compiled program: structure, shapes and dtypes of the arguments, and the kernels in use."""
     leaves, structure = jax.tree.flatten(args)
     return structure, tuple(_kind(leaf) for leaf in leaves), kernels_allowed(), requested()
 
 
-def _kind(leaf: Any) -> Any:
+def _kind(leaf: Any) -> tuple[tuple[int, ...], np.dtype, bool]:
     # This runs for every array before every chunk. Attributes of the array take a tenth of the time of `result_type`.
     if not hasattr(leaf, "dtype"):
         return np.shape(leaf), jnp.result_type(leaf), True

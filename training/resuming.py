@@ -4,10 +4,12 @@ import copy
 import json
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
 
 import flax.linen as nn
 import numpy as np
+import optax
 
 from flaxmodels import saving
 from training import optimizers, process
@@ -15,7 +17,10 @@ from training.callbacks import Callback
 from training.caller import caller_stacklevel
 from training.checkpoints import Checkpoints, deserialize_value, replace_leaves, serialize_value
 from training.objective import Objective, Totals
+from training.optimizers.description import Plain
 from training.state import TrainState
+
+Json: TypeAlias = str | int | float | bool | None | Sequence["Json"] | Mapping[str, "Json"]
 
 
 class Position(NamedTuple):
@@ -63,12 +68,12 @@ class Snapshot(NamedTuple):
 
 
 def packed_snapshot(
-    snapshot: Snapshot, callbacks: Sequence[Callback], signature: Mapping[str, Any]
-) -> tuple[dict[str, Any], dict[str, Any]]:
+    snapshot: Snapshot, callbacks: Sequence[Callback], signature: Mapping[str, Json]
+) -> tuple[dict[str, object], dict[str, object]]:
     """Returns the content of a checkpoint: a tree of arrays, and notes as JSON values."""
-    arrays: dict[str, Any] = {}
+    arrays: dict[str, object] = {}
     position = snapshot.position
-    notes = {
+    notes: dict[str, object] = {
         # These keys are part of the file format.
         "position": {
             "epoch": position.epoch,
@@ -90,7 +95,7 @@ def packed_snapshot(
     return {"state": snapshot.state, "totals": snapshot.totals, "callbacks": arrays} | start, notes
 
 
-def _states(callbacks: Sequence[Callback], arrays: dict[str, Any]) -> list[dict[str, Any]]:
+def _states(callbacks: Sequence[Callback], arrays: dict[str, object]) -> list[dict[str, Json]]:
     """Returns the states of callbacks as JSON values; their arrays go into `arrays`."""
     return [
         {
@@ -106,14 +111,14 @@ def _states(callbacks: Sequence[Callback], arrays: dict[str, Any]) -> list[dict[
 
 def run_signature(
     model: nn.Module,
-    optimizer: Any,
+    optimizer: optax.GradientTransformation,
     objective: Objective,
     seed: int,
     batch_size: int,
     examples: int | None,
     steps_per_epoch: int | None,
     shuffle: bool,
-) -> dict[str, Any]:
+) -> dict[str, Json]:
     """Returns what must be equal for a run to resume, as JSON values."""
     return {
         "seed": seed,
@@ -128,7 +133,7 @@ def run_signature(
     }
 
 
-def model_signature(model: nn.Module) -> Any:
+def model_signature(model: nn.Module) -> Json:
     """Returns the architecture as JSON values, or the name of the class if only code describes the model."""
     try:
         return json.loads(json.dumps(saving.to_config(model)))
@@ -218,7 +223,7 @@ def restore_snapshot(
 
 
 def _with_chosen_rate(
-    snapshot: Snapshot, noted: float | None, changes: list[tuple[str, Any, Any]], folder: Any
+    snapshot: Snapshot, noted: float | None, changes: list[tuple[str, Plain, Plain]], folder: Path
 ) -> Snapshot:
     """Sets the learning rate if the user has chosen a different one than in the interrupted run.
 
@@ -232,6 +237,7 @@ def _with_chosen_rate(
         changes: Differences between the optimizers of both runs.
         folder: The folder, for warnings.
     """
+    rate: Plain
     if snapshot.chosen_rate is not None and snapshot.chosen_rate != noted:
         rate = snapshot.chosen_rate
     elif snapshot.chosen_rate is None and changes:
@@ -264,7 +270,7 @@ def _with_chosen_rate(
 
 
 def _restore_callbacks(
-    callbacks: Sequence[Callback], noted: list[dict[str, Any]], arrays: Mapping[str, np.ndarray]
+    callbacks: Sequence[Callback], noted: Sequence[Mapping[str, Any]], arrays: Mapping[str, np.ndarray]
 ) -> None:
     waiting = list(callbacks)
     for i, note in enumerate(noted):

@@ -1,7 +1,7 @@
 """Reads from the layers of a model which parameters are trained and which constraints they have."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -10,6 +10,7 @@ from flax import traverse_util
 from flaxmodels import constraints
 from flaxmodels.inspection import weights_of
 from flaxmodels.layers.linen import training_flags
+from training.state import ArrayTree, VariableTree
 
 Path = tuple[str, ...]
 
@@ -26,7 +27,7 @@ class Rules(NamedTuple):
     frozen: frozenset[Path]
 
 
-def read_rules(model: nn.Module, x: Any) -> Rules:
+def read_rules(model: nn.Module, x: ArrayTree) -> Rules:
     """Reads constraints and frozen parameters from the layers of a model.
 
     Args:
@@ -43,7 +44,7 @@ def read_rules(model: nn.Module, x: Any) -> Rules:
     return Rules(found, frozenset(frozen))
 
 
-def partition(params: Any, frozen: frozenset[Path]) -> tuple[Any, Any]:
+def partition(params: VariableTree, frozen: frozenset[Path]) -> tuple[VariableTree, VariableTree]:
     """Splits parameters into trained and frozen ones; `merge_params` reverses it."""
     if not frozen:
         return params, {}
@@ -53,14 +54,14 @@ def partition(params: Any, frozen: frozenset[Path]) -> tuple[Any, Any]:
     return traverse_util.unflatten_dict(trained), traverse_util.unflatten_dict(rest)
 
 
-def merge_params(trained: Any, frozen: Any) -> Any:
+def merge_params(trained: VariableTree, frozen: VariableTree) -> VariableTree:
     """Merges trained and frozen parameters into one tree; the inverse of `partition`."""
     if not frozen:
         return trained
     return traverse_util.unflatten_dict(traverse_util.flatten_dict(trained) | traverse_util.flatten_dict(frozen))
 
 
-def constrained(params: Any, rules: Rules) -> Any:
+def constrained(params: VariableTree, rules: Rules) -> VariableTree:
     """Applies the constraints to the trained parameters. Frozen parameters keep their values."""
     if not rules.constraints:
         return params

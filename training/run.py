@@ -135,7 +135,7 @@ class FitRun:
         """Returns the key that shuffles a pass: a function of the seed and the index of the pass."""
         return _key_of_pass(self._key, np.uint32(pass_index)) if self.shuffle else None
 
-    def _call_callbacks(self, hook: str, *args: Any) -> None:
+    def _call_callbacks(self, hook: str, *args: object) -> None:
         for callback in self.callbacks:
             getattr(callback, hook)(*args)
 
@@ -346,6 +346,6 @@ def _key_of_pass(key: jax.Array, pass_index: jax.Array) -> jax.Array:
     return jax.random.fold_in(jax.random.fold_in(key, 2), pass_index)
 
 
-def _was_donated(tree: Any) -> bool:
+def _was_donated(tree: object) -> bool:
     """Returns whether arrays were donated to a program that has failed."""
     return any(isinstance(x, jax.Array) and x.is_deleted() for x in jax.tree.leaves(tree))

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+from flax.typing import VariableDict
 
 from flaxmodels.layers.recurrent import reset_states, stateful_scopes
 from training import advice, changes, optimizers, padding, steps
@@ -18,7 +19,7 @@ from training.nonfinite import NonfinitePolicy
 from training.objective import Objective
 from training.programs import Program, signature
 from training.rules import Rules, merge_params, partition, read_rules
-from training.state import TrainState
+from training.state import ArrayTree, TrainState, Variables, VariableTree
 
 
 class Session:
@@ -53,7 +54,7 @@ class Session:
         train_step: Callable[..., steps.TrainStep],
         steps_per_execution: int | str,
         deterministic: bool,
-        variables: Mapping[str, Any] | None,
+        variables: VariableDict | None,
     ):
         self.model, self.optimizer, self.losses, self.seed = model, optimizer, losses, seed
         self.nonfinite, self.train_step = nonfinite, train_step
@@ -95,7 +96,7 @@ class Session:
         self._state = state
 
     @property
-    def variables(self) -> dict[str, Any]:
+    def variables(self) -> Variables:
         """The model's variables: `params`, and `batch_stats` if it has any.
 
         Raises:
@@ -109,7 +110,7 @@ class Session:
         raise ValueError("The model has no parameters yet; call fit, evaluate, predict or build first.")
 
     @variables.setter
-    def variables(self, variables: Mapping[str, Any]) -> None:
+    def variables(self, variables: VariableDict) -> None:
         given = jax.tree.map(jnp.array, dict(variables))
         if self._state is None:
             self._initial = given
@@ -128,7 +129,7 @@ class Session:
             self.state = self.state.replace(**jax.tree.map(jnp.copy, self.state.variables))
         self._shared = False
 
-    def build(self, x: Any) -> None:
+    def build(self, x: ArrayTree) -> None:
         """Initializes the state for a batch of inputs like x, unless there is a state."""
         if self._state is None:
             example = jax.tree.map(lambda a: jax.ShapeDtypeStruct(jnp.shape(a), jnp.result_type(a)), x)
@@ -171,7 +172,7 @@ class Session:
         if self.is_built:
             self.store_states({"batch_stats": reset_states(self.model, self.variables).get("batch_stats", {})})
 
-    def store_states(self, changed: Mapping[str, Any]) -> None:
+    def store_states(self, changed: Variables) -> None:
         """Stores the states of stateful layers after an evaluation or prediction."""
         if changed:
             self.state = self.state.replace(batch_stats=changed["batch_stats"])
@@ -188,7 +189,7 @@ class Session:
         self.state = self.state.replace(opt_state=optimizers.set_learning_rate(self.state.opt_state, value))
         self.chosen_rate = self.learning_rate
 
-    def replace_trained(self, trained: Any) -> None:
+    def replace_trained(self, trained: VariableTree) -> None:
         """Replaces the values of the trained parameters."""
         _, rest = partition(self.state.params, self.frozen)
         self.state = self.state.replace(params=merge_params(trained, rest))

@@ -1,10 +1,20 @@
 """What a training step reads and writes: a batch of examples, and the state as one pytree of arrays."""
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
+
+# An array, or only its shape and dtype.
+ArrayOrShape: TypeAlias = jax.Array | np.ndarray | jax.ShapeDtypeStruct
+ArrayTree: TypeAlias = ArrayOrShape | Sequence["ArrayTree"] | Mapping[str, "ArrayTree"] | None
+# Nested dictionaries of arrays, such as the parameters of a model.
+VariableTree: TypeAlias = Mapping[str, "ArrayOrShape | VariableTree"]
+# The variables of a model by the name of their collection, such as "params".
+Variables: TypeAlias = dict[str, VariableTree]
 
 
 class Batch(NamedTuple):
@@ -62,6 +72,6 @@ class TrainState(struct.PyTreeNode):
     trouble: Trouble
 
     @property
-    def variables(self) -> dict[str, Any]:
+    def variables(self) -> Variables:
         """The collections that the model takes."""
         return {"params": self.params} | ({"batch_stats": self.batch_stats} if self.batch_stats else {})

@@ -13,8 +13,8 @@ Everything here is a pure function of arrays. `Trainer` calls these functions, a
 
 import difflib
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
+from typing import TypeAlias, TypeVar
 
 import flax.linen as nn
 import jax
@@ -22,24 +22,34 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import traverse_util
+from flax.typing import VariableDict
 from jax import lax
 
 from flaxmodels.layers.linen import training_flags
 from training.forward import Outputs, forward
+from training.objective import Measurement, Totals
 from training.objective import Objective as Objective
-from training.objective import Totals
 from training.optimizers import scale_loss, scales_loss
 from training.rules import Rules, constrained, merge_params, partition, read_rules
+from training.state import ArrayTree, TrainState, Trouble, Variables, VariableTree
 from training.state import Batch as Batch
-from training.state import TrainState, Trouble
 
-TrainStep = Callable[[TrainState, Totals, Batch], tuple[TrainState, Totals]]
-Variables = dict[str, Any]
+Tree = TypeVar("Tree")
+TrainStep: TypeAlias = Callable[[TrainState, Totals, Batch], tuple[TrainState, Totals]]
+EvalStep: TypeAlias = Callable[[Variables, Totals, Batch], tuple[Variables, Totals]]
+PredictStep: TypeAlias = Callable[[Variables, Batch], tuple[Variables, ArrayTree]]
+Logs: TypeAlias = dict[str, jax.Array]
+# The results of a program of training steps: state, totals, logs, and logs of each step.
+TrainResults: TypeAlias = tuple[TrainState, Totals, Logs, Logs]
 UNOPTIMIZED_BELOW = 4_000_000  # numbers in a state
 
 
 def create_state(
-    model: nn.Module, optimizer: optax.GradientTransformation, x: Any, seed: int = 0, variables: Any = None
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    x: ArrayTree,
+    seed: int = 0,
+    variables: VariableDict | None = None,
 ) -> tuple[TrainState, Rules]:
     """Initializes the state of training, and reads the rules from the layers.
 
@@ -55,10 +65,10 @@ def create_state(
     """
     rules = read_rules(model, x)
 
-    def init_state(key: jax.Array, x: Any, variables: Any) -> TrainState:
+    def init_state(key: jax.Array, x: ArrayTree, given: VariableDict | None) -> TrainState:
         rngs = {"params": jax.random.fold_in(key, 0), "dropout": key}
         fresh = model.init(rngs, x, **training_flags(model, train=False))
-        variables = fresh if variables is None else with_defaults(variables, fresh)
+        variables = fresh if given is None else with_defaults(given, fresh)
         variables = jax.tree.map(jnp.copy, variables)  # the state is donated, and the caller keeps the original
         params = variables.get("params", {})
         return TrainState(
@@ -80,7 +90,7 @@ def create_state(
     return traced.lower().compile(_options(traced.out_info))(*args), rules
 
 
-def with_defaults(given: Mapping[str, Any], present: Mapping[str, Any]) -> Variables:
+def with_defaults(given: VariableDict, present: VariableDict) -> Variables:
     """Returns all variables of a model: the given ones, and the present ones for the rest.
 
     Args:
@@ -110,7 +120,7 @@ def with_defaults(given: Mapping[str, Any], present: Mapping[str, Any]) -> Varia
     return traverse_util.unflatten_dict(known | values)
 
 
-def _options(state: Any) -> dict[str, Any] | None:
+def _options(state: TrainState) -> dict[str, int] | None:
     """Returns compiler options that disable optimization, which takes seconds and does not make `init` faster."""
     few = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state)) < UNOPTIMIZED_BELOW
     return {"xla_backend_optimization_level": 0} if few and jax.default_backend() == "cpu" else None
@@ -142,7 +152,7 @@ def make_train_step(
         key = jax.random.fold_in(state.key, state.step)
         trained, rest = partition(state.params, rules.frozen)
 
-        def loss_of(trained: Any) -> tuple[jax.Array, Any]:
+        def loss_of(trained: VariableTree) -> tuple[jax.Array, tuple[Measurement, VariableTree]]:
             variables = {"params": merge_params(trained, rest), "batch_stats": state.batch_stats}
             out = forward(model, variables, batch, train=True, key=key)
             measured = objective.measure(batch, out)
@@ -163,7 +173,11 @@ def make_train_step(
 
 
 def with_finite_check(
-    nonfinite: str, old: tuple[TrainState, Totals], new: tuple[TrainState, Totals], loss: jax.Array, grads: Any
+    nonfinite: str,
+    old: tuple[TrainState, Totals],
+    new: tuple[TrainState, Totals],
+    loss: jax.Array,
+    grads: VariableTree,
 ) -> tuple[TrainState, Totals]:
     """Records whether a step is finite, and chooses the state and totals before or after the step."""
     state, trouble = old[0], old[0].trouble
@@ -183,7 +197,7 @@ def with_finite_check(
     stopped = seen if nonfinite == "stop" else jnp.zeros((), bool)
     kept = ~any_bad & ~stopped
 
-    def choose(condition: jax.Array, a: Any, b: Any) -> Any:
+    def choose(condition: jax.Array, a: Tree, b: Tree) -> Tree:
         return jax.tree.map(lambda x, y: jnp.where(condition, x, y), a, b)
 
     parts = ("step", "params", "batch_stats", "opt_state")
@@ -202,32 +216,30 @@ def _finite(x: jax.Array) -> jax.Array:
     return jnp.all(jnp.isfinite(x))
 
 
-def make_eval_step(
-    model: nn.Module, objective: Objective
-) -> Callable[[dict[str, Any], Totals, Batch], tuple[dict[str, Any], Totals]]:
+def make_eval_step(model: nn.Module, objective: Objective) -> EvalStep:
     """Makes the function that adds a batch's loss and metrics to the totals.
 
     It maps (variables, totals, batch) to (variables, totals). Only the states of stateful layers change.
     """
 
-    def step(variables: dict[str, Any], totals: Totals, batch: Batch) -> tuple[dict[str, Any], Totals]:
+    def step(variables: Variables, totals: Totals, batch: Batch) -> tuple[Variables, Totals]:
         out = forward(model, variables, batch)
         return _with_statistics(variables, out), objective.update(totals, objective.measure(batch, out))
 
     return step
 
 
-def make_predict_step(model: nn.Module) -> Callable[[dict[str, Any], Batch], tuple[dict[str, Any], Any]]:
+def make_predict_step(model: nn.Module) -> PredictStep:
     """Makes the function that computes a batch's outputs: (variables, batch) -> (variables, outputs)."""
 
-    def step(variables: dict[str, Any], batch: Batch) -> tuple[dict[str, Any], Any]:
+    def step(variables: Variables, batch: Batch) -> tuple[Variables, ArrayTree]:
         out = forward(model, variables, batch)
         return _with_statistics(variables, out), out.values
 
     return step
 
 
-def _with_statistics(variables: dict[str, Any], out: Outputs) -> dict[str, Any]:
+def _with_statistics(variables: Variables, out: Outputs) -> Variables:
     return dict(variables) | ({"batch_stats": out.batch_stats} if out.batch_stats else {})
 
 
@@ -259,8 +271,8 @@ def make_order(key: jax.Array | None, n: int, batch_size: int) -> jax.Array:
 
 
 def loop(
-    body: Callable[[jax.Array, Any], Any], carry: Any, start: jax.Array, stop: jax.Array, length: int | None
-) -> Any:
+    body: Callable[[jax.Array, Tree], Tree], carry: Tree, start: jax.Array, stop: jax.Array, length: int | None
+) -> Tree:
     """Repeats `body(i, carry)` for start <= i < stop, compiled once.
 
     With a `length`, which must be stop - start, it is a scan: an accelerator runs it without returning to the host at
@@ -279,7 +291,7 @@ def make_train_program(
     padded: bool,
     length: int | None = None,
     log_each_step: bool = False,
-) -> Callable[..., tuple[TrainState, Totals, dict[str, jax.Array], dict[str, jax.Array]]]:
+) -> Callable[..., TrainResults]:
     """Makes a program of training steps: (state, totals, data, order, start, stop) -> (state, totals, logs, step logs).
 
     With `log_each_step`, the step logs hold the logs after every step [steps, ...]; otherwise they are empty.
@@ -287,11 +299,11 @@ def make_train_program(
 
     def program(
         state: TrainState, totals: Totals, data: Batch, order: jax.Array, start: jax.Array, stop: jax.Array
-    ) -> tuple[TrainState, Totals, dict[str, jax.Array], dict[str, jax.Array]]:
+    ) -> TrainResults:
         shapes = jax.eval_shape(objective.logs, totals) if log_each_step else {}
         seen = {name: jnp.zeros((order.shape[0], *log.shape), log.dtype) for name, log in shapes.items()}
 
-        def body(i: jax.Array, carry: tuple[TrainState, Totals, Any]) -> tuple[TrainState, Totals, Any]:
+        def body(i: jax.Array, carry: tuple[TrainState, Totals, Logs]) -> tuple[TrainState, Totals, Logs]:
             state, totals = train_step(*carry[:2], batch_at(data, order, i, scale, padded))
             logs = objective.logs(totals) if log_each_step else {}
             return state, totals, {name: log.at[i - start].set(logs[name]) for name, log in carry[2].items()}
@@ -303,27 +315,27 @@ def make_train_program(
 
 
 def make_eval_program(
-    eval_step: Callable[[dict[str, Any], Totals, Batch], tuple[dict[str, Any], Totals]],
+    eval_step: EvalStep,
     objective: Objective,
     scale: float,
     padded: bool,
     length: int | None = None,
     stateful: bool = False,
-) -> Callable[..., tuple[Totals, dict[str, jax.Array], dict[str, Any]]]:
+) -> Callable[..., tuple[Totals, Logs, Variables]]:
     """Makes a program of evaluation steps: (variables, totals, data, order, start, stop) -> (totals, logs, changed).
 
     If there are stateful layers, `changed` is the collection that holds their states.
     """
 
     def program(
-        variables: dict[str, Any],
+        variables: Variables,
         totals: Totals,
         data: Batch,
         order: jax.Array,
         start: jax.Array,
         stop: jax.Array,
-    ) -> tuple[Totals, dict[str, jax.Array], dict[str, Any]]:
-        def body(i: jax.Array, carry: tuple[Totals, dict[str, Any]]) -> tuple[Totals, dict[str, Any]]:
+    ) -> tuple[Totals, Logs, Variables]:
+        def body(i: jax.Array, carry: tuple[Totals, Variables]) -> tuple[Totals, Variables]:
             totals, changed = carry
             after, totals = eval_step(variables | changed, totals, batch_at(data, order, i, scale, padded))
             return totals, {name: after[name] for name in changed}
@@ -335,20 +347,20 @@ def make_eval_program(
 
 
 def make_predict_program(
-    predict_step: Callable[[dict[str, Any], Batch], tuple[dict[str, Any], Any]], scale: float, stateful: bool = False
-) -> Callable[..., tuple[Any, dict[str, Any]]]:
+    predict_step: PredictStep, scale: float, stateful: bool = False
+) -> Callable[..., tuple[ArrayTree, Variables]]:
     """Makes a program of predictions: (variables, data, order, start, stop) -> (outputs [steps, B, ...], changed)."""
 
     def program(
-        variables: dict[str, Any], data: Batch, order: jax.Array, start: jax.Array, stop: jax.Array
-    ) -> tuple[Any, dict[str, Any]]:
-        def at(i: Any, changed: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+        variables: Variables, data: Batch, order: jax.Array, start: jax.Array, stop: jax.Array
+    ) -> tuple[ArrayTree, Variables]:
+        def at(i: jax.Array, changed: Variables) -> tuple[Variables, ArrayTree]:
             return predict_step(variables | changed, batch_at(data, order, i, scale, True))
 
         _, shapes = jax.eval_shape(at, start, {})
         outputs = jax.tree.map(lambda a: jnp.zeros((order.shape[0], *a.shape), a.dtype), shapes)
 
-        def body(i: jax.Array, carry: tuple[Any, dict[str, Any]]) -> tuple[Any, dict[str, Any]]:
+        def body(i: jax.Array, carry: tuple[ArrayTree, Variables]) -> tuple[ArrayTree, Variables]:
             outputs, changed = carry
             after, one = at(i, changed)
             outputs = jax.tree.map(lambda all, one: all.at[i].set(one), outputs, one)
@@ -359,6 +371,6 @@ def make_predict_program(
     return program
 
 
-def _stateful_collection(variables: dict[str, Any], stateful: bool) -> dict[str, Any]:
+def _stateful_collection(variables: Variables, stateful: bool) -> Variables:
     """Returns the collection that changes without training."""
     return {"batch_stats": variables["batch_stats"]} if stateful else {}

@@ -184,7 +184,7 @@ def default_rule(operation: Operation) -> list[AbstractValue]:
     raise NoRule
 
 
-def _are_equal(value: Any, other: Any) -> bool:
+def _are_equal(value: object, other: object) -> bool:
     """Compares parameters of primitives; programs and sequences are compared by their text."""
     if value is other:
         return True
