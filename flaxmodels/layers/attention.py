@@ -39,6 +39,8 @@ class AttentionBase(MultiOutputLayer):
         **kwargs: object,
     ) -> tuple[Outputs, jax.Array | tuple[jax.Array | None, None] | None]:
         """Computes the outputs and their mask, which is the query's mask; attention scores have no mask."""
+        outputs: Any
+        query_mask: Any
         outputs, query_mask = super().outputs_and_mask(inputs, *args, mask=mask, train=train, **kwargs)
         return outputs, (query_mask, None) if isinstance(outputs, tuple) else query_mask
 

@@ -1,7 +1,7 @@
 """Embedding layers, which map integers to learned vectors."""
 
 import warnings
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -41,7 +41,7 @@ class EmbeddingBase(Layer):
 
     @nn.nowrap
     def _record_lookups(
-        self, sources: frozenset[int], lookups: list[Lookup], path: str, reverse: bool = False, **kwargs: object
+        self, sources: Any, lookups: list[Lookup], path: str, reverse: bool = False, **kwargs: object
     ) -> frozenset[int]:
         """Implements `trace_inputs`: records the lookup of each source; the outputs hold other values."""
         if not reverse:
@@ -214,5 +214,6 @@ class ReversibleEmbedding(EmbeddingBase):
         self, inputs: jax.Array, reverse: bool = False, *, mask: jax.Array | None = None, train: bool = False
     ) -> tuple[jax.Array, jax.Array | None]:
         """Computes the outputs and their mask: where the integers are not 0 if `mask_zero` is True, else None."""
+        outputs: Any
         outputs, _ = super().outputs_and_mask(inputs, reverse, mask=mask, train=train)
         return outputs, inputs != 0 if self.mask_zero and not reverse else None

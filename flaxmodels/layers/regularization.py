@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar, TypeVar
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -10,9 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxmodels import regularizers
-from flaxmodels.layers.base import Layer
-
-Tree = TypeVar("Tree")
+from flaxmodels.layers.base import Arrays, Layer
 
 SELU_LIMIT = -1.7580993408473766  # limit of selu(x) for x -> -infinity
 
@@ -358,7 +356,7 @@ class ActivityRegularization(Layer):
         super().__post_init__()
 
     @nn.compact
-    def compute(self, inputs: Tree) -> Tree:
+    def compute(self, inputs: Arrays) -> Arrays:
         """Returns the inputs; floats are cast to the compute dtype."""
         return self.cast_floats(inputs)
 
