@@ -18,7 +18,7 @@ from flaxmodels.layers.base import Layer
 from flaxmodels.layers.linen import training_flags
 from training.caller import caller_stacklevel
 from training.rules import Path, partition
-from training.state import ArrayTree, VariableTree
+from training.state import ArrayOrShapeTree, VariableTree
 
 PLAIN = (bool, int, float, str, type(None))
 
@@ -87,7 +87,7 @@ def _fields(cls: Any) -> tuple[str, ...]:
     return tuple(field.name for field in dataclasses.fields(cls) if field.name not in ("parent", "name"))
 
 
-def check_variables(model: nn.Module, x: ArrayTree, variables: VariableDict) -> None:
+def check_variables(model: nn.Module, x: ArrayOrShapeTree, variables: VariableDict) -> None:
     """Raises if a changed model needs variables that differ from those it has."""
     rngs = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
     made = jax.eval_shape(lambda x: model.init(rngs, x, **training_flags(model, train=False)), x)

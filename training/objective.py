@@ -18,7 +18,7 @@ from training.forward import Outputs, forward
 from training.losses import Loss, LossLike
 from training.metrics import MetricLike
 from training.metrics.base import RunningSum
-from training.state import ArrayOrShape, ArrayTree, Batch
+from training.state import ArrayOrShape, ArrayOrShapeTree, Batch
 
 Totals = dict[str, Any]
 # The arguments about losses and metrics: for a model with one output, or for each output.
@@ -176,7 +176,7 @@ class Objective(NamedTuple):
         """Returns the totals before the first step: sums of losses, number of rows, and the metrics' states."""
         return _empty(self)()  # new arrays at each call, because programs overwrite them
 
-    def labels(self, y: ArrayTree) -> list[jax.Array]:
+    def labels(self, y: ArrayOrShapeTree) -> list[jax.Array]:
         """Returns the labels of each output, as one-hot rows if the loss needs them."""
         return [
             leaf if classes is None else jax.nn.one_hot(leaf.reshape(leaf.shape[:1]), classes)
@@ -224,7 +224,7 @@ class Objective(NamedTuple):
             m.name: m.metric.compute(state) for m, state in zip(self.metrics, totals["metrics"], strict=True)
         }
 
-    def _check_shapes(self, y: ArrayTree, outputs: Sequence[ArrayOrShape], num_examples: int | None) -> None:
+    def _check_shapes(self, y: ArrayOrShapeTree, outputs: Sequence[ArrayOrShape], num_examples: int | None) -> None:
         """Raises if a loss or a metric cannot take labels and outputs of these shapes, and names the arrays."""
         arrays = ordered(y, self.names)
         batch = [
@@ -256,7 +256,7 @@ def _empty(objective: Objective) -> Callable[[], Totals]:
     return jax.jit(totals)
 
 
-def check_per_output(argument: str, tree: ArrayTree, names: Sequence[str]) -> None:
+def check_per_output(argument: str, tree: ArrayOrShapeTree, names: Sequence[str]) -> None:
     """Checks that there is an array for each output, or one array of weights for all outputs.
 
     Raises:
@@ -369,19 +369,19 @@ def _per_output(argument: str, given: object, names: Sequence[str], several: boo
     )
 
 
-def ordered(tree: ArrayTree, names: Sequence[str]) -> list[Any]:
+def ordered(tree: ArrayOrShapeTree, names: Sequence[str]) -> list[Any]:
     """Returns the arrays of each output in order; a dictionary is ordered by the names of the outputs."""
     if isinstance(tree, Mapping) and set(tree) == set(names):
         return [tree[name] for name in names]
     return jax.tree.leaves(tree)
 
 
-def _weights(weight: ArrayTree, names: Sequence[str]) -> list[jax.Array | None]:
+def _weights(weight: ArrayOrShapeTree, names: Sequence[str]) -> list[jax.Array | None]:
     leaves = ordered(weight, names)
     return (leaves or [None]) * len(names) if len(leaves) < len(names) else leaves
 
 
-def _masks(masks: ArrayTree, names: Sequence[str], valid: jax.Array | None) -> list[jax.Array | None]:
+def _masks(masks: ArrayOrShapeTree, names: Sequence[str], valid: jax.Array | None) -> list[jax.Array | None]:
     """Returns the mask of each output without padding rows, or None if every value counts."""
     if isinstance(masks, Mapping) and set(masks) == set(names):
         masks = [masks[name] for name in names]
@@ -396,7 +396,7 @@ def _masks(masks: ArrayTree, names: Sequence[str], valid: jax.Array | None) -> l
     return [both(mask) for mask in found]
 
 
-def output_names(model: nn.Module, outputs: ArrayTree) -> list[str]:
+def output_names(model: nn.Module, outputs: ArrayOrShapeTree) -> list[str]:
     """Returns names of the outputs: keys of a dictionary, layers of a graph, otherwise output_0, output_1 and so on."""
     n = len(jax.tree.leaves(outputs))
     if isinstance(outputs, Mapping) and len(outputs) == n:

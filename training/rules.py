@@ -10,7 +10,7 @@ from flax import traverse_util
 from flaxmodels import constraints
 from flaxmodels.inspection import weights_of
 from flaxmodels.layers.linen import training_flags
-from training.state import ArrayTree, VariableTree
+from training.state import ArrayOrShapeTree, VariableTree
 
 Path = tuple[str, ...]
 
@@ -27,7 +27,7 @@ class Rules(NamedTuple):
     frozen: frozenset[Path]
 
 
-def read_rules(model: nn.Module, x: ArrayTree) -> Rules:
+def read_rules(model: nn.Module, x: ArrayOrShapeTree) -> Rules:
     """Reads constraints and frozen parameters from the layers of a model.
 
     Args:

@@ -13,13 +13,13 @@ from flax.typing import VariableDict
 from flaxmodels.layers.recurrent import reset_states, stateful_scopes
 from training import advice, changes, optimizers, padding, steps
 from training.data.checks import check_ids, check_inputs, check_labels
-from training.data.examples import Examples
+from training.data.examples import ArrayTree, Examples
 from training.data.source import Feed, FeedOptions, Source
 from training.nonfinite import NonfinitePolicy
 from training.objective import Objective
 from training.programs import Program, signature
 from training.rules import Rules, merge_params, partition, read_rules
-from training.state import ArrayTree, TrainState, Variables, VariableTree
+from training.state import ArrayOrShapeTree, TrainState, Variables, VariableTree
 
 
 class Session:
@@ -129,7 +129,7 @@ class Session:
             self.state = self.state.replace(**jax.tree.map(jnp.copy, self.state.variables))
         self._shared = False
 
-    def build(self, x: ArrayTree) -> None:
+    def build(self, x: ArrayTree | ArrayOrShapeTree) -> None:
         """Initializes the state for a batch of inputs like x, unless there is a state."""
         if self._state is None:
             example = jax.tree.map(lambda a: jax.ShapeDtypeStruct(jnp.shape(a), jnp.result_type(a)), x)

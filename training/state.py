@@ -1,6 +1,6 @@
 """What a training step reads and writes: a batch of examples, and the state as one pytree of arrays."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from flaxmodels.trees import Tree
+
 # An array, or only its shape and dtype.
 ArrayOrShape: TypeAlias = jax.Array | np.ndarray | jax.ShapeDtypeStruct
-ArrayTree: TypeAlias = ArrayOrShape | Sequence["ArrayTree"] | Mapping[str, "ArrayTree"] | None
+ArrayOrShapeTree: TypeAlias = Tree[ArrayOrShape | None]
 # Nested dictionaries of arrays, such as the parameters of a model.
 VariableTree: TypeAlias = Mapping[str, "ArrayOrShape | VariableTree"]
 # The variables of a model by the name of their collection, such as "params".

@@ -31,13 +31,13 @@ from training.objective import Measurement, Totals
 from training.objective import Objective as Objective
 from training.optimizers import scale_loss, scales_loss
 from training.rules import Rules, constrained, merge_params, partition, read_rules
-from training.state import ArrayTree, TrainState, Trouble, Variables, VariableTree
+from training.state import ArrayOrShapeTree, TrainState, Trouble, Variables, VariableTree
 from training.state import Batch as Batch
 
 Tree = TypeVar("Tree")
 TrainStep: TypeAlias = Callable[[TrainState, Totals, Batch], tuple[TrainState, Totals]]
 EvalStep: TypeAlias = Callable[[Variables, Totals, Batch], tuple[Variables, Totals]]
-PredictStep: TypeAlias = Callable[[Variables, Batch], tuple[Variables, ArrayTree]]
+PredictStep: TypeAlias = Callable[[Variables, Batch], tuple[Variables, ArrayOrShapeTree]]
 Logs: TypeAlias = dict[str, jax.Array]
 # The results of a program of training steps: state, totals, logs, and logs of each step.
 TrainResults: TypeAlias = tuple[TrainState, Totals, Logs, Logs]
@@ -47,7 +47,7 @@ UNOPTIMIZED_BELOW = 4_000_000  # numbers in a state
 def create_state(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
-    x: ArrayTree,
+    x: ArrayOrShapeTree,
     seed: int = 0,
     variables: VariableDict | None = None,
 ) -> tuple[TrainState, Rules]:
@@ -65,7 +65,7 @@ def create_state(
     """
     rules = read_rules(model, x)
 
-    def init_state(key: jax.Array, x: ArrayTree, given: VariableDict | None) -> TrainState:
+    def init_state(key: jax.Array, x: ArrayOrShapeTree, given: VariableDict | None) -> TrainState:
         rngs = {"params": jax.random.fold_in(key, 0), "dropout": key}
         fresh = model.init(rngs, x, **training_flags(model, train=False))
         variables = fresh if given is None else with_defaults(given, fresh)
@@ -232,7 +232,7 @@ def make_eval_step(model: nn.Module, objective: Objective) -> EvalStep:
 def make_predict_step(model: nn.Module) -> PredictStep:
     """Makes the function that computes a batch's outputs: (variables, batch) -> (variables, outputs)."""
 
-    def step(variables: Variables, batch: Batch) -> tuple[Variables, ArrayTree]:
+    def step(variables: Variables, batch: Batch) -> tuple[Variables, ArrayOrShapeTree]:
         out = forward(model, variables, batch)
         return _with_statistics(variables, out), out.values
 
@@ -348,19 +348,19 @@ def make_eval_program(
 
 def make_predict_program(
     predict_step: PredictStep, scale: float, stateful: bool = False
-) -> Callable[..., tuple[ArrayTree, Variables]]:
+) -> Callable[..., tuple[ArrayOrShapeTree, Variables]]:
     """Makes a program of predictions: (variables, data, order, start, stop) -> (outputs [steps, B, ...], changed)."""
 
     def program(
         variables: Variables, data: Batch, order: jax.Array, start: jax.Array, stop: jax.Array
-    ) -> tuple[ArrayTree, Variables]:
-        def at(i: jax.Array, changed: Variables) -> tuple[Variables, ArrayTree]:
+    ) -> tuple[ArrayOrShapeTree, Variables]:
+        def at(i: jax.Array, changed: Variables) -> tuple[Variables, ArrayOrShapeTree]:
             return predict_step(variables | changed, batch_at(data, order, i, scale, True))
 
         _, shapes = jax.eval_shape(at, start, {})
         outputs = jax.tree.map(lambda a: jnp.zeros((order.shape[0], *a.shape), a.dtype), shapes)
 
-        def body(i: jax.Array, carry: tuple[ArrayTree, Variables]) -> tuple[ArrayTree, Variables]:
+        def body(i: jax.Array, carry: tuple[ArrayOrShapeTree, Variables]) -> tuple[ArrayOrShapeTree, Variables]:
             outputs, changed = carry
             after, one = at(i, changed)
             outputs = jax.tree.map(lambda all, one: all.at[i].set(one), outputs, one)
