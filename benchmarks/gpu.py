@@ -394,7 +394,7 @@ def main():
         start, count, rows = time.perf_counter(), 0, RUN[part](**options)
         while time.perf_counter() < end and (row := next(rows, None)) is not None:
             count, missed = count + 1, missed + (row.get("met") is False)
-            if not arguments.dry:  # written at once, because a run may be interrupted
+            if not arguments.dry:  # written immediately, because a run may be interrupted
                 measure.merge_rows(measure.results_file(f"gpu-{part}"), [row | {"versions": versions}], by="id")
         print(f"{part}: {count} rows in {time.perf_counter() - start:.0f} s", flush=True)
         if time.perf_counter() >= end:

@@ -4,9 +4,9 @@
 
 Each measurement runs in a fresh process, and competitors take turns. A round trains the same small CNN on the embedded
 digits for one epoch, three times. "First" has empty caches and also compiles the C kernels. "Cold" has the kernels, but
-an empty folder for compiled programs. "Warm" has the programs of the cold start. For flaxmodels this is the command
-line; Keras and PyTorch are scripts that do the same. Python's bytecode files always exist. An import time is the time
-of a process with the import minus that of an empty process.
+an empty folder for compiled programs. "Warm" reuses the programs that the cold start compiled. For flaxmodels, the
+process is the command line; for Keras and PyTorch, it is a script that does the same. Python's bytecode files always
+exist. An import time is the time of a process with the import minus that of an empty process.
 """
 
 import argparse

@@ -84,7 +84,7 @@ def _check_input_is_first(layers: Sequence[Layer], source: Symbol | None) -> Non
     """Raises unless a Sequential with these layers and this input can still take an `Input`."""
     if layers or source is not None:
         raise ValueError(
-            f"Input(...) must come first in a Sequential, got it after {len(layers)} layers"
+            f"Input(...) must come first in a Sequential, got it after {len(layers)} layer{'s' * (len(layers) != 1)}"
             f"{'' if source is None else f' and an input of shape {source.shape}'}; move it to the front."
         )
 

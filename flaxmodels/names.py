@@ -7,7 +7,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def lookup(kind: str, name: str, table: Mapping[str, T], alternative: str = "") -> T:
+def lookup(kind: str, name: str, table: Mapping[str, T], alternative: str = "", place: str = "") -> T:
     """Returns `table[name]`, or raises an error that lists the known names.
 
     Args:
@@ -15,6 +15,7 @@ def lookup(kind: str, name: str, table: Mapping[str, T], alternative: str = "") 
         name: The name that the user gave.
         table: Entries keyed by name.
         alternative: A last sentence for the error message, such as "Or pass a function (y_true, y_pred) -> [B]."
+        place: Where the name occurs, for the error message, such as "in a model file".
 
     Raises:
         ValueError: If the table has no such name.
@@ -32,4 +33,5 @@ def lookup(kind: str, name: str, table: Mapping[str, T], alternative: str = "") 
     suggestion = f" Did you mean {close[0]!r}?" if close else ""
     known = ", ".join(repr(k) for k in sorted(table))
     closing = f" {alternative}" if alternative else ""
-    raise ValueError(f"Unknown {kind} {name!r}.{suggestion} Known: {known}.{closing}")
+    where = f" {place}" if place else ""
+    raise ValueError(f"Unknown {kind} {name!r}{where}.{suggestion} Known: {known}.{closing}")

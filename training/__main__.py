@@ -50,7 +50,9 @@ def fit(
     seed: Annotated[int, typer.Option(help="Seed of initialization, shuffling and dropout.")] = 0,
     raw_dir: Annotated[pathlib.Path | None, typer.Option(help="Folder with the dataset's original files.")] = None,
     out: Annotated[pathlib.Path | None, typer.Option(help="Folder of the run; by default runs/MODEL-DATASET.")] = None,
-    resume: Annotated[bool, typer.Option(help="Resume the interrupted run in the folder, or start over.")] = True,
+    resume: Annotated[
+        bool, typer.Option(help="Resume the interrupted run in the folder; with --no-resume, start over.")
+    ] = True,
     device: Annotated[str | None, typer.Option(help="cpu or gpu; by default the GPU if there is one.")] = None,
 ) -> None:
     """Train a model on a dataset, and save model, history and curves in a folder; resume an interrupted run."""
@@ -341,7 +343,7 @@ def _print_warning(message: object, *where: object, **more: object) -> None:
 
 
 def main() -> None:
-    """Runs the command line. Errors of the user and warnings are one line each; errors exit with code 2."""
+    """Runs the command line. User errors and warnings are printed on one line each; user errors exit with code 2."""
     import warnings
 
     warnings.showwarning = _print_warning

@@ -190,7 +190,7 @@ class Checkpoints:
     # ------------------------------------------------------------ saving
 
     def due(self, step: int) -> bool:
-        """Returns whether to write a checkpoint after this step of the run, inside an epoch."""
+        """Returns whether to write a checkpoint after this step of the run, in the middle of an epoch."""
         by_steps = self.every != "epoch" and step // int(self.every) > self._last_step // int(self.every)
         return by_steps or (self.minutes is not None and time.monotonic() - self._last_time >= 60 * self.minutes)
 
@@ -462,7 +462,7 @@ def replace_leaves(tree: Tree, arrays: Mapping[str, np.ndarray]) -> Tree:
 
 
 def serialize_value(value: object, name: str, arrays: dict[str, Any]) -> dict[str, object]:
-    """Returns a value as JSON can represent it, and moves dictionaries of arrays to `arrays[name]`."""
+    """Converts a value to a form that JSON can represent, and moves dictionaries of arrays to `arrays[name]`."""
     if (
         isinstance(value, Mapping)
         and jax.tree.leaves(value)

@@ -7,10 +7,10 @@ from typing import Any
 
 
 class Interrupts:
-    """Defers Ctrl-C until `check` is called; a second Ctrl-C takes effect at once.
+    """Defers Ctrl-C until `check` is called; a second Ctrl-C takes effect immediately.
 
-    A KeyboardInterrupt could otherwise occur while the state is donated to the device. Inside a callback of C code,
-    Python would ignore it.
+    A KeyboardInterrupt could otherwise occur while the state is donated to the device. Python would ignore one that
+    occurs in a callback from C code.
 
     Args:
         terminate: Whether to also defer a request to terminate (SIGTERM). It ends the process with exit code 143.
@@ -30,7 +30,7 @@ class Interrupts:
         self._signal = signal.SIGINT
 
     def __enter__(self) -> "Interrupts":
-        # Only the main thread may set handlers. A custom handler of the user stays.
+        # Only the main thread may set handlers. A handler that the user installed is not replaced.
         if threading.current_thread() is threading.main_thread():
             for number, default in self._default_handlers.items():
                 if signal.getsignal(number) is default:

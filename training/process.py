@@ -69,6 +69,7 @@ def warn_of_other_threads(before: int | None, folder: str | os.PathLike[str]) ->
     if before is not None and now is not None and before != now:
         warnings.warn(
             f"The checkpoints in {folder} were written with {before} threads, and this process has {now}, so XLA sums "
-            "in another order; the run continues, and equals an uninterrupted one up to rounding.",
+            "in a different order; the run continues, and its results equal those of an uninterrupted run up to "
+            "rounding.",
             stacklevel=caller_stacklevel(),
         )

@@ -1,7 +1,8 @@
 """Reads the arrays of an untrusted HDF5 file in a separate process.
 
 A damaged or malicious file can make the HDF5 library crash, hang or exhaust the memory. The caller's process therefore
-never opens the file with it. Instead, `read` runs this module as a program with limits on memory, time and open files.
+never opens the file with this library. Instead, `read` runs this module as a program with limits on memory, time and
+open files.
 """
 
 import json

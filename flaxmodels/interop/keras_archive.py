@@ -56,7 +56,7 @@ def open_members(path: str | os.PathLike[str]) -> Iterator[tuple[zipfile.ZipFile
             with zipfile.ZipFile(file) as archive:
                 yield archive, _checked_members(path, archive)
         except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, UnicodeError) as error:
-            raise ValueError(f"{path} is not a Keras file, or damaged: {reason(error)}; save it again.") from error
+            raise ValueError(f"{path} is not a Keras file or is damaged: {reason(error)}; save it again.") from error
 
 
 def _checked_members(path: str | os.PathLike[str], archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:

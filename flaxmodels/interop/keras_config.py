@@ -81,7 +81,7 @@ class _ConfigReader:
         self.shared_object_ids: set[int] = set()
 
     def layer(self, described: Json, scope: bool = False) -> Config:
-        """Translates a layer or model; `scope` adds its name, which is the scope of its parameters."""
+        """Translates a layer or model; with `scope`, the result contains its name, the scope of its parameters."""
         kind, config = _required(described, "class_name", str), _required(described, "config", dict)
         named: Config = {"name": _required(config, "name", str)} if scope else {}
         _check_from_keras(described, "model" if kind in ("Sequential", *FUNCTIONAL) else "layer")
@@ -136,7 +136,7 @@ class _ConfigReader:
         if kind == "function":
             name = _required(value, "config", str)
             _check_from_keras(value, "function", name)
-            lookup("function in a Keras file", name[:80], activations.ACTIVATIONS)
+            lookup("function", name[:80], activations.ACTIVATIONS, place="in a Keras file")
             return name
         for objects in OBJECTS:
             if module == f"keras.{objects}":  # the class name is looked up when the object is built
@@ -316,7 +316,7 @@ def _check_from_keras(described: Json, kind: str | None, name: str | None = None
 def _layer_class(kind: str) -> type[Layer]:
     if kind == "Lambda":
         raise ValueError("it has a Lambda layer, whose code is never run; use another layer")
-    return lookup("layer in a Keras file", kind[:80], LAYERS)
+    return lookup("layer", kind[:80], LAYERS, place="in a Keras file")
 
 
 def _trainable(config: Config) -> Config:

@@ -183,7 +183,7 @@ def _with_known_input(model: Layer) -> Container:
     """Returns the layer if it is a model whose input is known, and raises otherwise."""
     if not isinstance(model, Container) or model.symbols()[0] is None:
         raise ValueError(
-            "A Keras file needs a model whose input is known, got one without; start it with Input(shape), or save "
+            "A Keras file needs a model whose input is known, got one without it; start it with Input(shape), or save "
             "only the weights."
         )
     return model

@@ -65,9 +65,9 @@ class StoredNames:
     Args:
         path: Path of the file, for error messages only.
         names: Layer names keyed by the path of their groups.
-        required: Whether the names must equal those of the layers, and other names raise. Otherwise, names are used
-            only if they equal names that the user gave to all layers. Automatic names are not used, because Keras
-            numbers them in the order of creation and this library in the order of the calls.
+        required: Whether the names must match the layer names; if so, a mismatch raises an error. Otherwise, names
+            are used only if they equal names that the user gave to all layers. Automatic names are not used, because
+            Keras numbers them in the order of creation and this library in the order of the calls.
     """
 
     def __init__(self, path: str | os.PathLike[str], names: Mapping[str, str], required: bool):

@@ -136,7 +136,7 @@ class PartsReader:
         return [name for name in created if name in names]
 
     def _module_at(self, module: Layer, scope: Path, name: str) -> nn.Module | None:
-        """Returns the module at a scope that its layer does not declare, or None if it is not known."""
+        """Returns the submodule `name` of a layer that does not list it in `children`, or None if it is not known."""
         field = getattr(module, name, None) if name in type(module).__dataclass_fields__ else None
         if isinstance(field, nn.Module):
             return field

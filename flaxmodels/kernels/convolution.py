@@ -1,4 +1,4 @@
-"""Convolutions, channels last: XLA's own, and on a CPU a kernel in C or im2col.
+"""Channels-last convolutions: XLA's implementation, or on a CPU a C kernel or im2col.
 
 On a CPU, XLA computes the gradients of a convolution inside a loop with naive code, up to a hundred times slower than
 the arithmetic allows, and training is a loop (`lax.scan` over steps). A matrix product is fast there. im2col copies the

@@ -86,7 +86,7 @@ def _kinds(cls: "type[Layer]") -> dict[str, tuple[object, ...]]:
 
 
 def check_fields(layer: "Layer") -> None:
-    """Raises unless each argument of a layer matches its annotation and its name."""
+    """Raises unless each argument of a layer has the annotated type, and initializers and similar ones are valid."""
     cls: Any = type(layer)
     for name, kinds in _kinds(cls).items():
         value = getattr(layer, name)

@@ -212,8 +212,8 @@ class ConvTranspose(Convolution):
     y[p * strides + k * dilation_rate - crop, f] sums x[p, c] * kernel[k, f, c]; then bias and activation.
 
     Without `output_padding`, n inputs along an axis give (n - 1) * strides + max(span, strides) outputs for "valid"
-    and n * strides for "same", where span = (kernel_size - 1) * dilation_rate + 1. With it, they give
-    (n - 1) * strides + output_padding, plus the span for "valid", plus 1 for "same" if the span is odd.
+    and n * strides for "same", where span = (kernel_size - 1) * dilation_rate + 1. With `output_padding`, there are
+    (n - 1) * strides + output_padding outputs, plus the span for "valid", plus 1 for "same" if the span is odd.
 
     Args:
         filters: Number of output channels.

@@ -58,7 +58,7 @@ class Merge(Layer):
         count = len(inputs) if isinstance(inputs, tuple | list) else None
         if not count or (self.NUM_INPUTS is not None and count != self.NUM_INPUTS):
             expected = "at least 1 array" if self.NUM_INPUTS is None else f"exactly {self.NUM_INPUTS} arrays"
-            got = f"{count}" if count is not None else f"one of type {type(inputs).__name__}"
+            got = f"{count}" if count is not None else f"inputs of type {type(inputs).__name__}"
             raise ValueError(f"{self.label} merges a list of {expected}, got {got}; give a list such as [a, b].")
         arrays = [jnp.asarray(x) for x in inputs]
         if not all(x.ndim for x in arrays):

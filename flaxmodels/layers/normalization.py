@@ -50,7 +50,7 @@ class BatchNormalization(Layer):
         beta_constraint: Constraint on `beta` after each update, or its name.
         gamma_constraint: Constraint on `gamma` after each update, or its name.
         renorm: Whether to apply batch renormalization in training.
-        renorm_clipping: Bounds keyed by name: `rmin` and `rmax` of r, and `dmax` of |d|.
+        renorm_clipping: Dictionary of bounds: `rmin` and `rmax` for r, and `dmax` for |d|.
         renorm_momentum: Weight of the old value in the averages `renorm_mean` and `renorm_stddev`.
         synchronized: Whether devices share statistics. Under `jit` they always do, so the value has no effect.
 

@@ -199,7 +199,9 @@ def evaluate(function: Callable[..., object], symbols: Tree[Symbol]) -> tuple[An
         except (TypeError, ValueError) as error:
             refused = refused or error
     if refused is not None:
-        refused.add_note(f"Here {BATCH} represents an unknown batch size, {UNKNOWN[0][0]} other unknown sizes.")
+        refused.add_note(
+            f"In this error, {BATCH} represents the unknown batch size, and {UNKNOWN[0][0]} any other unknown size."
+        )
     raise refused  # type: ignore[misc]
 
 

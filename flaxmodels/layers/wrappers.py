@@ -15,7 +15,7 @@ from flaxmodels.trees import ArrayTree, MaskTree
 
 
 class Bidirectional(MultiOutputLayer):
-    """Runs a recurrent layer in both directions of time and merges the two outputs.
+    """Runs a recurrent layer forward and backward over time and merges the two outputs.
 
     The outputs of the backward layer are reversed into the order of the inputs. With `return_sequences`, masked steps
     return zeros, regardless of the layer's `zero_output_for_mask`.
@@ -146,8 +146,9 @@ class Bidirectional(MultiOutputLayer):
         first, second = (len(size) if isinstance(size, list | tuple) else 1 for size in sizes)
         if not isinstance(states, list | tuple) or len(states) != first + second:
             raise ValueError(
-                f"{self.label} takes `initial_state` as a list of {first} for the forward layer and {second} for the "
-                f"backward layer, got {len(states) if isinstance(states, list | tuple) else type(states).__name__}; "
+                f"{self.label} takes `initial_state` as a list of arrays, {first} for the forward layer and {second} "
+                "for the backward layer, got "
+                f"{len(states) if isinstance(states, list | tuple) else type(states).__name__}; "
                 "give this number of states."
             )
         return states[:first], states[first:]
@@ -235,7 +236,7 @@ class TimeDistributed(MultiOutputLayer):
             self.check_rank(inputs, "B T F")
         if mask is not None and mask.shape[:2] != inputs.shape[:2]:
             raise ValueError(
-                f"{self.label} takes a mask whose first sizes are {inputs.shape[:2]}, those of batch and time, "
+                f"{self.label} takes a mask whose first sizes are {inputs.shape[:2]} for batch and time, "
                 f"got shape {mask.shape}; give one boolean for each step of each example."
             )
 

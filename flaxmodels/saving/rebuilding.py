@@ -62,7 +62,7 @@ def _cost(config: Json) -> int:
 
 
 def _weighted_calls(config: Json, weight: Callable[[Json], int]) -> int:
-    """Returns the sum of the weights of all calls of layers; `weight` takes the name of a class."""
+    """Returns the sum of the weights of all calls of layers; `weight` maps a class name to a weight."""
     if isinstance(config, list):
         return sum(_weighted_calls(item, weight) for item in config)
     if not isinstance(config, dict):

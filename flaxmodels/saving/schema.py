@@ -178,7 +178,7 @@ def from_config(config: Json) -> Layer:
     name = _string_or_none(_get(config, "name"))
     if kind in ("Sequential", "Model"):
         return _sequential(config, name) if kind == "Sequential" else _graph(config, name)
-    cls = lookup("layer in a model file", kind[:80], _classes())
+    cls = lookup("layer", kind[:80], _classes(), place="in a model file")
     return _construct(cls, entry(config, "config", dict), name=name)
 
 
@@ -238,7 +238,7 @@ def _decode(value: Json) -> object:
             known = {
                 v.__name__: v for v in vars(module).values() if isinstance(v, type) and dataclasses.is_dataclass(v)
             }
-            cls = lookup(f"object of {kind} in a model file", entry(value, kind, str)[:80], known)
+            cls = lookup(kind.removesuffix("s"), entry(value, kind, str)[:80], known, place="in a model file")
             return _construct(cls, entry(value, "config", dict))
     raise ValueError(f"A model file holds an unknown kind of value, {str(value)[:80]!r}.")
 
@@ -291,7 +291,7 @@ def _graph(config: Json, name: str | None) -> Model:
         return _decode(value)
 
     for i, call in enumerate(entry(config, "calls", list)):
-        layer = lookup("layer of a graph in a model file", entry(call, "layer", str), by_name)
+        layer = lookup("layer", entry(call, "layer", str), by_name, place="in the graph of a model file")
         args = [decode(value) for value in entry(call, "args", list)]
         kwargs = {key: decode(value) for key, value in entry(call, "kwargs", dict).items()}
         outputs[i] = jax.tree.leaves(layer(*args, **kwargs))

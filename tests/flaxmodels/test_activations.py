@@ -216,7 +216,7 @@ def test_narrow_softmax_of_many_classes_sums_to_one():
 
 
 def test_sparsemax_by_hand():
-    """For k = 1, tau is the paper's. For k = 2, tau is (1 + 1.9 - 1) / 2 as in Keras; the paper has (1.9 - 1) / 2."""
+    """For k = 1, tau is as in the paper. For k = 2, it is (1 + 1.9 - 1) / 2 as in Keras, not (1.9 - 1) / 2."""
     out = activations.sparsemax(jnp.array([[2.0, 0.5], [1.0, 0.9]]))
     np.testing.assert_allclose(out, [[1.0, 0.0], [0.05, 0.0]], rtol=0, atol=1e-6)
 

@@ -164,9 +164,9 @@ def test_only_layers_are_accepted(thing, given):
 @pytest.mark.parametrize(
     ("before", "given"),
     [
-        ([layers.Dense(2)], "1 layers"),
+        ([layers.Dense(2)], "1 layer"),
         ([Input((3,))], "0 layers and an input of shape (None, 3)"),
-        ([layers.Dense(2, input_shape=(3,))], "1 layers and an input of shape (None, 3)"),
+        ([layers.Dense(2, input_shape=(3,))], "1 layer and an input of shape (None, 3)"),
     ],
 )
 def test_input_must_be_first(before, given):

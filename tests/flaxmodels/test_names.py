@@ -31,3 +31,8 @@ def test_entry_may_be_none():
 def test_unknown_name_lists_closest_and_known_names(name, alternative, sentence):
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
         lookup("loss", name, TABLE, alternative)
+
+
+def test_error_says_where_the_unknown_name_occurs():
+    with pytest.raises(ValueError, match="^Unknown loss 'xyz' in a file. Known: 'mae', 'mse', 'poisson'.$"):
+        lookup("loss", "xyz", TABLE, place="in a file")

@@ -195,7 +195,7 @@ def adaptive_pooling(draw, rank, sizes):
 
 
 def pairs(rank, most):
-    """Draws an argument of padding or cropping: an integer, one per axis, or a pair per axis, with the bounds `most`."""
+    """Draws a padding or cropping argument: an integer, one per axis, or a pair per axis, at most `most`."""
     if rank == 1:
         return st.one_of(st.integers(0, most[0]), st.tuples(*[st.integers(0, most[0])] * 2))
     return st.one_of(

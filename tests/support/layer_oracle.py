@@ -80,7 +80,7 @@ def of_keras(layer, inputs, call, train, masks):
 
 
 def of_ours(layer, weights, inputs, call, train, masks):
-    """Returns the same for our layer with these weights."""
+    """Returns the same results as `of_keras`, but for our layer with these weights."""
     given = {} if train is None else {"train": train}
     given |= {} if masks is None else {"mask": masks}
     variables = interop.set_keras_weights(layer, layer.init(jax.random.key(0), inputs, **call, **given), weights)

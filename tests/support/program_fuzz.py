@@ -400,10 +400,9 @@ def run_ours(program: Program, trainer: Trainer, start: list[np.ndarray]) -> Out
 
 
 def ignored_values(program: Program) -> dict[str, str]:
-    """Returns the values with explained differences, and the reasons.
+    """Returns the values that are known to differ from Keras, each with the reason.
 
-    The keys are "fit", "val" or "test", followed
-    by the name of the metric in Keras' logs.
+    The keys are "fit", "val" or "test", followed by the name of the metric in Keras' logs.
     """
     found: dict[str, str] = {}
     several = len(program.heads) > 1
@@ -492,7 +491,7 @@ class Report(NamedTuple):
 
 
 def check(number: int) -> Report:
-    """Runs the program that an integer determines in both libraries, and compares the results."""
+    """Draws a program with an integer as seed, runs it in both libraries, and compares the results."""
     program = draw(number)
     ignored = ignored_values(program)
     with warnings.catch_warnings():

@@ -245,7 +245,7 @@ class Builder:
         activity = self.pick("l1", "l2") if self.chance(0.12) else None
         masked = self.is_masked(x) and sequences
         if activity and self.lib.keras and name == "SimpleRNN":
-            # Keras accepts the argument and adds nothing.
+            # Keras accepts the argument, but adds no activity loss.
             y = self.put(x, name, masked=masked, **config)
             loss = self.lib.layers.ActivityRegularization(**{activity: 0.01}, name=f"loss_{self.count}")
             return self.call(y, loss, f"ActivityRegularization({activity})")

@@ -82,7 +82,7 @@ MISTAKES = {
     ),
     "input after": (
         lambda: Sequential([layers.Dense(2), Input((4,))]),
-        "Input(...) must come first in a Sequential, got it after 1 layers; move it to the front.",
+        "Input(...) must come first in a Sequential, got it after 1 layer; move it to the front.",
     ),
     "input none": (
         lambda: Input((None, "a")),
@@ -168,7 +168,7 @@ MISTAKES = {
     ),
     "add one": (
         lambda: layers.Add()(Input((4,))),
-        "Add merges a list of at least 1 array, got one of type DynamicJaxprTracer; give a list such as [a, b].",
+        "Add merges a list of at least 1 array, got inputs of type DynamicJaxprTracer; give a list such as [a, b].",
     ),
     "embedding range": (
         lambda: (lambda e: e.init(jax.random.key(0), np.array([[5]])))(layers.Embedding(5, 2)),
@@ -561,8 +561,8 @@ MISTAKES = {
         lambda: (lambda t: (fit(t), setattr(t, "learning_rate", 1.0)))(
             tr(optimizer=optimizers.SGD(schedules.ExponentialDecay(0.1, 10, 0.9)))
         ),
-        "A learning rate must be a number to be set, got a schedule; make the optimizer with a number as learning "
-        "rate.",
+        "The learning rate can only be set if it is a number, got a schedule; create the optimizer with a number as "
+        "learning rate.",
     ),
     "variables of other model": (
         lambda: fit(

@@ -82,8 +82,8 @@ def test_resuming_with_another_number_of_threads_warns(tmp_path, monkeypatch):
     fit(tmp_path, 2)  # the same number: a warning would be an error
     monkeypatch.setattr(native, "threads", lambda: 1)
     sentence = (
-        f"The checkpoints in {tmp_path} were written with 2 threads, and this process has 1, so XLA sums in another order; "
-        "the run continues, and equals an uninterrupted one up to rounding."
+        f"The checkpoints in {tmp_path} were written with 2 threads, and this process has 1, so XLA sums in a different "
+        "order; the run continues, and its results equal those of an uninterrupted run up to rounding."
     )
     with pytest.warns(UserWarning, match=f"^{re.escape(sentence)}$"):
         trainer = fit(tmp_path, 3)

@@ -157,8 +157,8 @@ class SwapEMAWeights(Callback):
                 average = optimizers.ema_weights(state.opt_state)
             except ValueError as error:
                 raise ValueError(
-                    "SwapEMAWeights needs an optimizer that averages the weights, got one without; "
-                    "make it with use_ema=True."
+                    "SwapEMAWeights needs an optimizer that averages the weights, got one that does not; "
+                    "create it with use_ema=True."
                 ) from error
             self._weights = state.params
             self.trainer.replace_trained(average)

@@ -74,8 +74,8 @@ def _memory_for_data() -> float:
 class ArrayFeed(Feed):
     """Moves arrays to the device: once if they fit and are read more than once, otherwise chunk by chunk.
 
-    A prediction has chunks of 1, 8, 64 ... steps, so that few programs serve data of any length. Two to seven steps are
-    a chunk of 8 that is not full.
+    A prediction has chunks of 1, 8, 64 ... steps, so that few programs serve data of any length. Two to seven steps
+    form a partially filled chunk of 8.
 
     Args:
         examples: The examples.
@@ -144,7 +144,7 @@ class ArrayFeed(Feed):
         """Starts moving the rows of some steps. Padding fills a shorter last chunk, so that one shape is compiled.
 
         Args:
-            rows: The rows of all steps; None for rows in order, which are slices and need no gathering.
+            rows: The rows of all steps. None if they are in order; each step is then a slice and is not gathered.
             start: The first step.
             sizes: Examples in each step.
         """

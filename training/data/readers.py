@@ -88,7 +88,7 @@ class Reader:
         return None
 
     def position(self, used: int) -> dict[str, object]:
-        """Returns what a checkpoint keeps after `used` batches since `open`."""
+        """Returns the position that a checkpoint stores after `used` batches since `open`."""
         return {}
 
     def resume(self, pass_index: int, first: int, kept: Mapping[str, Any]) -> None:

@@ -105,7 +105,7 @@ LOSSES: dict[str, type[Loss]] = {
 
 
 LossLike = str | Loss | type[Loss] | Callable[..., jax.Array]
-# A loss for every output, or a list or dictionary of losses by output.
+# A loss for every output, a list of losses, or a dictionary of losses keyed by output name.
 LossesLike = LossLike | Sequence[LossLike | None] | Mapping[str, LossLike | None]
 
 

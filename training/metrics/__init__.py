@@ -161,7 +161,7 @@ def get(x: MetricLike) -> Metric:
             are averaged; or a function (y_true, y_pred) -> [B].
 
     Raises:
-        TypeError: If `x` is none of these.
+        TypeError: If `x` has another type.
         ValueError: If no metric has that name.
 
     Example:

@@ -90,7 +90,8 @@ class AUC(Metric[State]):
             raise ValueError(f"`num_thresholds` must be at least 2, got {self.num_thresholds}; 200 is the default.")
         if self.num_labels and not self.multi_label:
             raise ValueError(
-                f"`num_labels` needs multi_label=True, got num_labels={self.num_labels} without it; remove one."
+                f"`num_labels` needs multi_label=True, got num_labels={self.num_labels} without it; set it, or remove "
+                "`num_labels`."
             )
         if self.label_weights is not None:
             weights = tuple(map(float, np.asarray(self.label_weights).reshape(-1)))

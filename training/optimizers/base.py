@@ -48,7 +48,7 @@ class OptimizerState(NamedTuple):
     Args:
         count: The number of calls of update; with accumulation, micro-steps count.
         learning_rate: The learning rate of the next step.
-        slots: The arrays of the rule: a NamedTuple of trees like the parameters.
+        slots: The arrays of the rule: a NamedTuple of trees with the structure of the parameters.
         shared: The number that the rule keeps for all parameters, or None.
         accumulated: The sum of the gradients since the last parameter update, or None.
         average: The moving average of the weights, or None.
@@ -163,9 +163,9 @@ def check_range(
     number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if number and (low < value if open_low else low <= value) and (value < high if open_high else value <= high):
         return
-    lower = f"more than {low:g}" if open_low else f"at least {low:g}"
+    lower = f"greater than {low:g}" if open_low else f"of at least {low:g}"
     upper = "" if high == math.inf else f" and {'less than' if open_high else 'at most'} {high:g}"
-    raise ValueError(f"`{name}` must be a number of {lower}{upper}, got {value!r}.")
+    raise ValueError(f"`{name}` must be a number {lower}{upper}, got {value!r}.")
 
 
 def check_count(name: str, value: int | None, low: int) -> None:

@@ -137,7 +137,8 @@ def set_learning_rate(opt_state: optax.OptState, value: ArrayLike) -> optax.OptS
 
 
 _IS_SCHEDULE = (
-    "A learning rate must be a number to be set, got a schedule; make the optimizer with a number as learning rate."
+    "The learning rate can only be set if it is a number, got a schedule; create the optimizer with a number as "
+    "learning rate."
 )
 
 
@@ -146,10 +147,10 @@ def _as_rate(current: jax.Array, value: ArrayLike) -> jax.Array:
     if isinstance(value, numbers.Real) and not isinstance(value, bool):
         check_range("learning_rate", float(value))
     elif not (hasattr(value, "shape") and hasattr(value, "dtype")):
-        raise TypeError(f"A learning rate must be a number or an array to be set, got {value!r}.")
+        raise TypeError(f"A new learning rate must be a number or an array, got {value!r}.")
     elif value.shape not in ((), jnp.shape(current)):
         raise ValueError(
-            f"A learning rate must be a scalar or have shape {jnp.shape(current)} to be set, got shape {value.shape}."
+            f"A new learning rate must be a scalar or have shape {jnp.shape(current)}, got shape {value.shape}."
         )
     return jnp.full_like(current, jnp.asarray(value).astype(jnp.asarray(current).dtype))
 
@@ -178,8 +179,8 @@ def ema_weights(opt_state: optax.OptState, params: optax.Params | None = None) -
     merged = jax.tree.map(lambda *a: _first_average(a, None), *averages, is_leaf=_is_masked) if averages else None
     if merged is None or None in jax.tree.leaves(merged, is_leaf=lambda x: x is None):
         raise ValueError(
-            "The state must hold an average of every weight, got one without; make the optimizer with use_ema=True, "
-            "or pass `params` to replace missing averages."
+            "The optimizer state must hold an average of every weight, but some averages are missing; create the "
+            "optimizer with use_ema=True, or pass `params` to replace missing averages."
         )
     return merged
 

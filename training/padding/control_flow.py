@@ -102,8 +102,8 @@ def _fixed_point(
 ) -> list[AbstractValue]:
     """Returns a description of a loop's carry that holds before every step.
 
-    The carry is joined with the result of a step until it does not change. This terminates, because every join
-    moves it up in the lattice.
+    The carry is joined with the result of a step until it does not change. The loop terminates, because every join
+    that changes the carry moves it up in the lattice, whose height is finite.
     """
     while True:
         joined = _join_all(carry, step(carry))

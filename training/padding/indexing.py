@@ -56,7 +56,7 @@ def transpose(operation: Operation) -> list[AbstractValue]:
 
 
 def along(*names: str, same_shapes: bool = False) -> Rule:
-    """Returns the rule of primitives that permute elements along the axes in these parameters only.
+    """Returns the rule for primitives that only permute elements along the axes that these parameters name.
 
     Args:
         *names: Parameters with an axis, or several axes.
@@ -193,7 +193,7 @@ def dynamic_update_slice(operation: Operation) -> list[AbstractValue]:
 
 
 def gather(operation: Operation) -> list[AbstractValue]:
-    """Looks up slices of an operand at indices; either of them, or both at paired axes, may have a batch axis."""
+    """Looks up slices of an operand at indices; one of them may have a batch axis, or both at paired axes."""
     if operation.is_clean:
         return default_rule(operation)
     if isinstance(operation.values[1], RowWise):

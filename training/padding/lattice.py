@@ -20,7 +20,7 @@ class Clean(NamedTuple):
 
 
 class RowWise(NamedTuple):
-    """A value that is equal in the rows of the examples; the padded program has additional padding rows.
+    """A value whose example rows are equal in both programs; in the padded program it also has padding rows.
 
     Attributes:
         outer_size: The number of elements along the axes before the batch: a flat index into the value is

@@ -33,7 +33,7 @@ from training.state import Batch
 RULES = elementwise.RULES | indexing.RULES | reductions.RULES
 # Rules of primitives whose parameters are programs. These parameters differ between the two programs.
 CALL_RULES = control_flow.RULES
-# Parameters that may differ: sizes, which the shapes of the outputs repeat, and shardings.
+# Parameters that may differ: sizes, which are also in the output shapes, and shardings.
 IGNORED_PARAMS = ("limit_indices", "new_sizes", "out_sharding", "shape", "sharding", "slice_sizes")
 
 Atom = Var | Literal

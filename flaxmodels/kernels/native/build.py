@@ -48,7 +48,7 @@ class KernelsInfo:
         reason: Why programs do not use them, as a sentence; empty if they do.
         library: The path of the library; None if there is none or it is not cached.
         compiler: The command of the C compiler; None without one.
-        compiler_version: The first line of its version message.
+        compiler_version: The first line of the compiler's version message.
         vector_width: Number of float32 values in a vector of the kernels; 0 without kernels.
         threads: Number of threads that XLA and the kernels use.
     """

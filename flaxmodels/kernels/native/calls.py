@@ -71,7 +71,7 @@ class Geometry(NamedTuple):
             channels: Number of channels of the image.
             features: Number of features of the outputs.
             relu: Whether ReLU follows a convolution.
-            pooled: Whether max pooling over two neighbors along each axis follows.
+            pooled: Whether max pooling with windows of size 2 along each axis follows.
         """
         before = tuple(low for low, _ in self.pads)
         axes = {
@@ -116,7 +116,7 @@ def window_primitive(
     Args:
         kernel: The kernel's name in `registry.KERNELS`.
         out_shape: Function of (*operands, geometry) that returns the shape of the result.
-        channels_and_features: Function of (*operands, geometry) that returns their numbers, [channels, features].
+        channels_and_features: Function of (*operands, geometry) that returns [number of channels, number of features].
         default: The same function in XLA operations: (*operands, geometry=...) -> array.
     """
     declared = KERNELS[kernel]

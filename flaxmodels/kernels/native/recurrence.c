@@ -96,7 +96,7 @@ static void multiply_panels(const float *left, int64_t rows, int64_t depth, cons
     for (int64_t row = 0, n; row < rows; row += n) {
       const float *tile_rows[TILE_ROWS];
       Vec sums[TILE_ROWS][2];
-      // Tiles of about equal height: 32 rows are 6 6 5 5 5 5. A tile with few rows has too few independent sums to hide
+      // Tiles have about equal height: 32 rows give 6 6 5 5 5 5. A tile with few rows has too few independent sums to hide
       // latency.
       n = ceil_div(rows - row, ceil_div(rows - row, TILE_ROWS));
       for (int i = 0; i < n; i++) tile_rows[i] = left + (row + i) * depth;

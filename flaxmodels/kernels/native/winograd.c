@@ -26,7 +26,7 @@ static _Thread_local float product_points[POINTS * MAX_PATCHES * TILE_COLS] __at
 
 static int64_t part_start(const Conv *c, int64_t part) { return first_image(c->batch, part, c->parts); }
 
-// The number of patches along an axis. With fused pooling only complete 2 x 2 outputs count.
+// The number of patches along an axis. With fused pooling, only complete blocks of 2 x 2 outputs count.
 static int64_t patches_along(const Conv *c, int axis) {
   return c->pool_window[1] ? c->pooled_size[axis] : ceil_div(c->output_size[axis], 2);
 }
@@ -129,7 +129,7 @@ static int64_t image_offset(const Conv *c, const Patch *p) {
 static int64_t output_offset(const Conv *c, const Patch *p) {
   return (p->image * c->positions + p->row * c->output_size[1] + p->column) * c->features;
 }
-// With fused pooling the outputs of a patch are one pooled output.
+// With fused pooling, the 2 x 2 outputs of a patch give one pooled output.
 static int64_t pooled_offset(const Conv *c, const Patch *p) {
   return ((p->image * c->pooled_size[0] + p->row / 2) * c->pooled_size[1] + p->column / 2) * c->features;
 }

@@ -220,7 +220,7 @@ def why_unsupported(
     if kind not in KINDS[name]:
         return f"it supports only {' and '.join(KINDS[name])}"
     if name == "fused" and (count := tiling.largest_array(rows, units, dtype)) > MAX_ELEMENTS:
-        return f"it counts elements in 32 bits, got an array of {count}"
+        return f"it counts elements in 32 bits, and an array of {count} elements is too large"
     # Pallas' interpreter supports float64, too.
     if dtype not in DTYPES[name] and not tiling.interpreted:
         return f"it supports only {', '.join(DTYPES[name])}, got {dtype}"
@@ -232,9 +232,9 @@ def why_unsupported(
 def _why_slow(kind: Kind, units: int, dtype: str) -> str | None:
     size = units * units * GATES[kind] * jnp.dtype(dtype).itemsize
     if size > MAX_KERNEL_BYTES:
-        return f"it reads the whole kernel at each step, got {size} bytes, more than {MAX_KERNEL_BYTES}"
+        return f"it reads the whole kernel at each step, and {size} bytes is more than the limit of {MAX_KERNEL_BYTES}"
     if dtype == "float32" and has_exact_products() and units > MAX_UNITS_EXACT:
-        return f"its exact float32 products are slow, got {units} units, more than {MAX_UNITS_EXACT}"
+        return f"its exact float32 products are slow, and {units} units is more than the limit of {MAX_UNITS_EXACT}"
     return None
 
 

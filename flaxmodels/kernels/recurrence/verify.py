@@ -1,4 +1,4 @@
-"""Checks an implementation of a recurrence against the scan, on the default device: values and gradients."""
+"""Checks the values and gradients of a recurrence implementation against the scan, on the default device."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -41,7 +41,7 @@ def why_wrong(candidate: Recurrence, reference: Recurrence, kind: Kind, units: i
 
     bound = BOUNDS["tensorfloat32" if dtype == "float32" and not exact else dtype]
     try:
-        # In another thread, because a thread that traces a program cannot compute anything.
+        # The check runs in another thread, because a thread that traces a program cannot compute anything.
         with ThreadPoolExecutor(1) as pool:
             error = pool.submit(check).result()
     except Exception as failure:  # a compiler or a driver may raise any exception

@@ -121,7 +121,7 @@ def test_more_bytes_than_declared(valid, path):
     declared, content = (200 * MANY).to_bytes(4, "little"), path.read_bytes()
     assert content.count(declared) == 2
     path.write_bytes(content.replace(declared, (100).to_bytes(4, "little")))
-    refused(path, f"PATH is not a Keras file, or damaged: Bad CRC-32 for file {CONFIG!r}; save it again.")
+    refused(path, f"PATH is not a Keras file or is damaged: Bad CRC-32 for file {CONFIG!r}; save it again.")
 
 
 def test_members_before_the_start_of_the_file(valid, path):
@@ -130,13 +130,15 @@ def test_members_before_the_start_of_the_file(valid, path):
     with zipfile.ZipFile(path) as archive:
         gone = archive.getinfo(CONFIG).header_offset + 5
     path.write_bytes(path.read_bytes()[gone:])
-    refused(path, "PATH is not a Keras file, or damaged: it refers to a part 5 bytes before its start; save it again.")
+    refused(
+        path, "PATH is not a Keras file or is damaged: it refers to a part 5 bytes before its start; save it again."
+    )
 
 
 def test_table_of_many_members(path):
     write(path, {f"{i:040}": b"" for i in range(15_000)})
     size = 15_000 * (46 + 40)
-    with pytest.raises(ValueError, match=rf"^{re.escape(str(path))} is not a Keras file, or damaged: it declares a part of {size} bytes, but at most 1048576 are allowed; save it again\.$"):  # fmt: skip
+    with pytest.raises(ValueError, match=rf"^{re.escape(str(path))} is not a Keras file or is damaged: it declares a part of {size} bytes, but at most 1048576 are allowed; save it again\.$"):  # fmt: skip
         interop.load_keras(path)
 
 
@@ -151,7 +153,7 @@ def test_truncated(valid, path, share):
     write(path, valid)
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
-    refused(path, "PATH is not a Keras file, or damaged: File is not a zip file; save it again.")
+    refused(path, "PATH is not a Keras file or is damaged: File is not a zip file; save it again.")
 
 
 # ---------------------------------------------------------------- architecture
@@ -197,7 +199,7 @@ SUPPORTED = ", ".join(repr(name) for name in sorted(keras_files.keras_config.LAY
          "it has a Lambda layer, whose code is never run; use another layer"),
         (arguments(activation=CODE), "it contains the code of a lambda, which is never run; use the name of a Keras function"),
         (arguments(kernel_initializer=CODE), "it contains the code of a lambda, which is never run; use the name of a Keras function"),
-        (entries(class_name="Frobnicate"), f"Unknown layer in a Keras file 'Frobnicate'. Known: {SUPPORTED}"),
+        (entries(class_name="Frobnicate"), f"Unknown layer 'Frobnicate' in a Keras file. Known: {SUPPORTED}"),
         (entries(module="os"), foreign("Dense", "os")),
         (entries(module="keras.src.utils.python_utils"), foreign("Dense", "keras.src.utils.python_utils")),
         (entries(registered_name="evil>Dense"), foreign("Dense", "keras.layers", "evil>Dense")),
@@ -227,7 +229,7 @@ SUPPORTED = ", ".join(repr(name) for name in sorted(keras_files.keras_config.LAY
          "one Dense is in two models, which cannot share weights here; share it by calling it twice in one model"),
         (entries(module=["keras.layers"]), "it names 'Dense' of \"['keras.layers']\", registered as 'None', but only "),
         (lambda c: c["config"]["layers"].append(copy.deepcopy(dense(c))), "Layers of one model need different names, got 'dense' 2 times; "),
-        (lambda c: c["config"]["layers"].pop(0), "A Keras file needs a model whose input is known, got one without; start it with Input(shape)"),
+        (lambda c: c["config"]["layers"].pop(0), "A Keras file needs a model whose input is known, got one without it; start it with Input(shape)"),
         (lambda c: c["config"]["layers"][0]["config"].update(batch_shape=[None, -3]), "The sizes of an input shape must be positive integers or None"),
         (lambda c: c["config"]["layers"][0]["config"].update(sparse=True), "it has an input that is sparse, but only dense inputs are supported; make it dense"),
         (lambda c: c.update(class_name="Functional", module="keras.src.models.functional"), "each part must have a str 'name', got "),
@@ -348,7 +350,7 @@ def test_not_utf8(valid, path):
     write(path, {**valid, CONFIG: b"\xff\xfe"})
     refused(
         path,
-        "PATH is not a Keras file, or damaged: 'utf-8' codec can't decode byte 0xff in position 0: invalid start "
+        "PATH is not a Keras file or is damaged: 'utf-8' codec can't decode byte 0xff in position 0: invalid start "
         "byte; save it again.",
     )
 
@@ -534,7 +536,7 @@ def test_error_messages_when_writing(tmp_path):
         interop.save_keras(tmp_path / "m.keras", model, {})
     assert not list(tmp_path.iterdir())
     with raises(
-        "A Keras file needs a model whose input is known, got one without; start it with Input(shape), or save only "
+        "A Keras file needs a model whose input is known, got one without it; start it with Input(shape), or save only "
         "the weights."
     ):
         interop.save_keras(tmp_path / "m.keras", Sequential([layers.Dense(2)]), {})

@@ -138,7 +138,7 @@ def test_invalid_names_are_ignored(value, saved):
 
 
 def test_names_only_decide_within_one_class(tmp_path):
-    """The name of a layer of another class does not select the group of that class."""
+    """A group's name is ignored if it names a layer of a different class."""
     x = fm.Input((3,))
     model = fm.Model(x, fm.layers.LayerNormalization(name="b")(fm.layers.Dense(3, name="a")(x)))
     variables = model.init(jax.random.key(0), np.ones((1, 3), np.float32))

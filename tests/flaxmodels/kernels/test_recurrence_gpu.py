@@ -406,7 +406,7 @@ def test_error_messages():
     with use_implementation("fused"):
         with pytest.raises(
             ValueError,
-            match=r"^'fused' does not support this LSTM, because it counts elements in 32 bits, got an array of 4294967296; use 'auto'\.$",
+            match=r"^'fused' does not support this LSTM, because it counts elements in 32 bits, and an array of 4294967296 elements is too large; use 'auto'\.$",
         ):
             choose_on_gpu(LSTM, jnp.zeros((16, 64)), 2**26)
         with pytest.raises(

@@ -359,7 +359,7 @@ CALLED = [
         layers.Add(),
         (x(2, 3),),
         {},
-        "Add merges a list of at least 1 array, got one of type ndarray; give a list such as [a, b].",
+        "Add merges a list of at least 1 array, got inputs of type ndarray; give a list such as [a, b].",
     ),
     (
         layers.Subtract(),

@@ -191,7 +191,7 @@ X = jnp.ones((2, 3))
             layers.Add(),
             X,
             None,
-            "Add merges a list of at least 1 array, got one of type {array}; give a list such as [a, b].",
+            "Add merges a list of at least 1 array, got inputs of type {array}; give a list such as [a, b].",
         ),
         (layers.Add(), [], None, "Add merges a list of at least 1 array, got 0; give a list such as [a, b]."),
         (

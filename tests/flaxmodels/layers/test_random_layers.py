@@ -55,9 +55,9 @@ def test_random_configurations_equal_keras(name, request):
         layer = Made(name, draw.config)
         try:
             pair = layer.by(layers), layer.by(keras.layers)
-            # Errors are relative to at least 0.1, because an exact 0 may become 1e-7 in another order of summation.
-            # They are relative to at least 1 for Dot: for normalized vectors of size 1, the gradient 0 is a difference
-            # of large numbers.
+            # Relative errors use a denominator of at least 0.1, because an exact 0 may become 1e-7 in a different
+            # summation order. The minimum is 1 for Dot: for normalized vectors of size 1, the gradient 0 is a
+            # difference of large numbers.
             least = 1.0 if name == "Dot" else 0.1
             assert_as_keras(
                 name, draw, draw.inputs, draw.call, masks=draw.masks, pair=pair, tolerance=1e-5, least=least

@@ -201,7 +201,8 @@ def test_error_of_a_layer_is_raised(shape, tries):
     with raises(ValueError, "never") as caught:
         Probe(give="never")(Input(shape))
     assert len(Probe.TRIED) == tries
-    assert caught.value.__notes__[-1:] == ["Here 61 represents an unknown batch size, 64 other unknown sizes."]
+    note = "In this error, 61 represents the unknown batch size, and 64 any other unknown size."
+    assert caught.value.__notes__[-1:] == [note]
 
 
 def test_error_names_the_layer():

@@ -147,8 +147,8 @@ BIDIRECTIONAL_ERRORS = {
         lambda: layers.Bidirectional(layers.GRU(3)).init(
             jax.random.key(0), draw(2, 3, 4), initial_state=[draw(2, 3)] * 3
         ),
-        "Bidirectional takes `initial_state` as a list of 1 for the forward layer and 1 for the backward layer, "
-        "got 3; give this number of states.",
+        "Bidirectional takes `initial_state` as a list of arrays, 1 for the forward layer and 1 for the "
+        "backward layer, got 3; give this number of states.",
     ),
     "distributed": (
         TypeError,
@@ -165,7 +165,7 @@ BIDIRECTIONAL_ERRORS = {
         lambda: layers.TimeDistributed(layers.Dense(3)).init(
             jax.random.key(0), draw(2, 3, 1), mask=np.ones((2, 4), bool)
         ),
-        "TimeDistributed takes a mask whose first sizes are (2, 3), those of batch and time, got shape (2, 4); "
+        "TimeDistributed takes a mask whose first sizes are (2, 3) for batch and time, got shape (2, 4); "
         "give one boolean for each step of each example.",
     ),
 }

@@ -140,7 +140,7 @@ HOSTILE = {
         "Dense in a model file has unknown arguments ['argument0', 'argument1',",
     ),
     "a long list for a number": (lambda: keras_stack(keras_layer("Dense", "d", units=[1] * 10**5)), "`units` of Dense 'd' must be a"),
-    "unknown class": (lambda: keras_stack(keras_layer("D" * 9000, "d")), "Unknown layer in a Keras file 'DDD"),
+    "unknown class": (lambda: keras_stack(keras_layer("D" * 9000, "d")), "Unknown layer 'DDD"),
 }  # fmt: skip
 
 
@@ -209,7 +209,7 @@ def test_hostile_model_files_are_refused_quickly(model, reason, tmp_path):
 
 
 def test_deeply_nested_models_are_refused(arrays, tmp_path):
-    """Each enclosing model repeats the inference of all models inside."""
+    """Each enclosing model repeats the shape inference of all models that it contains."""
     inner = keras_layer("Dense", "d", units=4)
     for i in range(14):
         inner = keras_stack(inner, *(keras_layer("Dense", f"d{j}", units=4) for j in range(30)))

@@ -204,12 +204,12 @@ def part(kind, key, given):
         (graph(calls=None), part("list", "calls", graph(calls=None))),
         (graph(calls=[3]), part("str", "layer", 3)),
         (sequence(DENSE, input=[1]), part("list", "shape", [1])),
-        (sequence({"class": "os.system", "config": {}}), f"Unknown layer in a model file 'os.system'. Known: {KNOWN}."),
-        (sequence({"class": "Lambda", "config": {}}), f"Unknown layer in a model file 'Lambda'. Known: {KNOWN}."),
-        (sequence({"class": "Layer", "config": {}}), f"Unknown layer in a model file 'Layer'. Known: {KNOWN}."),
+        (sequence({"class": "os.system", "config": {}}), f"Unknown layer 'os.system' in a model file. Known: {KNOWN}."),
+        (sequence({"class": "Lambda", "config": {}}), f"Unknown layer 'Lambda' in a model file. Known: {KNOWN}."),
+        (sequence({"class": "Layer", "config": {}}), f"Unknown layer 'Layer' in a model file. Known: {KNOWN}."),
         (
             sequence({"class": "Dens", "config": {}}),
-            f"Unknown layer in a model file 'Dens'. Did you mean 'Dense'? Known: {KNOWN}.",
+            f"Unknown layer 'Dens' in a model file. Did you mean 'Dense'? Known: {KNOWN}.",
         ),
         (
             sequence({"class": "Dense", "config": {"units": 2, "parent": 1, "__class__": 2}}),
@@ -245,7 +245,7 @@ def part(kind, key, given):
             sequence({"class": "Dense", "config": {"units": 2, "kernel_initializer": {"initializers": "exec"}}}),
             None,
         ),
-        (graph(call={"layer": "other"}), "Unknown layer of a graph in a model file 'other'. Known: 'dense'."),
+        (graph(call={"layer": "other"}), "Unknown layer 'other' in the graph of a model file. Known: 'dense'."),
         (graph(call={"args": [{"symbol": [3, 0]}]}), "A model file refers to '[3, 0]', which does not exist."),
         (graph(outputs={"symbol": [0, 1]}), "A model file refers to '[0, 1]', which does not exist."),
         (graph(outputs={"symbol": [[], {}]}), "A model file refers to '[[], {}]', which does not exist."),
@@ -267,7 +267,7 @@ def test_invalid_descriptions_are_refused(described, reason, path):
         kinds = (v for v in vars(initializers).values() if inspect.isclass(v))
         names = {kind.__name__ for kind in kinds if issubclass(kind, initializers.Initializer)}
         known = ", ".join(map(repr, sorted(names)))
-        reason = f"Unknown object of initializers in a model file 'exec'. Known: {known}."
+        reason = f"Unknown initializer 'exec' in a model file. Known: {known}."
     with raises(f"{path} describes no model that can be built: {reason.rstrip('.')}."):
         fm.load(path)
 
@@ -503,7 +503,7 @@ def test_sparse_file_allocates_no_memory(path, tmp_path):
         tracemalloc.start()
         try:
             with pytest.raises(
-                ValueError, match="is damaged: its header is not valid JSON|is not a Keras file, or damaged: File"
+                ValueError, match="is damaged: its header is not valid JSON|is not a Keras file or is damaged: File"
             ):
                 read(tmp_path / name)
             assert tracemalloc.get_traced_memory()[1] < 2**24

@@ -83,7 +83,8 @@ def test_averages_are_the_final_weights_as_in_keras():
 
 def test_swap_ema_weights_needs_averages():
     with refuses(
-        "SwapEMAWeights needs an optimizer that averages the weights, got one without; make it with use_ema=True."
+        "SwapEMAWeights needs an optimizer that averages the weights, got one that does not; "
+        "create it with use_ema=True."
     ):
         line().fit(X, Y, callbacks=[callbacks.SwapEMAWeights()], validation_data=(X, Y), verbose=0)
 
@@ -202,7 +203,7 @@ def test_progbar_logger_shows_the_progress_bar(capsys):
 
 
 def events(folder):
-    """Parses the event files of a folder to (tag, step, value) records."""
+    """Parses the event files of a folder into (tag, step, value) records."""
     event_pb2 = pytest.importorskip("tensorboardX.proto.event_pb2")
     found = []
     for path in sorted(pathlib.Path(folder).glob("events*")):

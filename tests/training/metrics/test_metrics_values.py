@@ -333,7 +333,7 @@ ERRORS = [
     ),
     (
         lambda: metrics.AUC(num_labels=3),
-        "`num_labels` needs multi_label=True, got num_labels=3 without it; remove one.",
+        "`num_labels` needs multi_label=True, got num_labels=3 without it; set it, or remove `num_labels`.",
     ),
     (
         lambda: metrics.F1Score(average="mean"),

@@ -284,22 +284,22 @@ INIT = {"a": jnp.ones(1), "b": {"c": jnp.ones(1)}}
         (
             lambda: optimizers.SGD(clipnorm=0.0),
             ValueError,
-            "`clipnorm` must be a number of more than 0, got 0.0.",
+            "`clipnorm` must be a number greater than 0, got 0.0.",
         ),
         (
             lambda: optimizers.SGD(clipvalue=-1.0),
             ValueError,
-            "`clipvalue` must be a number of more than 0, got -1.0.",
+            "`clipvalue` must be a number greater than 0, got -1.0.",
         ),
         (
             lambda: optimizers.SGD(global_clipnorm=float("nan")),
             ValueError,
-            "`global_clipnorm` must be a number of more than 0, got nan.",
+            "`global_clipnorm` must be a number greater than 0, got nan.",
         ),
         (
             lambda: optimizers.SGD(loss_scale_factor=0),
             ValueError,
-            "`loss_scale_factor` must be a number of more than 0, got 0.",
+            "`loss_scale_factor` must be a number greater than 0, got 0.",
         ),
         (
             lambda: optimizers.SGD(weight_decay=-0.1),
@@ -397,12 +397,12 @@ INIT = {"a": jnp.ones(1), "b": {"c": jnp.ones(1)}}
         (
             lambda: optimizers.Lion(beta_1=0.0),
             ValueError,
-            "`beta_1` must be a number of more than 0 and at most 1, got 0.0.",
+            "`beta_1` must be a number greater than 0 and at most 1, got 0.0.",
         ),
         (
             lambda: optimizers.ScheduleFreeAdamW(beta_1=0.0),
             ValueError,
-            "`beta_1` must be a number of more than 0 and at most 1, got 0.0.",
+            "`beta_1` must be a number greater than 0 and at most 1, got 0.0.",
         ),
         (
             lambda: optimizers.ScheduleFreeAdamW(warmup_steps=-1),
@@ -417,7 +417,7 @@ INIT = {"a": jnp.ones(1), "b": {"c": jnp.ones(1)}}
         (
             lambda: optimizers.Adafactor(clip_threshold=0.0),
             ValueError,
-            "`clip_threshold` must be a number of more than 0, got 0.0.",
+            "`clip_threshold` must be a number greater than 0, got 0.0.",
         ),
         (
             lambda: optimizers.Muon(ns_steps=0),
@@ -432,7 +432,7 @@ INIT = {"a": jnp.ones(1), "b": {"c": jnp.ones(1)}}
         (
             lambda: LossScaleOptimizer("sgd", initial_scale=0.0),
             ValueError,
-            "`initial_scale` must be a number of more than 0, got 0.0.",
+            "`initial_scale` must be a number greater than 0, got 0.0.",
         ),
         (
             lambda: LossScaleOptimizer("sgd", dynamic_growth_steps=0),
@@ -485,12 +485,12 @@ INIT = {"a": jnp.ones(1), "b": {"c": jnp.ones(1)}}
         (
             lambda: set_learning_rate(optimizers.SGD().init(INIT), "slow"),
             TypeError,
-            "A learning rate must be a number or an array to be set, got 'slow'.",
+            "A new learning rate must be a number or an array, got 'slow'.",
         ),
         (
             lambda: set_learning_rate(optimizers.SGD().init(INIT), jnp.ones(3)),
             ValueError,
-            "A learning rate must be a scalar or have shape () to be set, got shape (3,).",
+            "A new learning rate must be a scalar or have shape (), got shape (3,).",
         ),
         (
             lambda: scale_loss([optimizers.SGD(loss_scale_factor=2.0).init(INIT)] * 2, jnp.float32(1.0)),

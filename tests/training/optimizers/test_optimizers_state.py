@@ -56,7 +56,8 @@ def test_learning_rates_of_wrapped_optimizers_can_be_read_and_set(make):
     state = make(lambda step: 0.5 * 0.5**step).init({"w": jnp.ones(2)})
     assert float(get_learning_rate(state)) == 0.5
     message = (
-        "A learning rate must be a number to be set, got a schedule; make the optimizer with a number as learning rate."
+        "The learning rate can only be set if it is a number, got a schedule; create the optimizer with a number as "
+        "learning rate."
     )
     with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
         set_learning_rate(state, 0.1)
@@ -114,8 +115,8 @@ def test_averages_of_several_optimizers_are_merged():
     np.testing.assert_array_equal(weights["a"], [0.5, 0.5])
     np.testing.assert_array_equal(weights["c"], new["c"])
     message = (
-        "The state must hold an average of every weight, got one without; make the optimizer with use_ema=True, "
-        "or pass `params` to replace missing averages."
+        "The optimizer state must hold an average of every weight, but some averages are missing; create the "
+        "optimizer with use_ema=True, or pass `params` to replace missing averages."
     )
     for partial in (state, optimizers.SGD().init(params)):
         with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
