@@ -106,7 +106,7 @@ class ScoredAttention(AttentionBase):
     @nn.nowrap
     def _as_list(self, value: Sequence[Item], what: str, names: str) -> list[Item]:
         if not isinstance(value, tuple | list) or not 2 <= len(value) <= 3:
-            got = f"{len(value)}" if isinstance(value, tuple | list) else f"one of type {type(value).__name__}"
+            got = f"{len(value)}" if isinstance(value, tuple | list) else f"{what} of type {type(value).__name__}"
             raise ValueError(f"{self.label} takes a list of 2 or 3 {what}, got {got}; give {names}.")
         return list(value)
 

@@ -76,7 +76,7 @@ class Merge(Layer):
         if mask is None:
             return [None] * len(inputs)
         if not isinstance(mask, tuple | list) or len(mask) != len(inputs):
-            got = f"{len(mask)}" if isinstance(mask, tuple | list) else f"one of type {type(mask).__name__}"
+            got = f"{len(mask)}" if isinstance(mask, tuple | list) else f"a mask of type {type(mask).__name__}"
             raise ValueError(
                 f"{self.label} takes a list of masks, one or None for each of its {len(inputs)} inputs, "
                 f"got {got}; give a list such as [mask, None]."

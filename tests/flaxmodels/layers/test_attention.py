@@ -433,7 +433,7 @@ HALF = {"dtype": "bfloat16", "flash_attention": True}
             lambda: layers.Attention(),
             ([Q, K],),
             {"mask": jnp.ones((2, 3), bool)},
-            "Attention takes a list of 2 or 3 masks, got one of type ArrayImpl; give [query, value].",
+            "Attention takes a list of 2 or 3 masks, got masks of type ArrayImpl; give [query, value].",
         ),
         (
             lambda: layers.MultiHeadAttention(0, 3),
