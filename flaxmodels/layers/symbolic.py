@@ -1,6 +1,7 @@
 """Symbols represent arrays while a graph of layers is built; each call of a layer on symbols adds a node."""
 
 import contextvars
+import importlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 
 from flaxmodels.trees import Tree
 
@@ -46,8 +47,32 @@ class Node:
         return symbols_in((self.args, self.kwargs))
 
 
+# Applies an operation of `flaxmodels.ops`, given by its name, to arguments with symbols. An operation is a layer and
+# layers are built on symbols, so `flaxmodels.ops.base` registers the function when it is imported.
+apply_operation: Callable[..., Any] | None = None
+
+
+def _operator(operation: str, reflected: bool = False) -> Callable[..., Any]:
+    """Returns a method of `Symbol` that applies an operation; a reflected method takes the symbol second."""
+
+    def method(self: "Symbol", *others: object) -> Any:
+        if apply_operation is None:
+            importlib.import_module("flaxmodels.ops.base")
+        function: Any = apply_operation
+        return function(operation, *others, self) if reflected else function(operation, self, *others)
+
+    return method
+
+
 class Symbol:
-    """Represents an array in a graph: its shape, with None for any size, its dtype and the node that outputs it."""
+    """Represents an array in a graph: its shape, with None for any size, its dtype and the node that outputs it.
+
+    Arithmetic operators, comparisons and indexing add nodes to the graph, like the functions of `flaxmodels.ops`.
+    As in Keras, `==` compares the identity of two symbols; `ops.equal` compares values.
+    """
+
+    # With None, NumPy leaves an operator to the symbol on the right side of an array.
+    __array_ufunc__ = None
 
     def __init__(self, shape: Shape, dtype: DTypeLike, node: Node | None = None, name: str | None = None):
         self.shape, self.dtype, self.node, self.name = shape, dtype, node, name
@@ -72,6 +97,60 @@ class Symbol:
             f"A boolean is needed here, got a symbol of shape {self.shape}, which has no values; "
             "decide in Python before the graph is built, or inside a layer."
         )
+
+    def __iter__(self) -> Iterator["Symbol"]:
+        raise TypeError(
+            f"A symbol of shape {self.shape} cannot be iterated over in Python; use ops.unstack(x, axis=...)."
+        )
+
+    if TYPE_CHECKING:
+
+        def __add__(self, other: ArrayLike | "Symbol") -> "Symbol": ...
+        def __radd__(self, other: ArrayLike) -> "Symbol": ...
+        def __sub__(self, other: ArrayLike | "Symbol") -> "Symbol": ...
+        def __rsub__(self, other: ArrayLike) -> "Symbol": ...
+        def __mul__(self, other: ArrayLike | "Symbol") -> "Symbol": ...
+        def __rmul__(self, other: ArrayLike) -> "Symbol": ...
+        def __truediv__(self, other: ArrayLike | "Symbol") -> "Symbol": ...
+        def __rtruediv__(self, other: ArrayLike) -> "Symbol": ...
+        def __floordiv__(self, other: ArrayLike | "Symbol") -> "Symbol": ...
+        def __rfloordiv__(self, other: ArrayLike) -> "Symbol": ...
+        def __mod__(self, other: ArrayLike | "Symbol") -> "Symbol": ...
+        def __rmod__(self, other: ArrayLike) -> "Symbol": ...
+        def __pow__(self, other: ArrayLike | "Symbol") -> "Symbol": ...
+        def __rpow__(self, other: ArrayLike) -> "Symbol": ...
+        def __matmul__(self, other: ArrayLike | "Symbol") -> "Symbol": ...
+        def __rmatmul__(self, other: ArrayLike) -> "Symbol": ...
+        def __and__(self, other: ArrayLike | "Symbol") -> "Symbol": ...
+        def __rand__(self, other: ArrayLike) -> "Symbol": ...
+        def __or__(self, other: ArrayLike | "Symbol") -> "Symbol": ...
+        def __ror__(self, other: ArrayLike) -> "Symbol": ...
+        def __xor__(self, other: ArrayLike | "Symbol") -> "Symbol": ...
+        def __rxor__(self, other: ArrayLike) -> "Symbol": ...
+        def __lt__(self, other: ArrayLike | "Symbol") -> "Symbol": ...
+        def __le__(self, other: ArrayLike | "Symbol") -> "Symbol": ...
+        def __gt__(self, other: ArrayLike | "Symbol") -> "Symbol": ...
+        def __ge__(self, other: ArrayLike | "Symbol") -> "Symbol": ...
+        def __ne__(self, other: object) -> "Symbol": ...  # type: ignore[override]
+        def __neg__(self) -> "Symbol": ...
+        def __abs__(self) -> "Symbol": ...
+        def __invert__(self) -> "Symbol": ...
+        def __round__(self, ndigits: int = 0) -> "Symbol": ...
+        def __getitem__(self, key: object) -> "Symbol": ...
+
+
+# Keras' names of the operations. As in Keras, bitwise operators are the logical operations.
+for _method, _operation in {
+    "add": "add", "sub": "subtract", "mul": "multiply", "truediv": "true_divide", "floordiv": "floor_divide",
+    "mod": "mod", "pow": "power", "matmul": "matmul", "and": "logical_and", "or": "logical_or", "xor": "logical_xor",
+}.items():  # fmt: skip
+    setattr(Symbol, f"__{_method}__", _operator(_operation))
+    setattr(Symbol, f"__r{_method}__", _operator(_operation, reflected=True))
+for _method, _operation in {
+    "lt": "less", "le": "less_equal", "gt": "greater", "ge": "greater_equal", "ne": "not_equal", "neg": "negative",
+    "abs": "absolute", "invert": "logical_not", "round": "round", "getitem": "get_item",
+}.items():  # fmt: skip
+    setattr(Symbol, f"__{_method}__", _operator(_operation))
 
 
 def Input(  # noqa: N802 - Keras' name
