@@ -95,7 +95,7 @@ def _input_of(layer: Layer) -> Symbol | None:
         return Input(layer.input_shape)
     if isinstance(layer, Sequential):
         return layer.layers.source
-    if isinstance(layer, Model) and isinstance(layer.graph.inputs, Symbol):
+    if isinstance(layer, Model) and layer.graph is not None and isinstance(layer.graph.inputs, Symbol):
         return layer.graph.inputs
     return None
 
@@ -250,7 +250,9 @@ class Model(Container, MultiOutputLayer):
         return hash(self.graph)  # `inputs` and `outputs` may be lists, which have no hash.
 
     def __post_init__(self) -> None:
-        if self.graph is None:
+        # A subclass that is called without inputs and outputs computes in its `call`, as in Keras.
+        is_subclassed = self.BINDS_ATTRIBUTES and self.inputs is None and self.outputs is None
+        if self.graph is None and not is_subclassed:
             object.__setattr__(self, "graph", Graph(self.inputs, self.outputs))
         super().__post_init__()
 
@@ -315,17 +317,23 @@ class Model(Container, MultiOutputLayer):
     @nn.nowrap
     def children(self) -> Sequence[tuple[str, Layer]]:
         """Returns the names and the layers in the order of Keras' `model.layers`."""
-        return [(self.graph.names[id(layer)], layer) for layer in self.layers]
+        if self.graph is None:
+            return []
+        return [(self.graph.names[id(layer)], layer) for layer in self.graph.layers_in(self.dtype)]
 
     @property
     @nn.nowrap
     def layers(self) -> list[Layer]:
         """The layers in the order of Keras' `model.layers`."""
+        if self.graph is None:
+            return [layer for _, layer in self.children()]
         return self.graph.layers_in(self.dtype)
 
     @nn.nowrap
     def symbols(self) -> tuple[Tree[Symbol] | None, Tree[Symbol] | None]:
-        """Returns the trees of input and output symbols."""
+        """Returns the trees of input and output symbols, None for a model that computes in its `call`."""
+        if self.graph is None:
+            return None, None
         return self.graph.inputs, self.graph.outputs
 
     @nn.nowrap

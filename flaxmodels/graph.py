@@ -1,7 +1,6 @@
 """The graph of a model: the calls of layers between its inputs and outputs, and the names of the layers."""
 
 import collections
-import re
 from collections.abc import Sequence
 
 import flax.linen as nn
@@ -12,13 +11,8 @@ from flaxmodels.keras_order import in_keras_order
 from flaxmodels.layers.base import Layer
 from flaxmodels.layers.linen import Linen
 from flaxmodels.layers.symbolic import Node, Symbol
+from flaxmodels.names import snake_case as snake_case
 from flaxmodels.trees import Tree
-
-
-def snake_case(class_name: str) -> str:
-    """Returns Keras' automatic name of a class: "conv2d_transpose" for "Conv2DTranspose"."""
-    words = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", class_name)
-    return re.sub("([a-z])([A-Z])", r"\1_\2", words).lower()
 
 
 def scope_names(layers: Sequence[Layer]) -> list[str]:

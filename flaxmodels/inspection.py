@@ -41,7 +41,7 @@ def weights_of(module: nn.Module, *args: object, **kwargs: Any) -> dict[tuple[st
         roots.extend([] if scope is None else [scope.root])
         if scope is None or scope.root is not roots[0]:  # This call builds a graph inside the traced call.
             return method(*args, **kwargs)
-        if context.method_name == "add_weight":
+        if context.method_name == "create_weight":
             weights[(*layer.path, args[0])] = (_detached(layer), args[0])
         elif isinstance(layer, Linen):
             wrapped[layer.path] = _detached(layer)

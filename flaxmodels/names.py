@@ -1,6 +1,7 @@
-"""Looks up names in tables; the error for an unknown name lists the closest and all known names."""
+"""Looks up names in tables, and makes Keras' automatic names of layers."""
 
 import difflib
+import re
 from collections.abc import Mapping
 from typing import TypeVar
 
@@ -35,3 +36,9 @@ def lookup(kind: str, name: str, table: Mapping[str, T], alternative: str = "", 
     closing = f" {alternative}" if alternative else ""
     where = f" {place}" if place else ""
     raise ValueError(f"Unknown {kind} {name!r}{where}.{suggestion} Known: {known}.{closing}")
+
+
+def snake_case(class_name: str) -> str:
+    """Returns Keras' automatic name of a class: "conv2d_transpose" for "Conv2DTranspose"."""
+    words = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", class_name)
+    return re.sub("([a-z])([A-Z])", r"\1_\2", words).lower()

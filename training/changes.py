@@ -14,6 +14,7 @@ import optax
 from flax import traverse_util
 from flax.typing import VariableDict
 
+from flaxmodels.layers import keras_state
 from flaxmodels.layers.base import Layer
 from flaxmodels.layers.linen import training_flags
 from training.caller import caller_stacklevel
@@ -63,6 +64,8 @@ def settings(module: nn.Module) -> tuple[object, ...]:
             for name in _fields(cls):
                 visit(held.get(name))
             if isinstance(value, Layer):
+                if value.KERAS_STYLE:
+                    visit(keras_state.attributes(value))
                 visit([child for _, child in value.children()])
         elif isinstance(value, Mapping):
             visit(list(value))

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from flax.typing import VariableDict
 
+from flaxmodels.layers.keras_calls import build_like
 from flaxmodels.layers.recurrent import reset_states, stateful_scopes
 from training import advice, changes, optimizers, padding, steps
 from training.data.checks import check_ids, check_inputs, check_labels
@@ -133,6 +134,7 @@ class Session:
         """Initializes the state for a batch of inputs like x, unless there is a state."""
         if self._state is None:
             example = jax.tree.map(lambda a: jax.ShapeDtypeStruct(jnp.shape(a), jnp.result_type(a)), x)
+            build_like(self.model, example)
             self._state, self._rules = steps.create_state(self.model, self.optimizer, example, self.seed, self._initial)
             self._initial, self._settings = None, changes.settings(self.model)
 

@@ -83,15 +83,17 @@ class PartsReader:
 
     def __init__(self, root: nn.Module, variables: Mapping[str, object]):
         self.root, self.variables = root, variables
+        # Sublayers of Keras classes by id: one that is shared has its weights where it occurs first.
+        self._seen: dict[int, Any] = {}
 
     def parts(self, module: nn.Module | None, scope: Path) -> Parts:
         """Returns the parts of the module at a scope."""
         if not isinstance(module, Layer) or isinstance(module, Linen):
             return Parts(_paths_under(self.variables, scope), [])  # sorted by path, as in Keras' FlaxLayer
+        self._check_built(module)
         own = [
             (collection, *scope, name)
-            for name in module.WEIGHTS
-            for collection in COLLECTIONS
+            for collection, name in module.own_weights()
             if _get_in(self.variables, (collection, *scope, name)) is not None
         ]
         children: list[tuple[str, nn.Module | None]] = [
@@ -99,6 +101,10 @@ class PartsReader:
         ]
         if type(module).__module__.split(".")[0] == __name__.split(".")[0]:
             return Parts(own, children)  # layers of this library declare all parts
+        if module.BINDS_ATTRIBUTES:
+            shared = [id(child) for _, child in children if id(child) in self._seen]
+            self._seen.update((id(child), child) for _, child in children)
+            return Parts(own, [(name, child) for name, child in children if id(child) not in shared])
         declared = {*module.WEIGHTS, *(name for name, _ in children)}
         scopes: dict[str, None] = {}
         for collection in COLLECTIONS:
@@ -115,6 +121,14 @@ class PartsReader:
                 for name in self._sort_by_creation(module, scope, [*scopes])
             ],
         )
+
+    def _check_built(self, module: Layer) -> None:
+        """Raises if a layer that is written as a Keras class does not know its variables and sublayers yet."""
+        if module.BINDS_ATTRIBUTES and not module.built:
+            raise ValueError(
+                f"{module.label} is not built, so the order of its weights is unknown; "
+                "call build(input_shape) of the model first, with None for the batch."
+            )
 
     def check_complete(self, paths: Sequence[Path]) -> None:
         """Raises unless the paths contain every weight; states and `sigma` are not weights in Keras."""

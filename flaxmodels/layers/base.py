@@ -15,7 +15,8 @@ import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
 from flaxmodels import initializers, regularizers
-from flaxmodels.layers import checks, symbolic
+from flaxmodels.layers import checks, keras_calls, keras_state, symbolic
+from flaxmodels.layers.keras_style import KerasStyle
 from flaxmodels.layers.tracing import Lookup, Sources
 from flaxmodels.trees import ArrayTree, MaskTree, Tree
 
@@ -32,7 +33,7 @@ class _Calls(threading.local):
 _transformed = _Calls()
 
 
-class Layer(nn.Module, kw_only=True):
+class Layer(KerasStyle, nn.Module, kw_only=True):
     """Computes outputs from arrays; called on symbols, it adds a node to a graph instead.
 
     A custom layer is a dataclass of Keras' arguments with one method `compute`, marked `@nn.compact`, that takes
@@ -75,7 +76,12 @@ class Layer(nn.Module, kw_only=True):
             checks.check_dtype(self, name)
         if self.input_shape is not None:
             symbolic.as_shape(self.input_shape)
+        made_in = keras_state.detach_from_call(self)
         super().__post_init__()
+        if self.BINDS_ATTRIBUTES and self.scope is not None:
+            keras_state.bind_attributes(self)
+        if made_in is not None:
+            made_in.made.append(self)
 
     @overload
     def __call__(
@@ -96,17 +102,28 @@ class Layer(nn.Module, kw_only=True):
         """
         if inputs is None:
             inputs = kwargs.pop(next(iter(arguments(self)), "inputs"), None)
+        if "training" in kwargs and "training" not in arguments(self):
+            train = kwargs.pop("training")
+            kwargs |= {} if train is None else {"train": train}
         if symbolic.symbols_in((inputs, args, kwargs)):
             return symbolic.record(self, (inputs, *args), kwargs)
+        frame = keras_state.current_frame()
         if self.scope is None:
-            raise ValueError(
-                f"{type(self).__name__} holds no parameters, so it cannot be called on an array directly; "
-                "use variables = layer.init(jax.random.key(0), x) and layer.apply(variables, x)."
-            )
+            bound = None if frame is None else keras_state.bound_in_call(self, frame)
+            if bound is None:
+                raise ValueError(
+                    f"{type(self).__name__} holds no parameters, so it cannot be called on an array directly; "
+                    "use variables = layer.init(jax.random.key(0), x) and layer.apply(variables, x)."
+                )
+            return bound(inputs, *args, **kwargs)
+        if frame is not None:
+            kwargs = frame.inherited(inputs, args, kwargs, arguments(self))
         if _transformed.stack and _transformed.stack[-1][0] == self.path:
             kwargs["train"] = _transformed.stack[-1][1]
         outputs, mask = self.outputs_and_mask(inputs, *args, **kwargs)
         object.__setattr__(self, "_output_mask", mask)
+        if frame is not None and mask is not None and frame.is_caller():
+            frame.set_masks(outputs, mask)
         return outputs
 
     @nn.nowrap
@@ -120,7 +137,7 @@ class Layer(nn.Module, kw_only=True):
         """
         if mask is not None:
             kwargs["mask"] = mask
-        if type(self).__call__ is Layer.__call__:
+        if not _is_transformed(type(self)):
             outputs = self(inputs, *args, **kwargs | ({} if train is False else {"train": train}))
             return outputs, self.__dict__.pop("_output_mask")
         # A class transformed by flax, such as nn.remat(Dense), takes only arrays and calls a copy of itself.
@@ -140,6 +157,11 @@ class Layer(nn.Module, kw_only=True):
         self, inputs: Any, *args: Any, mask: Any = None, train: bool = False, **kwargs: Any
     ) -> tuple[ArrayTree, MaskTree]:
         """Computes the outputs and their mask."""
+        if not hasattr(type(self), "compute"):
+            raise TypeError(
+                f"{type(self).__name__} must define how it computes its outputs, got neither `call` nor `compute`; "
+                "write a method `call(self, inputs)`."
+            )
         checks.check_call(self, inputs, mask, train)
         for name, value in (("mask", mask), ("train", train)):
             if name in arguments(self):
@@ -158,6 +180,16 @@ class Layer(nn.Module, kw_only=True):
         return []
 
     @nn.nowrap
+    def own_weights(self) -> list[tuple[str, str]]:
+        """Returns the collection and the name of each weight of the layer itself, in Keras' order.
+
+        A weight in `WEIGHTS` is listed in both collections, because only the variables show where it is.
+        """
+        if self.BINDS_ATTRIBUTES:
+            return keras_calls.own_weights(self)
+        return [(collection, name) for name in self.WEIGHTS for collection in ("params", "batch_stats")]
+
+    @nn.nowrap
     def trace_inputs(self, sources: Sources, lookups: list[Lookup], path: str, *args: Any, **kwargs: Any) -> Sources:
         """Returns the model inputs whose values the outputs hold; takes the arguments of `tracing.trace`."""
         return frozenset()
@@ -165,9 +197,11 @@ class Layer(nn.Module, kw_only=True):
     @nn.nowrap
     def argument(self, weight: str, kind: str) -> Any:
         """Returns the layer's argument of a kind for a weight, such as `kernel_constraint`, or None if it has none."""
+        if self.KERAS_STYLE and (variable := keras_state.variable_named(self, weight)) is not None:
+            return getattr(variable, "stored_dtype" if kind == "dtype" else kind)
         return getattr(self, f"{self.ARGUMENTS.get(weight, weight)}_{kind}", None)
 
-    def add_weight(self, name: str, shape: tuple[int, ...], dtype: DTypeLike | None = None) -> jax.Array:
+    def create_weight(self, name: str, shape: tuple[int, ...], dtype: DTypeLike | None = None) -> jax.Array:
         """Creates a parameter with its `<name>_initializer` and adds the loss of its `<name>_regularizer`.
 
         A frozen layer adds no loss on its parameters, as in Keras, because training could not reduce it.
@@ -179,7 +213,7 @@ class Layer(nn.Module, kw_only=True):
         """
         initializer: Any = initializers.get(self.argument(name, "initializer") or "glorot_uniform")
         try:
-            value = self.param(name, initializer, shape, jnp.dtype(self.param_dtype))
+            value = self.param(name, initializer, shape, jnp.dtype(self.argument(name, "dtype") or self.param_dtype))
         except flax.errors.ScopeParamShapeError as error:
             raise ValueError(
                 f"`{name}` of {self.label} has shape {self._shape_of(name)}, but inputs of this size need {shape}; "
@@ -344,4 +378,11 @@ def arguments(layer: Layer) -> tuple[str, ...]:
 
 @functools.cache
 def _arguments(cls: type) -> tuple[str, ...]:
-    return tuple(inspect.signature(cls.compute).parameters)[1:] if hasattr(cls, "compute") else ()
+    method = cls.call if getattr(cls, "BINDS_ATTRIBUTES", False) else getattr(cls, "compute", None)
+    return () if method is None else tuple(inspect.signature(method).parameters)[1:]
+
+
+@functools.cache
+def _is_transformed(cls: type) -> bool:
+    """Returns whether flax made a class by a transformation, such as nn.remat(Dense)."""
+    return any(base.__module__ == "flax.linen.transforms" for base in cls.__mro__)

@@ -132,7 +132,8 @@ def describe(value: object) -> str:
 @functools.cache
 def _call_signature(cls: "type[Layer]") -> tuple[str, object, bool]:
     """Returns the name and the annotation of a layer's first parameter, and whether the layer computes with a mask."""
-    parameters = inspect.signature(getattr(cls, "compute", cls.outputs_and_mask)).parameters
+    method = cls.call if getattr(cls, "BINDS_ATTRIBUTES", False) else getattr(cls, "compute", cls.outputs_and_mask)
+    parameters = inspect.signature(method).parameters
     first = list(parameters.values())[1]
     return first.name, first.annotation, "mask" in parameters
 
@@ -164,6 +165,11 @@ def check_call(layer: "Layer", inputs: object, mask: object, train: object) -> N
     passes_on = layer.SUPPORTS_MASKING and not masked and getattr(layer, "data_format", None) != "channels_first"
     if passes_on and is_array(mask) and is_array(inputs):
         check_mask(layer, mask, inputs.shape)
+    check_train(layer, train)
+
+
+def check_train(layer: Any, train: Any) -> None:
+    """Raises unless a training flag is True or False."""
     if isinstance(train, jax.core.Tracer) or not is_boolean(train):
         raise ValueError(
             f"`train` of {layer.label} must be True or False, got {describe(train)}; "

@@ -502,7 +502,7 @@ class SpectralNormalization(Layer):
             method: Callable[..., Any], args: tuple[object, ...], kwargs: dict[str, object], context: InterceptorContext
         ) -> Any:
             weight = method(*args, **kwargs)
-            is_kernel = context.method_name == "add_weight" and args[0] in self.KERNELS
+            is_kernel = context.method_name == "create_weight" and args[0] in self.KERNELS
             return self._divide(weight, train) if is_kernel and context.module is self.layer else weight
 
         with nn.intercept_methods(divide):

@@ -27,6 +27,12 @@ CACHED_INFERENCE: contextvars.ContextVar[Callable[[Any, tuple[Any, ...], dict[st
     contextvars.ContextVar("CACHED_INFERENCE", default=None)
 )
 
+# Layers written as Keras classes that were called while the shapes of a call on symbols are inferred: the bound layer and
+# the shapes of its inputs, or None for a call of a layer that is built.
+BUILDS: contextvars.ContextVar[list[tuple[Any, dict[str, Any] | None]] | None] = contextvars.ContextVar(
+    "BUILDS", default=None
+)
+
 # Sizes that replace unknown ones when shapes are inferred. A leading output size of BATCH is the batch. Any other size
 # that differs between two inferences is unknown. If a layer refuses the first pair of sizes, because they are smaller
 # than its window or not divisible as needed, the next pair is tried.
@@ -224,9 +230,33 @@ def record(
     if cached_inference is not None:
         inferred = cached_inference(layer, args, kwargs, name)
     else:
-        inferred, _ = infer_with_variables(layer.clone(name=name or layer.name), args, kwargs)
+        inferred = _infer_and_build(layer, args, kwargs, name)
     node.outputs = jax.tree.map(lambda symbol: Symbol(symbol.shape, symbol.dtype, node), inferred)
     return node.outputs
+
+
+def _infer_and_build(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], name: str | None) -> Any:
+    """Infers the outputs of a call; as in Keras, the call also builds the layers that are written as Keras classes."""
+    layer.build_on_symbols(args, kwargs)
+    while True:
+        clone = layer.clone(name=name or layer.name)
+        object.__setattr__(clone, "_origin", layer)
+        token = BUILDS.set([])
+        try:
+            inferred, _ = infer_with_variables(clone, args, kwargs)
+            noted = BUILDS.get() or []
+        finally:
+            BUILDS.reset(token)
+        # A layer that was built may have got sublayers, which the next inference builds.
+        if not (noted and layer.build_noted(noted)):
+            return inferred
+
+
+def note_build(layer: Any, shapes: dict[str, Any] | None) -> None:
+    """Adds an entry to `BUILDS`."""
+    noted = BUILDS.get()
+    if noted is not None:
+        noted.append((layer, shapes))
 
 
 def infer(module: "nn.Module", args: tuple[object, ...], kwargs: dict[str, object]) -> Tree[Symbol]:

@@ -55,7 +55,7 @@ def bounded(method: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, A
             )
         if getattr(layer, "unroll", False) and sizes[:1] > [MAX_UNROLLED]:
             raise ValueError(f"{layer.label} in a file must unroll at most {MAX_UNROLLED} steps, got {sizes[0]}")
-    if isinstance(layer, Layer) and context.method_name == "add_weight":
+    if isinstance(layer, Layer) and context.method_name == "create_weight":
         return _without_random_numbers(layer, method, *args, **kwargs)
     return method(*args, **kwargs)
 

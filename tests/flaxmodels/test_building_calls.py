@@ -106,7 +106,7 @@ def test_fixed_batch_size_accepts_other_batch_sizes():
     assert model.apply(model.init(KEY, X), X).shape == (2, 2)
 
 
-@pytest.mark.parametrize("argument", [{"training": True}, {"initial_state": X}])
+@pytest.mark.parametrize("argument", [{"masks": True}, {"initial_state": X}])
 def test_unknown_arguments_are_refused(argument):
     x = Input((3,))
     for model in (Sequential([layers.Dense(2)]), Model(x, layers.Dense(2)(x))):

@@ -1,0 +1,417 @@
+"""What a layer that is written as a Keras class keeps: its variables, its sublayers, and the calls in progress."""
+
+import contextlib
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import flax.linen as nn
+import jax
+from flax.linen import module as linen_module
+
+from flaxmodels.names import snake_case
+from flaxmodels.variables import Variable
+
+# The attribute that holds the `State`.
+STATE = "_keras_state"
+# Attributes that belong to flax or to the base class; the others are the user's.
+OWN = {"name", "parent", "scope", "_id", "_state", "_parent_ref", "_origin", "_output_mask", "built",
+       "rows_per_example", "_compact_name_scope_modules", STATE}  # fmt: skip
+
+
+class State:
+    """The record of one instance.
+
+    Attributes:
+        variables: Its variables in order of creation.
+        order: Serial numbers of its sublayers by id, in the order in which they were assigned.
+        own_build: The number of variables that existed when the base class created its own weights, or None.
+        arguments: The arguments of the constructor.
+        shapes: The shapes for which the instance was built, by the name of the argument.
+    """
+
+    def __init__(self) -> None:
+        self.variables: list[Variable] = []
+        self.order: dict[int, int] = {}
+        self.own_build: int | None = None
+        self.arguments: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
+        self.shapes: dict[str, Any] | None = None
+
+    def copy(self) -> "State":
+        """Returns a copy that may change independently."""
+        copied = State()
+        copied.__dict__.update(self.__dict__)
+        copied.variables, copied.order = list(self.variables), dict(self.order)
+        return copied
+
+    def note(self, value: Any) -> None:
+        """Notes the order of the sublayers in a value that was assigned."""
+        for module in modules_in(value):
+            self.order.setdefault(id(module), len(self.order))
+
+
+class TrackedList(list[Any]):
+    """A list of a layer, which notes the order in which sublayers are added."""
+
+    def __init__(self, values: Iterable[Any], state: State):
+        super().__init__(values)
+        self._state = state
+
+    def append(self, value: Any) -> None:
+        self._state.note(value)
+        super().append(tracked(value, self._state))
+
+    def insert(self, index: Any, value: Any) -> None:
+        self._state.note(value)
+        super().insert(index, tracked(value, self._state))
+
+    def extend(self, values: Iterable[Any]) -> None:
+        for value in values:
+            self.append(value)
+
+    def __iadd__(self, values: Iterable[Any]) -> "TrackedList":  # type: ignore[misc,override]
+        self.extend(values)
+        return self
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self._state.note(value)
+        super().__setitem__(key, value)
+
+    def __reduce__(self) -> Any:
+        return list, (list(self),)
+
+
+class TrackedDict(dict[Any, Any]):
+    """A dictionary of a layer, which notes the order in which sublayers are added."""
+
+    def __init__(self, values: Any, state: State):
+        super().__init__(values)
+        self._state = state
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self._state.note(value)
+        super().__setitem__(key, tracked(value, self._state))
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        for key, value in dict(*args, **kwargs).items():
+            self[key] = value
+
+    def setdefault(self, key: Any, default: Any = None) -> Any:
+        if key not in self:
+            self[key] = default
+        return self[key]
+
+    def __reduce__(self) -> Any:
+        return dict, (dict(self),)
+
+
+def tracked(value: Any, state: State) -> Any:
+    """Returns a list or dictionary that is empty or holds sublayers as one that notes additions."""
+    if type(value) is list and (not value or modules_in(value)):
+        return TrackedList([tracked(item, state) for item in value], state)
+    if type(value) is dict and (not value or modules_in(value)):
+        return TrackedDict({key: tracked(item, state) for key, item in value.items()}, state)
+    return value
+
+
+def state_of(layer: Any) -> State:
+    """Returns the record of an instance."""
+    state = layer.__dict__.get(STATE)
+    if state is None:
+        state = State()
+        object.__setattr__(layer, STATE, state)
+    return state  # type: ignore[no-any-return]
+
+
+# ---------------------------------------------------------------- values of attributes
+
+
+def attributes(layer: Any) -> dict[str, Any]:
+    """Returns the user's attributes of an instance: those that are neither fields nor private to flax."""
+    fields = type(layer).__dataclass_fields__
+    return {name: value for name, value in layer.__dict__.items() if name not in fields and name not in OWN}
+
+
+def map_leaves(function: Callable[[Any, str], Any], value: Any, name: str) -> Any:
+    """Returns a value with its sublayers and variables replaced, also inside lists, tuples and dictionaries.
+
+    Args:
+        function: Maps a sublayer or variable and the name of its place, such as "blocks_0", to its replacement.
+        value: The value of an attribute.
+        name: The name of the attribute.
+    """
+    if isinstance(value, nn.Module | Variable):
+        return function(value, name)
+    if isinstance(value, list | tuple) and value:
+        items = [map_leaves(function, item, f"{name}_{i}") for i, item in enumerate(value)]
+        if all(new is old for new, old in zip(items, value, strict=True)):
+            return value
+        if isinstance(value, tuple) and hasattr(value, "_fields"):
+            return type(value)(*items)
+        return tuple(items) if isinstance(value, tuple) else items
+    if isinstance(value, dict) and value:
+        mapped = {key: map_leaves(function, item, f"{name}_{key}") for key, item in value.items()}
+        return value if all(mapped[key] is value[key] for key in value) else mapped
+    return value
+
+
+def modules_in(value: Any) -> list[nn.Module]:
+    """Returns the sublayers in the value of an attribute."""
+    found: list[nn.Module] = []
+    map_leaves(lambda leaf, name: found.append(leaf) if isinstance(leaf, nn.Module) else None, value, "")  # type: ignore[func-returns-value]
+    return found
+
+
+def leaves_in(value: Any) -> list[Any]:
+    """Returns the sublayers and variables in the value of an attribute."""
+    found: list[Any] = []
+    map_leaves(lambda leaf, name: found.append(leaf), value, "")  # type: ignore[func-returns-value]
+    return found
+
+
+def sublayers(layer: Any) -> list[tuple[str, Any]]:
+    """Returns the scope names and the sublayers in the user's attributes, in the order of assignment."""
+    state = state_of(layer)
+    taken = {variable.name for variable in state.variables} | set(layer.WEIGHTS)
+    found: dict[int, tuple[str, Any]] = {}
+
+    def visit(leaf: Any, name: str) -> Any:
+        origin = origin_of(leaf)
+        if isinstance(leaf, nn.Module) and id(origin) not in found:
+            unique = unused(name.replace("/", "_"), taken)
+            taken.add(unique)
+            found[id(origin)] = (unique, leaf)
+        return leaf
+
+    for name, value in attributes(layer).items():
+        map_leaves(visit, value, name)
+    return [found[key] for key in sorted(found, key=lambda key: state.order.get(key, len(found) + len(state.order)))]
+
+
+def unused(name: str, taken: Iterable[str]) -> str:
+    """Returns the name, with a number if it is taken."""
+    candidate, count = name, 0
+    while candidate in taken:
+        count += 1
+        candidate = f"{name}_{count}"
+    return candidate
+
+
+def origin_of(leaf: Any) -> Any:
+    """Returns the object that a bound sublayer or variable is a clone of; another object is returned unchanged."""
+    if isinstance(leaf, Variable):
+        return leaf.descriptor
+    return leaf.__dict__.get("_origin", leaf) if isinstance(leaf, nn.Module) else leaf
+
+
+def unbound(value: Any) -> Any:
+    """Returns the value of an attribute with the objects that the user made in place of bound clones."""
+    return map_leaves(lambda leaf, name: origin_of(leaf), value, "")
+
+
+# ---------------------------------------------------------------- binding
+
+
+@contextlib.contextmanager
+def may_create(layer: Any) -> Iterator[None]:
+    """Lets a bound module create parameters and submodules outside of its compact methods."""
+    before, layer._state.is_initialized = layer._state.is_initialized, False
+    try:
+        yield
+    finally:
+        layer._state.is_initialized = before
+
+
+def clones_of(root: Any) -> Any:
+    """Returns the bound clones in a scope's tree by the id of the module that they are clones of."""
+    cache = linen_module._caches.get(root)
+    if cache is None:
+        cache = linen_module._caches[root] = weakref.WeakValueDictionary()
+    return cache
+
+
+def bind_module(layer: Any, module: Any, name: str) -> Any:
+    """Returns the clone of a sublayer that is bound to a layer; a shared sublayer has one clone."""
+    if module.scope is not None:
+        return module
+    cache = clones_of(layer.scope.root)
+    key = origin_of(module)._id
+    known = cache.get(key)
+    if known is not None:
+        return known
+    with may_create(layer):
+        clone = module.clone(parent=layer, name=name)
+    object.__setattr__(clone, "_origin", origin_of(module))
+    cache[key] = clone
+    return clone
+
+
+def bind_attributes(layer: Any) -> None:
+    """Replaces the variables and sublayers in the attributes of a bound layer by bound ones."""
+    state = state_of(layer)
+    state.variables = [bind_variable(layer, variable) for variable in state.variables]
+    bind_sublayers(layer)
+
+
+def bind_sublayers(layer: Any) -> None:
+    """Binds the sublayers in the attributes of a bound layer that are not bound yet."""
+    variables = {id(variable.descriptor): variable for variable in state_of(layer).variables}
+    names = {id(origin_of(module)): name for name, module in sublayers(layer)}
+
+    def bind(leaf: Any, name: str) -> Any:
+        if isinstance(leaf, Variable):
+            return variables.get(id(leaf.descriptor), leaf)
+        return bind_module(layer, leaf, names[id(origin_of(leaf))])
+
+    for name, value in attributes(layer).items():
+        mapped = map_leaves(bind, value, name)
+        if mapped is not value:
+            object.__setattr__(layer, name, mapped)
+
+
+def variable_named(layer: Any, name: str) -> Variable | None:
+    """Returns the variable of a name that the user's code created, or None."""
+    return next((variable for variable in state_of(layer).variables if variable.name == name), None)
+
+
+def bind_variable(layer: Any, variable: Variable) -> Variable:
+    """Returns a variable that is bound to a layer; creates its value under `init`, otherwise checks its shape."""
+    if layer.is_initializing() or layer.scope.has_variable(variable.collection, variable.name):
+        with may_create(layer):
+            layer.scope.reservations.pop(variable.name, None)
+            if variable.trainable:
+                layer.create_weight(variable.name, variable.shape)
+            else:
+                _create_statistic(layer, variable)
+    is_mixed = layer.compute_dtype != jax.numpy.dtype(layer.param_dtype)
+    return variable.bind(layer.scope, layer.compute_dtype if is_mixed else None)
+
+
+def _create_statistic(layer: Any, variable: Variable) -> None:
+    """Creates the value of a variable that is not trainable."""
+    stored = layer.variable(
+        "batch_stats",
+        variable.name,
+        lambda: variable.initializer(layer.make_rng("params"), variable.shape, variable.stored_dtype),
+    )
+    if jax.numpy.shape(stored.value) != variable.shape:
+        raise ValueError(
+            f"`{variable.name}` of {layer.label} has shape {jax.numpy.shape(stored.value)}, but inputs of this size "
+            f"need {variable.shape}; give inputs of the size that the variables were made for, or call `init` again."
+        )
+
+
+# ---------------------------------------------------------------- calls in progress
+
+
+class Frame:
+    """One call of a bound instance that is in progress.
+
+    Attributes:
+        layer: The bound instance.
+        train: The training flag, None if nobody gave one.
+        masks: By the id of an array, the array and its mask.
+        made: The layers that were made during the call.
+    """
+
+    def __init__(self, layer: Any, train: bool | None):
+        self.layer, self.train = layer, train
+        self.masks: dict[int, tuple[Any, Any]] = {}
+        self.made: list[Any] = []
+
+    def is_caller(self) -> bool:
+        """Returns whether the layer that is called now was called by the layer of this frame itself."""
+        return linen_module._context.module_stack[-2] is self.layer
+
+    def inherited(self, inputs: Any, args: Any, kwargs: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+        """Returns the keyword arguments of a call inside this one, with the training flag and the masks of the inputs.
+
+        Args:
+            inputs: The first argument.
+            args: Further positional arguments.
+            kwargs: The keyword arguments that were given.
+            names: The parameters of the layer.
+        """
+        if kwargs.get("train") is None and self.train is not None:
+            kwargs = kwargs | {"train": self.train}
+        if not self.masks or not self.is_caller():
+            return kwargs
+        further = [*zip(names[1:], args, strict=False), *kwargs.items()]
+        masks = {f"{name}_mask": self.mask_of(value) for name, value in further if f"{name}_mask" in names}
+        masks |= {"mask": self.mask_of(inputs)}
+        return kwargs | {name: mask for name, mask in masks.items() if mask is not None and kwargs.get(name) is None}
+
+    def mask_of(self, tree: Any) -> Any:
+        """Returns the masks of arrays in their structure, or None if there are none."""
+        if isinstance(tree, jax.Array):
+            return self.masks.get(id(tree), (None, None))[1]
+        masks = jax.tree.map(lambda leaf: self.masks.get(id(leaf), (None, None))[1], tree)
+        return masks if jax.tree.leaves(masks) else None
+
+    def set_masks(self, arrays: Any, masks: Any) -> None:
+        """Attaches masks to arrays that have none yet."""
+        leaves = jax.tree.leaves(arrays)
+        flat = [masks] if len(leaves) == 1 and hasattr(masks, "shape") else _flat_masks(masks)
+        for array, mask in zip(leaves, flat, strict=False):
+            if mask is not None and id(array) not in self.masks:
+                self.masks[id(array)] = (array, mask)
+
+
+def _flat_masks(masks: Any) -> list[Any]:
+    return jax.tree.leaves(masks, is_leaf=lambda leaf: leaf is None)
+
+
+class _Frames(threading.local):
+    def __init__(self) -> None:
+        self.stack: list[Frame] = []
+
+
+frames = _Frames()
+
+
+def current_frame() -> Frame | None:
+    """Returns the innermost call in progress in this thread, or None."""
+    return frames.stack[-1] if frames.stack else None
+
+
+def detach_from_call(layer: Any) -> Frame | None:
+    """Leaves a layer that is made inside a call without a parent, so that the call can name it; returns the call."""
+    frame = current_frame()
+    top = linen_module._context.module_stack[-1]
+    if frame is None or top not in (None, frame.layer) or layer.parent not in (None, linen_module._unspecified_parent):
+        return None
+    object.__setattr__(layer, "parent", None)
+    return frame
+
+
+def bound_in_call(layer: Any, frame: Frame) -> Any:
+    """Returns the bound clone of a layer that belongs to the model in whose call it is called; None for others."""
+    known = clones_of(frame.layer.scope.root).get(origin_of(layer)._id)
+    if known is not None or not any(layer is made for made in frame.made):
+        return known
+    names = {id(module): name for name, module in sublayers(frame.layer)}
+    taken = {*frame.layer._state.children, *names.values(), *(v.name for v in state_of(frame.layer).variables)}
+    name = names.get(id(layer)) or unused(layer.name or snake_case(type(layer).__name__), taken)
+    return bind_module(frame.layer, layer, name)
+
+
+@contextlib.contextmanager
+def calling(frame: Frame) -> Iterator[None]:
+    """Makes a call the innermost one."""
+    frames.stack.append(frame)
+    try:
+        yield
+    finally:
+        frames.stack.pop()
+
+
+@contextlib.contextmanager
+def without_parent() -> Iterator[None]:
+    """Makes modules without a parent, whatever module is being called."""
+    stack = linen_module._context.module_stack
+    stack.append(None)
+    try:
+        yield
+    finally:
+        stack.pop()
