@@ -401,7 +401,7 @@ def output_names(model: nn.Module, outputs: ArrayOrShapeTree) -> list[str]:
     n = len(jax.tree.leaves(outputs))
     if isinstance(outputs, Mapping) and len(outputs) == n:
         return sorted(outputs)
-    if isinstance(model, Model) and isinstance(model, Container):
+    if isinstance(model, Model) and isinstance(model, Container) and model.graph is not None:
         names = [
             model.graph.names.get(id(s.node.layer)) if s.node else s.name for s in jax.tree.leaves(model.graph.outputs)
         ]
