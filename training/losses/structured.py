@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
+from flaxmodels.ops.ctc import negative_log_likelihood
 from training.losses.base import EPSILON, LabelShapeError, Loss, align_leading, as_float, match_shapes
 
 Axis = int | tuple[int, ...] | None
-LOG_ZERO = -1e5  # replaces log(0) in `ctc`, as in Keras
 
 
 def dice(y_true: ArrayLike, y_pred: ArrayLike, axis: Axis = None) -> jax.Array:
@@ -159,33 +159,7 @@ def ctc(y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
         rule = "class indices of shape [B, L] and logits of shape [B, T, C]"
         raise LabelShapeError("ctc", rule, y_true.shape, y_pred.shape, "reshape them to these axes")
     labels = y_true.astype(jnp.int32)
-    log_p = jax.nn.log_softmax(y_pred)
-    blank = jnp.moveaxis(log_p[:, :, 0], 1, 0)  # [T, B]
-    emit = jnp.moveaxis(jnp.take_along_axis(log_p, labels[:, None, :], axis=2), 1, 0)  # [T, B, L]
-    # Two equal labels in succession need a blank between them.
-    repeated = jnp.pad(labels[:, :-1] == labels[:, 1:], ((0, 0), (0, 1)))
-
-    def advance(phi: jax.Array, arrived: jax.Array) -> jax.Array:
-        return jnp.concatenate([phi[:, :1], jnp.logaddexp(phi[:, 1:], arrived)], axis=1)
-
-    def step(
-        carry: tuple[jax.Array, jax.Array], x: tuple[jax.Array, jax.Array]
-    ) -> tuple[tuple[jax.Array, jax.Array], None]:
-        # Log-probabilities of ending on a blank after n labels [B, L + 1], and on label n [B, L].
-        phi, label = carry
-        log_blank, log_emit = x
-        ready = advance(phi, label + jnp.where(repeated, LOG_ZERO, 0.0).astype(label.dtype))
-        next_label = jnp.logaddexp(ready[:, :-1], label) + log_emit
-        # `ready` already includes paths from labels that may be followed directly by the next label. Only paths
-        # that need a blank because the label is repeated are added here, so that no path counts twice.
-        needs_blank = label + log_blank[:, None] + jnp.where(repeated, 0.0, LOG_ZERO).astype(label.dtype)
-        next_phi = advance(ready + log_blank[:, None], needs_blank)
-        return (next_phi, next_label), None
-
-    start = jnp.full((labels.shape[0], labels.shape[1] + 1), LOG_ZERO, log_p.dtype).at[:, 0].set(0.0)
-    (phi, label), _ = jax.lax.scan(step, (start, start[:, 1:]), (blank, emit))
-    length = jnp.sum(labels != 0, axis=1)
-    return -jnp.take_along_axis(advance(phi, label), length[:, None], axis=1)[:, 0]
+    return negative_log_likelihood(jax.nn.log_softmax(y_pred), labels, jnp.sum(labels != 0, axis=1))
 
 
 class _OverlapLoss(Loss):
