@@ -2,14 +2,22 @@
 
 Values and gradients equal those of Keras' JAX backend, including the gradients at kinks. Functions that sum over
 many elements (softmax, log_softmax, sparsemax) compute bfloat16 and float16 in float32 and cast the result back.
+On a symbol, an activation function adds a node to the graph.
 """
 
+import functools
+import inspect
 from collections.abc import Callable, Sequence
+from typing import Concatenate, ParamSpec, Protocol, overload
 
 import jax
 import jax.numpy as jnp
 
+from flaxmodels.layers import symbolic
+from flaxmodels.layers.symbolic import Symbol
 from flaxmodels.names import lookup
+
+P = ParamSpec("P")
 
 Activation = Callable[[jax.Array], jax.Array]
 # What an `activation` argument accepts: a name, a function, or None for no activation.
@@ -17,7 +25,42 @@ ActivationLike = str | Activation | None
 Axis = int | Sequence[int]
 
 
-def linear(x: jax.Array) -> jax.Array:
+class ActivationFunction(Protocol[P]):
+    """The type of an activation function: it computes on an array, and adds a node to the graph on a symbol."""
+
+    @overload
+    def __call__(self, x: Symbol, *args: P.args, **kwargs: P.kwargs) -> Symbol: ...
+    @overload
+    def __call__(self, x: jax.Array, *args: P.args, **kwargs: P.kwargs) -> jax.Array: ...
+
+
+# The functions of arrays by name. A node of the function `relu` has the operation "activations.relu".
+ON_ARRAYS: dict[str, Callable[..., jax.Array]] = {}
+
+
+def activation(function: Callable[Concatenate[jax.Array, P], jax.Array]) -> ActivationFunction[P]:
+    """Makes an activation function of a function of arrays."""
+    name = function.__name__
+    signature = inspect.signature(function)
+    ON_ARRAYS[name] = function
+
+    @functools.wraps(function)
+    def wrapper(x, *args, **kwargs):  # type: ignore[no-untyped-def]
+        if not isinstance(x, Symbol):
+            return function(x, *args, **kwargs)
+        # The node holds all arguments, so that files do not depend on the defaults.
+        bound = signature.bind(x, *args, **kwargs)
+        bound.apply_defaults()
+        return symbolic.call_operation(f"activations.{name}", *bound.args)
+
+    return wrapper  # type: ignore[return-value]
+
+
+@overload
+def linear(x: Symbol) -> Symbol: ...
+@overload
+def linear(x: jax.Array) -> jax.Array: ...
+def linear(x: Symbol | jax.Array) -> Symbol | jax.Array:
     """Returns x unchanged."""
     return x
 
@@ -25,6 +68,7 @@ def linear(x: jax.Array) -> jax.Array:
 # --- rectifiers
 
 
+@activation
 def relu(
     x: jax.Array, negative_slope: float = 0.0, max_value: float | None = None, threshold: float = 0.0
 ) -> jax.Array:
@@ -58,26 +102,31 @@ def relu(
     return out if negative_slope == 0 else out - negative_slope * negative_part
 
 
+@activation
 def relu6(x: jax.Array) -> jax.Array:
     """Returns min(max(x, 0), 6)."""
     return jax.nn.relu6(x)
 
 
+@activation
 def leaky_relu(x: jax.Array, negative_slope: float = 0.2) -> jax.Array:
     """Returns x where x >= 0, and `negative_slope` x elsewhere."""
     return jax.nn.leaky_relu(x, negative_slope)
 
 
+@activation
 def threshold(x: jax.Array, threshold: float, default_value: float) -> jax.Array:
     """Returns x where x > `threshold`, and `default_value` elsewhere."""
     return jnp.where(x > threshold, x, default_value)
 
 
+@activation
 def hard_shrink(x: jax.Array, threshold: float = 0.5) -> jax.Array:
     """Returns x where |x| > `threshold`, and 0 elsewhere."""
     return jnp.where(jnp.abs(x) > threshold, x, 0.0)
 
 
+@activation
 def soft_shrink(x: jax.Array, threshold: float = 0.5) -> jax.Array:
     """Returns x moved towards 0 by `threshold`, and 0 where |x| <= `threshold`."""
     return jnp.where(x > threshold, x - threshold, jnp.where(x < -threshold, x + threshold, 0.0))
@@ -86,11 +135,13 @@ def soft_shrink(x: jax.Array, threshold: float = 0.5) -> jax.Array:
 # --- exponential and softplus families
 
 
+@activation
 def exponential(x: jax.Array) -> jax.Array:
     """Returns exp(x)."""
     return jnp.exp(x)
 
 
+@activation
 def elu(x: jax.Array, alpha: float = 1.0) -> jax.Array:
     """Returns x where x > 0, and `alpha` (exp(x) - 1) elsewhere.
 
@@ -101,6 +152,7 @@ def elu(x: jax.Array, alpha: float = 1.0) -> jax.Array:
     return jax.nn.elu(x, alpha)
 
 
+@activation
 def selu(x: jax.Array) -> jax.Array:
     """Returns 1.0507 elu(x, 1.6733).
 
@@ -112,6 +164,7 @@ def selu(x: jax.Array) -> jax.Array:
     return jax.nn.selu(x)
 
 
+@activation
 def celu(x: jax.Array, alpha: float = 1.0) -> jax.Array:
     """Returns max(x, 0) + min(0, `alpha` (exp(x / `alpha`) - 1)).
 
@@ -121,16 +174,19 @@ def celu(x: jax.Array, alpha: float = 1.0) -> jax.Array:
     return jax.nn.celu(x, alpha)
 
 
+@activation
 def softplus(x: jax.Array) -> jax.Array:
     """Returns log(1 + exp(x))."""
     return jax.nn.softplus(x)
 
 
+@activation
 def sparse_plus(x: jax.Array) -> jax.Array:
     """Returns 0 where x <= -1, (x + 1)^2 / 4 where -1 < x < 1, and x where x >= 1."""
     return jax.nn.sparse_plus(x)
 
 
+@activation
 def squareplus(x: jax.Array, b: float = 4) -> jax.Array:
     """Returns (x + sqrt(x^2 + `b`)) / 2.
 
@@ -143,16 +199,19 @@ def squareplus(x: jax.Array, b: float = 4) -> jax.Array:
 # --- sigmoids
 
 
+@activation
 def sigmoid(x: jax.Array) -> jax.Array:
     """Returns 1 / (1 + exp(-x))."""
     return jax.nn.sigmoid(x)
 
 
+@activation
 def hard_sigmoid(x: jax.Array) -> jax.Array:
     """Returns x / 6 + 1/2, clipped to [0, 1]."""
     return jax.nn.hard_sigmoid(x)
 
 
+@activation
 def sparse_sigmoid(x: jax.Array) -> jax.Array:
     """Returns (x + 1) / 2, clipped to [0, 1].
 
@@ -162,26 +221,31 @@ def sparse_sigmoid(x: jax.Array) -> jax.Array:
     return jax.nn.sparse_sigmoid(x)
 
 
+@activation
 def log_sigmoid(x: jax.Array) -> jax.Array:
     """Returns log(sigmoid(x)) = -softplus(-x)."""
     return jax.nn.log_sigmoid(x)
 
 
+@activation
 def tanh(x: jax.Array) -> jax.Array:
     """Returns the hyperbolic tangent of x."""
     return jnp.tanh(x)
 
 
+@activation
 def tanh_shrink(x: jax.Array) -> jax.Array:
     """Returns x - tanh(x)."""
     return x - jnp.tanh(x)
 
 
+@activation
 def hard_tanh(x: jax.Array) -> jax.Array:
     """Returns x, clipped to [-1, 1]."""
     return jax.nn.hard_tanh(x)
 
 
+@activation
 def softsign(x: jax.Array) -> jax.Array:
     """Returns x / (1 + |x|)."""
     return jax.nn.soft_sign(x)
@@ -190,6 +254,7 @@ def softsign(x: jax.Array) -> jax.Array:
 # --- gates
 
 
+@activation
 def silu(x: jax.Array) -> jax.Array:
     """Returns x sigmoid(x), also called swish.
 
@@ -199,6 +264,7 @@ def silu(x: jax.Array) -> jax.Array:
     return jax.nn.silu(x)
 
 
+@activation
 def hard_silu(x: jax.Array) -> jax.Array:
     """Returns x hard_sigmoid(x), also called hard_swish.
 
@@ -208,6 +274,7 @@ def hard_silu(x: jax.Array) -> jax.Array:
     return jax.nn.hard_silu(x)
 
 
+@activation
 def gelu(x: jax.Array, approximate: bool = False) -> jax.Array:
     """Returns x Phi(x), where Phi is the distribution function of the standard normal distribution.
 
@@ -223,6 +290,7 @@ def gelu(x: jax.Array, approximate: bool = False) -> jax.Array:
     return jax.nn.gelu(x, approximate)
 
 
+@activation
 def mish(x: jax.Array) -> jax.Array:
     """Returns x tanh(softplus(x)).
 
@@ -232,6 +300,7 @@ def mish(x: jax.Array) -> jax.Array:
     return x * jnp.tanh(jax.nn.softplus(x))
 
 
+@activation
 def glu(x: jax.Array, axis: int = -1) -> jax.Array:
     """Returns a sigmoid(b), where a and b are the two halves of x along `axis`.
 
@@ -262,6 +331,7 @@ def glu(x: jax.Array, axis: int = -1) -> jax.Array:
 # --- normalized along an axis
 
 
+@activation
 def softmax(x: jax.Array, axis: Axis = -1) -> jax.Array:
     """Returns exp(x) / sum(exp(x)), where the sum runs along `axis`.
 
@@ -278,11 +348,13 @@ def softmax(x: jax.Array, axis: Axis = -1) -> jax.Array:
     return _cast_back(jax.nn.softmax(_to_float32(x), _axes(axis)), like=x)
 
 
+@activation
 def log_softmax(x: jax.Array, axis: Axis = -1) -> jax.Array:
     """Returns x - log(sum(exp(x))), the logarithm of `softmax`, where the sum runs along one or more axes."""
     return _cast_back(jax.nn.log_softmax(_to_float32(x), _axes(axis)), like=x)
 
 
+@activation
 def sparsemax(x: jax.Array, axis: int = -1) -> jax.Array:
     """Returns max(x - tau, 0) along `axis`, with the threshold tau that Keras uses.
 

@@ -83,7 +83,7 @@ def conv(
     pads = padding_pairs(x.shape[1:-1], window, strides, padding, dilation)
 
     def im2col(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        patches = _patches(x, window, strides, pads, dilation)
+        patches = extract_patches(x, window, strides, pads, dilation)
         rows = patches.reshape(-1, math.prod(window), groups, kernel.shape[-2])
         columns = kernel.reshape(*rows.shape[1:2], kernel.shape[-2], groups, -1)
         if groups == 1:
@@ -185,7 +185,7 @@ def conv_transpose(
     pads = [(s - 1 - low, s - 1 - high) for s, (low, high) in zip(_spans(window, dilation), around, strict=True)]
 
     def col2im(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        gather = partial(_patches, window=window, strides=strides, pads=pads, dilation=dilation)
+        gather = partial(extract_patches, window=window, strides=strides, pads=pads, dilation=dilation)
         patches = x.reshape(-1, channels) @ kernel.reshape(-1, channels).T
         add_patches = jax.linear_transpose(gather, jax.eval_shape(xla, x, kernel))
         return add_patches(patches.reshape(*x.shape[:-1], -1))[0]
@@ -438,7 +438,7 @@ def tap_views_along(x: jax.Array, axis: int, taps: int, stride: int, dilation: i
     return tap_views(x, *sizes)
 
 
-def _patches(x: jax.Array, window: Ints, strides: Ints, pads: Pairs, dilation: Ints) -> jax.Array:
+def extract_patches(x: jax.Array, window: Ints, strides: Ints, pads: Pairs, dilation: Ints) -> jax.Array:
     """Gathers the inputs under each window position (im2col): [B, *S, C] -> [B, *S', taps * C]."""
     x = pad(x, pads)
     if math.prod(window) <= MAX_TAPS_AT_ONCE:

@@ -42,11 +42,16 @@ class AdaptivePooling(Spatial):
         self.check_not_empty(inputs)
         x = self.cast(inputs)
         for axis, m in zip(self.position_axes, self.output_size, strict=True):
-            positions, covered = windows(x.shape[axis], m)
-            split = jnp.take(x, positions, axis=axis, mode="clip")
-            covered = np.expand_dims(covered, [i for i in range(split.ndim) if i not in (axis, axis + 1)])
-            x = type(self).REDUCE(split, covered, axis + 1)
+            x = reduce_windows(type(self).REDUCE, x, axis, m)
         return x
+
+
+def reduce_windows(reduce: Callable[..., jax.Array], x: jax.Array, axis: int, count: int) -> jax.Array:
+    """Covers an axis with a number of windows and reduces each to one number by `mean_of` or `max_of`."""
+    positions, covered = windows(x.shape[axis], count)
+    split = jnp.take(x, positions, axis=axis, mode="clip")
+    covered = np.expand_dims(covered, [i for i in range(split.ndim) if i not in (axis, axis + 1)])
+    return reduce(split, covered, axis + 1)
 
 
 def windows(n: int, m: int) -> tuple[np.ndarray, np.ndarray]:

@@ -62,12 +62,17 @@ def _operator(operation: str, reflected: bool = False) -> Callable[..., Any]:
     """Returns a method of `Symbol` that applies an operation; a reflected method takes the symbol second."""
 
     def method(self: "Symbol", *others: object) -> Any:
-        if apply_operation is None:
-            importlib.import_module("flaxmodels.ops.base")
-        function: Any = apply_operation
-        return function(operation, *others, self) if reflected else function(operation, self, *others)
+        return call_operation(operation, *others, self) if reflected else call_operation(operation, self, *others)
 
     return method
+
+
+def call_operation(operation: str, *args: Any) -> Any:
+    """Applies an operation of `flaxmodels.ops`, given by its name, to arguments with symbols."""
+    if apply_operation is None:
+        importlib.import_module("flaxmodels.ops.base")
+    function: Any = apply_operation
+    return function(operation, *args)
 
 
 class Symbol:
