@@ -1,5 +1,6 @@
 """The base class of all layers: a linen module that also builds graphs, carries masks and has Keras' weight names."""
 
+import contextvars
 import functools
 import inspect
 import math
@@ -21,6 +22,10 @@ from flaxmodels.layers.tracing import Lookup, Sources
 from flaxmodels.trees import ArrayTree, MaskTree, Tree
 
 Arrays = TypeVar("Arrays", bound=ArrayTree)
+
+# The innermost layer that is being applied in this context. Code that it calls can draw from its random streams, as
+# `flaxmodels.random` does.
+CURRENT_LAYER: contextvars.ContextVar["Layer | None"] = contextvars.ContextVar("CURRENT_LAYER", default=None)
 
 
 class _Calls(threading.local):
@@ -120,7 +125,11 @@ class Layer(KerasStyle, nn.Module, kw_only=True):
             kwargs = frame.inherited(inputs, args, kwargs, arguments(self))
         if _transformed.stack and _transformed.stack[-1][0] == self.path:
             kwargs["train"] = _transformed.stack[-1][1]
-        outputs, mask = self.outputs_and_mask(inputs, *args, **kwargs)
+        token = CURRENT_LAYER.set(self)
+        try:
+            outputs, mask = self.outputs_and_mask(inputs, *args, **kwargs)
+        finally:
+            CURRENT_LAYER.reset(token)
         object.__setattr__(self, "_output_mask", mask)
         if frame is not None and mask is not None and frame.is_caller():
             frame.set_masks(outputs, mask)
