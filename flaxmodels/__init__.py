@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from flaxmodels import interop as interop
     from flaxmodels import layers as layers
     from flaxmodels import models as models
+    from flaxmodels import ops as ops
+    from flaxmodels import random as random
     from flaxmodels import regularizers as regularizers
     from flaxmodels.building import Input as Input
     from flaxmodels.building import Linen as Linen
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 # Creating the classes of all layers takes a third of a second, so names are imported when they are first used.
-SUBMODULES = "activations constraints initializers interop layers models regularizers"
+SUBMODULES = "activations constraints initializers interop layers models ops random regularizers"
 NAMES = {
     "building": "Input Linen Model Sequential",
     "files": "load load_weights save",
