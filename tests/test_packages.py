@@ -48,7 +48,7 @@ def test_first_training_loads_only_what_it_computes_with(code):
     assert loaded(code) <= NEEDED
 
 
-PACKAGES = ["flaxmodels", "training", "flaxmodels.layers"]
+PACKAGES = ["flaxmodels", "training", "flaxmodels.layers", "flaxmodels.ops", "flaxmodels.ops.numpy"]
 
 
 def names_for_type_checkers(package):

@@ -75,6 +75,9 @@ def call_operation(operation: str, *args: Any) -> Any:
     return function(operation, *args)
 
 
+_get_item = _operator("get_item")
+
+
 class Symbol:
     """Represents an array in a graph: its shape, with None for any size, its dtype and the node that outputs it.
 
@@ -114,6 +117,15 @@ class Symbol:
             f"A symbol of shape {self.shape} cannot be iterated over in Python; use ops.unstack(x, axis=...)."
         )
 
+    def __getitem__(self, key: object) -> "Symbol":
+        # In a file, a list is a tuple of indices, so a list of a program would change its meaning there.
+        if any(isinstance(part, list) for part in (key if isinstance(key, tuple) else (key,))):
+            raise TypeError(
+                f"A symbol must be indexed by integers, slices, None, Ellipsis and arrays, got the list in x[{key!r}]; "
+                "write np.array([...]) in its place."
+            )
+        return _get_item(self, key)
+
     if TYPE_CHECKING:
 
         def __add__(self, other: ArrayLike | "Symbol") -> "Symbol": ...
@@ -147,7 +159,6 @@ class Symbol:
         def __abs__(self) -> "Symbol": ...
         def __invert__(self) -> "Symbol": ...
         def __round__(self, ndigits: int = 0) -> "Symbol": ...
-        def __getitem__(self, key: object) -> "Symbol": ...
 
 
 # Keras' names of the operations. As in Keras, bitwise operators are the logical operations.
@@ -159,7 +170,7 @@ for _method, _operation in {
     setattr(Symbol, f"__r{_method}__", _operator(_operation, reflected=True))
 for _method, _operation in {
     "lt": "less", "le": "less_equal", "gt": "greater", "ge": "greater_equal", "ne": "not_equal", "neg": "negative",
-    "abs": "absolute", "invert": "logical_not", "round": "round", "getitem": "get_item",
+    "abs": "absolute", "invert": "logical_not", "round": "round",
 }.items():  # fmt: skip
     setattr(Symbol, f"__{_method}__", _operator(_operation))
 
@@ -279,6 +290,8 @@ def infer_with_variables(
     module: "nn.Module", args: tuple[object, ...], kwargs: dict[str, object]
 ) -> tuple[Tree[Symbol], Mapping[str, Any]]:
     """Returns the outputs of a module as a tree of symbols, and its variables as shapes and dtypes."""
+    if hasattr(module, "infer_outputs"):  # Operations have no variables, and their outputs may have the batch anywhere.
+        return module.infer_outputs(args, kwargs), {}
     leaves, treedef = jax.tree.flatten((args, kwargs))
     where = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Symbol)]
     rngs = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
