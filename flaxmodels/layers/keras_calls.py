@@ -140,7 +140,7 @@ def build_for(layer: Any, shapes: dict[str, Any]) -> None:
     if len(names) == 1:
         layer.build(next(iter(shapes.values()), None))
         return
-    given = {}
+    given: dict[str, Any] = {}
     for name in names:
         argument = name.removesuffix("_shape")
         if argument == name or argument not in call_signature(type(layer)).parameters:
