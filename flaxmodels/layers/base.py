@@ -107,7 +107,7 @@ class Layer(KerasStyle, nn.Module, kw_only=True):
         """
         if inputs is None:
             inputs = kwargs.pop(next(iter(arguments(self)), "inputs"), None)
-        if "training" in kwargs and "training" not in arguments(self):
+        if "training" in kwargs and (self.BINDS_ATTRIBUTES or "training" not in arguments(self)):
             train = kwargs.pop("training")
             kwargs |= {} if train is None else {"train": train}
         if symbolic.symbols_in((inputs, args, kwargs)):

@@ -392,8 +392,8 @@ def take_lazy_attributes(layer: Any, bound: Any) -> bool:
     found = False
     for name, value in keras_state.attributes(bound).items():
         value = keras_state.unbound(value)
-        if name not in layer.__dict__ and keras_state.leaves_in(value):
-            setattr(layer, name, value)
+        if keras_state.leaves_in(value) and not keras_state.leaves_in(layer.__dict__.get(name)):
+            setattr(layer, name, keras_state.copied(value, state_of(layer)))
             found = True
     mine, theirs = state_of(layer), state_of(bound)
     known = {id(variable) for variable in mine.variables}
@@ -409,7 +409,9 @@ def take_lazy_attributes(layer: Any, bound: Any) -> bool:
 def clone(layer: Any, parent: Any, deep: Any, reset_names: bool, updates: dict[str, Any]) -> Any:
     """Returns a copy of a layer with another parent or other arguments, as flax's `clone` does."""
     new: Any = object.__new__(type(layer))
-    fields = [name for name, field in type(layer).__dataclass_fields__.items() if field.init and name != "parent"]
+    fields = [
+        name for name, is_argument in keras_state.field_names(type(layer)).items() if is_argument and name != "parent"
+    ]
     values = {name: getattr(layer, name) for name in fields}
     if deep is not False:
         cache = {} if isinstance(deep, bool) else deep
@@ -429,7 +431,7 @@ def clone(layer: Any, parent: Any, deep: Any, reset_names: bool, updates: dict[s
     if layer.scope is not None:
         attributes = {name: keras_state.unbound(value) for name, value in attributes.items()}
         state.variables = [variable.descriptor for variable in state.variables]
-    new.__dict__.update(attributes | values)
+    new.__dict__.update({name: keras_state.copied(value, state) for name, value in attributes.items()} | values)
     new.__dict__[STATE] = state
     if "built" in layer.__dict__:
         new.__dict__["built"] = layer.__dict__["built"]
@@ -454,16 +456,10 @@ def config_of(layer: Any, is_default: bool) -> dict[str, Any]:
     common = {"name": layer.name, "trainable": layer.trainable, "dtype": _dtype_name(layer.dtype)}
     if layer.activity_regularizer is not None:
         common["activity_regularizer"] = layer.activity_regularizer
-    fields = type(layer).__dataclass_fields__
-    skipped = {"parent", "graph", "input_shape", "param_dtype", "activity_regularizer"}
-    if not from_users:
-        return {
-            name: getattr(layer, name) for name, field in fields.items() if field.init and name not in skipped
-        } | common
-    if not is_default:
-        base = _config_base(type(layer))
-        names = [name for name in fields if name not in skipped and name not in common and name in vars_of(base)]
-        return {name: getattr(layer, name) for name in names} | common
+    skipped = {"parent", "graph", "input_shape", "param_dtype", "activity_regularizer", *common}
+    fields = [name for name, is_argument in keras_state.field_names(type(layer)).items() if is_argument]
+    if not from_users or not is_default:
+        return {name: getattr(layer, name) for name in fields if name not in skipped} | common
     args, kwargs = state_of(layer).arguments
     signature = inspect.signature(type(layer).__init__)
     bound = signature.bind(layer, *args, **kwargs)
@@ -486,16 +482,6 @@ def config_of(layer: Any, is_default: bool) -> dict[str, Any]:
     takes = signature.parameters
     accepts_all = any(parameter.kind == parameter.VAR_KEYWORD for parameter in takes.values())
     return config | {name: value for name, value in common.items() if accepts_all or name in takes}
-
-
-def _config_base(cls: Any) -> Any:
-    """Returns the library's class that a Keras class extends."""
-    return next(base for base in cls.__mro__ if not base.KERAS_STYLE)
-
-
-def vars_of(cls: Any) -> set[str]:
-    """Returns the names of the fields of a class."""
-    return set(cls.__dataclass_fields__)
 
 
 def _dtype_name(dtype: Any) -> Any:

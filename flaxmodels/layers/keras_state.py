@@ -1,6 +1,8 @@
 """What a layer that is written as a Keras class keeps: its variables, its sublayers, and the calls in progress."""
 
 import contextlib
+import dataclasses
+import functools
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -115,6 +117,17 @@ def tracked(value: Any, state: State) -> Any:
     return value
 
 
+def copied(value: Any, state: State) -> Any:
+    """Returns a value with copies of its lists, dictionaries and sets, so that a clone changes only its own."""
+    if type(value) in (list, TrackedList):
+        items = [copied(item, state) for item in value]
+        return TrackedList(items, state) if type(value) is TrackedList else items
+    if type(value) in (dict, TrackedDict):
+        entries = {key: copied(item, state) for key, item in value.items()}
+        return TrackedDict(entries, state) if type(value) is TrackedDict else entries
+    return set(value) if type(value) is set else value
+
+
 def state_of(layer: Any) -> State:
     """Returns the record of an instance."""
     state = layer.__dict__.get(STATE)
@@ -127,9 +140,15 @@ def state_of(layer: Any) -> State:
 # ---------------------------------------------------------------- values of attributes
 
 
+@functools.cache
+def field_names(cls: Any) -> dict[str, bool]:
+    """Returns the names of the fields of a class, and whether its generated constructor takes them."""
+    return {field.name: field.init for field in dataclasses.fields(cls)}
+
+
 def attributes(layer: Any) -> dict[str, Any]:
     """Returns the user's attributes of an instance: those that are neither fields nor private to flax."""
-    fields = type(layer).__dataclass_fields__
+    fields = field_names(type(layer))
     return {name: value for name, value in layer.__dict__.items() if name not in fields and name not in OWN}
 
 

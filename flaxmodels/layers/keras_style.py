@@ -39,7 +39,7 @@ REFUSED = {
 }  # fmt: skip
 # Attributes that an instance must not have, because flax or the base class uses them.
 RESERVED = frozenset(
-    "init apply bind unbind clone param variable sow scope parent make_rng create_weight call_with_mask children "
+    "init apply bind unbind clone param variable sow scope make_rng create_weight call_with_mask children "
     "argument frozen label compute_dtype is_initializing is_mutable_collection has_variable valid_rows trace_inputs "
     "outputs_and_mask compute setup call build path variables cast cast_floats add_weight add_loss".split()
 )
@@ -101,7 +101,7 @@ class KerasStyle:
     # ------------------------------------------------------------ attributes and clones
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if not self.KERAS_STYLE or name in keras_state.OWN and name != "built":
+        if not self.KERAS_STYLE or (name in keras_state.OWN and name not in ("built", "scope")):
             super().__setattr__(name, value)
             return
         if name in RESERVED:

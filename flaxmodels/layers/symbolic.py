@@ -90,6 +90,8 @@ class Symbol:
 
     def __init__(self, shape: Shape, dtype: DTypeLike, node: Node | None = None, name: str | None = None):
         self.shape, self.dtype, self.node, self.name = shape, dtype, node, name
+        # A symbol of the shape of the mask, None if the array has no mask.
+        self.mask: Symbol | None = None
 
     @property
     def ndim(self) -> int:
@@ -246,20 +248,28 @@ def record(
     if cached_inference is not None:
         inferred = cached_inference(layer, args, kwargs, name)
     else:
-        inferred = _infer_and_build(layer, args, kwargs, name)
+        inferred, masks = _infer_and_build(layer, args, kwargs, name)
     node.outputs = jax.tree.map(lambda symbol: Symbol(symbol.shape, symbol.dtype, node), inferred)
+    if cached_inference is None:
+        leaves = jax.tree.leaves(node.outputs)
+        flat = jax.tree.leaves(masks, is_leaf=lambda mask: mask is None)
+        for symbol, mask in zip(leaves, flat * len(leaves) if len(flat) == 1 else flat, strict=False):
+            symbol.mask = mask
     return node.outputs
 
 
 def _infer_and_build(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], name: str | None) -> Any:
-    """Infers the outputs of a call; as in Keras, the call also builds the layers that are written as Keras classes."""
+    """Infers the outputs of a call and their masks; as in Keras, the call builds layers written as Keras classes."""
     layer.build_on_symbols(args, kwargs)
+    if args and kwargs.get("mask") is None:
+        masks = jax.tree.map(lambda leaf: leaf.mask if isinstance(leaf, Symbol) else None, args[0])
+        kwargs = kwargs | ({"mask": masks} if symbols_in(masks) else {})
     while True:
         clone = layer.clone(name=name or layer.name)
         object.__setattr__(clone, "_origin", layer)
         token = BUILDS.set([])
         try:
-            inferred, _ = infer_with_variables(clone, args, kwargs)
+            inferred, _ = infer_with_variables(clone, args, kwargs, lambda bound: bound.__dict__.get("_output_mask"))
             noted = BUILDS.get() or []
         finally:
             BUILDS.reset(token)
@@ -287,11 +297,22 @@ def infer(module: "nn.Module", args: tuple[object, ...], kwargs: dict[str, objec
 
 
 def infer_with_variables(
-    module: "nn.Module", args: tuple[object, ...], kwargs: dict[str, object]
-) -> tuple[Tree[Symbol], Mapping[str, Any]]:
-    """Returns the outputs of a module as a tree of symbols, and its variables as shapes and dtypes."""
+    module: Any,
+    args: tuple[object, ...],
+    kwargs: dict[str, object],
+    read: Callable[[Any], Any] | None = None,
+) -> tuple[Any, Mapping[str, Any]]:
+    """Returns the outputs of a module as a tree of symbols, and its variables as shapes and dtypes.
+
+    Args:
+        module: A module that is not bound.
+        args: Positional arguments, with symbols for arrays.
+        kwargs: Keyword arguments, with symbols for arrays.
+        read: Reads further arrays from the bound module after the call. They are returned with the outputs, as a pair.
+    """
     if hasattr(module, "infer_outputs"):  # Operations have no variables, and their outputs may have the batch anywhere.
-        return module.infer_outputs(args, kwargs), {}
+        outputs = module.infer_outputs(args, kwargs)
+        return (outputs if read is None else (outputs, None)), {}
     leaves, treedef = jax.tree.flatten((args, kwargs))
     where = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Symbol)]
     rngs = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
@@ -301,7 +322,12 @@ def infer_with_variables(
         for i, array in zip(where, arrays, strict=True):
             filled[i] = array
         positional, named = jax.tree.unflatten(treedef, filled)
-        return module.init_with_output(rngs, method=lambda bound: bound(*positional, **named))
+
+        def outputs(bound: Any) -> Any:
+            computed = bound(*positional, **named)
+            return computed if read is None else (computed, read(bound))
+
+        return module.init_with_output(rngs, method=outputs)
 
     (first, variables), (second, _) = evaluate(call, [leaves[i] for i in where])
     batched = any(leaves[i].shape[:1] == (None,) for i in where)
