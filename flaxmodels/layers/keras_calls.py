@@ -87,7 +87,7 @@ def _converted(layer: Any, tree: Any) -> Any:
 
 @functools.cache
 def call_signature(cls: Any) -> inspect.Signature:
-    """Returns the signature of a class's `call`; the flags of the base's `call` count as given by `outputs_and_mask`."""
+    """Returns the signature of a class's `call`."""
     return inspect.signature(cls.call)
 
 

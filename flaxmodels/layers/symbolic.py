@@ -27,8 +27,8 @@ CACHED_INFERENCE: contextvars.ContextVar[Callable[[Any, tuple[Any, ...], dict[st
     contextvars.ContextVar("CACHED_INFERENCE", default=None)
 )
 
-# Layers written as Keras classes that were called while the shapes of a call on symbols are inferred: the bound layer and
-# the shapes of its inputs, or None for a call of a layer that is built.
+# Layers written as Keras classes that were called while the shapes of a call on symbols are inferred: the bound layer
+# and the shapes of its inputs, or None for a call of a layer that is built.
 BUILDS: contextvars.ContextVar[list[tuple[Any, dict[str, Any] | None]] | None] = contextvars.ContextVar(
     "BUILDS", default=None
 )
@@ -261,7 +261,7 @@ def record(
 def _infer_and_build(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], name: str | None) -> Any:
     """Infers the outputs of a call and their masks; as in Keras, the call builds layers written as Keras classes."""
     layer.build_on_symbols(args, kwargs)
-    if args and kwargs.get("mask") is None:
+    if args and kwargs.get("mask") is None and not hasattr(layer, "infer_outputs"):
         masks = jax.tree.map(lambda leaf: leaf.mask if isinstance(leaf, Symbol) else None, args[0])
         kwargs = kwargs | ({"mask": masks} if symbols_in(masks) else {})
     while True:

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.support.keras_classes import OURS, THEIRS, both, variables_of
 
 from flaxmodels import Input, Model, Sequential, interop, layers
 from flaxmodels.layers import Layer
+from tests.support.keras_classes import OURS, THEIRS, both, variables_of
 
 
 @pytest.fixture(autouse=True)
