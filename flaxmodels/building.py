@@ -18,17 +18,23 @@ from flaxmodels.layers.linen import Linen as Linen
 from flaxmodels.layers.symbolic import Input as Input
 from flaxmodels.layers.symbolic import Node, Symbol
 from flaxmodels.layers.tracing import Lookup, Sources, trace
+from flaxmodels.ops.base import OperationCall
 from flaxmodels.summary import Call
 from flaxmodels.trees import ArrayTree, MaskTree, Tree
 
 
 class LayerStack(Sequence[Layer]):
-    """The layers of a `Sequential` with their names, and its input and output symbols if the input is known."""
+    """The layers of a `Sequential` with their names.
+
+    Attributes:
+        source: The symbol of the input, None if it is not known.
+        outputs: The output symbols of each layer if the input is known.
+    """
 
     def __init__(
-        self, layers: tuple[Layer, ...] = (), source: Symbol | None = None, output: Tree[Symbol] | None = None
+        self, layers: tuple[Layer, ...] = (), source: Symbol | None = None, outputs: tuple[Tree[Symbol], ...] = ()
     ):
-        self.layers, self.source, self.output = layers, source, output
+        self.layers, self.source, self.outputs = layers, source, outputs
         self.names = scope_names(layers)
         check_scopes(self.names, layers)
 
@@ -45,6 +51,15 @@ class LayerStack(Sequence[Layer]):
     def __repr__(self) -> str:
         return f"[{', '.join(self.names)}]"
 
+    @property
+    def output(self) -> Tree[Symbol] | None:
+        """The symbols of the output; None if the input is not known."""
+        return self.outputs[-1] if self.outputs else self.source
+
+    def without_last(self) -> "LayerStack":
+        """Returns the stack without its last layer."""
+        return LayerStack(self.layers[:-1], self.source, self.outputs[:-1])
+
     def extended(self, things: Iterable[object]) -> "LayerStack":
         """Returns the stack with more layers at the end; their shapes are checked if the input is known."""
         layers, source = list(self.layers), self.source
@@ -56,10 +71,10 @@ class LayerStack(Sequence[Layer]):
             layer = _as_layer(thing)
             source = _input_of(layer) if not layers and source is None else source
             layers.append(layer)
-        stack = LayerStack(tuple(layers), source, self.output if self.layers else source)
+        stack = LayerStack(tuple(layers), source, self.outputs)
         if source is not None:
             for name, layer in list(zip(stack.names, layers, strict=True))[len(self) :]:
-                stack.output = symbolic.record(layer, (stack.output,), {}, name)
+                stack.outputs += (symbolic.record(layer, (stack.output,), {}, name),)
         return stack
 
 
@@ -91,13 +106,10 @@ def _check_input_is_first(layers: Sequence[Layer], source: Symbol | None) -> Non
 
 def _input_of(layer: Layer) -> Symbol | None:
     """Returns the input symbol that a first layer determines, or None."""
-    if layer.input_shape is not None:
-        return Input(layer.input_shape)
-    if isinstance(layer, Sequential):
-        return layer.layers.source
-    if isinstance(layer, Model) and layer.graph is not None and isinstance(layer.graph.inputs, Symbol):
-        return layer.graph.inputs
-    return None
+    if isinstance(layer, Container):
+        source = layer.symbols()[0]
+        return source if isinstance(source, Symbol) else None
+    return None if layer.input_shape is None else Input(layer.input_shape)
 
 
 class Sequential(Container):
@@ -151,8 +163,8 @@ class Sequential(Container):
         """Removes the last layer and returns it."""
         if not len(self.layers):
             raise ValueError("A Sequential without layers has no last layer to remove; add a layer first.")
-        *rest, last = self.layers
-        object.__setattr__(self, "layers", LayerStack((), self.layers.source, self.layers.source).extended(rest))
+        last: Layer = self.layers[-1]
+        object.__setattr__(self, "layers", self.layers.without_last())
         return last
 
     @nn.compact
@@ -203,13 +215,11 @@ class Sequential(Container):
     @nn.nowrap
     def calls(self) -> list[Call]:
         """Returns one call for each layer."""
-        output, previous = self.layers.source, "input"
-        calls: list[Call] = []
-        for name, layer in self.children():
-            output = symbolic.record(layer, (output,), {}, name)
-            calls.append(Call(name, layer, output, [previous]))
-            previous = name
-        return calls
+        sources = ["input", *self.layers.names]
+        return [
+            Call(name, layer, output, [source])
+            for (name, layer), output, source in zip(self.children(), self.layers.outputs, sources, strict=False)
+        ]
 
 
 class Model(Container, MultiOutputLayer):
@@ -254,6 +264,10 @@ class Model(Container, MultiOutputLayer):
         is_subclassed = self.BINDS_ATTRIBUTES and self.inputs is None and self.outputs is None
         if self.graph is None and not is_subclassed:
             object.__setattr__(self, "graph", Graph(self.inputs, self.outputs))
+        if self.graph is not None:
+            # As in Keras, these are lists; `input` and `output` have the structure that was given.
+            object.__setattr__(self, "inputs", jax.tree.leaves(self.graph.inputs))
+            object.__setattr__(self, "outputs", jax.tree.leaves(self.graph.outputs))
         super().__post_init__()
 
     @nn.compact
@@ -270,6 +284,11 @@ class Model(Container, MultiOutputLayer):
         may_fuse = self.may_fuse()
         for node in graph.nodes:
             if node in done:
+                continue
+            if isinstance(node.layer, OperationCall):
+                # An operation takes and returns no masks, and its arguments may themselves have the name `mask`.
+                outputs = node.layer(*_filled(node.args, values), **_filled(node.kwargs, values))
+                values.update(zip(map(id, jax.tree.leaves(node.outputs)), jax.tree.leaves(outputs), strict=True))
                 continue
             layer, following = bound[id(node.layer)], graph.followers.get(node)
             after = bound[id(following.layer)] if following and may_fuse else None
@@ -302,7 +321,7 @@ class Model(Container, MultiOutputLayer):
 
         for node in graph.nodes:
             scope = f"{path}/{graph.names[id(node.layer)]}"
-            first = jax.tree.map(sources_of, node.args[0])
+            first = jax.tree.map(sources_of, node.args[0] if node.args else None)
             traced = jax.tree.leaves(trace(node.layer, first, lookups, scope, *node.args[1:], **node.kwargs))
             outputs = jax.tree.leaves(node.outputs)
             traced = traced if len(traced) == len(outputs) else traced * len(outputs)
@@ -324,10 +343,16 @@ class Model(Container, MultiOutputLayer):
     @property
     @nn.nowrap
     def layers(self) -> list[Layer]:
-        """The layers in the order of Keras' `model.layers`."""
+        """The layers in the order of Keras' `model.layers`, without inputs and operations."""
         if self.graph is None:
             return [layer for _, layer in self.children()]
         return self.graph.layers_in(self.dtype)
+
+    @property
+    @nn.nowrap
+    def operations(self) -> list[Layer]:
+        """The layers and the nodes of operations in the order of Keras' `model.operations`, without inputs."""
+        return self.graph.operations_in(self.dtype)
 
     @nn.nowrap
     def symbols(self) -> tuple[Tree[Symbol] | None, Tree[Symbol] | None]:
@@ -348,13 +373,15 @@ class Model(Container, MultiOutputLayer):
         return calls
 
 
+def _filled(tree: object, values: Mapping[int, jax.Array]) -> Any:
+    """Returns the arguments of a recorded call with arrays in place of symbols."""
+    return jax.tree.map(lambda leaf: values[id(leaf)] if isinstance(leaf, Symbol) else leaf, tree)
+
+
 def _call(
     node: Node, layer: Layer, values: Mapping[int, jax.Array], masks: Mapping[int, MaskTree], train: bool
 ) -> tuple[ArrayTree, MaskTree]:
     """Repeats a recorded call with arrays in place of symbols; a recorded `mask` or `train` is kept."""
-
-    def fill(tree: object) -> Any:
-        return jax.tree.map(lambda leaf: values[id(leaf)] if isinstance(leaf, Symbol) else leaf, tree)
 
     def mask_of(tree: object) -> MaskTree:
         mask = jax.tree.map(lambda leaf: masks.get(id(leaf)), tree)
@@ -364,4 +391,4 @@ def _call(
     further = [*zip(names[1:], node.args[1:], strict=False), *node.kwargs.items()]
     defaults: dict[str, object] = {f"{name}_mask": mask_of(value) for name, value in further if f"{name}_mask" in names}
     defaults |= {"mask": mask_of(node.args[0]), "train": train}
-    return layer.call_with_mask(*fill(node.args), **defaults | fill(node.kwargs))
+    return layer.call_with_mask(*_filled(node.args, values), **defaults | _filled(node.kwargs, values))

@@ -1,7 +1,7 @@
 """The base class of models: checks inputs against the model's symbols, and reports shapes and a summary."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import flax.linen as nn
 import jax
@@ -9,21 +9,51 @@ import numpy as np
 from flax.linen import module as linen_module
 
 from flaxmodels import summary
-from flaxmodels.layers.base import Layer
+from flaxmodels.layers.base import Layer, accessor
+from flaxmodels.layers.checks import is_integer
 from flaxmodels.layers.symbolic import Symbol
+from flaxmodels.names import lookup
 from flaxmodels.summary import Call
 from flaxmodels.trees import ArrayTree, MaskTree, Tree
+
+# Attributes of Keras' models that need variables or an optimizer.
+OF_STATEFUL_MODELS = frozenset(
+    "compile compiled compute_loss count_params evaluate export fit get_weights history load_weights losses metrics "
+    "metrics_names non_trainable_variables non_trainable_weights optimizer predict predict_on_batch save save_weights "
+    "set_weights stop_training test_on_batch train_on_batch trainable_variables trainable_weights weights".split()
+)
 
 
 class Container(Layer):
     """Base class of `Sequential` and `Model`: checks inputs, and reports output shapes and a summary."""
 
+    ACCESSORS: ClassVar[tuple[str, ...]] = ("input", "output", "inputs", "outputs")
+
     def __post_init__(self) -> None:
-        for name in ("param_dtype", "activity_regularizer", "input_shape"):
-            value = getattr(self, name)
+        # Transformations such as `nn.jit` pass on all fields to the constructor, so the model's own shape may be given.
+        shape = self.__dict__.pop("_input_shape", None)
+        given = {"param_dtype": self.param_dtype, "activity_regularizer": self.activity_regularizer,
+                 "input_shape": None if shape == self.input_shape else shape}  # fmt: skip
+        for name, value in given.items():
             if value is not getattr(Layer, name):
                 raise ValueError(f"{self.label} does not take `{name}`, got {value!r}; pass it to the layers inside.")
         super().__post_init__()
+
+    if not TYPE_CHECKING:
+
+        @nn.nowrap
+        def __getattr__(self, name: str) -> Any:
+            if name in OF_STATEFUL_MODELS:
+                raise AttributeError(
+                    f"{self.label} is a pure module, which holds no variables and has no `{name}`; use "
+                    "training.Trainer(model), or make the model with `from training import keras`."
+                )
+            return super().__getattr__(name)
+
+    @nn.nowrap
+    def clone(self, **arguments: Any) -> Self:
+        """Returns a copy with changed fields, as in flax; `input_shape` is not a field but follows from the input."""
+        return super().clone(**{"input_shape": None} | arguments)
 
     def outputs_and_mask(
         self, inputs: ArrayTree, *, mask: MaskTree = None, train: bool = False
@@ -56,6 +86,112 @@ class Container(Layer):
         """The symbol of the input, or a tree of symbols; None if the input is not known."""
         return self.symbols()[0]
 
+    @accessor
+    def input(self) -> Any:
+        """The symbol of the input, or the tree of the input symbols.
+
+        Raises:
+            AttributeError: If the input is not known.
+
+        Example:
+            >>> from flaxmodels import Input, Model, Sequential, layers
+            >>> model = Sequential([Input((4,)), layers.Dense(3, name="hidden"), layers.Dense(2)])
+            >>> Model(model.input, model.get_layer("hidden").output).output_shape
+            (None, 3)
+        """
+        return self._known_symbols("input")[0]
+
+    @accessor
+    def output(self) -> Any:
+        """The symbol of the output, or the tree of the output symbols.
+
+        Raises:
+            AttributeError: If the input is not known.
+        """
+        return self._known_symbols("output")[1]
+
+    @accessor
+    def inputs(self) -> list[Symbol]:
+        """The symbols of the inputs as a list.
+
+        Raises:
+            AttributeError: If the input is not known.
+        """
+        return jax.tree.leaves(self._known_symbols("inputs")[0])
+
+    @accessor
+    def outputs(self) -> list[Symbol]:
+        """The symbols of the outputs as a list.
+
+        Raises:
+            AttributeError: If the input is not known.
+        """
+        return jax.tree.leaves(self._known_symbols("outputs")[1])
+
+    @property
+    @nn.nowrap
+    def input_shape(self) -> Any:  # type: ignore[override]
+        """The shape of the input with the batch, or a tree of shapes, with None for sizes that vary.
+
+        It is None if the input is not known.
+        """
+        return jax.tree.map(lambda symbol: symbol.shape, self.symbols()[0])
+
+    @input_shape.setter
+    def input_shape(self, value: Any) -> None:
+        if value is not None:  # The constructor sets it; `__post_init__` then raises.
+            self.__dict__["_input_shape"] = value
+
+    @nn.nowrap
+    def _known_symbols(self, wanted: str) -> tuple[Any, Any]:
+        inputs, outputs = self.symbols()
+        if inputs is None:
+            raise AttributeError(self.no_symbols(wanted))
+        return inputs, outputs
+
+    @nn.nowrap
+    def no_symbols(self, name: str) -> str:
+        """Returns the sentence of the error for an accessor of symbols that the model does not have."""
+        return (
+            f"{self.label} has no `{name}` without a known input; add Input(shape) first, or give the first layer "
+            "`input_shape`."
+        )
+
+    @nn.nowrap
+    def get_layer(self, name: str | None = None, index: int | None = None) -> Any:
+        """Returns a layer inside this model, by its name in the model or by its position.
+
+        Args:
+            name: The name, as `summary` shows it.
+            index: The position in the model's `layers`. Inputs are not layers here, so positions in a `Model` are
+                smaller than in Keras by the number of inputs before them.
+
+        Raises:
+            ValueError: If neither or both arguments are given, or there is no such layer.
+
+        References:
+            Keras, `keras.Model.get_layer`.
+
+        Example:
+            >>> from flaxmodels import Sequential, layers
+            >>> model = Sequential([layers.Dense(3), layers.Dense(2)])
+            >>> model.get_layer("dense_1").units, model.get_layer(index=0).units
+            (2, 3)
+        """
+        if (name is None) == (index is None):
+            raise ValueError(
+                f"get_layer takes either `name` or `index`, got name={name!r} and index={index!r}; give one of them."
+            )
+        children = self.children()
+        if name is not None:
+            return lookup(f"layer of {self.label}", name, dict(children))
+        if not is_integer(index) or not -len(children) <= index < len(children):
+            raise ValueError(
+                f"`index` must be a position among the {len(children)} layers of {self.label}, got {index!r}; give an "
+                "integer below this number."
+            )
+        return children[index][1]
+
     @property
     @nn.nowrap
     def output_shape(self) -> Any:
@@ -78,14 +214,28 @@ class Container(Layer):
         return []
 
     @nn.nowrap
-    def summary(self, print_fn: Callable[[str], None] = print) -> None:
+    def summary(
+        self,
+        print_fn: Callable[[str], None] = print,
+        line_length: int | None = None,
+        positions: Sequence[float] | None = None,
+        expand_nested: bool = False,
+        show_trainable: bool = False,
+    ) -> None:
         """Prints a table of the layers with output shape, number of parameters and sources of the inputs.
 
         Args:
             print_fn: Receives the whole text.
+            line_length: The greatest number of characters of a line. Longer cells get several lines.
+            positions: Where each column ends: numbers of characters, or shares of `line_length` up to 1.
+            expand_nested: Whether to show the layers inside nested models, too.
+            show_trainable: Whether to show which layers a `Trainer` trains; "-" for layers without weights.
 
         Raises:
-            ValueError: If the input's shape is not known.
+            ValueError: If the input's shape is not known, or the columns do not fit.
+
+        References:
+            Keras, `keras.Model.summary`.
 
         Example:
             >>> from flaxmodels import Input, Sequential, layers
@@ -95,7 +245,8 @@ class Container(Layer):
             dense (Dense)    (None, 2)          10  input
         """
         _ = self.output_shape  # Raises if the input is not known.
-        print_fn(summary.as_text(self))
+        options = summary.Options(line_length, positions, expand_nested, show_trainable)
+        print_fn(summary.as_text(self, options))
 
     @nn.nowrap
     def _repr_html_(self) -> str:

@@ -1,4 +1,4 @@
-"""The graph of a model: the calls of layers between its inputs and outputs, and the names of the layers."""
+"""The graph of a model: the calls of layers and operations between its inputs and outputs, and their names."""
 
 import collections
 from collections.abc import Sequence
@@ -12,11 +12,14 @@ from flaxmodels.layers.base import Layer
 from flaxmodels.layers.linen import Linen
 from flaxmodels.layers.symbolic import Node, Symbol
 from flaxmodels.names import snake_case as snake_case
+from flaxmodels.ops.base import OperationCall
 from flaxmodels.trees import Tree
 
 
 def scope_names(layers: Sequence[Layer]) -> list[str]:
-    """Returns a name for each layer: its `name`, or Keras' automatic one, numbered from the second layer of a class.
+    """Returns a name for each layer or operation: its `name`, or Keras' automatic one for its class.
+
+    The first one of a class has no number, the second one has the number 1.
 
     Raises:
         ValueError: If two layers have the same `name`, or a name contains a slash.
@@ -38,7 +41,7 @@ def scope_names(layers: Sequence[Layer]) -> list[str]:
     for layer in layers:
         name = layer.name
         while not name:
-            stem = snake_case(type(layer.module if isinstance(layer, Linen) else layer).__name__)
+            stem = snake_case(type(layer.module).__name__ if isinstance(layer, Linen) else layer.class_name)
             candidate = f"{stem}_{counts[stem]}" if counts[stem] else stem
             counts[stem] += 1
             name = candidate if candidate not in used else None
@@ -75,12 +78,19 @@ def _with_inner(layer: nn.Module) -> list[nn.Module]:
 
 
 def _takes_one_symbol(node: Node) -> bool:
-    """Returns whether a call takes one symbol and nothing else."""
-    return isinstance(node.args[0], Symbol) and not node.args[1:] and not node.kwargs
+    """Returns whether a layer is called on one symbol and nothing else."""
+    one = len(node.args) == 1 and isinstance(node.args[0], Symbol) and not node.kwargs
+    return one and not isinstance(node.layer, OperationCall)
 
 
 class Graph:
-    """The inputs and outputs of a model, the calls of layers between them in order, and the layers with their names."""
+    """The inputs and outputs of a model, and the calls of layers and operations between them in order.
+
+    Attributes:
+        nodes: The calls in topological order.
+        names: The names of the layers and operations by the `id` of each.
+        followers: For a call of a layer, the next call if no other one reads its output.
+    """
 
     def __init__(self, inputs: Tree[Symbol], outputs: Tree[Symbol]):
         self.inputs, self.outputs = inputs, outputs
@@ -90,14 +100,18 @@ class Graph:
         names = scope_names(called)
         check_scopes(names, called)
         self.names = dict(zip(map(id, called), names, strict=True))
-        self._layers: dict[str, list[Layer]] = {}
+        self._operations: dict[str, list[Layer]] = {}
         self.followers = self._followers()
+
+    def operations_in(self, dtype: DTypeLike | None) -> list[Layer]:
+        """Returns the distinct layers and operations in Keras' order, which depends on the model's dtype."""
+        if str(dtype) not in self._operations:
+            self._operations[str(dtype)] = in_keras_order(self.nodes, self.outputs, dtype)
+        return list(self._operations[str(dtype)])
 
     def layers_in(self, dtype: DTypeLike | None) -> list[Layer]:
         """Returns the distinct layers in the order of Keras' `model.layers`, which depends on the model's dtype."""
-        if str(dtype) not in self._layers:
-            self._layers[str(dtype)] = in_keras_order(self.nodes, self.outputs, dtype)
-        return list(self._layers[str(dtype)])
+        return [layer for layer in self.operations_in(dtype) if not isinstance(layer, OperationCall)]
 
     def __repr__(self) -> str:
         return f"<Graph of {', '.join(self.names.values())}>"

@@ -1,4 +1,4 @@
-"""The order of Keras' `model.layers`: by distance from the outputs, then by a depth-first traversal from them.
+"""The order of Keras' `model.operations`: by distance from the outputs, then by a depth-first traversal from them.
 
 Keras also counts the operations that compute masks. When a layer that takes a mask is called on one masked tensor and
 nothing else, Keras adds the mask to the arguments of the call and keeps it there. The operations that compute the mask
@@ -26,10 +26,11 @@ from flaxmodels.layers.merge import Concatenate, Dot, Merge
 from flaxmodels.layers.recurrent import Recurrent
 from flaxmodels.layers.symbolic import Node, Symbol
 from flaxmodels.layers.wrappers import Bidirectional, TimeDistributed
+from flaxmodels.ops.base import OperationCall
 from flaxmodels.trees import Tree
 
 
-class Operation:
+class MaskOperation:
     """An operation on masks that Keras counts as a node.
 
     Args:
@@ -45,11 +46,11 @@ class Operation:
 
 
 # A node of Keras' graph.
-KerasNode = Node | Operation
+KerasNode = Node | MaskOperation
 
 
 def in_keras_order(nodes: Sequence[Node], outputs: Tree[Symbol], dtype: DTypeLike | None = None) -> list[Layer]:
-    """Returns the distinct layers of a graph in the order of Keras' `model.layers`.
+    """Returns the distinct layers and operations of a graph in the order of Keras' `model.operations`.
 
     Args:
         nodes: The calls of the graph in topological order.
@@ -106,13 +107,16 @@ def _sources(nodes: Sequence[Node], dtype: DTypeLike | None) -> dict[KerasNode, 
         open_nodes: list[tuple[KerasNode, object]] = [(node, arguments)]
         while open_nodes:
             node, arguments = open_nodes.pop()
-            leaves = [leaf for leaf in jax.tree.leaves(arguments) if isinstance(leaf, Symbol | Operation)]
-            inputs = [leaf if isinstance(leaf, Operation) else leaf.node for leaf in leaves]
-            sources[node] = [leaf for leaf in inputs if isinstance(leaf, Operation) or leaf in inside]
+            leaves = [leaf for leaf in jax.tree.leaves(arguments) if isinstance(leaf, Symbol | MaskOperation)]
+            inputs = [leaf if isinstance(leaf, MaskOperation) else leaf.node for leaf in leaves]
+            sources[node] = [leaf for leaf in inputs if isinstance(leaf, MaskOperation) or leaf in inside]
             open_nodes += [(leaf, leaf.arguments) for leaf in sources[node]
-                           if isinstance(leaf, Operation) and leaf not in sources]  # fmt: skip
+                           if isinstance(leaf, MaskOperation) and leaf not in sources]  # fmt: skip
 
     for node in nodes:
+        if isinstance(node.layer, OperationCall):  # It takes no masks of its arguments and passes none on.
+            add(node, (node.args, node.kwargs))
+            continue
         mask = node.kwargs.get("mask")
         carried = _masks_of(node.args[0], masks)
         keeps = mask is None and _keeps_mask(node, dtype)
@@ -144,18 +148,18 @@ def _passed_on(node: Node, mask: Any, dtype: DTypeLike | None) -> Iterable[Any]:
     inputs = _cast(node, dtype)
     first = mask[0] if isinstance(mask, list | tuple) and mask else mask
     if isinstance(layer, Embedding):
-        return [mask_operations.embedding_mask(Operation, inputs)] if layer.mask_zero else []
+        return [mask_operations.embedding_mask(MaskOperation, inputs)] if layer.mask_zero else []
     if isinstance(layer, Masking):
-        return [mask_operations.masking_mask(Operation, inputs, layer.mask_value)]
+        return [mask_operations.masking_mask(MaskOperation, inputs, layer.mask_value)]
     if isinstance(layer, Lambda):
-        return [Operation("mask", {}, *jax.tree.leaves((inputs, mask))) if callable(layer.mask) else layer.mask]
+        return [MaskOperation("mask", {}, *jax.tree.leaves((inputs, mask))) if callable(layer.mask) else layer.mask]
     if isinstance(layer, Concatenate):
         is_full = lambda value, mask: np.ndim(mask) >= np.ndim(value)  # noqa: E731
-        return [mask_operations.concatenated_mask(Operation, inputs, mask, layer.axis, is_full)]
+        return [mask_operations.concatenated_mask(MaskOperation, inputs, mask, layer.axis, is_full)]
     if isinstance(layer, Merge):
-        return [] if isinstance(layer, Dot) else [mask_operations.merged_mask(Operation, mask)]
+        return [] if isinstance(layer, Dot) else [mask_operations.merged_mask(MaskOperation, mask)]
     if isinstance(layer, ScoredAttention):
-        return [] if first is None else [Operation("ConvertToTensor", {}, first)]
+        return [] if first is None else [MaskOperation("ConvertToTensor", {}, first)]
     if isinstance(layer, Recurrent):
         return [first] if layer.return_sequences else []
     if isinstance(layer, Bidirectional):
@@ -174,7 +178,7 @@ def _cast(node: Node, dtype: DTypeLike | None) -> Any:
     def cast(leaf: object) -> object:
         if not isinstance(leaf, Symbol) or not jnp.issubdtype(leaf.dtype, jnp.floating):
             return leaf
-        return leaf if wanted in (None, _dtype_of(leaf, dtype)) else Operation("Cast", {}, leaf)
+        return leaf if wanted in (None, _dtype_of(leaf, dtype)) else MaskOperation("Cast", {}, leaf)
 
     return jax.tree.map(cast, node.args[0])
 
@@ -184,8 +188,30 @@ def _dtype_of(symbol: Symbol, dtype: DTypeLike | None) -> DTypeLike | None:
     layer: Any = None if symbol.node is None else symbol.node.layer
     if symbol.node is None or dtype is None or layer.dtype is not None:
         return symbol.dtype
+    if isinstance(layer, OperationCall):
+        return _dtype_of_operation(symbol, dtype)
     inside = layer.inner_outputs()
     if inside is not None:
         leaves = [id(leaf) for leaf in jax.tree.leaves(symbol.node.outputs)]
         return _dtype_of(jax.tree.leaves(inside)[leaves.index(id(symbol))], dtype)
     return layer.keras_input_dtype(dtype) if symbol.dtype == layer.keras_input_dtype(None) else symbol.dtype
+
+
+def _dtype_of_operation(symbol: Symbol, dtype: Any) -> Any:
+    """Returns the dtype of an operation's output inside a model of a dtype.
+
+    If the operation keeps the common dtype of its floating-point arguments, then that is their dtype in the model.
+    """
+    chain: set[Any] = set()
+    open_nodes: list[Any] = [symbol.node]
+    while open_nodes:
+        chain.add(node := open_nodes.pop())
+        nodes = {leaf.node for leaf in node.symbols() if leaf.node is not None}
+        open_nodes += [other for other in nodes - chain if isinstance(other.layer, OperationCall)]
+    known: dict[Any, dict[int, Any]] = {}
+    for node in sorted(chain, key=lambda node: node.order):
+        floats = [leaf for leaf in node.symbols() if jnp.issubdtype(leaf.dtype, jnp.floating)]
+        inside = [known[leaf.node][id(leaf)] if leaf.node in known else _dtype_of(leaf, dtype) for leaf in floats]
+        before, after = (jnp.result_type(*dtypes) if dtypes else None for dtypes in ([x.dtype for x in floats], inside))
+        known[node] = {id(x): after if x.dtype == before else x.dtype for x in jax.tree.leaves(node.outputs)}
+    return known[symbol.node][id(symbol)]

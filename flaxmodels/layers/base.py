@@ -38,6 +38,12 @@ class _Calls(threading.local):
 _transformed = _Calls()
 
 
+class accessor(property):  # noqa: N801 - used as a decorator, like `property`
+    """A property that may raise AttributeError, so that `hasattr` works; flax changes the error of other ones."""
+
+    nowrap = True
+
+
 class Layer(KerasStyle, nn.Module, kw_only=True):
     """Computes outputs from arrays; called on symbols, it adds a node to a graph instead.
 
@@ -72,6 +78,8 @@ class Layer(KerasStyle, nn.Module, kw_only=True):
     ARGUMENTS: ClassVar[dict[str, str]] = {}
     # Whether the mask of the inputs is also the mask of the outputs.
     SUPPORTS_MASKING: ClassVar[bool] = False
+    # Names of accessors of symbols, which raise an AttributeError if there are none.
+    ACCESSORS: ClassVar[tuple[str, ...]] = ("input", "output")
     # The number of rows that the layers inside this one receive per example.
     rows_per_example: ClassVar[int] = 1
 
@@ -79,7 +87,7 @@ class Layer(KerasStyle, nn.Module, kw_only=True):
         checks.check_fields(self)
         for name in ("dtype", "param_dtype"):
             checks.check_dtype(self, name)
-        if self.input_shape is not None:
+        if self.__dict__.get("input_shape") is not None:
             symbolic.as_shape(self.input_shape)
         made_in = keras_state.detach_from_call(self)
         super().__post_init__()
@@ -87,6 +95,56 @@ class Layer(KerasStyle, nn.Module, kw_only=True):
             keras_state.bind_attributes(self)
         if made_in is not None:
             made_in.made.append(self)
+
+    if not TYPE_CHECKING:
+
+        @nn.nowrap
+        def __getattr__(self, name: str) -> Any:
+            # Python also calls this if an accessor raises AttributeError. Flax would replace the error by its own.
+            if name in type(self).ACCESSORS:
+                raise AttributeError(self.no_symbols(name))
+            return super().__getattr__(name)
+
+    @accessor
+    def input(self) -> Any:
+        """The symbols that the layer was called on, in their structure; those of the first call if it has several.
+
+        Raises:
+            AttributeError: If the layer has not been called on symbols.
+        """
+        args = self._first_call("input").args
+        return args[0] if len(args) == 1 else args
+
+    @accessor
+    def output(self) -> Any:
+        """The symbols that the layer returned, in their structure; those of the first call if it has several.
+
+        Raises:
+            AttributeError: If the layer has not been called on symbols.
+
+        Example:
+            >>> from flaxmodels import Input, layers
+            >>> dense = layers.Dense(2)
+            >>> _ = dense(Input((3,)))
+            >>> dense.output
+            <Symbol shape=(None, 2) dtype=float32 output of Dense>
+        """
+        return self._first_call("output").outputs
+
+    @nn.nowrap
+    def _first_call(self, wanted: str) -> symbolic.Node:
+        nodes: list[symbolic.Node] = self.__dict__.get("_nodes", [])
+        if not nodes:
+            raise AttributeError(self.no_symbols(wanted))
+        return nodes[0]
+
+    @nn.nowrap
+    def no_symbols(self, name: str) -> str:
+        """Returns the sentence of the error for an accessor of symbols that the layer does not have."""
+        return (
+            f"{self.label} has no `{name}`, because it has not been called on a symbol; call it on Input(...), or get "
+            "it from a model whose input is known."
+        )
 
     @overload
     def __call__(
@@ -325,6 +383,12 @@ class Layer(KerasStyle, nn.Module, kw_only=True):
     def frozen(self) -> bool:
         """Whether this layer or an enclosing one has `trainable=False`."""
         return not all(layer.trainable for layer in self._enclosing())
+
+    @property
+    @nn.nowrap
+    def class_name(self) -> str:
+        """The name of the layer's class in summaries."""
+        return type(self).__name__
 
     @property
     @nn.nowrap

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import serialization
 from jax.typing import ArrayLike, DTypeLike
 
 from flaxmodels.trees import Tree
@@ -41,7 +42,7 @@ UNKNOWN = ((64, 96), (960, 1440), (30720, 46080))
 
 
 class Node:
-    """One call of a layer on symbols; `order` increases with each call, so it sorts a graph topologically."""
+    """One call of a layer or operation on symbols; `order` increases with each call, so it sorts a graph."""
 
     def __init__(self, layer: "Layer", args: tuple[object, ...], kwargs: dict[str, object]):
         self.layer, self.args, self.kwargs = layer, args, kwargs
@@ -99,7 +100,7 @@ class Symbol:
         return len(self.shape)
 
     def __repr__(self) -> str:
-        source = f"input {self.name!r}" if self.node is None else f"output of {type(self.node.layer).__name__}"
+        source = f"input {self.name!r}" if self.node is None else f"output of {self.node.layer.class_name}"
         return f"<Symbol shape={self.shape} dtype={jnp.dtype(self.dtype).name} {source}>"
 
     def __array__(self, *args: object, **kwargs: object) -> NoReturn:
@@ -175,6 +176,10 @@ for _method, _operation in {
     "abs": "absolute", "invert": "logical_not", "round": "round",
 }.items():  # fmt: skip
     setattr(Symbol, f"__{_method}__", _operator(_operation))
+
+
+# `nn.jit` compares modules by their fields. It would iterate over a symbol, unless flax can describe it.
+serialization.register_serialization_state(Symbol, lambda symbol: {"id": id(symbol)}, lambda symbol, state: symbol)
 
 
 def Input(  # noqa: N802 - Keras' name
@@ -255,6 +260,8 @@ def record(
         flat = jax.tree.leaves(masks, is_leaf=lambda mask: mask is None)
         for symbol, mask in zip(leaves, flat * len(leaves) if len(flat) == 1 else flat, strict=False):
             symbol.mask = mask
+    nodes: list[Node] = layer.__dict__.setdefault("_nodes", [])
+    nodes.append(node)
     return node.outputs
 
 

@@ -14,7 +14,9 @@ import numpy as np
 
 from flaxmodels.layers import symbolic
 from flaxmodels.layers.base import MultiOutputLayer
+from flaxmodels.layers.tracing import Lookup
 from flaxmodels.names import lookup
+from flaxmodels.ops import keras_classes
 
 P = ParamSpec("P")
 
@@ -24,6 +26,10 @@ MODULES = (
     "numpy.joining", "numpy.products", "numpy.reductions", "numpy.shaping", "numpy.sorting", "numpy.statistics",
     "numpy.unary",
 )  # fmt: skip
+
+# Operations whose output has all values of the first argument and no others. `get_item` is not one: the values that it
+# leaves out may be no ids.
+REARRANGING = ("expand_dims", "ravel", "reshape", "squeeze", "swapaxes", "transpose")
 
 _operations: dict[str, Callable[..., Any]] = {}
 
@@ -60,6 +66,22 @@ class OperationCall(MultiOutputLayer):
     """
 
     operation: str
+
+    @property
+    @nn.nowrap
+    def class_name(self) -> str:
+        """The name of Keras' class of the operation, such as "TrueDivide"."""
+        return keras_classes.class_name(self.operation)
+
+    @nn.nowrap
+    def keras_input_dtype(self, model_dtype: Any) -> Any:
+        """Returns None: Keras does not cast the arguments of an operation."""
+        return None
+
+    @nn.nowrap
+    def trace_inputs(self, sources: Any, lookups: list[Lookup], path: str, *args: Any, **kwargs: Any) -> Any:
+        """Returns the sources of an operation that only rearranges all values of its first argument."""
+        return sources if self.operation in REARRANGING else frozenset()
 
     @nn.nowrap
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
