@@ -8,7 +8,7 @@ called or evaluated, because that would let a file run code.
 import collections
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import jax
@@ -19,11 +19,12 @@ from jax.typing import DTypeLike
 from flaxmodels import activations, constraints, initializers, layers, regularizers
 from flaxmodels.building import Model, Sequential
 from flaxmodels.container import Container
-from flaxmodels.interop import keras_masks
-from flaxmodels.interop.keras_masks import Arguments, Call
+from flaxmodels.interop import keras_calls, keras_operations
+from flaxmodels.interop.keras_values import get, required
 from flaxmodels.layers.base import Layer
 from flaxmodels.layers.symbolic import Symbol
 from flaxmodels.names import lookup
+from flaxmodels.ops.base import OperationCall
 from flaxmodels.saving.format import Json
 
 if TYPE_CHECKING:
@@ -81,9 +82,9 @@ class _ConfigReader:
         self.shared_object_ids: set[int] = set()
 
     def layer(self, described: Json, scope: bool = False) -> Config:
-        """Translates a layer or model; with `scope`, the result contains its name, the scope of its parameters."""
-        kind, config = _required(described, "class_name", str), _required(described, "config", dict)
-        named: Config = {"name": _required(config, "name", str)} if scope else {}
+        """Translates a layer or model; `scope` adds its name, which is the scope of its parameters."""
+        kind, config = required(described, "class_name", str), required(described, "config", dict)
+        named: Config = {"name": required(config, "name", str)} if scope else {}
         _check_from_keras(described, "model" if kind in ("Sequential", *FUNCTIONAL) else "layer")
         self._check_not_shared(described, kind)
         if kind == "Sequential":
@@ -96,7 +97,7 @@ class _ConfigReader:
 
     def _check_not_shared(self, described: Json, kind: str) -> None:
         """Raises if the layer is part of two models, which would give each model its own copy of the weights."""
-        object_id = _get(described, "shared_object_id")
+        object_id = get(described, "shared_object_id")
         if object_id is None:
             return
         if not isinstance(object_id, int) or object_id in self.shared_object_ids:
@@ -127,25 +128,27 @@ class _ConfigReader:
             return value
         if "class_name" not in value:
             return {"mapping": {key: self.value(item) for key, item in value.items()}}
-        kind, module = _required(value, "class_name", str), value.get("module")
+        kind, module = required(value, "class_name", str), value.get("module")
         if kind == "__lambda__":
             raise ValueError("it contains the code of a lambda, which is never run; use the name of a Keras function")
         if kind in ARRAY_CLASSES:
-            inner = _required(value, "config", dict)
-            return {"array": _required(inner, "value", list), "dtype": _required(inner, "dtype", str)}
+            inner = required(value, "config", dict)
+            numbers = inner.get("value")
+            array = numbers if isinstance(numbers, bool | int | float) else required(inner, "value", list)
+            return {"array": array, "dtype": required(inner, "dtype", str)}
         if kind == "function":
-            name = _required(value, "config", str)
+            name = required(value, "config", str)
             _check_from_keras(value, "function", name)
             lookup("function", name[:80], activations.ACTIVATIONS, place="in a Keras file")
             return name
         for objects in OBJECTS:
             if module == f"keras.{objects}":  # the class name is looked up when the object is built
                 _check_from_keras(value, None)
-                return {objects: kind, "config": self._arguments(_required(value, "config", dict))}
+                return {objects: kind, "config": self._arguments(required(value, "config", dict))}
         return {"layer": self.layer(value)}
 
     def _sequential(self, config: Config) -> Config:
-        described = _required(config, "layers", list)
+        described = required(config, "layers", list)
         source: Json = None
         if described and _is_input(described[0]):
             source, described = _input_description(described[0]), described[1:]
@@ -157,8 +160,8 @@ class _ConfigReader:
         }
 
     def _functional(self, config: Config) -> Config:
-        described = _required(config, "layers", list)
-        names = [_required(layer, "name", str) for layer in described]
+        described = required(config, "layers", list)
+        names = [required(layer, "name", str) for layer in described]
         duplicates = [name for name, count in collections.Counter(names).items() if count > 1]
         if duplicates:
             raise ValueError(f"two layers have the name {duplicates[0][:80]!r}; give each a unique name")
@@ -166,10 +169,17 @@ class _ConfigReader:
         inner: Config = {
             name: self.layer(layer, scope=True) | {"name": name}
             for name, layer in zip(names, described, strict=True)
-            if not _is_input(layer) and not keras_masks.is_operation(layer)
+            if not _is_input(layer) and not keras_operations.is_operation(layer)
         }
         counted_from_one = {layer["name"] for layer in described if layer.get("class_name") in FUNCTIONAL}
-        calls = _CallGraph(dict(zip(names, described, strict=True)), [layer["name"] for layer in sources])
+        calls = keras_calls.CallGraph(
+            dict(zip(names, described, strict=True)),
+            [layer["name"] for layer in sources],
+            config.get("output_layers"),
+            LAYERS,
+            _compute_dtype,
+        )
+        inner |= {name: {"operation": operation, "name": name} for name, operation in calls.operations.items()}
         return {
             "class": "Model",
             "config": _trainable(config),
@@ -187,110 +197,13 @@ class _ConfigReader:
             "outputs": calls.endpoints(config.get("output_layers"), counted_from_one),
         }
 
-    def _keywords(self, keywords: Config, calls: "_CallGraph") -> Config:
+    def _keywords(self, keywords: Config, calls: "keras_calls.CallGraph") -> Config:
         """Translates the keyword arguments of a call, except `training`.
 
         Keras writes `training=False` even if the user did not pass it. The caller of the model decides instead.
         """
         keywords = {key: value for key, value in keywords.items() if key != "training"}
         return {key: calls.argument(value, self.value) for key, value in keywords.items()}
-
-
-class _CallGraph:
-    """The layer calls of a functional model in topological order.
-
-    Args:
-        described: Configs of the layers, keyed by name.
-        sources: Names of the input layers.
-    """
-
-    def __init__(self, described: Mapping[str, Mapping[str, Any]], sources: Sequence[str]):
-        self.positions = {(name, 0): [-1, i] for i, name in enumerate(sources)}
-        self.calls: dict[Call, Arguments] = {}
-        for name, layer in described.items():
-            if name not in sources:
-                for i, call in enumerate(_required(layer, "inbound_nodes", list)):
-                    self.calls[name, i] = {
-                        "args": _required(call, "args", list),
-                        "kwargs": _required(call, "kwargs", dict),
-                    }
-        self.masks = keras_masks.MaskTerms(described, _output_of, LAYERS, _compute_dtype)
-        self.order = []
-        for key in self._sorted():
-            call = self.masks.resolve_call(key, self.calls[key])
-            if call is not None:
-                self.calls[key] = call
-                self.order.append(key)
-        self.positions |= {key: [i, 0] for i, key in enumerate(self.order)}
-
-    def _sorted(self) -> list[Call]:
-        needs = {key: set(map(_call_of, _tensors([call["args"], call["kwargs"]]))) for key, call in self.calls.items()}
-        missing = {key: {other for other in needed if other in self.calls} for key, needed in needs.items()}
-        followers = collections.defaultdict(list)
-        for key, needed in missing.items():
-            for other in needed:
-                followers[other].append(key)
-        ready = collections.deque(key for key, needed in missing.items() if not needed)
-        order = []
-        while ready:
-            order.append(ready.popleft())
-            for key in followers[order[-1]]:
-                missing[key].discard(order[-1])
-                if not missing[key]:
-                    ready.append(key)
-        if len(order) < len(self.calls):
-            left = next(iter(set(self.calls) - set(order)))
-            raise ValueError(f"its graph has a cycle at {left[0][:80]!r}; remove the cycle")
-        return order
-
-    def in_order(self) -> Iterator[tuple[str, Arguments]]:
-        """Yields the name of the layer and the call, for each call in topological order."""
-        for key in self.order:
-            yield key[0], self.calls[key]
-
-    def argument(self, value: Json, translate: Callable[[Json], Json]) -> Json:
-        """Translates an argument of a call; Keras tensors become references to symbols."""
-        if _is_tensor(value):
-            return self._symbol(*_output_of(value))
-        if isinstance(value, list):
-            return [self.argument(item, translate) for item in value]
-        if isinstance(value, dict) and "class_name" not in value:
-            return {"mapping": {key: self.argument(item, translate) for key, item in value.items()}}
-        return translate(value)
-
-    def endpoints(self, tree: Json, counted_from_one: set[str]) -> Json:
-        """Translates the model's inputs or outputs; Keras counts the calls of nested functional models from 1."""
-        if isinstance(tree, dict):
-            return {"mapping": {key: self.endpoints(item, counted_from_one) for key, item in tree.items()}}
-        if isinstance(tree, list) and len(tree) == 3 and isinstance(tree[0], str):
-            name, call, output = tree[0], tree[1], tree[2]
-            return self._symbol(name, call - (name in counted_from_one) if isinstance(call, int) else call, output)
-        if isinstance(tree, list):
-            return [self.endpoints(item, counted_from_one) for item in tree]
-        raise ValueError(f"its inputs and outputs must be [layer, call, output], got {str(tree)[:80]!r}")
-
-    def _symbol(self, name: str, call: Json, output: Json) -> Config:
-        if name in self.masks.operations:
-            raise ValueError(
-                f"it uses the operation {self.masks.operations[name]}, and operations are supported only in the "
-                "computation of masks; use layers"
-            )
-        if not isinstance(call, int) or type(output) is not int or output < 0 or (name, call) not in self.positions:
-            raise ValueError(f"it refers to call {str(call)[:20]} of {name[:80]!r}, which does not exist")
-        call_index, first_output = self.positions[name, call]
-        return {"symbol": [call_index, first_output + output]}
-
-
-def _get(config: object, key: str) -> Json:
-    return config.get(key) if isinstance(config, dict) else None
-
-
-def _required(config: object, key: str, kind: type[T]) -> T:
-    """Returns the value of a key; raises unless it is there and has the expected type."""
-    value = _get(config, key)
-    if not isinstance(value, kind):
-        raise ValueError(f"each part must have a {kind.__name__} {key!r}, got {str(config)[:80]!r}")
-    return value
 
 
 def _check_from_keras(described: Json, kind: str | None, name: str | None = None) -> None:
@@ -303,8 +216,8 @@ def _check_from_keras(described: Json, kind: str | None, name: str | None = None
         kind: Key in `MODULES`; None skips the check of the module.
         name: Name of the object, by default its class name.
     """
-    name = name or _required(described, "class_name", str)
-    module, registered = _get(described, "module"), _get(described, "registered_name")
+    name = name or required(described, "class_name", str)
+    module, registered = get(described, "module"), get(described, "registered_name")
     is_known = kind is None or (isinstance(module, str) and module in MODULES[kind])
     if not is_known or registered not in (None, name):
         raise ValueError(
@@ -329,12 +242,12 @@ def _is_input(described: Json) -> bool:
 
 def _input_description(described: Json) -> Config:
     _check_from_keras(described, "layer")
-    config = _required(described, "config", dict)
+    config = required(described, "config", dict)
     unusual = [key for key in ("sparse", "ragged", "optional") if config.get(key)]
     if unusual:
         raise ValueError(f"it has an input that is {unusual[0]}, but only dense inputs are supported; make it dense")
-    shape = _required(config, "batch_shape", list)
-    return {"shape": shape, "dtype": _parse_policy(config.get("dtype")), "name": _required(config, "name", str)}
+    shape = required(config, "batch_shape", list)
+    return {"shape": shape, "dtype": _parse_policy(config.get("dtype")), "name": required(config, "name", str)}
 
 
 def _parse_policy(value: Json) -> str:
@@ -343,7 +256,7 @@ def _parse_policy(value: Json) -> str:
         if value.get("class_name") not in ("DTypePolicy", "FloatDTypePolicy"):
             raise ValueError(f"it has the dtype policy {str(value.get('class_name'))[:80]!r}, which is not supported")
         _check_from_keras(value, "dtype")
-        value = _required(_required(value, "config", dict), "name", str)
+        value = required(required(value, "config", dict), "name", str)
     if value is None:
         return "float32"
     if not isinstance(value, str) or not POLICY.fullmatch(value):
@@ -360,31 +273,6 @@ def _dtype_arguments(policy: str) -> dict[str, str]:
 def _compute_dtype(config: Mapping[str, Json]) -> str:
     """Returns the compute dtype of a layer, given its config."""
     return _parse_policy(config.get("dtype")).removeprefix("mixed_")
-
-
-def _is_tensor(value: Json) -> bool:
-    return isinstance(value, dict) and value.get("class_name") == "__keras_tensor__"
-
-
-def _call_of(tensor: Json) -> tuple[str, int]:
-    """Returns the (layer, call) that outputs a tensor."""
-    return _output_of(tensor)[:2]
-
-
-def _output_of(tensor: Json) -> tuple[str, int, int]:
-    """Returns the (layer, call, output) of a tensor, from its `keras_history`."""
-    history = _required(_required(tensor, "config", dict), "keras_history", list)
-    if len(history) != 3 or not isinstance(history[0], str) or any(type(n) is not int for n in history[1:]):
-        raise ValueError(f"the history of a tensor must be [layer, call, output], got {str(history)[:80]!r}")
-    return history[0], history[1], history[2]
-
-
-def _tensors(value: Json) -> list[Json]:
-    """Returns all tensors in a nested value."""
-    if _is_tensor(value):
-        return [value]
-    inner: Iterable[Json] = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return [tensor for item in inner for tensor in _tensors(item)]
 
 
 # ---------------------------------------------------------------- to Keras
@@ -525,7 +413,8 @@ def _functional_config(model: Model, dtype: DTypeLike | None, trainable: bool) -
     sources = jax.tree.leaves(graph.inputs)
     names = _input_names(model)
     positions: dict[int, tuple[str, int, int]] = {id(x): (name, 0, 0) for x, name in zip(sources, names, strict=True)}
-    calls: dict[str, list[Json]] = {name: [] for name, _ in model.children()}
+    calls: dict[str, list[Json]] = {graph.names[id(layer)]: [] for layer in model.operations}
+    operations: dict[str, Config] = {}
 
     def encode(value: object) -> Json:
         if isinstance(value, Symbol):
@@ -539,11 +428,20 @@ def _functional_config(model: Model, dtype: DTypeLike | None, trainable: bool) -
 
     for node in graph.nodes:
         name = graph.names[id(node.layer)]
-        keywords = {"training" if key == "train" else key: encode(value) for key, value in node.kwargs.items()}
         for i, symbol in enumerate(jax.tree.leaves(node.outputs)):
             positions[id(symbol)] = name, len(calls[name]), i
+        if isinstance(node.layer, OperationCall):
+            described_operation, call = keras_operations.describe(node, name, encode)
+            if operations.setdefault(name, described_operation) != described_operation:
+                raise ValueError(f"A Keras file needs one operation for all calls of {name!r}; give each its own name.")
+            calls[name].append(call)
+            continue
+        keywords = {"training" if key == "train" else key: encode(value) for key, value in node.kwargs.items()}
         calls[name].append({"args": encode(node.args), "kwargs": keywords})
-    inner = {name: _to_config(layer, name, dtype, trainable) for name, layer in model.children()}
+    inner = {
+        name: operations[name] if name in operations else _to_config(layer, name, dtype, trainable)
+        for name, layer in ((graph.names[id(layer)], layer) for layer in model.operations)
+    }
     counted_from_one = {name for name, layer in model.children() if isinstance(layer, Model)}
 
     def end(tree: object) -> Json:
@@ -568,7 +466,7 @@ def _functional_config(model: Model, dtype: DTypeLike | None, trainable: bool) -
 
 def _input_names(model: Model) -> list[str]:
     """Returns a name for each input; no layer has one of these names."""
-    used = {name for name, _ in model.children()}
+    used = set(model.graph.names.values())
     names: list[str] = []
     for symbol in jax.tree.leaves(model.graph.inputs):
         name, count = symbol.name or "input_layer", 0

@@ -3,8 +3,8 @@
 When a layer that takes a mask is called on a symbol that has one, Keras writes the mask as an argument of the call. The
 operations that compute the mask become nodes of the graph: `NotEqual` for an Embedding with `mask_zero`, `LogicalOr`
 for an Add of two masked inputs, and so on. Models of this library pass masks from layer to layer implicitly. The
-explicit argument is therefore dropped if it equals the implicit mask of the input, and any other computed mask is
-rejected.
+explicit argument is therefore dropped if it equals the implicit mask of the input. Any other computed mask stays an
+argument.
 
 Nothing is computed for this comparison. Each mask is a symbolic term over the tensors of the graph: the explicit mask
 as the config defines it, the implicit mask as the layers compute it. The two terms must be equal.
@@ -53,21 +53,6 @@ class Arguments(TypedDict):
     kwargs: dict[str, Json]
 
 
-def is_operation(described: object) -> bool:
-    """Returns whether a node of a graph is an operation that computes masks."""
-    if not isinstance(described, dict):
-        return False
-    key = described.get("module"), described.get("class_name")
-    config, name = described.get("config"), described.get("registered_name")
-    return (
-        all(isinstance(part, str) for part in key)
-        and key in OPERATIONS
-        and name in (None, key[1])
-        and isinstance(config, dict)
-        and set(config) <= {"name", "dtype", *OPERATIONS[key]}  # type: ignore[index]
-    )
-
-
 class MaskTerms:
     """The masks of a graph as symbolic terms; equal terms have equal numbers, so that comparisons are fast.
 
@@ -76,6 +61,7 @@ class MaskTerms:
         history: Returns the (layer, call, output) of a tensor.
         layer_classes: This library's classes, keyed by the names of Keras' classes.
         compute_dtype: Returns the compute dtype of a layer, given its config.
+        is_operation: Returns whether a description is that of an operation.
     """
 
     def __init__(
@@ -84,6 +70,7 @@ class MaskTerms:
         history: Callable[[Json], tuple[str, int, int]],
         layer_classes: Mapping[str, type[Layer]],
         compute_dtype: Callable[[Mapping[str, Json]], str],
+        is_operation: Callable[[object], bool],
     ):
         self.described, self.history, self.classes = described, history, layer_classes
         self.compute_dtype = compute_dtype
@@ -92,33 +79,34 @@ class MaskTerms:
         self._values: dict[Call, Term] = {}
         self._masks: dict[Call, tuple[Term, ...]] = {}
 
-    def resolve_call(self, key: Call, call: Arguments) -> Arguments | None:
-        """Returns a call without the masks that equal those of its inputs, or None for an operation.
+    def resolve_call(self, key: Call, call: Arguments) -> Arguments:
+        """Returns a call without the masks that equal those of its inputs; the call of an operation is unchanged.
 
         Args:
             key: Name of the layer and index of the call; calls must be resolved in topological order.
             call: Arguments of the call.
 
         Raises:
-            ValueError: If operations compute a mask that is not the mask of the input.
+            ValueError: If the layer would take a mask that Keras does not give it.
         """
         layer = self.described[key[0]]
         if key[0] in self.operations:
             self._values[key] = self._operation(layer, call)
-            return None
+            return call
         kind, label = layer["class_name"], f"{layer['class_name'][:80]} {key[0][:80]!r}"
         inputs = self._named_inputs(kind, call)
         first = next(iter(inputs.values()), None)
         kept: dict[str, Json] = {}
         given: Json = None
         for name, value in call["kwargs"].items():
-            if (name == "mask" or name.endswith("_mask")) and self._uses_operation(value):
-                if self._mask_term(value) != self._mask_of(first if name == "mask" else inputs.get(name[:-5])):
-                    raise ValueError(
-                        f"{label} takes a mask that Keras operations compute and that is not the mask of its input; "
-                        "make the mask an input of the model"
-                    )
-            elif not (name == "mask" and (value is None or (kind not in self.classes and _is_list_of_none(value)))):
+            is_mask = name == "mask" or name.endswith("_mask")
+            if (
+                is_mask
+                and self._uses_operation(value)
+                and self._is_implicit(value, first if name == "mask" else inputs.get(name[:-5]))
+            ):
+                continue
+            if not (name == "mask" and (value is None or (kind not in self.classes and _is_list_of_none(value)))):
                 kept[name] = value
                 given = value if name == "mask" else given
         if given is None and self._takes_mask(kind) and LOST in _flatten([self._mask_of(x) for x in inputs.values()]):
@@ -132,6 +120,10 @@ class MaskTerms:
                 kept["mask"] = None
                 self._masks[key] = tuple(mask if mask is None else LOST for mask in self._masks[key])
         return {"args": call["args"], "kwargs": kept}
+
+    def _is_implicit(self, mask: Json, inputs: Json) -> bool:
+        """Returns whether an explicit mask equals the implicit mask of the inputs."""
+        return self._mask_term(mask) == self._mask_of(inputs)
 
     def _takes_mask(self, kind: str) -> bool:
         """Returns whether the outputs of a layer depend on the mask of its input."""
@@ -156,6 +148,9 @@ class MaskTerms:
         given = list(map(self._term, [*call["args"], *sorted(call["kwargs"].items())]))
         if kind == "ConvertToTensor" and config.get("dtype") is None and len(given) == 1:
             return given[0]
+        if (layer["module"], kind) not in OPERATIONS:
+            settings = {name: value for name, value in config.items() if name != "name"}
+            return self._operation_term(f"{layer['module']}.{kind}", settings, *given)
         return self._operation_term(
             kind, {name: config.get(name) for name in OPERATIONS[layer["module"], kind]}, *given
         )
@@ -172,7 +167,8 @@ class MaskTerms:
         if _is_tensor(value):
             name, call, output = self.history(value)
             if name in self.operations:
-                return self._values.get((name, call), -1)
+                value = self._values.get((name, call), -1)
+                return self._number("output", value, output) if output else value
             return self._number("tensor", name, call, output)
         if isinstance(value, list | tuple):
             return ("list", *map(self._term, value))

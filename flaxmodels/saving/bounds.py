@@ -1,6 +1,7 @@
 """Limits on the time and memory that an untrusted model description may take while its graph is built."""
 
 import contextlib
+import inspect
 import json
 import math
 from collections.abc import Callable, Hashable, Iterator, Mapping
@@ -8,6 +9,7 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import traverse_util
 from flax.linen.module import InterceptorContext
 
@@ -15,6 +17,7 @@ from flaxmodels import initializers
 from flaxmodels.layers import symbolic
 from flaxmodels.layers.base import Layer
 from flaxmodels.layers.pooling import AveragePooling
+from flaxmodels.ops.base import OperationCall, function
 from flaxmodels.saving.format import Json
 
 T = TypeVar("T")
@@ -91,6 +94,62 @@ BYTES_PER_UNIT = 4096  # Real files consist mostly of arrays, so a large file ma
 INPUTS_PER_UNIT = 8
 
 
+# Limits on the arguments of operations that affect the time or memory of inferring shapes. A list counts as a product.
+OPERATION_LIMITS = {
+    "N": 2**12, "beam_width": 2**10, "bins": 2**16, "fft_length": 2**20, "filter_size": 2**10,
+    "indices_or_sections": 2**12, "kernel_size": 2**16, "n": 2**6, "num": 2**16, "output_size": 2**12,
+    "pool_size": 2**16, "sequence_length": 2**20, "size": 2**26, "top_paths": 2**10,
+}  # fmt: skip
+MAX_OPERANDS = 16  # The search for the order of the products of an `einsum` takes long for more.
+MAX_AXES = 64
+MAX_PARTS = 2**12  # the outputs of `unstack`
+
+
+def check_operation(operation: str, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+    """Raises if inferring the outputs of an operation would take too much time or memory.
+
+    Args:
+        operation: Name of the operation.
+        args: Its arguments, with symbols for arrays.
+        kwargs: Its keyword arguments.
+
+    Raises:
+        ValueError: If an argument is above the limits in this file.
+    """
+    given = inspect.signature(function(operation)).bind(*args, **kwargs).arguments
+    for name, limit in OPERATION_LIMITS.items():
+        value = given.get(name)
+        numbers = value if isinstance(value, list | tuple) else [value]
+        largest = math.prod(n for n in numbers if isinstance(n, int))
+        if largest > limit and not (name == "indices_or_sections" and isinstance(value, list | tuple)):
+            raise ValueError(f"`{name}` of {operation!r} in a file must be at most {limit}, got {value}")
+    symbols = symbolic.symbols_in((args, kwargs))
+    if operation == "einsum" and len(symbols) > MAX_OPERANDS:
+        raise ValueError(f"'einsum' in a file must have at most {MAX_OPERANDS} operands, got {len(symbols)}")
+    axes = max(symbol.ndim for symbol in symbols)
+    lengths = [len(value) for value in given.values() if isinstance(value, list | tuple)]
+    if axes > MAX_AXES or (operation in SHAPING and max(lengths, default=0) > MAX_AXES):
+        raise ValueError(f"{operation!r} in a file must have arrays of at most {MAX_AXES} axes, got more")
+    axis = given.get("axis", 0)
+    if operation == "unstack" and isinstance(axis, int) and -axes <= axis < axes:
+        if (symbols[0].shape[axis] or 0) > MAX_PARTS:
+            raise ValueError(
+                f"'unstack' in a file must return at most {MAX_PARTS} arrays, got {symbols[0].shape[axis]}"
+            )
+
+
+# Operations with an argument that gives the axes of the output.
+SHAPING = ("broadcast_to", "expand_dims", "full", "get_item", "reshape", "scatter", "slice", "tile", "transpose")
+# The cost of inferring the shapes of an operation, in the same units; 1 for operations that are not listed.
+OPERATION_COSTS = {
+    **dict.fromkeys(("ctc_decode", "ctc_loss", "istft", "stft", "image.ssim", "image.perspective_transform"), 8),
+    **dict.fromkeys(("eig", "eigh", "lstsq", "lu_factor", "norm", "pinv", "qr", "svd", "solve", "matrix_rank"), 4),
+    **dict.fromkeys(("conv", "conv_transpose", "depthwise_conv", "separable_conv", "dot_product_attention"), 3),
+    **dict.fromkeys(("image.affine_transform", "image.gaussian_blur", "image.map_coordinates", "image.resize"), 4),
+    **dict.fromkeys(("median", "nanmedian", "nanpercentile", "nanquantile", "percentile", "quantile", "unique"), 4),
+}
+
+
 def allowed(size: int) -> int:
     """Returns the cost that is allowed for a file of `size` bytes; a hostile file of 1 MB then takes less than 2 s."""
     return FREE + size // BYTES_PER_UNIT
@@ -130,6 +189,8 @@ class Inferences:
             ValueError: If the inference exceeds the allowed cost.
         """
         text, cost = self._description(layer)
+        if isinstance(layer, OperationCall):
+            check_operation(layer.operation, args, kwargs)
         leaves, structure = jax.tree.flatten((args, kwargs))
         shapes = [leaf.shape if isinstance(leaf, symbolic.Symbol) else None for leaf in leaves]
         key = text, structure, tuple(map(_identity, leaves))
@@ -170,4 +231,10 @@ def _identity(leaf: object) -> tuple[Hashable, ...]:
         return "symbol", leaf.shape, jnp.dtype(leaf.dtype).name
     if isinstance(leaf, bool | int | float | str):
         return type(leaf).__name__, leaf
+    if isinstance(leaf, slice):
+        return "slice", leaf.start, leaf.stop, leaf.step
+    if isinstance(leaf, np.ndarray):
+        return "array", leaf.shape, leaf.dtype.name, leaf.tobytes()
+    if isinstance(leaf, np.dtype):
+        return "dtype", leaf.name
     return "object", id(leaf)

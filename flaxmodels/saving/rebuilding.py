@@ -58,11 +58,12 @@ def _count_calls(config: Json) -> int:
 
 def _cost(config: Json) -> int:
     """Returns the cost of inferring the shapes of a layer or model, if no layer repeats another."""
-    return _weighted_calls(config, lambda kind: bounds.COSTS.get(kind, 1) if isinstance(kind, str) else 1)
+    costs = bounds.COSTS | bounds.OPERATION_COSTS
+    return _weighted_calls(config, lambda kind: costs.get(kind, 1) if isinstance(kind, str) else 1)
 
 
 def _weighted_calls(config: Json, weight: Callable[[Json], int]) -> int:
-    """Returns the sum of the weights of all calls of layers; `weight` maps a class name to a weight."""
+    """Returns the sum of the weights of all calls; `weight` takes the name of a class or of an operation."""
     if isinstance(config, list):
         return sum(_weighted_calls(item, weight) for item in config)
     if not isinstance(config, dict):
@@ -72,4 +73,4 @@ def _weighted_calls(config: Json, weight: Callable[[Json], int]) -> int:
         weights = {name: _weighted_calls(layer, weight) for name, layer in layers.items()}
         return sum(weights.get(entry(call, "layer", str), 1) for call in calls)
     inside = sum(_weighted_calls(value, weight) for value in config.values())
-    return inside + (weight(config["class"]) if "class" in config else 0)
+    return inside + sum(weight(config[key]) for key in ("class", "operation") if key in config)

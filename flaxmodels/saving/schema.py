@@ -1,9 +1,11 @@
 """Translates between an architecture and plain JSON values, which name only classes of this library."""
 
 import dataclasses
+import inspect
+import operator
 import re
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar, cast
 
 import flax.linen as nn
 import jax
@@ -14,8 +16,10 @@ from jax.typing import DTypeLike
 from flaxmodels import activations, constraints, initializers, layers, regularizers
 from flaxmodels.building import Linen, Model, Sequential
 from flaxmodels.layers.base import Layer
-from flaxmodels.layers.symbolic import Input, Symbol
+from flaxmodels.layers.symbolic import Input, Node, Symbol, symbols_in
 from flaxmodels.names import lookup
+from flaxmodels.ops import base, keras_classes
+from flaxmodels.ops.base import OperationCall
 from flaxmodels.saving.format import Json
 from flaxmodels.saving.messages import reason
 
@@ -45,6 +49,8 @@ def to_config(model: nn.Module) -> Config:
         return _with_name(model, _sequential_config(model))
     if type(model) is Model:
         return _with_name(model, _graph_config(model))
+    if isinstance(model, OperationCall):
+        return _with_name(model, {"operation": _known_operation(model.operation)})
     if not _is_named(type(model)):
         inner = model.module if isinstance(model, Linen) else model
         raise ValueError(
@@ -101,6 +107,38 @@ def _encode(value: object, where: str) -> Json:
     )
 
 
+def _known_operation(name: str) -> str:
+    if keras_classes.may_be_named(name):
+        return name
+    raise ValueError(
+        f"A model file names operations of Keras, but only code can describe {name!r}; save with architecture=False, "
+        "build the model in code, and read its variables with fm.load_weights."
+    )
+
+
+def _encode_operand(value: object, where: str) -> Json:
+    """Returns a constant argument of an operation as JSON values; its dtype and weak type decide that of the output."""
+    if isinstance(value, slice):
+        parts = [None if part is None else operator.index(part) for part in (value.start, value.stop, value.step)]
+        return {"slice": list[Json](parts)}
+    if value is Ellipsis:
+        return {"ellipsis": True}
+    if isinstance(value, jax.Array) and value.ndim == 0 and value.weak_type:
+        value = value.item()
+    if isinstance(value, np.generic):
+        value = np.asarray(value)
+    if any(value is kind for kind in (bool, int, float)):
+        return cast(type, value).__name__  # `ops` read these names as Python's types.
+    # The name of a function would be read as a string, and a complex number is no JSON.
+    is_code = callable(value) and not _is_dtype(value)
+    if is_code or isinstance(value, complex) or (isinstance(value, np.ndarray) and value.dtype.kind in "cOSU"):
+        raise ValueError(
+            f"A model file holds numbers, names and slices as arguments of operations, but {where} is {value!r}; "
+            "compute with it outside of the model, or save with architecture=False and build the model in code."
+        )
+    return _encode(value, where)
+
+
 def _is_dtype(value: Any) -> TypeGuard[DTypeLike]:
     try:
         return jnp.dtype(value).kind != "O"
@@ -113,7 +151,7 @@ def _sequential_config(model: Sequential) -> Config:
     described: list[Json] = [to_config(layer) | {"name": name} for name, layer in model.children()]
     return {
         "class": "Sequential",
-        "config": _fields(model, without=("layers",)),
+        "config": _fields(model, without=("layers", "input_shape")),
         "input": None if source is None else _symbol_config(source),
         "layers": described,
     }
@@ -131,33 +169,38 @@ def _graph_config(model: Model) -> Config:
     for i, node in enumerate(graph.nodes):
         places.update((id(symbol), [i, j]) for j, symbol in enumerate(jax.tree.leaves(node.outputs)))
 
-    def encode(value: object, where: str) -> Json:
+    def encode(value: object, where: str, constant: Callable[[object, str], Json]) -> Json:
         if isinstance(value, Symbol):
             return {"symbol": places[id(value)]}
         if isinstance(value, tuple):
-            return {"tuple": [encode(item, where) for item in value]}
+            return {"tuple": [encode(item, where, constant) for item in value]}
         if isinstance(value, list):
-            return [encode(item, where) for item in value]
+            return [encode(item, where, constant) for item in value]
         if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-            return {"mapping": {key: encode(item, where) for key, item in value.items()}}
-        return _encode(value, where)
+            return {"mapping": {key: encode(item, where, constant) for key, item in value.items()}}
+        return constant(value, where)
 
-    calls: list[Json] = [
-        {
-            "layer": graph.names[id(node.layer)],
-            "args": [encode(value, "an argument") for value in node.args],
-            "kwargs": {name: encode(value, name) for name, value in node.kwargs.items()},
+    def call(node: Node) -> Json:
+        name, constant = graph.names[id(node.layer)], _encode
+        if isinstance(node.layer, OperationCall):
+            constant = _encode_operand
+        return {
+            "layer": name,
+            "args": [encode(value, f"an argument of {name!r}", constant) for value in node.args],
+            "kwargs": {key: encode(value, f"{key!r} of {name!r}", constant) for key, value in node.kwargs.items()},
         }
-        for node in graph.nodes
-    ]
+
+    described = {
+        graph.names[id(layer)]: to_config(layer) | {"name": graph.names[id(layer)]} for layer in model.operations
+    }
     return {
         "class": "Model",
-        "config": _fields(model, without=("inputs", "outputs", "graph")),
+        "config": _fields(model, without=("inputs", "outputs", "graph", "input_shape")),
         "sources": [_symbol_config(symbol) for symbol in sources],
-        "layers": {name: to_config(layer) | {"name": name} for name, layer in model.children()},
-        "calls": calls,
-        "inputs": encode(graph.inputs, "inputs"),
-        "outputs": encode(graph.outputs, "outputs"),
+        "layers": {name: value for name, value in described.items()},
+        "calls": [call(node) for node in graph.nodes],
+        "inputs": encode(graph.inputs, "inputs", _encode),
+        "outputs": encode(graph.outputs, "outputs", _encode),
     }
 
 
@@ -270,9 +313,38 @@ def _sequential(config: Json, name: str | None) -> Sequential:
     return _construct(Sequential, entry(config, "config", dict), layers=stack, name=name)
 
 
+def _layer_or_operation(config: Json) -> Layer:
+    if isinstance(config, dict) and "operation" in config:
+        operation = entry(config, "operation", str)
+        if not keras_classes.may_be_named(operation):
+            raise ValueError(f"A model file names the operation {operation[:80]!r}, which files cannot name.")
+        return OperationCall(operation, name=_string_or_none(_get(config, "name")))
+    return from_config(config)
+
+
+def _called(layer: Layer, args: list[object], kwargs: dict[str, object]) -> Any:
+    """Calls a layer or an operation on symbols; without a symbol, an operation would compute at once."""
+    if not isinstance(layer, OperationCall):
+        return layer(*args, **kwargs)
+    if not symbols_in((args, kwargs)):
+        raise ValueError(f"A model file applies {layer.operation!r} to constants alone; use a file that fm.save wrote.")
+    try:
+        bound = inspect.signature(base.function(layer.operation)).bind(*args, **kwargs)
+    except TypeError as error:
+        raise ValueError(f"A model file calls {layer.operation!r} with wrong arguments: {reason(error)}.") from error
+    return layer(*bound.args, **bound.kwargs)
+
+
+def _slice(parts: list[Json]) -> slice:
+    numbers = [part for part in parts if part is None or type(part) is int]
+    if len(numbers) != 3 or len(parts) != 3:
+        raise ValueError(f"A slice in a model file must have three integers or nulls, got {str(parts)[:80]!r}.")
+    return slice(*numbers)
+
+
 def _graph(config: Json, name: str | None) -> Model:
     outputs = {-1: [_input(source) for source in entry(config, "sources", list)]}
-    by_name = {key: from_config(value) for key, value in entry(config, "layers", dict).items()}
+    by_name = {key: _layer_or_operation(value) for key, value in entry(config, "layers", dict).items()}
 
     def decode(value: Json) -> object:
         if isinstance(value, list):
@@ -288,12 +360,16 @@ def _graph(config: Json, name: str | None) -> Model:
             return tuple(decode(item) for item in entry(value, "tuple", list))
         if isinstance(value, dict) and "mapping" in value:
             return {key: decode(item) for key, item in entry(value, "mapping", dict).items()}
+        if isinstance(value, dict) and "ellipsis" in value:
+            return Ellipsis
+        if isinstance(value, dict) and "slice" in value:
+            return _slice(entry(value, "slice", list))
         return _decode(value)
 
     for i, call in enumerate(entry(config, "calls", list)):
         layer = lookup("layer", entry(call, "layer", str), by_name, place="in the graph of a model file")
         args = [decode(value) for value in entry(call, "args", list)]
         kwargs = {key: decode(value) for key, value in entry(call, "kwargs", dict).items()}
-        outputs[i] = jax.tree.leaves(layer(*args, **kwargs))
+        outputs[i] = jax.tree.leaves(_called(layer, args, kwargs))
     ends = {"inputs": decode(_get(config, "inputs")), "outputs": decode(_get(config, "outputs"))}
     return _construct(Model, entry(config, "config", dict), **ends, graph=None, name=name)
