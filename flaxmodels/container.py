@@ -190,7 +190,7 @@ class Container(Layer):
                 f"`index` must be a position among the {len(children)} layers of {self.label}, got {index!r}; give an "
                 "integer below this number."
             )
-        return children[index][1]
+        return children[int(index)][1]
 
     @property
     @nn.nowrap

@@ -167,8 +167,8 @@ class MaskTerms:
         if _is_tensor(value):
             name, call, output = self.history(value)
             if name in self.operations:
-                value = self._values.get((name, call), -1)
-                return self._number("output", value, output) if output else value
+                made = self._values.get((name, call), -1)
+                return self._number("output", made, output) if output else made
             return self._number("tensor", name, call, output)
         if isinstance(value, list | tuple):
             return ("list", *map(self._term, value))

@@ -204,7 +204,7 @@ class Layer(KerasStyle, nn.Module, kw_only=True):
         """
         if mask is not None:
             kwargs["mask"] = mask
-        if not _is_transformed(type(self)):
+        if not _is_transformed(keras_state.class_of(self)):
             outputs = self(inputs, *args, **kwargs | ({} if train is False else {"train": train}))
             return outputs, self.__dict__.pop("_output_mask")
         # A class transformed by flax, such as nn.remat(Dense), takes only arrays and calls a copy of itself.
@@ -450,7 +450,7 @@ def arguments(layer: Layer) -> tuple[str, ...]:
 
 
 @functools.cache
-def _arguments(cls: type) -> tuple[str, ...]:
+def _arguments(cls: Any) -> tuple[str, ...]:
     method = cls.call if getattr(cls, "BINDS_ATTRIBUTES", False) else getattr(cls, "compute", None)
     return () if method is None else tuple(inspect.signature(method).parameters)[1:]
 

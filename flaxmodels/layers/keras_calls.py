@@ -24,7 +24,7 @@ def _run(self: Any, inputs: Any = None, *args: Any, mask: Any = None, train: Any
         checks.check_train(self, train)
     positional = () if inputs is None and not args else (inputs, *args)
     positional, kwargs = _converted(self, positional), _converted(self, kwargs)
-    signature = call_signature(type(self))
+    signature = call_signature(keras_state.class_of(self))
     try:
         given = signature.bind(self, *positional, **kwargs)
     except TypeError as error:
@@ -52,7 +52,7 @@ def _run(self: Any, inputs: Any = None, *args: Any, mask: Any = None, train: Any
     with keras_state.calling(frame):
         outputs = self.call(*positional, **kwargs)
         outputs = jax.tree.map(_as_array, outputs, is_leaf=lambda leaf: isinstance(leaf, Variable))
-        if self.activity_regularizer is not None and base_outputs(type(self)) is None:
+        if self.activity_regularizer is not None and base_outputs(keras_state.class_of(self)) is None:
             self._add_activity_loss(outputs)
         if self.supports_masking and frame.mask_of(outputs) is None:
             frame.set_masks(outputs, self.compute_mask(first, mask))
@@ -143,7 +143,7 @@ def build_for(layer: Any, shapes: dict[str, Any]) -> None:
     given: dict[str, Any] = {}
     for name in names:
         argument = name.removesuffix("_shape")
-        if argument == name or argument not in call_signature(type(layer)).parameters:
+        if argument == name or argument not in call_signature(keras_state.class_of(layer)).parameters:
             raise ValueError(
                 f"Each parameter of the `build` of {layer.label} must be named after a parameter of `call`, such as "
                 f"`{next(iter(shapes), 'inputs')}_shape`, got `{name}`; rename it."
@@ -178,7 +178,7 @@ def call_base(layer: Any, inputs: Any, args: Any, training: Any, mask: Any, kwar
     frame = keras_state.current_frame()
     if frame is None or frame.layer is not layer:
         raise ValueError(f"`call` of {layer.label} can only be called while it computes; call the layer itself.")
-    method = base_outputs(type(layer))
+    method = base_outputs(keras_state.class_of(layer))
     if method is None:
         if not hasattr(type(layer), "compute"):
             raise TypeError(f"{layer.label} must define how it computes its outputs; write `call(self, inputs)`.")
@@ -350,7 +350,7 @@ def build_on_symbols(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     if is_library_build(type(layer).build):
         return  # It is built when the first call has created its sublayers.
     named = {name: value for name, value in kwargs.items() if name not in ("train", "mask")}
-    given = call_signature(type(layer)).bind_partial(layer, *args, **named).arguments
+    given = call_signature(keras_state.class_of(layer)).bind_partial(layer, *args, **named).arguments
     build_for(layer, input_shapes(dict(list(given.items())[1:]), lambda symbol: symbol.shape))
 
 
@@ -410,7 +410,9 @@ def clone(layer: Any, parent: Any, deep: Any, reset_names: bool, updates: dict[s
     """Returns a copy of a layer with another parent or other arguments, as flax's `clone` does."""
     new: Any = object.__new__(type(layer))
     fields = [
-        name for name, is_argument in keras_state.field_names(type(layer)).items() if is_argument and name != "parent"
+        name
+        for name, is_argument in keras_state.field_names(keras_state.class_of(layer)).items()
+        if is_argument and name != "parent"
     ]
     values = {name: getattr(layer, name) for name in fields}
     if deep is not False:
@@ -457,7 +459,7 @@ def config_of(layer: Any, is_default: bool) -> dict[str, Any]:
     if layer.activity_regularizer is not None:
         common["activity_regularizer"] = layer.activity_regularizer
     skipped = {"parent", "graph", "input_shape", "param_dtype", "activity_regularizer", *common}
-    fields = [name for name, is_argument in keras_state.field_names(type(layer)).items() if is_argument]
+    fields = [name for name, is_argument in keras_state.field_names(keras_state.class_of(layer)).items() if is_argument]
     if not from_users or not is_default:
         return {name: getattr(layer, name) for name in fields if name not in skipped} | common
     args, kwargs = state_of(layer).arguments
@@ -514,7 +516,7 @@ def check_input_spec(layer: Any, inputs: Any) -> None:
 
 def _mismatch(spec: Any, shape: tuple[int, ...]) -> str:
     """Returns what an `InputSpec` requires and a shape does not have, or an empty string."""
-    read = lambda name: getattr(spec, name, None)  # noqa: E731
+    read: Callable[[str], Any] = lambda name: getattr(spec, name, None)  # noqa: E731
     if read("ndim") is not None and len(shape) != read("ndim"):
         return f"of {read('ndim')} axes"
     if read("min_ndim") is not None and len(shape) < read("min_ndim"):

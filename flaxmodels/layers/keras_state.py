@@ -140,6 +140,11 @@ def state_of(layer: Any) -> State:
 # ---------------------------------------------------------------- values of attributes
 
 
+def class_of(layer: Any) -> Any:
+    """Returns the class of a layer; type checkers do not accept it as a key of a cache."""
+    return type(layer)
+
+
 @functools.cache
 def field_names(cls: Any) -> dict[str, bool]:
     """Returns the names of the fields of a class, and whether its generated constructor takes them."""
@@ -148,7 +153,7 @@ def field_names(cls: Any) -> dict[str, bool]:
 
 def attributes(layer: Any) -> dict[str, Any]:
     """Returns the user's attributes of an instance: those that are neither fields nor private to flax."""
-    fields = field_names(type(layer))
+    fields = field_names(class_of(layer))
     return {name: value for name, value in layer.__dict__.items() if name not in fields and name not in OWN}
 
 
