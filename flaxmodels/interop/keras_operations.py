@@ -122,11 +122,9 @@ def describe(node: Node, name: str, encode: Callable[[object], Json]) -> tuple[d
             kwargs |= {name: write(value) for name, value in given.get(key[2:], {}).items()}
         elif key.startswith("*"):
             args.extend(write(value) for value in given.get(key[1:], ()))
-        elif key not in given or kwargs:
-            kwargs |= {key: write(given[key])} if key in given else {}
-        elif len(args) == cls.tensors.index(key):
+        elif key in given and not kwargs and len(args) == cls.tensors.index(key):
             args.append(write(given[key]))
-        else:
+        elif key in given:
             kwargs[key] = write(given[key])
     described: dict[str, Json] = {"module": cls.module, "class_name": cls.name, "config": config}
     return described | {"registered_name": cls.name}, {"args": args, "kwargs": kwargs}
