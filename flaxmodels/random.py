@@ -22,6 +22,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 from flaxmodels.layers import regularization
 from flaxmodels.layers.base import CURRENT_LAYER
+from flaxmodels.layers.symbolic import INFERRING
 from flaxmodels.ops.arrays import Tensor, as_array, as_dtype
 
 __all__ = [
@@ -82,6 +83,8 @@ class SeedGenerator:
         Raises:
             ValueError: If compiled code outside of a layer would reuse the key.
         """
+        if INFERRING.get():
+            return _key(0, 0)
         stream = _layer_key()
         if stream is not None:
             return stream if self.seed is None else jax.random.fold_in(stream, int(self.seed) & 0xFFFFFFFF)

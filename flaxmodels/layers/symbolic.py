@@ -34,6 +34,9 @@ BUILDS: contextvars.ContextVar[list[tuple[Any, dict[str, Any] | None]] | None] =
     "BUILDS", default=None
 )
 
+# Whether this context infers the shapes of a call. Random generators must not advance then.
+INFERRING: contextvars.ContextVar[bool] = contextvars.ContextVar("INFERRING", default=False)
+
 # Sizes that replace unknown ones when shapes are inferred. A leading output size of BATCH is the batch. Any other size
 # that differs between two inferences is unknown. If a layer refuses the first pair of sizes, because they are smaller
 # than its window or not divisible as needed, the next pair is tried.
@@ -250,10 +253,14 @@ def record(
     """Records a call of a layer on symbols and returns the symbols of its outputs; errors use `name` for the layer."""
     node = Node(layer, args, kwargs)
     cached_inference = CACHED_INFERENCE.get()
-    if cached_inference is not None:
-        inferred = cached_inference(layer, args, kwargs, name)
-    else:
-        inferred, masks = _infer_and_build(layer, args, kwargs, name)
+    token = INFERRING.set(True)
+    try:
+        if cached_inference is not None:
+            inferred = cached_inference(layer, args, kwargs, name)
+        else:
+            inferred, masks = _infer_and_build(layer, args, kwargs, name)
+    finally:
+        INFERRING.reset(token)
     node.outputs = jax.tree.map(lambda symbol: Symbol(symbol.shape, symbol.dtype, node), inferred)
     if cached_inference is None:
         leaves = jax.tree.leaves(node.outputs)

@@ -84,14 +84,17 @@ def check_signature(ours, theirs):
 def check(ours, theirs, cases, config):
     """Compares an operation with Keras' in some cases; lists and graphs are compared in the first one.
 
-    Without --all, these are the first case and another one, which differs from commit to commit.
+    Without --all, these are the first case and another one, which differs from commit to commit, and one gradient.
     """
     if not config.option.all and len(cases) > 2:
         cases = [cases[0], cases[1 + config.option.offset % (len(cases) - 1)]]
+    differentiated = [index for index, this in enumerate(cases) if this.gradient]
+    if not config.option.all:
+        differentiated = differentiated[-1:]
     with usual_promotion():
         for index, this in enumerate(cases):
             result = check_values(ours, theirs, this)
-            if this.gradient:
+            if index in differentiated:
                 check_gradients(ours, theirs, this)
             if index == 0 and this.lists:
                 check_lists(ours, this, result)

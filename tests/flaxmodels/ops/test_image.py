@@ -2,12 +2,15 @@
 
 import itertools
 
+import jax
 import jax.numpy as jnp
 import keras
 import numpy as np
 import pytest
 
+from flaxmodels import Input, Model
 from flaxmodels.ops import image
+from flaxmodels.random import SeedGenerator
 from tests.support.operation_oracle import (
     assert_equal,
     case,
@@ -35,7 +38,7 @@ EDGES = {"top_padding": 1, "left_padding": 2, "bottom_padding": 3, "right_paddin
 
 TABLE = {
     "affine_transform": [
-        case(IMAGES, TRANSFORMS).but(batch=False, lists=False),
+        case(IMAGES, TRANSFORMS).but(batch=False, lists=False, keras_graph=False),
         *(case(IMAGES, TRANSFORMS, fill_mode=mode, fill_value=0.5) for mode in MODES),
         case(ONE, TRANSFORMS[0], interpolation="nearest").but(gradient=False),
         case(FIRST, TRANSFORMS, data_format="channels_first"),
@@ -155,6 +158,16 @@ def test_each_name_of_keras_has_a_row():
 def test_equals_keras(name, request):
     check_signature(getattr(image, name), getattr(keras.ops.image, name))
     check(getattr(image, name), getattr(keras.ops.image, name), TABLE[name], request.config)
+
+
+def test_elastic_transform_in_a_model():
+    """Building the graph draws nothing; a compiled model draws from its "dropout" stream."""
+    generator, symbol = SeedGenerator(1), Input((8, 6, 3))
+    model = Model(symbol, image.elastic_transform(symbol, 3.0, 1.0, seed=generator))
+    assert model.apply({}, IMAGES, rngs={"dropout": jax.random.key(1)}).shape == IMAGES.shape
+    assert generator.state.tolist() == [1, 0]
+    apply = jax.jit(lambda key: model.apply({}, IMAGES, rngs={"dropout": key}))
+    assert (apply(jax.random.key(1)) != apply(jax.random.key(2))).any()
 
 
 def test_blur_takes_channels_last_by_default():
