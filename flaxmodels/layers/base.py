@@ -240,7 +240,7 @@ class Layer(KerasStyle, nn.Module, kw_only=True):
 
     def compute_mask(self, inputs: Any, mask: Any) -> MaskTree:
         """Returns the mask of the outputs: that of the inputs if the layer keeps positions, otherwise None."""
-        return mask if self.SUPPORTS_MASKING else None
+        return mask if self.SUPPORTS_MASKING or (self.KERAS_STYLE and self.supports_masking) else None
 
     def children(self) -> Sequence[tuple[str, nn.Module]]:
         """Returns the scope names and the layers inside this one, in the order of Keras' `get_weights()`."""

@@ -1,5 +1,6 @@
 """The calls of layers written as Keras classes: arguments, building, masks, clones and configurations."""
 
+import contextlib
 import functools
 import inspect
 from collections.abc import Callable
@@ -426,20 +427,13 @@ def clone(layer: Any, parent: Any, deep: Any, reset_names: bool, updates: dict[s
                 cache[module._id] = module.clone(_deep_clone=cache, _reset_names=reset_names, **names)
             return cache[module._id]
 
-        values = {name: linen_module._map_submodules(clone_inner, value) for name, value in values.items()}
+        with keras_state.binding() if parent is not None else contextlib.nullcontext():
+            values = {name: linen_module._map_submodules(clone_inner, value) for name, value in values.items()}
     values |= updates
-    attributes = keras_state.attributes(layer)
-    state = state_of(layer).copy()
-    if layer.scope is not None:
-        attributes = {name: keras_state.unbound(value) for name, value in attributes.items()}
-        state.variables = [variable.descriptor for variable in state.variables]
-    new.__dict__.update({name: keras_state.copied(value, state) for name, value in attributes.items()} | values)
-    new.__dict__[STATE] = state
-    if "built" in layer.__dict__:
-        new.__dict__["built"] = layer.__dict__["built"]
+    _copy_attributes(new, layer, values)
     origin = keras_state.origin_of(layer)
     # Clones that flax makes stand for their original; another copy is a layer of its own.
-    if parent is not None or not isinstance(deep, bool) or updates == {"name": None}:
+    if parent is not None or keras_state.is_binding() or updates == {"name": None}:
         new.__dict__["_origin"] = origin
     object.__setattr__(new, "parent", parent)
     root = getattr(getattr(parent, "scope", parent), "root", None)
@@ -447,6 +441,28 @@ def clone(layer: Any, parent: Any, deep: Any, reset_names: bool, updates: dict[s
         keras_state.clones_of(root)[origin._id] = new
     new.__post_init__()
     return new
+
+
+def copy_into(new: Any, layer: Any, fields: dict[str, Any]) -> None:
+    """Makes a new instance, whose constructor was not called, stand for a layer; its fields get the given values."""
+    _copy_attributes(new, layer, fields)
+    new.__dict__["_origin"] = keras_state.origin_of(layer)
+    object.__setattr__(new, "parent", fields["parent"])
+    new.__post_init__()
+
+
+def _copy_attributes(new: Any, layer: Any, fields: dict[str, Any]) -> None:
+    """Gives a new instance the attributes of a layer that is perhaps bound, and the given values of its fields."""
+    attributes = keras_state.attributes(layer)
+    state = state_of(layer).copy()
+    if layer.scope is not None:
+        attributes = {name: keras_state.unbound(value) for name, value in attributes.items()}
+        state.variables = [variable.descriptor for variable in state.variables]
+    copies = {name: keras_state.copied(value, state) for name, value in attributes.items()}
+    new.__dict__.update(copies | {name: value for name, value in fields.items() if name != "parent"})
+    new.__dict__[STATE] = state
+    if "built" in layer.__dict__:
+        new.__dict__["built"] = layer.__dict__["built"]
 
 
 # ---------------------------------------------------------------- configurations and checks

@@ -387,11 +387,30 @@ def _flat_masks(masks: Any) -> list[Any]:
 
 
 class _Frames(threading.local):
+    """What is in progress in a thread: calls, bindings, and calls of classes that flax transformed."""
+
     def __init__(self) -> None:
         self.stack: list[Frame] = []
+        self.bindings = 0
+        self.transformed: list[Any] = []
 
 
 frames = _Frames()
+
+
+@contextlib.contextmanager
+def binding() -> Iterator[None]:
+    """Notes that a module is bound, so that the clones of the modules inside it stand for their originals."""
+    frames.bindings += 1
+    try:
+        yield
+    finally:
+        frames.bindings -= 1
+
+
+def is_binding() -> bool:
+    """Returns whether a module is being bound."""
+    return frames.bindings > 0
 
 
 def current_frame() -> Frame | None:

@@ -89,6 +89,10 @@ class KerasStyle:
             cls.BINDS_ATTRIBUTES = True
             cls.outputs_and_mask = keras_calls.outputs_and_mask  # type: ignore[attr-defined]
             cls.children = keras_calls.children  # type: ignore[attr-defined]
+        if cls.__module__ == "flax.linen.transforms":
+            for name, value in list(vars(cls).items()):
+                if inspect.isfunction(value):
+                    setattr(cls, name, _wrapped_transformation(value))
         if "build" in vars(cls):
             cls.build = _wrapped_build(vars(cls)["build"])  # type: ignore[method-assign]
         _keep_init(cls, lambda: super(KerasStyle, cls).__init_subclass__(**kwargs))
@@ -96,7 +100,8 @@ class KerasStyle:
     @classmethod
     def _wrap_module_attributes(cls) -> Any:
         # Methods of a Keras class are plain methods: only `outputs_and_mask` is called by flax.
-        return cls if cls.KERAS_STYLE else super()._wrap_module_attributes()  # type: ignore[misc]
+        is_users = cls.KERAS_STYLE and not is_library(cls)
+        return cls if is_users else super()._wrap_module_attributes()  # type: ignore[misc]
 
     # ------------------------------------------------------------ attributes and clones
 
@@ -122,9 +127,13 @@ class KerasStyle:
 
     def clone(self, *, parent: Any = None, _deep_clone: Any = False, _reset_names: bool = False, **updates: Any) -> Any:
         """Returns a copy with another parent or other arguments; the constructor is not called again."""
-        if not self.KERAS_STYLE:
-            return super().clone(parent=parent, _deep_clone=_deep_clone, _reset_names=_reset_names, **updates)  # type: ignore[misc]
-        return keras_calls.clone(self, parent, _deep_clone, _reset_names, updates)
+        if self.KERAS_STYLE:
+            return keras_calls.clone(self, parent, _deep_clone, _reset_names, updates)
+        flags = {"_deep_clone": _deep_clone, "_reset_names": _reset_names}
+        if parent is None or _deep_clone is False:
+            return super().clone(parent=parent, **flags, **updates)  # type: ignore[misc]
+        with keras_state.binding():
+            return super().clone(parent=parent, **flags, **updates)  # type: ignore[misc]
 
     # ------------------------------------------------------------ Keras' methods
 
@@ -387,8 +396,13 @@ def _wrapped_init(original: Callable[..., None]) -> Callable[..., None]:
         if STATE in self.__dict__:  # called by the constructor of a subclass
             original(self, *args, **kwargs)
             return
-        state_of(self).arguments = (args, kwargs)
+        transformed = keras_state.frames.transformed
+        if "parent" in kwargs and transformed and isinstance(transformed[-1], type(self)):
+            # A transformation of flax makes an instance of the original class from the fields of its own instance.
+            keras_calls.copy_into(self, transformed[-1], kwargs)
+            return
         outer = linen_module._context.module_stack[-1]
+        state_of(self).arguments = (args, kwargs)
         with keras_state.without_parent():
             original(self, *args, **kwargs)
         if "_id" not in self.__dict__:
@@ -403,6 +417,20 @@ def _wrapped_init(original: Callable[..., None]) -> Callable[..., None]:
 
     __init__.is_users = True  # type: ignore[attr-defined]
     return __init__
+
+
+def _wrapped_transformation(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns a method that flax transformed, such as `__call__` of nn.remat(Block), which notes the instance."""
+
+    @functools.wraps(method)
+    def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
+        keras_state.frames.transformed.append(self)
+        try:
+            return method(self, *args, **kwargs)
+        finally:
+            keras_state.frames.transformed.pop()
+
+    return wrapped
 
 
 def _wrapped_build(original: Callable[..., None]) -> Callable[..., None]:
