@@ -99,7 +99,7 @@ class PartsReader:
         children: list[tuple[str, nn.Module | None]] = [
             (name, _with_model_dtype(module, child)) for name, child in module.children()
         ]
-        if type(module).__module__.split(".")[0] == __name__.split(".")[0]:
+        if module.pure_class().__module__.split(".")[0] == __name__.split(".")[0]:
             return Parts(own, children)  # layers of this library declare all parts
         if module.BINDS_ATTRIBUTES:
             shared = [id(child) for _, child in children if id(child) in self._seen]

@@ -173,12 +173,7 @@ class Layer(KerasStyle, nn.Module, kw_only=True):
         frame = keras_state.current_frame()
         if self.scope is None:
             bound = None if frame is None else keras_state.bound_in_call(self, frame)
-            if bound is None:
-                raise ValueError(
-                    f"{type(self).__name__} holds no parameters, so it cannot be called on an array directly; "
-                    "use variables = layer.init(jax.random.key(0), x) and layer.apply(variables, x)."
-                )
-            return bound(inputs, *args, **kwargs)
+            return (self.call_unbound if bound is None else bound)(inputs, *args, **kwargs)
         if frame is not None:
             kwargs = frame.inherited(inputs, args, kwargs, arguments(self))
         if _transformed.stack and _transformed.stack[-1][0] == self.path:
@@ -192,6 +187,19 @@ class Layer(KerasStyle, nn.Module, kw_only=True):
         if frame is not None and mask is not None and frame.is_caller():
             frame.set_masks(outputs, mask)
         return outputs
+
+    @nn.nowrap
+    def call_unbound(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Raises, because a layer without a scope has no variables to compute with."""
+        raise ValueError(
+            f"{type(self).__name__} holds no parameters, so it cannot be called on an array directly; "
+            "use variables = layer.init(jax.random.key(0), x) and layer.apply(variables, x)."
+        )
+
+    @classmethod
+    def pure_class(cls) -> type["Layer"]:
+        """Returns the class that files name; a class that only adds state to another one returns that one."""
+        return cls
 
     @nn.nowrap
     def call_with_mask(

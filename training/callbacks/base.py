@@ -37,6 +37,7 @@ class Callback:
 
     Attributes:
         trainer: The trainer of the run; `trainer.stop_training = True` ends the run after the chunk.
+        model: The model of the run.
         params: A dictionary with `epochs`, `steps` (per epoch) and `verbose` of the run.
 
     References:
@@ -51,6 +52,7 @@ class Callback:
     """
 
     trainer: Any = None
+    model: Any = None
     params: dict[str, Any] = {}
 
     # Names of the attributes that a checkpoint saves: numbers, texts, lists and trees of arrays.
@@ -59,6 +61,12 @@ class Callback:
     def set_trainer(self, trainer: "Trainer") -> None:
         """Sets `trainer`; called before the run."""
         self.trainer = trainer
+        if self.model is None:
+            self.model = trainer.model
+
+    def set_model(self, model: Any) -> None:
+        """Sets `model`; called before the run."""
+        self.model = model
 
     def set_params(self, params: dict[str, object]) -> None:
         """Sets `params`; called before the run."""

@@ -1,0 +1,44 @@
+"""Keras' layers, which hold the values of their variables."""
+
+import functools
+import sys
+from typing import Any
+
+from flaxmodels import layers as pure
+from flaxmodels.layers.base import Layer as PureLayer
+from training.keras.stateful import Stateful, registered
+
+
+@functools.cache
+def stateful_class(cls: type[PureLayer]) -> type[PureLayer]:
+    """Returns the class that adds state to a class of pure layers."""
+    if issubclass(cls, Stateful):
+        return cls
+    known = registered(cls)
+    if known is not None:
+        return known
+    namespace = {
+        "__doc__": cls.__doc__,
+        "__module__": __name__,
+        "__qualname__": cls.__name__,
+        "adds_state_to": cls,
+    }
+    return type(cls)(cls.__name__, (Stateful, cls), namespace)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in pure.__all__:
+        raise AttributeError(
+            f"module {__name__!r} has no attribute {name!r}; dir({__name__}) lists the known ones.",
+            name=name,
+            obj=sys.modules[__name__],
+        )
+    value = getattr(pure, name)
+    if isinstance(value, type) and issubclass(value, PureLayer):
+        value = stateful_class(value)
+    setattr(sys.modules[__name__], name, value)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*pure.__all__})

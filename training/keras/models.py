@@ -1,0 +1,454 @@
+"""Keras' models: `Sequential` and `Model` with `compile`, `fit`, `evaluate`, `predict` and their files."""
+
+import contextlib
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+import flaxmodels as fm
+from flaxmodels import building, files
+from flaxmodels.layers.symbolic import Input, Symbol
+from training.callbacks import History
+from training.callbacks import check as check_callbacks
+from training.keras import convert, optimizers, seeds, stateful
+from training.keras.layers import stateful_class
+from training.keras.stateful import Stateful, ensure_initialized, gather, scatter
+from training.trainer import Trainer
+
+
+class CompiledModel(Stateful):
+    """Mixin of models: trains the values that their layers hold through a `Trainer`."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, value in (
+            ("optimizer", None), ("loss", None), ("history", None), ("_trainer", None), ("_compiled", None),
+            ("_synchronized", None), ("_stop", False),
+        ):  # fmt: skip
+            self.__dict__.setdefault(name, value)
+
+    # ------------------------------------------------------------ structure
+
+    @property
+    def input(self) -> Any:
+        """The symbol of the input, or their tree."""
+        return self._ends()[0]
+
+    @property
+    def output(self) -> Any:
+        """The symbol of the output, or their tree."""
+        return self._ends()[1]
+
+    def _ends(self) -> tuple[Any, Any]:
+        inputs, outputs = self.symbols()  # type: ignore[attr-defined]
+        if inputs is None:
+            raise AttributeError(
+                f"{self.name} has no input yet; add Input(shape) first, or build the model."  # type: ignore[attr-defined]
+            )
+        return inputs, outputs
+
+    def get_layer(self, name: str | None = None, index: int | None = None) -> Any:
+        """Returns a layer by its name or by its index in `layers`.
+
+        Raises:
+            ValueError: If neither or both are given, or there is no such layer.
+        """
+        layers = self.layers  # type: ignore[attr-defined]
+        if (name is None) == (index is None):
+            raise ValueError(f"get_layer takes either `name` or `index`, got name={name!r} and index={index!r}.")
+        if index is not None:
+            if not -len(layers) <= index < len(layers):
+                raise ValueError(f"`index` must be less than {len(layers)}, the number of layers, got {index}.")
+            return layers[index]
+        for layer in layers:
+            if layer.name == name:
+                return layer
+        names = [layer.name for layer in layers]
+        raise ValueError(f"`name` must be the name of a layer, got {name!r}; the layers are {names}.")
+
+    # ------------------------------------------------------------ compile
+
+    def compile(
+        self,
+        optimizer: Any = "rmsprop",
+        loss: Any = None,
+        loss_weights: Any = None,
+        metrics: Any = None,
+        weighted_metrics: Any = None,
+        run_eagerly: bool = False,
+        steps_per_execution: int | str = "auto",
+        jit_compile: bool | str = "auto",
+        auto_scale_loss: bool = True,
+    ) -> None:
+        """Sets optimizer, loss and metrics of the training.
+
+        Args:
+            optimizer: An optimizer of `keras.optimizers`, its name, or an optax transformation.
+            loss: A loss, its name, a function (y_true, y_pred) -> values, or a list or dictionary keyed by output.
+            loss_weights: Factors of the outputs' losses.
+            metrics: Metrics, names or functions.
+            weighted_metrics: Metrics to which sample and class weights apply.
+            run_eagerly: Only False: steps are always compiled.
+            steps_per_execution: Steps between two returns to Python; "auto" chooses about half a second's worth.
+            jit_compile: Accepted as in Keras; steps are always compiled.
+            auto_scale_loss: Whether an optimizer for float16 scales the loss.
+
+        References:
+            Keras, `keras.Model.compile`.
+        """
+        from_names = optimizers.get(optimizer)
+        object.__setattr__(self, "optimizer", from_names)
+        object.__setattr__(self, "loss", loss)
+        object.__setattr__(
+            self,
+            "_compiled",
+            {
+                "loss": loss,
+                "loss_weights": loss_weights,
+                "metrics": metrics,
+                "weighted_metrics": weighted_metrics,
+                "steps_per_execution": steps_per_execution,
+            },
+        )
+        object.__setattr__(self, "_trainer", None)
+        object.__setattr__(self, "_synchronized", None)
+        from_names.attach(self)
+        if run_eagerly:
+            warnings.warn(
+                "`run_eagerly=True` has no effect, because training steps are always compiled; use jax.debug.print to "
+                "print values.",
+                stacklevel=2,
+            )
+
+    @property
+    def compiled(self) -> bool:
+        """Whether `compile` was called."""
+        return self.__dict__.get("_compiled") is not None
+
+    def _trainer_of(self, needs_loss: bool) -> Trainer:
+        """Returns the trainer with the values of the layers; makes it at the first call after `compile`."""
+        if needs_loss and not self.compiled:
+            raise ValueError("You must call `compile()` before training or evaluating a model; choose a loss there.")
+        ensure_initialized(self)
+        if self.__dict__["_trainer"] is None:
+            compiled = self.__dict__["_compiled"] or {}
+            optimizer = self.__dict__["optimizer"]
+            values = gather(self)
+            trainer = Trainer(
+                self,  # type: ignore[arg-type]
+                "rmsprop" if optimizer is None else optimizer.make(),
+                seed=seeds.next_seed(),
+                variables=values if any(values.values()) else None,
+                nonfinite="ignore",
+                **compiled,
+            )
+            self.__dict__["_trainer"] = trainer
+            self.__dict__["_synchronized"] = _leaves(values)
+        else:
+            self.push_values()
+        return self.__dict__["_trainer"]
+
+    def push_values(self) -> None:
+        """Gives the trainer the values of the layers, if they changed since they were last the same."""
+        values = stateful.present_values(self)
+        leaves = _leaves(values)
+        if self.__dict__["_trainer"] is not None and not _same(leaves, self.__dict__["_synchronized"]):
+            self.__dict__["_trainer"].variables = values
+            self.__dict__["_synchronized"] = leaves
+
+    def pull_values(self) -> None:
+        """Gives the layers the values of the trainer, if it has changed them."""
+        trainer = self.__dict__["_trainer"]
+        if trainer is None or trainer.state is None or trainer.state is self.__dict__.get("_pulled"):
+            return
+        scatter(self, trainer.variables)
+        self.__dict__["_pulled"] = trainer.state
+        self.__dict__["_synchronized"] = _leaves(stateful.present_values(self))
+
+    @contextlib.contextmanager
+    def _running(self) -> Iterator[None]:
+        """Lets the layers follow the trainer while it runs."""
+        stateful.TRAINING.append(self)
+        try:
+            yield
+        finally:
+            stateful.TRAINING.remove(self)
+            self.pull_values()
+
+    # ------------------------------------------------------------ fit, evaluate, predict
+
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: str | int = "auto",
+        callbacks: Any = None,
+        validation_split: float = 0.0,
+        validation_data: Any = None,
+        shuffle: bool = True,
+        class_weight: Mapping[int, float] | None = None,
+        sample_weight: Any = None,
+        initial_epoch: int = 0,
+        steps_per_epoch: int | None = None,
+        validation_steps: int | None = None,
+        validation_batch_size: int | None = None,
+        validation_freq: int | list[int] = 1,
+    ) -> History:
+        """Trains the model; see `training.Trainer.fit`.
+
+        References:
+            Keras, `keras.Model.fit`.
+        """
+        trainer = self._trainer_of(needs_loss=True)
+        self._build_for(x)
+        with self._running():
+            history = trainer.fit(
+                x, y, batch_size=batch_size, epochs=epochs, verbose=verbose, callbacks=self._own(callbacks),
+                validation_split=validation_split, validation_data=validation_data, shuffle=shuffle,
+                class_weight=class_weight, sample_weight=sample_weight, initial_epoch=initial_epoch,
+                steps_per_epoch=steps_per_epoch, validation_steps=validation_steps,
+                validation_batch_size=validation_batch_size, validation_freq=validation_freq,
+            )  # fmt: skip
+        object.__setattr__(self, "history", history)
+        history.model = self
+        return history
+
+    def _own(self, callbacks: Any) -> Any:
+        """Returns the callbacks, after giving them the model."""
+        for callback in check_callbacks(callbacks):
+            callback.set_model(self)
+        return callbacks
+
+    def evaluate(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        verbose: str | int = "auto",
+        sample_weight: Any = None,
+        steps: int | None = None,
+        callbacks: Any = None,
+        return_dict: bool = False,
+    ) -> Any:
+        """Computes loss and metrics.
+
+        Returns:
+            The loss if there are no metrics, otherwise a list of the loss and the metrics in order; with
+            `return_dict`, a dictionary by name.
+
+        References:
+            Keras, `keras.Model.evaluate`.
+        """
+        trainer = self._trainer_of(needs_loss=True)
+        self._build_for(x)
+        with self._running():
+            logs = trainer.evaluate(
+                x, y, batch_size=batch_size, verbose=_shown(verbose), sample_weight=sample_weight, steps=steps,
+                callbacks=self._own(callbacks),
+            )  # fmt: skip
+        self.__dict__["_metrics_names"] = list(logs)
+        if return_dict:
+            return logs
+        values = list(logs.values())
+        return values[0] if len(values) == 1 else values
+
+    def predict(
+        self,
+        x: Any,
+        batch_size: int | None = None,
+        verbose: str | int = "auto",
+        steps: int | None = None,
+        callbacks: Any = None,
+    ) -> Any:
+        """Computes the outputs of all examples as NumPy arrays.
+
+        References:
+            Keras, `keras.Model.predict`.
+        """
+        trainer = self._trainer_of(needs_loss=False)
+        self._build_for(x)
+        with self._running():
+            return trainer.predict(
+                x, batch_size=batch_size, verbose=_shown(verbose), steps=steps, callbacks=self._own(callbacks)
+            )
+
+    def train_on_batch(
+        self, x: Any, y: Any = None, sample_weight: Any = None, class_weight: Any = None, return_dict: bool = False
+    ) -> Any:
+        """Does one training step and returns the loss, or a list of the loss and the metrics.
+
+        References:
+            Keras, `keras.Model.train_on_batch`.
+        """
+        trainer = self._trainer_of(needs_loss=True)
+        size = len(jax.tree.leaves(x)[0])
+        with self._running():
+            history = trainer.fit(
+                x, y, batch_size=size, verbose=0, shuffle=False, sample_weight=sample_weight, class_weight=class_weight
+            )
+        logs = {name: values[-1] for name, values in history.history.items()}
+        values = list(logs.values())
+        return logs if return_dict else values[0] if len(values) == 1 else values
+
+    def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False) -> Any:
+        """Returns the loss of one batch, or a list of the loss and the metrics.
+
+        References:
+            Keras, `keras.Model.test_on_batch`.
+        """
+        size = len(jax.tree.leaves(x)[0])
+        return self.evaluate(x, y, size, 0, sample_weight, return_dict=return_dict)
+
+    def predict_on_batch(self, x: Any) -> Any:
+        """Returns the outputs of one batch.
+
+        References:
+            Keras, `keras.Model.predict_on_batch`.
+        """
+        return self.predict(x, batch_size=len(jax.tree.leaves(x)[0]), verbose=0)
+
+    def _build_for(self, x: Any) -> None:
+        """Gives a Sequential without an input the shape of the data."""
+
+    @property
+    def metrics_names(self) -> list[str]:
+        """The names of the values that `evaluate` returns."""
+        return self.__dict__.get("_metrics_names", ["loss"])
+
+    @property
+    def stop_training(self) -> bool:
+        """Whether the run ends after the running steps; callbacks set it."""
+        trainer = self.__dict__.get("_trainer")
+        return trainer is not None and trainer.stop_training
+
+    @stop_training.setter
+    def stop_training(self, stop: bool) -> None:
+        trainer = self.__dict__.get("_trainer")
+        if trainer is not None:
+            trainer.stop_training = stop
+
+    # ------------------------------------------------------------ files
+
+    def save(self, filepath: str | os.PathLike[str], overwrite: bool = True, **options: Any) -> None:
+        """Writes the model and its weights to one file, `.keras` or `.safetensors`.
+
+        References:
+            Keras, `keras.Model.save`.
+        """
+        _check_overwrite(filepath, overwrite)
+        ensure_initialized(self)
+        files.save(filepath, convert.to_pure(self), gather(self))
+
+    def save_weights(self, filepath: str | os.PathLike[str], overwrite: bool = True) -> None:
+        """Writes the weights to a file, `.weights.h5` or `.safetensors`.
+
+        References:
+            Keras, `keras.Model.save_weights`.
+        """
+        _check_overwrite(filepath, overwrite)
+        ensure_initialized(self)
+        files.save(filepath, convert.to_pure(self), gather(self), architecture=False)
+
+    def load_weights(self, filepath: str | os.PathLike[str]) -> None:
+        """Reads the weights from a file that `save_weights` or Keras wrote.
+
+        References:
+            Keras, `keras.Model.load_weights`.
+        """
+        ensure_initialized(self)
+        path = os.fspath(filepath)
+        if path.endswith(".safetensors"):
+            values = fm.load_weights(path, gather(self))
+        else:
+            values = fm.interop.load_keras_weights(path, convert.to_pure(self), gather(self))
+        scatter(self, values)
+        stateful.push()
+
+
+def _check_overwrite(path: str | os.PathLike[str], overwrite: bool) -> None:
+    if not overwrite and os.path.exists(path):
+        raise ValueError(f"The file {os.fspath(path)!r} exists already; give another name, or overwrite=True.")
+
+
+def _shown(verbose: str | int) -> int:
+    return 0 if verbose in (0, "auto") else 1
+
+
+def _leaves(values: Any) -> list[Any]:
+    return jax.tree.leaves(values)
+
+
+def _same(a: Sequence[Any], b: Sequence[Any] | None) -> bool:
+    return b is not None and len(a) == len(b) and all(x is y for x, y in zip(a, b, strict=True))
+
+
+def _symbols_as_list(name: str) -> Any:
+    """Returns a property that holds an argument, and reads as the list of its symbols once the graph is made."""
+
+    def read(self: Any) -> Any:
+        given = self.__dict__[name]
+        return given if self.__dict__.get("graph") is None else jax.tree.leaves(given)
+
+    def write(self: Any, value: Any) -> None:
+        self.__dict__[name] = value
+
+    return property(read, write)
+
+
+class Sequential(CompiledModel, building.Sequential):
+    __doc__ = building.Sequential.__doc__
+    adds_state_to = building.Sequential
+
+    @property
+    def inputs(self) -> list[Symbol]:
+        """The symbols of the inputs."""
+        return jax.tree.leaves(self.input)
+
+    @property
+    def outputs(self) -> list[Symbol]:
+        """The symbols of the outputs."""
+        return jax.tree.leaves(self.output)
+
+    def _build_for(self, x: Any) -> None:
+        if self.layers.source is not None or not hasattr(x, "shape"):
+            return
+        self.build((None, *np.shape(x)[1:]))
+
+    def build(self, input_shape: Any = None) -> None:
+        """Gives the model its input, and creates the variables."""
+        if self.layers.source is None and input_shape is not None:
+            layers = [Input(batch_shape=tuple(input_shape)), *self.layers]
+            object.__setattr__(self, "layers", building.LayerStack().extended(layers))
+        ensure_initialized(self)
+
+
+class Model(CompiledModel, building.Model):
+    __doc__ = building.Model.__doc__
+    adds_state_to = building.Model
+
+    inputs = _symbols_as_list("inputs")
+    outputs = _symbols_as_list("outputs")
+
+
+stateful.register(building.Sequential, Sequential)
+stateful.register(building.Model, Model)
+
+
+def load_model(
+    filepath: str | os.PathLike[str], custom_objects: Any = None, compile: bool = True, safe_mode: bool = True
+) -> Any:  # noqa: A002
+    """Returns the model of a file that `save` or Keras wrote.
+
+    References:
+        Keras, `keras.saving.load_model`.
+    """
+    model, variables = fm.load(filepath)
+    made = convert.rebuild(model, stateful_class)
+    scatter(made, variables)
+    return made

@@ -1,0 +1,45 @@
+"""The seed of the whole program, from which layers and trainers take their random keys."""
+
+import random
+
+import jax
+import numpy as np
+
+
+class _Global:
+    """The seed and how many keys were taken from it."""
+
+    seed: int | None = None
+    taken = 0
+
+
+def set_random_seed(seed: int) -> None:
+    """Sets the seeds of Python, NumPy and of the layers and trainers that are made from now on.
+
+    Args:
+        seed: An integer from 0 to 2**32 - 1.
+
+    Raises:
+        ValueError: If the seed is not such an integer.
+
+    References:
+        Keras, `keras.utils.set_random_seed`.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
+        raise ValueError(f"`seed` must be an integer from 0 to 2**32 - 1, got {seed!r}; give another one.")
+    random.seed(int(seed))
+    np.random.seed(int(seed))  # noqa: NPY002 - as Keras does, for programs that use this generator
+    _Global.seed, _Global.taken = int(seed), 0
+
+
+def next_seed() -> int:
+    """Returns a new seed, determined by the one that was set and the number of calls since."""
+    if _Global.seed is None:
+        _Global.seed = int(np.random.default_rng().integers(2**31))
+    _Global.taken += 1
+    return int(np.random.SeedSequence([_Global.seed, _Global.taken]).generate_state(1)[0] % 2**31)
+
+
+def next_key() -> jax.Array:
+    """Returns a new random key."""
+    return jax.random.key(next_seed())

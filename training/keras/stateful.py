@@ -1,0 +1,362 @@
+"""Layers that hold the values of their variables, as in Keras: a mixin in front of the pure layers.
+
+A pure layer is a description; its variables are a separate tree. A stateful layer keeps its part of that tree, so a
+layer that is used in two models has the same values in both. `gather` collects the variables of a model from its
+layers, pure functions compute with them, and `scatter` gives the results back to the layers.
+"""
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import flaxmodels as fm
+from flaxmodels.graph import snake_case
+from flaxmodels.interop.keras_weights import weight_paths
+from flaxmodels.layers import symbolic
+from flaxmodels.layers.base import Layer
+from flaxmodels.layers.symbolic import Shape, Symbol
+from training.keras import naming, seeds
+from training.keras.variables import Weight
+
+COLLECTIONS = ("params", "batch_stats")
+Variables = dict[str, Any]
+
+
+class _Applying(threading.local):
+    """Whether this thread computes with a pure copy of a layer, so that a call of a stateful one is a mistake."""
+
+    def __init__(self) -> None:
+        self.depth = 0
+
+
+class Stateful:
+    """Mixin in front of a class of layers whose objects hold the values of their variables."""
+
+    # The class of pure layers that a class of this package adds state to; None for a class of the user.
+    adds_state_to: ClassVar[type[Layer] | None] = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        # Objects with state are compared by identity. Otherwise flax compares the arguments of two layers.
+        cls.__hash__ = object.__hash__  # type: ignore[method-assign]
+        cls.__eq__ = object.__eq__  # type: ignore[method-assign]
+        super().__init_subclass__(**kwargs)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()  # type: ignore[misc]
+        if getattr(self, "name", None) is None:
+            object.__setattr__(self, "name", naming.automatic_name(snake_case(type(self).__name__)))
+        object.__setattr__(self, "_is_made", True)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == "trainable" and "_is_made" in self.__dict__:
+            for _, child in held_layers(self):
+                child.trainable = value
+
+    @classmethod
+    def pure_class(cls) -> type:
+        """Returns the class of pure layers that this class adds state to, or the class itself."""
+        return vars(cls).get("adds_state_to") or cls
+
+    # ------------------------------------------------------------ values
+
+    @property
+    def built(self) -> bool:
+        """Whether the layer has its variables."""
+        return all(layer.__dict__.get("_values") is not None for layer in with_held(self))
+
+    def build(self, input_shape: Any) -> None:
+        """Creates the variables for inputs of a shape, with None for the batch."""
+        initialize(self, _symbols_of(input_shape))
+
+    def call_unbound(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Computes the outputs of arrays with the values that the layer holds; creates them first if needed."""
+        inputs, args, kwargs = jax.tree.map(_as_array, (inputs, args, kwargs))
+        train = bool(kwargs.pop("training", kwargs.pop("train", None)) or False)
+        initialize(self, inputs, *args, **kwargs)
+        values = gather(self)
+        options: dict[str, Any] = {"train": train} if train else {}
+        if train:
+            rngs = {"dropout": seeds.next_key()}
+            outputs, new = self.apply(
+                values, inputs, *args, rngs=rngs, mutable=["batch_stats", "losses"], **kwargs, **options
+            )  # type: ignore[attr-defined]  # noqa: E501
+            if new.get("batch_stats"):
+                scatter(self, {"batch_stats": new["batch_stats"]})
+            return outputs
+        return self.apply(values, inputs, *args, **kwargs)  # type: ignore[attr-defined]
+
+    @property
+    def variables(self) -> Any:
+        """The weights; inside flax, the variables of the scope."""
+        return self.weights if self.scope is None else super().variables  # type: ignore[misc, attr-defined]
+
+    @property
+    def weights(self) -> list[Weight]:
+        """The weights in Keras' order."""
+        return [weight for weight, _ in self._weights_and_layers()]
+
+    @property
+    def trainable_weights(self) -> list[Weight]:
+        """The weights that training changes."""
+        return [weight for weight in self.weights if weight.trainable] if self.trainable else []  # type: ignore[attr-defined]
+
+    @property
+    def non_trainable_weights(self) -> list[Weight]:
+        """The weights that training does not change by gradients."""
+        trained = {id(weight) for weight in self.trainable_weights}
+        return [weight for weight in self.weights if id(weight) not in trained]
+
+    trainable_variables = trainable_weights
+    non_trainable_variables = non_trainable_weights
+
+    def _weights_and_layers(self) -> list[tuple[Weight, "Stateful"]]:
+        ensure_initialized(self)
+        if not self.built:
+            return []
+        owners = {scope: layer for scope, layer in scopes_of(self)}
+        found = []
+        for collection, *path in weight_paths(self, gather(self)):  # type: ignore[arg-type]
+            scope = next(tuple(path[:n]) for n in range(len(path), -1, -1) if tuple(path[:n]) in owners)
+            layer = owners[scope]
+            found.append((layer.weight_at((collection, *path[len(scope) :])), layer))
+        return found
+
+    def weight_at(self, path: tuple[str, ...]) -> Weight:
+        """Returns the weight at a path of the layer's own values; each call returns the same object."""
+        known = self.__dict__.setdefault("_weights", {})
+        if path not in known:
+            known[path] = Weight(self, path)
+        return known[path]
+
+    def get_weights(self) -> list[np.ndarray]:
+        """Returns the values of the weights as NumPy arrays, in Keras' order."""
+        return [weight.numpy() for weight in self.weights]
+
+    def set_weights(self, weights: Sequence[Any]) -> None:
+        """Sets the values of the weights, given in Keras' order.
+
+        Raises:
+            ValueError: If the number of arrays or a shape differs.
+        """
+        ensure_initialized(self)
+        if not self.built:
+            raise ValueError(
+                f"{self.name} has no weights yet, got {len(weights)} arrays; build it, or call it on data first."  # type: ignore[attr-defined]
+            )
+        scatter(self, fm.interop.set_keras_weights(self, gather(self), list(weights)))  # type: ignore[arg-type]
+        push()
+
+    def count_params(self) -> int:
+        """Returns the number of weights.
+
+        Raises:
+            ValueError: If the layer is not built.
+        """
+        ensure_initialized(self)
+        if not self.built:
+            raise ValueError(f"{self.name} has no weights to count yet; build it, or call it on data first.")  # type: ignore[attr-defined]
+        return sum(weight.size for weight in self.weights)
+
+    def own_values(self) -> Variables:
+        """Returns the present values of the layer itself, without those of the layers inside it."""
+        refresh()
+        return self.__dict__["_values"]
+
+    def set_own_value(self, path: tuple[str, ...], value: jax.Array) -> None:
+        """Replaces one value of the layer itself."""
+        refresh()
+        *outer, last = path
+        values = dict(self.__dict__["_values"])
+        object.__setattr__(self, "_values", values)
+        for key in outer:
+            values[key] = dict(values[key])
+            values = values[key]
+        values[last] = value
+        push()
+
+    # ------------------------------------------------------------ places in graphs
+
+    @property
+    def input(self) -> Any:
+        """The symbols on which the layer was called."""
+        node = self._only_node("input")
+        return node.args[0]
+
+    @property
+    def output(self) -> Any:
+        """The symbols that the call of the layer returned."""
+        return self._only_node("output").outputs
+
+    def _only_node(self, what: str) -> symbolic.Node:
+        nodes = self.__dict__.get("_nodes", ())
+        if not nodes:
+            raise AttributeError(f"{self.name} has no {what}, because it was not called on a symbol; call it on one.")  # type: ignore[attr-defined]
+        return nodes[0]
+
+
+# ---------------------------------------------------------------- trees of layers
+
+
+def held_layers(layer: Any) -> list[tuple[str, Any]]:
+    """Returns the scopes and the layers inside a layer that hold values themselves."""
+    if not isinstance(layer, Layer):
+        return []
+    return [(name, child) for name, child in layer.children() if isinstance(child, Stateful)]
+
+
+def with_held(layer: Any) -> Iterator[Any]:
+    """Yields a layer and all layers inside it that hold values."""
+    yield layer
+    for _, child in held_layers(layer):
+        yield from with_held(child)
+
+
+def scopes_of(layer: Any, scope: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yields the scope of a layer and those of all layers inside it that hold values."""
+    yield scope, layer
+    for name, child in held_layers(layer):
+        yield from scopes_of(child, (*scope, name))
+
+
+def gather(layer: Any) -> Variables:
+    """Returns the variables of a layer as a tree, collected from the layers inside it."""
+    refresh()
+    return present_values(layer)
+
+
+def present_values(layer: Any) -> Variables:
+    """Returns the variables that the layers hold, without asking a trainer for newer ones."""
+    values: Variables = {kind: dict(tree) for kind, tree in (layer.__dict__.get("_values") or {}).items()}
+    for name, child in held_layers(layer):
+        for kind, tree in present_values(child).items():
+            if tree:
+                values.setdefault(kind, {})[name] = tree
+    return values
+
+
+def scatter(layer: Any, variables: Mapping[str, Any], only_missing: bool = False) -> None:
+    """Gives variables to a layer and the layers inside it; collections that are not given keep their values.
+
+    Args:
+        layer: The layer.
+        variables: Collections of variables.
+        only_missing: Whether layers that have values keep them.
+    """
+    held = held_layers(layer)
+    names = {name for name, _ in held}
+    if not (only_missing and layer.__dict__.get("_values") is not None):
+        own = {
+            kind: {name: leaf for name, leaf in (variables.get(kind) or {}).items() if name not in names}
+            for kind in COLLECTIONS
+            if kind in variables
+        }
+        object.__setattr__(layer, "_values", (layer.__dict__.get("_values") or {}) | own)
+    for name, child in held:
+        scatter(child, {kind: (tree or {}).get(name, {}) for kind, tree in variables.items()}, only_missing)
+
+
+# ---------------------------------------------------------------- initialization
+
+
+def ensure_initialized(layer: Any) -> None:
+    """Creates the variables of a layer that was called on symbols, or of a model with known inputs."""
+    if layer.built:
+        return
+    inputs = getattr(layer, "input_spec", None)
+    if isinstance(inputs, Symbol | list | tuple | dict) and symbolic.symbols_in(inputs):
+        initialize(layer, inputs)
+    elif layer.__dict__.get("_nodes"):
+        node = layer.__dict__["_nodes"][0]
+        initialize(layer, *node.args, **node.kwargs)
+
+
+def initialize(layer: Any, *args: Any, **kwargs: Any) -> None:
+    """Creates the variables that a layer does not have yet.
+
+    Args:
+        layer: The layer.
+        *args: Arguments of a call, as arrays or symbols.
+        **kwargs: Keyword arguments of a call.
+    """
+    if layer.built:
+        return
+    leaves, treedef = jax.tree.flatten((args, kwargs))
+    where = [i for i, leaf in enumerate(leaves) if hasattr(leaf, "shape") and hasattr(leaf, "dtype")]
+    shapes = [jax.ShapeDtypeStruct(_sizes(leaves[i].shape), leaves[i].dtype) for i in where]
+
+    def init(key: jax.Array) -> Any:
+        filled = list(leaves)
+        for i, shape in zip(where, shapes, strict=True):
+            filled[i] = jnp.zeros(shape.shape, shape.dtype)
+        positional, named = jax.tree.unflatten(treedef, filled)
+        rngs = {"params": jax.random.fold_in(key, 0), "dropout": jax.random.fold_in(key, 1)}
+        made = layer.init(rngs, *positional, **named)
+        return {kind: made[kind] for kind in COLLECTIONS if kind in made}
+
+    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    with jax.ensure_compile_time_eval():
+        key = seeds.next_key()
+        made = jax.jit(init).lower(key).compile(options)(key)
+    scatter(layer, made, only_missing=True)
+    for inner in with_held(layer):
+        if inner.__dict__.get("_values") is None:
+            object.__setattr__(inner, "_values", {})
+
+
+def _sizes(shape: Shape) -> tuple[int, ...]:
+    """Returns a shape with a size for each unknown one."""
+    return tuple(1 if n is None and i == 0 else 8 if n is None else n for i, n in enumerate(shape))
+
+
+def _symbols_of(shape: Any) -> Any:
+    """Returns symbols for a shape, or for a list or dictionary of shapes."""
+    if isinstance(shape, Mapping):
+        return {name: _symbols_of(value) for name, value in shape.items()}
+    if isinstance(shape, list | tuple) and shape and isinstance(shape[0], list | tuple):
+        return [_symbols_of(value) for value in shape]
+    return Symbol(tuple(shape), jnp.dtype("float32"))
+
+
+def _as_array(leaf: Any) -> Any:
+    if isinstance(leaf, Weight):
+        return leaf.value
+    if isinstance(leaf, np.ndarray) and leaf.dtype == np.float64:
+        return leaf.astype(np.float32)
+    return leaf
+
+
+# ---------------------------------------------------------------- running fits
+
+# The models that `fit` is training: their layers hold older values than their trainers.
+TRAINING: list[Any] = []
+
+
+def refresh() -> None:
+    """Gives the layers of models in training the present values of their trainers."""
+    for model in TRAINING:
+        model.pull_values()
+
+
+def push() -> None:
+    """Gives the trainers of models in training the values of the layers, after a change."""
+    for model in TRAINING:
+        model.push_values()
+
+
+# The classes that add state to the pure ones; models have more than the mixin.
+_classes: dict[type, type] = {}
+
+
+def register(pure: type, with_state: type) -> None:
+    """Declares the class that adds state to a pure class."""
+    _classes[pure] = with_state
+
+
+def registered(pure: type) -> type | None:
+    """Returns the class that was declared for a pure class, or None."""
+    return _classes.get(pure)

@@ -1,0 +1,128 @@
+"""Variables of the stateful layers: `Weight`, a view of a value that a layer holds."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+class Weight:
+    """A variable of a layer: reads and assigns the value that the layer holds.
+
+    Args:
+        layer: The layer.
+        path: The collection, and the names inside the layer.
+
+    References:
+        Keras, `keras.Variable`.
+    """
+
+    def __init__(self, layer: Any, path: tuple[str, ...]):
+        self._layer, self._path = layer, path
+
+    @property
+    def value(self) -> jax.Array:
+        """The present value."""
+        from_layer = self._layer.own_values()
+        for key in self._path:
+            from_layer = from_layer[key]
+        return from_layer
+
+    def assign(self, value: Any) -> "Weight":
+        """Sets the value, cast to the variable's dtype.
+
+        Raises:
+            ValueError: If the shape differs.
+        """
+        new = jnp.asarray(getattr(value, "value", value), self.dtype)
+        if new.shape != self.shape:
+            raise ValueError(
+                f"{self.path} must keep the shape {self.shape}, got a value of shape {new.shape}; reshape it first."
+            )
+        self._layer.set_own_value(self._path, new)
+        return self
+
+    def assign_add(self, value: Any) -> "Weight":
+        """Adds to the value."""
+        return self.assign(self.value + getattr(value, "value", value))
+
+    def assign_sub(self, value: Any) -> "Weight":
+        """Subtracts from the value."""
+        return self.assign(self.value - getattr(value, "value", value))
+
+    def numpy(self) -> np.ndarray:
+        """Returns the value as a NumPy array."""
+        return np.asarray(self.value)
+
+    @property
+    def name(self) -> str:
+        """The name, such as "kernel"."""
+        return self._path[-1]
+
+    @property
+    def path(self) -> str:
+        """The layer and the name, such as "dense/kernel"."""
+        return "/".join((self._layer.name, *self._path[1:]))
+
+    @property
+    def trainable(self) -> bool:
+        """Whether training changes the value by gradients."""
+        return self._path[0] == "params" and bool(self._layer.trainable)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape."""
+        return tuple(self.value.shape)
+
+    @property
+    def dtype(self) -> str:
+        """The name of the dtype."""
+        return self.value.dtype.name
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return self.value.ndim
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return int(self.value.size)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self.value, dtype)
+
+    def __jax_array__(self) -> jax.Array:
+        return self.value
+
+    def __getitem__(self, key: Any) -> jax.Array:
+        return self.value[key]
+
+    def __len__(self) -> int:
+        return len(self.value)
+
+    def __float__(self) -> float:
+        return float(self.value)
+
+    def __int__(self) -> int:
+        return int(self.value)
+
+    def __bool__(self) -> bool:
+        return bool(self.value)
+
+    def __repr__(self) -> str:
+        return f"<Variable path={self.path}, shape={self.shape}, dtype={self.dtype}, value={self.numpy()}>"
+
+
+def _operator(name: str) -> Any:
+    def method(self: Weight, *others: Any) -> Any:
+        return getattr(self.value, name)(*(getattr(other, "value", other) for other in others))
+
+    return method
+
+
+for _name in (
+    "add radd sub rsub mul rmul truediv rtruediv floordiv rfloordiv mod rmod pow rpow matmul rmatmul lt le gt ge neg abs"
+).split():
+    setattr(Weight, f"__{_name}__", _operator(f"__{_name}__"))
