@@ -5,12 +5,12 @@ from flaxmodels import constraints as constraints
 from flaxmodels import initializers as initializers
 from flaxmodels import ops as ops
 from flaxmodels import regularizers as regularizers
-from flaxmodels.layers.symbolic import Input as Input
-from training import callbacks as callbacks
 from training import losses as losses
 from training import metrics as metrics
+from training.keras import callbacks as callbacks
 from training.keras import layers as layers
 from training.keras import models as models
 from training.keras import optimizers as optimizers
+from training.keras.inputs import Input as Input
 from training.keras.models import Model as Model
 from training.keras.models import Sequential as Sequential

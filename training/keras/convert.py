@@ -14,21 +14,22 @@ from training.keras.stateful import Stateful
 Choose = Callable[[type], type]
 
 
-def rebuild(layer: Any, choose: Choose) -> Any:
+def rebuild(layer: Any, choose: Choose, copy: Callable[[Any], Any] | None = None) -> Any:
     """Returns a copy of a layer or model whose layers are of chosen classes.
 
     Args:
         layer: A layer or model.
         choose: Returns for the class of a layer the class of its copy, which takes the same arguments.
+        copy: Returns the copy of a layer inside the model, instead of `choose`.
     """
-    return _Rebuild(choose).layer(layer)
+    return _Rebuild(choose, copy).layer(layer)
 
 
 class _Rebuild:
     """One copy: a layer that occurs twice is copied once."""
 
-    def __init__(self, choose: Choose):
-        self.choose = choose
+    def __init__(self, choose: Choose, copy: Callable[[Any], Any] | None):
+        self.choose, self.copy = choose, copy
         self.copies: dict[int, Any] = {}
         self.originals: list[Any] = []  # keeps the ids unique
 
@@ -45,6 +46,8 @@ class _Rebuild:
             return self._sequential(layer, cls)
         if isinstance(layer, building.Model) and layer.graph is not None:
             return self._graph(layer, cls)
+        if self.copy is not None:
+            return self.copy(layer)
         return cls(**self._arguments(layer))
 
     def _arguments(self, layer: Any, without: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -6,6 +6,8 @@ from typing import Any
 
 from flaxmodels import layers as pure
 from flaxmodels.layers.base import Layer as PureLayer
+from training.keras.inputs import Input as Input
+from training.keras.inputs import InputLayer as InputLayer
 from training.keras.stateful import Stateful, registered
 
 
@@ -27,7 +29,7 @@ def stateful_class(cls: type[PureLayer]) -> type[PureLayer]:
 
 
 def __getattr__(name: str) -> Any:
-    if name not in pure.__all__:
+    if name not in pure.__all__ or name == "Input":
         raise AttributeError(
             f"module {__name__!r} has no attribute {name!r}; dir({__name__}) lists the known ones.",
             name=name,
@@ -41,4 +43,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*pure.__all__})
+    return sorted({*pure.__all__, "InputLayer"})

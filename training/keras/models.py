@@ -1,20 +1,24 @@
 """Keras' models: `Sequential` and `Model` with `compile`, `fit`, `evaluate`, `predict` and their files."""
 
 import contextlib
+import json
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 import flaxmodels as fm
-from flaxmodels import building, files
+from flaxmodels import building, files, saving
+from flaxmodels.interop import keras_config
 from flaxmodels.layers.symbolic import Input, Symbol
-from training.callbacks import History
+from training.callbacks import Callback, History
 from training.callbacks import check as check_callbacks
-from training.keras import convert, optimizers, seeds, stateful
+from training.keras import convert, naming, optimizers, seeds, stateful
+from training.keras.callbacks import PerBatch, has_batch_hooks
+from training.keras.inputs import InputLayer
 from training.keras.layers import stateful_class
 from training.keras.stateful import Stateful, ensure_initialized, gather, scatter
 from training.trainer import Trainer
@@ -134,6 +138,10 @@ class CompiledModel(Stateful):
         if needs_loss and not self.compiled:
             raise ValueError("You must call `compile()` before training or evaluating a model; choose a loss there.")
         ensure_initialized(self)
+        parts = [id(layer) for layer in stateful.with_held(self)]
+        if self.__dict__.get("_parts") != parts:  # a layer was added or removed
+            self.__dict__["_trainer"] = None
+        self.__dict__["_parts"] = parts
         if self.__dict__["_trainer"] is None:
             compiled = self.__dict__["_compiled"] or {}
             optimizer = self.__dict__["optimizer"]
@@ -205,11 +213,14 @@ class CompiledModel(Stateful):
         References:
             Keras, `keras.Model.fit`.
         """
-        trainer = self._trainer_of(needs_loss=True)
         self._build_for(x)
+        trainer = self._trainer_of(needs_loss=True)
+        own = self._own(callbacks)
+        if any(isinstance(callback, PerBatch) for callback in own) and trainer.steps_per_execution == "auto":
+            trainer.session.steps_per_execution = 1  # Keras calls the hooks once per batch
         with self._running():
             history = trainer.fit(
-                x, y, batch_size=batch_size, epochs=epochs, verbose=verbose, callbacks=self._own(callbacks),
+                x, y, batch_size=batch_size, epochs=epochs, verbose=verbose, callbacks=own,
                 validation_split=validation_split, validation_data=validation_data, shuffle=shuffle,
                 class_weight=class_weight, sample_weight=sample_weight, initial_epoch=initial_epoch,
                 steps_per_epoch=steps_per_epoch, validation_steps=validation_steps,
@@ -219,11 +230,12 @@ class CompiledModel(Stateful):
         history.model = self
         return history
 
-    def _own(self, callbacks: Any) -> Any:
-        """Returns the callbacks, after giving them the model."""
-        for callback in check_callbacks(callbacks):
+    def _own(self, callbacks: Any) -> list[Callback]:
+        """Returns the callbacks, after giving them the model; batch hooks are called once per batch."""
+        given = check_callbacks(callbacks)
+        for callback in given:
             callback.set_model(self)
-        return callbacks
+        return [PerBatch(callback) if has_batch_hooks(callback) else callback for callback in given]
 
     def evaluate(
         self,
@@ -245,8 +257,8 @@ class CompiledModel(Stateful):
         References:
             Keras, `keras.Model.evaluate`.
         """
-        trainer = self._trainer_of(needs_loss=True)
         self._build_for(x)
+        trainer = self._trainer_of(needs_loss=True)
         with self._running():
             logs = trainer.evaluate(
                 x, y, batch_size=batch_size, verbose=_shown(verbose), sample_weight=sample_weight, steps=steps,
@@ -271,8 +283,8 @@ class CompiledModel(Stateful):
         References:
             Keras, `keras.Model.predict`.
         """
-        trainer = self._trainer_of(needs_loss=False)
         self._build_for(x)
+        trainer = self._trainer_of(needs_loss=False)
         with self._running():
             return trainer.predict(
                 x, batch_size=batch_size, verbose=_shown(verbose), steps=steps, callbacks=self._own(callbacks)
@@ -334,6 +346,14 @@ class CompiledModel(Stateful):
             trainer.stop_training = stop
 
     # ------------------------------------------------------------ files
+
+    def to_json(self, **options: Any) -> str:
+        """Returns the architecture as JSON text that Keras can read.
+
+        References:
+            Keras, `keras.Model.to_json`.
+        """
+        return json.dumps(keras_config.to_keras(convert.to_pure(self)), **options)
 
     def save(self, filepath: str | os.PathLike[str], overwrite: bool = True, **options: Any) -> None:
         """Writes the model and its weights to one file, `.keras` or `.safetensors`.
@@ -416,7 +436,12 @@ class Sequential(CompiledModel, building.Sequential):
         return jax.tree.leaves(self.output)
 
     def _build_for(self, x: Any) -> None:
-        if self.layers.source is not None or not hasattr(x, "shape"):
+        if self.layers.source is not None or not len(self.layers):
+            return
+        if not hasattr(x, "shape") and hasattr(x, "__iter__") and iter(x) is not x and not isinstance(x, list | tuple):
+            first = x[0] if hasattr(x, "__getitem__") else next(iter(x))  # the first batch of a stream
+            x = first[0] if isinstance(first, list | tuple) else first
+        if not hasattr(x, "shape"):
             return
         self.build((None, *np.shape(x)[1:]))
 
@@ -435,6 +460,23 @@ class Model(CompiledModel, building.Model):
     inputs = _symbols_as_list("inputs")
     outputs = _symbols_as_list("outputs")
 
+    def __post_init__(self) -> None:
+        if self.__dict__.get("name") is None:
+            object.__setattr__(self, "name", naming.automatic_name("functional"))
+        super().__post_init__()
+
+    @property
+    def layers(self) -> list[Any]:
+        """The layers in Keras' order, with an `InputLayer` for each input."""
+        if "_input_layers" not in self.__dict__:
+            inputs = [InputLayer(input_tensor=symbol) for symbol in jax.tree.leaves(self.graph.inputs)]
+            object.__setattr__(self, "_input_layers", inputs)
+        return [*self.__dict__["_input_layers"], *self.graph.layers_in(self.dtype)]
+
+    def children(self) -> list[tuple[str, Any]]:
+        """Returns the names and the layers in Keras' order, without inputs."""
+        return [(self.graph.names[id(layer)], layer) for layer in self.graph.layers_in(self.dtype)]
+
 
 stateful.register(building.Sequential, Sequential)
 stateful.register(building.Model, Model)
@@ -452,3 +494,38 @@ def load_model(
     made = convert.rebuild(model, stateful_class)
     scatter(made, variables)
     return made
+
+
+def save_model(model: Any, filepath: str | os.PathLike[str], overwrite: bool = True, **options: Any) -> None:
+    """Writes a model and its weights to one file; see `Model.save`.
+
+    References:
+        Keras, `keras.saving.save_model`.
+    """
+    model.save(filepath, overwrite, **options)
+
+
+def clone_model(model: Any, input_tensors: Any = None, clone_function: Callable[[Any], Any] | None = None) -> Any:
+    """Returns a model of the same architecture with new weights.
+
+    Args:
+        model: A Sequential or functional model.
+        input_tensors: Only None: the copy has inputs like those of the model.
+        clone_function: Returns the copy of a layer; by default one with the same arguments and name.
+
+    References:
+        Keras, `keras.models.clone_model`.
+    """
+    if input_tensors is not None:
+        raise ValueError("`input_tensors` of clone_model must be None, got symbols; call the copy on them instead.")
+    return convert.rebuild(model, stateful_class, clone_function)
+
+
+def model_from_json(json_string: str, custom_objects: Any = None) -> Any:
+    """Returns the model that `to_json` described, with new weights.
+
+    References:
+        Keras, `keras.models.model_from_json`.
+    """
+    config = keras_config.from_keras(json.loads(json_string))
+    return convert.rebuild(saving.from_config(config), stateful_class)

@@ -123,6 +123,7 @@ def _operator(name: str) -> Any:
 
 
 for _name in (
-    "add radd sub rsub mul rmul truediv rtruediv floordiv rfloordiv mod rmod pow rpow matmul rmatmul lt le gt ge neg abs"
+    "add radd sub rsub mul rmul truediv rtruediv floordiv rfloordiv mod rmod pow rpow matmul rmatmul "
+    "lt le gt ge neg abs"
 ).split():
     setattr(Weight, f"__{_name}__", _operator(f"__{_name}__"))

@@ -1,0 +1,103 @@
+"""Keras' `Input` and `InputLayer`: the beginning of a model."""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from flaxmodels.layers import symbolic
+from flaxmodels.layers.symbolic import Shape, Symbol
+from training.keras import naming
+
+
+class InputLayer:
+    """The first layer of a model in `model.layers`: it has a symbol and computes nothing.
+
+    Args:
+        shape: Shape of one example, with None for sizes that vary.
+        batch_size: Batch size, if it is fixed.
+        dtype: The array's dtype.
+        name: The name of the input; by default "input_layer", numbered from the second one.
+        batch_shape: Shape with the batch, instead of `shape` and `batch_size`.
+        input_tensor: The symbol of an existing input.
+
+    References:
+        Keras, `keras.layers.InputLayer`.
+
+    Example:
+        >>> InputLayer((3,), name="features").output.shape
+        (None, 3)
+    """
+
+    trainable = True
+    built = True
+
+    def __init__(
+        self,
+        shape: Shape | None = None,
+        batch_size: int | None = None,
+        dtype: Any = None,
+        name: str | None = None,
+        *,
+        batch_shape: Shape | None = None,
+        input_tensor: Symbol | None = None,
+    ):
+        if input_tensor is None:
+            name = name or naming.automatic_name("input_layer")
+            input_tensor = symbolic.Input(shape, batch_size, dtype, name, batch_shape=batch_shape)
+        self.output = self.input = input_tensor
+        self.name = input_tensor.name or "input_layer"
+
+    @property
+    def batch_shape(self) -> Shape:
+        """The shape with the batch."""
+        return self.output.shape
+
+    @property
+    def dtype(self) -> str:
+        """The name of the dtype."""
+        return jnp.dtype(self.output.dtype).name
+
+    @property
+    def weights(self) -> list[Any]:
+        """An input has no weights."""
+        return []
+
+    trainable_weights = non_trainable_weights = variables = trainable_variables = non_trainable_variables = weights
+
+    def get_weights(self) -> list[Any]:
+        """Returns an empty list."""
+        return []
+
+    def set_weights(self, weights: list[Any]) -> None:
+        """Raises unless the list is empty."""
+        if weights:
+            raise ValueError(f"{self.name} is an input and has no weights, got {len(weights)} arrays; leave them out.")
+
+    def count_params(self) -> int:
+        """Returns 0."""
+        return 0
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments."""
+        return {"batch_shape": self.batch_shape, "dtype": self.dtype, "name": self.name}
+
+
+def Input(  # noqa: N802 - Keras' name
+    shape: Shape | None = None,
+    batch_size: int | None = None,
+    dtype: Any = None,
+    name: str | None = None,
+    *,
+    batch_shape: Shape | None = None,
+    tensor: Symbol | None = None,
+) -> Symbol:
+    """Makes the symbol of an input of a model; see `flaxmodels.Input`.
+
+    References:
+        Keras, `keras.Input`.
+
+    Example:
+        >>> Input((3,), name="features").name
+        'features'
+    """
+    return InputLayer(shape, batch_size, dtype, name, batch_shape=batch_shape, input_tensor=tensor).output
