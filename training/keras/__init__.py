@@ -5,10 +5,10 @@ from flaxmodels import constraints as constraints
 from flaxmodels import initializers as initializers
 from flaxmodels import ops as ops
 from flaxmodels import regularizers as regularizers
-from training import losses as losses
-from training import metrics as metrics
 from training.keras import callbacks as callbacks
 from training.keras import layers as layers
+from training.keras import losses as losses
+from training.keras import metrics as metrics
 from training.keras import models as models
 from training.keras import optimizers as optimizers
 from training.keras.inputs import Input as Input

@@ -41,6 +41,17 @@ def has_batch_hooks(callback: Callback) -> bool:
     return not is_ours and overrides(callback, *PER_STEP)
 
 
+class SortLogs(Callback):
+    """Sorts the logs of an epoch by name, as Keras does; it comes before all other callbacks."""
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        """Sorts the dictionary in place, because all callbacks get the same one."""
+        if logs:
+            ordered = sorted(logs.items())
+            logs.clear()
+            logs.update(ordered)
+
+
 class PerBatch(Callback):
     """Calls the batch hooks of a callback once per step with numbers, and passes on all other hooks."""
 

@@ -17,7 +17,7 @@ from flaxmodels.layers.symbolic import Input, Symbol
 from training.callbacks import Callback, History
 from training.callbacks import check as check_callbacks
 from training.keras import convert, naming, optimizers, seeds, stateful
-from training.keras.callbacks import PerBatch, has_batch_hooks
+from training.keras.callbacks import PerBatch, SortLogs, has_batch_hooks
 from training.keras.inputs import InputLayer
 from training.keras.layers import stateful_class
 from training.keras.stateful import Stateful, ensure_initialized, gather, scatter
@@ -220,7 +220,7 @@ class CompiledModel(Stateful):
             trainer.session.steps_per_execution = 1  # Keras calls the hooks once per batch
         with self._running():
             history = trainer.fit(
-                x, y, batch_size=batch_size, epochs=epochs, verbose=verbose, callbacks=own,
+                x, y, batch_size=batch_size, epochs=epochs, verbose=verbose, callbacks=[SortLogs(), *own],
                 validation_split=validation_split, validation_data=validation_data, shuffle=shuffle,
                 class_weight=class_weight, sample_weight=sample_weight, initial_epoch=initial_epoch,
                 steps_per_epoch=steps_per_epoch, validation_steps=validation_steps,
@@ -266,7 +266,7 @@ class CompiledModel(Stateful):
             )  # fmt: skip
         self.__dict__["_metrics_names"] = list(logs)
         if return_dict:
-            return logs
+            return dict(sorted(logs.items()))
         values = list(logs.values())
         return values[0] if len(values) == 1 else values
 
