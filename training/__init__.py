@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from training import checkpoints as checkpoints
     from training import data as data
     from training import datasets as datasets
+    from training import keras as keras
     from training import losses as losses
     from training import metrics as metrics
     from training import objective as objective
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from training.trainer import Trainer as Trainer
 
 # Names are imported when they are first used, so that the command line starts quickly.
-SUBMODULES = "callbacks checkpoints data datasets losses metrics objective optimizers schedules steps"
+SUBMODULES = "callbacks checkpoints data datasets keras losses metrics objective optimizers schedules steps"
 NAMES = {
     "cache": "compilation_cache",
     "checkpoints": "Checkpoints",

@@ -1,16 +1,68 @@
 """Keras' API with state: `from training import keras` in the place of `import keras`."""
 
-from flaxmodels import activations as activations
-from flaxmodels import constraints as constraints
-from flaxmodels import initializers as initializers
-from flaxmodels import ops as ops
-from flaxmodels import regularizers as regularizers
-from training.keras import callbacks as callbacks
-from training.keras import layers as layers
-from training.keras import losses as losses
-from training.keras import metrics as metrics
-from training.keras import models as models
-from training.keras import optimizers as optimizers
-from training.keras.inputs import Input as Input
-from training.keras.models import Model as Model
-from training.keras.models import Sequential as Sequential
+import importlib
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flaxmodels import activations as activations
+    from flaxmodels import constraints as constraints
+    from flaxmodels import initializers as initializers
+    from flaxmodels import ops as ops
+    from flaxmodels import regularizers as regularizers
+    from training.keras import callbacks as callbacks
+    from training.keras import layers as layers
+    from training.keras import losses as losses
+    from training.keras import metrics as metrics
+    from training.keras import models as models
+    from training.keras import optimizers as optimizers
+    from training.keras.inputs import Input as Input
+    from training.keras.layers import Layer as Layer
+    from training.keras.losses import Loss as Loss
+    from training.keras.metrics import Metric as Metric
+    from training.keras.models import Model as Model
+    from training.keras.models import Sequential as Sequential
+    from training.keras.optimizers import Optimizer as Optimizer
+
+# Modules and names are imported when they are first used, so that `from training import keras` is quick.
+MODULES = {
+    "activations": "flaxmodels.activations",
+    "callbacks": "training.keras.callbacks",
+    "constraints": "flaxmodels.constraints",
+    "initializers": "flaxmodels.initializers",
+    "layers": "training.keras.layers",
+    "losses": "training.keras.losses",
+    "metrics": "training.keras.metrics",
+    "models": "training.keras.models",
+    "ops": "flaxmodels.ops",
+    "optimizers": "training.keras.optimizers",
+    "regularizers": "flaxmodels.regularizers",
+}
+NAMES = {
+    "Input": "inputs",
+    "Layer": "layers",
+    "Loss": "losses",
+    "Metric": "metrics",
+    "Model": "models",
+    "Optimizer": "optimizers",
+    "Sequential": "models",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in MODULES:
+        value = importlib.import_module(MODULES[name])
+    elif name in NAMES:
+        value = getattr(importlib.import_module(f"{__name__}.{NAMES[name]}"), name)
+    else:
+        raise AttributeError(
+            f"module {__name__!r} has no attribute {name!r}; dir({__name__}) lists the known ones.",
+            name=name,
+            obj=sys.modules[__name__],
+        )
+    setattr(sys.modules[__name__], name, value)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*MODULES, *NAMES])

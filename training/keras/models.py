@@ -104,8 +104,11 @@ class CompiledModel(Stateful):
         References:
             Keras, `keras.Model.compile`.
         """
-        from_names = optimizers.get(optimizer)
-        object.__setattr__(self, "optimizer", from_names)
+        made = optimizers.get(optimizer)
+        trainer = self.__dict__["_trainer"]
+        if made is self.__dict__["optimizer"] and trainer is not None and trainer.state is not None:
+            object.__setattr__(self, "_carried", trainer.state)  # the optimizer keeps its state
+        object.__setattr__(self, "optimizer", made)
         object.__setattr__(self, "loss", loss)
         object.__setattr__(
             self,
@@ -120,7 +123,7 @@ class CompiledModel(Stateful):
         )
         object.__setattr__(self, "_trainer", None)
         object.__setattr__(self, "_synchronized", None)
-        from_names.attach(self)
+        made.attach(self)
         if run_eagerly:
             warnings.warn(
                 "`run_eagerly=True` has no effect, because training steps are always compiled; use jax.debug.print to "
@@ -156,9 +159,20 @@ class CompiledModel(Stateful):
             )
             self.__dict__["_trainer"] = trainer
             self.__dict__["_synchronized"] = _leaves(values)
+            self._carry_optimizer_state(trainer)
         else:
             self.push_values()
         return self.__dict__["_trainer"]
+
+    def _carry_optimizer_state(self, trainer: Trainer) -> None:
+        """Continues with the state of an optimizer that `compile` got a second time, if it fits the parameters."""
+        old, inputs = self.__dict__.pop("_carried", None), getattr(self, "input_spec", None)
+        if old is None or inputs is None:
+            return
+        trainer.build(jax.tree.map(lambda symbol: jax.ShapeDtypeStruct(sizes(symbol.shape), symbol.dtype), inputs))
+        new = trainer.state
+        if new is not None and _shapes(new.opt_state) == _shapes(old.opt_state):
+            trainer.state = new.replace(opt_state=old.opt_state, step=old.step)
 
     def push_values(self) -> None:
         """Gives the trainer the values of the layers, if they changed since they were last the same."""
@@ -402,6 +416,11 @@ def _shown(verbose: str | int) -> int:
 
 def _leaves(values: Any) -> list[Any]:
     return jax.tree.leaves(values)
+
+
+def _shapes(tree: Any) -> Any:
+    leaves, treedef = jax.tree.flatten(tree)
+    return treedef, [np.shape(leaf) for leaf in leaves]
 
 
 def _same(a: Sequence[Any], b: Sequence[Any] | None) -> bool:

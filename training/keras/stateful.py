@@ -62,6 +62,15 @@ class Stateful:
         """Returns the class of pure layers that this class adds state to, or the class itself."""
         return vars(cls).get("adds_state_to") or cls
 
+    @property
+    def frozen(self) -> bool:
+        """Whether training leaves the layer as it is: by its own flag or that of the whole model, as in Keras.
+
+        Setting `trainable` of a model sets that of all layers inside it, so the flags in between do not matter.
+        """
+        layer, *enclosing = self._enclosing()  # type: ignore[attr-defined]
+        return not (layer.trainable and (not enclosing or enclosing[-1].trainable))
+
     # ------------------------------------------------------------ values
 
     @property
@@ -287,7 +296,7 @@ def initialize(layer: Any, *args: Any, **kwargs: Any) -> None:
         return
     leaves, treedef = jax.tree.flatten((args, kwargs))
     where = [i for i, leaf in enumerate(leaves) if hasattr(leaf, "shape") and hasattr(leaf, "dtype")]
-    shapes = [jax.ShapeDtypeStruct(_sizes(leaves[i].shape), leaves[i].dtype) for i in where]
+    shapes = [jax.ShapeDtypeStruct(sizes(leaves[i].shape), leaves[i].dtype) for i in where]
 
     def init(key: jax.Array) -> Any:
         filled = list(leaves)
@@ -308,7 +317,7 @@ def initialize(layer: Any, *args: Any, **kwargs: Any) -> None:
             object.__setattr__(inner, "_values", {})
 
 
-def _sizes(shape: Shape) -> tuple[int, ...]:
+def sizes(shape: Shape) -> tuple[int, ...]:
     """Returns a shape with a size for each unknown one."""
     return tuple(1 if n is None and i == 0 else 8 if n is None else n for i, n in enumerate(shape))
 
