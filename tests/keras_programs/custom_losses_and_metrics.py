@@ -40,7 +40,9 @@ def program(keras):
 
     x, y = rng.random((50, 6), dtype="float32"), rng.random((50, 1), dtype="float32")
     model = keras.Sequential([keras.Input((6,)), layers.Dense(4, activation="relu"), layers.Dense(1)])
-    model.compile(keras.optimizers.SGD(Halving(), momentum=0.9), Pinball(), metrics=[Within(0.2), Twice(name="t"), "mae"])
+    model.compile(
+        keras.optimizers.SGD(Halving(), momentum=0.9), Pinball(), metrics=[Within(0.2), Twice(name="t"), "mae"]
+    )
     model.set_weights([(abs(rng.normal(size=w.shape)) * 0.3).astype("float32") for w in model.get_weights()])
     history = model.fit(x, y, epochs=3, batch_size=16, shuffle=False, verbose=0, validation_data=(x, y))
     error, within, mean = keras.metrics.MeanAbsoluteError(), Within(), keras.metrics.Mean(name="mean")

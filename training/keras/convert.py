@@ -7,11 +7,11 @@ from typing import Any
 import jax
 
 from flaxmodels import building
+from flaxmodels.container import Container
 from flaxmodels.layers.base import Layer
-from flaxmodels.layers.symbolic import Symbol
-from training.keras.stateful import Stateful
+from flaxmodels.layers.symbolic import Node, Symbol
 
-Choose = Callable[[type], type]
+Choose = Callable[[type], type | None]
 
 
 def rebuild(layer: Any, choose: Choose, copy: Callable[[Any], Any] | None = None) -> Any:
@@ -19,7 +19,8 @@ def rebuild(layer: Any, choose: Choose, copy: Callable[[Any], Any] | None = None
 
     Args:
         layer: A layer or model.
-        choose: Returns for the class of a layer the class of its copy, which takes the same arguments.
+        choose: Returns for the class of a layer the class of its copy, which takes the same arguments. With None, the
+            layer itself takes the place of the copy.
         copy: Returns the copy of a layer inside the model, instead of `choose`.
     """
     return _Rebuild(choose, copy).layer(layer)
@@ -42,6 +43,8 @@ class _Rebuild:
 
     def _copy(self, layer: Any) -> Any:
         cls: Any = self.choose(type(layer))
+        if cls is None:
+            return layer
         if isinstance(layer, building.Sequential):
             return self._sequential(layer, cls)
         if isinstance(layer, building.Model) and layer.graph is not None:
@@ -52,7 +55,7 @@ class _Rebuild:
 
     def _arguments(self, layer: Any, without: tuple[str, ...] = ()) -> dict[str, Any]:
         return {
-            field.name: self.value(getattr(layer, field.name))
+            field.name: self.value(vars(layer)[field.name])
             for field in dataclasses.fields(layer)
             if field.init and field.name not in ("parent", *without)
         }
@@ -68,11 +71,11 @@ class _Rebuild:
         return value
 
     def _sequential(self, model: building.Sequential, cls: Any) -> Any:
-        source = model.layers.source
-        front = [] if source is None else [Symbol(source.shape, source.dtype, name=source.name)]
-        names = model.layers.names
-        copies = [self._named(layer, name) for layer, name in zip(model.layers, names, strict=True)]
-        return cls([*front, *copies], **self._arguments(model, without=("layers",)))
+        stack = model.layers
+        copies = [self._named(layer, name) for layer, name in zip(stack, stack.names, strict=True)]
+        source, output = (None if end is None else _copy_symbol(end) for end in (stack.source, stack.output))
+        copied = building.LayerStack(tuple(copies), source, output)
+        return cls(copied, **self._arguments(model, without=("layers",)))
 
     def _named(self, layer: Any, name: str) -> Any:
         copy = self.layer(layer)
@@ -82,29 +85,56 @@ class _Rebuild:
 
     def _graph(self, model: building.Model, cls: Any) -> Any:
         graph = model.graph
-        held: dict[int, Symbol] = {
-            id(symbol): Symbol(symbol.shape, symbol.dtype, name=symbol.name) for symbol in jax.tree.leaves(graph.inputs)
-        }
+        held = {id(symbol): _copy_symbol(symbol) for symbol in jax.tree.leaves(graph.inputs)}
 
         def fill(tree: Any) -> Any:
             return jax.tree.map(lambda leaf: held[id(leaf)] if isinstance(leaf, Symbol) else leaf, tree)
 
         for node in graph.nodes:
             copy = self._named(node.layer, graph.names[id(node.layer)])
-            outputs = copy(*fill(node.args), **fill(node.kwargs))
-            held.update(zip(map(id, jax.tree.leaves(node.outputs)), jax.tree.leaves(outputs), strict=True))
+            # The shapes are known, so the call is recorded without inferring them again.
+            call = Node(copy, fill(node.args), fill(node.kwargs))
+            call.outputs = jax.tree.map(
+                lambda symbol, call=call: Symbol(symbol.shape, symbol.dtype, call), node.outputs
+            )
+            object.__setattr__(copy, "_nodes", [*vars(copy).get("_nodes", ()), call])
+            held.update(zip(map(id, jax.tree.leaves(node.outputs)), jax.tree.leaves(call.outputs), strict=True))
         arguments = self._arguments(model, without=("inputs", "outputs", "graph"))
         return cls(fill(graph.inputs), fill(graph.outputs), **arguments)
+
+
+def _copy_symbol(symbol: Symbol) -> Symbol:
+    return Symbol(symbol.shape, symbol.dtype, name=symbol.name)
 
 
 def to_pure(layer: Any) -> Any:
     """Returns the pure copy of a stateful layer or model, without values.
 
-    Classes of the user have no pure counterpart, so they are copied as they are.
+    A layer of a class of the user has no pure counterpart and is returned as it is.
     """
-    return rebuild(layer, lambda cls: cls.pure_class() if issubclass(cls, Layer) else cls)
+    return rebuild(layer, _pure_class)
 
 
-def is_stateful(layer: Any) -> bool:
-    """Returns whether a layer holds values itself."""
-    return isinstance(layer, Stateful)
+def to_trained(model: Any) -> Any:
+    """Returns the pure copy of a model for training.
+
+    Setting `trainable` of a model sets that of all layers inside it, so only the flags of the innermost layers and of
+    the whole model count. The flags of the models in between are therefore True in the copy.
+    """
+    copy = to_pure(model)
+    _thaw_containers(copy, is_root=True)
+    return copy
+
+
+def _thaw_containers(layer: Any, is_root: bool = False) -> None:
+    children = [child for _, child in layer.children()] if isinstance(layer, Container) else []
+    if children and not is_root:
+        object.__setattr__(layer, "trainable", True)
+    for child in children:
+        _thaw_containers(child)
+
+
+def _pure_class(cls: type) -> type | None:
+    """Returns the pure class of a class with state, or None for a class of the user."""
+    is_ours = cls.__module__.split(".")[0] in ("flaxmodels", "training")
+    return cls.pure_class() if is_ours and issubclass(cls, Layer) else None

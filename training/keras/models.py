@@ -20,7 +20,7 @@ from training.keras import convert, naming, optimizers, seeds, stateful
 from training.keras.callbacks import PerBatch, SortLogs, has_batch_hooks
 from training.keras.inputs import InputLayer
 from training.keras.layers import stateful_class
-from training.keras.stateful import Stateful, ensure_initialized, gather, scatter
+from training.keras.stateful import Stateful, ensure_initialized, gather, scatter, sizes
 from training.trainer import Trainer
 
 
@@ -150,7 +150,7 @@ class CompiledModel(Stateful):
             optimizer = self.__dict__["optimizer"]
             values = gather(self)
             trainer = Trainer(
-                self,  # type: ignore[arg-type]
+                convert.to_trained(self),
                 "rmsprop" if optimizer is None else optimizer.make(),
                 seed=seeds.next_seed(),
                 variables=values if any(values.values()) else None,

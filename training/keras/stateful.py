@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.linen import module as linen_module
 
 import flaxmodels as fm
 from flaxmodels.graph import snake_case
@@ -26,11 +27,14 @@ COLLECTIONS = ("params", "batch_stats")
 Variables = dict[str, Any]
 
 
-class _Applying(threading.local):
-    """Whether this thread computes with a pure copy of a layer, so that a call of a stateful one is a mistake."""
+class _Copying(threading.local):
+    """How many copies flax is making in this thread; a copy gets its name from flax."""
 
     def __init__(self) -> None:
         self.depth = 0
+
+
+_copying = _Copying()
 
 
 class Stateful:
@@ -47,7 +51,7 @@ class Stateful:
 
     def __post_init__(self) -> None:
         super().__post_init__()  # type: ignore[misc]
-        if getattr(self, "name", None) is None:
+        if getattr(self, "name", None) is None and not _copying.depth:
             object.__setattr__(self, "name", naming.automatic_name(snake_case(type(self).__name__)))
         object.__setattr__(self, "_is_made", True)
 
@@ -62,15 +66,6 @@ class Stateful:
         """Returns the class of pure layers that this class adds state to, or the class itself."""
         return vars(cls).get("adds_state_to") or cls
 
-    @property
-    def frozen(self) -> bool:
-        """Whether training leaves the layer as it is: by its own flag or that of the whole model, as in Keras.
-
-        Setting `trainable` of a model sets that of all layers inside it, so the flags in between do not matter.
-        """
-        layer, *enclosing = self._enclosing()  # type: ignore[attr-defined]
-        return not (layer.trainable and (not enclosing or enclosing[-1].trainable))
-
     # ------------------------------------------------------------ values
 
     @property
@@ -83,7 +78,13 @@ class Stateful:
         initialize(self, _symbols_of(input_shape))
 
     def call_unbound(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """Computes the outputs of arrays with the values that the layer holds; creates them first if needed."""
+        """Computes the outputs of arrays with the values that the layer holds; creates them first if needed.
+
+        Raises:
+            ValueError: If another layer is being applied, whose gradient would not reach the values of this one.
+        """
+        if any(module is not None and module.scope is not None for module in linen_module._context.module_stack):
+            return super().call_unbound(inputs, *args, **kwargs)  # type: ignore[misc]
         inputs, args, kwargs = jax.tree.map(_as_array, (inputs, args, kwargs))
         train = bool(kwargs.pop("training", kwargs.pop("train", None)) or False)
         initialize(self, inputs, *args, **kwargs)
@@ -105,9 +106,23 @@ class Stateful:
         return self.weights if self.scope is None else super().variables  # type: ignore[misc, attr-defined]
 
     @property
-    def weights(self) -> list[Weight]:
+    def weights(self) -> Any:
         """The weights in Keras' order."""
+        if "_is_made" not in self.__dict__ or _copying.depth:
+            return self.__dict__.get("weights")  # the argument of this name that some layers take
         return [weight for weight, _ in self._weights_and_layers()]
+
+    @weights.setter
+    def weights(self, value: Any) -> None:
+        self.__dict__["weights"] = value
+
+    def clone(self, **options: Any) -> Any:
+        """Returns a copy without values, as flax needs it."""
+        _copying.depth += 1
+        try:
+            return super().clone(**options)  # type: ignore[misc]
+        finally:
+            _copying.depth -= 1
 
     @property
     def trainable_weights(self) -> list[Weight]:
