@@ -55,6 +55,8 @@ class Variable:
         self._scope: Any = None
         self._compute_dtype: Any = None
         self._assigned: Any = None
+        # Holds the value of a variable that is not bound: an object with `value` and `assign`, or None.
+        self.holder: Any = None
 
     def bind(self, scope: Any, compute_dtype: Any) -> "Variable":
         """Returns the variable with the value that it has in a scope of flax.
@@ -107,6 +109,8 @@ class Variable:
             ValueError: If the layer is not bound.
         """
         stored = self._assigned
+        if stored is None and self._scope is None and self.holder is not None:
+            stored = self.holder.value
         if stored is None:
             if self._scope is None or self._scope.invalid:
                 raise ValueError(
@@ -137,6 +141,9 @@ class Variable:
         Raises:
             ValueError: If the variable is trainable or not bound, or the shape differs.
         """
+        if self._scope is None and self.holder is not None:
+            self.holder.assign(value)
+            return self
         if self._trainable:
             raise ValueError(
                 f"Only the optimizer may change the trainable variable {self.name!r}, got an assignment; "

@@ -97,7 +97,8 @@ class _Rebuild:
             call.outputs = jax.tree.map(
                 lambda symbol, call=call: Symbol(symbol.shape, symbol.dtype, call), node.outputs
             )
-            object.__setattr__(copy, "_nodes", [*vars(copy).get("_nodes", ()), call])
+            if copy is not node.layer:
+                object.__setattr__(copy, "_nodes", [*vars(copy).get("_nodes", ()), call])
             held.update(zip(map(id, jax.tree.leaves(node.outputs)), jax.tree.leaves(call.outputs), strict=True))
         arguments = self._arguments(model, without=("inputs", "outputs", "graph"))
         return cls(fill(graph.inputs), fill(graph.outputs), **arguments)
@@ -122,12 +123,14 @@ def to_trained(model: Any) -> Any:
     the whole model count. The flags of the models in between are therefore True in the copy.
     """
     copy = to_pure(model)
-    _thaw_containers(copy, is_root=True)
+    if copy is not model:
+        _thaw_containers(copy, is_root=True)
     return copy
 
 
 def _thaw_containers(layer: Any, is_root: bool = False) -> None:
-    children = [child for _, child in layer.children()] if isinstance(layer, Container) else []
+    is_copy = isinstance(layer, Container) and layer.pure_class() is type(layer) and not layer.BINDS_ATTRIBUTES
+    children = [child for _, child in layer.children()] if is_copy else []
     if children and not is_root:
         object.__setattr__(layer, "trainable", True)
     for child in children:

@@ -20,7 +20,7 @@ from training.keras import convert, naming, optimizers, seeds, stateful
 from training.keras.callbacks import PerBatch, SortLogs, has_batch_hooks
 from training.keras.inputs import InputLayer
 from training.keras.layers import stateful_class
-from training.keras.stateful import Stateful, ensure_initialized, gather, scatter, sizes
+from training.keras.stateful import Stateful, ensure_initialized, gather, has_values, initialize, scatter, sizes
 from training.trainer import Trainer
 
 
@@ -340,7 +340,12 @@ class CompiledModel(Stateful):
         return self.predict(x, batch_size=len(jax.tree.leaves(x)[0]), verbose=0)
 
     def _build_for(self, x: Any) -> None:
-        """Gives a Sequential without an input the shape of the data."""
+        """Creates the variables of a model whose input is not known, for the shape of the data."""
+        if has_values(self) or getattr(self, "input_spec", None) is not None:
+            return
+        inputs = first_batch(x)
+        if inputs is not None:
+            initialize(self, inputs)
 
     @property
     def metrics_names(self) -> list[str]:
@@ -440,6 +445,20 @@ def _symbols_as_list(name: str) -> Any:
     return property(read, write)
 
 
+def first_batch(x: Any) -> Any:
+    """Returns inputs of the first batch, or all inputs; None for a stream that can be read only once."""
+    if hasattr(x, "shape") or isinstance(x, Mapping):
+        return x
+    if isinstance(x, list | tuple):
+        return x if all(hasattr(item, "shape") for item in x) else np.asarray(x)
+    if hasattr(x, "x") and hasattr(x, "y"):
+        return x.x
+    if not hasattr(x, "__iter__") or iter(x) is x:
+        return None
+    batch = x[0] if hasattr(x, "__getitem__") else next(iter(x))
+    return batch[0] if isinstance(batch, list | tuple) else batch
+
+
 class Sequential(CompiledModel, building.Sequential):
     __doc__ = building.Sequential.__doc__
     adds_state_to = building.Sequential
@@ -455,14 +474,10 @@ class Sequential(CompiledModel, building.Sequential):
         return jax.tree.leaves(self.output)
 
     def _build_for(self, x: Any) -> None:
-        if self.layers.source is not None or not len(self.layers):
-            return
-        if not hasattr(x, "shape") and hasattr(x, "__iter__") and iter(x) is not x and not isinstance(x, list | tuple):
-            first = x[0] if hasattr(x, "__getitem__") else next(iter(x))  # the first batch of a stream
-            x = first[0] if isinstance(first, list | tuple) else first
-        if not hasattr(x, "shape"):
-            return
-        self.build((None, *np.shape(x)[1:]))
+        if self.layers.source is None and len(self.layers):
+            inputs = first_batch(x)
+            if hasattr(inputs, "shape"):
+                self.build((None, *np.shape(inputs)[1:]))
 
     def build(self, input_shape: Any = None) -> None:
         """Gives the model its input, and creates the variables."""
@@ -480,13 +495,15 @@ class Model(CompiledModel, building.Model):
     outputs = _symbols_as_list("outputs")
 
     def __post_init__(self) -> None:
-        if self.__dict__.get("name") is None:
+        if self.__dict__.get("name") is None and "adds_state_to" in vars(type(self)) and not stateful.is_copying():
             object.__setattr__(self, "name", naming.automatic_name("functional"))
         super().__post_init__()
 
     @property
     def layers(self) -> list[Any]:
         """The layers in Keras' order, with an `InputLayer` for each input."""
+        if self.graph is None:
+            return [layer for _, layer in self.children()]
         if "_input_layers" not in self.__dict__:
             inputs = [InputLayer(input_tensor=symbol) for symbol in jax.tree.leaves(self.graph.inputs)]
             object.__setattr__(self, "_input_layers", inputs)
@@ -494,6 +511,8 @@ class Model(CompiledModel, building.Model):
 
     def children(self) -> list[tuple[str, Any]]:
         """Returns the names and the layers in Keras' order, without inputs."""
+        if self.graph is None:
+            return super().children()
         return [(self.graph.names[id(layer)], layer) for layer in self.graph.layers_in(self.dtype)]
 
 

@@ -17,8 +17,9 @@ from flax.linen import module as linen_module
 import flaxmodels as fm
 from flaxmodels.graph import snake_case
 from flaxmodels.interop.keras_weights import weight_paths
-from flaxmodels.layers import symbolic
+from flaxmodels.layers import keras_state, symbolic
 from flaxmodels.layers.base import Layer
+from flaxmodels.layers.keras_calls import symbols_of
 from flaxmodels.layers.symbolic import Shape, Symbol
 from training.keras import naming, seeds
 from training.keras.variables import Weight
@@ -35,6 +36,11 @@ class _Copying(threading.local):
 
 
 _copying = _Copying()
+
+
+def is_copying() -> bool:
+    """Returns whether flax is making a copy of a layer in this thread."""
+    return _copying.depth > 0
 
 
 class Stateful:
@@ -71,11 +77,24 @@ class Stateful:
     @property
     def built(self) -> bool:
         """Whether the layer has its variables."""
-        return all(layer.__dict__.get("_values") is not None for layer in with_held(self))
+        return bool(self.__dict__.get("built")) or has_values(self)
 
-    def build(self, input_shape: Any) -> None:
-        """Creates the variables for inputs of a shape, with None for the batch."""
-        initialize(self, _symbols_of(input_shape))
+    @built.setter
+    def built(self, value: bool) -> None:
+        self.__dict__["built"] = value
+
+    def build(self, *args: Any, **kwargs: Any) -> None:
+        """Creates the variables for inputs of a shape, with None for the batch.
+
+        Args:
+            *args: The shape, or shapes, of the inputs.
+            **kwargs: Shapes by the names of the arguments, such as `input_shape`.
+        """
+        if self.scope is not None or keras_state.state_of(self).shapes is not None:  # type: ignore[attr-defined]
+            super().build(*args, **kwargs)  # type: ignore[misc]
+            return
+        positional, named = symbols_of(args, kwargs)
+        initialize(self, *positional, **named)
 
     def call_unbound(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """Computes the outputs of arrays with the values that the layer holds; creates them first if needed.
@@ -140,7 +159,7 @@ class Stateful:
 
     def _weights_and_layers(self) -> list[tuple[Weight, "Stateful"]]:
         ensure_initialized(self)
-        if not self.built:
+        if not has_values(self):
             return []
         owners = {scope: layer for scope, layer in scopes_of(self)}
         found = []
@@ -168,7 +187,7 @@ class Stateful:
             ValueError: If the number of arrays or a shape differs.
         """
         ensure_initialized(self)
-        if not self.built:
+        if not has_values(self):
             raise ValueError(
                 f"{self.name} has no weights yet, got {len(weights)} arrays; build it, or call it on data first."  # type: ignore[attr-defined]
             )
@@ -182,7 +201,7 @@ class Stateful:
             ValueError: If the layer is not built.
         """
         ensure_initialized(self)
-        if not self.built:
+        if not has_values(self):
             raise ValueError(f"{self.name} has no weights to count yet; build it, or call it on data first.")  # type: ignore[attr-defined]
         return sum(weight.size for weight in self.weights)
 
@@ -287,9 +306,32 @@ def scatter(layer: Any, variables: Mapping[str, Any], only_missing: bool = False
 # ---------------------------------------------------------------- initialization
 
 
+def has_values(layer: Any) -> bool:
+    """Returns whether a layer and all layers inside it have values."""
+    if layer.BINDS_ATTRIBUTES and not layer.__dict__.get("built"):
+        return False  # its variables and the layers inside it are not known yet
+    return all(inner.__dict__.get("_values") is not None for inner in with_held(layer))
+
+
+def build_structure(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Lets a layer that is written as a Keras class create its variables and the layers inside it."""
+    if not layer.BINDS_ATTRIBUTES or layer.__dict__.get("built"):
+        return
+
+    def symbol(leaf: Any) -> Any:
+        is_array = hasattr(leaf, "shape") and hasattr(leaf, "dtype") and not isinstance(leaf, Symbol)
+        return Symbol((None, *leaf.shape[1:]), leaf.dtype) if is_array else leaf
+
+    nodes = list(layer.__dict__.get("_nodes", ()))
+    args, kwargs = jax.tree.map(symbol, (args, kwargs))
+    symbolic.record(layer, args, kwargs)
+    object.__setattr__(layer, "_nodes", nodes)  # this call is in no graph
+    object.__setattr__(layer, "built", True)
+
+
 def ensure_initialized(layer: Any) -> None:
     """Creates the variables of a layer that was called on symbols, or of a model with known inputs."""
-    if layer.built:
+    if has_values(layer):
         return
     inputs = getattr(layer, "input_spec", None)
     if isinstance(inputs, Symbol | list | tuple | dict) and symbolic.symbols_in(inputs):
@@ -297,6 +339,9 @@ def ensure_initialized(layer: Any) -> None:
     elif layer.__dict__.get("_nodes"):
         node = layer.__dict__["_nodes"][0]
         initialize(layer, *node.args, **node.kwargs)
+    elif layer.BINDS_ATTRIBUTES and keras_state.state_of(layer).shapes:
+        positional, named = symbols_of((), keras_state.state_of(layer).shapes)
+        initialize(layer, *positional, **named)
 
 
 def initialize(layer: Any, *args: Any, **kwargs: Any) -> None:
@@ -307,8 +352,9 @@ def initialize(layer: Any, *args: Any, **kwargs: Any) -> None:
         *args: Arguments of a call, as arrays or symbols.
         **kwargs: Keyword arguments of a call.
     """
-    if layer.built:
+    if has_values(layer):
         return
+    build_structure(layer, args, kwargs)
     leaves, treedef = jax.tree.flatten((args, kwargs))
     where = [i for i, leaf in enumerate(leaves) if hasattr(leaf, "shape") and hasattr(leaf, "dtype")]
     shapes = [jax.ShapeDtypeStruct(sizes(leaves[i].shape), leaves[i].dtype) for i in where]
@@ -330,20 +376,14 @@ def initialize(layer: Any, *args: Any, **kwargs: Any) -> None:
     for inner in with_held(layer):
         if inner.__dict__.get("_values") is None:
             object.__setattr__(inner, "_values", {})
+        if inner.BINDS_ATTRIBUTES:
+            for variable in keras_state.state_of(inner).variables:
+                variable.holder = inner.weight_at((variable.collection, variable.name))
 
 
 def sizes(shape: Shape) -> tuple[int, ...]:
     """Returns a shape with a size for each unknown one."""
     return tuple(1 if n is None and i == 0 else 8 if n is None else n for i, n in enumerate(shape))
-
-
-def _symbols_of(shape: Any) -> Any:
-    """Returns symbols for a shape, or for a list or dictionary of shapes."""
-    if isinstance(shape, Mapping):
-        return {name: _symbols_of(value) for name, value in shape.items()}
-    if isinstance(shape, list | tuple) and shape and isinstance(shape[0], list | tuple):
-        return [_symbols_of(value) for value in shape]
-    return Symbol(tuple(shape), jnp.dtype("float32"))
 
 
 def _as_array(leaf: Any) -> Any:
