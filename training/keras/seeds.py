@@ -1,9 +1,15 @@
 """The seed of the whole program, from which layers and trainers take their random keys."""
 
+import dataclasses
 import random
+from typing import Any
 
 import jax
 import numpy as np
+
+from flaxmodels import initializers
+from flaxmodels.layers.recurrent import GRU, LSTM, SimpleRNN
+from flaxmodels.layers.regularization import AlphaDropout, Dropout, GaussianDropout, GaussianNoise
 
 
 class _Global:
@@ -43,3 +49,30 @@ def next_seed() -> int:
 def next_key() -> jax.Array:
     """Returns a new random key."""
     return jax.random.key(next_seed())
+
+
+def seeds_of_arguments(layer: Any) -> dict[str, int]:
+    """Returns a seed for each argument of a layer that is a random initializer without one.
+
+    Keras draws these seeds from Python's generator when a layer is made. The same draws in the same order give the same
+    initial weights, bit for bit, after the same `set_random_seed`.
+    """
+    drawn: dict[str, int] = {}
+    for field in dataclasses.fields(layer):
+        value = vars(layer).get(field.name)
+        if field.name.endswith("_initializer") and value is not None:
+            made = initializers.get(value)
+            if getattr(made, "seed", 0) is None:
+                drawn[field.name] = _draw()
+    # A layer that draws numbers in training gets a seed for them in Keras.
+    if isinstance(layer, LSTM | GRU | SimpleRNN):
+        _draw()
+    elif isinstance(layer, Dropout | GaussianDropout | AlphaDropout) and layer.rate > 0:
+        _draw()
+    elif isinstance(layer, GaussianNoise) and layer.stddev > 0:
+        _draw()
+    return drawn
+
+
+def _draw() -> int:
+    return random.randint(1, int(1e9))

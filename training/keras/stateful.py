@@ -5,7 +5,9 @@ layer that is used in two models has the same values in both. `gather` collects 
 layers, pure functions compute with them, and `scatter` gives the results back to the layers.
 """
 
+import dataclasses
 import threading
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -15,12 +17,14 @@ import numpy as np
 from flax.linen import module as linen_module
 
 import flaxmodels as fm
+from flaxmodels import initializers
 from flaxmodels.graph import snake_case
 from flaxmodels.interop.keras_weights import weight_paths
 from flaxmodels.layers import keras_state, symbolic
 from flaxmodels.layers.base import Layer
 from flaxmodels.layers.keras_calls import symbols_of
 from flaxmodels.layers.symbolic import Shape, Symbol
+from flaxmodels.layers.wrappers import Bidirectional
 from training.keras import naming, seeds
 from training.keras.variables import Weight
 
@@ -60,6 +64,9 @@ class Stateful:
         if getattr(self, "name", None) is None and not _copying.depth:
             object.__setattr__(self, "name", naming.automatic_name(snake_case(type(self).__name__)))
         object.__setattr__(self, "_is_made", True)
+        if not _copying.depth:
+            for layer in (self, *(child for _, child in held_copies(self))):
+                object.__setattr__(layer, "_seeds", seeds.seeds_of_arguments(layer))
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
@@ -92,6 +99,14 @@ class Stateful:
         """
         if self.scope is not None or keras_state.state_of(self).shapes is not None:  # type: ignore[attr-defined]
             super().build(*args, **kwargs)  # type: ignore[misc]
+            return
+        if self.BINDS_ATTRIBUTES and getattr(self, "graph", None) is None:  # type: ignore[attr-defined]
+            # As in Keras, which would otherwise have other weights at this point of a program.
+            warnings.warn(
+                f"{type(self).__name__} has no method `build`, so build() creates no variables; call it on data, "
+                "or define `build`.",
+                stacklevel=2,
+            )
             return
         positional, named = symbols_of(args, kwargs)
         initialize(self, *positional, **named)
@@ -139,9 +154,17 @@ class Stateful:
         """Returns a copy without values, as flax needs it."""
         _copying.depth += 1
         try:
-            return super().clone(**options)  # type: ignore[misc]
+            copy = super().clone(**options)  # type: ignore[misc]
         finally:
             _copying.depth -= 1
+        object.__setattr__(copy, "_seeds", self.__dict__.get("_seeds", {}))
+        return copy
+
+    def argument(self, weight: str, kind: str) -> Any:
+        """Returns the argument of a kind for a weight; an initializer has the seed that it got with the layer."""
+        value = super().argument(weight, kind)  # type: ignore[misc]
+        seed = self.__dict__.get("_seeds", {}).get(f"{self.ARGUMENTS.get(weight, weight)}_{kind}")  # type: ignore[attr-defined]
+        return value if seed is None else dataclasses.replace(initializers.get(value), seed=seed)  # type: ignore[type-var]
 
     @property
     def trainable_weights(self) -> list[Weight]:
@@ -188,6 +211,8 @@ class Stateful:
         """
         ensure_initialized(self)
         if not has_values(self):
+            if not weights:
+                return
             raise ValueError(
                 f"{self.name} has no weights yet, got {len(weights)} arrays; build it, or call it on data first."  # type: ignore[attr-defined]
             )
@@ -243,6 +268,11 @@ class Stateful:
 
 
 # ---------------------------------------------------------------- trees of layers
+
+
+def held_copies(layer: Any) -> list[tuple[str, Any]]:
+    """Returns the layers inside a wrapper that it made itself as copies, such as the two directions of an RNN."""
+    return held_layers(layer) if isinstance(layer, Bidirectional) else []
 
 
 def held_layers(layer: Any) -> list[tuple[str, Any]]:
