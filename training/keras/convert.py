@@ -55,9 +55,9 @@ class _Rebuild:
 
     def _arguments(self, layer: Any, without: tuple[str, ...] = ()) -> dict[str, Any]:
         return {
-            field.name: self.value(vars(layer)[field.name])
+            field.name: self.value(vars(layer)[field.name])  # not getattr, which may compute something else
             for field in dataclasses.fields(layer)
-            if field.init and field.name not in ("parent", *without)
+            if field.init and field.name in vars(layer) and field.name not in ("parent", *without)
         }
 
     def value(self, value: Any) -> Any:
@@ -73,8 +73,9 @@ class _Rebuild:
     def _sequential(self, model: building.Sequential, cls: Any) -> Any:
         stack = model.layers
         copies = [self._named(layer, name) for layer, name in zip(stack, stack.names, strict=True)]
-        source, output = (None if end is None else _copy_symbol(end) for end in (stack.source, stack.output))
-        copied = building.LayerStack(tuple(copies), source, output)
+        source = None if stack.source is None else _copy_symbol(stack.source)
+        outputs = tuple(jax.tree.map(_copy_symbol, output) for output in stack.outputs)
+        copied = building.LayerStack(tuple(copies), source, outputs)
         return cls(copied, **self._arguments(model, without=("layers",)))
 
     def _named(self, layer: Any, name: str) -> Any:

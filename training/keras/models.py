@@ -13,7 +13,7 @@ import numpy as np
 import flaxmodels as fm
 from flaxmodels import building, files, saving
 from flaxmodels.interop import keras_config
-from flaxmodels.layers.symbolic import Input, Symbol
+from flaxmodels.layers.symbolic import Input
 from training.callbacks import Callback, History
 from training.callbacks import check as check_callbacks
 from training.keras import convert, naming, optimizers, seeds, stateful
@@ -34,45 +34,6 @@ class CompiledModel(Stateful):
             ("_synchronized", None), ("_stop", False),
         ):  # fmt: skip
             self.__dict__.setdefault(name, value)
-
-    # ------------------------------------------------------------ structure
-
-    @property
-    def input(self) -> Any:
-        """The symbol of the input, or their tree."""
-        return self._ends()[0]
-
-    @property
-    def output(self) -> Any:
-        """The symbol of the output, or their tree."""
-        return self._ends()[1]
-
-    def _ends(self) -> tuple[Any, Any]:
-        inputs, outputs = self.symbols()  # type: ignore[attr-defined]
-        if inputs is None:
-            raise AttributeError(
-                f"{self.name} has no input yet; add Input(shape) first, or build the model."  # type: ignore[attr-defined]
-            )
-        return inputs, outputs
-
-    def get_layer(self, name: str | None = None, index: int | None = None) -> Any:
-        """Returns a layer by its name or by its index in `layers`.
-
-        Raises:
-            ValueError: If neither or both are given, or there is no such layer.
-        """
-        layers = self.layers  # type: ignore[attr-defined]
-        if (name is None) == (index is None):
-            raise ValueError(f"get_layer takes either `name` or `index`, got name={name!r} and index={index!r}.")
-        if index is not None:
-            if not -len(layers) <= index < len(layers):
-                raise ValueError(f"`index` must be less than {len(layers)}, the number of layers, got {index}.")
-            return layers[index]
-        for layer in layers:
-            if layer.name == name:
-                return layer
-        names = [layer.name for layer in layers]
-        raise ValueError(f"`name` must be the name of a layer, got {name!r}; the layers are {names}.")
 
     # ------------------------------------------------------------ compile
 
@@ -432,19 +393,6 @@ def _same(a: Sequence[Any], b: Sequence[Any] | None) -> bool:
     return b is not None and len(a) == len(b) and all(x is y for x, y in zip(a, b, strict=True))
 
 
-def _symbols_as_list(name: str) -> Any:
-    """Returns a property that holds an argument, and reads as the list of its symbols once the graph is made."""
-
-    def read(self: Any) -> Any:
-        given = self.__dict__[name]
-        return given if self.__dict__.get("graph") is None else jax.tree.leaves(given)
-
-    def write(self: Any, value: Any) -> None:
-        self.__dict__[name] = value
-
-    return property(read, write)
-
-
 def first_batch(x: Any) -> Any:
     """Returns inputs of the first batch, or all inputs; None for a stream that can be read only once."""
     if hasattr(x, "shape") or isinstance(x, Mapping):
@@ -462,16 +410,6 @@ def first_batch(x: Any) -> Any:
 class Sequential(CompiledModel, building.Sequential):
     __doc__ = building.Sequential.__doc__
     adds_state_to = building.Sequential
-
-    @property
-    def inputs(self) -> list[Symbol]:
-        """The symbols of the inputs."""
-        return jax.tree.leaves(self.input)
-
-    @property
-    def outputs(self) -> list[Symbol]:
-        """The symbols of the outputs."""
-        return jax.tree.leaves(self.output)
 
     def _build_for(self, x: Any) -> None:
         if self.layers.source is None and len(self.layers):
@@ -491,9 +429,6 @@ class Model(CompiledModel, building.Model):
     __doc__ = building.Model.__doc__
     adds_state_to = building.Model
 
-    inputs = _symbols_as_list("inputs")
-    outputs = _symbols_as_list("outputs")
-
     def __post_init__(self) -> None:
         if self.__dict__.get("name") is None and "adds_state_to" in vars(type(self)) and not stateful.is_copying():
             object.__setattr__(self, "name", naming.automatic_name("functional"))
@@ -508,6 +443,18 @@ class Model(CompiledModel, building.Model):
             inputs = [InputLayer(input_tensor=symbol) for symbol in jax.tree.leaves(self.graph.inputs)]
             object.__setattr__(self, "_input_layers", inputs)
         return [*self.__dict__["_input_layers"], *self.graph.layers_in(self.dtype)]
+
+    def get_layer(self, name: str | None = None, index: int | None = None) -> Any:
+        """Returns a layer by its name, or by its index in `layers`, which begins with the inputs.
+
+        Raises:
+            ValueError: If neither or both are given, or there is no such layer.
+        """
+        layers = self.layers
+        if name is None and index is not None and -len(layers) <= index < len(layers):
+            return layers[index]
+        inputs = [layer for layer in layers if isinstance(layer, InputLayer) and layer.name == name]
+        return inputs[0] if inputs and index is None else super().get_layer(name, index)
 
     def children(self) -> list[tuple[str, Any]]:
         """Returns the names and the layers in Keras' order, without inputs."""

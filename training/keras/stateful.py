@@ -247,25 +247,6 @@ class Stateful:
         values[last] = value
         push()
 
-    # ------------------------------------------------------------ places in graphs
-
-    @property
-    def input(self) -> Any:
-        """The symbols on which the layer was called."""
-        node = self._only_node("input")
-        return node.args[0]
-
-    @property
-    def output(self) -> Any:
-        """The symbols that the call of the layer returned."""
-        return self._only_node("output").outputs
-
-    def _only_node(self, what: str) -> symbolic.Node:
-        nodes = self.__dict__.get("_nodes", ())
-        if not nodes:
-            raise AttributeError(f"{self.name} has no {what}, because it was not called on a symbol; call it on one.")  # type: ignore[attr-defined]
-        return nodes[0]
-
 
 # ---------------------------------------------------------------- trees of layers
 
