@@ -6,6 +6,7 @@ import itertools
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeAlias, TypeGuard
 
 import jax
@@ -98,6 +99,8 @@ class Reader:
 class SequenceReader(Reader):
     """Reads the items of a sequence as batches; `open` shuffles them if it has a key.
 
+    A sequence whose `workers` is larger than 1 is read by that many threads, up to `max_queue_size` items ahead.
+
     Calls the sequence's `on_epoch_begin` before and `on_epoch_end` after each pass, if it has them, as Keras does. A
     sequence whose `num_batches` is None is endless.
     """
@@ -117,6 +120,10 @@ class SequenceReader(Reader):
         else:
             order = np.arange(self.steps) if key is None else np.asarray(jax.random.permutation(key, self.steps))
             order = order[first:]
+        workers = getattr(self.sequence, "workers", 1)
+        if isinstance(workers, int) and workers > 1:
+            ahead = max(getattr(self.sequence, "max_queue_size", 10), workers)
+            return _read_ahead(self.sequence, order, workers, ahead)
         return (self.sequence[int(i)] for i in order)
 
     def position(self, used: int) -> dict[str, object]:
@@ -135,6 +142,20 @@ class SequenceReader(Reader):
     def _call(self, hook: str) -> None:
         if hasattr(self.sequence, hook):
             getattr(self.sequence, hook)()
+
+
+def _read_ahead(sequence: Any, order: Iterable[Any], workers: int, ahead: int) -> Iterator[Any]:
+    """Yields the items of a sequence in order, while several threads compute up to `ahead` later ones."""
+    rest = iter(order)
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="sequence")
+    try:
+        waiting = deque(pool.submit(sequence.__getitem__, int(i)) for i in itertools.islice(rest, ahead))
+        while waiting:
+            batch = waiting.popleft().result()
+            waiting.extend(pool.submit(sequence.__getitem__, int(i)) for i in itertools.islice(rest, 1))
+            yield batch
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 class IterableReader(Reader):
