@@ -520,7 +520,7 @@ def _without_tensorflow(stock: "type[tfds.core.DatasetBuilder]") -> "type[tfds.c
             }
 
         def _generate_examples(self, images: Path, labels: Path) -> Iterator[tuple[int, dict[str, object]]]:
-            for i, (image, label) in enumerate(zip(_read_idx(images), _read_idx(labels), strict=True)):
+            for i, (image, label) in enumerate(zip(read_idx(images), read_idx(labels), strict=True)):
                 yield i, {"image": Image.fromarray(image), "label": int(label)}
 
     return Builder
@@ -546,7 +546,7 @@ def _fetch(dl_manager: "tfds.download.DownloadManager", url: str, name: str) -> 
         ) from error
 
 
-def _read_idx(path: Path) -> np.ndarray:
+def read_idx(path: Path) -> np.ndarray:
     """Reads an array of bytes in MNIST's format: 3 bytes, a byte with the rank, 4 bytes per axis, and the data."""
     with gzip.open(path) as file:
         data = file.read()
