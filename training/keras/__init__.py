@@ -4,18 +4,31 @@ import importlib
 import sys
 from typing import TYPE_CHECKING, Any
 
+from training.keras import refused
+
 if TYPE_CHECKING:
     from flaxmodels import activations as activations
     from flaxmodels import constraints as constraints
     from flaxmodels import initializers as initializers
     from flaxmodels import ops as ops
     from flaxmodels import regularizers as regularizers
+    from training.keras import backend as backend
     from training.keras import callbacks as callbacks
+    from training.keras import config as config
+    from training.keras import datasets as datasets
+    from training.keras import dtype_policies as dtype_policies
     from training.keras import layers as layers
     from training.keras import losses as losses
     from training.keras import metrics as metrics
+    from training.keras import mixed_precision as mixed_precision
     from training.keras import models as models
     from training.keras import optimizers as optimizers
+    from training.keras import preprocessing as preprocessing
+    from training.keras import saving as saving
+    from training.keras import tree as tree
+    from training.keras import utils as utils
+    from training.keras.config import DTypePolicy as DTypePolicy
+    from training.keras.dtype_policies import FloatDTypePolicy as FloatDTypePolicy
     from training.keras.inputs import Input as Input
     from training.keras.layers import Layer as Layer
     from training.keras.losses import Loss as Loss
@@ -27,18 +40,29 @@ if TYPE_CHECKING:
 # Modules and names are imported when they are first used, so that `from training import keras` is quick.
 MODULES = {
     "activations": "flaxmodels.activations",
+    "backend": "training.keras.backend",
     "callbacks": "training.keras.callbacks",
+    "config": "training.keras.config",
     "constraints": "flaxmodels.constraints",
+    "datasets": "training.keras.datasets",
+    "dtype_policies": "training.keras.dtype_policies",
     "initializers": "flaxmodels.initializers",
     "layers": "training.keras.layers",
     "losses": "training.keras.losses",
     "metrics": "training.keras.metrics",
+    "mixed_precision": "training.keras.mixed_precision",
     "models": "training.keras.models",
     "ops": "flaxmodels.ops",
     "optimizers": "training.keras.optimizers",
+    "preprocessing": "training.keras.preprocessing",
     "regularizers": "flaxmodels.regularizers",
+    "saving": "training.keras.saving",
+    "tree": "training.keras.tree",
+    "utils": "training.keras.utils",
 }
 NAMES = {
+    "DTypePolicy": "config",
+    "FloatDTypePolicy": "dtype_policies",
     "Input": "inputs",
     "Layer": "layers",
     "Loss": "losses",
@@ -55,11 +79,7 @@ def __getattr__(name: str) -> Any:
     elif name in NAMES:
         value = getattr(importlib.import_module(f"{__name__}.{NAMES[name]}"), name)
     else:
-        raise AttributeError(
-            f"module {__name__!r} has no attribute {name!r}; dir({__name__}) lists the known ones.",
-            name=name,
-            obj=sys.modules[__name__],
-        )
+        raise AttributeError(refused.sentence(__name__, name), name=name, obj=sys.modules[__name__])
     setattr(sys.modules[__name__], name, value)
     return value
 

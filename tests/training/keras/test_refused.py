@@ -1,0 +1,77 @@
+"""Every public name of Keras is here, or refused with a sentence; the page of the documentation says which."""
+
+import importlib.util
+import pathlib
+
+import keras as theirs
+import pytest
+
+from training import keras
+from training.keras import refused
+
+ROOT = pathlib.Path(__file__).parent.parent.parent.parent
+spec = importlib.util.spec_from_file_location("keras_names", ROOT / "docs" / "keras_names.py")
+keras_names = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(keras_names)
+
+NAMES = [f"{module}.{name}" for module, names in keras_names.names_of_keras().items() for name in names]
+# Namespaces that are compared as soon as they have one of Keras' names.
+ABSENT = [
+    module
+    for module in ("keras.ops", "keras.random")
+    if not any(keras_names.is_here(name) for name in NAMES if name.rpartition(".")[0] == module)
+]
+
+
+# The table and the page are about one version.
+about_this_version = pytest.mark.skipif(not theirs.__version__.startswith("3.15."), reason="written for Keras 3.15")
+
+
+@about_this_version
+def test_no_name_of_keras_is_missing_in_silence():
+    expected = [name for name in NAMES if not any(name.startswith(f"{module}.") for module in ABSENT)]
+    assert [n for n in expected if not keras_names.is_here(n) and refused.alternative(n) is None] == []
+
+
+def test_no_name_is_both_here_and_refused():
+    assert [name for name in refused.REFUSED if keras_names.is_here(name)] == []
+
+
+@about_this_version
+def test_refused_names_are_names_of_keras():
+    known = {*NAMES, *(".".join(name.split(".")[:n]) for name in NAMES for n in range(2, name.count(".") + 1))}
+    assert [name for name in refused.REFUSED if name not in known] == []
+
+
+@about_this_version
+def test_the_page_is_up_to_date():
+    """Run `python docs/keras_names.py` after a change."""
+    assert keras_names.PAGE.read_text() == keras_names.page()
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["", "backend", "config", "datasets", "dtype_policies", "mixed_precision", "preprocessing", "preprocessing.image",
+     "preprocessing.sequence", "saving", "tree", "utils"],
+)  # fmt: skip
+def test_refused_names_raise_their_sentence(module):
+    path = ".".join(filter(None, ["keras", module]))
+    value = keras
+    for part in filter(None, module.split(".")):
+        value = getattr(value, part)
+    for name, alternative in refused.REFUSED.items():
+        if name.rpartition(".")[0] == path:
+            with pytest.raises(AttributeError) as caught:
+                getattr(value, name.rpartition(".")[2])
+            assert str(caught.value) == f"{name} is not part of training.keras; {alternative}."
+    with pytest.raises(AttributeError) as caught:
+        value.no_such_name  # noqa: B018
+    ours = ".".join(filter(None, ["training.keras", module]))
+    assert str(caught.value) == f"module {ours!r} has no attribute 'no_such_name'; dir({ours}) lists the known ones."
+    assert all(hasattr(value, name) for name in dir(value))
+    if module:
+        assert {*dir(value)} <= {name.rpartition(".")[2] for name in NAMES} | {
+            "image",
+            "sequence",
+            *dir(keras.datasets),
+        }
