@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from training.keras import models as models
     from training.keras import optimizers as optimizers
     from training.keras import preprocessing as preprocessing
+    from training.keras import random as random
     from training.keras import saving as saving
     from training.keras import tree as tree
     from training.keras import utils as utils
@@ -55,6 +56,7 @@ MODULES = {
     "ops": "flaxmodels.ops",
     "optimizers": "training.keras.optimizers",
     "preprocessing": "training.keras.preprocessing",
+    "random": "training.keras.random",
     "regularizers": "flaxmodels.regularizers",
     "saving": "training.keras.saving",
     "tree": "training.keras.tree",

@@ -10,6 +10,7 @@ import numpy as np
 from flaxmodels import initializers
 from flaxmodels.layers.recurrent import GRU, LSTM, SimpleRNN
 from flaxmodels.layers.regularization import AlphaDropout, Dropout, GaussianDropout, GaussianNoise
+from flaxmodels.random import set_shared_seed
 
 
 class _Global:
@@ -20,7 +21,7 @@ class _Global:
 
 
 def set_random_seed(seed: int) -> None:
-    """Sets the seeds of Python, NumPy and of the layers and trainers that are made from now on.
+    """Sets the seeds of Python, NumPy, `keras.random` and of the layers and trainers that are made from now on.
 
     Args:
         seed: An integer from 0 to 2**32 - 1.
@@ -35,6 +36,7 @@ def set_random_seed(seed: int) -> None:
         raise ValueError(f"`seed` must be an integer from 0 to 2**32 - 1, got {seed!r}; give another one.")
     random.seed(int(seed))
     np.random.seed(int(seed))  # noqa: NPY002 - as Keras does, for programs that use this generator
+    set_shared_seed(int(seed))
     _Global.seed, _Global.taken = int(seed), 0
 
 

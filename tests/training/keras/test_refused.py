@@ -52,7 +52,7 @@ def test_the_page_is_up_to_date():
 @pytest.mark.parametrize(
     "module",
     ["", "backend", "config", "datasets", "dtype_policies", "mixed_precision", "preprocessing", "preprocessing.image",
-     "preprocessing.sequence", "saving", "tree", "utils"],
+     "preprocessing.sequence", "random", "saving", "tree", "utils"],
 )  # fmt: skip
 def test_refused_names_raise_their_sentence(module):
     path = ".".join(filter(None, ["keras", module]))

@@ -136,3 +136,13 @@ def test_clear_session_restarts_names():
 
 def test_keras_tensors_are_symbols():
     assert keras.utils.is_keras_tensor(keras.Input((3,))) and not keras.backend.is_keras_tensor(jnp.ones(3))
+
+
+def test_set_random_seed_determines_random_numbers():
+    def draw():
+        keras.utils.set_random_seed(2**32 - 1)
+        return [keras.random.uniform((2,)), keras.random.normal((2,)), np.random.rand(2)]
+
+    first, second = draw(), draw()
+    for a, b in zip(first, second, strict=True):
+        np.testing.assert_array_equal(a, b)
