@@ -37,7 +37,7 @@ def __getattr__(name: str) -> Any:
         )
     value = getattr(pure, name)
     if isinstance(value, type) and issubclass(value, PureLayer):
-        value = stateful_class(value)
+        value = stateful_class(value)  # type: ignore[arg-type]  # classes are hashable
     setattr(sys.modules[__name__], name, value)
     return value
 

@@ -456,7 +456,7 @@ class Model(CompiledModel, building.Model):
         inputs = [layer for layer in layers if isinstance(layer, InputLayer) and layer.name == name]
         return inputs[0] if inputs and index is None else super().get_layer(name, index)
 
-    def children(self) -> list[tuple[str, Any]]:
+    def children(self) -> Sequence[tuple[str, Any]]:
         """Returns the names and the layers in Keras' order, without inputs."""
         if self.graph is None:
             return super().children()

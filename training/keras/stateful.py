@@ -126,7 +126,7 @@ class Stateful:
         options: dict[str, Any] = {"train": train} if train else {}
         if train:
             rngs = {"dropout": seeds.next_key()}
-            outputs, new = self.apply(
+            outputs, new = self.apply(  # type: ignore[attr-defined]
                 values, inputs, *args, rngs=rngs, mutable=["batch_stats", "losses"], **kwargs, **options
             )  # type: ignore[attr-defined]  # noqa: E501
             if new.get("batch_stats"):
@@ -350,8 +350,8 @@ def ensure_initialized(layer: Any) -> None:
     elif layer.__dict__.get("_nodes"):
         node = layer.__dict__["_nodes"][0]
         initialize(layer, *node.args, **node.kwargs)
-    elif layer.BINDS_ATTRIBUTES and keras_state.state_of(layer).shapes:
-        positional, named = symbols_of((), keras_state.state_of(layer).shapes)
+    elif layer.BINDS_ATTRIBUTES and (shapes := keras_state.state_of(layer).shapes):
+        positional, named = symbols_of((), shapes)
         initialize(layer, *positional, **named)
 
 
@@ -379,7 +379,7 @@ def initialize(layer: Any, *args: Any, **kwargs: Any) -> None:
         made = layer.init(rngs, *positional, **named)
         return {kind: made[kind] for kind in COLLECTIONS if kind in made}
 
-    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    options: Any = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     with jax.ensure_compile_time_eval():
         key = seeds.next_key()
         made = jax.jit(init).lower(key).compile(options)(key)
