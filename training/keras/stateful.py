@@ -25,7 +25,7 @@ from flaxmodels.layers.base import Layer
 from flaxmodels.layers.keras_calls import symbols_of
 from flaxmodels.layers.symbolic import Shape, Symbol
 from flaxmodels.layers.wrappers import Bidirectional
-from training.keras import naming, seeds
+from training.keras import config, naming, seeds
 from training.keras.variables import Weight
 
 COLLECTIONS = ("params", "batch_stats")
@@ -65,6 +65,7 @@ class Stateful:
             object.__setattr__(self, "name", naming.automatic_name(snake_case(type(self).__name__)))
         object.__setattr__(self, "_is_made", True)
         if not _copying.depth:
+            config.apply_settings(self)
             for layer in (self, *(child for _, child in held_copies(self))):
                 object.__setattr__(layer, "_seeds", seeds.seeds_of_arguments(layer))
 
