@@ -6,6 +6,7 @@ from typing import Any
 
 from flaxmodels import layers as pure
 from flaxmodels.layers.base import Layer as PureLayer
+from training.keras.docstrings import without_example
 from training.keras.inputs import Input as Input
 from training.keras.inputs import InputLayer as InputLayer
 from training.keras.stateful import Stateful, registered
@@ -20,7 +21,7 @@ def stateful_class(cls: type[PureLayer]) -> type[PureLayer]:
     if known is not None:
         return known
     namespace = {
-        "__doc__": cls.__doc__,
+        "__doc__": without_example(cls),
         "__module__": __name__,
         "__qualname__": cls.__name__,
         "adds_state_to": cls,

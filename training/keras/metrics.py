@@ -18,6 +18,7 @@ from jax.typing import DTypeLike
 
 from flaxmodels import initializers
 from training import metrics as pure
+from training.keras.docstrings import without_example
 from training.metrics import Metric as PureMetric
 from training.metrics.base import snake_case
 
@@ -270,7 +271,12 @@ class Metric(StatefulMetric, PureMetric[Any]):
 @functools.cache
 def stateful_class(cls: type[PureMetric[Any]]) -> type[PureMetric[Any]]:
     """Returns the class that adds state to a class of pure metrics."""
-    namespace = {"__doc__": cls.__doc__, "__module__": __name__, "__qualname__": cls.__name__, "adds_state_to": cls}
+    namespace = {
+        "__doc__": without_example(cls),
+        "__module__": __name__,
+        "__qualname__": cls.__name__,
+        "adds_state_to": cls,
+    }
     return type(cls)(cls.__name__, (StatefulMetric, cls), namespace)
 
 

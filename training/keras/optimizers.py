@@ -11,6 +11,7 @@ import optax
 from flaxmodels.graph import snake_case
 from training import optimizers as pure
 from training.keras import schedules as schedules
+from training.keras.docstrings import without_example
 
 
 class LearningRate(float):
@@ -127,7 +128,7 @@ def _class_of(name: str, factory: Any) -> type[Optimizer]:
     __init__.__signature__ = inspect.signature(factory)  # type: ignore[attr-defined]
     namespace = {
         "__init__": __init__,
-        "__doc__": factory.__doc__,
+        "__doc__": without_example(factory),
         "__module__": __name__,
         "factory": staticmethod(factory),
     }
