@@ -17,7 +17,8 @@ from flax.linen.module import InterceptorContext
 from numpy.typing import ArrayLike
 
 from flaxmodels.container import Container
-from flaxmodels.layers import symbolic
+from flaxmodels.inspection import weights_of
+from flaxmodels.layers import keras_state, symbolic
 from flaxmodels.layers.base import Layer
 from flaxmodels.layers.linen import Linen
 from flaxmodels.layers.normalization import SpectralNormalization
@@ -317,3 +318,18 @@ def set_keras_weights(
 
 def _copy_tree(tree: Any) -> Any:
     return {key: _copy_tree(value) for key, value in tree.items()} if hasattr(tree, "items") else tree
+
+
+def _split_weights(module: nn.Module, args: Any, kwargs: Any) -> tuple[list[Path], list[Path], Any]:
+    """Implements `keras_state.split_weights`."""
+    rngs = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
+    fixed = {name: value for name, value in kwargs.items() if not jax.tree.leaves(value) or isinstance(value, bool)}
+    arrays = {name: value for name, value in kwargs.items() if name not in fixed}
+    shapes = jax.eval_shape(lambda args, arrays: module.init(rngs, *args, **fixed, **arrays), args, arrays)
+    paths = weight_paths(module, shapes)
+    frozen = {path for path, (layer, _) in weights_of(module, *args, **kwargs).items() if layer.frozen}
+    trained = [path for path in paths if path[0] == "params" and path[1:] not in frozen]
+    return trained, [path for path in paths if path not in set(trained)], shapes
+
+
+keras_state.split_weights = _split_weights

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import importlib
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 from flax.linen import module as linen_module
 
 from flaxmodels.layers import checks, keras_state, symbolic
@@ -402,6 +404,33 @@ def take_lazy_attributes(layer: Any, bound: Any) -> bool:
         mine.variables.append(variable.descriptor)
         found = True
     return found
+
+
+def stateless_call(
+    layer: Any, trainable: Any, others: Any, args: tuple[Any, ...], kwargs: dict[str, Any], return_losses: bool
+) -> Any:
+    """Calls a layer with the given weights; see `KerasStyle.stateless_call`."""
+    if keras_state.split_weights is None:
+        importlib.import_module("flaxmodels.interop.keras_weights")
+    split: Any = keras_state.split_weights
+    trained_paths, other_paths, shapes = split(layer, args, kwargs)
+    flat = {path: jnp.zeros(leaf.shape, leaf.dtype) for path, leaf in traverse_util.flatten_dict(dict(shapes)).items()}
+    for what, paths, given in (
+        ("trainable_variables", trained_paths, trainable),
+        ("non_trainable_variables", other_paths, others),
+    ):
+        wanted = [tuple(flat[path].shape) for path in paths]
+        if [tuple(jnp.shape(value)) for value in given] != wanted:
+            raise ValueError(
+                f"`{what}` of {layer.label} must have the shapes {wanted}, got {[jnp.shape(v) for v in given]}; "
+                "give the weights in the order of Keras' get_weights()."
+            )
+        flat |= {path: jnp.asarray(value, flat[path].dtype) for path, value in zip(paths, given, strict=True)}
+    variables = traverse_util.unflatten_dict(flat)
+    outputs, updated = layer.apply(variables, *args, mutable=["batch_stats", "losses"], **kwargs)
+    flat |= traverse_util.flatten_dict({"batch_stats": dict(updated.get("batch_stats", {}))})
+    values = [flat[path] for path in other_paths]
+    return (outputs, values, jax.tree.leaves(updated.get("losses", {}))) if return_losses else (outputs, values)
 
 
 # ---------------------------------------------------------------- clones

@@ -326,6 +326,12 @@ def _create_statistic(layer: Any, variable: Variable) -> None:
         )
 
 
+# Returns the paths of the trainable and of the other weights of a module in Keras' order, and the shapes of its
+# variables, given the module and the arguments of its call. That order is known above the layers, so
+# `flaxmodels.interop.keras_weights` registers the function when it is imported.
+split_weights: Callable[..., tuple[list[Any], list[Any], Any]] | None = None
+
+
 # ---------------------------------------------------------------- calls in progress
 
 

@@ -2,13 +2,14 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.linen import module as linen_module
+from jax.typing import ArrayLike
 
 from flaxmodels import constraints, initializers, regularizers
 from flaxmodels.layers import keras_calls, keras_state, symbolic
@@ -312,6 +313,43 @@ class KerasStyle:
     def variable_dtype(self) -> str:
         """The dtype in which weights are stored."""
         return jnp.dtype(self.param_dtype).name  # type: ignore[attr-defined]
+
+    @nn.nowrap
+    def stateless_call(
+        self,
+        trainable_variables: Sequence[ArrayLike],
+        non_trainable_variables: Sequence[ArrayLike],
+        *args: Any,
+        return_losses: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Calls the layer with the given weights.
+
+        Args:
+            trainable_variables: The trained weights in Keras' order.
+            non_trainable_variables: The other weights, such as statistics and the weights of frozen layers.
+            *args: Arguments of the call.
+            return_losses: Whether to return the losses too.
+            **kwargs: Keyword arguments of the call, such as `training`.
+
+        Returns:
+            The outputs, the updated other weights, and with `return_losses` a list of losses.
+
+        Raises:
+            ValueError: If the layer is not built, or a number of weights or a shape differs.
+
+        References:
+            Keras, `keras.layers.Layer.stateless_call`.
+
+        Example:
+            >>> from flaxmodels import layers
+            >>> outputs, rest = layers.Dense(2).stateless_call([jnp.ones((3, 2)), jnp.zeros(2)], [], jnp.ones((1, 3)))
+            >>> outputs.tolist(), rest
+            ([[3.0, 3.0]], [])
+        """
+        return keras_calls.stateless_call(
+            self, trainable_variables, non_trainable_variables, args, kwargs, return_losses
+        )
 
     @nn.nowrap
     def compute_output_shape(self, *args: Any, **kwargs: Any) -> Any:

@@ -361,3 +361,31 @@ def test_an_input_spec_is_checked():
         ValueError, match=r"Checked takes inputs of 3 axes, as its `input_spec` says, got shape \(4, 5\)"
     ):
         Checked().apply({}, STEPS[0])
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_stateless_calls_equal_those_of_keras():
+    theirs = vae(keras)
+    x = STEPS[:, 0]
+    theirs(x)
+    theirs.encoder.trainable = False
+    ours = vae(OURS)
+    ours.build((None, 5))
+    ours.encoder.trainable = False
+    trained, others = (
+        [np.asarray(v) for v in vs] for vs in (theirs.trainable_variables, theirs.non_trainable_variables)
+    )
+    expected, rest, losses = theirs.stateless_call(trained, others, x, training=True, return_losses=True)
+    outputs, mine, added = ours.stateless_call(trained, others, x, training=True, return_losses=True)
+    np.testing.assert_allclose(outputs, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(sum(added), sum(losses), rtol=1e-5)
+    for value, wanted in zip(mine, rest, strict=True):
+        np.testing.assert_allclose(value, wanted, rtol=1e-5, atol=1e-6)
+    with pytest.raises(
+        ValueError, match="`trainable_variables` of VariationalAutoEncoder 'autoencoder' must have the shapes"
+    ):
+        ours.stateless_call(trained[1:], others, x)
+    with pytest.raises(
+        ValueError, match="VariationalAutoEncoder 'autoencoder' is not built, so the order of its weights is unknown"
+    ):
+        vae(OURS).stateless_call(trained, others, x)
