@@ -288,7 +288,7 @@ class Layer(KerasStyle, nn.Module, kw_only=True):
         """
         initializer: Any = initializers.get(self.argument(name, "initializer") or "glorot_uniform")
         try:
-            value = self.param(name, initializer, shape, jnp.dtype(self.argument(name, "dtype") or self.param_dtype))
+            value = self.param(name, initializer, shape, self._stored_dtype(name))
         except flax.errors.ScopeParamShapeError as error:
             raise ValueError(
                 f"`{name}` of {self.label} has shape {self._shape_of(name)}, but inputs of this size need {shape}; "
@@ -298,6 +298,11 @@ class Layer(KerasStyle, nn.Module, kw_only=True):
         if regularizer is not None and not self.is_initializing() and not self.frozen:
             self.sow("losses", name, regularizer(value), reduce_fn=lambda old, new: new, init_fn=lambda: 0.0)
         return self.cast(value) if dtype is None else value.astype(dtype)
+
+    @nn.nowrap
+    def _stored_dtype(self, name: str) -> Any:
+        """Returns the dtype in which a weight is stored."""
+        return jnp.dtype((self.KERAS_STYLE and self.argument(name, "dtype")) or self.param_dtype)
 
     def _shape_of(self, name: str) -> tuple[int, ...]:
         return tuple(jnp.shape(nn.meta.unbox(self.get_variable("params", name))))
