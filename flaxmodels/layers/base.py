@@ -50,6 +50,9 @@ class Layer(KerasStyle, nn.Module, kw_only=True):
     A custom layer is a dataclass of Keras' arguments with one method `compute`, marked `@nn.compact`, that takes
     arrays. If it needs them, `compute` also takes `mask` and `train`; every layer accepts both when it is called.
 
+    A class written for Keras, with `__init__`, `build` and `call`, works too; see `KerasStyle`. Its variables are in
+    `params` if they are trainable, otherwise in `batch_stats`.
+
     Args:
         dtype: Dtype of the computation, or a Keras policy such as "mixed_bfloat16". The default is the dtype of the
             enclosing model if it has one, otherwise `param_dtype`.
@@ -161,7 +164,7 @@ class Layer(KerasStyle, nn.Module, kw_only=True):
             inputs: An array, or a list of arrays for layers that merge. They can also be passed by keyword, under the
                 name of the first parameter of `compute`.
             *args: Further arrays, for layers that take them.
-            **kwargs: `mask`, `train` (False by default) and the other parameters of `compute`.
+            **kwargs: `mask`, `train` or Keras' `training` (False by default, inside a `call` that of the call) and the other parameters of `compute`.
         """
         if inputs is None:
             inputs = kwargs.pop(next(iter(arguments(self)), "inputs"), None)
