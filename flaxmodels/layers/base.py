@@ -164,7 +164,8 @@ class Layer(KerasStyle, nn.Module, kw_only=True):
             inputs: An array, or a list of arrays for layers that merge. They can also be passed by keyword, under the
                 name of the first parameter of `compute`.
             *args: Further arrays, for layers that take them.
-            **kwargs: `mask`, `train` or Keras' `training` (False by default, inside a `call` that of the call) and the other parameters of `compute`.
+            **kwargs: `mask`, `train` or Keras' `training`, and the other parameters of `compute`. The flag is False by
+                default; inside the `call` of a Keras class, it is the flag of that call.
         """
         if inputs is None:
             inputs = kwargs.pop(next(iter(arguments(self)), "inputs"), None)
