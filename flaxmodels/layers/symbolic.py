@@ -118,10 +118,9 @@ class Symbol:
             "decide in Python before the graph is built, or inside a layer."
         )
 
-    def __iter__(self) -> Iterator["Symbol"]:
-        raise TypeError(
-            f"A symbol of shape {self.shape} cannot be iterated over in Python; use ops.unstack(x, axis=...)."
-        )
+    # Python then reports that a symbol is not iterable. A method would make flax iterate over the symbols that a model
+    # holds, when it transforms the model. `ops.unstack` splits a symbol.
+    __iter__ = None
 
     def __getitem__(self, key: object) -> "Symbol":
         # In a file, a list is a tuple of indices, so a list of a program would change its meaning there.
