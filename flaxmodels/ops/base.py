@@ -47,6 +47,8 @@ _PLAIN, _CONVERTIBLE, _SYMBOLIC = 0, 1, 2
 # operation refuses them, they are too small or not divisible as needed.
 _SIZES = (((3, 61), (5, 96)), ((61, 67), (64, 96)), ((960, 1200), (960, 1440)), ((30720, 38400), (30720, 46080)))
 _MAX_GUESSES = 12
+# What another attempt counts for the readers of files, where a small layer counts 1.
+ATTEMPT_COST = 2
 
 
 class OperationCall(MultiOutputLayer):
@@ -134,6 +136,11 @@ def _output_shapes(call: Callable[[Any], Any], symbols: list[Any], leaves: list[
         return first, first
     refused: Exception | None = None
     for batch, unknown in _guesses(symbols, leaves):
+        if refused is not None:
+            # The readers of files limit the cost of all inferences. Their error must not be hidden by `try`.
+            spend = getattr(symbolic.CACHED_INFERENCE.get(), "spend", None)
+            if spend is not None:
+                spend(ATTEMPT_COST)
         try:
             return tuple(  # type: ignore[return-value]
                 jax.eval_shape(call, _filled(symbols, *sizes)) for sizes in zip(batch, unknown, strict=True)

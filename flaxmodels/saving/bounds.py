@@ -196,16 +196,24 @@ class Inferences:
         key = text, structure, tuple(map(_identity, leaves))
         if key not in self._inferred:
             ragged = any(None in (shape or ())[1:] for shape in shapes)
-            self.spent += (cost + len(leaves) // INPUTS_PER_UNIT) * (2 if ragged else 1)
-            if self.spent > self.limit:
-                raise ValueError(
-                    f"it has more layers than a file of its size may have: {FREE} and one per {BYTES_PER_UNIT} bytes, "
-                    "where a large layer counts as up to 8 layers and a repeated layer as none"
-                )
+            self.spend((cost + len(leaves) // INPUTS_PER_UNIT) * (2 if ragged else 1))
             self._inferred[key] = symbolic.infer_with_variables(layer.clone(name=name or layer.name), args, kwargs)
         outputs, variables = self._inferred[key]
         self._variables.setdefault(id(layer), variables)
         return outputs
+
+    def spend(self, cost: int) -> None:
+        """Adds to the cost, also for further attempts to infer the same call.
+
+        Raises:
+            ValueError: If the total exceeds the allowed cost.
+        """
+        self.spent += cost
+        if self.spent > self.limit:
+            raise ValueError(
+                f"it has more layers than a file of its size may have: {FREE} and one per {BYTES_PER_UNIT} bytes, "
+                "where a large layer counts as up to 8 layers and a repeated layer as none"
+            )
 
     def _description(self, layer: Layer) -> tuple[str, int]:
         """Returns the description of a layer without its name, as JSON, and its cost."""

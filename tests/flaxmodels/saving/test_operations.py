@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 import flaxmodels as fm
-from flaxmodels import Input, Model, layers
+from flaxmodels import Input, Model, layers, ops
 from flaxmodels.ops import base
 from flaxmodels.ops.base import apply
+from flaxmodels.saving import bounds
 
 X = np.random.default_rng(0).normal(size=(5, 4, 3)).astype("float32")
 
@@ -173,3 +174,11 @@ def test_many_operations_are_refused(path):
     write(path, many)
     with pytest.raises(ValueError, match="it has more layers than a file of its size may have"):
         fm.load(path)
+
+
+def test_each_attempt_to_infer_an_operation_counts():
+    x = Input((None,))
+    inferences = bounds.Inferences(10, lambda layer: {"operation": layer.operation}, lambda description: 1)
+    with inferences.used(), pytest.raises(ValueError, match="it has more layers than a file of its size may have"):
+        ops.reshape(x, (3, -1, 5, 7, 4099))  # refuses every size that is tried for the unknown ones
+    assert inferences.spent == 12  # the first attempt counts 2, because an axis is unknown, each other one counts 2
