@@ -209,7 +209,7 @@ def test_several_inputs_and_structures_are_built_by_name():
         return k.Model([a, b], two_inputs(k)()(a, b))
 
     def of_dict(k):
-        inputs = {"a": k.Input((6,)), "b": k.Input((3,))}
+        inputs = {"a": k.Input((6,), name="a"), "b": k.Input((3,), name="b")}
         return k.Model(inputs, of_structure(k)()(inputs))
 
     small = X[:, :3] * 2
