@@ -17,6 +17,7 @@ from training.callbacks import SwapEMAWeights as SwapEMAWeights
 from training.callbacks import TensorBoard as TensorBoard
 from training.callbacks import TerminateOnNaN as TerminateOnNaN
 from training.callbacks.base import Logs
+from training.keras import refused
 
 __all__ = [
     "BackupAndRestore",
@@ -95,3 +96,6 @@ for _hook in ("train_begin", "train_end", "test_begin", "test_end", "predict_beg
     setattr(PerBatch, f"on_{_hook}", _pass_on(f"on_{_hook}", positions=False))
 for _hook in ("epoch_begin", "epoch_end"):
     setattr(PerBatch, f"on_{_hook}", _pass_on(f"on_{_hook}", positions=True))
+
+
+__getattr__, __dir__ = refused.attach(__name__, __all__)

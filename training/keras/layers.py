@@ -1,4 +1,4 @@
-"""Keras' layers, which hold the values of their variables."""
+"""Keras' layers, which hold the values of their variables. Type checkers read `layers.pyi`."""
 
 import functools
 import sys
@@ -6,6 +6,7 @@ from typing import Any
 
 from flaxmodels import layers as pure
 from flaxmodels.layers.base import Layer as PureLayer
+from training.keras import refused
 from training.keras.docstrings import without_example
 from training.keras.inputs import Input as Input
 from training.keras.inputs import InputLayer as InputLayer
@@ -29,19 +30,12 @@ def stateful_class(cls: type[PureLayer]) -> type[PureLayer]:
     return type(cls)(cls.__name__, (Stateful, cls), namespace)
 
 
+_refuse, __dir__ = refused.attach(__name__, {*pure.__all__, "InputLayer"})
+
+
 def __getattr__(name: str) -> Any:
-    if name not in pure.__all__ or name == "Input":
-        raise AttributeError(
-            f"module {__name__!r} has no attribute {name!r}; dir({__name__}) lists the known ones.",
-            name=name,
-            obj=sys.modules[__name__],
-        )
-    value = getattr(pure, name)
+    value = getattr(pure, name) if name in pure.__all__ else _refuse(name)
     if isinstance(value, type) and issubclass(value, PureLayer):
         value = stateful_class(value)  # type: ignore[arg-type]  # classes are hashable
     setattr(sys.modules[__name__], name, value)
     return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*pure.__all__, "InputLayer"})

@@ -1,13 +1,58 @@
 """Keras' losses, and the base class of custom losses written as Keras classes."""
 
-import sys
+from collections.abc import Callable
 from typing import Any
 
 import jax
 from jax.typing import ArrayLike, DTypeLike
 
 from training import losses as pure
+from training.keras import refused
+from training.losses import CTC as CTC
+from training.losses import BinaryCrossentropy as BinaryCrossentropy
+from training.losses import BinaryFocalCrossentropy as BinaryFocalCrossentropy
+from training.losses import CategoricalCrossentropy as CategoricalCrossentropy
+from training.losses import CategoricalFocalCrossentropy as CategoricalFocalCrossentropy
+from training.losses import CategoricalGeneralizedCrossEntropy as CategoricalGeneralizedCrossEntropy
+from training.losses import CategoricalHinge as CategoricalHinge
+from training.losses import Circle as Circle
+from training.losses import CosineSimilarity as CosineSimilarity
+from training.losses import Dice as Dice
+from training.losses import Hinge as Hinge
+from training.losses import Huber as Huber
+from training.losses import KLDivergence as KLDivergence
+from training.losses import LogCosh as LogCosh
 from training.losses import Loss as PureLoss
+from training.losses import MeanAbsoluteError as MeanAbsoluteError
+from training.losses import MeanAbsolutePercentageError as MeanAbsolutePercentageError
+from training.losses import MeanSquaredError as MeanSquaredError
+from training.losses import MeanSquaredLogarithmicError as MeanSquaredLogarithmicError
+from training.losses import Poisson as Poisson
+from training.losses import SparseCategoricalCrossentropy as SparseCategoricalCrossentropy
+from training.losses import SquaredHinge as SquaredHinge
+from training.losses import Tversky as Tversky
+from training.losses import binary_crossentropy as binary_crossentropy
+from training.losses import binary_focal_crossentropy as binary_focal_crossentropy
+from training.losses import categorical_crossentropy as categorical_crossentropy
+from training.losses import categorical_focal_crossentropy as categorical_focal_crossentropy
+from training.losses import categorical_generalized_cross_entropy as categorical_generalized_cross_entropy
+from training.losses import categorical_hinge as categorical_hinge
+from training.losses import circle as circle
+from training.losses import cosine_similarity as cosine_similarity
+from training.losses import ctc as ctc
+from training.losses import dice as dice
+from training.losses import hinge as hinge
+from training.losses import huber as huber
+from training.losses import kl_divergence as kl_divergence
+from training.losses import log_cosh as log_cosh
+from training.losses import mean_absolute_error as mean_absolute_error
+from training.losses import mean_absolute_percentage_error as mean_absolute_percentage_error
+from training.losses import mean_squared_error as mean_squared_error
+from training.losses import mean_squared_logarithmic_error as mean_squared_logarithmic_error
+from training.losses import poisson as poisson
+from training.losses import sparse_categorical_crossentropy as sparse_categorical_crossentropy
+from training.losses import squared_hinge as squared_hinge
+from training.losses import tversky as tversky
 from training.losses.base import check_reduction
 from training.metrics.base import snake_case
 
@@ -63,15 +108,59 @@ class Loss(PureLoss):
         return cls(**config)
 
 
-def __getattr__(name: str) -> Any:
-    if name.startswith("_") or name not in dir(pure):
-        raise AttributeError(
-            f"module {__name__!r} has no attribute {name!r}; dir({__name__}) lists the known ones.",
-            name=name,
-            obj=sys.modules[__name__],
-        )
-    return getattr(pure, name)
+def get(identifier: Any) -> Any:
+    """Returns a loss: the function for the name of a function, an object for the name of a class.
+
+    Args:
+        identifier: A name, a class, an object, a function, a configuration with "class_name" and "config", or None.
+
+    Returns:
+        The loss; None for None. An object and a function are returned as they are.
+
+    Raises:
+        ValueError: If there is no such loss.
+
+    References:
+        Keras, `keras.losses.get`.
+
+    Example:
+        >>> get("mse") is mean_squared_error, get({"class_name": "Huber", "config": {"delta": 2.0}}).delta
+        (True, 2.0)
+    """
+    if isinstance(identifier, str):
+        return _by_name(identifier)
+    if isinstance(identifier, dict):
+        made = _by_name(identifier.get("class_name"))
+        return type(made)(**(identifier.get("config") or {})) if isinstance(made, PureLoss) else made
+    if isinstance(identifier, type):
+        return identifier()
+    if identifier is None or callable(identifier):
+        return identifier
+    raise ValueError(
+        f"`identifier` must be a name, a loss, a function (y_true, y_pred) or a configuration, got {identifier!r}."
+    )
 
 
-def __dir__() -> list[str]:
-    return sorted(name for name in dir(pure) if not name.startswith("_"))
+_FUNCTIONS: dict[type[PureLoss], Callable[..., jax.Array]] = {cls: function for function, cls in pure.FUNCTIONS.items()}
+
+
+def _by_name(name: Any) -> Any:
+    """Returns the object of the name of a class, and the function of any other name."""
+    if not isinstance(name, str):
+        raise ValueError(f"A configuration of a loss must have a name as 'class_name', got {name!r}; give one.")
+    made = pure.get(name)
+    return made if name == type(made).__name__ else _FUNCTIONS[type(made)]
+
+
+__all__ = [
+    "BinaryCrossentropy", "BinaryFocalCrossentropy", "CTC", "CategoricalCrossentropy",
+    "CategoricalFocalCrossentropy", "CategoricalGeneralizedCrossEntropy", "CategoricalHinge", "Circle",
+    "CosineSimilarity", "Dice", "Hinge", "Huber", "KLDivergence", "LogCosh", "Loss", "MeanAbsoluteError",
+    "MeanAbsolutePercentageError", "MeanSquaredError", "MeanSquaredLogarithmicError", "Poisson",
+    "SparseCategoricalCrossentropy", "SquaredHinge", "Tversky", "binary_crossentropy", "binary_focal_crossentropy",
+    "categorical_crossentropy", "categorical_focal_crossentropy", "categorical_generalized_cross_entropy",
+    "categorical_hinge", "circle", "cosine_similarity", "ctc", "dice", "get", "hinge", "huber", "kl_divergence",
+    "log_cosh", "mean_absolute_error", "mean_absolute_percentage_error", "mean_squared_error",
+    "mean_squared_logarithmic_error", "poisson", "sparse_categorical_crossentropy", "squared_hinge", "tversky",
+]  # fmt: skip
+__getattr__, __dir__ = refused.attach(__name__, __all__)

@@ -9,7 +9,7 @@ import contextlib
 import functools
 import sys
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from jax.typing import DTypeLike
 
 from flaxmodels import initializers
 from training import metrics as pure
+from training.keras import refused
 from training.keras.docstrings import without_example
 from training.metrics import Metric as PureMetric
 from training.metrics.base import snake_case
@@ -280,19 +281,184 @@ def stateful_class(cls: type[PureMetric[Any]]) -> type[PureMetric[Any]]:
     return type(cls)(cls.__name__, (StatefulMetric, cls), namespace)
 
 
+def get(identifier: Any) -> Any:
+    """Returns a metric with state for a name.
+
+    Args:
+        identifier: A name, a class, an object, a function, a configuration with "class_name" and "config", or None.
+
+    Returns:
+        The metric; None for None. An object and a function are returned as they are.
+
+    Raises:
+        ValueError: If there is no such metric.
+
+    References:
+        Keras, `keras.metrics.get`.
+
+    Example:
+        >>> print(get("mse")([1.0, 2.0], [1.0, 4.0]), get({"class_name": "AUC", "config": {"curve": "PR"}}).curve)
+        2.0 PR
+    """
+    if isinstance(identifier, str | dict):
+        name, config = (identifier, {}) if isinstance(identifier, str) else _parts(identifier)
+        return stateful_class(type(pure.get(name)))(**config)
+    if isinstance(identifier, type):
+        return identifier()
+    if identifier is None or callable(identifier):
+        return identifier
+    raise ValueError(
+        f"`identifier` must be a name, a metric, a function (y_true, y_pred) or a configuration, got {identifier!r}."
+    )
+
+
+def _parts(config: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Returns the name and the arguments of a configuration."""
+    name = config.get("class_name")
+    if not isinstance(name, str):
+        raise ValueError(f"A configuration of a metric must have a name as 'class_name', got {name!r}; give one.")
+    return name, config.get("config") or {}
+
+
+# The classes with state are made when they are first used.
+if TYPE_CHECKING:
+    from training.metrics import binary_accuracy as binary_accuracy
+    from training.metrics import binary_crossentropy as binary_crossentropy
+    from training.metrics import binary_focal_crossentropy as binary_focal_crossentropy
+    from training.metrics import categorical_accuracy as categorical_accuracy
+    from training.metrics import categorical_crossentropy as categorical_crossentropy
+    from training.metrics import categorical_focal_crossentropy as categorical_focal_crossentropy
+    from training.metrics import categorical_hinge as categorical_hinge
+    from training.metrics import concordance_correlation as concordance_correlation
+    from training.metrics import hinge as hinge
+    from training.metrics import huber as huber
+    from training.metrics import kl_divergence as kl_divergence
+    from training.metrics import log_cosh as log_cosh
+    from training.metrics import mean_absolute_error as mean_absolute_error
+    from training.metrics import mean_absolute_percentage_error as mean_absolute_percentage_error
+    from training.metrics import mean_squared_error as mean_squared_error
+    from training.metrics import mean_squared_logarithmic_error as mean_squared_logarithmic_error
+    from training.metrics import pearson_correlation as pearson_correlation
+    from training.metrics import poisson as poisson
+    from training.metrics import sparse_categorical_accuracy as sparse_categorical_accuracy
+    from training.metrics import sparse_categorical_crossentropy as sparse_categorical_crossentropy
+    from training.metrics import sparse_top_k_categorical_accuracy as sparse_top_k_categorical_accuracy
+    from training.metrics import squared_hinge as squared_hinge
+    from training.metrics import top_k_categorical_accuracy as top_k_categorical_accuracy
+
+    class AUC(StatefulMetric, pure.AUC): ...
+
+    class Accuracy(StatefulMetric, pure.Accuracy): ...
+
+    class BinaryAccuracy(StatefulMetric, pure.BinaryAccuracy): ...
+
+    class BinaryCrossentropy(StatefulMetric, pure.BinaryCrossentropy): ...
+
+    class BinaryIoU(StatefulMetric, pure.BinaryIoU): ...
+
+    class CategoricalAccuracy(StatefulMetric, pure.CategoricalAccuracy): ...
+
+    class CategoricalCrossentropy(StatefulMetric, pure.CategoricalCrossentropy): ...
+
+    class CategoricalHinge(StatefulMetric, pure.CategoricalHinge): ...
+
+    class ConcordanceCorrelation(StatefulMetric, pure.ConcordanceCorrelation): ...
+
+    class CosineSimilarity(StatefulMetric, pure.CosineSimilarity): ...
+
+    class F1Score(StatefulMetric, pure.F1Score): ...
+
+    class FBetaScore(StatefulMetric, pure.FBetaScore): ...
+
+    class FalseNegatives(StatefulMetric, pure.FalseNegatives): ...
+
+    class FalsePositives(StatefulMetric, pure.FalsePositives): ...
+
+    class Hinge(StatefulMetric, pure.Hinge): ...
+
+    class IoU(StatefulMetric, pure.IoU): ...
+
+    class KLDivergence(StatefulMetric, pure.KLDivergence): ...
+
+    class LogCoshError(StatefulMetric, pure.LogCoshError): ...
+
+    class Mean(StatefulMetric, pure.Mean): ...
+
+    class MeanAbsoluteError(StatefulMetric, pure.MeanAbsoluteError): ...
+
+    class MeanAbsolutePercentageError(StatefulMetric, pure.MeanAbsolutePercentageError): ...
+
+    class MeanIoU(StatefulMetric, pure.MeanIoU): ...
+
+    class MeanMetricWrapper(StatefulMetric, pure.MeanMetricWrapper): ...
+
+    class MeanSquaredError(StatefulMetric, pure.MeanSquaredError): ...
+
+    class MeanSquaredLogarithmicError(StatefulMetric, pure.MeanSquaredLogarithmicError): ...
+
+    class OneHotIoU(StatefulMetric, pure.OneHotIoU): ...
+
+    class OneHotMeanIoU(StatefulMetric, pure.OneHotMeanIoU): ...
+
+    class PearsonCorrelation(StatefulMetric, pure.PearsonCorrelation): ...
+
+    class Poisson(StatefulMetric, pure.Poisson): ...
+
+    class Precision(StatefulMetric, pure.Precision): ...
+
+    class PrecisionAtRecall(StatefulMetric, pure.PrecisionAtRecall): ...
+
+    class R2Score(StatefulMetric, pure.R2Score): ...
+
+    class Recall(StatefulMetric, pure.Recall): ...
+
+    class RecallAtPrecision(StatefulMetric, pure.RecallAtPrecision): ...
+
+    class RootMeanSquaredError(StatefulMetric, pure.RootMeanSquaredError): ...
+
+    class SensitivityAtSpecificity(StatefulMetric, pure.SensitivityAtSpecificity): ...
+
+    class SparseCategoricalAccuracy(StatefulMetric, pure.SparseCategoricalAccuracy): ...
+
+    class SparseCategoricalCrossentropy(StatefulMetric, pure.SparseCategoricalCrossentropy): ...
+
+    class SparseTopKCategoricalAccuracy(StatefulMetric, pure.SparseTopKCategoricalAccuracy): ...
+
+    class SpecificityAtSensitivity(StatefulMetric, pure.SpecificityAtSensitivity): ...
+
+    class SquaredHinge(StatefulMetric, pure.SquaredHinge): ...
+
+    class Sum(StatefulMetric, pure.Sum): ...
+
+    class TopKCategoricalAccuracy(StatefulMetric, pure.TopKCategoricalAccuracy): ...
+
+    class TrueNegatives(StatefulMetric, pure.TrueNegatives): ...
+
+    class TruePositives(StatefulMetric, pure.TruePositives): ...
+
+
+__all__ = [
+    "AUC", "Accuracy", "BinaryAccuracy", "BinaryCrossentropy", "BinaryIoU", "CategoricalAccuracy",
+    "CategoricalCrossentropy", "CategoricalHinge", "ConcordanceCorrelation", "CosineSimilarity", "F1Score",
+    "FBetaScore", "FalseNegatives", "FalsePositives", "Hinge", "IoU", "KLDivergence", "LogCoshError", "Mean",
+    "MeanAbsoluteError", "MeanAbsolutePercentageError", "MeanIoU", "MeanMetricWrapper", "MeanSquaredError",
+    "MeanSquaredLogarithmicError", "Metric", "OneHotIoU", "OneHotMeanIoU", "PearsonCorrelation", "Poisson",
+    "Precision", "PrecisionAtRecall", "R2Score", "Recall", "RecallAtPrecision", "RootMeanSquaredError",
+    "SensitivityAtSpecificity", "SparseCategoricalAccuracy", "SparseCategoricalCrossentropy",
+    "SparseTopKCategoricalAccuracy", "SpecificityAtSensitivity", "SquaredHinge", "Sum", "TopKCategoricalAccuracy",
+    "TrueNegatives", "TruePositives", "binary_accuracy", "binary_crossentropy", "binary_focal_crossentropy",
+    "categorical_accuracy", "categorical_crossentropy", "categorical_focal_crossentropy", "categorical_hinge",
+    "concordance_correlation", "get", "hinge", "huber", "kl_divergence", "log_cosh", "mean_absolute_error",
+    "mean_absolute_percentage_error", "mean_squared_error", "mean_squared_logarithmic_error", "pearson_correlation",
+    "poisson", "sparse_categorical_accuracy", "sparse_categorical_crossentropy",
+    "sparse_top_k_categorical_accuracy", "squared_hinge", "top_k_categorical_accuracy",
+]  # fmt: skip
+_refuse, __dir__ = refused.attach(__name__, __all__)
+
+
 def __getattr__(name: str) -> Any:
-    if name.startswith("_") or name not in dir(pure):
-        raise AttributeError(
-            f"module {__name__!r} has no attribute {name!r}; dir({__name__}) lists the known ones.",
-            name=name,
-            obj=sys.modules[__name__],
-        )
-    value = getattr(pure, name)
+    value = getattr(pure, name) if name in __all__ else _refuse(name)
     if isinstance(value, type) and issubclass(value, PureMetric):
         value = stateful_class(value)  # type: ignore[arg-type]  # classes are hashable
     setattr(sys.modules[__name__], name, value)
     return value
-
-
-def __dir__() -> list[str]:
-    return sorted(name for name in dir(pure) if not name.startswith("_"))
