@@ -11,6 +11,7 @@ import jax
 
 from flaxmodels.initializers.base import Initializer as Initializer
 from flaxmodels.initializers.base import InitializerLike as InitializerLike
+from flaxmodels.initializers.base import key_first as key_first
 from flaxmodels.initializers.constants import STFT as STFT
 from flaxmodels.initializers.constants import Constant as Constant
 from flaxmodels.initializers.constants import Identity as Identity
@@ -84,7 +85,8 @@ def get(initializer: InitializerLike) -> Callable[..., jax.Array] | None:
 
     Args:
         initializer: A name in `INITIALIZERS` or a class, which is called without arguments; an instance or
-            any function (key, shape, dtype) -> array, which is returned as is; or None.
+            any function (key, shape, dtype) -> array, which is returned as is; or None. A function of Keras'
+            signature (shape, dtype) is returned as is too; layers call it through `key_first`.
 
     Raises:
         ValueError: If the name is unknown.

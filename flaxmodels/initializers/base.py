@@ -1,6 +1,7 @@
 """The base class of initializers, and the checks of their arguments."""
 
 import abc
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,37 @@ class Initializer(abc.ABC):
 
 # What an `..._initializer` argument accepts: a name, an instance, a class, or a function (key, shape, dtype) -> array.
 InitializerLike = str | Callable[..., jax.Array] | type[Initializer] | None
+
+
+@dataclass(frozen=True)
+class _KeyFirst:
+    """An initializer that takes (shape, dtype), called as (key, shape, dtype)."""
+
+    initializer: Callable[..., jax.Array]
+
+    def __call__(self, key: jax.Array, shape: Shape, dtype: DTypeLike = jnp.float32) -> jax.Array:
+        return jnp.asarray(self.initializer(shape, dtype=jnp.dtype(dtype).name)).astype(dtype)
+
+
+def key_first(initializer: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """Returns an initializer that is called as (key, shape, dtype).
+
+    Args:
+        initializer: A function or an object with this signature, or with Keras' (shape, dtype).
+
+    References:
+        Keras, `keras.initializers.Initializer`.
+
+    Example:
+        >>> ramp = key_first(lambda shape, dtype=None: jnp.arange(shape[0], dtype=dtype))
+        >>> ramp(jax.random.key(0), (3,), jnp.float32).tolist()
+        [0.0, 1.0, 2.0]
+    """
+    try:
+        first = next(iter(inspect.signature(initializer).parameters), None)
+    except (TypeError, ValueError):  # some callables written in C have no signature
+        return initializer
+    return _KeyFirst(initializer) if first == "shape" else initializer
 
 
 def check_and_normalize(initializer: Initializer, *numbers: str) -> None:

@@ -88,7 +88,7 @@ class ScoredAttention(AttentionBase):
             outputs = jnp.where(masks.expand_before(query_mask[..., None], outputs.ndim), outputs, 0)
         return (outputs, weights) if return_attention_scores else outputs
 
-    def compute_mask(self, inputs: Sequence[jax.Array], mask: MaskList | None) -> jax.Array | None:
+    def compute_mask(self, inputs: Sequence[jax.Array], mask: MaskList | None = None) -> jax.Array | None:
         """Returns the query's mask."""
         return None if mask is None else mask[0]
 
@@ -320,7 +320,7 @@ class ProjectedAttention(AttentionBase):
         outputs = dense["attention_output"](outputs if gate is None else outputs * gate)
         return (outputs, weights) if return_attention_scores else outputs
 
-    def compute_mask(self, inputs: jax.Array, mask: jax.Array | MaskList | None) -> jax.Array | None:
+    def compute_mask(self, inputs: jax.Array, mask: jax.Array | MaskList | None = None) -> jax.Array | None:
         """Returns the query's mask."""
         return mask[0] if isinstance(mask, tuple | list) else mask
 

@@ -250,7 +250,7 @@ class Layer(KerasStyle, nn.Module, kw_only=True):
             self._add_activity_loss(outputs)
         return outputs, self.compute_mask(inputs, mask)
 
-    def compute_mask(self, inputs: Any, mask: Any) -> MaskTree:
+    def compute_mask(self, inputs: Any, mask: Any = None) -> MaskTree:
         """Returns the mask of the outputs: that of the inputs if the layer keeps positions, otherwise None."""
         return mask if self.SUPPORTS_MASKING or (self.KERAS_STYLE and self.supports_masking) else None
 
@@ -291,6 +291,7 @@ class Layer(KerasStyle, nn.Module, kw_only=True):
             dtype: Dtype of the returned value; None for `compute_dtype`.
         """
         initializer: Any = initializers.get(self.argument(name, "initializer") or "glorot_uniform")
+        initializer = initializers.key_first(initializer)
         try:
             value = self.param(name, initializer, shape, self._stored_dtype(name))
         except flax.errors.ScopeParamShapeError as error:

@@ -319,7 +319,7 @@ class LSTMBase(GatedCell):
         value = super().argument(weight, kind)
         if (weight, kind) == ("bias", "initializer") and self.unit_forget_bias:  # type: ignore[attr-defined]
             initializer: Any = initializers.get(value or "glorot_uniform")
-            return forget_bias(initializer)
+            return forget_bias(initializers.key_first(initializer))
         return value
 
 

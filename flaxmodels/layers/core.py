@@ -249,6 +249,6 @@ class Lambda(MultiOutputLayer):
                 "correct `output_shape`, or leave it out, because the shape is inferred."
             )
 
-    def compute_mask(self, inputs: ArrayTree, mask: MaskTree) -> Any:
+    def compute_mask(self, inputs: ArrayTree, mask: MaskTree = None) -> Any:
         """Returns the `mask` argument of the layer, or its value if it is a function."""
         return self.mask(inputs, mask) if callable(self.mask) else self.mask

@@ -127,7 +127,7 @@ class Embedding(EmbeddingBase):
         """Returns the vectors of the integers."""
         return self.look_up(self.matrix(), inputs)
 
-    def compute_mask(self, inputs: jax.Array, mask: jax.Array | None) -> jax.Array | None:
+    def compute_mask(self, inputs: jax.Array, mask: jax.Array | None = None) -> jax.Array | None:
         """Returns where the integers are not 0 if `mask_zero` is True, else None."""
         return inputs != 0 if self.mask_zero else None
 

@@ -24,6 +24,7 @@ REFUSED = {
     **dict.fromkeys(("train_step", "make_train_function", "apply_gradients"), STEP),
     **dict.fromkeys(("test_step", "make_test_function"), f"{STEP}, and use metrics and losses for evaluation"),
     **dict.fromkeys(("predict_step", "make_predict_function"), "compute the outputs in `call`"),
+    "compute_loss": "give a loss to the training, or call `add_loss` in `call`",
     "__call__": "define `call`",
     "compute_output_spec": "leave it out, because shapes and dtypes are inferred from `call`",
     "symbolic_call": "leave it out, because shapes and dtypes are inferred from `call`",
@@ -250,7 +251,7 @@ class KerasStyle:
             keras_state.unused(name or "variable", keras_calls.taken_names(self)),
             tuple(int(size) for size in sizes),
             stored,
-            initializers.get(initializer),  # type: ignore[arg-type]
+            initializers.key_first(initializers.get(initializer)),  # type: ignore[arg-type]
             trainable,
             regularizers.get(regularizer),
             constraints.get(constraint),

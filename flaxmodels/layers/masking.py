@@ -61,7 +61,7 @@ class Masking(Layer):
         inputs = jnp.asarray(inputs)
         return jnp.where(jnp.expand_dims(self.compute_mask(inputs, None), -1), self.cast_floats(inputs), 0)
 
-    def compute_mask(self, inputs: jax.Array, mask: MaskTree) -> jax.Array:
+    def compute_mask(self, inputs: jax.Array, mask: MaskTree = None) -> jax.Array:
         """Returns the steps with a feature other than `mask_value`; as in Keras, the mask of the inputs is ignored."""
         inputs, value = jnp.asarray(inputs), np.asarray(self.mask_value)
         if inputs.ndim < 2:

@@ -44,7 +44,9 @@ class Merge(Layer):
         """Merges arrays with the same number of axes."""
         raise TypeError(f"{type(self).__name__} does not implement `merge`; use a subclass such as Add.")
 
-    def compute_mask(self, inputs: Sequence[jax.Array], mask: Sequence[jax.Array | None] | None) -> jax.Array | None:
+    def compute_mask(
+        self, inputs: Sequence[jax.Array], mask: Sequence[jax.Array | None] | None = None
+    ) -> jax.Array | None:
         """Returns the elementwise OR of all masks, or None if an input has no mask."""
         masks = self.masks(inputs, mask)
         if any(m is None for m in masks):
@@ -304,7 +306,9 @@ class Concatenate(Merge):
             )
         return jnp.concatenate(arrays, axis)
 
-    def compute_mask(self, inputs: Sequence[jax.Array], mask: Sequence[jax.Array | None] | None) -> jax.Array | None:
+    def compute_mask(
+        self, inputs: Sequence[jax.Array], mask: Sequence[jax.Array | None] | None = None
+    ) -> jax.Array | None:
         """Returns the concatenated masks, or None if no input has a mask."""
         masks = self.masks(inputs, mask)
         mask_ranks = [m.ndim for m in masks if m is not None]
@@ -376,7 +380,9 @@ class Dot(Merge):
         outputs = jax.lax.dot_general(x, y, (((a,), (b,)), ((0,), (0,))))
         return outputs[:, None] if outputs.ndim == 1 else outputs
 
-    def compute_mask(self, inputs: Sequence[jax.Array], mask: Sequence[jax.Array | None] | None) -> jax.Array | None:
+    def compute_mask(
+        self, inputs: Sequence[jax.Array], mask: Sequence[jax.Array | None] | None = None
+    ) -> jax.Array | None:
         """Returns None: the outputs have no mask."""
         return None
 

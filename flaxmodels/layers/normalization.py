@@ -160,7 +160,7 @@ class BatchNormalization(Layer):
         dtype = accumulation_dtype(self.param_dtype)
 
         def make(name: str) -> jax.Array:
-            value = initializers.get(initial[name])(self.make_rng("params"), shape, dtype)
+            value = initializers.key_first(initializers.get(initial[name]))(self.make_rng("params"), shape, dtype)
             return jnp.sqrt(value) if name.endswith("stddev") else value
 
         return {name: self.variable("batch_stats", name, make, name) for name in initial}

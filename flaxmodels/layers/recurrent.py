@@ -107,7 +107,7 @@ class Recurrent(MultiOutputLayer):
         return self.cast(jnp.swapaxes(hs, 0, 1) if self.return_sequences else hs[-1])
 
     def compute_mask(
-        self, inputs: jax.Array, mask: jax.Array | None
+        self, inputs: jax.Array, mask: jax.Array | None = None
     ) -> jax.Array | tuple[jax.Array | None, ...] | None:
         """Returns the mask of the inputs if `return_sequences` is True; states have no mask."""
         mask = mask if self.return_sequences else None

@@ -153,7 +153,7 @@ class Bidirectional(MultiOutputLayer):
             )
         return states[:first], states[first:]
 
-    def compute_mask(self, inputs: jax.Array, mask: jax.Array | None) -> MaskTree:
+    def compute_mask(self, inputs: jax.Array, mask: jax.Array | None = None) -> MaskTree:
         """Returns the mask of the inputs for each output if sequences are returned; states have no mask."""
         forward, backward = self.layer.compute_mask(inputs, mask), self.backward_layer.compute_mask(inputs, mask)
         if not self.layer.return_state:

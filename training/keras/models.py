@@ -327,6 +327,29 @@ class CompiledModel(Stateful):
 
     # ------------------------------------------------------------ files
 
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments, which are the layers and their calls for a Sequential or functional model.
+
+        References:
+            Keras, `keras.Model.get_config`.
+        """
+        if isinstance(self, building.Sequential) or getattr(self, "graph", None) is not None:
+            return keras_config.to_keras(convert.to_pure(self))["config"]
+        return super().get_config()  # type: ignore[misc, no-any-return]
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Any:
+        """Returns a model with new weights from the result of `get_config`.
+
+        References:
+            Keras, `keras.Model.from_config`.
+        """
+        if "layers" not in config or "adds_state_to" not in vars(cls):
+            return super().from_config(config)  # type: ignore[misc]
+        kind = "Sequential" if issubclass(cls, building.Sequential) else "Functional"
+        described = keras_config.from_keras({"module": "keras", "class_name": kind, "config": config})
+        return convert.rebuild(saving.from_config(described), stateful_class)
+
     def to_json(self, **options: Any) -> str:
         """Returns the architecture as JSON text that Keras can read.
 

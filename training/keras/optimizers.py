@@ -92,9 +92,10 @@ class Optimizer:
 
     @property
     def iterations(self) -> int:
-        """The number of steps so far."""
+        """The number of updates so far; with gradient accumulation, one for several steps."""
         trainer = self._trainer
-        return 0 if trainer is None else int(trainer.state.step)
+        steps = 0 if trainer is None else int(trainer.state.step)
+        return steps // (self.arguments.get("gradient_accumulation_steps") or 1)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments, with the present learning rate."""

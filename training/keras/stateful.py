@@ -9,7 +9,7 @@ import dataclasses
 import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ from flaxmodels.layers.keras_calls import symbols_of
 from flaxmodels.layers.symbolic import Shape, Symbol
 from flaxmodels.layers.wrappers import Bidirectional
 from training.keras import config, naming, seeds
-from training.keras.variables import Weight
+from training.keras.variables import ATTRIBUTES, Weight
 
 COLLECTIONS = ("params", "batch_stats")
 Variables = dict[str, Any]
@@ -74,6 +74,18 @@ class Stateful:
         if name == "trainable" and "_is_made" in self.__dict__:
             for _, child in held_layers(self):
                 child.trainable = value
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Returns the weight of a built layer by its name, such as `kernel`."""
+            if "_values" in self.__dict__ and not self.BINDS_ATTRIBUTES:
+                for weight in type(self).WEIGHTS:
+                    if ATTRIBUTES.get(weight, weight) == name:
+                        values = self.own_values()
+                        found = [kind for kind in COLLECTIONS if weight in (values.get(kind) or {})]
+                        return self.weight_at((found[0], weight)) if found else None  # None as for an unused bias
+            return super().__getattr__(name)
 
     @classmethod
     def pure_class(cls) -> type:
@@ -143,7 +155,8 @@ class Stateful:
     @property
     def weights(self) -> Any:
         """The weights in Keras' order."""
-        if "_is_made" not in self.__dict__ or _copying.depth:
+        is_bound = self.__dict__.get("scope") is not None and "weights" in self.__dict__
+        if "_is_made" not in self.__dict__ or _copying.depth or is_bound:
             return self.__dict__.get("weights")  # the argument of this name that some layers take
         return [weight for weight, _ in self._weights_and_layers()]
 

@@ -6,6 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+# Weights whose attribute of a layer has another name in Keras.
+ATTRIBUTES = {"embedding": "embeddings"}
+
 
 class Weight:
     """A variable of a layer: reads and assigns the value that the layer holds.
@@ -58,12 +61,12 @@ class Weight:
     @property
     def name(self) -> str:
         """The name, such as "kernel"."""
-        return self._path[-1]
+        return ATTRIBUTES.get(self._path[-1], self._path[-1])
 
     @property
     def path(self) -> str:
         """The layer and the name, such as "dense/kernel"."""
-        return "/".join((self._layer.name, *self._path[1:]))
+        return "/".join((self._layer.name, *self._path[1:-1], self.name))
 
     @property
     def trainable(self) -> bool:
