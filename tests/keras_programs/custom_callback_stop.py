@@ -40,14 +40,8 @@ def program(keras):
         def on_test_begin(self, logs=None):
             self.events.append("test begin")
 
-        def on_test_batch_end(self, batch, logs=None):
-            self.events.append(f"test batch {batch} {sorted(logs)}")
-
         def on_test_end(self, logs=None):
             self.events.append("test end")
-
-        def on_predict_batch_end(self, batch, logs=None):
-            self.events.append(f"predict batch {batch}")
 
         def on_predict_end(self, logs=None):
             self.events.append("predict end")

@@ -79,5 +79,4 @@ def program(keras):
         "evaluated": model.evaluate(x, y, verbose=0),
         "names": [w.path.split("/")[-1] for w in model.layers[1].weights],
         "trained": len(model.trainable_variables),
-        "losses": len(model.layers[0].losses) >= 1,
     }

@@ -9,11 +9,14 @@ def program(keras):
     class Antirectifier(layers.Layer):
         def __init__(self, initializer="ones", **kwargs):
             super().__init__(**kwargs)
-            self.initializer = keras.initializers.get(initializer)
+            self.initializer = initializer
 
         def build(self, input_shape):
             self.kernel = self.add_weight(
-                shape=(input_shape[-1] * 2, 3), initializer=self.initializer, name="kernel", trainable=True
+                shape=(input_shape[-1] * 2, 3),
+                initializer=keras.initializers.get(self.initializer),
+                name="kernel",
+                trainable=True,
             )
 
         def call(self, inputs):
@@ -21,8 +24,7 @@ def program(keras):
             return ops.matmul(ops.concatenate([ops.relu(inputs), ops.relu(-inputs)], axis=-1), self.kernel)
 
         def get_config(self):
-            config = {"initializer": keras.initializers.serialize(self.initializer)}
-            return {**super().get_config(), **config}
+            return {**super().get_config(), "initializer": self.initializer}
 
     x = rng.random((3, 4), dtype="float32")
     anti = Antirectifier(name="anti")

@@ -20,7 +20,7 @@ def program(keras):
     return {
         "predicted": model.predict(x, verbose=0),
         "loss": model.evaluate(x, np.arange(8) % 2, verbose=0),
-        "dtypes": [small.compute_dtype, small.variable_dtype, str(small.dtype_policy.name), model.dtype],
+        "dtypes": [str(np.dtype(small.compute_dtype)), small.variable_dtype, small.dtype_policy.name],
         "output": str(small.output.dtype),
         "weights": [w.dtype for w in model.weights],
     }

@@ -12,6 +12,22 @@ from training.keras.inputs import Input as Input
 from training.keras.inputs import InputLayer as InputLayer
 from training.keras.stateful import Stateful, registered
 
+# The functions that merge symbols or arrays, and their classes.
+MERGES = {name: name.capitalize() for name in "add average concatenate dot maximum minimum multiply subtract".split()}
+
+
+def _merge_function(name: str) -> Any:
+    """Returns the function that merges symbols or arrays with a new layer, which holds a name like all others."""
+    layer_class: Any = stateful_class(getattr(pure, MERGES[name]))
+
+    @functools.wraps(getattr(pure, name))
+    def merge(inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        if name == "dot" and not args:
+            kwargs.setdefault("axes", -1)
+        return layer_class(*args, **kwargs)(inputs)
+
+    return merge
+
 
 @functools.cache
 def stateful_class(cls: type[PureLayer]) -> type[PureLayer]:
@@ -35,6 +51,8 @@ _refuse, __dir__ = refused.attach(__name__, {*pure.__all__, "InputLayer"})
 
 def __getattr__(name: str) -> Any:
     value = getattr(pure, name) if name in pure.__all__ else _refuse(name)
+    if name in MERGES:
+        value = _merge_function(name)
     if isinstance(value, type) and issubclass(value, PureLayer):
         value = stateful_class(value)  # type: ignore[arg-type]  # classes are hashable
     setattr(sys.modules[__name__], name, value)

@@ -101,6 +101,11 @@ class CompiledModel(Stateful):
         """Returns the trainer with the values of the layers; makes it at the first call after `compile`."""
         if needs_loss and not self.compiled:
             raise ValueError("You must call `compile()` before training or evaluating a model; choose a loss there.")
+        if needs_loss and self.__dict__["_compiled"]["loss"] is None:
+            raise ValueError(
+                "`loss` of compile must be a loss to train or evaluate a model, also if layers add losses, got None; "
+                "pass a loss, such as lambda y_true, y_pred: 0 * y_pred[:, 0] with any `y`."
+            )
         ensure_initialized(self)
         parts = [id(layer) for layer in stateful.with_held(self)]
         if self.__dict__.get("_parts") != parts:  # a layer was added or removed

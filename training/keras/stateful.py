@@ -21,6 +21,7 @@ from flaxmodels import initializers
 from flaxmodels.graph import snake_case
 from flaxmodels.interop.keras_weights import weight_paths
 from flaxmodels.layers import keras_state, symbolic
+from flaxmodels.layers.attention import GroupQueryAttention, MultiHeadAttention
 from flaxmodels.layers.base import Layer
 from flaxmodels.layers.keras_calls import symbols_of
 from flaxmodels.layers.symbolic import Shape, Symbol
@@ -63,6 +64,9 @@ class Stateful:
         super().__post_init__()  # type: ignore[misc]
         if getattr(self, "name", None) is None and not _copying.depth:
             object.__setattr__(self, "name", naming.automatic_name(snake_case(type(self).__name__)))
+        if isinstance(self, MultiHeadAttention | GroupQueryAttention) and not _copying.depth:
+            # In Keras, two layers without a given name are inside, so the names of later ones are the same here.
+            naming.automatic_name("softmax"), naming.automatic_name("dropout")
         object.__setattr__(self, "_is_made", True)
         if not _copying.depth:
             config.apply_settings(self)
@@ -146,6 +150,26 @@ class Stateful:
                 scatter(self, {"batch_stats": new["batch_stats"]})
             return outputs
         return self.apply(values, inputs, *args, **kwargs)  # type: ignore[attr-defined]
+
+    @property
+    def variable_dtype(self) -> str:
+        """The name of the dtype of the weights."""
+        return jnp.dtype(self.param_dtype).name  # type: ignore[attr-defined]
+
+    @property
+    def dtype_policy(self) -> config.DTypePolicy:
+        """The dtypes of the computation and of the weights.
+
+        Raises:
+            ValueError: If no policy has these two dtypes.
+        """
+        computed, stored = jnp.dtype(self.compute_dtype).name, self.variable_dtype  # type: ignore[attr-defined]
+        if computed != stored and (stored != "float32" or computed not in ("float16", "bfloat16")):
+            raise ValueError(
+                f"A policy must compute in the dtype of the weights or in 16 bits with float32 weights, got {computed} "
+                f"with weights of {stored}; read compute_dtype and variable_dtype instead."
+            )
+        return config.DTypePolicy(computed if computed == stored else f"mixed_{computed}")
 
     @property
     def variables(self) -> Any:
