@@ -160,7 +160,8 @@ class BatchNormalization(Layer):
         dtype = accumulation_dtype(self.param_dtype)
 
         def make(name: str) -> jax.Array:
-            value = initializers.key_first(initializers.get(initial[name]))(self.make_rng("params"), shape, dtype)
+            initializer: Any = initializers.get(initial[name])
+            value = initializers.key_first(initializer)(self.make_rng("params"), shape, dtype)
             return jnp.sqrt(value) if name.endswith("stddev") else value
 
         return {name: self.variable("batch_stats", name, make, name) for name in initial}

@@ -33,7 +33,7 @@ def program(keras):
     model.load_weights("all.weights.h5")
     return {
         "names": list(history.history),
-        "history": list(history.history.values()),
+        "history": np.concatenate(list(history.history.values())),
         "late": late.history["loss"],
         "late_epochs": late.epoch,
         "before": before,

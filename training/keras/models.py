@@ -247,8 +247,15 @@ class CompiledModel(Stateful):
         self.__dict__["_metrics_names"] = list(logs)
         if return_dict:
             return dict(sorted(logs.items()))
-        values = list(logs.values())
-        return values[0] if len(values) == 1 else values
+        return self._listed(logs)
+
+    def _listed(self, logs: dict[str, Any]) -> Any:
+        """Returns the loss and the metrics in Keras' order: metrics of several outputs are sorted by name."""
+        names = list(logs)
+        if getattr(self, "graph", None) is not None and len(jax.tree.leaves(self.graph.outputs)) > 1:
+            count = next((i for i, name in enumerate(names) if i and not name.endswith("_loss")), len(names))
+            names = [*names[:count], *sorted(names[count:])]
+        return logs[names[0]] if len(names) == 1 else [logs[name] for name in names]
 
     def predict(
         self,
@@ -285,8 +292,7 @@ class CompiledModel(Stateful):
                 x, y, batch_size=size, verbose=0, shuffle=False, sample_weight=sample_weight, class_weight=class_weight
             )
         logs = {name: values[-1] for name, values in history.history.items()}
-        values = list(logs.values())
-        return logs if return_dict else values[0] if len(values) == 1 else values
+        return logs if return_dict else self._listed(logs)
 
     def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False) -> Any:
         """Returns the loss of one batch, or a list of the loss and the metrics.
@@ -339,7 +345,8 @@ class CompiledModel(Stateful):
             Keras, `keras.Model.get_config`.
         """
         if isinstance(self, building.Sequential) or getattr(self, "graph", None) is not None:
-            return keras_config.to_keras(convert.to_pure(self))["config"]
+            described: Any = keras_config.to_keras(convert.to_pure(self))
+            return described["config"]  # type: ignore[no-any-return]
         return super().get_config()  # type: ignore[misc, no-any-return]
 
     @classmethod
