@@ -252,7 +252,8 @@ class CompiledModel(Stateful):
     def _listed(self, logs: dict[str, Any]) -> Any:
         """Returns the loss and the metrics in Keras' order: metrics of several outputs are sorted by name."""
         names = list(logs)
-        if getattr(self, "graph", None) is not None and len(jax.tree.leaves(self.graph.outputs)) > 1:
+        graph = getattr(self, "graph", None)
+        if graph is not None and len(jax.tree.leaves(graph.outputs)) > 1:
             count = next((i for i, name in enumerate(names) if i and not name.endswith("_loss")), len(names))
             names = [*names[:count], *sorted(names[count:])]
         return logs[names[0]] if len(names) == 1 else [logs[name] for name in names]

@@ -3,9 +3,11 @@
 import importlib.util
 import os
 import pathlib
+import warnings
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
+import jax
 import keras as real_keras
 import numpy as np
 import pytest
@@ -23,9 +25,13 @@ def run(name, keras, folder, monkeypatch):
     spec.loader.exec_module(module)
     folder.mkdir()
     monkeypatch.chdir(folder)
-    keras.utils.set_random_seed(0)
-    keras.backend.clear_session()
-    return {key: np.asarray(value) for key, value in module.program(keras).items()}
+    # A program runs with JAX's usual settings, and Keras' warnings are not ours.
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"), warnings.catch_warnings():
+        if keras is real_keras:
+            warnings.simplefilter("ignore")
+        keras.utils.set_random_seed(0)
+        keras.backend.clear_session()
+        return {key: np.asarray(value) for key, value in module.program(keras).items()}
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
