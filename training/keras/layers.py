@@ -1,10 +1,13 @@
 """Keras' layers, which hold the values of their variables. Type checkers read `layers.pyi`."""
 
+import dataclasses
 import functools
 import sys
 from typing import Any
 
+from flaxmodels import initializers
 from flaxmodels import layers as pure
+from flaxmodels.layers.attention import ProjectedAttention
 from flaxmodels.layers.base import Layer as PureLayer
 from training.keras import refused
 from training.keras.docstrings import without_example
@@ -43,7 +46,23 @@ def stateful_class(cls: type[PureLayer]) -> type[PureLayer]:
         "__qualname__": cls.__name__,
         "adds_state_to": cls,
     }
-    return type(cls)(cls.__name__, (Stateful, cls), namespace)
+    bases = (SeededProjections, Stateful, cls) if issubclass(cls, ProjectedAttention) else (Stateful, cls)
+    return type(cls)(cls.__name__, bases, namespace)
+
+
+class SeededProjections:
+    """Mixin of attention layers, whose projections each have a seed for their initial weights."""
+
+    def projections(self, features: tuple[int, ...]) -> dict[str, Any]:
+        """Returns the projections, whose initializers have the seeds that were drawn for them."""
+        made = super().projections(features)  # type: ignore[misc]
+        for name, layer in made.items():
+            for argument in ("kernel_initializer", "bias_initializer"):
+                seed = self.__dict__.get("_seeds", {}).get(f"{name}/{argument}")
+                if seed is not None:
+                    seeded: Any = dataclasses.replace(initializers.get(vars(layer)[argument]), seed=seed)  # type: ignore[type-var]
+                    object.__setattr__(layer, argument, seeded)
+        return made
 
 
 _refuse, __dir__ = refused.attach(__name__, {*pure.__all__, "InputLayer"})

@@ -7,6 +7,7 @@ the methods with state, the pure functions run these methods on a state that the
 
 import contextlib
 import functools
+import inspect
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -18,7 +19,7 @@ from jax.typing import DTypeLike
 
 from flaxmodels import initializers
 from training import metrics as pure
-from training.keras import refused
+from training.keras import naming, refused
 from training.keras.docstrings import without_example
 from training.metrics import Metric as PureMetric
 from training.metrics.base import snake_case
@@ -278,7 +279,29 @@ def stateful_class(cls: type[PureMetric[Any]]) -> type[PureMetric[Any]]:
         "__qualname__": cls.__name__,
         "adds_state_to": cls,
     }
+    if cls.__name__ in NUMBERED:
+        namespace["__init__"] = _numbering_init(cls)
     return type(cls)(cls.__name__, (StatefulMetric, cls), namespace)
+
+
+# The metrics whose names Keras numbers: "auc", then "auc_1".
+NUMBERED = frozenset(
+    "AUC BinaryIoU FalseNegatives FalsePositives IoU MeanIoU OneHotIoU OneHotMeanIoU Precision PrecisionAtRecall "
+    "Recall RecallAtPrecision SensitivityAtSpecificity SpecificityAtSensitivity TrueNegatives TruePositives".split()
+)
+
+
+def _numbering_init(cls: Any) -> Any:
+    """Returns the constructor of a class of metrics, with an automatic name."""
+    signature = inspect.signature(cls.__init__)
+
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        cls.__init__(self, *args, **kwargs)
+        if signature.bind(self, *args, **kwargs).arguments.get("name") is None:
+            object.__setattr__(self, "name", naming.automatic_name(naming.stem_of(type(self))))
+
+    __init__.__signature__ = signature  # type: ignore[attr-defined]
+    return __init__
 
 
 def get(identifier: Any) -> Any:

@@ -1,6 +1,7 @@
 """Keras' models: `Sequential` and `Model` with `compile`, `fit`, `evaluate`, `predict` and their files."""
 
 import contextlib
+import copy
 import json
 import os
 import warnings
@@ -16,7 +17,7 @@ from flaxmodels.interop import keras_config
 from flaxmodels.layers.symbolic import Input
 from training.callbacks import Callback, History
 from training.callbacks import check as check_callbacks
-from training.keras import convert, naming, optimizers, seeds, stateful
+from training.keras import convert, naming, optimizers, refused, seeds, stateful
 from training.keras.callbacks import PerBatch, SortLogs, has_batch_hooks
 from training.keras.inputs import InputLayer
 from training.keras.layers import stateful_class
@@ -66,6 +67,8 @@ class CompiledModel(Stateful):
             Keras, `keras.Model.compile`.
         """
         made = optimizers.get(optimizer)
+        if made is None:
+            raise TypeError("`optimizer` of compile must be an optimizer or its name, got None; pass one.")
         trainer = self.__dict__["_trainer"]
         if made is self.__dict__["optimizer"] and trainer is not None and trainer.state is not None:
             object.__setattr__(self, "_carried", trainer.state)  # the optimizer keeps its state
@@ -83,6 +86,7 @@ class CompiledModel(Stateful):
             },
         )
         object.__setattr__(self, "_trainer", None)
+        object.__setattr__(self, "_flags", None)
         object.__setattr__(self, "_synchronized", None)
         made.attach(self)
         if run_eagerly:
@@ -96,6 +100,35 @@ class CompiledModel(Stateful):
     def compiled(self) -> bool:
         """Whether `compile` was called."""
         return self.__dict__.get("_compiled") is not None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """Returns a model with copies of the layers, of their values and of what `compile` was given."""
+        made = self._copy()
+        if self.compiled:
+            optimizer, arguments = copy.deepcopy((self.__dict__["optimizer"], self.__dict__["_compiled"]), memo)
+            made.compile(optimizer, **arguments)
+            trainer = self.__dict__["_trainer"]
+            if trainer is not None and trainer.state is not None:
+                # The next step of this model reuses the memory of its state.
+                opt_state = jax.tree.map(_copied, trainer.state.opt_state)
+                object.__setattr__(made, "_carried", trainer.state.replace(opt_state=opt_state))
+        memo[id(self)] = made
+        return made
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError(f"Models cannot be pickled, got {self.name}; use its `save`, and keras.models.load_model.")  # type: ignore[attr-defined]
+
+    def _copy(self) -> Any:
+        """Returns a model with copies of the layers and of their values."""
+        if type(self).pure_class() is type(self):
+            raise TypeError(
+                f"Only Sequential and functional models can be copied, got the class {type(self).__name__}; make a new "
+                "object and call its set_weights."
+            )
+        ensure_initialized(self)
+        made = convert.rebuild(self, stateful_class)
+        scatter(made, jax.tree.map(_copied, gather(self)))
+        return made
 
     def _trainer_of(self, needs_loss: bool) -> Trainer:
         """Returns the trainer with the values of the layers; makes it at the first call after `compile`."""
@@ -129,6 +162,21 @@ class CompiledModel(Stateful):
         else:
             self.push_values()
         return self.__dict__["_trainer"]
+
+    def _check_flags(self) -> None:
+        """Lets a first fit use the present `trainable` flags; raises if they changed after the optimizer had steps."""
+        flags = [layer.trainable for layer in stateful.with_held(self)]
+        trainer = self.__dict__["_trainer"]
+        known = self.__dict__.get("_flags")
+        if trainer is not None and known is not None and known != flags:
+            if trainer.state is not None and int(trainer.state.step) > 0:
+                raise ValueError(
+                    "`trainable` must stay as it was at the first step after compile, got another value for a layer of "
+                    f"{type(self).__name__}; call compile() again."
+                )
+            self.pull_values()
+            self.__dict__["_trainer"] = None
+        self.__dict__["_flags"] = flags
 
     def _carry_optimizer_state(self, trainer: Trainer) -> None:
         """Continues with the state of an optimizer that `compile` got a second time, if it fits the parameters."""
@@ -194,6 +242,7 @@ class CompiledModel(Stateful):
             Keras, `keras.Model.fit`.
         """
         self._build_for(x)
+        self._check_flags()
         trainer = self._trainer_of(needs_loss=True)
         own = self._own(callbacks)
         if any(isinstance(callback, PerBatch) for callback in own) and trainer.steps_per_execution == "auto":
@@ -286,6 +335,7 @@ class CompiledModel(Stateful):
         References:
             Keras, `keras.Model.train_on_batch`.
         """
+        self._check_flags()
         trainer = self._trainer_of(needs_loss=True)
         size = len(jax.tree.leaves(x)[0])
         with self._running():
@@ -410,6 +460,10 @@ class CompiledModel(Stateful):
 def _check_overwrite(path: str | os.PathLike[str], overwrite: bool) -> None:
     if not overwrite and os.path.exists(path):
         raise ValueError(f"The file {os.fspath(path)!r} exists already; give another name, or overwrite=True.")
+
+
+def _copied(leaf: Any) -> Any:
+    return leaf.copy() if isinstance(leaf, jax.Array) else leaf
 
 
 def _shown(verbose: str | int) -> int:
@@ -550,3 +604,7 @@ def model_from_json(json_string: str, custom_objects: Any = None) -> Any:
     """
     config = keras_config.from_keras(json.loads(json_string))
     return convert.rebuild(saving.from_config(config), stateful_class)
+
+
+__all__ = ["Model", "Sequential", "clone_model", "load_model", "model_from_json", "save_model"]
+__getattr__, __dir__ = refused.attach(__name__, __all__)

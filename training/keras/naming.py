@@ -2,7 +2,24 @@
 
 import collections
 
+from flaxmodels.graph import snake_case
+
 _counts: collections.Counter[str] = collections.Counter()
+
+
+# Classes whose own name in Keras differs from the one by which they are public.
+_STEMS = {"GroupQueryAttention": "grouped_query_attention"}
+
+
+def stem_of(cls: type) -> str:
+    """Returns the name of the first object of a class.
+
+    Example:
+        >>> class BiggerNetwork: ...
+        >>> stem_of(BiggerNetwork)
+        'bigger_network'
+    """
+    return _STEMS.get(cls.__name__) or snake_case(cls.__name__)
 
 
 def automatic_name(stem: str) -> str:

@@ -3,13 +3,15 @@
 import inspect
 import weakref
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import optax
 
 from flaxmodels.graph import snake_case
+from flaxmodels.names import lookup
 from training import optimizers as pure
+from training.keras import refused
 from training.keras import schedules as schedules
 from training.keras.docstrings import without_example
 
@@ -39,6 +41,10 @@ class LearningRate(float):
         self._optimizer.learning_rate = value
 
 
+def _no_model() -> None:
+    """Returns None: no model uses the optimizer."""
+
+
 class Optimizer:
     """Base class of optimizers: the arguments of a transformation, and its state while a model trains."""
 
@@ -50,16 +56,52 @@ class Optimizer:
                 f"{type(self).__name__} has no rule, got a class without one; use an optimizer such as Adam, or pass "
                 "an optax transformation to compile."
             )
-        bound = inspect.signature(self.factory).bind(*args, **kwargs)
+        signature = inspect.signature(self.factory)
+        unknown = [name for name in kwargs if name not in signature.parameters]
+        if unknown:
+            raise TypeError(
+                f"{type(self).__name__} takes the arguments {', '.join(signature.parameters)}, got {unknown[0]!r}; "
+                "leave it out."
+            )
+        bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
         self.arguments: dict[str, Any] = bound.arguments
         self.name = self.arguments.get("name") or snake_case(type(self).__name__)
-        self._model: Callable[[], Any] = lambda: None
+        self._model: Callable[[], Any] = _no_model
         self.make()  # raises if an argument is out of range
 
     def make(self) -> optax.GradientTransformation:
         """Returns the transformation with the present arguments."""
         return type(self).factory(**self.arguments)  # type: ignore[misc]
+
+    def __getattr__(self, name: str) -> Any:
+        """Returns an argument, such as `momentum`."""
+        arguments = self.__dict__.get("arguments", {})
+        if name not in arguments:
+            raise AttributeError(
+                f"{type(self).__name__} has no attribute {name!r}; its arguments are {', '.join(arguments)}.",
+                name=name,
+                obj=self,
+            )
+        return arguments[name]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self.__dict__.get("arguments", {}) and name not in ("learning_rate", "name"):
+            if self._trainer is not None:
+                raise AttributeError(
+                    f"`{name}` of {type(self).__name__} is part of the compiled training step, got a new value after "
+                    "the first step; set it before, or compile the model with a new optimizer."
+                )
+            self.arguments[name] = value
+            self.make()  # raises if the argument is out of range
+        else:
+            object.__setattr__(self, name, value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_model"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _model=_no_model)
 
     def attach(self, model: Any) -> None:
         """Makes a model the one whose training this optimizer follows."""
@@ -82,6 +124,11 @@ class Optimizer:
 
     @learning_rate.setter
     def learning_rate(self, value: Any) -> None:
+        if callable(self.arguments["learning_rate"]) and not callable(value):
+            raise TypeError(
+                f"The learning rate of {type(self).__name__} follows a schedule, got the value {value!r}; make the "
+                "optimizer with a number to set the rate."
+            )
         value = float(getattr(value, "value", value)) if not callable(value) else value
         trainer = self._trainer
         if trainer is not None:
@@ -115,7 +162,7 @@ class Wrapped(Optimizer):
 
     def __init__(self, transformation: optax.GradientTransformation):
         self.transformation, self.arguments, self.name = transformation, {"learning_rate": float("nan")}, "optax"
-        self._model = lambda: None
+        self._model = _no_model
 
     def make(self) -> optax.GradientTransformation:
         """Returns the transformation."""
@@ -144,22 +191,78 @@ for _name in NAMES:
     globals()[_name] = _class_of(_name, getattr(pure, _name))
 
 
-def get(optimizer: Any) -> Optimizer:
-    """Returns an optimizer from an object, a name, a configuration or an optax transformation.
+def get(identifier: Any) -> Any:
+    """Returns an optimizer from an object, a name, a configuration or an optax transformation; None for None.
+
+    Args:
+        identifier: One of these. A configuration has "class_name" and "config".
 
     Raises:
         ValueError: If there is no optimizer of the name.
         TypeError: If the value is none of these.
+
+    References:
+        Keras, `keras.optimizers.get`.
+
+    Example:
+        >>> get("sgd").momentum, get({"class_name": "SGD", "config": {"momentum": 0.5}}).momentum
+        (0.0, 0.5)
     """
-    if isinstance(optimizer, Optimizer):
-        return optimizer
-    if isinstance(optimizer, str) and not optimizer.startswith("optax."):
-        by_name = {name.lower(): globals()[name] for name in NAMES}
-        return by_name[optimizer.lower()]() if optimizer.lower() in by_name else Wrapped(pure.get(optimizer))
-    if isinstance(optimizer, dict):
-        return globals()[optimizer["class_name"]](**optimizer.get("config", {}))
-    if isinstance(optimizer, type) and issubclass(optimizer, Optimizer):
+    if identifier is None or isinstance(identifier, Optimizer):
+        return identifier
+    if isinstance(identifier, str) and not identifier.startswith("optax."):
+        return _class_named(identifier)()
+    if isinstance(identifier, dict):
+        return _class_named(identifier.get("class_name"))(**(identifier.get("config") or {}))
+    if isinstance(identifier, type) and issubclass(identifier, Optimizer):
         raise TypeError(
-            f"`optimizer` must be an optimizer, got the class {optimizer.__name__}; write {optimizer.__name__}()."
+            f"`optimizer` must be an optimizer, got the class {identifier.__name__}; write {identifier.__name__}()."
         )
-    return Wrapped(pure.get(optimizer))
+    return Wrapped(pure.get(identifier))
+
+
+_HINT = "Or 'optax.<name>', or pass an optax transformation."
+
+
+def _class_named(name: Any) -> Any:
+    """Returns the class of a name, in which capital letters do not count."""
+    if not isinstance(name, str):
+        raise ValueError(f"A configuration of an optimizer must have a name as 'class_name', got {name!r}; give one.")
+    return lookup("optimizer", name.lower(), {known.lower(): globals()[known] for known in NAMES}, _HINT)
+
+
+if TYPE_CHECKING:
+
+    class SGD(Optimizer): ...
+
+    class RMSprop(Optimizer): ...
+
+    class Adam(Optimizer): ...
+
+    class AdamW(Optimizer): ...
+
+    class Adadelta(Optimizer): ...
+
+    class Adagrad(Optimizer): ...
+
+    class Adamax(Optimizer): ...
+
+    class Adafactor(Optimizer): ...
+
+    class Nadam(Optimizer): ...
+
+    class Ftrl(Optimizer): ...
+
+    class Lion(Optimizer): ...
+
+    class Lamb(Optimizer): ...
+
+    class Muon(Optimizer): ...
+
+    class ScheduleFreeAdamW(Optimizer): ...
+
+    class LossScaleOptimizer(Optimizer): ...
+
+
+__all__ = ["Optimizer", "get", "schedules", *NAMES]
+__getattr__, __dir__ = refused.attach(__name__, __all__)

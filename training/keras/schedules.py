@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from training.keras import refused
 from training.schedules import CosineDecay as CosineDecay
 from training.schedules import CosineDecayRestarts as CosineDecayRestarts
 from training.schedules import ExponentialDecay as ExponentialDecay
@@ -29,3 +30,10 @@ class LearningRateSchedule:
     def from_config(cls, config: dict[str, Any]) -> "LearningRateSchedule":
         """Returns the schedule with the arguments of `get_config`."""
         return cls(**config)
+
+
+__all__ = [
+    "CosineDecay", "CosineDecayRestarts", "ExponentialDecay", "InverseTimeDecay", "LearningRateSchedule",
+    "PiecewiseConstantDecay", "PolynomialDecay",
+]  # fmt: skip
+__getattr__, __dir__ = refused.attach("training.keras.optimizers.schedules", __all__)

@@ -8,9 +8,22 @@ import jax
 import numpy as np
 
 from flaxmodels import initializers
+from flaxmodels.layers.attention import AdditiveAttention, GroupQueryAttention, MultiHeadAttention, ScoredAttention
+from flaxmodels.layers.cells import GRUCell, LSTMCell, SimpleRNNCell
+from flaxmodels.layers.conv_recurrent import ConvLSTM
 from flaxmodels.layers.recurrent import GRU, LSTM, SimpleRNN
-from flaxmodels.layers.regularization import AlphaDropout, Dropout, GaussianDropout, GaussianNoise
+from flaxmodels.layers.regularization import (
+    AlphaDropout,
+    Dropout,
+    GaussianDropout,
+    GaussianNoise,
+    SpatialDropout,
+    SpatialDropout1D,
+)
 from flaxmodels.random import set_shared_seed
+
+DROPOUTS = (AlphaDropout, Dropout, GaussianDropout, SpatialDropout, SpatialDropout1D)
+BUILT = "built"  # among the seeds of a layer: that those of its build are drawn
 
 
 class _Global:
@@ -60,20 +73,60 @@ def seeds_of_arguments(layer: Any) -> dict[str, int]:
     initial weights, bit for bit, after the same `set_random_seed`.
     """
     drawn: dict[str, int] = {}
+    if isinstance(layer, SimpleRNN | SimpleRNNCell | ConvLSTM):
+        _draw_for_training(layer)
     for field in dataclasses.fields(layer):
         value = vars(layer).get(field.name)
         if field.name.endswith("_initializer") and value is not None:
-            made = initializers.get(value)
-            if getattr(made, "seed", 0) is None:
-                drawn[field.name] = _draw()
-    # A layer that draws numbers in training gets a seed for them in Keras.
-    if isinstance(layer, LSTM | GRU | SimpleRNN):
-        _draw()
-    elif isinstance(layer, Dropout | GaussianDropout | AlphaDropout) and layer.rate > 0:
-        _draw()
-    elif isinstance(layer, GaussianNoise) and layer.stddev > 0:
-        _draw()
+            draw_for(drawn, field.name, value)
+    if (
+        isinstance(layer, LSTM | GRU | LSTMCell | GRUCell)
+        or (isinstance(layer, DROPOUTS) and layer.rate > 0)
+        or (isinstance(layer, GaussianNoise) and layer.stddev > 0)
+        or (isinstance(layer, ScoredAttention) and layer.dropout > 0)
+    ):
+        _draw_for_training(layer)
     return drawn
+
+
+def draw_at_build(layer: Any) -> None:
+    """Draws the seeds that Keras draws when a layer is built, unless they are drawn: those of projections of attention.
+
+    Args:
+        layer: A layer with `_seeds`, which get the new ones.
+    """
+    drawn = layer.__dict__.get("_seeds")
+    if drawn is None or drawn.get(BUILT):
+        return
+    if isinstance(layer, AdditiveAttention) and layer.use_scale:
+        draw_for(drawn, "scale_initializer", layer.scale_initializer)
+    elif isinstance(layer, MultiHeadAttention | GroupQueryAttention):
+        for name, _ in layer.children():
+            if name == "attention_output" and layer.dropout > 0:
+                _draw_for_training(layer)
+            for argument in ("kernel_initializer", "bias_initializer"):
+                draw_for(drawn, f"{name}/{argument}", vars(layer)[argument])
+    else:
+        return
+    drawn[BUILT] = 1
+
+
+def draw_for(drawn: dict[str, int], argument: str, initializer: Any) -> None:
+    """Draws the seed of a random initializer that has none.
+
+    Args:
+        drawn: The seeds of the layer, which get the new one.
+        argument: The name of the argument.
+        initializer: The initializer or its name.
+    """
+    if getattr(initializers.get(initializer), "seed", 0) is None:
+        drawn[argument] = _draw()
+
+
+def _draw_for_training(layer: Any) -> None:
+    """Draws the seed that Keras draws for the random numbers of a layer in training, if it has none."""
+    if getattr(layer, "seed", None) is None:
+        _draw()
 
 
 def _draw() -> int:

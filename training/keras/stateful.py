@@ -18,7 +18,6 @@ from flax.linen import module as linen_module
 
 import flaxmodels as fm
 from flaxmodels import initializers
-from flaxmodels.graph import snake_case
 from flaxmodels.interop.keras_weights import weight_paths
 from flaxmodels.layers import keras_state, symbolic
 from flaxmodels.layers.attention import GroupQueryAttention, MultiHeadAttention
@@ -27,7 +26,7 @@ from flaxmodels.layers.keras_calls import symbols_of
 from flaxmodels.layers.symbolic import Shape, Symbol
 from flaxmodels.layers.wrappers import Bidirectional
 from training.keras import config, naming, seeds
-from training.keras.variables import ATTRIBUTES, Weight
+from training.keras.variables import KERAS_NAMES, Weight
 
 COLLECTIONS = ("params", "batch_stats")
 Variables = dict[str, Any]
@@ -63,7 +62,7 @@ class Stateful:
     def __post_init__(self) -> None:
         super().__post_init__()  # type: ignore[misc]
         if getattr(self, "name", None) is None and not _copying.depth:
-            object.__setattr__(self, "name", naming.automatic_name(snake_case(type(self).__name__)))
+            object.__setattr__(self, "name", naming.automatic_name(naming.stem_of(type(self))))
         if isinstance(self, MultiHeadAttention | GroupQueryAttention) and not _copying.depth:
             # In Keras, two layers without a given name are inside, so the names of later ones are the same here.
             naming.automatic_name("softmax"), naming.automatic_name("dropout")
@@ -79,17 +78,20 @@ class Stateful:
             for _, child in held_layers(self):
                 child.trainable = value
 
-    if not TYPE_CHECKING:
+    def __getattr__(self, name: str) -> Any:
+        """Returns the weight of a name, such as `kernel`; None if an argument of the layer switches it off."""
+        if self.__dict__.get("scope") is None and "_is_made" in self.__dict__ and not self.BINDS_ATTRIBUTES:
+            for own in self.WEIGHTS:
+                if KERAS_NAMES.get(own, own) == name:
+                    return self._weight_named(own, name)
+        return super().__getattr__(name)  # type: ignore[misc]
 
-        def __getattr__(self, name: str) -> Any:
-            """Returns the weight of a built layer by its name, such as `kernel`."""
-            if "_values" in self.__dict__ and not self.BINDS_ATTRIBUTES:
-                for weight in type(self).WEIGHTS:
-                    if ATTRIBUTES.get(weight, weight) == name:
-                        values = self.own_values()
-                        found = [kind for kind in COLLECTIONS if weight in (values.get(kind) or {})]
-                        return self.weight_at((found[0], weight)) if found else None  # None as for an unused bias
-            return super().__getattr__(name)
+    def _weight_named(self, own: str, name: str) -> Weight | None:
+        ensure_initialized(self)
+        if not has_values(self):
+            raise AttributeError(f"{self.label} has no `{name}` yet; build it, or call it on data first.")  # type: ignore[attr-defined]
+        found = [kind for kind, values in self.__dict__["_values"].items() if own in values]
+        return self.weight_at((found[0], own)) if found else None
 
     @classmethod
     def pure_class(cls) -> type:
@@ -137,6 +139,7 @@ class Stateful:
         if any(module is not None and module.scope is not None for module in linen_module._context.module_stack):
             return super().call_unbound(inputs, *args, **kwargs)  # type: ignore[misc]
         inputs, args, kwargs = jax.tree.map(_as_array, (inputs, args, kwargs))
+        ensure_initialized(self)  # with the shapes of the model that the layer is in, if there is one
         train = bool(kwargs.pop("training", kwargs.pop("train", None)) or False)
         initialize(self, inputs, *args, **kwargs)
         values = gather(self)
@@ -197,6 +200,19 @@ class Stateful:
             _copying.depth -= 1
         object.__setattr__(copy, "_seeds", self.__dict__.get("_seeds", {}))
         return copy
+
+    def add_weight(self, *args: Any, **kwargs: Any) -> Any:
+        """Creates a weight; see `flaxmodels.layers.Layer.add_weight`. Its initializer gets a seed, as in Keras."""
+        made = super().add_weight(*args, **kwargs)  # type: ignore[misc]
+        if isinstance(made, keras_state.Variable) and not _copying.depth and "_seeds" in self.__dict__:
+            initializer = "glorot_uniform" if made.initializer is None else made.initializer
+            seeds.draw_for(self.__dict__["_seeds"], f"{made.name}_initializer", initializer)
+        return made
+
+    def build_on_symbols(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Builds the layer for the symbols on which it is called, and draws the seeds that Keras draws then."""
+        super().build_on_symbols(args, kwargs)  # type: ignore[misc]
+        seeds.draw_at_build(self)
 
     def argument(self, weight: str, kind: str) -> Any:
         """Returns the argument of a kind for a weight; an initializer has the seed that it got with the layer."""
@@ -404,6 +420,8 @@ def initialize(layer: Any, *args: Any, **kwargs: Any) -> None:
     if has_values(layer):
         return
     build_structure(layer, args, kwargs)
+    for inner in with_held(layer):
+        seeds.draw_at_build(inner)
     leaves, treedef = jax.tree.flatten((args, kwargs))
     where = [i for i, leaf in enumerate(leaves) if hasattr(leaf, "shape") and hasattr(leaf, "dtype")]
     shapes = [jax.ShapeDtypeStruct(sizes(leaves[i].shape), leaves[i].dtype) for i in where]

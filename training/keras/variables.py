@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Weights whose attribute of a layer has another name in Keras.
-ATTRIBUTES = {"embedding": "embeddings"}
+# The weights whose names in Keras differ from those in the trees of variables.
+KERAS_NAMES = {"embedding": "embeddings"}
 
 
 class Weight:
@@ -61,7 +61,7 @@ class Weight:
     @property
     def name(self) -> str:
         """The name, such as "kernel"."""
-        return ATTRIBUTES.get(self._path[-1], self._path[-1])
+        return KERAS_NAMES.get(self._path[-1], self._path[-1])
 
     @property
     def path(self) -> str:
