@@ -325,7 +325,7 @@ def get(identifier: Any) -> Any:
     """
     if isinstance(identifier, str | dict):
         name, config = (identifier, {}) if isinstance(identifier, str) else _parts(identifier)
-        return stateful_class(type(pure.get(name)))(**config)
+        return stateful_class(type(pure.get(name)))(**config)  # type: ignore[arg-type]  # classes are hashable
     if isinstance(identifier, type):
         return identifier()
     if identifier is None or callable(identifier):
