@@ -17,9 +17,15 @@ class Scale(keras.layers.Layer):
 
 def train() -> dict[str, list[float]]:
     """Builds, compiles, trains and uses models."""
-    x, y = np.ones((8, 4), "float32"), np.zeros((8, 1), "float32")
-    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4, activation="relu"), keras.layers.Dense(1)])
-    model.compile(keras.optimizers.Adam(learning_rate=0.1), keras.losses.MeanSquaredError(), [keras.metrics.AUC()])
+    x, y = np.ones((8, 4), "float32"), np.eye(8, 1, dtype="float32")
+    model = keras.Sequential(
+        [keras.Input((4,)), keras.layers.Dense(4, activation="relu"), keras.layers.Dense(1, activation="sigmoid")]
+    )
+    model.compile(
+        keras.optimizers.Adam(learning_rate=0.1),
+        keras.losses.MeanSquaredError(),
+        metrics=[keras.metrics.AUC(name="auc")],
+    )
     history = model.fit(x, y, epochs=2, verbose=0, callbacks=[keras.callbacks.EarlyStopping("loss")])
     weights: list[np.ndarray] = model.layers[0].get_weights()
     model.layers[0].set_weights(weights)

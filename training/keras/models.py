@@ -72,6 +72,7 @@ class CompiledModel(Stateful):
         trainer = self.__dict__["_trainer"]
         if made is self.__dict__["optimizer"] and trainer is not None and trainer.state is not None:
             object.__setattr__(self, "_carried", trainer.state)  # the optimizer keeps its state
+            made.keep_learning_rate()
         object.__setattr__(self, "optimizer", made)
         object.__setattr__(self, "loss", loss)
         object.__setattr__(
@@ -105,13 +106,14 @@ class CompiledModel(Stateful):
         """Returns a model with copies of the layers, of their values and of what `compile` was given."""
         made = self._copy()
         if self.compiled:
+            self.__dict__["optimizer"].keep_learning_rate()
             optimizer, arguments = copy.deepcopy((self.__dict__["optimizer"], self.__dict__["_compiled"]), memo)
             made.compile(optimizer, **arguments)
             trainer = self.__dict__["_trainer"]
             if trainer is not None and trainer.state is not None:
                 # The next step of this model reuses the memory of its state.
-                opt_state = jax.tree.map(_copied, trainer.state.opt_state)
-                object.__setattr__(made, "_carried", trainer.state.replace(opt_state=opt_state))
+                opt_state, step = jax.tree.map(_copied, (trainer.state.opt_state, trainer.state.step))
+                object.__setattr__(made, "_carried", trainer.state.replace(opt_state=opt_state, step=step))
         memo[id(self)] = made
         return made
 
@@ -187,6 +189,7 @@ class CompiledModel(Stateful):
         new = trainer.state
         if new is not None and _shapes(new.opt_state) == _shapes(old.opt_state):
             trainer.state = new.replace(opt_state=old.opt_state, step=old.step)
+            self.__dict__["optimizer"].apply_learning_rate(trainer)
 
     def push_values(self) -> None:
         """Gives the trainer the values of the layers, if they changed since they were last the same."""

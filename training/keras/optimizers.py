@@ -137,6 +137,17 @@ class Optimizer:
 
     lr = learning_rate
 
+    def keep_learning_rate(self) -> None:
+        """Makes the rate that training has reached, which callbacks may have set, the argument."""
+        if self._trainer is not None and isinstance(self.arguments["learning_rate"], int | float):
+            self.arguments["learning_rate"] = float(self.learning_rate)
+
+    def apply_learning_rate(self, trainer: Any) -> None:
+        """Gives the rate to a trainer that continues with the state of another one."""
+        rate = self.arguments["learning_rate"]
+        if isinstance(rate, int | float) and not np.isnan(rate):
+            trainer.learning_rate = float(rate)
+
     @property
     def iterations(self) -> int:
         """The number of updates so far; with gradient accumulation, one for several steps."""

@@ -49,7 +49,7 @@ def test_stub_of_layers_has_all_names():
 
 
 def test_program_for_type_checkers_runs():
-    assert set(keras_program.train()) == {"loss", "auc"} or len(keras_program.train()) == 2
+    assert set(keras_program.train()) == {"loss", "auc"}
 
 
 def test_losses_by_name_are_functions_and_classes_as_in_keras():
@@ -71,7 +71,6 @@ def test_losses_by_name_are_functions_and_classes_as_in_keras():
 
 def test_metrics_by_name_keep_their_state():
     for name in ("mse", "accuracy", "AUC", "auc"):
-        assert isinstance(keras.metrics.get(name), type(keras.metrics.get(name)))
         assert type(keras.metrics.get(name)).__name__ == type(theirs.metrics.get(name)).__name__
     assert keras.metrics.get("mse").name == theirs.metrics.get("mse").name
     metric = keras.metrics.get({"class_name": "MeanSquaredError", "config": {"name": "error"}})
