@@ -26,6 +26,6 @@ def describe_shadowing() -> str | None:
 
 
 def warn_if_shadowed() -> None:
-    """Warns at the import of `flaxmodels` if a module of the user hides the package `training`."""
+    """Warns when `flaxmodels` is imported if one of the user's modules hides the package `training`."""
     if sentence := describe_shadowing():
         warnings.warn(sentence, stacklevel=3)

@@ -276,7 +276,18 @@ def _infer_and_build(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], 
     layer.build_on_symbols(args, kwargs)
     if args and kwargs.get("mask") is None and not hasattr(layer, "infer_outputs"):
         masks = jax.tree.map(lambda leaf: leaf.mask if isinstance(leaf, Symbol) else None, args[0])
-        kwargs = kwargs | ({"mask": masks} if symbols_in(masks) else {})
+        if symbols_in(masks):
+            try:
+                return _infer_until_built(layer, args, kwargs | {"mask": masks}, name)
+            except (TypeError, ValueError):
+                # A layer such as Softmax may refuse the mask for the sizes that represent unknown ones.
+                if layer.BINDS_ATTRIBUTES:
+                    raise
+    return _infer_until_built(layer, args, kwargs, name)
+
+
+def _infer_until_built(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], name: str | None) -> Any:
+    """Infers the outputs of a call and their masks, until the layers inside are built."""
     while True:
         clone = layer.clone(name=name or layer.name)
         object.__setattr__(clone, "_origin", layer)

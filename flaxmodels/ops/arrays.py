@@ -67,7 +67,7 @@ def as_dtype(dtype: Any) -> Any:
 
 @functools.cache
 def promoted(*dtypes: Any) -> Any:
-    """Returns the dtype of arrays of several dtypes together; `float` makes it a floating dtype."""
+    """Returns the dtype to which dtypes are promoted; with `float` among them, it is a floating-point dtype."""
     with jax.numpy_dtype_promotion("standard"):  # Keras' result, even where JAX is strict about the user's operators.
         return jnp.result_type(*dtypes)
 

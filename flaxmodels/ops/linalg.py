@@ -345,7 +345,7 @@ def solve_triangular(a: Tensor, b: Tensor, lower: bool = False) -> jax.Array:
 
 
 def _system(name: str, a: Tensor, b: Tensor) -> tuple[jax.Array, jax.Array]:
-    """Returns the matrices and the right side of a system of equations after a check of their shapes."""
+    """Checks the shapes of a linear system and returns its matrices and right-hand side."""
     matrices, right = _matrices(name, a, square=True), as_array(b)
     is_vector = right.ndim == matrices.ndim - 1
     if (

@@ -1,4 +1,4 @@
-"""Runs programs of the documentation in the process of the tests, which saves imports and compile time."""
+"""Runs the documentation's programs in the test process, which saves import and compile time."""
 
 import contextlib
 from unittest import mock

@@ -158,7 +158,7 @@ def test_predictions_that_fold_batch_and_features_are_concatenated():
 @pytest.mark.parametrize("default", ["= False", "= True", ""])
 @pytest.mark.spread
 def test_linen_modules_may_use_other_names_for_the_training_flag(flag, default):
-    """Results do not depend on the name and the default of the flag."""
+    """Results do not depend on the name or the default of the flag."""
     value = flag if flag == "use_running_average" else flag if flag == "deterministic" else f"not {flag}"
     scope = {"nn": nn}
     exec(

@@ -2,7 +2,7 @@
 
 
 def without_example(documented: object) -> str | None:
-    """Returns the docstring of a pure class or function without its example, which shows the pure way of use.
+    """Returns the docstring of a pure class or function without its example, which shows the pure API.
 
     Example:
         >>> from flaxmodels.layers import Dense

@@ -1,4 +1,4 @@
-"""The public names of Keras 3 that are not here, each with what to use instead.
+"""The public names of Keras 3 that this package does not provide, each with its alternative.
 
 Modules of this package use the table, so that a missing name raises an error with the alternative.
 """

@@ -29,7 +29,7 @@ def load_data(
         skip_top: Words with a smaller index become `oov_char`.
         maxlen: Only reviews with fewer words are returned.
         seed: The seed of the order.
-        start_char: The start of each review, or None for none.
+        start_char: The index that is put at the start of each review; None adds no such index.
         oov_char: The index of words outside the vocabulary; None leaves them out.
         index_from: Added to the indices of `get_word_index`.
         **kwargs: None is known.
