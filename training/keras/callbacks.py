@@ -68,6 +68,18 @@ class PerBatch(Callback):
         """Passes on the parameters of the run."""
         self.inner.set_params(params)
 
+    def get_state(self) -> dict[str, Any]:
+        """Returns what a checkpoint saves of the callback."""
+        return self.inner.get_state()
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Restores what a checkpoint saved of the callback."""
+        self.inner.set_state(state)
+
+    def on_chunk_end(self, step: int, logs: Logs | None = None) -> None:
+        """Passes on the end of a chunk."""
+        self.inner.on_chunk_end(step, logs)
+
     def on_train_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
         """Calls the hook for the first step of a chunk."""
         self.inner.on_train_batch_begin(batch, {})

@@ -32,7 +32,7 @@ class CompiledModel(Stateful):
         super().__post_init__()
         for name, value in (
             ("optimizer", None), ("loss", None), ("history", None), ("_trainer", None), ("_compiled", None),
-            ("_synchronized", None), ("_stop", False),
+            ("_synchronized", None),
         ):  # fmt: skip
             self.__dict__.setdefault(name, value)
 
@@ -61,7 +61,7 @@ class CompiledModel(Stateful):
             run_eagerly: Only False: steps are always compiled.
             steps_per_execution: Steps between two returns to Python; "auto" chooses about half a second's worth.
             jit_compile: Accepted as in Keras; steps are always compiled.
-            auto_scale_loss: Whether an optimizer for float16 scales the loss.
+            auto_scale_loss: Has no effect yet: for "mixed_float16", pass `keras.optimizers.LossScaleOptimizer(...)`.
 
         References:
             Keras, `keras.Model.compile`.
@@ -209,14 +209,16 @@ class CompiledModel(Stateful):
         self.__dict__["_synchronized"] = _leaves(stateful.present_values(self))
 
     @contextlib.contextmanager
-    def _running(self) -> Iterator[None]:
-        """Lets the layers follow the trainer while it runs."""
+    def _running(self, steps_per_execution: int | str | None = None) -> Iterator[None]:
+        """Lets the layers follow the trainer while it runs, and then sets its `steps_per_execution` if it is given."""
         stateful.TRAINING.append(self)
         try:
             yield
         finally:
             stateful.TRAINING.remove(self)
             self.pull_values()
+            if steps_per_execution is not None:
+                self.__dict__["_trainer"].session.steps_per_execution = steps_per_execution
 
     # ------------------------------------------------------------ fit, evaluate, predict
 
@@ -248,9 +250,10 @@ class CompiledModel(Stateful):
         self._check_flags()
         trainer = self._trainer_of(needs_loss=True)
         own = self._own(callbacks)
-        if any(isinstance(callback, PerBatch) for callback in own) and trainer.steps_per_execution == "auto":
+        chosen = trainer.steps_per_execution
+        if any(isinstance(callback, PerBatch) for callback in own) and chosen == "auto":
             trainer.session.steps_per_execution = 1  # Keras calls the hooks once per batch
-        with self._running():
+        with self._running(chosen):
             history = trainer.fit(
                 x, y, batch_size=batch_size, epochs=epochs, verbose=verbose, callbacks=[SortLogs(), *own],
                 validation_split=validation_split, validation_data=validation_data, shuffle=shuffle,
@@ -424,12 +427,17 @@ class CompiledModel(Stateful):
         """
         return json.dumps(keras_config.to_keras(convert.to_pure(self)), **options)
 
-    def save(self, filepath: str | os.PathLike[str], overwrite: bool = True, **options: Any) -> None:
+    def save(self, filepath: str | os.PathLike[str], overwrite: bool = True, zipped: bool | None = None) -> None:
         """Writes the model and its weights to one file, `.keras` or `.safetensors`.
+
+        Raises:
+            ValueError: If `zipped` is False, because a model is one file.
 
         References:
             Keras, `keras.Model.save`.
         """
+        if zipped is False:
+            raise ValueError("`zipped` must be True, because a model is one file, got False; leave it out.")
         _check_overwrite(filepath, overwrite)
         ensure_initialized(self)
         files.save(filepath, convert.to_pure(self), gather(self))
@@ -563,24 +571,38 @@ stateful.register(building.Model, Model)
 def load_model(
     filepath: str | os.PathLike[str], custom_objects: Any = None, compile: bool = True, safe_mode: bool = True
 ) -> Any:  # noqa: A002
-    """Returns the model of a file that `save` or Keras wrote.
+    """Returns the model of a file that `save` or Keras wrote; call `compile` before training it.
+
+    Args:
+        filepath: The file.
+        custom_objects: Has no effect, with a warning: files never name code.
+        compile: Has no effect: files of this library hold no arguments of `compile`.
+        safe_mode: Has no effect, with a warning if it is False: loading never runs code.
 
     References:
         Keras, `keras.saving.load_model`.
     """
+    if custom_objects or not safe_mode:
+        warnings.warn(
+            "`custom_objects` and `safe_mode` of load_model have no effect, because files never run code; build "
+            "models with custom classes in the program and call load_weights.",
+            stacklevel=2,
+        )
     model, variables = fm.load(filepath)
     made = convert.rebuild(model, stateful_class)
     scatter(made, variables)
     return made
 
 
-def save_model(model: Any, filepath: str | os.PathLike[str], overwrite: bool = True, **options: Any) -> None:
+def save_model(
+    model: Any, filepath: str | os.PathLike[str], overwrite: bool = True, zipped: bool | None = None
+) -> None:
     """Writes a model and its weights to one file; see `Model.save`.
 
     References:
         Keras, `keras.saving.save_model`.
     """
-    model.save(filepath, overwrite, **options)
+    model.save(filepath, overwrite, zipped)
 
 
 def clone_model(model: Any, input_tensors: Any = None, clone_function: Callable[[Any], Any] | None = None) -> Any:
@@ -602,9 +624,15 @@ def clone_model(model: Any, input_tensors: Any = None, clone_function: Callable[
 def model_from_json(json_string: str, custom_objects: Any = None) -> Any:
     """Returns the model that `to_json` described, with new weights.
 
+    Args:
+        json_string: The text.
+        custom_objects: Has no effect, with a warning: descriptions never name code.
+
     References:
         Keras, `keras.models.model_from_json`.
     """
+    if custom_objects:
+        warnings.warn("`custom_objects` of model_from_json has no effect; use only built-in layers.", stacklevel=2)
     config = keras_config.from_keras(json.loads(json_string))
     return convert.rebuild(saving.from_config(config), stateful_class)
 

@@ -19,6 +19,7 @@ from flaxmodels.saving import from_config
 from training.keras import config as settings
 from training.keras import convert, layers, losses, metrics, optimizers, refused, registry, schedules
 from training.keras.models import load_model as load_model
+from training.keras.models import save_model as save_model
 from training.keras.registry import CustomObjectScope as CustomObjectScope
 from training.keras.registry import custom_object_scope as custom_object_scope
 from training.keras.registry import get_custom_objects as get_custom_objects
@@ -264,27 +265,6 @@ def _custom(cls: Any, inner: Mapping[str, Any], custom: Mapping[str, Any] | None
         return cls(**{key: deserialize_keras_object(value, custom) for key, value in inner.items()})
     with CustomObjectScope(custom) if custom else CustomObjectScope(registry.present_scope()):
         return cls.from_config(dict(inner))
-
-
-def save_model(model: Any, filepath: Any, overwrite: bool = True, zipped: bool | None = None, **kwargs: Any) -> None:
-    """Writes a model and its weights to one file; see the model's `save`.
-
-    Args:
-        model: The model.
-        filepath: The name of the file.
-        overwrite: Whether an existing file is replaced.
-        zipped: Only None or True: a `.keras` file is one archive.
-        **kwargs: Arguments of `save`.
-
-    Raises:
-        ValueError: If `zipped` is False.
-
-    References:
-        Keras, `keras.saving.save_model`.
-    """
-    if zipped is False:
-        raise ValueError("`zipped` must be True, because a model is one file, got False; leave it out.")
-    model.save(filepath, overwrite=overwrite, **kwargs)
 
 
 def save_weights(model: Any, filepath: Any, overwrite: bool = True, **kwargs: Any) -> None:

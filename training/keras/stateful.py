@@ -148,7 +148,7 @@ class Stateful:
             rngs = {"dropout": seeds.next_key()}
             outputs, new = self.apply(  # type: ignore[attr-defined]
                 values, inputs, *args, rngs=rngs, mutable=["batch_stats", "losses"], **kwargs, **options
-            )  # type: ignore[attr-defined]  # noqa: E501
+            )
             if new.get("batch_stats"):
                 scatter(self, {"batch_stats": new["batch_stats"]})
             return outputs
