@@ -18,8 +18,8 @@ from flaxmodels.layers.base import Layer
 from flaxmodels.saving import from_config
 from training.keras import config as settings
 from training.keras import convert, layers, losses, metrics, optimizers, refused, registry, schedules
-from training.keras.models import load_model as load_model
-from training.keras.models import save_model as save_model
+from training.keras.model_files import load_model as load_model
+from training.keras.model_files import save_model as save_model
 from training.keras.registry import CustomObjectScope as CustomObjectScope
 from training.keras.registry import custom_object_scope as custom_object_scope
 from training.keras.registry import get_custom_objects as get_custom_objects

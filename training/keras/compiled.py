@@ -1,0 +1,422 @@
+"""`compile`, `fit`, `evaluate` and `predict` of Keras' models."""
+
+import contextlib
+import copy
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from training.callbacks import Callback, History
+from training.callbacks import check as check_callbacks
+from training.keras import convert, optimizers, seeds, stateful
+from training.keras.callbacks import PerBatch, SortLogs, has_batch_hooks
+from training.keras.layers import stateful_class
+from training.keras.stateful import Stateful, ensure_initialized, gather, has_values, initialize, scatter, sizes
+from training.trainer import Trainer
+
+
+class CompiledModel(Stateful):
+    """Mixin of models: trains the values that their layers hold through a `Trainer`."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, value in (
+            ("optimizer", None), ("loss", None), ("history", None), ("_trainer", None), ("_compiled", None),
+            ("_synchronized", None),
+        ):  # fmt: skip
+            self.__dict__.setdefault(name, value)
+
+    # ------------------------------------------------------------ compile
+
+    def compile(
+        self,
+        optimizer: Any = "rmsprop",
+        loss: Any = None,
+        loss_weights: Any = None,
+        metrics: Any = None,
+        weighted_metrics: Any = None,
+        run_eagerly: bool = False,
+        steps_per_execution: int | str = "auto",
+        jit_compile: bool | str = "auto",
+        auto_scale_loss: bool = True,
+    ) -> None:
+        """Sets optimizer, loss and metrics of the training.
+
+        Args:
+            optimizer: An optimizer of `keras.optimizers`, its name, or an optax transformation.
+            loss: A loss, its name, a function (y_true, y_pred) -> values, or a list or dictionary keyed by output.
+            loss_weights: Factors of the outputs' losses.
+            metrics: Metrics, names or functions.
+            weighted_metrics: Metrics to which sample and class weights apply.
+            run_eagerly: Only False: steps are always compiled.
+            steps_per_execution: Steps between two returns to Python; "auto" chooses about half a second's worth.
+            jit_compile: Accepted as in Keras; steps are always compiled.
+            auto_scale_loss: Has no effect yet: for "mixed_float16", pass `keras.optimizers.LossScaleOptimizer(...)`.
+
+        References:
+            Keras, `keras.Model.compile`.
+        """
+        made = optimizers.get(optimizer)
+        if made is None:
+            raise TypeError("`optimizer` of compile must be an optimizer or its name, got None; pass one.")
+        trainer = self.__dict__["_trainer"]
+        if made is self.__dict__["optimizer"] and trainer is not None and trainer.state is not None:
+            object.__setattr__(self, "_carried", trainer.state)  # the optimizer keeps its state
+            made.keep_learning_rate()
+        object.__setattr__(self, "optimizer", made)
+        object.__setattr__(self, "loss", loss)
+        object.__setattr__(
+            self,
+            "_compiled",
+            {
+                "loss": loss,
+                "loss_weights": loss_weights,
+                "metrics": metrics,
+                "weighted_metrics": weighted_metrics,
+                "steps_per_execution": steps_per_execution,
+            },
+        )
+        object.__setattr__(self, "_trainer", None)
+        object.__setattr__(self, "_flags", None)
+        object.__setattr__(self, "_synchronized", None)
+        made.attach(self)
+        if run_eagerly:
+            warnings.warn(
+                "`run_eagerly=True` has no effect, because training steps are always compiled; use jax.debug.print to "
+                "print values.",
+                stacklevel=2,
+            )
+
+    @property
+    def compiled(self) -> bool:
+        """Whether `compile` was called."""
+        return self.__dict__.get("_compiled") is not None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """Returns a model with copies of the layers, of their values and of what `compile` was given."""
+        made = self._copy()
+        if self.compiled:
+            self.__dict__["optimizer"].keep_learning_rate()
+            optimizer, arguments = copy.deepcopy((self.__dict__["optimizer"], self.__dict__["_compiled"]), memo)
+            made.compile(optimizer, **arguments)
+            trainer = self.__dict__["_trainer"]
+            if trainer is not None and trainer.state is not None:
+                # The next step of this model reuses the memory of its state.
+                opt_state, step = jax.tree.map(_copied, (trainer.state.opt_state, trainer.state.step))
+                object.__setattr__(made, "_carried", trainer.state.replace(opt_state=opt_state, step=step))
+        memo[id(self)] = made
+        return made
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError(f"Models cannot be pickled, got {self.name}; use its `save`, and keras.models.load_model.")  # type: ignore[attr-defined]
+
+    def _copy(self) -> Any:
+        """Returns a model with copies of the layers and of their values."""
+        if type(self).pure_class() is type(self):
+            raise TypeError(
+                f"Only Sequential and functional models can be copied, got the class {type(self).__name__}; make a new "
+                "object and call its set_weights."
+            )
+        ensure_initialized(self)
+        made = convert.rebuild(self, stateful_class)
+        scatter(made, jax.tree.map(_copied, gather(self)))
+        return made
+
+    def _trainer_of(self, needs_loss: bool) -> Trainer:
+        """Returns the trainer with the values of the layers; makes it at the first call after `compile`."""
+        if needs_loss and not self.compiled:
+            raise ValueError("You must call `compile()` before training or evaluating a model; choose a loss there.")
+        if needs_loss and self.__dict__["_compiled"]["loss"] is None:
+            raise ValueError(
+                "`loss` of compile must be a loss to train or evaluate a model, also if layers add losses, got None; "
+                "pass a loss, such as lambda y_true, y_pred: 0 * y_pred[:, 0] with any `y`."
+            )
+        ensure_initialized(self)
+        parts = [id(layer) for layer in stateful.with_held(self)]
+        if self.__dict__.get("_parts") != parts:  # a layer was added or removed
+            self.__dict__["_trainer"] = None
+        self.__dict__["_parts"] = parts
+        if self.__dict__["_trainer"] is None:
+            compiled = self.__dict__["_compiled"] or {}
+            optimizer = self.__dict__["optimizer"]
+            values = gather(self)
+            trainer = Trainer(
+                convert.to_trained(self),
+                "rmsprop" if optimizer is None else optimizer.make(),
+                seed=seeds.next_seed(),
+                variables=values if any(values.values()) else None,
+                nonfinite="ignore",
+                **compiled,
+            )
+            self.__dict__["_trainer"] = trainer
+            self.__dict__["_synchronized"] = _leaves(values)
+            self._carry_optimizer_state(trainer)
+        else:
+            self.push_values()
+        return self.__dict__["_trainer"]
+
+    def _check_flags(self) -> None:
+        """Lets a first fit use the present `trainable` flags; raises if they changed after the optimizer had steps."""
+        flags = [layer.trainable for layer in stateful.with_held(self)]
+        trainer = self.__dict__["_trainer"]
+        known = self.__dict__.get("_flags")
+        if trainer is not None and known is not None and known != flags:
+            if trainer.state is not None and int(trainer.state.step) > 0:
+                raise ValueError(
+                    "`trainable` must stay as it was at the first step after compile, got another value for a layer of "
+                    f"{type(self).__name__}; call compile() again."
+                )
+            self.pull_values()
+            self.__dict__["_trainer"] = None
+        self.__dict__["_flags"] = flags
+
+    def _carry_optimizer_state(self, trainer: Trainer) -> None:
+        """Continues with the state of an optimizer that `compile` got a second time, if it fits the parameters."""
+        old, inputs = self.__dict__.pop("_carried", None), getattr(self, "input_spec", None)
+        if old is None or inputs is None:
+            return
+        trainer.build(jax.tree.map(lambda symbol: jax.ShapeDtypeStruct(sizes(symbol.shape), symbol.dtype), inputs))
+        new = trainer.state
+        if new is not None and _shapes(new.opt_state) == _shapes(old.opt_state):
+            trainer.state = new.replace(opt_state=old.opt_state, step=old.step)
+            self.__dict__["optimizer"].apply_learning_rate(trainer)
+
+    def push_values(self) -> None:
+        """Gives the trainer the values of the layers, if they changed since they were last the same."""
+        values = stateful.present_values(self)
+        leaves = _leaves(values)
+        if self.__dict__["_trainer"] is not None and not _same(leaves, self.__dict__["_synchronized"]):
+            self.__dict__["_trainer"].variables = values
+            self.__dict__["_synchronized"] = leaves
+
+    def pull_values(self) -> None:
+        """Gives the layers the values of the trainer, if it has changed them."""
+        trainer = self.__dict__["_trainer"]
+        if trainer is None or trainer.state is None or trainer.state is self.__dict__.get("_pulled"):
+            return
+        scatter(self, trainer.variables)
+        self.__dict__["_pulled"] = trainer.state
+        self.__dict__["_synchronized"] = _leaves(stateful.present_values(self))
+
+    @contextlib.contextmanager
+    def _running(self, steps_per_execution: int | str | None = None) -> Iterator[None]:
+        """Lets the layers follow the trainer while it runs, and then sets its `steps_per_execution` if it is given."""
+        stateful.TRAINING.append(self)
+        try:
+            yield
+        finally:
+            stateful.TRAINING.remove(self)
+            self.pull_values()
+            if steps_per_execution is not None:
+                self.__dict__["_trainer"].session.steps_per_execution = steps_per_execution
+
+    # ------------------------------------------------------------ fit, evaluate, predict
+
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: str | int = "auto",
+        callbacks: Any = None,
+        validation_split: float = 0.0,
+        validation_data: Any = None,
+        shuffle: bool = True,
+        class_weight: Mapping[int, float] | None = None,
+        sample_weight: Any = None,
+        initial_epoch: int = 0,
+        steps_per_epoch: int | None = None,
+        validation_steps: int | None = None,
+        validation_batch_size: int | None = None,
+        validation_freq: int | list[int] = 1,
+    ) -> History:
+        """Trains the model; see `training.Trainer.fit`.
+
+        References:
+            Keras, `keras.Model.fit`.
+        """
+        self._build_for(x)
+        self._check_flags()
+        trainer = self._trainer_of(needs_loss=True)
+        own = self._own(callbacks)
+        chosen = trainer.steps_per_execution
+        if any(isinstance(callback, PerBatch) for callback in own) and chosen == "auto":
+            trainer.session.steps_per_execution = 1  # Keras calls the hooks once per batch
+        with self._running(chosen):
+            history = trainer.fit(
+                x, y, batch_size=batch_size, epochs=epochs, verbose=verbose, callbacks=[SortLogs(), *own],
+                validation_split=validation_split, validation_data=validation_data, shuffle=shuffle,
+                class_weight=class_weight, sample_weight=sample_weight, initial_epoch=initial_epoch,
+                steps_per_epoch=steps_per_epoch, validation_steps=validation_steps,
+                validation_batch_size=validation_batch_size, validation_freq=validation_freq,
+            )  # fmt: skip
+        object.__setattr__(self, "history", history)
+        history.model = self
+        return history
+
+    def _own(self, callbacks: Any) -> list[Callback]:
+        """Returns the callbacks, after giving them the model; batch hooks are called once per batch."""
+        given = check_callbacks(callbacks)
+        for callback in given:
+            callback.set_model(self)
+        return [PerBatch(callback) if has_batch_hooks(callback) else callback for callback in given]
+
+    def evaluate(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        verbose: str | int = "auto",
+        sample_weight: Any = None,
+        steps: int | None = None,
+        callbacks: Any = None,
+        return_dict: bool = False,
+    ) -> Any:
+        """Computes loss and metrics.
+
+        Returns:
+            The loss if there are no metrics, otherwise a list of the loss and the metrics in order; with
+            `return_dict`, a dictionary by name.
+
+        References:
+            Keras, `keras.Model.evaluate`.
+        """
+        self._build_for(x)
+        trainer = self._trainer_of(needs_loss=True)
+        with self._running():
+            logs = trainer.evaluate(
+                x, y, batch_size=batch_size, verbose=_shown(verbose), sample_weight=sample_weight, steps=steps,
+                callbacks=self._own(callbacks),
+            )  # fmt: skip
+        self.__dict__["_metrics_names"] = list(logs)
+        if return_dict:
+            return dict(sorted(logs.items()))
+        return self._listed(logs)
+
+    def _listed(self, logs: dict[str, Any]) -> Any:
+        """Returns the loss and the metrics in Keras' order: metrics of several outputs are sorted by name."""
+        names = list(logs)
+        graph = getattr(self, "graph", None)
+        if graph is not None and len(jax.tree.leaves(graph.outputs)) > 1:
+            count = next((i for i, name in enumerate(names) if i and not name.endswith("_loss")), len(names))
+            names = [*names[:count], *sorted(names[count:])]
+        return logs[names[0]] if len(names) == 1 else [logs[name] for name in names]
+
+    def predict(
+        self,
+        x: Any,
+        batch_size: int | None = None,
+        verbose: str | int = "auto",
+        steps: int | None = None,
+        callbacks: Any = None,
+    ) -> Any:
+        """Computes the outputs of all examples as NumPy arrays.
+
+        References:
+            Keras, `keras.Model.predict`.
+        """
+        self._build_for(x)
+        trainer = self._trainer_of(needs_loss=False)
+        with self._running():
+            return trainer.predict(
+                x, batch_size=batch_size, verbose=_shown(verbose), steps=steps, callbacks=self._own(callbacks)
+            )
+
+    def train_on_batch(
+        self, x: Any, y: Any = None, sample_weight: Any = None, class_weight: Any = None, return_dict: bool = False
+    ) -> Any:
+        """Does one training step and returns the loss, or a list of the loss and the metrics.
+
+        References:
+            Keras, `keras.Model.train_on_batch`.
+        """
+        self._check_flags()
+        trainer = self._trainer_of(needs_loss=True)
+        size = len(jax.tree.leaves(x)[0])
+        with self._running():
+            history = trainer.fit(
+                x, y, batch_size=size, verbose=0, shuffle=False, sample_weight=sample_weight, class_weight=class_weight
+            )
+        logs = {name: values[-1] for name, values in history.history.items()}
+        return logs if return_dict else self._listed(logs)
+
+    def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False) -> Any:
+        """Returns the loss of one batch, or a list of the loss and the metrics.
+
+        References:
+            Keras, `keras.Model.test_on_batch`.
+        """
+        size = len(jax.tree.leaves(x)[0])
+        return self.evaluate(x, y, size, 0, sample_weight, return_dict=return_dict)
+
+    def predict_on_batch(self, x: Any) -> Any:
+        """Returns the outputs of one batch.
+
+        References:
+            Keras, `keras.Model.predict_on_batch`.
+        """
+        return self.predict(x, batch_size=len(jax.tree.leaves(x)[0]), verbose=0)
+
+    def _build_for(self, x: Any) -> None:
+        """Creates the variables of a model whose input is not known, for the shape of the data."""
+        if has_values(self) or getattr(self, "input_spec", None) is not None:
+            return
+        inputs = first_batch(x)
+        if inputs is not None:
+            initialize(self, inputs)
+
+    @property
+    def metrics_names(self) -> list[str]:
+        """The names of the values that `evaluate` returns."""
+        return self.__dict__.get("_metrics_names", ["loss"])
+
+    @property
+    def stop_training(self) -> bool:
+        """Whether the run ends after the running steps; callbacks set it."""
+        trainer = self.__dict__.get("_trainer")
+        return trainer is not None and trainer.stop_training
+
+    @stop_training.setter
+    def stop_training(self, stop: bool) -> None:
+        trainer = self.__dict__.get("_trainer")
+        if trainer is not None:
+            trainer.stop_training = stop
+
+
+def _copied(leaf: Any) -> Any:
+    return leaf.copy() if isinstance(leaf, jax.Array) else leaf
+
+
+def _shown(verbose: str | int) -> int:
+    return 0 if verbose in (0, "auto") else 1
+
+
+def _leaves(values: Any) -> list[Any]:
+    return jax.tree.leaves(values)
+
+
+def _shapes(tree: Any) -> Any:
+    leaves, treedef = jax.tree.flatten(tree)
+    return treedef, [np.shape(leaf) for leaf in leaves]
+
+
+def _same(a: Sequence[Any], b: Sequence[Any] | None) -> bool:
+    return b is not None and len(a) == len(b) and all(x is y for x, y in zip(a, b, strict=True))
+
+
+def first_batch(x: Any) -> Any:
+    """Returns inputs of the first batch, or all inputs; None for a stream that can be read only once."""
+    if hasattr(x, "shape") or isinstance(x, Mapping):
+        return x
+    if isinstance(x, list | tuple):
+        return x if all(hasattr(item, "shape") for item in x) else np.asarray(x)
+    if hasattr(x, "x") and hasattr(x, "y"):
+        return x.x
+    if not hasattr(x, "__iter__") or iter(x) is x:
+        return None
+    batch = x[0] if hasattr(x, "__getitem__") else next(iter(x))
+    return batch[0] if isinstance(batch, list | tuple) else batch
