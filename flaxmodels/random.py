@@ -98,7 +98,7 @@ class SeedGenerator:
         self._counter = next(self._draws) + 1
         return key
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> dict[str, int | str | None]:
         """Returns the arguments."""
         return {"seed": self.seed, "name": self.name}
 
@@ -165,7 +165,7 @@ def _layer_key() -> jax.Array | None:
     return layer.make_rng("dropout")
 
 
-def _float_dtype(name: str, dtype: DTypeLike | None) -> Any:
+def _float_dtype(name: str, dtype: DTypeLike | None) -> np.dtype:
     chosen = as_dtype("float32" if dtype is None else dtype)
     if not jnp.issubdtype(chosen, jnp.floating):
         raise ValueError(f'`dtype` of `{name}` must be floating-point, got {dtype!r}; give, for example, "float32".')
@@ -255,7 +255,7 @@ def randint(
         >>> sorted(set(randint((100,), 0, 3, seed=1).tolist()))
         [0, 1, 2]
     """
-    chosen: Any = as_dtype(dtype)
+    chosen = as_dtype(dtype)
     if not jnp.issubdtype(chosen, jnp.integer):
         raise ValueError(f'`dtype` of `randint` must be an integer dtype, got {dtype!r}; give, for example, "int32".')
     return jax.random.randint(draw_key(seed), tuple(shape), minval, maxval, chosen)

@@ -11,12 +11,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from flaxmodels.layers import symbolic
 from flaxmodels.layers.base import MultiOutputLayer
-from flaxmodels.layers.tracing import Lookup
+from flaxmodels.layers.tracing import Lookup, Sources
 from flaxmodels.names import lookup
 from flaxmodels.ops import keras_classes
+from flaxmodels.trees import Tree
 
 P = ParamSpec("P")
 
@@ -31,7 +33,7 @@ MODULES = (
 # leaves out may be no ids.
 REARRANGING = ("expand_dims", "ravel", "reshape", "squeeze", "swapaxes", "transpose")
 
-_operations: dict[str, Callable[..., Any]] = {}
+_operations: dict[str, Callable[..., object]] = {}
 
 # The types of arguments that hold no symbols and need no conversion. Classes of arrays and tracers are added when they
 # are first met, because a lookup by type is several times faster than isinstance.
@@ -76,29 +78,31 @@ class OperationCall(MultiOutputLayer):
         return keras_classes.class_name(self.operation)
 
     @nn.nowrap
-    def keras_input_dtype(self, model_dtype: Any) -> Any:
+    def keras_input_dtype(self, model_dtype: DTypeLike | None) -> None:
         """Returns None: Keras does not cast the arguments of an operation."""
         return None
 
     @nn.nowrap
-    def trace_inputs(self, sources: Any, lookups: list[Lookup], path: str, *args: Any, **kwargs: Any) -> Any:
+    def trace_inputs(
+        self, sources: Sources, lookups: list[Lookup], path: str, *args: object, **kwargs: object
+    ) -> Sources:
         """Returns the sources of an operation that only rearranges all values of its first argument."""
         return sources if self.operation in REARRANGING else frozenset()
 
     @nn.nowrap
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: object, **kwargs: object) -> Any:
         """Applies the operation, or adds a node to a graph if an argument is a symbol."""
         if symbolic.symbols_in((args, kwargs)):
             return symbolic.record(self, args, kwargs)
         return function(self.operation)(*args, **kwargs)
 
     @nn.nowrap
-    def compute(self, *args: Any, **kwargs: Any) -> Any:
+    def compute(self, *args: object, **kwargs: object) -> Any:
         """Applies the operation."""
         return self(*args, **kwargs)
 
     @nn.nowrap
-    def infer_outputs(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def infer_outputs(self, args: tuple[object, ...], kwargs: dict[str, object]) -> Tree[symbolic.Symbol]:
         """Returns the outputs of a call on symbols as a tree of symbols without nodes.
 
         Unlike a layer, an operation may move the batch or merge it with other axes, so the inferred shapes follow
@@ -111,7 +115,7 @@ class OperationCall(MultiOutputLayer):
         leaves, treedef = jax.tree.flatten((args, kwargs))
         where = [i for i, leaf in enumerate(leaves) if isinstance(leaf, symbolic.Symbol)]
 
-        def call(arrays: list[jax.Array]) -> Any:
+        def call(arrays: list[jax.Array]) -> object:
             filled = list(leaves)
             for i, array in zip(where, arrays, strict=True):
                 filled[i] = array
@@ -129,7 +133,9 @@ class OperationCall(MultiOutputLayer):
         return jax.tree.map(_symbol, first, second)
 
 
-def _output_shapes(call: Callable[[Any], Any], symbols: list[Any], leaves: list[Any]) -> tuple[Any, Any]:
+def _output_shapes(
+    call: Callable[[list[jax.Array]], object], symbols: list[symbolic.Symbol], leaves: list[object]
+) -> tuple[Tree[jax.ShapeDtypeStruct], Tree[jax.ShapeDtypeStruct]]:
     """Returns the output shapes of an operation for two choices of the unknown sizes of symbols."""
     if all(None not in symbol.shape for symbol in symbols):
         first = jax.eval_shape(call, _filled(symbols, 0, 0))
@@ -155,7 +161,7 @@ def _output_shapes(call: Callable[[Any], Any], symbols: list[Any], leaves: list[
     raise refused  # type: ignore[misc]
 
 
-def _guesses(symbols: list[Any], leaves: list[Any]) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
+def _guesses(symbols: list[symbolic.Symbol], leaves: list[object]) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
     """Yields pairs of sizes for the unknown batch and for other unknown sizes.
 
     The last ones are the known sizes of the arguments: an unknown size must equal a known one where the operation
@@ -171,7 +177,7 @@ def _guesses(symbols: list[Any], leaves: list[Any]) -> Iterator[tuple[tuple[int,
         yield from (((n, n), unknown) for n in sizes)
 
 
-def _filled(symbols: list[Any], batch: int, unknown: int) -> list[jax.ShapeDtypeStruct]:
+def _filled(symbols: list[symbolic.Symbol], batch: int, unknown: int) -> list[jax.ShapeDtypeStruct]:
     """Returns symbols as shapes and dtypes without unknown sizes."""
     return [
         jax.ShapeDtypeStruct(
@@ -181,20 +187,20 @@ def _filled(symbols: list[Any], batch: int, unknown: int) -> list[jax.ShapeDtype
     ]
 
 
-def _symbol(first: Any, second: Any) -> symbolic.Symbol:
+def _symbol(first: jax.ShapeDtypeStruct, second: jax.ShapeDtypeStruct) -> symbolic.Symbol:
     """Returns the symbol of an output that has these shapes for two choices of the unknown sizes."""
     shape = tuple(n if n == m else None for n, m in zip(first.shape, second.shape, strict=True))
     return symbolic.Symbol(shape, first.dtype)
 
 
-def _kind(value: Any) -> int:
+def _kind(value: object) -> int:
     """Returns whether an argument holds a symbol, holds an object to convert to an array, or neither."""
     cls = type(value)
     if cls in _plain:
         return _PLAIN
-    if cls is list or cls is tuple:
+    if type(value) is list or type(value) is tuple:
         return max(map(_kind, value), default=_PLAIN)
-    if cls is dict:
+    if type(value) is dict:
         return max(map(_kind, value.values()), default=_PLAIN)
     if isinstance(value, _PLAIN_BASES):
         _plain.add(cls)
@@ -207,12 +213,12 @@ def _kind(value: Any) -> int:
     return _PLAIN if len(leaves) == 1 and leaves[0] is value else max(map(_kind, leaves), default=_PLAIN)
 
 
-def _converted(leaf: Any) -> Any:
+def _converted(leaf: object) -> object:
     """Returns a leaf of the arguments; an object that has `__jax_array__`, such as a variable, as an array."""
     return jnp.asarray(leaf) if _kind(leaf) == _CONVERTIBLE else leaf
 
 
-def operation(function: Callable[P, Any], name: str | None = None) -> Callable[P, Any]:
+def operation(function: Callable[P, object], name: str | None = None) -> Callable[P, Any]:
     """Makes an operation of a function of arrays: on symbols, it adds a node to the graph.
 
     Args:
@@ -223,9 +229,9 @@ def operation(function: Callable[P, Any], name: str | None = None) -> Callable[P
     """
     known_as = name or function.__name__
     signature = inspect.signature(function)
-    compute: Callable[..., Any] = function
+    compute: Callable[..., object] = function
 
-    def general(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def general(args: tuple[object, ...], kwargs: dict[str, object]) -> object:
         kind = max(_kind(args), _kind(kwargs))
         if kind == _PLAIN:
             return compute(*args, **kwargs)
@@ -239,7 +245,7 @@ def operation(function: Callable[P, Any], name: str | None = None) -> Callable[P
     plain = _plain
 
     @functools.wraps(function)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> object:
         for value in args:
             if type(value) not in plain:
                 return general(args, kwargs)
@@ -249,7 +255,7 @@ def operation(function: Callable[P, Any], name: str | None = None) -> Callable[P
     return wrapper
 
 
-def function(name: str) -> Callable[..., Any]:
+def function(name: str) -> Callable[..., object]:
     """Returns the function of arrays of an operation.
 
     Raises:
@@ -265,7 +271,7 @@ def function(name: str) -> Callable[..., Any]:
     return lookup("operation", name, _operations)
 
 
-def apply(name: str, *args: Any, **kwargs: Any) -> Any:
+def apply(name: str, *args: object, **kwargs: object) -> Any:
     """Applies an operation, given by its name, to arrays or symbols."""
     return OperationCall(name)(*args, **kwargs)
 

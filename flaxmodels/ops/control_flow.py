@@ -5,15 +5,19 @@ saved without its architecture.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import jax
+from jax.typing import ArrayLike
 
 from flaxmodels.ops.arrays import Tensor, as_array
 from flaxmodels.ops.base import operation
 
 T = TypeVar("T")
+P = ParamSpec("P")
 Carry = TypeVar("Carry")
+X = TypeVar("X")
+Y = TypeVar("Y")
 
 
 @operation
@@ -34,7 +38,7 @@ def cond(pred: Tensor, true_fn: Callable[[], T], false_fn: Callable[[], T]) -> T
 
 
 @operation
-def switch(index: Tensor, branches: Sequence[Callable[..., T]], *operands: Any) -> T:
+def switch(index: Tensor, branches: Sequence[Callable[..., T]], *operands: object) -> T:
     """Calls the function at an index of a list.
 
     Args:
@@ -52,11 +56,11 @@ def switch(index: Tensor, branches: Sequence[Callable[..., T]], *operands: Any) 
 
 @operation
 def while_loop(
-    cond: Callable[..., Any],
+    cond: Callable[..., bool | jax.Array],
     body: Callable[..., Any],
-    loop_vars: Any,
+    loop_vars: object,
     maximum_iterations: int | None = None,
-) -> Any:
+) -> object:
     """Calls a function on its own results while a condition holds.
 
     Args:
@@ -74,23 +78,25 @@ def while_loop(
     """
     is_sequence = isinstance(loop_vars, tuple | list)
 
-    def proceeds(state: tuple[Any, tuple[Any, ...]]) -> Any:
+    def proceeds(state: tuple[int, tuple[object, ...]]) -> bool | jax.Array:
         steps, values = state
         holds = cond(*values)
         return holds if maximum_iterations is None else holds & (steps < maximum_iterations)
 
-    def step(state: tuple[Any, tuple[Any, ...]]) -> tuple[Any, tuple[Any, ...]]:
+    def step(state: tuple[int, tuple[object, ...]]) -> tuple[int, tuple[object, ...]]:
         steps, values = state
         out = body(*values)
         return steps + 1, tuple(out) if is_sequence else (out,)
 
-    start = tuple(loop_vars) if is_sequence else (loop_vars,)
+    start = tuple(loop_vars) if isinstance(loop_vars, tuple | list) else (loop_vars,)
     _, last = jax.lax.while_loop(proceeds, step, (0, start))
     return last if is_sequence else last[0]
 
 
 @operation
-def fori_loop(lower: Any, upper: Any, body_fun: Callable[[Any, Carry], Carry], init_val: Carry) -> Carry:
+def fori_loop(
+    lower: ArrayLike, upper: ArrayLike, body_fun: Callable[[jax.Array, Carry], Carry], init_val: Carry
+) -> Carry:
     """Calls `value = body_fun(i, value)` for i from `lower` to `upper` - 1.
 
     Args:
@@ -108,13 +114,13 @@ def fori_loop(lower: Any, upper: Any, body_fun: Callable[[Any, Carry], Carry], i
 
 @operation
 def scan(
-    f: Callable[[Carry, Any], tuple[Carry, Any]],
+    f: Callable[[Carry, X], tuple[Carry, Y]],
     init: Carry,
-    xs: Any = None,
+    xs: X | None = None,
     length: int | None = None,
     reverse: bool = False,
     unroll: int | bool = 1,
-) -> tuple[Carry, Any]:
+) -> tuple[Carry, Y]:
     """Scans a function over the leading axis of arrays and carries a value along.
 
     Args:
@@ -161,7 +167,7 @@ def associative_scan(f: Callable[[T, T], T], elems: T, reverse: bool = False, ax
 
 
 @operation
-def map(f: Callable[[Any], Any], xs: Any) -> Any:
+def map(f: Callable[[X], Y], xs: X) -> Y:
     """Applies a function to each slice along the leading axis, one after another, and stacks the results.
 
     Args:
@@ -177,7 +183,7 @@ def map(f: Callable[[Any], Any], xs: Any) -> Any:
 
 
 @operation
-def vectorized_map(function: Callable[[Any], Any], elements: Any) -> Any:
+def vectorized_map(function: Callable[[X], Y], elements: X) -> Y:
     """Applies a function to each slice along the leading axis, all at once, and stacks the results.
 
     Args:
@@ -192,7 +198,7 @@ def vectorized_map(function: Callable[[Any], Any], elements: Any) -> Any:
     return jax.vmap(function)(jax.tree.map(as_array, elements))
 
 
-def custom_gradient(f: Callable[..., tuple[Any, Callable[..., Any]]]) -> Callable[..., Any]:
+def custom_gradient(f: Callable[P, tuple[T, Callable[..., object]]]) -> Callable[P, T]:
     """Makes a function with a custom gradient.
 
     Args:

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 
 from flaxmodels.names import lookup
 from flaxmodels.ops.arguments import refuse_sparse
@@ -86,7 +86,7 @@ def saturate_cast(x: Tensor, dtype: DTypeLike) -> jax.Array:
     return jnp.clip(array, low, high).astype(target)
 
 
-def _limits(dtype: np.dtype) -> tuple[Any, Any]:
+def _limits(dtype: np.dtype) -> tuple[float, float]:
     """Returns the smallest and the largest value of a dtype."""
     if dtype.kind == "b":
         return 0, 1
@@ -210,10 +210,11 @@ def slice_update(inputs: Tensor, start_indices: Tensor, updates: Tensor) -> jax.
         >>> slice_update(jnp.zeros(4), (1,), jnp.ones(2)).tolist()
         [0.0, 1.0, 1.0, 0.0]
     """
-    return jax.lax.dynamic_update_slice(as_array(inputs), as_array(updates), _index_list(start_indices))
+    starts: Any = start_indices
+    return jax.lax.dynamic_update_slice(as_array(inputs), as_array(updates), _index_list(starts))
 
 
-def _index_list(indices: Any) -> list[Any]:
+def _index_list(indices: jax.Array | np.ndarray | Sequence[Tensor]) -> list[ArrayLike]:
     """Returns indices, an array or a sequence, as a list."""
     if isinstance(indices, jax.Array | np.ndarray):
         return list(indices)

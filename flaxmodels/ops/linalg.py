@@ -1,7 +1,6 @@
 """Keras' operations of linear algebra, on the last two axes of arrays."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -183,7 +182,7 @@ def qr(x: Tensor, mode: str = "reduced") -> tuple[jax.Array, jax.Array]:
 
 
 @operation
-def svd(x: Tensor, full_matrices: bool = True, compute_uv: bool = True) -> Any:
+def svd(x: Tensor, full_matrices: bool = True, compute_uv: bool = True) -> jax.Array | tuple[jax.Array, ...]:
     """Returns the singular value decomposition x = U diag(S) V^H.
 
     Args:
@@ -382,7 +381,9 @@ def lstsq(a: Tensor, b: Tensor, rcond: float | None = None) -> jax.Array:
 
 
 @operation
-def jvp(fun: Callable[..., Any], primals: Sequence[Tensor], tangents: Sequence[Tensor], has_aux: bool = False) -> Any:
+def jvp(
+    fun: Callable[..., object], primals: Sequence[Tensor], tangents: Sequence[Tensor], has_aux: bool = False
+) -> tuple[object, ...]:
     """Returns a function's value and its derivative in a direction, in forward mode.
 
     Args:

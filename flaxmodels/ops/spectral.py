@@ -1,11 +1,11 @@
 """Keras' operations on signals: Fourier transforms and frames."""
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from flaxmodels.ops.arrays import Tensor, as_array
 from flaxmodels.ops.base import operation
@@ -52,7 +52,7 @@ def view_as_real(x: Tensor) -> jax.Array:
     return jnp.stack([jnp.real(array), jnp.imag(array)], axis=-1)
 
 
-def as_complex(name: str, x: Any) -> jax.Array:
+def as_complex(name: str, x: object) -> jax.Array:
     """Returns the complex array of a pair of real and imaginary parts; `name` is the operation in errors."""
     if not isinstance(x, tuple | list) or len(x) != 2:
         raise ValueError(
@@ -270,7 +270,9 @@ def istft(
     return signal[..., start:end]
 
 
-def _window(name: str, window: Any, length: int, stride: int, fft_length: int, dtype: Any) -> Any:
+def _window(
+    name: str, window: Tensor | str | None, length: int, stride: int, fft_length: int, dtype: DTypeLike
+) -> np.ndarray | jax.Array:
     """Returns the window of `length` factors, padded with zeros to `fft_length`, after a check of the arguments."""
     if not isinstance(stride, int) or stride < 1:
         raise ValueError(f"`sequence_stride` of `{name}` must be a positive integer, got {stride!r}; give 1 or more.")
@@ -290,7 +292,9 @@ def _window(name: str, window: Any, length: int, stride: int, fft_length: int, d
             )
         a = offsets[window]
         angles = [2 * math.pi * i / length for i in range(length)]
-        factors: Any = np.array([a - (1 - a) * math.cos(angle) if length > 1 else 1.0 for angle in angles], dtype)
+        factors: np.ndarray | jax.Array = np.array(
+            [a - (1 - a) * math.cos(angle) if length > 1 else 1.0 for angle in angles], dtype
+        )
     else:
         factors = as_array(window).astype(dtype)
     if factors.shape != (length,):

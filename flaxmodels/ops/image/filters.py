@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike, DTypeLike
 
 from flaxmodels.kernels import convolution
 from flaxmodels.ops.arrays import Tensor, as_array
@@ -19,10 +19,10 @@ def filter_channels(images: jax.Array, kernel: jax.Array, padding: str = "same")
     return convolution.depthwise_conv(images, weights, strides=(1, 1), padding=padding, dilation=(1, 1))
 
 
-def gaussian_kernel(sizes: Sequence[int], sigmas: Any, dtype: Any) -> jax.Array:
+def gaussian_kernel(sizes: Sequence[int], sigmas: Sequence[ArrayLike] | jax.Array, dtype: DTypeLike) -> jax.Array:
     """Returns the kernel [H, W] of a Gaussian blur, whose sum is 1; sizes and sigmas are those along W, then H."""
 
-    def along_axis(size: int, sigma: Any) -> jax.Array:
+    def along_axis(size: int, sigma: ArrayLike) -> jax.Array:
         x = jnp.arange(size, dtype=dtype) - jnp.asarray((size - 1) / 2, dtype)
         weights = jnp.exp(-0.5 * (x / sigma) ** 2)
         return weights / jnp.sum(weights)

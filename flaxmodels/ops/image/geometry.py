@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.scipy import ndimage
+from jax.typing import DTypeLike
 
 from flaxmodels import random
 from flaxmodels.ops.arrays import Tensor, as_array, as_float
@@ -52,7 +52,7 @@ def map_coordinates(
     return ndimage.map_coordinates(array, list(points), order, fill_mode, fill_value)
 
 
-def _grid(height: int, width: int, dtype: Any) -> tuple[jax.Array, jax.Array]:
+def _grid(height: int, width: int, dtype: DTypeLike) -> tuple[jax.Array, jax.Array]:
     """Returns the rows [1, H, 1] and the columns [1, 1, W] of pixels."""
     return jnp.arange(height, dtype=dtype)[None, :, None], jnp.arange(width, dtype=dtype)[None, None, :]
 
@@ -98,7 +98,7 @@ def affine_transform(
         >>> affine_transform(image, jnp.array([1.0, 0, 1, 0, 1, 0, 0, 0])).ravel().tolist()
         [2.0, 3.0, 0.0]
     """
-    array, numbers = checked_images("affine_transform", images), as_float(transform)
+    array, numbers = checked_images("affine_transform", images), as_array(as_float(transform))
     choose("interpolation", interpolation, tuple(ORDERS))
     choose("fill_mode", fill_mode, FILL_MODES)
     if numbers.ndim not in (1, 2) or numbers.shape[-1] != 8:

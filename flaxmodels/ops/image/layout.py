@@ -7,18 +7,18 @@ import jax
 import jax.numpy as jnp
 
 from flaxmodels.ops.arguments import is_channels_first
-from flaxmodels.ops.arrays import as_array
+from flaxmodels.ops.arrays import Tensor, as_array
 from flaxmodels.ops.base import operation
 
 P = ParamSpec("P")
 
 
-def image_operation(function: Callable[P, Any]) -> Callable[P, Any]:
+def image_operation(function: Callable[P, object]) -> Callable[P, Any]:
     """Makes an operation whose name in graphs and files starts with "image."."""
     return operation(function, f"image.{function.__name__}")
 
 
-def checked_images(name: str, images: Any) -> jax.Array:
+def checked_images(name: str, images: Tensor) -> jax.Array:
     """Returns images as an array.
 
     Raises:

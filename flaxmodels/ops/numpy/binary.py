@@ -1,14 +1,14 @@
 """Elementwise operations of two arrays."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol, overload
+from collections.abc import Callable
+from typing import Protocol, overload
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from flaxmodels.layers.symbolic import Symbol
-from flaxmodels.ops.arrays import Tensor, as_array, as_operand, together
+from flaxmodels.ops.arrays import Nested, Tensor, as_array, as_operand, together
 from flaxmodels.ops.base import operation
 
 
@@ -20,7 +20,7 @@ class Binary(Protocol):
     @overload
     def __call__(self, x1: Tensor, x2: Symbol) -> Symbol: ...
     @overload
-    def __call__(self, x1: ArrayLike | Sequence[Any], x2: ArrayLike | Sequence[Any]) -> jax.Array: ...
+    def __call__(self, x1: Nested, x2: Nested) -> jax.Array: ...
 
 
 class Bitwise(Protocol):
@@ -31,13 +31,13 @@ class Bitwise(Protocol):
     @overload
     def __call__(self, x: Tensor, y: Symbol) -> Symbol: ...
     @overload
-    def __call__(self, x: ArrayLike | Sequence[Any], y: ArrayLike | Sequence[Any]) -> jax.Array: ...
+    def __call__(self, x: Nested, y: Nested) -> jax.Array: ...
 
 
-def _binary(name: str, result: str, function: Callable[[Any, Any], Any]) -> Binary:
+def _binary(name: str, result: str, function: Callable[[ArrayLike, ArrayLike], jax.Array]) -> Binary:
     """Returns an operation; `result` describes what it returns."""
 
-    def compute(x1: Any, x2: Any) -> Any:
+    def compute(x1: Tensor, x2: Tensor) -> jax.Array:
         return function(as_operand(x1), as_operand(x2))
 
     compute.__name__ = compute.__qualname__ = name
@@ -45,10 +45,10 @@ def _binary(name: str, result: str, function: Callable[[Any, Any], Any]) -> Bina
     return operation(compute)  # type: ignore[return-value]
 
 
-def _bitwise(name: str, result: str, function: Callable[[Any, Any], Any]) -> Bitwise:
+def _bitwise(name: str, result: str, function: Callable[[ArrayLike, ArrayLike], jax.Array]) -> Bitwise:
     """Returns an operation whose arguments have Keras' names x and y."""
 
-    def compute(x: Any, y: Any) -> Any:
+    def compute(x: Tensor, y: Tensor) -> jax.Array:
         return function(as_operand(x), as_operand(y))
 
     compute.__name__ = compute.__qualname__ = name

@@ -4,11 +4,12 @@ The default dtype is float32 unless the docstring says otherwise.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
+import numpy as np
+from jax.typing import ArrayLike, DTypeLike
 
 from flaxmodels.layers.symbolic import Symbol
 from flaxmodels.ops.arrays import Tensor, as_array, as_dtype, as_tuples, promoted
@@ -17,7 +18,7 @@ from flaxmodels.ops.base import operation
 ShapeLike: TypeAlias = int | Sequence[int]
 
 
-def _window(name: str, function: Callable[..., jax.Array], args: tuple[Any, ...]) -> jax.Array:
+def _window(name: str, function: Callable[..., jax.Array], args: tuple[ArrayLike | Symbol, ...]) -> jax.Array:
     """Returns a window function of a number of points, which must be known."""
     if isinstance(args[0], Symbol):
         raise TypeError(
@@ -27,7 +28,9 @@ def _window(name: str, function: Callable[..., jax.Array], args: tuple[Any, ...]
 
 
 @operation
-def arange(start: Any, stop: Any = None, step: Any = None, dtype: Any = None) -> jax.Array:
+def arange(
+    start: ArrayLike, stop: ArrayLike | None = None, step: ArrayLike | None = None, dtype: DTypeLike | None = None
+) -> jax.Array:
     """Returns the numbers from `start` up to `stop`, excluded; from 0 up to `start` if `stop` is None.
 
     Args:
@@ -37,13 +40,13 @@ def arange(start: Any, stop: Any = None, step: Any = None, dtype: Any = None) ->
         dtype: The dtype; by default that of the arguments, int32 for Python integers and float32 for Python floats.
     """
     if dtype is None:
-        given: list[Any] = [getattr(x, "dtype", type(x)) for x in (start, stop, step) if x is not None]
+        given: list[np.dtype | type] = [getattr(x, "dtype", type(x)) for x in (start, stop, step) if x is not None]
         dtype = promoted(*given)
     return jnp.arange(start, stop, step=step, dtype=as_dtype(dtype))
 
 
 @operation
-def array(x: Tensor, dtype: Any = None) -> jax.Array:
+def array(x: Tensor, dtype: DTypeLike | None = None) -> jax.Array:
     """Returns a new array of numbers, nested lists or an array; its dtype is that of the numbers by default."""
     return jnp.array(x, dtype=as_dtype(dtype))
 
@@ -58,18 +61,18 @@ def blackman(x: int) -> jax.Array:
     return _window("blackman", jnp.blackman, (x,))
 
 
-def empty(shape: ShapeLike, dtype: Any = None) -> jax.Array:
+def empty(shape: ShapeLike, dtype: DTypeLike | None = None) -> jax.Array:
     """Returns a new array, which JAX fills with zeros."""
     return jnp.empty(as_tuples(shape), as_dtype(dtype or jnp.float32))
 
 
 @operation
-def empty_like(x: Tensor, dtype: Any = None) -> jax.Array:
+def empty_like(x: Tensor, dtype: DTypeLike | None = None) -> jax.Array:
     """Returns a new array of the shape and dtype of `x`, which JAX fills with zeros."""
     return jnp.empty_like(as_array(x), dtype=as_dtype(dtype))
 
 
-def eye(N: int, M: int | None = None, k: int = 0, dtype: Any = None) -> jax.Array:  # noqa: N803 - Keras' names
+def eye(N: int, M: int | None = None, k: int = 0, dtype: DTypeLike | None = None) -> jax.Array:  # noqa: N803 - Keras' names
     """Returns a matrix with ones on a diagonal.
 
     Args:
@@ -88,20 +91,20 @@ def eye(N: int, M: int | None = None, k: int = 0, dtype: Any = None) -> jax.Arra
 
 
 @operation
-def full(shape: ShapeLike, fill_value: Tensor, dtype: Any = None) -> jax.Array:
+def full(shape: ShapeLike, fill_value: Tensor, dtype: DTypeLike | None = None) -> jax.Array:
     """Returns an array filled with a value, which broadcasts to the shape."""
     return jnp.full(as_tuples(shape), as_array(fill_value), as_dtype(dtype or jnp.float32))
 
 
 @operation
-def full_like(x: Tensor, fill_value: Tensor, dtype: Any = None) -> jax.Array:
+def full_like(x: Tensor, fill_value: Tensor, dtype: DTypeLike | None = None) -> jax.Array:
     """Returns an array of the shape and dtype of `x`, filled with a value."""
     return jnp.full_like(as_array(x), as_array(fill_value), dtype=as_dtype(dtype))
 
 
 @operation
 def geomspace(
-    start: Tensor, stop: Tensor, num: int = 50, endpoint: bool = True, dtype: Any = None, axis: int = 0
+    start: Tensor, stop: Tensor, num: int = 50, endpoint: bool = True, dtype: DTypeLike | None = None, axis: int = 0
 ) -> jax.Array:
     """Returns numbers from `start` to `stop` with a constant ratio; see `linspace`."""
     return jnp.geomspace(as_array(start), as_array(stop), num, endpoint, as_dtype(dtype), axis)
@@ -117,7 +120,7 @@ def hanning(x: int) -> jax.Array:
     return _window("hanning", jnp.hanning, (x,))
 
 
-def identity(n: int, dtype: Any = None) -> jax.Array:
+def identity(n: int, dtype: DTypeLike | None = None) -> jax.Array:
     """Returns the identity matrix of `n` rows."""
     return jnp.identity(n, as_dtype(dtype or jnp.float32))
 
@@ -134,7 +137,7 @@ def linspace(
     num: int = 50,
     endpoint: bool = True,
     retstep: bool = False,
-    dtype: Any = None,
+    dtype: DTypeLike | None = None,
     axis: int = 0,
 ) -> jax.Array | tuple[jax.Array, jax.Array]:
     """Returns numbers from `start` to `stop` with a constant difference.
@@ -158,7 +161,7 @@ def logspace(
     num: int = 50,
     endpoint: bool = True,
     base: ArrayLike = 10,
-    dtype: Any = None,
+    dtype: DTypeLike | None = None,
     axis: int = 0,
 ) -> jax.Array:
     """Returns numbers from base**start to base**stop with a constant ratio; see `linspace`."""
@@ -180,18 +183,18 @@ def meshgrid(*x: Tensor, indexing: str = "xy") -> list[jax.Array]:
     return jnp.meshgrid(*map(as_array, x), indexing=indexing)
 
 
-def ones(shape: ShapeLike, dtype: Any = None) -> jax.Array:
+def ones(shape: ShapeLike, dtype: DTypeLike | None = None) -> jax.Array:
     """Returns an array of ones."""
     return jnp.ones(as_tuples(shape), as_dtype(dtype or jnp.float32))
 
 
 @operation
-def ones_like(x: Tensor, dtype: Any = None) -> jax.Array:
+def ones_like(x: Tensor, dtype: DTypeLike | None = None) -> jax.Array:
     """Returns ones in the shape and dtype of `x`."""
     return jnp.ones_like(as_array(x), dtype=as_dtype(dtype))
 
 
-def tri(N: int, M: int | None = None, k: int = 0, dtype: Any = None) -> jax.Array:  # noqa: N803 - Keras' names
+def tri(N: int, M: int | None = None, k: int = 0, dtype: DTypeLike | None = None) -> jax.Array:  # noqa: N803 - Keras' names
     """Returns a matrix of N rows and M columns with ones on and below diagonal `k`, and zeros above it."""
     return jnp.tri(N, M, k=k, dtype=as_dtype(dtype or jnp.float32))
 
@@ -221,12 +224,12 @@ def vander(x: Tensor, N: int | None = None, increasing: bool = False) -> jax.Arr
     return jnp.vander(array, N=N, increasing=increasing)
 
 
-def zeros(shape: ShapeLike, dtype: Any = None) -> jax.Array:
+def zeros(shape: ShapeLike, dtype: DTypeLike | None = None) -> jax.Array:
     """Returns an array of zeros."""
     return jnp.zeros(as_tuples(shape), as_dtype(dtype or jnp.float32))
 
 
 @operation
-def zeros_like(x: Tensor, dtype: Any = None) -> jax.Array:
+def zeros_like(x: Tensor, dtype: DTypeLike | None = None) -> jax.Array:
     """Returns zeros in the shape and dtype of `x`."""
     return jnp.zeros_like(as_array(x), dtype=as_dtype(dtype))

@@ -1,17 +1,21 @@
 """Operations that select elements by index or condition."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from types import EllipsisType
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
-from flaxmodels.ops.arrays import Tensor, as_array, as_arrays, as_operand, as_tuples
+from flaxmodels.ops.arrays import Tensor, as_array, as_operand, as_tuples
 from flaxmodels.ops.base import operation
+
+# An index along one axis, or along the axes of an array of booleans.
+Index: TypeAlias = Tensor | slice | EllipsisType | None
 
 
 @operation
-def get_item(x: Tensor, key: Any) -> jax.Array:
+def get_item(x: Tensor, key: Index | Sequence[Index]) -> jax.Array:
     """Returns x[key].
 
     Args:
@@ -58,7 +62,7 @@ def select(condlist: Sequence[Tensor], choicelist: Sequence[Tensor], default: Te
                 f"`{name}` of ops.select must be a list of at least one array, got {values!r}; "
                 "use ops.where for one condition."
             )
-    return jnp.select(as_arrays(condlist), as_arrays(choicelist), as_operand(default))
+    return jnp.select([as_array(x) for x in condlist], [as_array(x) for x in choicelist], as_operand(default))
 
 
 @operation
@@ -83,7 +87,7 @@ def unravel_index(indices: Tensor, shape: Sequence[int]) -> tuple[jax.Array, ...
 
 
 def vectorize(
-    pyfunc: Callable[..., Any], *, excluded: set[int | str] | None = None, signature: str | None = None
+    pyfunc: Callable[..., object], *, excluded: set[int | str] | None = None, signature: str | None = None
 ) -> Callable[..., Any]:
     """Returns a function of arrays that applies a function of single elements to all of them.
 
@@ -119,6 +123,6 @@ def where(condition: Tensor, x1: Tensor | None = None, x2: Tensor | None = None)
     """
     if (x1 is None) != (x2 is None):
         raise ValueError(f"ops.where takes both `x1` and `x2` or none, got x1={x1!r} and x2={x2!r}; pass both.")
-    if x1 is None:
+    if x1 is None or x2 is None:
         return jnp.nonzero(as_array(condition))
     return jnp.where(as_array(condition), as_operand(x1), as_operand(x2))

@@ -1,6 +1,6 @@
 """Operations that join arrays, split them or repeat their elements."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -9,6 +9,13 @@ import numpy as np
 
 from flaxmodels.ops.arrays import Tensor, as_array, as_arrays, as_tuples
 from flaxmodels.ops.base import operation
+
+
+def _split(
+    function: Callable[..., list[jax.Array]], x: Tensor, indices_or_sections: int | Sequence[int]
+) -> list[jax.Array]:
+    """Calls a function of JAX that splits arrays; its annotation leaves out lists of indices."""
+    return function(as_array(x), as_tuples(indices_or_sections))
 
 
 @operation
@@ -51,7 +58,7 @@ def concatenate(xs: Sequence[Tensor], axis: int = 0) -> jax.Array:
 @operation
 def dsplit(x: Tensor, indices_or_sections: int | Sequence[int]) -> list[jax.Array]:
     """Splits an array along its third axis; see `split`."""
-    return jnp.dsplit(as_array(x), as_tuples(indices_or_sections))
+    return _split(jnp.dsplit, x, indices_or_sections)
 
 
 @operation
@@ -63,7 +70,7 @@ def dstack(xs: Sequence[Tensor]) -> jax.Array:
 @operation
 def hsplit(x: Tensor, indices_or_sections: int | Sequence[int]) -> list[jax.Array]:
     """Splits an array along its second axis, or the first one of a vector; see `split`."""
-    return jnp.hsplit(as_array(x), as_tuples(indices_or_sections))
+    return _split(jnp.hsplit, x, indices_or_sections)
 
 
 @operation
@@ -115,7 +122,7 @@ def tile(x: Tensor, repeats: int | Sequence[int]) -> jax.Array:
 @operation
 def vsplit(x: Tensor, indices_or_sections: int | Sequence[int]) -> list[jax.Array]:
     """Splits an array along its first axis; see `split`."""
-    return jnp.vsplit(as_array(x), as_tuples(indices_or_sections))
+    return _split(jnp.vsplit, x, indices_or_sections)
 
 
 @operation

@@ -5,12 +5,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike, DTypeLike
 
 from flaxmodels.ops.arrays import Tensor, as_array, as_operand, as_tuples
 from flaxmodels.ops.base import operation
 
 
-def _accumulator(*xs: Any) -> Any:
+def _accumulator(*xs: ArrayLike) -> DTypeLike | None:
     """Returns the dtype to accumulate a product in: int32 for int8, which would overflow, otherwise None."""
     return jnp.int32 if all(getattr(x, "dtype", None) == jnp.int8 for x in xs) else None
 
@@ -77,7 +78,7 @@ def matmul(x1: Tensor, x2: Tensor) -> jax.Array:
 @operation
 def outer(x1: Tensor, x2: Tensor) -> jax.Array:
     """Returns the products of all pairs of elements of two arrays, which are flattened."""
-    return jnp.outer(as_operand(x1), as_operand(x2))
+    return jnp.outer(as_operand(x1), as_array(x2))
 
 
 @operation
@@ -88,7 +89,7 @@ def slogdet(x: Tensor) -> tuple[jax.Array, jax.Array]:
 
 
 @operation
-def tensordot(x1: Tensor, x2: Tensor, axes: int | Sequence[Any] = 2) -> jax.Array:
+def tensordot(x1: Tensor, x2: Tensor, axes: int | Sequence[int] | Sequence[Sequence[int]] = 2) -> jax.Array:
     """Returns the sum of products over several axes.
 
     Args:

@@ -4,11 +4,11 @@
 """
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
 from flaxmodels.ops.arrays import Tensor, as_array, as_dtype, as_tuples, promoted
 from flaxmodels.ops.base import operation
@@ -73,13 +73,13 @@ def count_nonzero(x: Tensor, axis: Axis = None) -> jax.Array:
 
 
 @operation
-def cumprod(x: Tensor, axis: int | None = None, dtype: Any = None) -> jax.Array:
+def cumprod(x: Tensor, axis: int | None = None, dtype: DTypeLike | None = None) -> jax.Array:
     """Returns the cumulative product along an axis, by default of the flattened array."""
     return jnp.cumprod(as_array(x), axis, dtype=as_dtype(dtype))
 
 
 @operation
-def cumsum(x: Tensor, axis: int | None = None, dtype: Any = None) -> jax.Array:
+def cumsum(x: Tensor, axis: int | None = None, dtype: DTypeLike | None = None) -> jax.Array:
     """Returns the cumulative sum along an axis, by default of the flattened array."""
     return jnp.cumsum(as_array(x), axis, dtype=as_dtype(dtype))
 
@@ -124,13 +124,13 @@ def nanargmin(x: Tensor, axis: int | None = None, keepdims: bool = False) -> jax
 
 
 @operation
-def nancumprod(x: Tensor, axis: int | None = None, dtype: Any = None) -> jax.Array:
+def nancumprod(x: Tensor, axis: int | None = None, dtype: DTypeLike | None = None) -> jax.Array:
     """Returns the cumulative product along an axis, with NaN as 1."""
     return jnp.nancumprod(as_array(x), axis, dtype=as_dtype(dtype))
 
 
 @operation
-def nancumsum(x: Tensor, axis: int | None = None, dtype: Any = None) -> jax.Array:
+def nancumsum(x: Tensor, axis: int | None = None, dtype: DTypeLike | None = None) -> jax.Array:
     """Returns the cumulative sum along an axis, with NaN as 0."""
     return jnp.nancumsum(as_array(x), axis, dtype=as_dtype(dtype))
 
@@ -202,7 +202,7 @@ def percentile(x: Tensor, q: Tensor, axis: Axis = None, method: str = "linear", 
 
 
 @operation
-def prod(x: Tensor, axis: Axis = None, keepdims: bool = False, dtype: Any = None) -> jax.Array:
+def prod(x: Tensor, axis: Axis = None, keepdims: bool = False, dtype: DTypeLike | None = None) -> jax.Array:
     """Returns the product over axes."""
     return jnp.prod(as_array(x), as_tuples(axis), keepdims=keepdims, dtype=as_dtype(dtype))
 

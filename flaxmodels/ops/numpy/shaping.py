@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike, DTypeLike
 
 from flaxmodels.ops.arrays import Tensor, as_array, as_dtype, as_tuples
 from flaxmodels.ops.base import operation
@@ -83,7 +84,10 @@ def ndim(x: Tensor) -> int:
 
 @operation
 def pad(
-    x: Tensor, pad_width: int | Sequence[Any], mode: str = "constant", constant_values: Tensor | None = None
+    x: Tensor,
+    pad_width: int | Sequence[int] | Sequence[Sequence[int]],
+    mode: str = "constant",
+    constant_values: Tensor | None = None,
 ) -> jax.Array:
     """Adds elements before the first and after the last one of axes.
 
@@ -101,7 +105,8 @@ def pad(
         >>> pad([1, 2], (1, 2), constant_values=9).tolist()
         [9, 1, 2, 9, 9]
     """
-    array, width = as_array(x), as_tuples(pad_width)
+    array = as_array(x)
+    width: Any = as_tuples(pad_width)
     if isinstance(width, int) or not isinstance(width[0], tuple):
         width = (width,) if not isinstance(width, int) else ((width, width),)
     width = tuple(pair * 2 if len(pair) == 1 else pair for pair in width)
@@ -162,7 +167,7 @@ def reshape(x: Tensor, newshape: int | None | Sequence[int | None]) -> jax.Array
 
 
 @operation
-def roll(x: Tensor, shift: Any, axis: int | Sequence[int] | None = None) -> jax.Array:
+def roll(x: Tensor, shift: ArrayLike | Sequence[int], axis: int | Sequence[int] | None = None) -> jax.Array:
     """Moves elements along axes by `shift` positions; elements beyond the end come in at the start."""
     return jnp.roll(as_array(x), as_tuples(shift), as_tuples(axis))
 
@@ -179,7 +184,7 @@ def rot90(array: Tensor, k: int = 1, axes: Sequence[int] = (0, 1)) -> jax.Array:
         raise ValueError(f"ops.rot90 needs an array of at least two axes, got shape {x.shape}; add axes.")
     if len(axes) != 2 or axes[0] % x.ndim == axes[1] % x.ndim:
         raise ValueError(f"`axes` of ops.rot90 must be two different axes, got {axes!r}; use for example (0, 1).")
-    return jnp.rot90(x, k, as_tuples(axes))
+    return jnp.rot90(x, k, (axes[0], axes[1]))
 
 
 @operation
@@ -219,6 +224,6 @@ def triu(x: Tensor, k: int = 0) -> jax.Array:
 
 
 @operation
-def view(x: Tensor, dtype: Any = None) -> jax.Array:
+def view(x: Tensor, dtype: DTypeLike | None = None) -> jax.Array:
     """Returns the bytes of an array as another dtype; the last axis grows or shrinks with the size of an element."""
     return as_array(x).view(as_dtype(dtype))

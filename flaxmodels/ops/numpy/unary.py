@@ -1,14 +1,14 @@
 """Elementwise operations of one array."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol, overload
+from collections.abc import Callable
+from typing import Protocol, overload
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from flaxmodels.layers.symbolic import Symbol
-from flaxmodels.ops.arrays import Tensor, as_array, as_float, as_operand
+from flaxmodels.ops.arrays import Nested, Tensor, as_array, as_float, as_operand
 from flaxmodels.ops.base import operation
 
 
@@ -18,13 +18,18 @@ class Unary(Protocol):
     @overload
     def __call__(self, x: Symbol) -> Symbol: ...
     @overload
-    def __call__(self, x: ArrayLike | Sequence[Any]) -> jax.Array: ...
+    def __call__(self, x: Nested) -> jax.Array: ...
 
 
-def _unary(name: str, result: str, function: Callable[[Any], Any], convert: Callable[[Any], Any] = as_operand) -> Unary:
+def _unary(
+    name: str,
+    result: str,
+    function: Callable[[ArrayLike], jax.Array],
+    convert: Callable[[Tensor], ArrayLike] = as_operand,
+) -> Unary:
     """Returns an operation; `result` describes what it returns, and `convert` is called on its argument."""
 
-    def compute(x: Any) -> Any:
+    def compute(x: Tensor) -> jax.Array:
         return function(convert(x))
 
     compute.__name__ = compute.__qualname__ = name
