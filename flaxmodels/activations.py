@@ -47,7 +47,7 @@ def activation(function: Callable[Concatenate[jax.Array, P], jax.Array]) -> Acti
     @functools.wraps(function)
     def wrapper(x, *args, **kwargs):  # type: ignore[no-untyped-def]
         if not isinstance(x, Symbol):
-            return function(x, *args, **kwargs)
+            return function(jnp.asarray(x) if isinstance(x, list | tuple) else x, *args, **kwargs)
         # The node holds all arguments, so that files do not depend on the defaults.
         bound = signature.bind(x, *args, **kwargs)
         bound.apply_defaults()

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flaxmodels.configured import Configured
 from flaxmodels.names import lookup
 
 EPSILON = 1e-7  # Keras' `config.epsilon()`
@@ -20,7 +21,7 @@ Axis = int | Sequence[int] | None
 
 
 @dataclass(frozen=True, eq=False)
-class Constraint:
+class Constraint(Configured):
     """Base class of constraints, which returns weights unchanged; a subclass overrides `__call__`.
 
     Example:
@@ -71,6 +72,7 @@ class MaxNorm(Constraint):
         _check_and_normalize(self, "max_value")
 
     def __call__(self, w: jax.Array) -> jax.Array:
+        w = jnp.asarray(w)
         norm, w_f32 = _norm(w, self.axis)
         return (w_f32 * (jnp.clip(norm, 0, self.max_value) / (EPSILON + norm))).astype(w.dtype)
 
@@ -84,7 +86,7 @@ class NonNeg(Constraint):
     """
 
     def __call__(self, w: jax.Array) -> jax.Array:
-        return jnp.maximum(w, 0)
+        return jnp.maximum(jnp.asarray(w), 0)
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,7 @@ class UnitNorm(Constraint):
         _check_and_normalize(self)
 
     def __call__(self, w: jax.Array) -> jax.Array:
+        w = jnp.asarray(w)
         norm, w_f32 = _norm(w, self.axis)
         return (w_f32 / (EPSILON + norm)).astype(w.dtype)
 
@@ -156,6 +159,7 @@ class MinMaxNorm(Constraint):
             raise ValueError(f"`rate` of MinMaxNorm must be in [0, 1], got {self.rate}; use 1 for the full correction.")
 
     def __call__(self, w: jax.Array) -> jax.Array:
+        w = jnp.asarray(w)
         norm, w_f32 = _norm(w, self.axis)
         desired = self.rate * jnp.clip(norm, self.min_value, self.max_value) + (1 - self.rate) * norm
         return (w_f32 * (desired / (EPSILON + norm))).astype(w.dtype)

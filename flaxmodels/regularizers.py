@@ -6,18 +6,20 @@ bfloat16 and float16 arrays are summed in float32, and their penalty has dtype f
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flaxmodels.configured import Configured
 from flaxmodels.names import lookup
 
 EPSILON = 1e-7  # Keras' `config.epsilon()`
 
 
 @dataclass(frozen=True, eq=False)
-class Regularizer:
+class Regularizer(Configured):
     """Base class of regularizers, whose penalty is 0; a subclass overrides `__call__`.
 
     Example:
@@ -31,6 +33,19 @@ class Regularizer:
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns the penalty of x, a scalar."""
         return jnp.zeros((), _to_float32(x).dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor.
+
+        Raises:
+            NotImplementedError: If a custom class does not override this method.
+        """
+        if "__dataclass_fields__" not in vars(type(self)):
+            raise NotImplementedError(
+                f"{type(self).__name__} must define get_config to be described, got a class without it; return the "
+                "arguments of its constructor there."
+            )
+        return super().get_config()
 
 
 # What a `..._regularizer` argument accepts: a name, an instance, a class, or a function x -> scalar.

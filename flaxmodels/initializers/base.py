@@ -11,11 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from flaxmodels.configured import Configured
+
 Shape = Sequence[int]
 
 
 @dataclass(frozen=True, eq=False)
-class Initializer(abc.ABC):
+class Initializer(Configured, abc.ABC):
     """Base class of initializers; a subclass implements `__call__`.
 
     Example:

@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING, Any
 from training.keras import refused
 
 if TYPE_CHECKING:
-    from flaxmodels import activations as activations
-    from flaxmodels import constraints as constraints
-    from flaxmodels import initializers as initializers
     from flaxmodels import ops as ops
-    from flaxmodels import regularizers as regularizers
+    from training.keras import activations as activations
     from training.keras import backend as backend
     from training.keras import callbacks as callbacks
     from training.keras import config as config
+    from training.keras import constraints as constraints
     from training.keras import datasets as datasets
     from training.keras import dtype_policies as dtype_policies
+    from training.keras import initializers as initializers
     from training.keras import layers as layers
     from training.keras import losses as losses
     from training.keras import metrics as metrics
@@ -25,11 +24,13 @@ if TYPE_CHECKING:
     from training.keras import optimizers as optimizers
     from training.keras import preprocessing as preprocessing
     from training.keras import random as random
+    from training.keras import regularizers as regularizers
     from training.keras import saving as saving
     from training.keras import tree as tree
     from training.keras import utils as utils
     from training.keras.config import DTypePolicy as DTypePolicy
     from training.keras.dtype_policies import FloatDTypePolicy as FloatDTypePolicy
+    from training.keras.initializers import Initializer as Initializer
     from training.keras.inputs import Input as Input
     from training.keras.layers import Layer as Layer
     from training.keras.losses import Loss as Loss
@@ -37,17 +38,18 @@ if TYPE_CHECKING:
     from training.keras.models import Model as Model
     from training.keras.models import Sequential as Sequential
     from training.keras.optimizers import Optimizer as Optimizer
+    from training.keras.regularizers import Regularizer as Regularizer
 
 # Modules and names are imported when they are first used, so that `from training import keras` is quick.
 MODULES = {
-    "activations": "flaxmodels.activations",
+    "activations": "training.keras.activations",
     "backend": "training.keras.backend",
     "callbacks": "training.keras.callbacks",
     "config": "training.keras.config",
-    "constraints": "flaxmodels.constraints",
+    "constraints": "training.keras.constraints",
     "datasets": "training.keras.datasets",
     "dtype_policies": "training.keras.dtype_policies",
-    "initializers": "flaxmodels.initializers",
+    "initializers": "training.keras.initializers",
     "layers": "training.keras.layers",
     "losses": "training.keras.losses",
     "metrics": "training.keras.metrics",
@@ -57,12 +59,14 @@ MODULES = {
     "optimizers": "training.keras.optimizers",
     "preprocessing": "training.keras.preprocessing",
     "random": "training.keras.random",
-    "regularizers": "flaxmodels.regularizers",
+    "regularizers": "training.keras.regularizers",
     "saving": "training.keras.saving",
     "tree": "training.keras.tree",
     "utils": "training.keras.utils",
 }
 NAMES = {
+    "Initializer": "initializers",
+    "Regularizer": "regularizers",
     "DTypePolicy": "config",
     "FloatDTypePolicy": "dtype_policies",
     "Input": "inputs",

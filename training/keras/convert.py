@@ -10,6 +10,7 @@ from flaxmodels import building
 from flaxmodels.container import Container
 from flaxmodels.layers.base import Layer
 from flaxmodels.layers.symbolic import Node, Symbol
+from training.keras import initializers
 
 Choose = Callable[[type], type | None]
 
@@ -30,7 +31,7 @@ class _Rebuild:
     """One copy: a layer that occurs twice is copied once."""
 
     def __init__(self, choose: Choose, copy: Callable[[Any], Any] | None):
-        self.choose, self.copy = choose, copy
+        self.choose, self.copy, self.is_pure = choose, copy, choose is _pure_class
         self.copies: dict[int, Any] = {}
         self.originals: list[Any] = []  # keeps the ids unique
 
@@ -64,6 +65,8 @@ class _Rebuild:
         """Returns the copy of an argument: layers in it are copied."""
         if isinstance(value, Layer):
             return self.layer(value)
+        if isinstance(value, initializers.KerasInitializer):
+            return initializers.to_pure(value) if self.is_pure else initializers.copy_of(value)
         if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
             return type(value)(self.value(item) for item in value)
         if isinstance(value, Mapping):

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from training.keras import refused, saving
+from training.keras import refused, serialization
 from training.keras.config import DTypePolicy as DTypePolicy
 from training.keras.config import dtype_policy, standardize_dtype
 
@@ -36,7 +36,7 @@ def get(identifier: Any) -> DTypePolicy:
 
 def serialize(dtype_policy: DTypePolicy) -> Any:
     """Returns the configuration of a policy."""
-    return saving.serialize_keras_object(dtype_policy)
+    return serialization.serialize_keras_object(dtype_policy)
 
 
 def deserialize(config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> DTypePolicy:
@@ -49,7 +49,7 @@ def deserialize(config: dict[str, Any], custom_objects: dict[str, Any] | None = 
     Raises:
         ValueError: If the configuration describes something else.
     """
-    policy = saving.deserialize_keras_object({"module": "keras", **config}, custom_objects)
+    policy = serialization.deserialize_keras_object({"module": "keras", **config}, custom_objects)
     if not isinstance(policy, DTypePolicy):
         raise ValueError(f"`config` must describe a DTypePolicy, got one of {type(policy).__name__}; use `serialize`.")
     return policy

@@ -3,13 +3,16 @@
 import dataclasses
 import functools
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from flaxmodels import initializers
 from flaxmodels import layers as pure
+from flaxmodels.interop import keras_config
 from flaxmodels.layers.attention import ProjectedAttention
 from flaxmodels.layers.base import Layer as PureLayer
-from training.keras import refused
+from flaxmodels.saving import from_config
+from training.keras import convert, refused, serialization
 from training.keras.docstrings import without_example
 from training.keras.inputs import Input as Input
 from training.keras.inputs import InputLayer as InputLayer
@@ -65,7 +68,54 @@ class SeededProjections:
         return made
 
 
-_refuse, __dir__ = refused.attach(__name__, {*pure.__all__, "InputLayer"})
+def serialize(layer: Any) -> Any:
+    """Describes a layer by plain values.
+
+    References:
+        Keras, `keras.layers.serialize`.
+    """
+    return serialization.serialize_keras_object(layer)
+
+
+def deserialize(config: Any, custom_objects: Mapping[str, Any] | None = None) -> Any:
+    """Returns the layer of a configuration.
+
+    Args:
+        config: What `serialize` returned, here or in Keras.
+        custom_objects: Classes and functions by name, in addition to the registered ones.
+
+    Raises:
+        ValueError: If the configuration names an unknown class or function.
+
+    References:
+        Keras, `keras.layers.deserialize`.
+    """
+    described = {"module": "keras.layers", **config} if isinstance(config, Mapping) else config
+    layer = serialization.deserialize_keras_object(described, custom_objects)
+    if not isinstance(layer, PureLayer | InputLayer):
+        raise ValueError(
+            f"`config` must describe a layer, got one of type {type(layer).__name__}; use `keras.layers.serialize`."
+        )
+    return layer
+
+
+def describe(layer: PureLayer) -> dict[str, Any]:
+    """Returns the configuration of a layer or model of this library, as Keras writes it."""
+    return keras_config.to_keras(convert.to_pure(layer))
+
+
+def from_description(config: dict[str, Any]) -> Any:
+    """Returns the layer or model with state of a configuration that Keras wrote."""
+    name = config["config"].get("name")
+    if config.get("class_name") == "InputLayer":
+        return InputLayer(**config["config"])
+    layer = convert.rebuild(from_config(keras_config.from_keras(config)), stateful_class)
+    if name:
+        object.__setattr__(layer, "name", name)
+    return layer
+
+
+_refuse, __dir__ = refused.attach(__name__, {*pure.__all__, "InputLayer", "deserialize", "serialize"})
 
 
 def __getattr__(name: str) -> Any:

@@ -1,3 +1,4 @@
+from collections.abc import Mapping
 from typing import Any
 
 from flaxmodels import layers as pure
@@ -13,6 +14,8 @@ from training.keras.inputs import Input as Input
 from training.keras.inputs import InputLayer as InputLayer
 from training.keras.stateful import Stateful
 
+def deserialize(config: Any, custom_objects: Mapping[str, Any] | None = None) -> Any: ...
+def serialize(layer: Any) -> Any: ...
 def stateful_class(cls: type[Any]) -> type[Any]: ...
 
 class Activation(Stateful, pure.Activation): ...

@@ -1,13 +1,13 @@
 """Keras' losses, and the base class of custom losses written as Keras classes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 from jax.typing import ArrayLike, DTypeLike
 
 from training import losses as pure
-from training.keras import refused
+from training.keras import refused, serialization
 from training.losses import CTC as CTC
 from training.losses import BinaryCrossentropy as BinaryCrossentropy
 from training.losses import BinaryFocalCrossentropy as BinaryFocalCrossentropy
@@ -128,10 +128,9 @@ def get(identifier: Any) -> Any:
         (True, 2.0)
     """
     if isinstance(identifier, str):
-        return _by_name(identifier)
-    if isinstance(identifier, dict):
-        made = _by_name(identifier.get("class_name"))
-        return type(made)(**(identifier.get("config") or {})) if isinstance(made, PureLoss) else made
+        return deserialize(identifier)
+    if isinstance(identifier, Mapping):
+        return deserialize(identifier)
     if isinstance(identifier, type):
         return identifier()
     if identifier is None or callable(identifier):
@@ -144,23 +143,46 @@ def get(identifier: Any) -> Any:
 _FUNCTIONS: dict[type[PureLoss], Callable[..., jax.Array]] = {cls: function for function, cls in pure.FUNCTIONS.items()}
 
 
-def _by_name(name: Any) -> Any:
-    """Returns the object of the name of a class, and the function of any other name."""
-    if not isinstance(name, str):
-        raise ValueError(f"A configuration of a loss must have a name as 'class_name', got {name!r}; give one.")
-    made = pure.get(name)
-    return made if name == type(made).__name__ else _FUNCTIONS[type(made)]
+def _resolve(name: str) -> Any:
+    """Returns the class of the name of a class, and the function of any other name."""
+    cls = type(pure.get(name))
+    return cls if name == cls.__name__ else _FUNCTIONS[cls]
+
+
+def serialize(loss: Any) -> Any:
+    """Describes a loss by plain values.
+
+    References:
+        Keras, `keras.losses.serialize`.
+    """
+    return serialization.serialize_keras_object(loss)
+
+
+def deserialize(config: Any, custom_objects: Mapping[str, Any] | None = None) -> Any:
+    """Returns the loss of a configuration, or of a name.
+
+    Args:
+        config: What `serialize` returned, here or in Keras.
+        custom_objects: Classes and functions by name, in addition to the registered ones.
+
+    Raises:
+        ValueError: If the configuration names an unknown class or function.
+
+    References:
+        Keras, `keras.losses.deserialize`.
+    """
+    return serialization.deserialize_named("keras.losses", config, custom_objects, _resolve)
 
 
 __all__ = [
-    "BinaryCrossentropy", "BinaryFocalCrossentropy", "CTC", "CategoricalCrossentropy",
-    "CategoricalFocalCrossentropy", "CategoricalGeneralizedCrossEntropy", "CategoricalHinge", "Circle",
-    "CosineSimilarity", "Dice", "Hinge", "Huber", "KLDivergence", "LogCosh", "Loss", "MeanAbsoluteError",
-    "MeanAbsolutePercentageError", "MeanSquaredError", "MeanSquaredLogarithmicError", "Poisson",
-    "SparseCategoricalCrossentropy", "SquaredHinge", "Tversky", "binary_crossentropy", "binary_focal_crossentropy",
-    "categorical_crossentropy", "categorical_focal_crossentropy", "categorical_generalized_cross_entropy",
-    "categorical_hinge", "circle", "cosine_similarity", "ctc", "dice", "get", "hinge", "huber", "kl_divergence",
-    "log_cosh", "mean_absolute_error", "mean_absolute_percentage_error", "mean_squared_error",
-    "mean_squared_logarithmic_error", "poisson", "sparse_categorical_crossentropy", "squared_hinge", "tversky",
+    "BinaryCrossentropy", "BinaryFocalCrossentropy", "CTC", "CategoricalCrossentropy", "CategoricalFocalCrossentropy",
+    "CategoricalGeneralizedCrossEntropy", "CategoricalHinge", "Circle", "CosineSimilarity", "Dice", "Hinge", "Huber",
+    "KLDivergence", "LogCosh", "Loss", "MeanAbsoluteError", "MeanAbsolutePercentageError", "MeanSquaredError",
+    "MeanSquaredLogarithmicError", "Poisson", "SparseCategoricalCrossentropy", "SquaredHinge", "Tversky",
+    "binary_crossentropy", "binary_focal_crossentropy", "categorical_crossentropy", "categorical_focal_crossentropy",
+    "categorical_generalized_cross_entropy", "categorical_hinge", "circle", "cosine_similarity", "ctc", "deserialize",
+    "dice", "get", "hinge", "huber", "kl_divergence", "log_cosh", "mean_absolute_error",
+    "mean_absolute_percentage_error", "mean_squared_error", "mean_squared_logarithmic_error", "poisson", "serialize",
+    "sparse_categorical_crossentropy", "squared_hinge", "tversky",
 ]  # fmt: skip
 __getattr__, __dir__ = refused.attach(__name__, __all__)

@@ -6,11 +6,12 @@ the methods with state, the pure functions run these methods on a state that the
 """
 
 import contextlib
+import dataclasses
 import functools
 import inspect
 import sys
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ from jax.typing import DTypeLike
 
 from flaxmodels import initializers
 from training import metrics as pure
-from training.keras import naming, refused
+from training.keras import naming, refused, serialization
 from training.keras.docstrings import without_example
 from training.metrics import Metric as PureMetric
 from training.metrics.base import snake_case
@@ -179,6 +180,21 @@ class StatefulMetric:
             f"{type(self).__name__} must define update_state and result, got a class without them; add the methods."
         )
 
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor.
+
+        References:
+            Keras, `keras.metrics.Metric.get_config`.
+        """
+        fields = [field.name for field in dataclasses.fields(self._pure()) if field.init]  # type: ignore[arg-type]
+        config = {name: getattr(self, name) for name in fields}
+        return config | ({"dtype": "float32"} if config.get("dtype", "") is None else {})
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Returns the metric with the arguments of `get_config`."""
+        return cls(**config)
+
     # ------------------------------------------------------------ pure, for training
 
     def empty(self) -> Any:
@@ -264,11 +280,6 @@ class Metric(StatefulMetric, PureMetric[Any]):
         """Returns the arguments of the base class."""
         return {"name": self.name, "dtype": self.dtype}
 
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "Metric":
-        """Returns the metric with the arguments of `get_config`."""
-        return cls(**config)
-
 
 @functools.cache
 def stateful_class(cls: type[PureMetric[Any]]) -> type[PureMetric[Any]]:
@@ -323,9 +334,8 @@ def get(identifier: Any) -> Any:
         >>> print(get("mse")([1.0, 2.0], [1.0, 4.0]), get({"class_name": "AUC", "config": {"curve": "PR"}}).curve)
         2.0 PR
     """
-    if isinstance(identifier, str | dict):
-        name, config = (identifier, {}) if isinstance(identifier, str) else _parts(identifier)
-        return stateful_class(type(pure.get(name)))(**config)  # type: ignore[arg-type]  # classes are hashable
+    if isinstance(identifier, str | Mapping):
+        return deserialize(identifier)
     if isinstance(identifier, type):
         return identifier()
     if identifier is None or callable(identifier):
@@ -335,12 +345,34 @@ def get(identifier: Any) -> Any:
     )
 
 
-def _parts(config: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Returns the name and the arguments of a configuration."""
-    name = config.get("class_name")
-    if not isinstance(name, str):
-        raise ValueError(f"A configuration of a metric must have a name as 'class_name', got {name!r}; give one.")
-    return name, config.get("config") or {}
+def _resolve(name: str) -> type[PureMetric[Any]]:
+    """Returns the class of a name."""
+    return stateful_class(type(pure.get(name)))  # type: ignore[arg-type]  # classes are hashable
+
+
+def serialize(metric: Any) -> Any:
+    """Describes a metric by plain values.
+
+    References:
+        Keras, `keras.metrics.serialize`.
+    """
+    return serialization.serialize_keras_object(metric)
+
+
+def deserialize(config: Any, custom_objects: Mapping[str, Any] | None = None) -> Any:
+    """Returns the metric of a configuration, or of a name.
+
+    Args:
+        config: What `serialize` returned, here or in Keras.
+        custom_objects: Classes and functions by name, in addition to the registered ones.
+
+    Raises:
+        ValueError: If the configuration names an unknown class or function.
+
+    References:
+        Keras, `keras.metrics.deserialize`.
+    """
+    return serialization.deserialize_named("keras.metrics", config, custom_objects, _resolve)
 
 
 # The classes with state are made when they are first used.
@@ -465,15 +497,15 @@ __all__ = [
     "CategoricalCrossentropy", "CategoricalHinge", "ConcordanceCorrelation", "CosineSimilarity", "F1Score",
     "FBetaScore", "FalseNegatives", "FalsePositives", "Hinge", "IoU", "KLDivergence", "LogCoshError", "Mean",
     "MeanAbsoluteError", "MeanAbsolutePercentageError", "MeanIoU", "MeanMetricWrapper", "MeanSquaredError",
-    "MeanSquaredLogarithmicError", "Metric", "OneHotIoU", "OneHotMeanIoU", "PearsonCorrelation", "Poisson",
-    "Precision", "PrecisionAtRecall", "R2Score", "Recall", "RecallAtPrecision", "RootMeanSquaredError",
-    "SensitivityAtSpecificity", "SparseCategoricalAccuracy", "SparseCategoricalCrossentropy",
-    "SparseTopKCategoricalAccuracy", "SpecificityAtSensitivity", "SquaredHinge", "Sum", "TopKCategoricalAccuracy",
-    "TrueNegatives", "TruePositives", "binary_accuracy", "binary_crossentropy", "binary_focal_crossentropy",
-    "categorical_accuracy", "categorical_crossentropy", "categorical_focal_crossentropy", "categorical_hinge",
-    "concordance_correlation", "get", "hinge", "huber", "kl_divergence", "log_cosh", "mean_absolute_error",
+    "MeanSquaredLogarithmicError", "Metric", "OneHotIoU", "OneHotMeanIoU", "PearsonCorrelation", "Poisson", "Precision",
+    "PrecisionAtRecall", "R2Score", "Recall", "RecallAtPrecision", "RootMeanSquaredError", "SensitivityAtSpecificity",
+    "SparseCategoricalAccuracy", "SparseCategoricalCrossentropy", "SparseTopKCategoricalAccuracy",
+    "SpecificityAtSensitivity", "SquaredHinge", "Sum", "TopKCategoricalAccuracy", "TrueNegatives", "TruePositives",
+    "binary_accuracy", "binary_crossentropy", "binary_focal_crossentropy", "categorical_accuracy",
+    "categorical_crossentropy", "categorical_focal_crossentropy", "categorical_hinge", "concordance_correlation",
+    "deserialize", "get", "hinge", "huber", "kl_divergence", "log_cosh", "mean_absolute_error",
     "mean_absolute_percentage_error", "mean_squared_error", "mean_squared_logarithmic_error", "pearson_correlation",
-    "poisson", "sparse_categorical_accuracy", "sparse_categorical_crossentropy",
+    "poisson", "serialize", "sparse_categorical_accuracy", "sparse_categorical_crossentropy",
     "sparse_top_k_categorical_accuracy", "squared_hinge", "top_k_categorical_accuracy",
 ]  # fmt: skip
 _refuse, __dir__ = refused.attach(__name__, __all__)

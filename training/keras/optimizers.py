@@ -2,7 +2,7 @@
 
 import inspect
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -11,7 +11,7 @@ import optax
 from flaxmodels.graph import snake_case
 from flaxmodels.names import lookup
 from training import optimizers as pure
-from training.keras import refused
+from training.keras import refused, serialization
 from training.keras import schedules as schedules
 from training.keras.docstrings import without_example
 
@@ -223,8 +223,8 @@ def get(identifier: Any) -> Any:
         return identifier
     if isinstance(identifier, str) and not identifier.startswith("optax."):
         return _class_named(identifier)()
-    if isinstance(identifier, dict):
-        return _class_named(identifier.get("class_name"))(**(identifier.get("config") or {}))
+    if isinstance(identifier, Mapping):
+        return deserialize(identifier)
     if isinstance(identifier, type) and issubclass(identifier, Optimizer):
         raise TypeError(
             f"`optimizer` must be an optimizer, got the class {identifier.__name__}; write {identifier.__name__}()."
@@ -235,11 +235,34 @@ def get(identifier: Any) -> Any:
 _HINT = "Or 'optax.<name>', or pass an optax transformation."
 
 
-def _class_named(name: Any) -> Any:
+def _class_named(name: str) -> Any:
     """Returns the class of a name, in which capital letters do not count."""
-    if not isinstance(name, str):
-        raise ValueError(f"A configuration of an optimizer must have a name as 'class_name', got {name!r}; give one.")
     return lookup("optimizer", name.lower(), {known.lower(): globals()[known] for known in NAMES}, _HINT)
+
+
+def serialize(optimizer: Any) -> Any:
+    """Describes an optimizer by plain values.
+
+    References:
+        Keras, `keras.optimizers.serialize`.
+    """
+    return serialization.serialize_keras_object(optimizer)
+
+
+def deserialize(config: Any, custom_objects: Mapping[str, Any] | None = None) -> Any:
+    """Returns the optimizer of a configuration, or of a name.
+
+    Args:
+        config: What `serialize` returned, here or in Keras.
+        custom_objects: Classes and functions by name, in addition to the registered ones.
+
+    Raises:
+        ValueError: If the configuration names an unknown class or function.
+
+    References:
+        Keras, `keras.optimizers.deserialize`.
+    """
+    return serialization.deserialize_named("keras.optimizers", config, custom_objects, _class_named)
 
 
 if TYPE_CHECKING:
@@ -275,5 +298,5 @@ if TYPE_CHECKING:
     class LossScaleOptimizer(Optimizer): ...
 
 
-__all__ = ["Optimizer", "get", "schedules", *NAMES]
+__all__ = ["Optimizer", "deserialize", "get", "schedules", "serialize", *NAMES]
 __getattr__, __dir__ = refused.attach(__name__, __all__)

@@ -11,7 +11,6 @@ PACKAGE = __name__.rpartition(".")[0]
 
 _AUGMENT = "apply it to the images before training, for example with Pillow or tf.data"
 _COLUMNS = "encode the columns with NumPy or pandas before training"
-_CONFIG = "use keras.saving.serialize_keras_object and keras.saving.deserialize_keras_object"
 _DTYPES = "quantized layers do not exist here; use the policy 'mixed_bfloat16'"
 _FOLDERS = "read the files in a keras.utils.PyDataset, images with keras.utils.load_img and keras.utils.img_to_array"
 _LOGGING = "pass verbose=0, 1 or 2 to fit, evaluate and predict"
@@ -25,8 +24,6 @@ _WRAP = "call fit and predict of the model in a class of your own"
 _TABLE: dict[str, dict[str, str]] = {
     "keras": {
         "call functions of keras.ops on symbols": "Function Operation",
-        "use keras.initializers.Initializer": "Initializer",
-        "use keras.regularizers.Regularizer": "Regularizer",
         "give shapes to keras.Input; layers check their inputs themselves": "InputSpec",
         "keras.Input makes symbols, and keras.utils.is_keras_tensor recognizes them": "KerasTensor",
         _DTYPES: "Quantizer",
@@ -45,7 +42,6 @@ _TABLE: dict[str, dict[str, str]] = {
         "use matplotlib": "visualization",
         _WRAP: "wrappers",
     },
-    "keras.activations": {_CONFIG: "deserialize serialize"},
     "keras.callbacks": {
         "pass a list of callbacks": "CallbackList",
         "use keras.callbacks.BackupAndRestore or ModelCheckpoint": "OrbaxCheckpoint",
@@ -59,12 +55,10 @@ _TABLE: dict[str, dict[str, str]] = {
         _LIMITS: "max_epochs max_steps_per_epoch set_max_epochs set_max_steps_per_epoch",
         "the backend is always JAX": "set_backend",
     },
-    "keras.constraints": {_CONFIG: "deserialize serialize"},
     "keras.dtype_policies": {
         _DTYPES: "AWQDTypePolicy GPTQDTypePolicy Int4DTypePolicy QuantizedDTypePolicy QuantizedFloat8DTypePolicy",
         "give each layer its dtype": "DTypePolicyMap",
     },
-    "keras.initializers": {_CONFIG: "deserialize serialize"},
     "keras.layers": {
         _AUGMENT: "AugMix AutoContrast CenterCrop ContrastLimitedAdaptiveHistogramEqualization CutMix Equalization "
         "MixUp RandAugment RandomBrightness RandomColorDegeneration RandomColorJitter RandomContrast RandomCrop "
@@ -82,21 +76,15 @@ _TABLE: dict[str, dict[str, str]] = {
         "write the module with the layers of this package": "TorchModuleWrapper",
         "write a Layer that has another one as an attribute": "Wrapper",
         "give shapes to keras.Input; layers check their inputs themselves": "InputSpec",
-        _CONFIG: "deserialize serialize",
     },
-    "keras.losses": {_CONFIG: "deserialize serialize"},
-    "keras.metrics": {_CONFIG: "deserialize serialize"},
     "keras.optimizers": {
-        _CONFIG: "deserialize serialize",
         "use optax.multi_transform": "MultiOptimizer OptimizerMap",
         "use the class of the same name in keras.optimizers": "legacy",
     },
-    "keras.optimizers.schedules": {_CONFIG: "deserialize serialize"},
     "keras.preprocessing": {_FOLDERS: "image_dataset_from_directory text_dataset_from_directory"},
     "keras.preprocessing.image": {
         "use keras.utils.load_img with keep_aspect_ratio=True": "smart_resize",
     },
-    "keras.regularizers": {_CONFIG: "deserialize serialize"},
     "keras.saving": {"read the file with h5py, or the weights with get_weights": "KerasFileEditor"},
     "keras.utils": {
         "use a dataclass": "Config",

@@ -1,8 +1,10 @@
 """Keras' `keras.optimizers.schedules`."""
 
+from collections.abc import Mapping
 from typing import Any
 
-from training.keras import refused
+from training import schedules as pure
+from training.keras import refused, serialization
 from training.schedules import CosineDecay as CosineDecay
 from training.schedules import CosineDecayRestarts as CosineDecayRestarts
 from training.schedules import ExponentialDecay as ExponentialDecay
@@ -32,8 +34,33 @@ class LearningRateSchedule:
         return cls(**config)
 
 
+def serialize(learning_rate_schedule: Any) -> Any:
+    """Describes a learning rate schedule by plain values.
+
+    References:
+        Keras, `keras.optimizers.schedules.serialize`.
+    """
+    return serialization.serialize_keras_object(learning_rate_schedule)
+
+
+def deserialize(config: Any, custom_objects: Mapping[str, Any] | None = None) -> Any:
+    """Returns the learning rate schedule of a configuration, or of a name.
+
+    Args:
+        config: What `serialize` returned, here or in Keras.
+        custom_objects: Classes and functions by name, in addition to the registered ones.
+
+    Raises:
+        ValueError: If the configuration names an unknown class or function.
+
+    References:
+        Keras, `keras.optimizers.schedules.deserialize`.
+    """
+    return serialization.deserialize_named("keras.optimizers.schedules", config, custom_objects, pure.get)
+
+
 __all__ = [
     "CosineDecay", "CosineDecayRestarts", "ExponentialDecay", "InverseTimeDecay", "LearningRateSchedule",
-    "PiecewiseConstantDecay", "PolynomialDecay",
+    "PiecewiseConstantDecay", "PolynomialDecay", "deserialize", "serialize",
 ]  # fmt: skip
 __getattr__, __dir__ = refused.attach("training.keras.optimizers.schedules", __all__)

@@ -66,11 +66,15 @@ def next_key() -> jax.Array:
     return jax.random.key(next_seed())
 
 
-def seeds_of_arguments(layer: Any) -> dict[str, int]:
+def seeds_of_arguments(layer: Any, is_copied: bool = False) -> dict[str, int]:
     """Returns a seed for each argument of a layer that is a random initializer without one.
 
     Keras draws these seeds from Python's generator when a layer is made. The same draws in the same order give the same
     initial weights, bit for bit, after the same `set_random_seed`.
+
+    Args:
+        layer: The layer.
+        is_copied: Whether Keras makes the layer from the configuration of another one, such as a direction of an RNN.
     """
     drawn: dict[str, int] = {}
     if isinstance(layer, SimpleRNN | SimpleRNNCell | ConvLSTM):
@@ -78,7 +82,7 @@ def seeds_of_arguments(layer: Any) -> dict[str, int]:
     for field in dataclasses.fields(layer):
         value = vars(layer).get(field.name)
         if field.name.endswith("_initializer") and value is not None:
-            draw_for(drawn, field.name, value)
+            draw_for(drawn, field.name, value, is_copied)
     if (
         isinstance(layer, LSTM | GRU | LSTMCell | GRUCell)
         or (isinstance(layer, DROPOUTS) and layer.rate > 0)
@@ -105,29 +109,33 @@ def draw_at_build(layer: Any) -> None:
             if name == "attention_output" and layer.dropout > 0:
                 _draw_for_training(layer)
             for argument in ("kernel_initializer", "bias_initializer"):
-                draw_for(drawn, f"{name}/{argument}", vars(layer)[argument])
+                draw_for(drawn, f"{name}/{argument}", vars(layer)[argument], is_copied=True)
     else:
         return
     drawn[BUILT] = 1
 
 
-def draw_for(drawn: dict[str, int], argument: str, initializer: Any) -> None:
+def draw_for(drawn: dict[str, int], argument: str, initializer: Any, is_copied: bool = False) -> None:
     """Draws the seed of a random initializer that has none.
 
     Args:
         drawn: The seeds of the layer, which get the new one.
         argument: The name of the argument.
         initializer: The initializer or its name.
+        is_copied: Whether Keras makes a copy of the initializer, which draws again if the user gave no seed.
     """
-    if getattr(initializers.get(initializer), "seed", 0) is None:
-        drawn[argument] = _draw()
+    found = initializers.get(initializer)
+    seed = getattr(found, "given_seed" if is_copied and hasattr(found, "given_seed") else "seed", 0)
+    if seed is None:
+        drawn[argument] = draw()
 
 
 def _draw_for_training(layer: Any) -> None:
     """Draws the seed that Keras draws for the random numbers of a layer in training, if it has none."""
     if getattr(layer, "seed", None) is None:
-        _draw()
+        draw()
 
 
-def _draw() -> int:
+def draw() -> int:
+    """Returns a seed as Keras draws it, from Python's generator."""
     return random.randint(1, int(1e9))

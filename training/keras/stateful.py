@@ -69,8 +69,9 @@ class Stateful:
         object.__setattr__(self, "_is_made", True)
         if not _copying.depth:
             config.apply_settings(self)
-            for layer in (self, *(child for _, child in held_copies(self))):
-                object.__setattr__(layer, "_seeds", seeds.seeds_of_arguments(layer))
+            object.__setattr__(self, "_seeds", seeds.seeds_of_arguments(self))
+            for _, child in held_copies(self):
+                object.__setattr__(child, "_seeds", seeds.seeds_of_arguments(child, is_copied=True))
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)

@@ -3,11 +3,13 @@
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
+
+from flaxmodels.configured import Configured
 
 EPSILON = 1e-7  # Keras' default fuzz factor
 REDUCTIONS = ("sum_over_batch_size", "mean", "mean_with_sample_weight", "sum", "none", None)
@@ -178,7 +180,7 @@ def check_reduction(reduction: str | None) -> None:
         raise ValueError(f"`reduction` must be one of {known}, got {reduction!r}.")
 
 
-class Loss:
+class Loss(Configured):
     """Base class of losses: a function of labels and predictions, and a reduction.
 
     A subclass is a frozen dataclass with Keras' arguments as fields, and defines `values`. Calling the loss
@@ -210,6 +212,11 @@ class Loss:
     labels: ClassVar[str] = "any"
     predictions: ClassVar[str] = "any"
     mask_fill: ClassVar[float] = 1.0  # safe in logarithms, in quotients and in the test for 0/1 labels
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor, without a dtype that was not given."""
+        config = super().get_config()
+        return {name: value for name, value in config.items() if name != "dtype" or value is not None}
 
     def __post_init__(self) -> None:
         check_reduction(self.reduction)

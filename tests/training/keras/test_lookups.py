@@ -42,10 +42,10 @@ def test_dir_shows_only_names_of_keras(module):
 
 def test_stub_of_layers_has_all_names():
     body = ast.parse(pathlib.Path(layers.__file__).with_suffix(".pyi").read_text()).body
-    names = {node.name for node in body if isinstance(node, ast.ClassDef)}
+    names = {node.name for node in body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
     names |= {node.targets[0].id for node in body if isinstance(node, ast.Assign)}
     names |= {alias.asname for node in body if isinstance(node, ast.ImportFrom) for alias in node.names if alias.asname}
-    assert names - {"pure"} == {*dir(layers)}
+    assert names - {"pure", "stateful_class"} == {*dir(layers)}
 
 
 def test_program_for_type_checkers_runs():
@@ -66,7 +66,8 @@ def test_losses_by_name_are_functions_and_classes_as_in_keras():
     )
     assert refusal(lambda: keras.losses.get("nope")).startswith("Unknown loss 'nope'. Known: 'BCE'")
     assert refusal(lambda: keras.losses.get({"config": {}})) == (
-        "A configuration of a loss must have a name as 'class_name', got None; give one."
+        "A configuration must have a name as 'class_name' and a dictionary as 'config', got {'config': {}}; use "
+        "`serialize`."
     )
 
 
