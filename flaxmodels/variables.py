@@ -1,15 +1,32 @@
 """Variables of layers that are written as Keras classes: names for values that live in `params` or `batch_stats`."""
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.core import Scope
+from jax.typing import ArrayLike, DTypeLike
+
+T = TypeVar("T")
 
 # The collection of the variables by whether they are trainable.
 COLLECTIONS = {True: "params", False: "batch_stats"}
+
+
+class Holder(Protocol):
+    """Holds the value of a variable that is not bound."""
+
+    @property
+    def value(self) -> jax.Array:
+        """The present value."""
+        ...
+
+    def assign(self, value: "ArrayLike | Variable") -> object:
+        """Replaces the value."""
+        ...
 
 
 class Variable:
@@ -41,24 +58,24 @@ class Variable:
         self,
         name: str,
         shape: tuple[int, ...],
-        dtype: Any,
-        initializer: Callable[..., Any],
+        dtype: DTypeLike,
+        initializer: Callable[..., jax.Array],
         trainable: bool = True,
-        regularizer: Callable[..., Any] | None = None,
-        constraint: Callable[..., Any] | None = None,
+        regularizer: Callable[[jax.Array], jax.Array] | None = None,
+        constraint: Callable[[jax.Array], jax.Array] | None = None,
         autocast: bool = True,
     ):
         self.name, self.shape, self.stored_dtype = name, shape, jnp.dtype(dtype)
         self.initializer, self.regularizer, self.constraint = initializer, regularizer, constraint
         self.autocast, self._trainable = autocast, trainable
         self.descriptor = self
-        self._scope: Any = None
-        self._compute_dtype: Any = None
-        self._assigned: Any = None
-        # Holds the value of a variable that is not bound: an object with `value` and `assign`, or None.
-        self.holder: Any = None
+        self._scope: Scope | None = None
+        self._compute_dtype: DTypeLike | None = None
+        self._assigned: jax.Array | None = None
+        # Holds the value of a variable that is not bound, if anything does.
+        self.holder: Holder | None = None
 
-    def bind(self, scope: Any, compute_dtype: Any) -> "Variable":
+    def bind(self, scope: Scope, compute_dtype: DTypeLike | None) -> "Variable":
         """Returns the variable with the value that it has in a scope of flax.
 
         Args:
@@ -86,7 +103,7 @@ class Variable:
         return "/".join([*(self._scope.path if self._scope is not None else ()), self.name])
 
     @property
-    def dtype(self) -> Any:
+    def dtype(self) -> np.dtype:
         """The dtype of `value`."""
         is_cast = self._compute_dtype is not None and self.autocast and jnp.issubdtype(self.stored_dtype, jnp.floating)
         return jnp.dtype(self._compute_dtype if is_cast else self.stored_dtype)
@@ -129,7 +146,7 @@ class Variable:
         """Returns the value as a NumPy array."""
         return np.asarray(self.value)
 
-    def assign(self, value: Any) -> "Variable":
+    def assign(self, value: "ArrayLike | Variable") -> "Variable":
         """Replaces the value of a variable that is not trainable, and returns the variable.
 
         The layer reads the new value at once. It is kept in `batch_stats` if that collection is mutable, as in
@@ -165,11 +182,11 @@ class Variable:
             self._scope.put_variable(self.collection, self.name, stored)
         return self
 
-    def assign_add(self, value: Any) -> "Variable":
+    def assign_add(self, value: "ArrayLike | Variable") -> "Variable":
         """Adds to the value; see `assign`."""
         return self.assign(self.value + _plain(value))
 
-    def assign_sub(self, value: Any) -> "Variable":
+    def assign_sub(self, value: "ArrayLike | Variable") -> "Variable":
         """Subtracts from the value; see `assign`."""
         return self.assign(self.value - _plain(value))
 
@@ -179,13 +196,13 @@ class Variable:
     def __jax_array__(self) -> jax.Array:
         return self.value
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+    def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(self.value, dtype)
 
     # With None, NumPy leaves an operator to the variable on the right side of an array.
     __array_ufunc__: ClassVar[None] = None
 
-    def __getitem__(self, key: Any) -> jax.Array:
+    def __getitem__(self, key: object) -> jax.Array:
         return self.value[key]
 
     def __len__(self) -> int:
@@ -215,14 +232,14 @@ class Variable:
         return getattr(self.value, name)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: "T | Variable") -> T | jax.Array:
     return value.value if isinstance(value, Variable) else value
 
 
-def _operator(name: str) -> Callable[..., Any]:
+def _operator(name: str) -> Callable[..., object]:
     """Returns the method that applies an operator to the value."""
 
-    def method(self: Variable, *others: Any) -> Any:
+    def method(self: Variable, *others: object) -> object:
         return getattr(self.value, name)(*map(_plain, others))
 
     return method
