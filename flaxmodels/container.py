@@ -130,7 +130,7 @@ class Container(Layer):
 
     @property
     @nn.nowrap
-    def input_shape(self) -> Any:  # type: ignore[override]
+    def input_shape(self) -> Any:
         """The shape of the input with the batch, or a tree of shapes, with None for sizes that vary.
 
         It is None if the input is not known.

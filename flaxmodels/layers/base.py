@@ -193,7 +193,7 @@ class Layer(KerasStyle, nn.Module, kw_only=True):
         return outputs
 
     @nn.nowrap
-    def call_unbound(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+    def call_unbound(self, inputs: object, *args: object, **kwargs: object) -> object:
         """Raises, because a layer without a scope has no variables to compute with."""
         raise ValueError(
             f"{type(self).__name__} holds no parameters, so it cannot be called on an array directly; "
@@ -233,7 +233,7 @@ class Layer(KerasStyle, nn.Module, kw_only=True):
         return outputs, output_mask
 
     def outputs_and_mask(
-        self, inputs: Any, *args: Any, mask: Any = None, train: bool = False, **kwargs: Any
+        self, inputs: Any, *args: Any, mask: MaskTree = None, train: bool = False, **kwargs: Any
     ) -> tuple[ArrayTree, MaskTree]:
         """Computes the outputs and their mask."""
         if not hasattr(type(self), "compute"):
@@ -305,7 +305,7 @@ class Layer(KerasStyle, nn.Module, kw_only=True):
         return self.cast(value) if dtype is None else value.astype(dtype)
 
     @nn.nowrap
-    def _stored_dtype(self, name: str) -> Any:
+    def _stored_dtype(self, name: str) -> np.dtype:
         """Returns the dtype in which a weight is stored."""
         return jnp.dtype((self.KERAS_STYLE and self.argument(name, "dtype")) or self.param_dtype)
 
@@ -351,7 +351,7 @@ class Layer(KerasStyle, nn.Module, kw_only=True):
     @nn.nowrap
     def _enclosing(self) -> Iterator["Layer"]:
         """Yields this layer and the layers that enclose it, from the inside out."""
-        module: Any = self
+        module: object = self
         while isinstance(module, nn.Module):
             if isinstance(module, Layer):
                 yield module
@@ -381,7 +381,7 @@ class Layer(KerasStyle, nn.Module, kw_only=True):
                     "give inputs with an axis for the batch, or leave the regularizer out."
                 )
             rows = self.valid_rows(output.shape[0])
-            count: Any = output.shape[0]
+            count: int | jax.Array = output.shape[0]
             if rows is not None:
                 output = jnp.where(jnp.expand_dims(rows, tuple(range(1, output.ndim))), output, 0)
                 count = jnp.sum(rows)
@@ -464,12 +464,12 @@ def accumulation_dtype(dtype: DTypeLike) -> np.dtype:
 
 def arguments(layer: Layer) -> tuple[str, ...]:
     """Returns the parameter names of a layer's `compute`."""
-    return _arguments(type(layer))  # type: ignore[arg-type]
+    return _arguments(keras_state.class_of(layer))
 
 
 @functools.cache
-def _arguments(cls: Any) -> tuple[str, ...]:
-    method = cls.call if getattr(cls, "BINDS_ATTRIBUTES", False) else getattr(cls, "compute", None)
+def _arguments(cls: type[Layer]) -> tuple[str, ...]:
+    method = cls.call if cls.BINDS_ATTRIBUTES else getattr(cls, "compute", None)
     return () if method is None else tuple(inspect.signature(method).parameters)[1:]
 
 

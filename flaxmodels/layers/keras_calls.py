@@ -1,11 +1,10 @@
-"""The calls of layers written as Keras classes: arguments, building, masks, clones and configurations."""
+"""The calls of layers written as Keras classes: arguments, building, masks and configurations."""
 
-import contextlib
 import functools
 import importlib
 import inspect
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn, TypeGuard, TypeVar
 
 import flax.linen as nn
 import jax
@@ -13,15 +12,31 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 from flax.linen import module as linen_module
+from jax.typing import ArrayLike, DTypeLike
 
 from flaxmodels.layers import checks, keras_state, symbolic
-from flaxmodels.layers.keras_state import STATE, Frame, state_of
+from flaxmodels.layers.keras_state import Frame, scope_of, state_of
+from flaxmodels.layers.symbolic import Build, Shape, Shapes, Symbol
+from flaxmodels.trees import ArrayTree, MaskTree, Tree
 from flaxmodels.variables import Variable
+
+if TYPE_CHECKING:
+    from flaxmodels.layers.base import Layer
+    from flaxmodels.layers.keras_style import KerasStyle
+
+T = TypeVar("T")
 
 # ---------------------------------------------------------------- a call
 
 
-def _run(self: Any, inputs: Any = None, *args: Any, mask: Any = None, train: Any = None, **kwargs: Any) -> Any:
+def _run(
+    self: "KerasStyle",
+    inputs: object = None,
+    *args: object,
+    mask: MaskTree = None,
+    train: bool | None = None,
+    **kwargs: Any,
+) -> tuple[ArrayTree, MaskTree]:
     """Computes the outputs and their mask by `call`, after `build`."""
     if train is not None:
         checks.check_train(self, train)
@@ -67,15 +82,15 @@ def _run(self: Any, inputs: Any = None, *args: Any, mask: Any = None, train: Any
 outputs_and_mask = linen_module.wrap_method_once(nn.compact(_run))
 
 
-def _as_array(leaf: Any) -> Any:
+def _as_array(leaf: T | Variable) -> T | jax.Array:
     return leaf.value if isinstance(leaf, Variable) else leaf
 
 
-def _converted(layer: Any, tree: Any) -> Any:
+def _converted(layer: "KerasStyle", tree: T) -> T:
     """Returns the arguments with arrays as JAX arrays, floating-point ones in the dtype of the computation."""
     dtype = layer.compute_dtype
 
-    def convert(leaf: Any) -> Any:
+    def convert(leaf: object) -> object:
         if isinstance(leaf, Variable):
             leaf = leaf.value
         if not isinstance(leaf, jax.Array | np.ndarray):
@@ -85,24 +100,25 @@ def _converted(layer: Any, tree: Any) -> Any:
             return leaf  # The same object, because masks belong to objects.
         return jnp.asarray(leaf, dtype if is_cast else None)
 
-    return jax.tree.map(convert, tree, is_leaf=lambda leaf: leaf is None or isinstance(leaf, Variable))
+    converted: T = jax.tree.map(convert, tree, is_leaf=lambda leaf: leaf is None or isinstance(leaf, Variable))
+    return converted
 
 
 @functools.cache
-def call_signature(cls: Any) -> inspect.Signature:
+def call_signature(cls: type["KerasStyle"]) -> inspect.Signature:
     """Returns the signature of a class's `call`."""
     return inspect.signature(cls.call)
 
 
-def _shape_of(array: Any) -> Any:
+def _shape_of(array: ArrayLike) -> Shape:
     """Returns the shape of an array with None for the batch."""
     shape = tuple(np.shape(array))
     return (None, *shape[1:]) if shape else shape
 
 
-def input_shapes(arguments: dict[str, Any], shape_of: Callable[[Any], Any] = _shape_of) -> dict[str, Any]:
+def input_shapes(arguments: Mapping[str, object], shape_of: Callable[[Any], Shape] = _shape_of) -> Shapes:
     """Returns the shapes of the arrays among the arguments of a call, by name."""
-    shapes = {}
+    shapes: Shapes = {}
     for name, value in arguments.items():
         leaves = jax.tree.leaves(value)
         if name != "mask" and leaves and all(hasattr(leaf, "shape") for leaf in leaves):
@@ -110,7 +126,7 @@ def input_shapes(arguments: dict[str, Any], shape_of: Callable[[Any], Any] = _sh
     return shapes
 
 
-def _build(layer: Any, arguments: dict[str, Any]) -> None:
+def _build(layer: "KerasStyle", arguments: Mapping[str, object]) -> None:
     """Builds a bound layer for the arguments of a call."""
     shapes = input_shapes(arguments)
     if symbolic.BUILDS.get() is not None:
@@ -118,7 +134,7 @@ def _build(layer: Any, arguments: dict[str, Any]) -> None:
     build_for(layer, shapes)
 
 
-def build_for(layer: Any, shapes: dict[str, Any]) -> None:
+def build_for(layer: "KerasStyle", shapes: Shapes) -> None:
     """Calls the `build` of a layer with the shapes of the arguments of its `call`.
 
     Args:
@@ -143,7 +159,7 @@ def build_for(layer: Any, shapes: dict[str, Any]) -> None:
     if len(names) == 1:
         layer.build(next(iter(shapes.values()), None))
         return
-    given: dict[str, Any] = {}
+    given: Shapes = {}
     for name in names:
         argument = name.removesuffix("_shape")
         if argument == name or argument not in call_signature(keras_state.class_of(layer)).parameters:
@@ -155,7 +171,7 @@ def build_for(layer: Any, shapes: dict[str, Any]) -> None:
     layer.build(**given)
 
 
-def is_library_build(function: Any) -> bool:
+def is_library_build(function: Callable[..., object]) -> bool:
     """Returns whether a `build` is that of the base class."""
     return not hasattr(function, "__wrapped__")
 
@@ -164,7 +180,7 @@ def is_library_build(function: Any) -> bool:
 
 
 @functools.cache
-def base_outputs(cls: Any) -> Any:
+def base_outputs(cls: type["KerasStyle"]) -> Callable[..., tuple[ArrayTree, MaskTree]] | None:
     """Returns the `outputs_and_mask` of the library's class that a Keras class extends; None if it has `compute`."""
     for base in cls.__mro__:
         method = vars(base).get("outputs_and_mask")
@@ -173,7 +189,14 @@ def base_outputs(cls: Any) -> Any:
     return None
 
 
-def call_base(layer: Any, inputs: Any, args: Any, training: Any, mask: Any, kwargs: dict[str, Any]) -> Any:
+def call_base(
+    layer: "KerasStyle",
+    inputs: object,
+    args: tuple[object, ...],
+    training: bool | None,
+    mask: MaskTree,
+    kwargs: dict[str, object],
+) -> Any:
     """Computes the outputs of the library's class that a Keras class extends."""
     if not layer.BINDS_ATTRIBUTES:
         flags = {} if training is None else {"train": training}
@@ -183,9 +206,10 @@ def call_base(layer: Any, inputs: Any, args: Any, training: Any, mask: Any, kwar
         raise ValueError(f"`call` of {layer.label} can only be called while it computes; call the layer itself.")
     method = base_outputs(keras_state.class_of(layer))
     if method is None:
-        if not hasattr(type(layer), "compute"):
+        cls = type(layer)
+        if not hasattr(cls, "compute"):
             raise TypeError(f"{layer.label} must define how it computes its outputs; write `call(self, inputs)`.")
-        names = inspect.signature(type(layer).compute).parameters
+        names = inspect.signature(cls.compute).parameters
         options = {"mask": mask, "train": bool(training), "training": training}
         options = {name: value for name, value in options.items() if name in names}
         return layer.compute(inputs, *args, **options, **kwargs)
@@ -197,14 +221,14 @@ def call_base(layer: Any, inputs: Any, args: Any, training: Any, mask: Any, kwar
     return outputs
 
 
-def children(self: Any) -> list[tuple[str, Any]]:
+def children(self: "KerasStyle") -> list[tuple[str, nn.Module]]:
     """Returns the scope names and the layers inside this one, in the order of Keras' `get_weights()`."""
     own = base_children(self)
     known = {id(child) for _, child in own}
     return own + [(name, module) for name, module in keras_state.sublayers(self) if id(module) not in known]
 
 
-def base_children(layer: Any) -> list[tuple[str, Any]]:
+def base_children(layer: "KerasStyle") -> list[tuple[str, nn.Module]]:
     """Returns the layers inside of the library's class that a Keras class extends."""
     for base in type(layer).__mro__:
         method = vars(base).get("children")
@@ -213,7 +237,7 @@ def base_children(layer: Any) -> list[tuple[str, Any]]:
     return []
 
 
-def own_weights(layer: Any) -> list[tuple[str, str]]:
+def own_weights(layer: "KerasStyle") -> list[tuple[str, str]]:
     """Returns the collection and the name of each weight of a layer itself, in Keras' order.
 
     The weights of the library's class are listed in both collections, because only the variables show which exist.
@@ -226,7 +250,7 @@ def own_weights(layer: Any) -> list[tuple[str, str]]:
     return sorted(ordered, key=lambda weight: weight[0] != "params")
 
 
-def own_variable(layer: Any, name: str) -> Any:
+def own_variable(layer: "KerasStyle", name: str) -> Variable | None:
     """Returns a weight of the library's class as a variable; None if the layer has no such weight.
 
     Raises:
@@ -234,7 +258,7 @@ def own_variable(layer: Any, name: str) -> Any:
     """
     if layer.scope is not None:
         if _has(layer, name) is None and layer.is_initializing() and layer.built:
-            type(layer).compute(layer, *_zeros(state_of(layer).shapes))
+            _compute_for(layer, state_of(layer).shapes)
         collection = _has(layer, name)
         if collection is not None:
             value = layer.scope.get_variable(collection, name)
@@ -246,7 +270,7 @@ def own_variable(layer: Any, name: str) -> Any:
         shapes = jax.eval_shape(
             lambda: layer.clone().init(
                 {"params": jax.random.key(0), "dropout": jax.random.key(0)},
-                method=lambda bound: type(bound).compute(bound, *_zeros(state_of(layer).shapes)),
+                method=lambda bound: _compute_for(bound, state_of(layer).shapes),
             )
         )
         for collection in ("params", "batch_stats"):
@@ -261,40 +285,46 @@ def own_variable(layer: Any, name: str) -> Any:
     )
 
 
-def _has(layer: Any, name: str) -> str | None:
+def _compute_for(layer: nn.Module, shapes: Shapes | None) -> object:
+    """Calls the `compute` of the library's class for the shapes for which a layer was built."""
+    cls: Any = type(layer)
+    return cls.compute(layer, *_zeros(shapes))
+
+
+def _has(layer: nn.Module, name: str) -> str | None:
     """Returns the collection in which a bound layer has a weight, or None."""
-    return next((c for c in ("params", "batch_stats") if layer.scope.has_variable(c, name)), None)
+    return next((c for c in ("params", "batch_stats") if scope_of(layer).has_variable(c, name)), None)
 
 
-def _no_initializer(*args: Any) -> Any:
+def _no_initializer(*args: object) -> NoReturn:
     raise TypeError("The base class initializes this weight.")
 
 
-def _zeros(shapes: Any) -> list[Any]:
+def _zeros(shapes: Shapes | None) -> list[jax.Array]:
     """Returns arrays of zeros of the shapes for which a layer was built."""
     sizes = [tuple(1 if size is None else size for size in shape) for shape in _leaf_shapes(shapes)]
     return [jnp.zeros(size) for size in sizes]
 
 
-def is_shape(value: Any) -> bool:
+def is_shape(value: object) -> TypeGuard[Shape]:
     """Returns whether a value is a shape: a list or tuple of integers and None."""
     return isinstance(value, list | tuple) and all(n is None or checks.is_integer(n) for n in value)
 
 
-def _leaf_shapes(shapes: Any) -> list[Any]:
+def _leaf_shapes(shapes: object) -> list[Shape]:
     return jax.tree.leaves(shapes, is_leaf=is_shape)
 
 
 # ---------------------------------------------------------------- variables
 
 
-def taken_names(layer: Any) -> set[str]:
+def taken_names(layer: "KerasStyle") -> set[str]:
     """Returns the names of the variables and sublayers of a layer."""
     variables = {variable.name for variable in state_of(layer).variables}
     return variables | set(layer.WEIGHTS) | {name for name, _ in keras_state.sublayers(layer)}
 
 
-def add_variable(layer: Any, variable: Variable) -> Variable:
+def add_variable(layer: "KerasStyle", variable: Variable) -> Variable:
     """Adds a variable to a layer; a bound layer gets its value too."""
     state = state_of(layer)
     state.variables.append(variable)
@@ -308,10 +338,12 @@ def add_variable(layer: Any, variable: Variable) -> Variable:
 # ---------------------------------------------------------------- building on symbols
 
 
-def symbols_of(args: Any, kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def symbols_of(
+    args: Sequence[object], kwargs: Mapping[str, object]
+) -> tuple[tuple[Tree[Symbol], ...], dict[str, Tree[Symbol]]]:
     """Returns symbols for shapes; a name that ends in `_shape` becomes that of the argument."""
 
-    def symbol(shape: Any) -> symbolic.Symbol:
+    def symbol(shape: Shape) -> Symbol:
         return symbolic.Input(batch_shape=tuple(shape))
 
     positional = tuple(jax.tree.map(symbol, shapes, is_leaf=is_shape) for shapes in args)
@@ -323,13 +355,13 @@ def symbols_of(args: Any, kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict
     return positional, named
 
 
-def build_by_call(layer: Any, args: Any, kwargs: dict[str, Any]) -> None:
+def build_by_call(layer: "KerasStyle", args: Sequence[object], kwargs: Mapping[str, object]) -> None:
     """Builds a layer by calling it on symbols of shapes."""
     positional, named = symbols_of(args, kwargs)
     layer(*positional, **named)
 
 
-def build_like(layer: Any, *arrays: Any) -> None:
+def build_like(layer: nn.Module, *arrays: object) -> None:
     """Builds a layer for inputs like these arrays, so that its variables and sublayers are known.
 
     Args:
@@ -337,18 +369,23 @@ def build_like(layer: Any, *arrays: Any) -> None:
         *arrays: Arrays, or trees of arrays, with the batch; shapes and dtypes suffice.
     """
     needs = [module for module in _with_inner(layer) if module.BINDS_ATTRIBUTES and not module.built]
-    if needs:
-        make = lambda a: symbolic.Symbol(_shape_of(a), jnp.result_type(a))  # noqa: E731
+    if needs and _is_layer(layer):
+        make = lambda a: Symbol(_shape_of(a), jnp.result_type(a))  # noqa: E731
         symbolic.record(layer, tuple(jax.tree.map(make, array) for array in arrays), {})
 
 
-def _with_inner(layer: Any) -> list[Any]:
-    inner = layer.children() if hasattr(layer, "children") and hasattr(layer, "BINDS_ATTRIBUTES") else []
-    own = [layer] if hasattr(layer, "BINDS_ATTRIBUTES") else []
-    return own + [module for _, child in inner for module in _with_inner(child)]
+def _with_inner(module: nn.Module) -> list["Layer"]:
+    """Returns a module and all layers inside it; nothing for a module that is not a layer of this library."""
+    if not _is_layer(module):
+        return []
+    return [module, *(layer for _, child in module.children() for layer in _with_inner(child))]
 
 
-def build_on_symbols(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def _is_layer(module: nn.Module) -> "TypeGuard[Layer]":
+    return hasattr(module, "BINDS_ATTRIBUTES")
+
+
+def build_on_symbols(layer: "KerasStyle", args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
     """Builds a layer that has a `build` for the symbols on which it is called."""
     if is_library_build(type(layer).build):
         return  # It is built when the first call has created its sublayers.
@@ -357,7 +394,7 @@ def build_on_symbols(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     build_for(layer, input_shapes(dict(list(given.items())[1:]), lambda symbol: symbol.shape))
 
 
-def build_noted(noted: list[tuple[Any, dict[str, Any] | None]]) -> bool:
+def build_noted(noted: Sequence[Build]) -> bool:
     """Builds the instances whose clones were built or called during an inference.
 
     Args:
@@ -380,17 +417,18 @@ def build_noted(noted: list[tuple[Any, dict[str, Any] | None]]) -> bool:
     return more
 
 
-def _merged(shapes: list[dict[str, Any]]) -> dict[str, Any]:
+def _merged(shapes: Sequence[Shapes]) -> Shapes:
     """Returns shapes with None for the batch and for sizes that differ between inferences."""
 
-    def merge(*given: Any) -> Any:
+    def merge(*given: Shape) -> Shape:
         sizes = [n if all(n == m for m in rest) else None for n, *rest in zip(*given, strict=False)]
         return (None, *sizes[1:]) if sizes else ()
 
-    return jax.tree.map(merge, *shapes, is_leaf=is_shape)
+    merged: Shapes = jax.tree.map(merge, *shapes, is_leaf=is_shape)
+    return merged
 
 
-def take_lazy_attributes(layer: Any, bound: Any) -> bool:
+def take_lazy_attributes(layer: "KerasStyle", bound: "KerasStyle") -> bool:
     """Takes over the sublayers and variables that the first call of a layer created; returns whether there are any."""
     found = False
     for name, value in keras_state.attributes(bound).items():
@@ -407,8 +445,13 @@ def take_lazy_attributes(layer: Any, bound: Any) -> bool:
 
 
 def stateless_call(
-    layer: Any, trainable: Any, others: Any, args: tuple[Any, ...], kwargs: dict[str, Any], return_losses: bool
-) -> Any:
+    layer: "KerasStyle",
+    trainable: Sequence[ArrayLike],
+    others: Sequence[ArrayLike],
+    args: tuple[object, ...],
+    kwargs: dict[str, Any],
+    return_losses: bool,
+) -> tuple[Any, list[jax.Array]] | tuple[Any, list[jax.Array], list[jax.Array]]:
     """Calls a layer with the given weights; see `KerasStyle.stateless_call`."""
     if keras_state.split_weights is None:
         importlib.import_module("flaxmodels.interop.keras_weights")
@@ -433,71 +476,10 @@ def stateless_call(
     return (outputs, values, jax.tree.leaves(updated.get("losses", {}))) if return_losses else (outputs, values)
 
 
-# ---------------------------------------------------------------- clones
-
-
-def clone(layer: Any, parent: Any, deep: Any, reset_names: bool, updates: dict[str, Any]) -> Any:
-    """Returns a copy of a layer with another parent or other arguments, as flax's `clone` does."""
-    new: Any = object.__new__(type(layer))
-    fields = [
-        name
-        for name, is_argument in keras_state.field_names(keras_state.class_of(layer)).items()
-        if is_argument and name != "parent"
-    ]
-    values = {name: getattr(layer, name) for name in fields}
-    if deep is not False:
-        cache = {} if isinstance(deep, bool) else deep
-
-        def clone_inner(module: Any) -> Any:
-            if not hasattr(module, "_id"):
-                return module
-            if module._id not in cache:
-                names = {"name": None} if reset_names else {}
-                cache[module._id] = module.clone(_deep_clone=cache, _reset_names=reset_names, **names)
-            return cache[module._id]
-
-        with keras_state.binding() if parent is not None else contextlib.nullcontext():
-            values = {name: linen_module._map_submodules(clone_inner, value) for name, value in values.items()}
-    values |= updates
-    _copy_attributes(new, layer, values)
-    origin = keras_state.origin_of(layer)
-    # Clones that flax makes stand for their original; another copy is a layer of its own.
-    if parent is not None or keras_state.is_binding() or updates == {"name": None}:
-        new.__dict__["_origin"] = origin
-    object.__setattr__(new, "parent", parent)
-    root = getattr(getattr(parent, "scope", parent), "root", None)
-    if root is not None:
-        keras_state.clones_of(root)[origin._id] = new
-    new.__post_init__()
-    return new
-
-
-def copy_into(new: Any, layer: Any, fields: dict[str, Any]) -> None:
-    """Makes a new instance, whose constructor was not called, stand for a layer; its fields get the given values."""
-    _copy_attributes(new, layer, fields)
-    new.__dict__["_origin"] = keras_state.origin_of(layer)
-    object.__setattr__(new, "parent", fields["parent"])
-    new.__post_init__()
-
-
-def _copy_attributes(new: Any, layer: Any, fields: dict[str, Any]) -> None:
-    """Gives a new instance the attributes of a layer that is perhaps bound, and the given values of its fields."""
-    attributes = keras_state.attributes(layer)
-    state = state_of(layer).copy()
-    if layer.scope is not None:
-        attributes = {name: keras_state.unbound(value) for name, value in attributes.items()}
-        state.variables = [variable.descriptor for variable in state.variables]
-    copies = {name: keras_state.copied(value, state) for name, value in attributes.items()}
-    new.__dict__.update(copies | {name: value for name, value in fields.items() if name != "parent"})
-    new.__dict__[STATE] = state
-    if "built" in layer.__dict__:
-        new.__dict__["built"] = layer.__dict__["built"]
-
-
 # ---------------------------------------------------------------- configurations and checks
 
 
-def config_of(layer: Any, is_default: bool) -> dict[str, Any]:
+def config_of(layer: "KerasStyle", is_default: bool) -> dict[str, Any]:
     """Returns the configuration of a layer; see `KerasStyle.get_config`."""
     from_users = getattr(type(layer).__init__, "is_users", False)
     common = {"name": layer.name, "trainable": layer.trainable, "dtype": _dtype_name(layer.dtype)}
@@ -531,11 +513,11 @@ def config_of(layer: Any, is_default: bool) -> dict[str, Any]:
     return config | {name: value for name, value in common.items() if accepts_all or name in takes}
 
 
-def _dtype_name(dtype: Any) -> Any:
+def _dtype_name(dtype: DTypeLike | None) -> str | None:
     return dtype if dtype is None or isinstance(dtype, str) else jnp.dtype(dtype).name
 
 
-def _is_plain(value: Any) -> bool:
+def _is_plain(value: object) -> bool:
     if isinstance(value, list | tuple):
         return all(map(_is_plain, value))
     if isinstance(value, dict):
@@ -543,7 +525,7 @@ def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, str | int | float | bool)
 
 
-def check_input_spec(layer: Any, inputs: Any) -> None:
+def check_input_spec(layer: "KerasStyle", inputs: object) -> None:
     """Raises unless the inputs fit the `input_spec` that the class set."""
     specs = layer.__dict__.get("input_spec")
     if specs is None:
@@ -559,7 +541,7 @@ def check_input_spec(layer: Any, inputs: Any) -> None:
             )
 
 
-def _mismatch(spec: Any, shape: tuple[int, ...]) -> str:
+def _mismatch(spec: object, shape: tuple[int, ...]) -> str:
     """Returns what an `InputSpec` requires and a shape does not have, or an empty string."""
     read: Callable[[str], Any] = lambda name: getattr(spec, name, None)  # noqa: E731
     if read("ndim") is not None and len(shape) != read("ndim"):

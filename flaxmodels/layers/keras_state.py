@@ -5,15 +5,26 @@ import dataclasses
 import functools
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar, cast, overload
 
 import flax.linen as nn
 import jax
+from flax.core import Scope
+from flax.ids import FlaxId
 from flax.linen import module as linen_module
 
+from flaxmodels.layers.symbolic import Shapes
 from flaxmodels.names import snake_case
+from flaxmodels.trees import MaskTree
 from flaxmodels.variables import Variable
+
+if TYPE_CHECKING:
+    from flaxmodels.layers.keras_style import KerasStyle
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+# What the attributes of a layer hold that has or is a weight.
+Leaf = nn.Module | Variable
 
 # The attribute that holds the `State`.
 STATE = "_keras_state"
@@ -37,8 +48,8 @@ class State:
         self.variables: list[Variable] = []
         self.order: dict[int, int] = {}
         self.own_build: int | None = None
-        self.arguments: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
-        self.shapes: dict[str, Any] | None = None
+        self.arguments: tuple[tuple[object, ...], dict[str, object]] = ((), {})
+        self.shapes: Shapes | None = None
 
     def copy(self) -> "State":
         """Returns a copy that may change independently."""
@@ -47,68 +58,68 @@ class State:
         copied.variables, copied.order = list(self.variables), dict(self.order)
         return copied
 
-    def note(self, value: Any) -> None:
+    def note(self, value: object) -> None:
         """Notes the order of the sublayers in a value that was assigned."""
         for module in modules_in(value):
             self.order.setdefault(id(module), len(self.order))
 
 
-class TrackedList(list[Any]):
+class TrackedList(list[object]):
     """A list of a layer, which notes the order in which sublayers are added."""
 
-    def __init__(self, values: Iterable[Any], state: State):
+    def __init__(self, values: Iterable[object], state: State):
         super().__init__(values)
         self._state = state
 
-    def append(self, value: Any) -> None:
+    def append(self, value: object) -> None:
         self._state.note(value)
         super().append(tracked(value, self._state))
 
-    def insert(self, index: Any, value: Any) -> None:
+    def insert(self, index: SupportsIndex, value: object) -> None:
         self._state.note(value)
         super().insert(index, tracked(value, self._state))
 
-    def extend(self, values: Iterable[Any]) -> None:
+    def extend(self, values: Iterable[object]) -> None:
         for value in values:
             self.append(value)
 
-    def __iadd__(self, values: Iterable[Any]) -> "TrackedList":  # type: ignore[misc,override]
+    def __iadd__(self, values: Iterable[object]) -> "TrackedList":
         self.extend(values)
         return self
 
-    def __setitem__(self, key: Any, value: Any) -> None:
+    def __setitem__(self, key: SupportsIndex | slice, value: Any) -> None:
         self._state.note(value)
         super().__setitem__(key, value)
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> tuple[type[list[object]], tuple[list[object]]]:
         return list, (list(self),)
 
 
-class TrackedDict(dict[Any, Any]):
+class TrackedDict(dict[object, object]):
     """A dictionary of a layer, which notes the order in which sublayers are added."""
 
-    def __init__(self, values: Any, state: State):
+    def __init__(self, values: Mapping[object, object], state: State):
         super().__init__(values)
         self._state = state
 
-    def __setitem__(self, key: Any, value: Any) -> None:
+    def __setitem__(self, key: object, value: object) -> None:
         self._state.note(value)
         super().__setitem__(key, tracked(value, self._state))
 
-    def update(self, *args: Any, **kwargs: Any) -> None:
+    def update(self, *args: Any, **kwargs: object) -> None:
         for key, value in dict(*args, **kwargs).items():
             self[key] = value
 
-    def setdefault(self, key: Any, default: Any = None) -> Any:
+    def setdefault(self, key: object, default: object = None) -> object:
         if key not in self:
             self[key] = default
         return self[key]
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> tuple[type[dict[object, object]], tuple[dict[object, object]]]:
         return dict, (dict(self),)
 
 
-def tracked(value: Any, state: State) -> Any:
+def tracked(value: object, state: State) -> object:
     """Returns a list or dictionary that is empty or holds sublayers as one that notes additions."""
     if type(value) is list and (not value or modules_in(value)):
         return TrackedList([tracked(item, state) for item in value], state)
@@ -117,47 +128,47 @@ def tracked(value: Any, state: State) -> Any:
     return value
 
 
-def copied(value: Any, state: State) -> Any:
+def copied(value: object, state: State) -> object:
     """Returns a value with copies of its lists, dictionaries and sets, so that a clone changes only its own."""
-    if type(value) in (list, TrackedList):
+    if type(value) is list or type(value) is TrackedList:
         items = [copied(item, state) for item in value]
         return TrackedList(items, state) if type(value) is TrackedList else items
-    if type(value) in (dict, TrackedDict):
+    if type(value) is dict or type(value) is TrackedDict:
         entries = {key: copied(item, state) for key, item in value.items()}
         return TrackedDict(entries, state) if type(value) is TrackedDict else entries
     return set(value) if type(value) is set else value
 
 
-def state_of(layer: Any) -> State:
+def state_of(layer: object) -> State:
     """Returns the record of an instance."""
-    state = layer.__dict__.get(STATE)
+    state: State | None = layer.__dict__.get(STATE)
     if state is None:
         state = State()
         object.__setattr__(layer, STATE, state)
-    return state  # type: ignore[no-any-return]
+    return state
 
 
 # ---------------------------------------------------------------- values of attributes
 
 
-def class_of(layer: Any) -> Any:
-    """Returns the class of a layer; type checkers do not accept it as a key of a cache."""
+def class_of(layer: object) -> type:
+    """Returns the class of a layer; type checkers do not accept `type(layer)` as a key of a cache."""
     return type(layer)
 
 
 @functools.cache
-def field_names(cls: Any) -> dict[str, bool]:
+def field_names(cls: type["KerasStyle"]) -> dict[str, bool]:
     """Returns the names of the fields of a class, and whether its generated constructor takes them."""
     return {field.name: field.init for field in dataclasses.fields(cls)}
 
 
-def attributes(layer: Any) -> dict[str, Any]:
+def attributes(layer: "KerasStyle") -> dict[str, object]:
     """Returns the user's attributes of an instance: those that are neither fields nor private to flax."""
     fields = field_names(class_of(layer))
     return {name: value for name, value in layer.__dict__.items() if name not in fields and name not in OWN}
 
 
-def map_leaves(function: Callable[[Any, str], Any], value: Any, name: str) -> Any:
+def map_leaves(function: Callable[[Leaf, str], object], value: object, name: str) -> object:
     """Returns a value with its sublayers and variables replaced, also inside lists, tuples and dictionaries.
 
     Args:
@@ -168,7 +179,7 @@ def map_leaves(function: Callable[[Any, str], Any], value: Any, name: str) -> An
     if isinstance(value, nn.Module | Variable):
         return function(value, name)
     if isinstance(value, list | tuple) and value:
-        items = [map_leaves(function, item, f"{name}_{i}") for i, item in enumerate(value)]
+        items: list[Any] = [map_leaves(function, item, f"{name}_{i}") for i, item in enumerate(value)]
         if all(new is old for new, old in zip(items, value, strict=True)):
             return value
         if isinstance(value, tuple) and hasattr(value, "_fields"):
@@ -180,27 +191,27 @@ def map_leaves(function: Callable[[Any, str], Any], value: Any, name: str) -> An
     return value
 
 
-def modules_in(value: Any) -> list[nn.Module]:
+def modules_in(value: object) -> list[nn.Module]:
     """Returns the sublayers in the value of an attribute."""
     found: list[nn.Module] = []
-    map_leaves(lambda leaf, name: found.append(leaf) if isinstance(leaf, nn.Module) else None, value, "")  # type: ignore[func-returns-value]
+    map_leaves(lambda leaf, name: found.append(leaf) if isinstance(leaf, nn.Module) else None, value, "")
     return found
 
 
-def leaves_in(value: Any) -> list[Any]:
+def leaves_in(value: object) -> list[Leaf]:
     """Returns the sublayers and variables in the value of an attribute."""
-    found: list[Any] = []
-    map_leaves(lambda leaf, name: found.append(leaf), value, "")  # type: ignore[func-returns-value]
+    found: list[Leaf] = []
+    map_leaves(lambda leaf, name: found.append(leaf), value, "")
     return found
 
 
-def sublayers(layer: Any) -> list[tuple[str, Any]]:
+def sublayers(layer: "KerasStyle") -> list[tuple[str, nn.Module]]:
     """Returns the scope names and the sublayers in the user's attributes, in the order of assignment."""
     state = state_of(layer)
     taken = {variable.name for variable in state.variables} | set(layer.WEIGHTS)
-    found: dict[int, tuple[str, Any]] = {}
+    found: dict[int, tuple[str, nn.Module]] = {}
 
-    def visit(leaf: Any, name: str) -> Any:
+    def visit(leaf: Leaf, name: str) -> Leaf:
         origin = origin_of(leaf)
         if isinstance(leaf, nn.Module) and id(origin) not in found:
             unique = unused(name.replace("/", "_"), taken)
@@ -222,14 +233,19 @@ def unused(name: str, taken: Iterable[str]) -> str:
     return candidate
 
 
-def origin_of(leaf: Any) -> Any:
-    """Returns the object that a bound sublayer or variable is a clone of; another object is returned unchanged."""
+@overload
+def origin_of(leaf: ModuleT) -> ModuleT: ...
+@overload
+def origin_of(leaf: Leaf) -> Leaf: ...
+def origin_of(leaf: Leaf) -> Leaf:
+    """Returns the object that a bound sublayer or variable is a clone of; an unbound one is returned unchanged."""
     if isinstance(leaf, Variable):
         return leaf.descriptor
-    return leaf.__dict__.get("_origin", leaf) if isinstance(leaf, nn.Module) else leaf
+    origin: nn.Module = leaf.__dict__.get("_origin", leaf)
+    return origin
 
 
-def unbound(value: Any) -> Any:
+def unbound(value: object) -> object:
     """Returns the value of an attribute with the objects that the user made in place of bound clones."""
     return map_leaves(lambda leaf, name: origin_of(leaf), value, "")
 
@@ -237,8 +253,13 @@ def unbound(value: Any) -> Any:
 # ---------------------------------------------------------------- binding
 
 
+def scope_of(layer: nn.Module) -> Scope:
+    """Returns the scope of a bound layer."""
+    return cast(Scope, layer.scope)
+
+
 @contextlib.contextmanager
-def may_create(layer: Any) -> Iterator[None]:
+def may_create(layer: nn.Module) -> Iterator[None]:
     """Lets a bound module create parameters and submodules outside of its compact methods."""
     before, layer._state.is_initialized = layer._state.is_initialized, False
     try:
@@ -247,7 +268,7 @@ def may_create(layer: Any) -> Iterator[None]:
         layer._state.is_initialized = before
 
 
-def clones_of(root: Any) -> Any:
+def clones_of(root: Scope) -> MutableMapping[FlaxId, Any]:
     """Returns the bound clones in a scope's tree by the id of the module that they are clones of."""
     cache = linen_module._caches.get(root)
     if cache is None:
@@ -255,11 +276,11 @@ def clones_of(root: Any) -> Any:
     return cache
 
 
-def bind_module(layer: Any, module: Any, name: str) -> Any:
+def bind_module(layer: "KerasStyle", module: ModuleT, name: str) -> ModuleT:
     """Returns the clone of a sublayer that is bound to a layer; a shared sublayer has one clone."""
     if module.scope is not None:
         return module
-    cache = clones_of(layer.scope.root)
+    cache = clones_of(scope_of(layer).root)
     key = origin_of(module)._id
     known = cache.get(key)
     if known is not None:
@@ -271,19 +292,19 @@ def bind_module(layer: Any, module: Any, name: str) -> Any:
     return clone
 
 
-def bind_attributes(layer: Any) -> None:
+def bind_attributes(layer: "KerasStyle") -> None:
     """Replaces the variables and sublayers in the attributes of a bound layer by bound ones."""
     state = state_of(layer)
     state.variables = [bind_variable(layer, variable) for variable in state.variables]
     bind_sublayers(layer)
 
 
-def bind_sublayers(layer: Any) -> None:
+def bind_sublayers(layer: "KerasStyle") -> None:
     """Binds the sublayers in the attributes of a bound layer that are not bound yet."""
     variables = {id(variable.descriptor): variable for variable in state_of(layer).variables}
     names = {id(origin_of(module)): name for name, module in sublayers(layer)}
 
-    def bind(leaf: Any, name: str) -> Any:
+    def bind(leaf: Leaf, name: str) -> Leaf:
         if isinstance(leaf, Variable):
             return variables.get(id(leaf.descriptor), leaf)
         return bind_module(layer, leaf, names[id(origin_of(leaf))])
@@ -294,25 +315,26 @@ def bind_sublayers(layer: Any) -> None:
             object.__setattr__(layer, name, mapped)
 
 
-def variable_named(layer: Any, name: str) -> Variable | None:
+def variable_named(layer: "KerasStyle", name: str) -> Variable | None:
     """Returns the variable of a name that the user's code created, or None."""
     return next((variable for variable in state_of(layer).variables if variable.name == name), None)
 
 
-def bind_variable(layer: Any, variable: Variable) -> Variable:
+def bind_variable(layer: "KerasStyle", variable: Variable) -> Variable:
     """Returns a variable that is bound to a layer; creates its value under `init`, otherwise checks its shape."""
-    if layer.is_initializing() or layer.scope.has_variable(variable.collection, variable.name):
+    scope = scope_of(layer)
+    if layer.is_initializing() or scope.has_variable(variable.collection, variable.name):
         with may_create(layer):
-            layer.scope.reservations.pop(variable.name, None)
+            scope.reservations.pop(variable.name, None)
             if variable.trainable:
                 layer.create_weight(variable.name, variable.shape)
             else:
                 _create_statistic(layer, variable)
     is_mixed = layer.compute_dtype != jax.numpy.dtype(layer.param_dtype)
-    return variable.bind(layer.scope, layer.compute_dtype if is_mixed else None)
+    return variable.bind(scope, layer.compute_dtype if is_mixed else None)
 
 
-def _create_statistic(layer: Any, variable: Variable) -> None:
+def _create_statistic(layer: "KerasStyle", variable: Variable) -> None:
     """Creates the value of a variable that is not trainable."""
     stored = layer.variable(
         "batch_stats",
@@ -329,7 +351,11 @@ def _create_statistic(layer: Any, variable: Variable) -> None:
 # Returns the paths of the trainable and of the other weights of a module in Keras' order, and the shapes of its
 # variables, given the module and the arguments of its call. That order is known above the layers, so
 # `flaxmodels.interop.keras_weights` registers the function when it is imported.
-split_weights: Callable[..., tuple[list[Any], list[Any], Any]] | None = None
+Path = tuple[str, ...]
+split_weights: (
+    Callable[[nn.Module, tuple[object, ...], Mapping[str, object]], tuple[list[Path], list[Path], Mapping[str, object]]]
+    | None
+) = None
 
 
 # ---------------------------------------------------------------- calls in progress
@@ -345,16 +371,18 @@ class Frame:
         made: The layers that were made during the call.
     """
 
-    def __init__(self, layer: Any, train: bool | None):
+    def __init__(self, layer: "KerasStyle", train: bool | None):
         self.layer, self.train = layer, train
-        self.masks: dict[int, tuple[Any, Any]] = {}
-        self.made: list[Any] = []
+        self.masks: dict[int, tuple[object, jax.Array | None]] = {}
+        self.made: list[nn.Module] = []
 
     def is_caller(self) -> bool:
         """Returns whether the layer that is called now was called by the layer of this frame itself."""
         return linen_module._context.module_stack[-2] is self.layer
 
-    def inherited(self, inputs: Any, args: Any, kwargs: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    def inherited(
+        self, inputs: object, args: Sequence[object], kwargs: dict[str, object], names: tuple[str, ...]
+    ) -> dict[str, object]:
         """Returns the keyword arguments of a call inside this one, with the training flag and the masks of the inputs.
 
         Args:
@@ -372,23 +400,23 @@ class Frame:
         masks |= {"mask": self.mask_of(inputs)}
         return kwargs | {name: mask for name, mask in masks.items() if mask is not None and kwargs.get(name) is None}
 
-    def mask_of(self, tree: Any) -> Any:
+    def mask_of(self, tree: object) -> MaskTree:
         """Returns the masks of arrays in their structure, or None if there are none."""
         if isinstance(tree, jax.Array):
             return self.masks.get(id(tree), (None, None))[1]
         masks = jax.tree.map(lambda leaf: self.masks.get(id(leaf), (None, None))[1], tree)
         return masks if jax.tree.leaves(masks) else None
 
-    def set_masks(self, arrays: Any, masks: Any) -> None:
+    def set_masks(self, arrays: object, masks: object) -> None:
         """Attaches masks to arrays that have none yet."""
         leaves = jax.tree.leaves(arrays)
-        flat = [masks] if len(leaves) == 1 and hasattr(masks, "shape") else _flat_masks(masks)
+        flat: list[Any] = [masks] if len(leaves) == 1 and hasattr(masks, "shape") else _flat_masks(masks)
         for array, mask in zip(leaves, flat, strict=False):
             if mask is not None and id(array) not in self.masks:
                 self.masks[id(array)] = (array, mask)
 
 
-def _flat_masks(masks: Any) -> list[Any]:
+def _flat_masks(masks: object) -> list[jax.Array | None]:
     return jax.tree.leaves(masks, is_leaf=lambda leaf: leaf is None)
 
 
@@ -398,7 +426,7 @@ class _Frames(threading.local):
     def __init__(self) -> None:
         self.stack: list[Frame] = []
         self.bindings = 0
-        self.transformed: list[Any] = []
+        self.transformed: list[KerasStyle] = []
 
 
 frames = _Frames()
@@ -424,7 +452,7 @@ def current_frame() -> Frame | None:
     return frames.stack[-1] if frames.stack else None
 
 
-def detach_from_call(layer: Any) -> Frame | None:
+def detach_from_call(layer: nn.Module) -> Frame | None:
     """Leaves a layer that is made inside a call without a parent, so that the call can name it; returns the call."""
     frame = current_frame()
     top = linen_module._context.module_stack[-1]
@@ -434,9 +462,9 @@ def detach_from_call(layer: Any) -> Frame | None:
     return frame
 
 
-def bound_in_call(layer: Any, frame: Frame) -> Any:
+def bound_in_call(layer: ModuleT, frame: Frame) -> ModuleT | None:
     """Returns the bound clone of a layer that belongs to the model in whose call it is called; None for others."""
-    known = clones_of(frame.layer.scope.root).get(origin_of(layer)._id)
+    known = clones_of(scope_of(frame.layer).root).get(origin_of(layer)._id)
     if known is not None or not any(layer is made for made in frame.made):
         return known
     names = {id(module): name for name, module in sublayers(frame.layer)}

@@ -2,19 +2,21 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self, TypeVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.linen import module as linen_module
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
 from flaxmodels import constraints, initializers, regularizers
-from flaxmodels.layers import keras_calls, keras_state, symbolic
+from flaxmodels.layers import keras_calls, keras_clones, keras_state, symbolic
 from flaxmodels.layers.keras_state import STATE, state_of
 from flaxmodels.variables import Variable
+
+T = TypeVar("T")
 
 # Packages whose classes are written as dataclasses, even if they define `call` or `__init__`.
 LIBRARIES = ("flaxmodels", "training", "flax")
@@ -52,7 +54,14 @@ def is_library(cls: type) -> bool:
     return cls.__module__.split(".")[0] in LIBRARIES
 
 
-class KerasStyle:
+# Every instance is a module, because only `Layer` extends `KerasStyle`; the bases of `Layer` must not repeat.
+if TYPE_CHECKING:
+    _Base = nn.Module
+else:
+    _Base = object
+
+
+class KerasStyle(_Base):
     """The base of `Layer` that makes Keras' way of writing classes work.
 
     A class is written Keras' way if it, or a base of it that is not part of the library, defines `call`, `build` or
@@ -100,14 +109,14 @@ class KerasStyle:
         _keep_init(cls, lambda: super(KerasStyle, cls).__init_subclass__(**kwargs))
 
     @classmethod
-    def _wrap_module_attributes(cls) -> Any:
+    def _wrap_module_attributes(cls) -> type[Self]:
         # Methods of a Keras class are plain methods: only `outputs_and_mask` is called by flax.
         is_users = cls.KERAS_STYLE and not is_library(cls)
-        return cls if is_users else super()._wrap_module_attributes()  # type: ignore[misc]
+        return cls if is_users else super()._wrap_module_attributes()
 
     # ------------------------------------------------------------ attributes and clones
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def __setattr__(self, name: str, value: object) -> None:
         if not self.KERAS_STYLE or (name in keras_state.OWN and name not in ("built", "scope")):
             super().__setattr__(name, value)
             return
@@ -118,24 +127,31 @@ class KerasStyle:
             )
         state = state_of(self)
         state.note(value)
-        object.__setattr__(self, name, value if self.scope is not None else keras_state.tracked(value, state))  # type: ignore[attr-defined]
+        object.__setattr__(self, name, value if self.scope is not None else keras_state.tracked(value, state))
 
     def __getattr__(self, name: str) -> Any:
         if not self.KERAS_STYLE or name.startswith("__"):
-            return super().__getattr__(name)  # type: ignore[misc]
+            return super().__getattr__(name)
         if self.BINDS_ATTRIBUTES and name in type(self).WEIGHTS and STATE in self.__dict__:
             return keras_calls.own_variable(self, name)
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
 
-    def clone(self, *, parent: Any = None, _deep_clone: Any = False, _reset_names: bool = False, **updates: Any) -> Any:
+    def clone(
+        self,
+        *,
+        parent: keras_clones.Parent = None,
+        _deep_clone: Any = False,
+        _reset_names: bool = False,
+        **updates: Any,
+    ) -> Self:
         """Returns a copy with another parent or other arguments; the constructor is not called again."""
         if self.KERAS_STYLE:
-            return keras_calls.clone(self, parent, _deep_clone, _reset_names, updates)
-        flags = {"_deep_clone": _deep_clone, "_reset_names": _reset_names}
+            return keras_clones.clone(self, parent, _deep_clone, _reset_names, updates)
+        flags: dict[str, Any] = {"_deep_clone": _deep_clone, "_reset_names": _reset_names}
         if parent is None or _deep_clone is False:
-            return super().clone(parent=parent, **flags, **updates)  # type: ignore[misc]
+            return super().clone(parent=parent, **flags, **updates)
         with keras_state.binding():
-            return super().clone(parent=parent, **flags, **updates)  # type: ignore[misc]
+            return super().clone(parent=parent, **flags, **updates)
 
     # ------------------------------------------------------------ Keras' methods
 
@@ -152,7 +168,7 @@ class KerasStyle:
         """
         if not self.KERAS_STYLE:
             return
-        if self.BINDS_ATTRIBUTES and type(self).build is KerasStyle.build and self.scope is None:  # type: ignore[attr-defined]
+        if self.BINDS_ATTRIBUTES and type(self).build is KerasStyle.build and self.scope is None:
             keras_calls.build_by_call(self, args, kwargs)
             return
         state = state_of(self)
@@ -160,13 +176,13 @@ class KerasStyle:
         object.__setattr__(self, "built", True)
 
     @nn.nowrap
-    def build_on_symbols(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def build_on_symbols(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
         """Builds a layer for the symbols on which it is called, whose sizes may be unknown."""
         if self.BINDS_ATTRIBUTES and not self.built:
             keras_calls.build_on_symbols(self, args, kwargs)
 
     @nn.nowrap
-    def build_noted(self, noted: list[tuple[Any, dict[str, Any] | None]]) -> bool:
+    def build_noted(self, noted: Sequence[symbolic.Build]) -> bool:
         """Builds the instances whose clones were built or called; returns whether new sublayers must be built too."""
         return keras_calls.build_noted(noted)
 
@@ -187,13 +203,13 @@ class KerasStyle:
     def add_weight(
         self,
         *args: Any,
-        shape: Any = None,
-        initializer: Any = None,
-        dtype: Any = None,
+        shape: int | Sequence[int] | None = None,
+        initializer: initializers.InitializerLike = None,
+        dtype: DTypeLike | None = None,
         trainable: bool = True,
         autocast: bool = True,
-        regularizer: Any = None,
-        constraint: Any = None,
+        regularizer: regularizers.RegularizerLike = None,
+        constraint: constraints.ConstraintLike = None,
         aggregation: str | None = "none",
         name: str | None = None,
     ) -> Any:
@@ -225,7 +241,7 @@ class KerasStyle:
         """
         if (args and isinstance(args[0], str)) or not self.KERAS_STYLE:
             given = {"name": name, "shape": shape, "dtype": dtype}
-            return self.create_weight(*args, **{key: value for key, value in given.items() if value is not None})  # type: ignore[attr-defined]
+            return self.create_weight(*args, **{key: value for key, value in given.items() if value is not None})
         if len(args) > 3:
             raise TypeError(
                 f"add_weight takes a shape, an initializer and a dtype by position, got {len(args)} values."
@@ -234,7 +250,7 @@ class KerasStyle:
         if aggregation not in ("none", None):
             raise ValueError(f'`aggregation` of add_weight must be "none", got {aggregation!r}; leave it out.')
         sizes = (shape,) if isinstance(shape, int) else tuple(() if shape is None else shape)
-        label = self.label  # type: ignore[attr-defined]
+        label = self.label
         if not all(isinstance(size, int) or hasattr(size, "__index__") for size in sizes):
             raise ValueError(
                 f"The shape of a weight of {label} must have sizes that are known, got {sizes}; "
@@ -244,7 +260,7 @@ class KerasStyle:
             raise ValueError(
                 f"The name of a weight of {label} must be a string without '/', got {name!r}; use another character."
             )
-        stored = jnp.dtype(self.param_dtype if dtype is None else dtype)  # type: ignore[attr-defined]
+        stored = jnp.dtype(self.param_dtype if dtype is None else dtype)
         if initializer is None:
             initializer = "glorot_uniform" if jnp.issubdtype(stored, jnp.floating) else "zeros"
         variable = Variable(
@@ -262,7 +278,7 @@ class KerasStyle:
     add_variable = add_weight
 
     @nn.nowrap
-    def add_loss(self, loss: Any) -> None:
+    def add_loss(self, loss: object) -> None:
         """Adds to the loss of training; called inside `call`.
 
         Args:
@@ -274,19 +290,19 @@ class KerasStyle:
         References:
             Keras, `keras.layers.Layer.add_loss`.
         """
-        if self.scope is None:  # type: ignore[attr-defined]
+        if self.scope is None:
             raise ValueError(
                 f"{type(self).__name__} takes a loss only while it computes, got one outside; "
                 "call add_loss inside `call`."
             )
-        if self.is_initializing():  # type: ignore[attr-defined]
+        if self.is_initializing():
             return
         for value in jax.tree.leaves(loss, is_leaf=lambda leaf: isinstance(leaf, Variable)):
             total = jnp.sum(jnp.asarray(value).astype(jnp.float32))
-            self.sow("losses", "added", total, reduce_fn=jnp.add, init_fn=lambda: 0.0)  # type: ignore[attr-defined]
+            self.sow("losses", "added", total, reduce_fn=jnp.add, init_fn=lambda: 0.0)
 
     @nn.nowrap
-    def add_metric(self, *args: Any, **kwargs: Any) -> None:
+    def add_metric(self, *args: object, **kwargs: object) -> NoReturn:
         """Raises, as in Keras: metrics belong to the training.
 
         Raises:
@@ -313,17 +329,17 @@ class KerasStyle:
     @nn.nowrap
     def variable_dtype(self) -> str:
         """The dtype in which weights are stored."""
-        return jnp.dtype(self.param_dtype).name  # type: ignore[attr-defined]
+        return jnp.dtype(self.param_dtype).name
 
     @nn.nowrap
     def stateless_call(
         self,
         trainable_variables: Sequence[ArrayLike],
         non_trainable_variables: Sequence[ArrayLike],
-        *args: Any,
+        *args: object,
         return_losses: bool = False,
-        **kwargs: Any,
-    ) -> Any:
+        **kwargs: object,
+    ) -> tuple[Any, list[jax.Array]] | tuple[Any, list[jax.Array], list[jax.Array]]:
         """Calls the layer with the given weights.
 
         Args:
@@ -382,7 +398,7 @@ class KerasStyle:
         return keras_calls.config_of(self, type(self).get_config is KerasStyle.get_config)
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Any:
+    def from_config(cls, config: dict[str, Any]) -> Self:
         """Makes an instance from the result of `get_config`."""
         return cls(**config)
 
@@ -431,14 +447,14 @@ def _wrapped_init(original: Callable[..., None]) -> Callable[..., None]:
     """Returns a constructor that notes its arguments, and after which the instance is complete."""
 
     @functools.wraps(original)
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+    def __init__(self: KerasStyle, *args: object, **kwargs: object) -> None:
         if STATE in self.__dict__:  # called by the constructor of a subclass
             original(self, *args, **kwargs)
             return
         transformed = keras_state.frames.transformed
         if "parent" in kwargs and transformed and isinstance(transformed[-1], type(self)):
             # A transformation of flax makes an instance of the original class from the fields of its own instance.
-            keras_calls.copy_into(self, transformed[-1], kwargs)
+            keras_clones.copy_into(self, transformed[-1], kwargs)
             return
         outer = linen_module._context.module_stack[-1]
         state_of(self).arguments = (args, kwargs)
@@ -458,11 +474,11 @@ def _wrapped_init(original: Callable[..., None]) -> Callable[..., None]:
     return __init__
 
 
-def _wrapped_transformation(method: Callable[..., Any]) -> Callable[..., Any]:
+def _wrapped_transformation(method: Callable[..., T]) -> Callable[..., T]:
     """Returns a method that flax transformed, such as `__call__` of nn.remat(Block), which notes the instance."""
 
     @functools.wraps(method)
-    def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def wrapped(self: KerasStyle, *args: object, **kwargs: object) -> T:
         keras_state.frames.transformed.append(self)
         try:
             return method(self, *args, **kwargs)
@@ -476,7 +492,7 @@ def _wrapped_build(original: Callable[..., None]) -> Callable[..., None]:
     """Returns a `build` after which the layer is built."""
 
     @functools.wraps(original)
-    def build(self: Any, *args: Any, **kwargs: Any) -> None:
+    def build(self: KerasStyle, *args: object, **kwargs: object) -> None:
         state = state_of(self)
         if state.shapes is None:
             given = inspect.signature(original).bind(self, *args, **kwargs).arguments

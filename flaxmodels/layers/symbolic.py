@@ -18,21 +18,24 @@ if TYPE_CHECKING:
     import flax.linen as nn
 
     from flaxmodels.layers.base import Layer
+    from flaxmodels.layers.keras_style import KerasStyle
 
 Shape = tuple[int | None, ...]
+# Shapes by the names of the arguments of a call.
+Shapes = dict[str, Tree[Shape]]
+# A layer written as a Keras class, and the shapes for which it was built; None for a call of a layer that is built.
+Build = tuple["KerasStyle", Shapes | None]
 
 _order: Iterator[int] = itertools.count()
 
 # Replaces `infer_with_variables` in this context: the readers of files cache inferences and limit their cost.
-CACHED_INFERENCE: contextvars.ContextVar[Callable[[Any, tuple[Any, ...], dict[str, Any], str | None], Any] | None] = (
-    contextvars.ContextVar("CACHED_INFERENCE", default=None)
-)
+CACHED_INFERENCE: contextvars.ContextVar[
+    Callable[["Layer", tuple[object, ...], dict[str, object], str | None], "Tree[Symbol]"] | None
+] = contextvars.ContextVar("CACHED_INFERENCE", default=None)
 
 # Layers written as Keras classes that were called while the shapes of a call on symbols are inferred: the bound layer
 # and the shapes of its inputs, or None for a call of a layer that is built.
-BUILDS: contextvars.ContextVar[list[tuple[Any, dict[str, Any] | None]] | None] = contextvars.ContextVar(
-    "BUILDS", default=None
-)
+BUILDS: contextvars.ContextVar[list["Build"] | None] = contextvars.ContextVar("BUILDS", default=None)
 
 # Whether this context infers the shapes of a call. Random generators must not advance then.
 INFERRING: contextvars.ContextVar[bool] = contextvars.ContextVar("INFERRING", default=False)
@@ -59,24 +62,25 @@ class Node:
 
 # Applies an operation of `flaxmodels.ops`, given by its name, to arguments with symbols. An operation is a layer and
 # layers are built on symbols, so `flaxmodels.ops.base` registers the function when it is imported.
-apply_operation: Callable[..., Any] | None = None
+apply_operation: Callable[..., "Symbol"] | None = None
 
 
-def _operator(operation: str, reflected: bool = False) -> Callable[..., Any]:
+def _operator(operation: str, reflected: bool = False) -> Callable[..., "Symbol"]:
     """Returns a method of `Symbol` that applies an operation; a reflected method takes the symbol second."""
 
-    def method(self: "Symbol", *others: object) -> Any:
+    def method(self: "Symbol", *others: object) -> "Symbol":
         return call_operation(operation, *others, self) if reflected else call_operation(operation, self, *others)
 
     return method
 
 
-def call_operation(operation: str, *args: Any) -> Any:
+def call_operation(operation: str, *args: object) -> "Symbol":
     """Applies an operation of `flaxmodels.ops`, given by its name, to arguments with symbols."""
     if apply_operation is None:
         importlib.import_module("flaxmodels.ops.base")
     function: Any = apply_operation
-    return function(operation, *args)
+    symbol: Symbol = function(operation, *args)
+    return symbol
 
 
 _get_item = _operator("get_item")
@@ -159,7 +163,7 @@ class Symbol:
         def __le__(self, other: ArrayLike | "Symbol") -> "Symbol": ...
         def __gt__(self, other: ArrayLike | "Symbol") -> "Symbol": ...
         def __ge__(self, other: ArrayLike | "Symbol") -> "Symbol": ...
-        def __ne__(self, other: object) -> "Symbol": ...  # type: ignore[override]
+        def __ne__(self, other: object) -> "Symbol": ...
         def __neg__(self) -> "Symbol": ...
         def __abs__(self) -> "Symbol": ...
         def __invert__(self) -> "Symbol": ...
@@ -271,7 +275,9 @@ def record(
     return node.outputs
 
 
-def _infer_and_build(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], name: str | None) -> Any:
+def _infer_and_build(
+    layer: "Layer", args: tuple[object, ...], kwargs: dict[str, object], name: str | None
+) -> tuple[Tree[Symbol], Tree[Symbol | None]]:
     """Infers the outputs of a call and their masks; as in Keras, the call builds layers written as Keras classes."""
     layer.build_on_symbols(args, kwargs)
     if args and kwargs.get("mask") is None and not hasattr(layer, "infer_outputs"):
@@ -286,7 +292,9 @@ def _infer_and_build(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], 
     return _infer_until_built(layer, args, kwargs, name)
 
 
-def _infer_until_built(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], name: str | None) -> Any:
+def _infer_until_built(
+    layer: "Layer", args: tuple[object, ...], kwargs: dict[str, object], name: str | None
+) -> tuple[Tree[Symbol], Tree[Symbol | None]]:
     """Infers the outputs of a call and their masks, until the layers inside are built."""
     while True:
         clone = layer.clone(name=name or layer.name)
@@ -302,14 +310,14 @@ def _infer_until_built(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
             return inferred
 
 
-def note_build(layer: Any, shapes: dict[str, Any] | None) -> None:
+def note_build(layer: "KerasStyle", shapes: Shapes | None) -> None:
     """Adds an entry to `BUILDS`."""
     noted = BUILDS.get()
     if noted is not None:
         noted.append((layer, shapes))
 
 
-def infer(module: "nn.Module", args: tuple[object, ...], kwargs: dict[str, object]) -> Tree[Symbol]:
+def infer(module: "nn.Module", args: tuple[object, ...], kwargs: Mapping[str, object]) -> Tree[Symbol]:
     """Infers the outputs of a module as a tree of symbols, without computing them.
 
     Args:
@@ -321,11 +329,11 @@ def infer(module: "nn.Module", args: tuple[object, ...], kwargs: dict[str, objec
 
 
 def infer_with_variables(
-    module: Any,
+    module: "nn.Module",
     args: tuple[object, ...],
-    kwargs: dict[str, object],
-    read: Callable[[Any], Any] | None = None,
-) -> tuple[Any, Mapping[str, Any]]:
+    kwargs: Mapping[str, object],
+    read: Callable[["nn.Module"], object] | None = None,
+) -> tuple[Any, Mapping[str, object]]:
     """Returns the outputs of a module as a tree of symbols, and its variables as shapes and dtypes.
 
     Args:
@@ -347,7 +355,7 @@ def infer_with_variables(
             filled[i] = array
         positional, named = jax.tree.unflatten(treedef, filled)
 
-        def outputs(bound: Any) -> Any:
+        def outputs(bound: "nn.Module") -> object:
             computed = bound(*positional, **named)
             return computed if read is None else (computed, read(bound))
 
@@ -379,7 +387,7 @@ def evaluate(function: Callable[..., object], symbols: Tree[Symbol]) -> tuple[An
         refused.add_note(
             f"In this error, {BATCH} represents the unknown batch size, and {UNKNOWN[0][0]} any other unknown size."
         )
-    raise refused  # type: ignore[misc]
+    raise refused
 
 
 def _filled(symbols: Tree[Symbol], unknown: int) -> Tree[jax.ShapeDtypeStruct]:

@@ -19,6 +19,7 @@ from flaxmodels.layers.base import Layer
 from flaxmodels.layers.pooling import AveragePooling
 from flaxmodels.ops.base import OperationCall, function
 from flaxmodels.saving.format import Json
+from flaxmodels.trees import Tree
 
 T = TypeVar("T")
 
@@ -182,7 +183,9 @@ class Inferences:
         finally:
             symbolic.CACHED_INFERENCE.reset(token)
 
-    def __call__(self, layer: Layer, args: tuple[object, ...], kwargs: dict[str, object], name: str | None) -> Any:
+    def __call__(
+        self, layer: Layer, args: tuple[object, ...], kwargs: dict[str, object], name: str | None
+    ) -> Tree[symbolic.Symbol]:
         """Returns the outputs of a call as a tree of symbols.
 
         Raises:
