@@ -1,12 +1,10 @@
 """Keras' layers, which hold the values of their variables. Type checkers read `layers.pyi`."""
 
-import dataclasses
 import functools
 import sys
 from collections.abc import Mapping
 from typing import Any
 
-from flaxmodels import initializers
 from flaxmodels import layers as pure
 from flaxmodels.interop import keras_config
 from flaxmodels.layers.attention import ProjectedAttention
@@ -16,7 +14,7 @@ from training.keras import convert, refused, serialization
 from training.keras.docstrings import without_example
 from training.keras.inputs import Input as Input
 from training.keras.inputs import InputLayer as InputLayer
-from training.keras.stateful import Stateful, registered
+from training.keras.stateful import Stateful, registered, with_seed
 
 # The functions that merge symbols or arrays, and their classes.
 MERGES = {name: name.capitalize() for name in "add average concatenate dot maximum minimum multiply subtract".split()}
@@ -63,8 +61,7 @@ class SeededProjections:
             for argument in ("kernel_initializer", "bias_initializer"):
                 seed = self.__dict__.get("_seeds", {}).get(f"{name}/{argument}")
                 if seed is not None:
-                    seeded: Any = dataclasses.replace(initializers.get(vars(layer)[argument]), seed=seed)  # type: ignore[type-var]
-                    object.__setattr__(layer, argument, seeded)
+                    object.__setattr__(layer, argument, with_seed(vars(layer)[argument], seed))
         return made
 
 

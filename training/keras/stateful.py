@@ -6,15 +6,17 @@ layers, pure functions compute with them, and `scatter` gives the results back t
 """
 
 import dataclasses
+import functools
 import threading
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.linen import module as linen_module
+from jax.typing import DTypeLike
 
 import flaxmodels as fm
 from flaxmodels import initializers
@@ -32,14 +34,38 @@ COLLECTIONS = ("params", "batch_stats")
 Variables = dict[str, Any]
 
 
-class _Copying(threading.local):
-    """How many copies flax is making in this thread; a copy gets its name from flax."""
+class _Depth(threading.local):
+    """How many times this thread is inside a piece of code."""
 
     def __init__(self) -> None:
         self.depth = 0
 
 
-_copying = _Copying()
+_copying = _Depth()  # flax copies a layer; a copy gets its name from flax
+_drawing = _Depth()  # `initialize` creates variables
+
+
+@functools.cache
+def _drawn_at_once(kind: type[initializers.Initializer]) -> type[initializers.Initializer]:
+    """Returns a class of initializers that draw at once, also inside a traced function.
+
+    The bits of one fused program would differ from those of Keras, which draws each weight by itself.
+    """
+
+    def call(self: Any, key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> jax.Array:
+        with jax.ensure_compile_time_eval():
+            return kind.__call__(self, key, shape, dtype)
+
+    return type(kind.__name__, (kind,), {"__call__": call})
+
+
+def with_seed(initializer: Any, seed: int) -> Callable[..., jax.Array]:
+    """Returns a random initializer, or the one of a name, with the seed that it got with its layer."""
+    seeded: Any = dataclasses.replace(initializers.get(initializer), seed=seed)  # type: ignore[type-var]
+    if _drawing.depth:
+        kind: type[initializers.Initializer] = type(seeded)
+        object.__setattr__(seeded, "__class__", _drawn_at_once(kind))
+    return seeded  # type: ignore[no-any-return]
 
 
 def is_copying() -> bool:
@@ -219,7 +245,7 @@ class Stateful:
         """Returns the argument of a kind for a weight; an initializer has the seed that it got with the layer."""
         value = super().argument(weight, kind)  # type: ignore[misc]
         seed = self.__dict__.get("_seeds", {}).get(f"{self.ARGUMENTS.get(weight, weight)}_{kind}")  # type: ignore[attr-defined]
-        return value if seed is None else dataclasses.replace(initializers.get(value), seed=seed)  # type: ignore[type-var]
+        return value if seed is None else with_seed(value, seed)
 
     @property
     def trainable_weights(self) -> list[Weight]:
@@ -437,9 +463,13 @@ def initialize(layer: Any, *args: Any, **kwargs: Any) -> None:
         return {kind: made[kind] for kind in COLLECTIONS if kind in made}
 
     options: Any = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    with jax.ensure_compile_time_eval():
+    with jax.ensure_compile_time_eval():  # also while another function is traced
         key = seeds.next_key()
+    _drawing.depth += 1
+    try:
         made = jax.jit(init).lower(key).compile(options)(key)
+    finally:
+        _drawing.depth -= 1
     scatter(layer, made, only_missing=True)
     for inner in with_held(layer):
         if inner.__dict__.get("_values") is None:
