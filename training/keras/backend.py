@@ -1,10 +1,10 @@
 """Keras' `keras.backend`: settings, names and dtypes."""
 
 import gc
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from flaxmodels.layers.symbolic import Symbol
 from training.keras import naming, refused
@@ -54,22 +54,22 @@ def get_uid(prefix: str = "") -> int:
     return _uids[prefix]
 
 
-def is_keras_tensor(x: Any) -> bool:
+def is_keras_tensor(x: object) -> bool:
     """Returns whether a value is a symbol, as `keras.Input` makes."""
     return isinstance(x, Symbol)
 
 
-def is_float_dtype(dtype: Any) -> bool:
+def is_float_dtype(dtype: DTypeLike | None) -> bool:
     """Returns whether a dtype has floating-point numbers."""
     return standardize_dtype(dtype).startswith(("float", "bfloat"))
 
 
-def is_int_dtype(dtype: Any) -> bool:
+def is_int_dtype(dtype: DTypeLike | None) -> bool:
     """Returns whether a dtype has integers."""
     return standardize_dtype(dtype).startswith(("int", "uint"))
 
 
-def result_type(*dtypes: Any) -> str:
+def result_type(*dtypes: DTypeLike | None) -> str:
     """Returns the dtype of an operation on arrays of several dtypes.
 
     Args:

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from flaxmodels.container import Container
 from training.keras import refused
@@ -16,7 +17,7 @@ DTYPES = (
     *FLOATS, "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "bool", "string",
     "float8_e4m3fn", "float8_e5m2", "complex64", "complex128",
 )  # fmt: skip
-_PYTHON_TYPES: dict[Any, str] = {
+_PYTHON_TYPES: dict[object, str] = {
     bool: "bool", int: "int32", float: "float32", str: "string", complex: "complex64", "int": "int32",
 }  # fmt: skip
 
@@ -121,7 +122,7 @@ def resolve_data_format(data_format: str | None) -> str:
     return str(data_format).lower()
 
 
-def standardize_dtype(dtype: Any) -> str:
+def standardize_dtype(dtype: DTypeLike | None) -> str:
     """Returns the name of a dtype; for None, that of `floatx()`.
 
     Args:
@@ -139,8 +140,8 @@ def standardize_dtype(dtype: Any) -> str:
     """
     if dtype is None:
         return floatx()
-    name = _PYTHON_TYPES.get(dtype, dtype)
-    name = getattr(name, "name", None) or getattr(name, "__name__", None) or name
+    known: object = _PYTHON_TYPES.get(dtype, dtype)
+    name = getattr(known, "name", None) or getattr(known, "__name__", None) or known
     if name not in DTYPES:
         raise ValueError(f"`dtype` must be one of {', '.join(DTYPES)}, got {dtype!r}; choose one.")
     return name

@@ -6,15 +6,15 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-_objects: dict[str, Any] = {}
-_names: dict[Any, str] = {}
+_objects: dict[str, object] = {}
+_names: dict[object, str] = {}
 
 
 class _Scopes(threading.local):
     """The custom objects of the innermost scope of this thread."""
 
     def __init__(self) -> None:
-        self.present: dict[str, Any] = {}
+        self.present: dict[str, object] = {}
 
 
 _scopes = _Scopes()
@@ -37,9 +37,9 @@ class CustomObjectScope:
         True
     """
 
-    def __init__(self, custom_objects: Mapping[str, Any] | None):
+    def __init__(self, custom_objects: Mapping[str, object] | None):
         self.custom_objects = dict(custom_objects or {})
-        self._outer: list[dict[str, Any]] = []
+        self._outer: list[dict[str, object]] = []
 
     def __enter__(self) -> "CustomObjectScope":
         self._outer.append(_scopes.present)
@@ -53,7 +53,7 @@ class CustomObjectScope:
 custom_object_scope = CustomObjectScope
 
 
-def get_custom_objects() -> dict[str, Any]:
+def get_custom_objects() -> dict[str, object]:
     """Returns the registered classes and functions by name; changes to the dictionary take effect.
 
     References:
@@ -101,7 +101,7 @@ def register_keras_serializable(package: str = "Custom", name: str | None = None
     return register
 
 
-def get_registered_name(obj: Any) -> str:
+def get_registered_name(obj: Callable[..., object]) -> str:
     """Returns the name under which a class or function is registered; otherwise its own name.
 
     References:
@@ -114,7 +114,7 @@ def get_registered_name(obj: Any) -> str:
 
 
 def get_registered_object(
-    name: str, custom_objects: Mapping[str, Any] | None = None, module_objects: Mapping[str, Any] | None = None
+    name: str, custom_objects: Mapping[str, object] | None = None, module_objects: Mapping[str, object] | None = None
 ) -> Any:
     """Returns the class or function of a name, or None.
 
@@ -132,7 +132,7 @@ def get_registered_object(
     return None
 
 
-def is_registered(obj: Any) -> bool:
+def is_registered(obj: object) -> bool:
     """Returns whether a class or function is registered, or in the present scope."""
     try:
         return obj in _names or any(obj is known for known in _scopes.present.values())
@@ -140,6 +140,6 @@ def is_registered(obj: Any) -> bool:
         return False
 
 
-def present_scope() -> dict[str, Any]:
+def present_scope() -> dict[str, object]:
     """Returns the custom objects of the innermost scope of this thread."""
     return _scopes.present

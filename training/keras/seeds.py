@@ -8,7 +8,9 @@ import jax
 import numpy as np
 
 from flaxmodels import initializers
+from flaxmodels.initializers import InitializerLike
 from flaxmodels.layers.attention import AdditiveAttention, GroupQueryAttention, MultiHeadAttention, ScoredAttention
+from flaxmodels.layers.base import Layer
 from flaxmodels.layers.cells import GRUCell, LSTMCell, SimpleRNNCell
 from flaxmodels.layers.conv_recurrent import ConvLSTM
 from flaxmodels.layers.recurrent import GRU, LSTM, SimpleRNN
@@ -93,7 +95,7 @@ def seeds_of_arguments(layer: Any, is_copied: bool = False) -> dict[str, int]:
     return drawn
 
 
-def draw_at_build(layer: Any) -> None:
+def draw_at_build(layer: object) -> None:
     """Draws the seeds that Keras draws when a layer is built, unless they are drawn: those of projections of attention.
 
     Args:
@@ -115,7 +117,7 @@ def draw_at_build(layer: Any) -> None:
     drawn[BUILT] = 1
 
 
-def draw_for(drawn: dict[str, int], argument: str, initializer: Any, is_copied: bool = False) -> None:
+def draw_for(drawn: dict[str, int], argument: str, initializer: InitializerLike, is_copied: bool = False) -> None:
     """Draws the seed of a random initializer that has none.
 
     Args:
@@ -130,7 +132,7 @@ def draw_for(drawn: dict[str, int], argument: str, initializer: Any, is_copied: 
         drawn[argument] = draw()
 
 
-def _draw_for_training(layer: Any) -> None:
+def _draw_for_training(layer: Layer) -> None:
     """Draws the seed that Keras draws for the random numbers of a layer in training, if it has none."""
     if getattr(layer, "seed", None) is None:
         draw()

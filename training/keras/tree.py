@@ -6,23 +6,27 @@ and defaultdict are visited in the order of their sorted keys, those of OrderedD
 
 import collections
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from typing import Any, TypeAlias, TypeGuard
 
 from training.keras import refused
 
 _MAPPINGS = (dict, collections.OrderedDict, collections.defaultdict)
+
+Container: TypeAlias = list[object] | tuple[object, ...] | collections.deque[object] | dict[Hashable, object]
+# The keys that lead to a part of a structure: those of mappings, and the positions in sequences.
+Path: TypeAlias = tuple[object, ...]
 
 
 class MAP_TO_NONE:
     """The value that a function for `traverse` returns to put None in a place."""
 
 
-def _is_namedtuple(x: Any) -> bool:
+def _is_namedtuple(x: object) -> bool:
     return isinstance(x, tuple) and isinstance(getattr(type(x), "_fields", None), tuple)
 
 
-def is_nested(structure: Any) -> bool:
+def is_nested(structure: object) -> TypeGuard[Container]:
     """Returns whether a value is a container.
 
     Args:
@@ -38,32 +42,34 @@ def is_nested(structure: Any) -> bool:
     return type(structure) in (list, tuple, collections.deque, *_MAPPINGS) or _is_namedtuple(structure)
 
 
-def _items(node: Any) -> list[tuple[Any, Any]]:
+def _items(node: Container) -> list[tuple[object, object]]:
     """Returns the keys and the children of a container in the order of visits."""
     if not isinstance(node, dict):
         return list(enumerate(node))
     if isinstance(node, collections.OrderedDict):
         return list(node.items())
+    keys: Any = node  # which may not be comparable
     try:
-        return [(key, node[key]) for key in sorted(node)]
+        return [(key, node[key]) for key in sorted(keys)]
     except TypeError:  # keys of several types, for example: they are grouped by their type
         return [(key, node[key]) for key in sorted(node, key=lambda k: f"{type(k).__module__}.{type(k).__qualname__}")]
 
 
-def _rebuilt(node: Any, children: Sequence[Any]) -> Any:
+def _rebuilt(node: Container, children: Iterable[object]) -> Container:
     """Returns a container like another one, with other children in the order of visits."""
+    kind: Any = type(node)
     if isinstance(node, dict):
         values = dict(zip((key for key, _ in _items(node)), children, strict=True))
         ordered = [(key, values[key]) for key in node]
         if isinstance(node, collections.defaultdict):
             return collections.defaultdict(node.default_factory, ordered)
-        return type(node)(ordered)
+        return kind(ordered)
     if isinstance(node, collections.deque):
         return collections.deque(children, node.maxlen)
-    return type(node)(*children) if _is_namedtuple(node) else type(node)(children)
+    return kind(*children) if _is_namedtuple(node) else kind(children)
 
 
-def _leaves(structure: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
+def _leaves(structure: object, path: Path = ()) -> Iterator[tuple[Path, object]]:
     if not is_nested(structure):
         yield path, structure
         return
@@ -71,7 +77,7 @@ def _leaves(structure: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[
         yield from _leaves(child, (*path, key))
 
 
-def flatten(structure: Any) -> list[Any]:
+def flatten(structure: object) -> list[Any]:
     """Returns the leaves of a structure in order.
 
     Args:
@@ -87,7 +93,7 @@ def flatten(structure: Any) -> list[Any]:
     return [leaf for _, leaf in _leaves(structure)]
 
 
-def flatten_with_path(structure: Any) -> list[tuple[tuple[Any, ...], Any]]:
+def flatten_with_path(structure: object) -> list[tuple[Path, Any]]:
     """Returns the leaves of a structure in order, each with the keys that lead to it.
 
     Args:
@@ -103,7 +109,7 @@ def flatten_with_path(structure: Any) -> list[tuple[tuple[Any, ...], Any]]:
     return list(_leaves(structure))
 
 
-def pack_sequence_as(structure: Any, flat_sequence: Iterable[Any]) -> Any:
+def pack_sequence_as(structure: object, flat_sequence: Iterable[object]) -> Any:
     """Returns a structure like another one with given leaves; the inverse of `flatten`.
 
     Args:
@@ -127,7 +133,7 @@ def pack_sequence_as(structure: Any, flat_sequence: Iterable[Any]) -> Any:
         raise ValueError(f"`flat_sequence` must have {expected} leaves, like `structure`, got {len(values)}.")
     rest = iter(values)
 
-    def fill(node: Any) -> Any:
+    def fill(node: object) -> object:
         if not is_nested(node):
             return next(rest)
         return _rebuilt(node, [fill(child) for _, child in _items(node)])
@@ -135,7 +141,7 @@ def pack_sequence_as(structure: Any, flat_sequence: Iterable[Any]) -> Any:
     return fill(structure)
 
 
-def _check_alike(a: Any, b: Any) -> list[Any]:
+def _check_alike(a: Container, b: object) -> list[object]:
     """Returns the children of `b` in the order of those of `a`; raises unless both are the same kind of container."""
     same_kind = isinstance(a, dict) and isinstance(b, dict) if isinstance(a, dict) else type(a) is type(b)
     if not is_nested(b) or not same_kind:
@@ -143,7 +149,7 @@ def _check_alike(a: Any, b: Any) -> list[Any]:
             f"The structures must be nested in the same way, got {type(a).__name__} and {type(b).__name__} in the "
             "same place."
         )
-    if isinstance(a, dict):
+    if isinstance(a, dict) and isinstance(b, dict):
         if a.keys() != b.keys():
             raise ValueError(f"Dictionaries must have the same keys, got {list(a)} and {list(b)} in the same place.")
         return [b[key] for key, _ in _items(a)]
@@ -152,7 +158,7 @@ def _check_alike(a: Any, b: Any) -> list[Any]:
     return list(b)
 
 
-def _map(func: Callable[..., Any], first: Any, *others: Any, none_is_leaf: bool = True) -> Any:
+def _map(func: Callable[..., object], first: object, *others: object, none_is_leaf: bool = True) -> object:
     if not is_nested(first):
         for other in others:
             if is_nested(other) or (not none_is_leaf and (other is None) != (first is None)):
@@ -165,7 +171,7 @@ def _map(func: Callable[..., Any], first: Any, *others: Any, none_is_leaf: bool 
     return _rebuilt(first, [_map(func, *row, none_is_leaf=none_is_leaf) for row in zip(*columns, strict=True)])
 
 
-def map_structure(func: Callable[..., Any], *structures: Any, none_is_leaf: bool = True) -> Any:
+def map_structure(func: Callable[..., object], *structures: object, none_is_leaf: bool = True) -> Any:
     """Applies a function to the leaves of structures that are nested in the same way.
 
     Args:
@@ -193,7 +199,7 @@ def map_structure(func: Callable[..., Any], *structures: Any, none_is_leaf: bool
     return _map(func, *structures, none_is_leaf=none_is_leaf)
 
 
-def map_structure_up_to(shallow_structure: Any, func: Callable[..., Any], *structures: Any) -> Any:
+def map_structure_up_to(shallow_structure: object, func: Callable[..., object], *structures: object) -> Any:
     """Applies a function to the parts of structures that are in the places of the leaves of a shallower structure.
 
     Args:
@@ -219,7 +225,7 @@ def map_structure_up_to(shallow_structure: Any, func: Callable[..., Any], *struc
     if not structures:
         raise ValueError("`map_structure_up_to` must receive at least one structure, got none; pass one after `func`.")
 
-    def visit(shallow: Any, parts: Sequence[Any]) -> Any:
+    def visit(shallow: object, parts: Sequence[object]) -> object:
         if not is_nested(shallow):
             return func(*parts)
         columns = [[child for _, child in _items(shallow)], *(_check_alike(shallow, part) for part in parts)]
@@ -228,7 +234,7 @@ def map_structure_up_to(shallow_structure: Any, func: Callable[..., Any], *struc
     return visit(shallow_structure, structures)
 
 
-def assert_same_structure(a: Any, b: Any, check_types: bool | None = None) -> None:
+def assert_same_structure(a: object, b: object, check_types: bool | None = None) -> None:
     """Raises unless two structures have the same containers with the same keys; all dictionaries are one kind.
 
     Args:
@@ -254,7 +260,7 @@ def assert_same_structure(a: Any, b: Any, check_types: bool | None = None) -> No
     _map(lambda x, y: None, a, b)
 
 
-def assert_same_paths(a: Any, b: Any) -> None:
+def assert_same_paths(a: object, b: object) -> None:
     """Raises unless the leaves of two structures have the same keys; the kinds of containers may differ.
 
     Args:
@@ -276,7 +282,7 @@ def assert_same_paths(a: Any, b: Any) -> None:
         raise ValueError(f"`a` and `b` must have the same paths, got {only[0]} only in `a` and {only[1]} only in `b`.")
 
 
-def traverse(func: Callable[[Any], Any], structure: Any, top_down: bool = True) -> Any:
+def traverse(func: Callable[[Any], object], structure: object, top_down: bool = True) -> Any:
     """Visits all containers and leaves of a structure, and replaces those for which a function returns a value.
 
     Args:
@@ -296,7 +302,7 @@ def traverse(func: Callable[[Any], Any], structure: Any, top_down: bool = True) 
     """
     _check_callable(func)
 
-    def inside(node: Any) -> Any:
+    def inside(node: object) -> object:
         if not is_nested(node):
             return node
         return _rebuilt(node, [traverse(func, child, top_down) for _, child in _items(node)])
@@ -311,7 +317,7 @@ def traverse(func: Callable[[Any], Any], structure: Any, top_down: bool = True) 
     return None if found is MAP_TO_NONE else found
 
 
-def lists_to_tuples(structure: Any) -> Any:
+def lists_to_tuples(structure: object) -> Any:
     """Returns a structure with tuples in the place of lists.
 
     Args:
@@ -327,7 +333,7 @@ def lists_to_tuples(structure: Any) -> Any:
     return traverse(lambda x: tuple(x) if isinstance(x, list) else None, structure, top_down=False)
 
 
-def map_shape_structure(func: Callable[[Any], Any], structure: Any) -> Any:
+def map_shape_structure(func: Callable[[Any], object], structure: object) -> Any:
     """Applies a function to the shapes in a structure: tuples and lists of integers and None.
 
     Args:
@@ -343,10 +349,10 @@ def map_shape_structure(func: Callable[[Any], Any], structure: Any) -> Any:
     """
     _check_callable(func)
 
-    def is_shape(x: Any) -> bool:
+    def is_shape(x: object) -> bool:
         return isinstance(x, list | tuple) and all(size is None or isinstance(size, int) for size in x)
 
-    def visit(node: Any) -> Any:
+    def visit(node: object) -> object:
         if is_shape(node) or not is_nested(node):
             return func(node)
         return _rebuilt(node, [visit(child) for _, child in _items(node)])
@@ -354,7 +360,7 @@ def map_shape_structure(func: Callable[[Any], Any], structure: Any) -> Any:
     return visit(structure)
 
 
-def _check_callable(func: Any) -> None:
+def _check_callable(func: object) -> None:
     if not callable(func):
         raise TypeError(f"`func` must be a function, got {func!r}; pass one, such as lambda x: x.")
 

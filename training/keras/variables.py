@@ -1,13 +1,31 @@
 """Variables of the stateful layers: `Weight`, a view of a value that a layer holds."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.typing import VariableDict
+from jax.typing import ArrayLike, DTypeLike
+
+from flaxmodels.ops.arrays import Nested
 
 # The weights whose names in Keras differ from those in the trees of variables.
 KERAS_NAMES = {"embedding": "embeddings"}
+
+
+class ValueHolder(Protocol):
+    """A layer that holds the values of its variables."""
+
+    name: str
+    trainable: bool
+
+    def own_values(self) -> VariableDict:
+        """Returns the present values of the layer itself."""
+
+    def set_own_value(self, path: tuple[str, ...], value: jax.Array) -> None:
+        """Replaces one value."""
 
 
 class Weight:
@@ -21,18 +39,18 @@ class Weight:
         Keras, `keras.Variable`.
     """
 
-    def __init__(self, layer: Any, path: tuple[str, ...]):
+    def __init__(self, layer: ValueHolder, path: tuple[str, ...]):
         self._layer, self._path = layer, path
 
     @property
     def value(self) -> jax.Array:
         """The present value."""
-        from_layer = self._layer.own_values()
+        from_layer: Any = self._layer.own_values()
         for key in self._path:
             from_layer = from_layer[key]
         return from_layer
 
-    def assign(self, value: Any) -> "Weight":
+    def assign(self, value: "Nested | Weight") -> "Weight":
         """Sets the value, cast to the variable's dtype.
 
         Raises:
@@ -46,13 +64,15 @@ class Weight:
         self._layer.set_own_value(self._path, new)
         return self
 
-    def assign_add(self, value: Any) -> "Weight":
+    def assign_add(self, value: "ArrayLike | Weight") -> "Weight":
         """Adds to the value."""
-        return self.assign(self.value + getattr(value, "value", value))
+        addend: Any = getattr(value, "value", value)
+        return self.assign(self.value + addend)
 
-    def assign_sub(self, value: Any) -> "Weight":
+    def assign_sub(self, value: "ArrayLike | Weight") -> "Weight":
         """Subtracts from the value."""
-        return self.assign(self.value - getattr(value, "value", value))
+        subtrahend: Any = getattr(value, "value", value)
+        return self.assign(self.value - subtrahend)
 
     def numpy(self) -> np.ndarray:
         """Returns the value as a NumPy array."""
@@ -93,13 +113,13 @@ class Weight:
         """The number of elements."""
         return int(self.value.size)
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(self.value, dtype)
 
     def __jax_array__(self) -> jax.Array:
         return self.value
 
-    def __getitem__(self, key: Any) -> jax.Array:
+    def __getitem__(self, key: object) -> jax.Array:
         return self.value[key]
 
     def __len__(self) -> int:
@@ -118,8 +138,8 @@ class Weight:
         return f"<Variable path={self.path}, shape={self.shape}, dtype={self.dtype}, value={self.numpy()}>"
 
 
-def _operator(name: str) -> Any:
-    def method(self: Weight, *others: Any) -> Any:
+def _operator(name: str) -> Callable[..., jax.Array]:
+    def method(self: Weight, *others: ArrayLike | Weight) -> jax.Array:
         return getattr(self.value, name)(*(getattr(other, "value", other) for other in others))
 
     return method

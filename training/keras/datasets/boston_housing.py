@@ -1,11 +1,9 @@
 """House prices in Boston."""
 
-from typing import Any
-
-from training.keras.datasets.files import check_fraction, original, read_arrays, split_rows
+from training.keras.datasets.files import TrainAndTest, check_fraction, original, read_arrays, split_rows
 
 
-def load_data(path: str = "boston_housing.npz", test_split: float = 0.2, seed: int = 113) -> Any:
+def load_data(path: str = "boston_housing.npz", test_split: float = 0.2, seed: int = 113) -> TrainAndTest:
     """Returns attributes and prices of houses for training and test.
 
     The attribute "B" encodes an assumption about race, so use this set only to discuss such data.

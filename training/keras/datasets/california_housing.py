@@ -1,13 +1,11 @@
 """House prices in California."""
 
-from typing import Any
-
-from training.keras.datasets.files import check_fraction, original, read_arrays, split_rows
+from training.keras.datasets.files import TrainAndTest, check_fraction, original, read_arrays, split_rows
 
 
 def load_data(
     version: str = "large", path: str = "california_housing.npz", test_split: float = 0.2, seed: int = 113
-) -> Any:
+) -> TrainAndTest:
     """Returns attributes of districts and the median prices of their houses for training and test.
 
     Args:

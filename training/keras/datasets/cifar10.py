@@ -1,13 +1,12 @@
 """Small color images of 10 classes."""
 
 from pathlib import Path
-from typing import Any
 
 from training.keras.datasets.cifar import read_batches
-from training.keras.datasets.files import original
+from training.keras.datasets.files import TrainAndTest, original
 
 
-def load_data() -> Any:
+def load_data() -> TrainAndTest:
     """Returns the images and classes of CIFAR-10 for training and test.
 
     Returns:

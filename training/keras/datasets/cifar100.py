@@ -1,13 +1,12 @@
 """Small color images of 100 classes."""
 
 from pathlib import Path
-from typing import Any
 
 from training.keras.datasets.cifar import read_batch
-from training.keras.datasets.files import original
+from training.keras.datasets.files import TrainAndTest, original
 
 
-def load_data(label_mode: str = "fine") -> Any:
+def load_data(label_mode: str = "fine") -> TrainAndTest:
     """Returns the images and classes of CIFAR-100 for training and test.
 
     Args:
@@ -27,4 +26,5 @@ def load_data(label_mode: str = "fine") -> Any:
     if label_mode not in ("fine", "coarse"):
         raise ValueError(f"`label_mode` must be 'fine' or 'coarse', got {label_mode!r}; choose one.")
     folder = Path(original("cifar100", "cifar-100-python-target", extract=True), "cifar-100-python")
-    return tuple(read_batch(folder / name, f"{label_mode}_labels") for name in ("train", "test"))
+    labels = f"{label_mode}_labels"
+    return read_batch(folder / "train", labels), read_batch(folder / "test", labels)

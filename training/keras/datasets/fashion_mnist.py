@@ -1,10 +1,9 @@
 """Articles of clothing."""
 
 from pathlib import Path
-from typing import Any
 
 from training.datasets import read_idx
-from training.keras.datasets.files import STORAGE
+from training.keras.datasets.files import STORAGE, TrainAndTest
 from training.keras.utils.files import get_file
 
 NAMES = (
@@ -15,7 +14,7 @@ NAMES = (
 )
 
 
-def load_data() -> Any:
+def load_data() -> TrainAndTest:
     """Returns the images and classes of clothing for training and test, from `~/.keras/datasets/fashion-mnist`.
 
     Returns:

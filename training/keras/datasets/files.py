@@ -4,13 +4,17 @@ import io
 import os
 import pickle
 import zipfile
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from training.keras.utils.files import get_file
 
 STORAGE = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/"
+
+# The arrays (x, y) for training and those for test.
+TrainAndTest: TypeAlias = tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 class Original(NamedTuple):
@@ -64,7 +68,7 @@ class _ArraysOnly(pickle.Unpickler):
         ("numpy._core.multiarray", "_reconstruct"),
     }
 
-    def find_class(self, module: str, name: str) -> Any:
+    def find_class(self, module: str, name: str) -> type | Callable[..., object]:
         """Returns one of the classes of which arrays consist."""
         if (module, name) not in self.ALLOWED:
             raise pickle.UnpicklingError(
@@ -107,7 +111,7 @@ def _read_array(file: io.BytesIO) -> np.ndarray:
     return np.lib.format.read_array(file, allow_pickle=False)
 
 
-def split_rows(x: np.ndarray, y: np.ndarray, test_split: float, seed: int) -> Any:
+def split_rows(x: np.ndarray, y: np.ndarray, test_split: float, seed: int) -> TrainAndTest:
     """Shuffles rows and splits them into a part for training and one for test.
 
     Args:

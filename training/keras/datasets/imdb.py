@@ -2,12 +2,11 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from training.keras.datasets import text
-from training.keras.datasets.files import original, read_arrays
+from training.keras.datasets.files import TrainAndTest, original, read_arrays
 
 
 def load_data(
@@ -19,8 +18,8 @@ def load_data(
     start_char: int | None = 1,
     oov_char: int | None = 2,
     index_from: int | None = 3,
-    **kwargs: Any,
-) -> Any:
+    **kwargs: object,
+) -> TrainAndTest:
     """Returns reviews of films, and whether they are positive, for training and test.
 
     Args:

@@ -1,11 +1,9 @@
 """Handwritten digits."""
 
-from typing import Any
-
-from training.keras.datasets.files import original, read_arrays
+from training.keras.datasets.files import TrainAndTest, original, read_arrays
 
 
-def load_data(path: str = "mnist.npz") -> Any:
+def load_data(path: str = "mnist.npz") -> TrainAndTest:
     """Returns the images and classes of handwritten digits for training and test.
 
     Args:

@@ -2,12 +2,11 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from training.keras.datasets import text
-from training.keras.datasets.files import check_fraction, original, read_arrays
+from training.keras.datasets.files import TrainAndTest, check_fraction, original, read_arrays
 
 LABELS = tuple(
     "cocoa grain veg-oil earn acq wheat copper housing money-supply coffee sugar trade reserves ship cotton carcass "
@@ -27,7 +26,7 @@ def load_data(
     start_char: int | None = 1,
     oov_char: int | None = 2,
     index_from: int | None = 3,
-) -> Any:
+) -> TrainAndTest:
     """Returns newswires and their 46 topics for training and test.
 
     Args:
@@ -56,13 +55,14 @@ def load_data(
     order = np.arange(len(arrays["x"]))
     np.random.RandomState(seed).shuffle(order)  # Keras' order
     texts = text.with_start(arrays["x"][order], start_char, index_from)
-    labels: Any = arrays["y"][order]
+    labels = arrays["y"][order]
     if maxlen:
-        texts, labels = text.shorter_than(maxlen, texts, labels)
+        texts, short = text.shorter_than(maxlen, texts, labels)
         if not texts:
             raise ValueError(f"`maxlen` must be larger than the shortest newswire, got {maxlen}; pass a larger one.")
+        labels = np.array(short)
     texts = text.in_vocabulary(texts, num_words, skip_top, oov_char)
-    kept, labels = int(len(texts) * (1 - test_split)), np.array(labels)
+    kept = int(len(texts) * (1 - test_split))
     return (text.as_objects(texts[:kept]), labels[:kept]), (text.as_objects(texts[kept:]), labels[kept:])
 
 

@@ -1,12 +1,14 @@
 """Prepares the word indices of texts as Keras' arguments say."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 
+Label = TypeVar("Label")
 
-def with_start(texts: Iterable[Any], start_char: int | None, index_from: int | None) -> list[list[int]]:
+
+def with_start(texts: Iterable[Iterable[int]], start_char: int | None, index_from: int | None) -> list[list[int]]:
     """Returns texts as lists: indices are shifted, and a start is put in front.
 
     Args:
@@ -19,7 +21,7 @@ def with_start(texts: Iterable[Any], start_char: int | None, index_from: int | N
     return [[*front, *(word + shift for word in text)] for text in texts]
 
 
-def shorter_than(maxlen: int, texts: list[list[int]], labels: Any) -> tuple[list[list[int]], list[Any]]:
+def shorter_than(maxlen: int, texts: list[list[int]], labels: Iterable[Label]) -> tuple[list[list[int]], list[Label]]:
     """Returns the texts with fewer than `maxlen` indices, and their labels."""
     kept = [(text, label) for text, label in zip(texts, labels, strict=True) if len(text) < maxlen]
     return [text for text, _ in kept], [label for _, label in kept]

@@ -2,9 +2,12 @@
 
 import dataclasses
 import io
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from flaxmodels.extras import require_extra
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 FONT = 9  # points
 CHARACTER, ROW = 0.082, 0.26  # inches of a character and of a row of text
@@ -87,7 +90,7 @@ def draw(boxes: list[Box], edges: list[Edge], rankdir: str, splines: str, dpi: i
     width, height = (length, breadth) if sideways else (breadth, length)
     figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
-    axes: Any = figure.add_axes((0, 0, 1, 1))
+    axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, width), ylim=(0, height))
     axes.set_axis_off()
     for route in routes:
@@ -189,7 +192,7 @@ def _extent(places: list[_Place], sideways: bool) -> tuple[float, float]:
 # ---------------------------------------------------------------- drawing
 
 
-def _draw_edge(axes: Any, points: list[Point], sideways: bool, splines: str) -> None:
+def _draw_edge(axes: "Axes", points: list[Point], sideways: bool, splines: str) -> None:
     from matplotlib.patches import FancyArrowPatch
     from matplotlib.path import Path
 
@@ -209,7 +212,7 @@ def _draw_edge(axes: Any, points: list[Point], sideways: bool, splines: str) -> 
     axes.add_patch(FancyArrowPatch(path=Path(corners, codes), arrowstyle="-|>", mutation_scale=9, linewidth=1.2))
 
 
-def _draw_clusters(axes: Any, boxes: list[Box], centers: dict[str, tuple[float, float]]) -> None:
+def _draw_clusters(axes: "Axes", boxes: list[Box], centers: dict[str, tuple[float, float]]) -> None:
     """Draws a dashed frame around the boxes of each nested model."""
     from matplotlib.patches import Rectangle
 
@@ -226,7 +229,7 @@ def _draw_clusters(axes: Any, boxes: list[Box], centers: dict[str, tuple[float, 
         axes.text(left, high + 0.02, path[-1], fontsize=FONT - 2, va="bottom", ha="left")
 
 
-def _draw_box(axes: Any, box: Box, center: tuple[float, float]) -> None:
+def _draw_box(axes: "Axes", box: Box, center: tuple[float, float]) -> None:
     from matplotlib.patches import Rectangle
 
     width, height = box.size

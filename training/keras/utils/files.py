@@ -11,12 +11,13 @@ import tempfile
 import urllib.error
 import urllib.parse
 import urllib.request
+import urllib.response
 import uuid
 import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, NoReturn
+from typing import IO, NoReturn
 
 from training.keras.utils.progbar import Progbar
 
@@ -142,7 +143,9 @@ def _download(origin: str, target: Path, expected: str | None, algorithm: str) -
         temporary.unlink(missing_ok=True)
 
 
-def _copy(source: Any, file: IO[bytes], length: str | None) -> None:
+def _copy(
+    source: IO[bytes] | http.client.HTTPResponse | urllib.response.addinfourl, file: IO[bytes], length: str | None
+) -> None:
     total, done = int(length) if length else None, 0
     progress = Progbar(total, unit_name="byte", interval=0.5)
     while piece := source.read(PIECE):

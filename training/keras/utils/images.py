@@ -4,9 +4,10 @@ import io
 import os
 import pathlib
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from flaxmodels.extras import require_extra
 from training.keras import config
@@ -18,7 +19,9 @@ INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "hamming", "box", "lanczos")
 MODES = {"grayscale": ("L", "I;16", "I"), "rgb": ("RGB",), "rgba": ("RGBA",)}
 
 
-def array_to_img(x: Any, data_format: str | None = None, scale: bool = True, dtype: Any = None) -> "Image":
+def array_to_img(
+    x: npt.ArrayLike, data_format: str | None = None, scale: bool = True, dtype: npt.DTypeLike | None = None
+) -> "Image":
     """Converts an array to an image of pillow.
 
     Args:
@@ -43,24 +46,26 @@ def array_to_img(x: Any, data_format: str | None = None, scale: bool = True, dty
     from PIL import Image
 
     data_format = config.resolve_data_format(data_format)
-    x = np.asarray(x, dtype or config.floatx())
-    if x.ndim != 3:
-        raise ValueError(f"`x` must be one image of rank 3, got shape {x.shape}; pass images one by one.")
+    array = np.asarray(x, dtype or config.floatx())
+    if array.ndim != 3:
+        raise ValueError(f"`x` must be one image of rank 3, got shape {array.shape}; pass images one by one.")
     if data_format == "channels_first":
-        x = x.transpose(1, 2, 0)
+        array = array.transpose(1, 2, 0)
     if scale:
-        x = x - x.min()
-        largest = x.max()
-        x = (x / largest if largest != 0 else x) * 255
-    channels = x.shape[2]
+        array = array - array.min()
+        largest = array.max()
+        array = (array / largest if largest != 0 else array) * 255
+    channels = array.shape[2]
     if channels not in (1, 3, 4):
         raise ValueError(f"`x` must have 1, 3 or 4 channels, got {channels}; select channels, or change `data_format`.")
     if channels > 1:
-        return Image.fromarray(x.astype("uint8"))
-    return Image.fromarray(x[..., 0].astype("int32" if x.max() > 255 else "uint8"))
+        return Image.fromarray(array.astype("uint8"))
+    return Image.fromarray(array[..., 0].astype("int32" if array.max() > 255 else "uint8"))
 
 
-def img_to_array(img: Any, data_format: str | None = None, dtype: Any = None) -> np.ndarray:
+def img_to_array(
+    img: "Image | npt.ArrayLike", data_format: str | None = None, dtype: npt.DTypeLike | None = None
+) -> np.ndarray:
     """Converts an image of pillow to an array of rank 3.
 
     Args:
@@ -87,12 +92,12 @@ def img_to_array(img: Any, data_format: str | None = None, dtype: Any = None) ->
 
 
 def save_img(
-    path: Any,
-    x: Any,
+    path: str | os.PathLike[str] | IO[bytes],
+    x: npt.ArrayLike,
     data_format: str | None = None,
     file_format: str | None = None,
     scale: bool = True,
-    **kwargs: Any,
+    **kwargs: object,
 ) -> None:
     """Writes an array as an image file.
 
@@ -122,7 +127,7 @@ def save_img(
 
 
 def load_img(
-    path: Any,
+    path: str | bytes | os.PathLike[str] | io.BytesIO,
     color_mode: str = "rgb",
     target_size: tuple[int, int] | None = None,
     interpolation: str = "nearest",
@@ -158,7 +163,7 @@ def load_img(
             f"`interpolation` must be one of {', '.join(map(repr, INTERPOLATIONS))}, got {interpolation!r}; choose one."
         )
     if isinstance(path, io.BytesIO):
-        image: Any = Image.open(path)
+        image: Image.Image = Image.open(path)
     elif isinstance(path, str | bytes | os.PathLike):
         with open(path, "rb") as file:
             image = Image.open(io.BytesIO(file.read()))

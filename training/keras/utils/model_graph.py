@@ -4,9 +4,9 @@ import dataclasses
 import html
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +14,17 @@ import jax.numpy as jnp
 from flaxmodels.building import Model, Sequential
 from flaxmodels.graph import snake_case
 from flaxmodels.layers.base import Layer
-from flaxmodels.layers.symbolic import Symbol
+from flaxmodels.layers.symbolic import Node, Symbol
 from flaxmodels.ops.base import OperationCall
+from flaxmodels.trees import Tree
 from training.keras.utils import drawing
 from training.keras.utils.drawing import Box, Edge
 
 DIRECTIONS = ("TB", "BT", "LR", "RL")
 SPLINES = ("ortho", "curved", "polyline", "spline", "line")
+# The symbols of a call of a layer: its inputs, None if it has none, and its outputs.
+Call: TypeAlias = tuple[Tree[Symbol] | None, Tree[Symbol]]
+
 FORMATS = ("png", "svg", "pdf", "jpg", "jpeg", "dot")
 
 
@@ -148,7 +152,7 @@ class _Builder:
         self.boxes: list[Box] = []
         self.edges: dict[Edge, None] = {}
 
-    def box(self, layer: Any, name: str, cluster: tuple[str, ...], calls: list[tuple[Any, Any]]) -> str:
+    def box(self, layer: Layer | str, name: str, cluster: tuple[str, ...], calls: list[Call]) -> str:
         """Adds a layer with the symbols of its calls and returns the key of its box."""
         key = f"n{len(self.boxes)}"
         self.boxes.append(Box(key, _title(layer, name, self.show), _rows(layer, calls, self.show), cluster))
@@ -158,7 +162,7 @@ class _Builder:
         """Adds an edge, once."""
         self.edges[Edge(source, target)] = None
 
-    def model(self, model: Any, cluster: tuple[str, ...]) -> tuple[list[list[str]], list[str]]:
+    def model(self, model: Model | Sequential, cluster: tuple[str, ...]) -> tuple[list[list[str]], list[str]]:
         """Adds the layers of a model.
 
         Returns:
@@ -169,7 +173,7 @@ class _Builder:
         return self._functional(model, cluster)
 
     def _layer(
-        self, layer: Any, name: str, cluster: tuple[str, ...], calls: list[tuple[Any, Any]]
+        self, layer: Layer | str, name: str, cluster: tuple[str, ...], calls: list[Call]
     ) -> tuple[list[list[str]] | str, list[str] | str]:
         """Adds a layer, or the layers of a nested model; a plain layer has one box for all inputs and outputs."""
         if self.show.expand_nested and _is_expandable(layer):
@@ -177,23 +181,23 @@ class _Builder:
         key = self.box(layer, name, cluster, calls)
         return key, key
 
-    def _sequential(self, model: Any, cluster: tuple[str, ...]) -> tuple[list[list[str]], list[str]]:
-        source: Any = model.layers.source
-        previous: Any = None
+    def _sequential(self, model: Sequential, cluster: tuple[str, ...]) -> tuple[list[list[str]], list[str]]:
+        source: Tree[Symbol] | None = model.layers.source
+        previous: list[str] = []  # the box of the last layer so far
         entries: list[list[str]] = []
         for call in model.calls():
             begins, ends = self._layer(call.layer, call.name, cluster, [(source, call.outputs)])
             targets = _first(begins)
-            if previous is None:
+            if not previous:
                 entries = [targets]
             else:
                 for target in targets:
-                    self.connect(previous, target)
-            previous = ends if isinstance(ends, str) else ends[0]
+                    self.connect(previous[0], target)
+            previous = [ends] if isinstance(ends, str) else ends[:1]
             source = call.outputs
-        return entries, [previous]
+        return entries, previous
 
-    def _functional(self, model: Any, cluster: tuple[str, ...]) -> tuple[list[list[str]], list[str]]:
+    def _functional(self, model: Model, cluster: tuple[str, ...]) -> tuple[list[list[str]], list[str]]:
         graph = model.graph
         made_by: dict[int, str] = {}
         inputs = jax.tree.leaves(graph.inputs)
@@ -201,11 +205,11 @@ class _Builder:
             name = symbol.name or ("input_layer" if len(inputs) == 1 else f"input_layer_{i}")
             made_by[id(symbol)] = self.box("InputLayer", name, cluster, [(None, symbol)])
         entries = [[made_by[id(symbol)]] for symbol in inputs]
-        placed: dict[int, tuple[Any, Any]] = {}
+        placed: dict[int, tuple[list[list[str]] | str, list[str] | str]] = {}
         for node in graph.nodes:
             layer = node.layer
             if id(layer) not in placed:
-                calls = [(_inputs_of(n), n.outputs) for n in graph.nodes if n.layer is layer]
+                calls: list[Call] = [(_inputs_of(n), n.outputs) for n in graph.nodes if n.layer is layer]
                 placed[id(layer)] = self._layer(layer, graph.names[id(layer)], cluster, calls)
             begins, ends = placed[id(layer)]
             for i, symbol in enumerate(node.symbols()):
@@ -220,24 +224,24 @@ def _first(begins: list[list[str]] | str, index: int = 0) -> list[str]:
     return [begins] if isinstance(begins, str) else begins[min(index, len(begins) - 1)]
 
 
-def _is_expandable(layer: Any) -> bool:
+def _is_expandable(layer: Layer | str) -> TypeGuard[Model | Sequential]:
     if isinstance(layer, Sequential):
         return layer.layers.source is not None and len(layer.layers) > 0
     return isinstance(layer, Model) and layer.graph is not None
 
 
-def _inputs_of(node: Any) -> Any:
+def _inputs_of(node: Node) -> Tree[Symbol]:
     symbols = node.symbols()
     return symbols[0] if len(symbols) == 1 else symbols
 
 
-def _title(layer: Any, name: str, show: Show) -> str:
+def _title(layer: Layer | str, name: str, show: Show) -> str:
     kind = layer if isinstance(layer, str) else layer.operation if isinstance(layer, OperationCall) else None
     kind = kind or type(layer).__name__
     return f"{name} ({kind})" if show.layer_names else kind
 
 
-def _rows(layer: Any, calls: list[tuple[Any, Any]], show: Show) -> list[list[drawing.Cell]]:
+def _rows(layer: Layer | str, calls: list[Call], show: Show) -> list[list[drawing.Cell]]:
     rows = []
     activation = getattr(layer, "activation", None)
     if show.layer_activations and activation is not None:
@@ -258,7 +262,7 @@ def _rows(layer: Any, calls: list[tuple[Any, Any]], show: Show) -> list[list[dra
     return [*rows, cells] if cells else rows
 
 
-def _has_weights(layer: Any) -> bool:
+def _has_weights(layer: Layer) -> bool:
     weights = getattr(layer, "weights", None)
     return bool(type(layer).WEIGHTS or layer.children()) if weights is None else len(weights) > 0
 
@@ -268,15 +272,15 @@ def _same(texts: list[str]) -> str:
     return texts[0] if len(set(texts)) == 1 else "?"
 
 
-def _shape(symbols: Any) -> str:
+def _shape(symbols: Tree[Symbol] | None) -> str:
     return _text(symbols, lambda symbol: str(symbol.shape))
 
 
-def _dtype(symbols: Any) -> str:
+def _dtype(symbols: Tree[Symbol] | None) -> str:
     return _text(symbols, lambda symbol: jnp.dtype(symbol.dtype).name)
 
 
-def _text(symbols: Any, describe: Any) -> str:
+def _text(symbols: Tree[Symbol] | None, describe: Callable[[Symbol], str]) -> str:
     leaves = [leaf for leaf in jax.tree.leaves(symbols) if isinstance(leaf, Symbol)]
     return ", ".join(map(describe, leaves)) or "?"
 
@@ -285,7 +289,7 @@ def _text(symbols: Any, describe: Any) -> str:
 
 
 def model_to_dot(
-    model: Any,
+    model: Layer,
     show_shapes: bool = False,
     show_dtype: bool = False,
     show_layer_names: bool = True,
@@ -330,12 +334,12 @@ def model_to_dot(
         if value not in known:
             raise ValueError(f"`{name}` must be one of {', '.join(map(repr, known))}, got {value!r}; choose one.")
     name = model.name or snake_case(type(model).__name__)
-    is_graph = isinstance(model, Sequential) or getattr(model, "graph", None) is not None
+    is_graph = isinstance(model, Sequential) or (isinstance(model, Model) and model.graph is not None)
     if model.symbols()[0] is None if is_graph else not getattr(model, "built", True):
         raise ValueError(f"{name} is not built, so its graph is not known; call build, or the model on data, first.")
     show = Show(show_shapes, show_dtype, show_layer_names, show_layer_activations, show_trainable, expand_nested)
     builder = _Builder(show)
-    if is_graph and model.calls():
+    if isinstance(model, Sequential | Model) and is_graph and model.calls():
         builder.model(model, ())
     else:
         builder.box(model, name, (), [])
@@ -343,7 +347,7 @@ def model_to_dot(
 
 
 def plot_model(
-    model: Any,
+    model: Layer,
     to_file: str | os.PathLike[str] = "model.png",
     show_shapes: bool = False,
     show_dtype: bool = False,
@@ -354,7 +358,7 @@ def plot_model(
     show_layer_activations: bool = False,
     show_trainable: bool = False,
     splines: str = "ortho",
-) -> Any:
+) -> object:
     """Writes a picture of the graph of a model; matplotlib draws it.
 
     Args:

@@ -1,14 +1,19 @@
 """Prepares arrays for training: one-hot labels, normalized rows, padded sequences, and batches as tuples."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, overload
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 
 
-def to_categorical(x: Any, num_classes: int | None = None) -> Any:
+@overload
+def to_categorical(x: jax.Array, num_classes: int | None = None) -> jax.Array: ...
+@overload
+def to_categorical(x: npt.ArrayLike, num_classes: int | None = None) -> np.ndarray: ...
+def to_categorical(x: npt.ArrayLike, num_classes: int | None = None) -> np.ndarray | jax.Array:
     """Converts class indices to one-hot rows.
 
     Args:
@@ -46,7 +51,11 @@ def to_categorical(x: Any, num_classes: int | None = None) -> Any:
     return np.eye(classes)[labels]
 
 
-def normalize(x: Any, axis: int = -1, order: int = 2) -> Any:
+@overload
+def normalize(x: jax.Array, axis: int = -1, order: int = 2) -> jax.Array: ...
+@overload
+def normalize(x: npt.ArrayLike, axis: int = -1, order: int = 2) -> np.ndarray: ...
+def normalize(x: npt.ArrayLike, axis: int = -1, order: int = 2) -> np.ndarray | jax.Array:
     """Divides an array by its norms along an axis.
 
     Args:
@@ -68,18 +77,18 @@ def normalize(x: Any, axis: int = -1, order: int = 2) -> Any:
         x = x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.float32)
         norm = jnp.linalg.norm(x, order, axis, keepdims=True)
         return x / jnp.maximum(norm, jnp.asarray(1e-12, x.dtype))
-    x = np.asarray(x)
-    norm = np.linalg.norm(x, order, axis, keepdims=True)
-    return x / np.where(norm == 0, np.ones_like(norm), norm)
+    array = np.asarray(x)
+    norm = np.linalg.norm(array, order, axis, keepdims=True)
+    return array / np.where(norm == 0, np.ones_like(norm), norm)
 
 
 def pad_sequences(
-    sequences: Sequence[Any],
+    sequences: Sequence[Sequence[object] | np.ndarray] | np.ndarray,
     maxlen: int | None = None,
-    dtype: Any = "int32",
+    dtype: npt.DTypeLike = "int32",
     padding: str = "pre",
     truncating: str = "pre",
-    value: Any = 0.0,
+    value: float | str | bytes = 0.0,
 ) -> np.ndarray:
     """Pads or truncates sequences to one length.
 
@@ -139,7 +148,7 @@ def pad_sequences(
     return padded
 
 
-def unpack_x_y_sample_weight(data: Any) -> tuple[Any, Any, Any]:
+def unpack_x_y_sample_weight(data: object) -> tuple[Any, Any, Any]:
     """Splits a batch into inputs, targets and sample weights; missing ones are None.
 
     Args:
@@ -166,7 +175,7 @@ def unpack_x_y_sample_weight(data: Any) -> tuple[Any, Any, Any]:
     return x, y, sample_weight
 
 
-def pack_x_y_sample_weight(x: Any, y: Any = None, sample_weight: Any = None) -> Any:
+def pack_x_y_sample_weight(x: object, y: object = None, sample_weight: object = None) -> Any:
     """Combines inputs, targets and sample weights into a batch; missing ones are left out.
 
     Args:

@@ -3,9 +3,9 @@
 import math
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from training.progress import format_duration
 
@@ -66,10 +66,10 @@ class Progbar:
         self._drawn = -math.inf
         self._seen = 0
         self._row = 0  # columns of the last row
-        self._sums: dict[str, tuple[Any, int]] = {}
+        self._sums: dict[str, tuple[float | np.floating, int]] = {}
 
     def update(
-        self, current: int, values: Sequence[tuple[str, Any]] | None = None, finalize: bool | None = None
+        self, current: int, values: Sequence[tuple[str, npt.ArrayLike]] | None = None, finalize: bool | None = None
     ) -> None:
         """Shows the progress after a step.
 
@@ -93,22 +93,22 @@ class Progbar:
             spent = f"{now - self._start:.0f}s"
             print(f"{self._count(current)} - {spent} - {self._rate(per_step)}{self._shown()}", flush=True)
 
-    def add(self, n: int, values: Sequence[tuple[str, Any]] | None = None) -> None:
+    def add(self, n: int, values: Sequence[tuple[str, npt.ArrayLike]] | None = None) -> None:
         """Shows the progress after `n` more steps."""
         self.update(self._seen + n, values)
 
-    def _add(self, name: str, value: Any, current: int, finalize: bool) -> None:
+    def _add(self, name: str, value: npt.ArrayLike, current: int, finalize: bool) -> None:
         averaged = name not in self.stateful_metrics if self.stateful_metrics is not None else name in (
             self.stateless_metrics or ()
         )  # fmt: skip
-        value = np.mean(np.asarray(value))
+        mean = np.mean(np.asarray(value))
         if not averaged or finalize:
-            self._sums[name] = value, 1
+            self._sums[name] = mean, 1
             return
         # Without new steps since the last update, the values count as those of one step.
         steps = max(current - self._seen, 1)
         total, count = self._sums.get(name, (0.0, 0))
-        self._sums[name] = total + value * steps, count + steps
+        self._sums[name] = total + mean * steps, count + steps
 
     def _seconds_per_step(self, current: int, now: float) -> float:
         """Returns the mean time of a step, without the first one, which often compiles."""

@@ -1,11 +1,15 @@
 """Cuts time series into batches of windows."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from training.keras import seeds
+
+# Windows, and their targets if there are any.
+Batch: TypeAlias = np.ndarray | tuple[np.ndarray, np.ndarray]
 
 
 class WindowDataset:
@@ -36,11 +40,11 @@ class WindowDataset:
     def __len__(self) -> int:
         return -(-len(self._starts) // (self._batch_size or 1))
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Batch]:
         self._passes += 1
         return self(self._passes - 1)
 
-    def __call__(self, pass_index: int) -> Iterator[Any]:
+    def __call__(self, pass_index: int) -> Iterator[Batch]:
         """Yields the batches of a pass; training calls this, so that a resumed run reads the same batches."""
         starts = self._starts
         if self._seed is not None:
@@ -51,14 +55,14 @@ class WindowDataset:
             else:
                 yield self._windows(starts[i * self._batch_size : (i + 1) * self._batch_size])
 
-    def _windows(self, starts: Any) -> Any:
+    def _windows(self, starts: np.ndarray) -> Batch:
         x = self._data[starts[..., None] + self._steps]
         return x if self._targets is None else (x, self._targets[starts])
 
 
 def timeseries_dataset_from_array(
-    data: Any,
-    targets: Any,
+    data: npt.ArrayLike,
+    targets: npt.ArrayLike | None,
     sequence_length: int,
     sequence_stride: int = 1,
     sampling_rate: int = 1,
@@ -133,9 +137,9 @@ def timeseries_dataset_from_array(
     )
 
 
-def _check(name: str, value: Any, least: int, below: int | None) -> None:
-    is_integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if is_integer and value >= least and (below is None or value < below):
-        return
+def _check(name: str, value: object, least: int, below: int | None) -> None:
+    if isinstance(value, int | np.integer) and not isinstance(value, bool):
+        if value >= least and (below is None or value < below):
+            return
     upper = "" if below is None else f" and less than {below}, the length of the data"
     raise ValueError(f"`{name}` must be an integer of at least {least}{upper}, got {value!r}; choose another one.")
