@@ -15,7 +15,7 @@ import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,13 @@ FORMAT = 1
 LOCK_FILE = "lock"
 
 Tree = TypeVar("Tree")
+
+
+class SerializedValue(TypedDict, total=False):
+    """A value in the notes of a checkpoint: a JSON value, or the paths of the arrays of a dictionary."""
+
+    value: object
+    arrays: list[str]
 
 
 class Checkpoints:
@@ -461,7 +468,7 @@ def replace_leaves(tree: Tree, arrays: Mapping[str, np.ndarray]) -> Tree:
     return jax.tree.unflatten(jax.tree.structure(tree), [like(name, leaf) for name, leaf in leaves.items()])
 
 
-def serialize_value(value: object, name: str, arrays: dict[str, Any]) -> dict[str, object]:
+def serialize_value(value: object, name: str, arrays: dict[str, object]) -> SerializedValue:
     """Converts a value to a form that JSON can represent, and moves dictionaries of arrays to `arrays[name]`."""
     if (
         isinstance(value, Mapping)
@@ -474,7 +481,7 @@ def serialize_value(value: object, name: str, arrays: dict[str, Any]) -> dict[st
     return {"value": value}
 
 
-def deserialize_value(note: Mapping[str, Any], name: str, arrays: Mapping[str, np.ndarray]) -> Any:
+def deserialize_value(note: SerializedValue, name: str, arrays: Mapping[str, np.ndarray]) -> Any:
     """Returns the value that `serialize_value` received."""
     if "arrays" in note:
         flat = {path: arrays[f"{name}/{path}"] for path in note["arrays"]}

@@ -5,7 +5,7 @@ import json
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypedDict
 
 import flax.linen as nn
 import numpy as np
@@ -15,12 +15,15 @@ from flaxmodels import saving
 from training import optimizers, process
 from training.callbacks import Callback
 from training.caller import caller_stacklevel
-from training.checkpoints import Checkpoints, deserialize_value, replace_leaves, serialize_value
+from training.checkpoints import Checkpoints, SerializedValue, deserialize_value, replace_leaves, serialize_value
+from training.data.source import StreamPosition
 from training.objective import Objective, Totals
 from training.optimizers.description import Plain
 from training.state import TrainState
 
 Json: TypeAlias = str | int | float | bool | None | Sequence["Json"] | Mapping[str, "Json"]
+# The class of a callback and its state.
+CallbackNotes = TypedDict("CallbackNotes", {"class": str, "state": dict[str, SerializedValue]})
 
 
 class Position(NamedTuple):
@@ -63,8 +66,8 @@ class Snapshot(NamedTuple):
     pending_logs: dict[str, np.ndarray] | None
     stop_training: bool
     chosen_rate: float | None
-    data: dict[str, Any] | None
-    validation: dict[str, Any] | None
+    data: StreamPosition | None
+    validation: StreamPosition | None
 
 
 def packed_snapshot(
@@ -95,7 +98,7 @@ def packed_snapshot(
     return {"state": snapshot.state, "totals": snapshot.totals, "callbacks": arrays} | start, notes
 
 
-def _states(callbacks: Sequence[Callback], arrays: dict[str, object]) -> list[dict[str, Json]]:
+def _states(callbacks: Sequence[Callback], arrays: dict[str, object]) -> list[CallbackNotes]:
     """Returns the states of callbacks as JSON values; their arrays go into `arrays`."""
     return [
         {
@@ -270,7 +273,7 @@ def _with_chosen_rate(
 
 
 def _restore_callbacks(
-    callbacks: Sequence[Callback], noted: Sequence[Mapping[str, Any]], arrays: Mapping[str, np.ndarray]
+    callbacks: Sequence[Callback], noted: Sequence[CallbackNotes], arrays: Mapping[str, np.ndarray]
 ) -> None:
     waiting = list(callbacks)
     for i, note in enumerate(noted):

@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 import optax
+from flax.typing import VariableDict
 
 from flaxmodels import files
 from training import callbacks as callbacks_module
@@ -91,7 +92,7 @@ class Trainer:
         loss_weights: LossWeights | None = None,
         weighted_metrics: MetricsLike | None = None,
         seed: int = 0,
-        variables: Mapping[str, Any] | None = None,
+        variables: VariableDict | None = None,
         steps_per_execution: int | str = "auto",
         nonfinite: str = "stop",
         deterministic: bool = False,
@@ -215,7 +216,7 @@ class Trainer:
         return self.session.variables
 
     @variables.setter
-    def variables(self, variables: Mapping[str, Any]) -> None:
+    def variables(self, variables: VariableDict) -> None:
         self.session.variables = dict(variables)
 
     @property

@@ -76,7 +76,7 @@ class Callback:
         """Returns what a checkpoint saves of this callback."""
         return {name: getattr(self, name) for name in self.STATE}
 
-    def set_state(self, state: dict[str, Any]) -> None:
+    def set_state(self, state: dict[str, object]) -> None:
         """Restores what a checkpoint saved; called after `on_train_begin` of a resumed run."""
         for name, value in state.items():
             setattr(self, name, value)

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from training.data.examples import Examples, is_array
+from training.data.source import IteratorState, StreamPosition
 from training.datasets import Split
 
 
@@ -72,7 +73,7 @@ class Reader:
         """Returns the batches of a pass from step `first` on; a `key` shuffles a sequence."""
         raise NotImplementedError
 
-    def close(self, used: int, unused: list[object], state: Mapping[str, Any] | None) -> None:
+    def close(self, used: int, unused: list[object], state: IteratorState | None) -> None:
         """Stops reading.
 
         Args:
@@ -84,15 +85,15 @@ class Reader:
     def finish(self) -> None:
         """Notes that a pass is complete."""
 
-    def state(self) -> dict[str, object] | None:
+    def state(self) -> IteratorState | None:
         """Returns the state of the iterator in use as JSON values, or None if it has none."""
         return None
 
-    def position(self, used: int) -> dict[str, object]:
+    def position(self, used: int) -> StreamPosition:
         """Returns the position that a checkpoint stores after `used` batches since `open`."""
         return {}
 
-    def resume(self, pass_index: int, first: int, kept: Mapping[str, Any]) -> None:
+    def resume(self, pass_index: int, first: int, kept: StreamPosition) -> None:
         """Prepares reading from step `first` of a pass, given what `position` returned."""
 
 
@@ -126,10 +127,10 @@ class SequenceReader(Reader):
             return _read_ahead(self.sequence, order, workers, ahead)
         return (self.sequence[int(i)] for i in order)
 
-    def position(self, used: int) -> dict[str, object]:
+    def position(self, used: int) -> StreamPosition:
         return {"passes": self._passes}
 
-    def resume(self, pass_index: int, first: int, kept: Mapping[str, Any]) -> None:
+    def resume(self, pass_index: int, first: int, kept: StreamPosition) -> None:
         # A sequence may change itself at the end of a pass, for example shuffle its items. Repeat these changes.
         for _ in range(kept.get("passes", 0)):
             self._call("on_epoch_begin")
@@ -144,7 +145,7 @@ class SequenceReader(Reader):
             getattr(self.sequence, hook)()
 
 
-def _read_ahead(sequence: Any, order: Iterable[Any], workers: int, ahead: int) -> Iterator[Any]:
+def _read_ahead(sequence: BatchSequence, order: Iterable[int], workers: int, ahead: int) -> Iterator[object]:
     """Yields the items of a sequence in order, while several threads compute up to `ahead` later ones."""
     rest = iter(order)
     pool = ThreadPoolExecutor(workers, thread_name_prefix="sequence")
@@ -169,7 +170,7 @@ class IterableReader(Reader):
         self.steps = len(iterable) if isinstance(iterable, Sized) else None
         self._iterator: Any = None
         self._peeked: Iterator[object] | None = None
-        self._resumed: tuple[int, int, Mapping[str, Any] | None] | None = None
+        self._resumed: tuple[int, int, IteratorState | None] | None = None
 
     def _start(self, pass_index: int) -> Iterator[object]:
         made = self.iterable
@@ -194,10 +195,10 @@ class IterableReader(Reader):
         iterator = peeked if peeked is not None and pass_index == 0 else self._start(pass_index)
         return itertools.islice(iterator, first, None)
 
-    def state(self) -> dict[str, object] | None:
+    def state(self) -> IteratorState | None:
         return _state_of(self._iterator)
 
-    def resume(self, pass_index: int, first: int, kept: Mapping[str, Any]) -> None:
+    def resume(self, pass_index: int, first: int, kept: StreamPosition) -> None:
         self._resumed = pass_index, first, kept.get("state")
 
 
@@ -239,7 +240,7 @@ class IteratorReader(Reader):
                 return
             yield batch
 
-    def close(self, used: int, unused: list[object], state: Mapping[str, Any] | None) -> None:
+    def close(self, used: int, unused: list[object], state: IteratorState | None) -> None:
         self._ledger.used += used
         if unused and state is not None:
             self._ledger.unread.clear()
@@ -248,17 +249,18 @@ class IteratorReader(Reader):
             self._ledger.unread.extendleft(reversed(unused))
         _remove_ledger(self.iterator)
 
-    def state(self) -> dict[str, object] | None:
+    def state(self) -> IteratorState | None:
         return None if self._ledger.unread else _state_of(self.iterator)
 
-    def position(self, used: int) -> dict[str, object]:
+    def position(self, used: int) -> StreamPosition:
         return {"used": self._ledger.used + self._skipped + used}
 
-    def resume(self, pass_index: int, first: int, kept: Mapping[str, Any]) -> None:
+    def resume(self, pass_index: int, first: int, kept: StreamPosition) -> None:
         used = kept.get("used", first)
-        if kept.get("state") is not None:
+        state = kept.get("state")
+        if state is not None:
             self._ledger.unread.clear()
-            _set_state(self.iterator, kept["state"])
+            _set_state(self.iterator, state)
             self._ledger.used = used
             return
         self._skipped = used - self._ledger.used
@@ -322,14 +324,14 @@ def _length(sequence: Any) -> int | None:
         return len(sequence) if hasattr(sequence, "__len__") else None
 
 
-def _state_of(iterator: object) -> dict[str, object] | None:
+def _state_of(iterator: object) -> IteratorState | None:
     if not (hasattr(iterator, "get_state") and hasattr(iterator, "set_state")):
         return None
     state = iterator.get_state()
     return {"bytes": base64.b64encode(state).decode()} if isinstance(state, bytes) else {"value": state}
 
 
-def _set_state(iterator: Iterator[object], state: Mapping[str, Any]) -> None:
+def _set_state(iterator: Iterator[object], state: IteratorState) -> None:
     """Sets a state that `_state_of` returned."""
     decoded = base64.b64decode(state["bytes"]) if "bytes" in state else state["value"]
     iterator.set_state(decoded)  # type: ignore[attr-defined]

@@ -1,7 +1,7 @@
 """The protocol between data and training: a `Source` makes a `Feed`, and a feed moves chunks to the device."""
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, Protocol, TypedDict
 
 import jax
 import numpy as np
@@ -50,6 +50,27 @@ class FeedOptions(NamedTuple):
 DEFAULT_OPTIONS = FeedOptions()
 
 
+class IteratorState(TypedDict, total=False):
+    """The state of an iterator as a JSON value: its bytes in base64, or another value."""
+
+    bytes: str
+    value: object
+
+
+class StreamPosition(TypedDict, total=False):
+    """What a checkpoint stores to resume a stream.
+
+    Attributes:
+        passes: How many passes through a sequence are complete.
+        used: How many batches of an iterator were used.
+        state: The state of the iterator, None if it has none.
+    """
+
+    passes: int
+    used: int
+    state: IteratorState | None
+
+
 class Feed:
     """Moves batches to the device, pass after pass.
 
@@ -82,11 +103,11 @@ class Feed:
     def finish_pass(self) -> None:
         """Notes that a pass is complete, and calls `on_epoch_end` of a sequence."""
 
-    def position(self, steps_done: int = 0) -> dict[str, object] | None:
+    def position(self, steps_done: int = 0) -> StreamPosition | None:
         """Returns what a checkpoint needs to resume the data, or None if the position in the pass suffices."""
         return None
 
-    def resume(self, pass_index: int, steps_done: int, kept: Mapping[str, Any]) -> None:
+    def resume(self, pass_index: int, steps_done: int, kept: StreamPosition) -> None:
         """Prepares the next pass to start at a position that `position` described."""
 
 

@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,15 +13,14 @@ import numpy as np
 
 from training.data.examples import Examples, as_examples
 from training.data.readers import Stream, reader_of
-from training.data.source import DEFAULT_OPTIONS, Chunk, Feed, FeedOptions
+from training.data.source import DEFAULT_OPTIONS, Chunk, Feed, FeedOptions, IteratorState, StreamPosition
 
 # A chunk of a stream moves to the device in one transfer. It has about this many bytes, and at most this many steps.
 CHUNK_BYTES, CHUNK_STEPS = 2**25, 64
 # A pass of known length has at least this many chunks, because the next chunk is read while one is computed.
 FEWEST_CHUNKS = 4
 
-_State = dict[str, object] | None
-_BatchAndState = tuple[Examples, _State]
+_BatchAndState = tuple[Examples, IteratorState | None]
 
 
 class StreamSource:
@@ -127,18 +125,18 @@ class StreamFeed(Feed):
         self.steps_per_chunk = int(max(1, most))
         self._opened_at: int | None = None  # the step of the pass at which reading started; None if nothing is read
         self._unused: deque[tuple[int, object]] = deque()  # batches that were read, with their steps
-        self._states: dict[int, _State] = {}  # states of the iterator after a number of steps of the pass
+        self._states: dict[int, IteratorState | None] = {}  # states of the iterator after a number of steps of the pass
 
-    def position(self, steps_done: int = 0) -> dict[str, object]:
+    def position(self, steps_done: int = 0) -> StreamPosition:
         """Returns what a checkpoint needs to resume the stream."""
         used, state = 0, self._states.get(steps_done)
         if self._opened_at is not None:
             used = steps_done - self._opened_at
         elif not self.restarts:
             state = self.reader.state()
-        return self.reader.position(used) | {"state": state}
+        return {**self.reader.position(used), "state": state}
 
-    def resume(self, pass_index: int, steps_done: int, kept: Mapping[str, Any]) -> None:
+    def resume(self, pass_index: int, steps_done: int, kept: StreamPosition) -> None:
         """Prepares the next pass to start at a position that `position` described."""
         self.reader.resume(pass_index, steps_done, kept)
         self._states = {steps_done: kept.get("state")}
