@@ -364,7 +364,8 @@ class Model(Container, MultiOutputLayer):
     @nn.nowrap
     def calls(self) -> list[Call]:
         """Returns the calls of the graph in order."""
-        names = {id(symbol): symbol.name or "input" for symbol in jax.tree.leaves(self.graph.inputs)}
+        inputs = jax.tree.leaves(self.graph.inputs)
+        names = {id(symbol): symbol.layer_name or symbol.name or "input" for symbol in inputs}
         calls: list[Call] = []
         for node in self.graph.nodes:
             name = self.graph.names[id(node.layer)]

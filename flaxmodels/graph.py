@@ -100,14 +100,23 @@ class Graph:
         names = scope_names(called)
         check_scopes(names, called)
         self.names = dict(zip(map(id, called), names, strict=True))
-        self._operations: dict[str, list[Layer]] = {}
+        self._order: dict[str, list[Layer | Symbol]] = {}
         self.followers = self._followers()
+
+    def in_order(self, dtype: DTypeLike | None) -> list[Layer | Symbol]:
+        """Returns the inputs, and the distinct layers and operations, in the order of Keras' `model.operations`.
+
+        Args:
+            dtype: The model's dtype, on which the order depends.
+        """
+        if str(dtype) not in self._order:
+            inputs = jax.tree.leaves(self.inputs)
+            self._order[str(dtype)] = in_keras_order(self.nodes, self.outputs, dtype, inputs)
+        return list(self._order[str(dtype)])
 
     def operations_in(self, dtype: DTypeLike | None) -> list[Layer]:
         """Returns the distinct layers and operations in Keras' order, which depends on the model's dtype."""
-        if str(dtype) not in self._operations:
-            self._operations[str(dtype)] = in_keras_order(self.nodes, self.outputs, dtype)
-        return list(self._operations[str(dtype)])
+        return [layer for layer in self.in_order(dtype) if not isinstance(layer, Symbol)]
 
     def layers_in(self, dtype: DTypeLike | None) -> list[Layer]:
         """Returns the distinct layers in the order of Keras' `model.layers`, which depends on the model's dtype."""

@@ -46,29 +46,40 @@ class MaskOperation:
 
 
 # A node of Keras' graph.
-KerasNode = Node | MaskOperation
+KerasNode = Node | MaskOperation | Symbol
 
 
-def in_keras_order(nodes: Sequence[Node], outputs: Tree[Symbol], dtype: DTypeLike | None = None) -> list[Layer]:
+def in_keras_order(
+    nodes: Sequence[Node], outputs: Tree[Symbol], dtype: DTypeLike | None = None, inputs: Sequence[Symbol] = ()
+) -> list[Layer | Symbol]:
     """Returns the distinct layers and operations of a graph in the order of Keras' `model.operations`.
 
     Args:
         nodes: The calls of the graph in topological order.
         outputs: A tree of the symbols that the graph computes.
         dtype: The model's dtype, which layers without their own dtype use.
+        inputs: The symbols of inputs, which are in the list, too. Those that lead to no output are at its end.
     """
-    sources = _sources(nodes, dtype)
+    sources = _sources(nodes, dtype, inputs)
     entered, left = _traversal(sources, outputs)
     depths: dict[KerasNode, int] = {}
-    layer_depths: dict[int, int] = {}
+    layer_depths: dict[int, int] = {id(symbol): 0 for symbol in inputs}
     for node in reversed(left):
         depth = depths.get(node, 0)
-        if isinstance(node, Node):
-            depth = layer_depths[id(node.layer)] = max(depth, layer_depths.get(id(node.layer), 0))
+        if not isinstance(node, MaskOperation):
+            depth = layer_depths[id(_layer_of(node))] = max(depth, layer_depths.get(id(_layer_of(node)), 0))
         for source in sources[node]:
             depths[source] = max(depth + 1, depths.get(source, 0))
-    layers = list({id(node.layer): node.layer for node in entered if isinstance(node, Node)}.values())
+    found = [_layer_of(node) for node in entered if not isinstance(node, MaskOperation)]
+    # In Keras, the inputs that lead to no output are in front of the layers of the same depth.
+    unused = [symbol for symbol in inputs if symbol not in entered]
+    layers = list({id(layer): layer for layer in [*unused, *found]}.values())
     return sorted(layers, key=lambda layer: -layer_depths[id(layer)])
+
+
+def _layer_of(node: Node | Symbol) -> Layer | Symbol:
+    """Returns the layer of a call; an input stands for its own layer."""
+    return node.layer if isinstance(node, Node) else node
 
 
 def _traversal(
@@ -79,7 +90,7 @@ def _traversal(
     left: list[KerasNode] = []
     for output in jax.tree.leaves(outputs):
         path: list[tuple[KerasNode | None, Iterator[KerasNode]]] = [
-            (None, iter([output.node] if output.node in sources else []))
+            (None, iter([node for node in (output, output.node) if node in sources][:1]))
         ]
         while path:
             node, open_sources = path[-1]
@@ -97,19 +108,23 @@ def _traversal(
 # ---------------------------------------------------------------- masks
 
 
-def _sources(nodes: Sequence[Node], dtype: DTypeLike | None) -> dict[KerasNode, list[KerasNode]]:
+def _sources(
+    nodes: Sequence[Node], dtype: DTypeLike | None, inputs: Sequence[Symbol]
+) -> dict[KerasNode, list[KerasNode]]:
     """Returns for each call and each operation on masks the calls and operations of its inputs, in Keras' order."""
     masks: dict[int, Any] = {}
     inside = set(nodes)
-    sources: dict[KerasNode, list[KerasNode]] = {}
+    sources: dict[KerasNode, list[KerasNode]] = {symbol: [] for symbol in inputs}
+
+    known = set(inputs)
 
     def add(node: KerasNode, arguments: object) -> None:
         open_nodes: list[tuple[KerasNode, object]] = [(node, arguments)]
         while open_nodes:
             node, arguments = open_nodes.pop()
             leaves = [leaf for leaf in jax.tree.leaves(arguments) if isinstance(leaf, Symbol | MaskOperation)]
-            inputs = [leaf if isinstance(leaf, MaskOperation) else leaf.node for leaf in leaves]
-            sources[node] = [leaf for leaf in inputs if isinstance(leaf, MaskOperation) or leaf in inside]
+            needed = [leaf if isinstance(leaf, MaskOperation) or leaf in known else leaf.node for leaf in leaves]
+            sources[node] = [leaf for leaf in needed if isinstance(leaf, MaskOperation) or leaf in inside | known]
             open_nodes += [(leaf, leaf.arguments) for leaf in sources[node]
                            if isinstance(leaf, MaskOperation) and leaf not in sources]  # fmt: skip
 

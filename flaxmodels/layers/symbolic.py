@@ -37,6 +37,9 @@ CACHED_INFERENCE: contextvars.ContextVar[
 # and the shapes of its inputs, or None for a call of a layer that is built.
 BUILDS: contextvars.ContextVar[list["Build"] | None] = contextvars.ContextVar("BUILDS", default=None)
 
+# Makes the names of the outputs of calls. None leaves them without names, as the graph needs only those of inputs.
+name_of_output: Callable[[], str] | None = None
+
 # Whether this context infers the shapes of a call. Random generators must not advance then.
 INFERRING: contextvars.ContextVar[bool] = contextvars.ContextVar("INFERRING", default=False)
 
@@ -98,6 +101,8 @@ class Symbol:
 
     def __init__(self, shape: Shape, dtype: DTypeLike, node: Node | None = None, name: str | None = None):
         self.shape, self.dtype, self.node, self.name = shape, dtype, node, name
+        # The name of the first layer of a model, if it differs from that of the symbol.
+        self.layer_name: str | None = None
         # A symbol of the shape of the mask, None if the array has no mask.
         self.mask: Symbol | None = None
 
@@ -267,6 +272,8 @@ def record(
     node.outputs = jax.tree.map(lambda symbol: Symbol(symbol.shape, symbol.dtype, node), inferred)
     if cached_inference is None:
         leaves = jax.tree.leaves(node.outputs)
+        for symbol in leaves if name_of_output is not None else ():
+            symbol.name = name_of_output()
         flat = jax.tree.leaves(masks, is_leaf=lambda mask: mask is None)
         for symbol, mask in zip(leaves, flat * len(leaves) if len(flat) == 1 else flat, strict=False):
             symbol.mask = mask

@@ -10,7 +10,7 @@ from flaxmodels import building
 from flaxmodels.container import Container
 from flaxmodels.layers.base import Layer
 from flaxmodels.layers.symbolic import Node, Symbol
-from training.keras import initializers
+from training.keras import initializers, paths
 
 Choose = Callable[[type], type | None]
 
@@ -27,11 +27,17 @@ def rebuild(layer: Any, choose: Choose, copy: Callable[[Any], Any] | None = None
     return _Rebuild(choose, copy).layer(layer)
 
 
+def clone(layer: Any, choose: Choose, copy: Callable[[Any], Any] | None = None) -> Any:
+    """Returns a copy as `rebuild` does; as in Keras, its inputs are named after their symbols, not after layers."""
+    return _Rebuild(choose, copy, names_of_symbols=True).layer(layer)
+
+
 class _Rebuild:
     """One copy: a layer that occurs twice is copied once."""
 
-    def __init__(self, choose: Choose, copy: Callable[[Any], Any] | None):
+    def __init__(self, choose: Choose, copy: Callable[[Any], Any] | None, names_of_symbols: bool = False):
         self.choose, self.copy, self.is_pure = choose, copy, choose is _pure_class
+        self.names_of_symbols = names_of_symbols
         self.copies: dict[int, Any] = {}
         self.originals: list[Any] = []  # keeps the ids unique
 
@@ -61,6 +67,11 @@ class _Rebuild:
             if field.init and field.name in vars(layer) and field.name not in ("parent", *without)
         }
 
+    def symbol(self, symbol: Symbol) -> Symbol:
+        """Returns the symbol of an input of the copy."""
+        name = symbol.name if self.names_of_symbols else symbol.layer_name or symbol.name
+        return Symbol(symbol.shape, symbol.dtype, name=name)
+
     def value(self, value: Any) -> Any:
         """Returns the copy of an argument: layers in it are copied."""
         if isinstance(value, Layer):
@@ -76,8 +87,11 @@ class _Rebuild:
     def _sequential(self, model: building.Sequential, cls: Any) -> Any:
         stack = model.layers
         copies = [self._named(layer, name) for layer, name in zip(stack, stack.names, strict=True)]
-        source = None if stack.source is None else _copy_symbol(stack.source)
-        outputs = tuple(jax.tree.map(_copy_symbol, output) for output in stack.outputs)
+        if not self.is_pure and not self.names_of_symbols:
+            for copy in copies:
+                paths.put(copy, "")  # Keras builds the layers of a file before the model
+        source = None if stack.source is None else self.symbol(stack.source)
+        outputs = tuple(jax.tree.map(self.symbol, output) for output in stack.outputs)
         copied = building.LayerStack(tuple(copies), source, outputs)
         return cls(copied, **self._arguments(model, without=("layers",)))
 
@@ -89,7 +103,7 @@ class _Rebuild:
 
     def _graph(self, model: building.Model, cls: Any) -> Any:
         graph = model.graph
-        held = {id(symbol): _copy_symbol(symbol) for symbol in jax.tree.leaves(graph.inputs)}
+        held = {id(symbol): self.symbol(symbol) for symbol in jax.tree.leaves(graph.inputs)}
 
         def fill(tree: Any) -> Any:
             return jax.tree.map(lambda leaf: held[id(leaf)] if isinstance(leaf, Symbol) else leaf, tree)
@@ -108,10 +122,6 @@ class _Rebuild:
         return cls(fill(graph.inputs), fill(graph.outputs), **arguments)
 
 
-def _copy_symbol(symbol: Symbol) -> Symbol:
-    return Symbol(symbol.shape, symbol.dtype, name=symbol.name)
-
-
 def to_pure(layer: Any) -> Any:
     """Returns the pure copy of a stateful layer or model, without values.
 
@@ -126,7 +136,7 @@ def to_trained(model: Any) -> Any:
     Setting `trainable` of a model sets that of all layers inside it, so only the flags of the innermost layers and of
     the whole model count. The flags of the models in between are therefore True in the copy.
     """
-    copy = to_pure(model)
+    copy = clone(model, _pure_class)
     if copy is not model:
         _thaw_containers(copy, is_root=True)
     return copy

@@ -1,5 +1,6 @@
 """Keras' `Input` and `InputLayer`: the beginning of a model."""
 
+import functools
 from typing import Any
 
 import jax.numpy as jnp
@@ -16,7 +17,8 @@ class InputLayer:
         shape: Shape of one example, with None for sizes that vary.
         batch_size: Batch size, if it is fixed.
         dtype: The array's dtype.
-        name: The name of the input; by default "input_layer", numbered from the second one.
+        name: The name of the layer, by default "input_layer", and of the symbol, by default "keras_tensor"; both are
+            numbered from the second one.
         batch_shape: Shape with the batch, instead of `shape` and `batch_size`.
         input_tensor: The symbol of an existing input.
 
@@ -42,10 +44,12 @@ class InputLayer:
         input_tensor: Symbol | None = None,
     ):
         if input_tensor is None:
-            name = name or naming.automatic_name("input_layer")
-            input_tensor = symbolic.Input(shape, batch_size, dtype, name, batch_shape=batch_shape)
+            symbol_name = name or naming.automatic_name("keras_tensor")
+            input_tensor = symbolic.Input(shape, batch_size, dtype, symbol_name, batch_shape=batch_shape)
+            input_tensor.layer_name = name or naming.automatic_name("input_layer")
         self.output = self.input = input_tensor
-        self.name = input_tensor.name or "input_layer"
+        self.name = name or input_tensor.layer_name or input_tensor.name or naming.automatic_name("input_layer")
+        input_tensor.__dict__.setdefault("input_layer", self)
 
     @property
     def batch_shape(self) -> Shape:
@@ -80,6 +84,16 @@ class InputLayer:
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments."""
         return {"batch_shape": self.batch_shape, "dtype": self.dtype, "name": self.name}
+
+
+def layer_of(symbol: Symbol) -> InputLayer:
+    """Returns the layer of the symbol of an input; each call returns the same one."""
+    layer = symbol.__dict__.get("input_layer")
+    return layer if isinstance(layer, InputLayer) else InputLayer(input_tensor=symbol)
+
+
+# Symbols that layers and operations return are named, too.
+symbolic.name_of_output = functools.partial(naming.automatic_name, "keras_tensor")
 
 
 def Input(  # noqa: N802 - Keras' name

@@ -10,7 +10,7 @@ from flaxmodels.interop import keras_config
 from flaxmodels.layers.attention import ProjectedAttention
 from flaxmodels.layers.base import Layer as PureLayer
 from flaxmodels.saving import from_config
-from training.keras import convert, refused, serialization
+from training.keras import convert, naming, refused, serialization
 from training.keras.docstrings import without_example
 from training.keras.inputs import Input as Input
 from training.keras.inputs import InputLayer as InputLayer
@@ -47,8 +47,8 @@ def stateful_class(cls: type[PureLayer]) -> type[PureLayer]:
         "__qualname__": cls.__name__,
         "adds_state_to": cls,
     }
-    bases = (SeededProjections, Stateful, cls) if issubclass(cls, ProjectedAttention) else (Stateful, cls)
-    return type(cls)(cls.__name__, bases, namespace)
+    mixins = [mixin for base, mixin in MIXINS.items() if issubclass(cls, base)]
+    return type(cls)(cls.__name__, (*mixins, Stateful, cls), namespace)
 
 
 class SeededProjections:
@@ -63,6 +63,44 @@ class SeededProjections:
                 if seed is not None:
                     object.__setattr__(layer, argument, with_seed(vars(layer)[argument], seed))
         return made
+
+
+class NamedDirections:
+    """Mixin of `Bidirectional`, whose two layers are named after the one that it was given."""
+
+    def __post_init__(self) -> None:
+        given: Any = vars(self)["layer"]
+        name = getattr(given, "name", None)
+        is_new = name is not None and name != "forward_layer"
+        object.__setattr__(self, "_given_name", name if is_new else vars(given).get("_path_name", "forward_")[8:])
+        super().__post_init__()  # type: ignore[misc]
+
+    def name_of_direction(self, scope: str) -> str:
+        """Returns Keras' name of the layer in a scope, such as "forward_lstm"."""
+        given = vars(self).get("_given_name") or naming.stem_of(type(self.forward_layer))
+        return f"{scope.removesuffix('layer')}{given}"
+
+    @property
+    def forward_layer(self) -> Any:
+        """The layer for the forward direction."""
+        return vars(self)["layer"]
+
+
+class StackedCells:
+    """Mixin of `RNN`, which makes one cell with state of a list of cells."""
+
+    def __post_init__(self) -> None:
+        cell = vars(self)["cell"]
+        if isinstance(cell, list | tuple):
+            object.__setattr__(self, "cell", stateful_class(pure.StackedRNNCells)(cell))  # type: ignore[arg-type]
+        super().__post_init__()  # type: ignore[misc]
+
+
+MIXINS: dict[type, type] = {
+    ProjectedAttention: SeededProjections,
+    pure.Bidirectional: NamedDirections,
+    pure.RNN: StackedCells,
+}
 
 
 def serialize(layer: Any) -> Any:

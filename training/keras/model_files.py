@@ -145,7 +145,7 @@ def clone_model(model: Any, input_tensors: Any = None, clone_function: Callable[
     """
     if input_tensors is not None:
         raise ValueError("`input_tensors` of clone_model must be None, got symbols; call the copy on them instead.")
-    return convert.rebuild(model, stateful_class, clone_function)
+    return convert.clone(model, stateful_class, clone_function)
 
 
 def model_from_json(json_string: str, custom_objects: Any = None) -> Any:

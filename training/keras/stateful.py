@@ -27,7 +27,7 @@ from flaxmodels.layers.base import Layer
 from flaxmodels.layers.keras_calls import symbols_of
 from flaxmodels.layers.symbolic import Shape, Symbol
 from flaxmodels.layers.wrappers import Bidirectional
-from training.keras import config, naming, seeds
+from training.keras import config, naming, paths, seeds
 from training.keras.variables import KERAS_NAMES, Weight
 
 COLLECTIONS = ("params", "batch_stats")
@@ -182,6 +182,16 @@ class Stateful:
         return self.apply(values, inputs, *args, **kwargs)  # type: ignore[attr-defined]
 
     @property
+    def path(self) -> Any:
+        """The names of the layers around this one and its own, such as "model/dense"; None if it is not built.
+
+        Inside flax, it is the tuple of scopes.
+        """
+        if self.scope is not None:  # type: ignore[attr-defined]
+            return super().path  # type: ignore[misc]
+        return paths.path_of(self) if self.built else None
+
+    @property
     def variable_dtype(self) -> str:
         """The name of the dtype of the weights."""
         return jnp.dtype(self.param_dtype).name  # type: ignore[attr-defined]
@@ -240,6 +250,8 @@ class Stateful:
         """Builds the layer for the symbols on which it is called, and draws the seeds that Keras draws then."""
         super().build_on_symbols(args, kwargs)  # type: ignore[misc]
         seeds.draw_at_build(self)
+        if not paths.is_deferred():
+            put_paths(self)
 
     def argument(self, weight: str, kind: str) -> Any:
         """Returns the argument of a kind for a weight; an initializer has the seed that it got with the layer."""
@@ -342,6 +354,14 @@ def held_layers(layer: Any) -> list[tuple[str, Any]]:
     if not isinstance(layer, Layer):
         return []
     return [(name, child) for name, child in layer.children() if isinstance(child, Stateful)]
+
+
+def put_paths(layer: Any, outer: str = "", name: str | None = None) -> None:
+    """Gives a layer and the layers inside it their paths, unless they have one already."""
+    path = paths.put(layer, outer, name)
+    for scope, child in held_layers(layer):
+        is_direction = isinstance(layer, Bidirectional)
+        put_paths(child, path, layer.name_of_direction(scope) if is_direction else None)
 
 
 def with_held(layer: Any) -> Iterator[Any]:
@@ -471,6 +491,7 @@ def initialize(layer: Any, *args: Any, **kwargs: Any) -> None:
     finally:
         _drawing.depth -= 1
     scatter(layer, made, only_missing=True)
+    put_paths(layer)
     for inner in with_held(layer):
         if inner.__dict__.get("_values") is None:
             object.__setattr__(inner, "_values", {})

@@ -10,6 +10,7 @@ from flax.typing import VariableDict
 from jax.typing import ArrayLike, DTypeLike
 
 from flaxmodels.ops.arrays import Nested
+from training.keras import paths
 
 # The weights whose names in Keras differ from those in the trees of variables.
 KERAS_NAMES = {"embedding": "embeddings"}
@@ -85,8 +86,8 @@ class Weight:
 
     @property
     def path(self) -> str:
-        """The layer and the name, such as "dense/kernel"."""
-        return "/".join((self._layer.name, *self._path[1:-1], self.name))
+        """The layers around it and the name, such as "dense/kernel" or "model/dense/kernel"."""
+        return paths.weight_path(self._layer, self._path[1:-1], self.name)
 
     @property
     def trainable(self) -> bool:

@@ -202,7 +202,7 @@ class _Builder:
         made_by: dict[int, str] = {}
         inputs = jax.tree.leaves(graph.inputs)
         for i, symbol in enumerate(inputs):
-            name = symbol.name or ("input_layer" if len(inputs) == 1 else f"input_layer_{i}")
+            name = symbol.layer_name or symbol.name or ("input_layer" if len(inputs) == 1 else f"input_layer_{i}")
             made_by[id(symbol)] = self.box("InputLayer", name, cluster, [(None, symbol)])
         entries = [[made_by[id(symbol)]] for symbol in inputs]
         placed: dict[int, tuple[list[list[str]] | str, list[str] | str]] = {}
