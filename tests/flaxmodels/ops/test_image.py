@@ -245,6 +245,11 @@ def test_affine_transform_ignores_the_perspective():
             "`order` of `map_coordinates` must be 0 or 1, got 3; choose one.",
         ),
         (
+            lambda: image.affine_transform(IMAGES, 1.0),
+            "`transform` must be 8 numbers, or 8 for each image of a batch, got shape (); give [a0, a1, a2, b0, b1, "
+            "b2, 0, 0].",
+        ),
+        (
             lambda: image.affine_transform(IMAGES, jnp.ones(6)),
             "`transform` must be 8 numbers, or 8 for each image of a batch, got shape (6,); give [a0, a1, a2, b0, b1, "
             "b2, 0, 0].",
