@@ -138,12 +138,12 @@ class Container(Layer):
         return jax.tree.map(lambda symbol: symbol.shape, self.symbols()[0])
 
     @input_shape.setter
-    def input_shape(self, value: Any) -> None:
+    def input_shape(self, value: object) -> None:
         if value is not None:  # The constructor sets it; `__post_init__` then raises.
             self.__dict__["_input_shape"] = value
 
     @nn.nowrap
-    def _known_symbols(self, wanted: str) -> tuple[Any, Any]:
+    def _known_symbols(self, wanted: str) -> tuple[Tree[Symbol], Tree[Symbol] | None]:
         inputs, outputs = self.symbols()
         if inputs is None:
             raise AttributeError(self.no_symbols(wanted))
@@ -312,7 +312,7 @@ class Container(Layer):
         return arrays
 
 
-def _matched(expected: Tree[Symbol], given: object) -> list[Any] | None:
+def _matched(expected: Tree[Symbol], given: object) -> list[object] | None:
     """Returns the values for the expected symbols, in the order of jax.tree.leaves; None if the structures differ."""
     if isinstance(expected, Symbol):
         return None if isinstance(given, list | tuple | Mapping) else [given]

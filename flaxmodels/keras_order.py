@@ -112,7 +112,7 @@ def _sources(
     nodes: Sequence[Node], dtype: DTypeLike | None, inputs: Sequence[Symbol]
 ) -> dict[KerasNode, list[KerasNode]]:
     """Returns for each call and each operation on masks the calls and operations of its inputs, in Keras' order."""
-    masks: dict[int, Any] = {}
+    masks: dict[int, object] = {}
     inside = set(nodes)
     sources: dict[KerasNode, list[KerasNode]] = {symbol: [] for symbol in inputs}
 
@@ -141,7 +141,7 @@ def _sources(
     return sources
 
 
-def _masks_of(inputs: object, masks: Mapping[int, Any]) -> Any:
+def _masks_of(inputs: object, masks: Mapping[int, object]) -> object:
     """Returns the masks of a tree of symbols, in its structure."""
     return jax.tree.map(lambda leaf: masks.get(id(leaf)), inputs)
 
@@ -157,7 +157,7 @@ def _keeps_mask(node: Node, dtype: DTypeLike | None) -> bool:
     return not further and not node.kwargs and isinstance(first, Symbol) and _dtype_of(first, dtype) == wanted
 
 
-def _passed_on(node: Node, mask: Any, dtype: DTypeLike | None) -> Iterable[Any]:
+def _passed_on(node: Node, mask: Any, dtype: DTypeLike | None) -> Iterable[object]:
     """Returns the masks of the outputs of a call, or an empty list if there are none."""
     layer: Any = node.layer
     inputs = _cast(node, dtype)
@@ -212,13 +212,13 @@ def _dtype_of(symbol: Symbol, dtype: DTypeLike | None) -> DTypeLike | None:
     return layer.keras_input_dtype(dtype) if symbol.dtype == layer.keras_input_dtype(None) else symbol.dtype
 
 
-def _dtype_of_operation(symbol: Symbol, dtype: Any) -> Any:
+def _dtype_of_operation(symbol: Symbol, dtype: DTypeLike) -> DTypeLike:
     """Returns the dtype of an operation's output inside a model of a dtype.
 
     If the operation keeps the common dtype of its floating-point arguments, then that is their dtype in the model.
     """
-    chain: set[Any] = set()
-    open_nodes: list[Any] = [symbol.node]
+    chain: set[Node] = set()
+    open_nodes = [] if symbol.node is None else [symbol.node]
     while open_nodes:
         chain.add(node := open_nodes.pop())
         nodes = {leaf.node for leaf in node.symbols() if leaf.node is not None}

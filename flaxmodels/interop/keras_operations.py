@@ -130,7 +130,7 @@ def describe(node: Node, name: str, encode: Callable[[object], Json]) -> tuple[d
     return described | {"registered_name": cls.name}, {"args": args, "kwargs": kwargs}
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """Returns a setting with numbers of Python in place of NumPy's: Keras' constructors take no arrays from a file."""
     if isinstance(value, np.generic) or (isinstance(value, np.ndarray | jax.Array) and value.ndim == 0):
         return value.item()

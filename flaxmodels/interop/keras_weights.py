@@ -23,6 +23,7 @@ from flaxmodels.layers.base import Layer
 from flaxmodels.layers.linen import Linen
 from flaxmodels.layers.normalization import SpectralNormalization
 from flaxmodels.layers.recurrent import Recurrent
+from flaxmodels.trees import Tree
 
 T = TypeVar("T")
 Path = tuple[str, ...]
@@ -210,7 +211,7 @@ def _with_model_dtype(model: Layer, child: nn.Module) -> nn.Module:
     return child
 
 
-def _input_of(module: nn.Module) -> Any:
+def _input_of(module: nn.Module) -> Tree[symbolic.Symbol] | None:
     if isinstance(module, Container):
         return module.symbols()[0]
     shape = module.input_shape if isinstance(module, Layer) else None
@@ -237,12 +238,13 @@ def _paths_under(variables: Mapping[str, object], scope: Path) -> list[Path]:
     return paths
 
 
-def _get_in(tree: Any, path: Path) -> Any:
+def _get_in(tree: object, path: Path) -> Any:
+    found: Any = tree
     for key in path:
-        if not hasattr(tree, "get") or tree.get(key) is None:
+        if not hasattr(found, "get") or found.get(key) is None:
             return None
-        tree = tree[key]
-    return tree
+        found = found[key]
+    return found
 
 
 def get_keras_weights(module: nn.Module, variables: Mapping[str, object]) -> list[np.ndarray]:
@@ -320,7 +322,9 @@ def _copy_tree(tree: Any) -> Any:
     return {key: _copy_tree(value) for key, value in tree.items()} if hasattr(tree, "items") else tree
 
 
-def _split_weights(module: nn.Module, args: Any, kwargs: Any) -> tuple[list[Path], list[Path], Any]:
+def _split_weights(
+    module: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, Any]
+) -> tuple[list[Path], list[Path], Mapping[str, object]]:
     """Implements `keras_state.split_weights`."""
     rngs = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
     fixed = {name: value for name, value in kwargs.items() if not jax.tree.leaves(value) or isinstance(value, bool)}

@@ -233,7 +233,7 @@ class Layer(KerasStyle, nn.Module, kw_only=True):
         return outputs, output_mask
 
     def outputs_and_mask(
-        self, inputs: Any, *args: Any, mask: MaskTree = None, train: bool = False, **kwargs: Any
+        self, inputs: ArrayTree, *args: object, mask: MaskTree = None, train: bool = False, **kwargs: object
     ) -> tuple[ArrayTree, MaskTree]:
         """Computes the outputs and their mask."""
         if not hasattr(type(self), "compute"):

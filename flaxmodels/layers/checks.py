@@ -17,6 +17,7 @@ from flaxmodels import activations, constraints, initializers, regularizers
 
 if TYPE_CHECKING:
     from flaxmodels.layers.base import Layer
+    from flaxmodels.layers.keras_style import KerasStyle
 
 Array = np.ndarray | np.generic | jax.Array
 
@@ -168,7 +169,7 @@ def check_call(layer: "Layer", inputs: object, mask: object, train: object) -> N
     check_train(layer, train)
 
 
-def check_train(layer: Any, train: Any) -> None:
+def check_train(layer: "KerasStyle", train: object) -> None:
     """Raises unless a training flag is True or False."""
     if isinstance(train, jax.core.Tracer) or not is_boolean(train):
         raise ValueError(

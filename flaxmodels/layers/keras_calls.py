@@ -196,7 +196,7 @@ def call_base(
     training: bool | None,
     mask: MaskTree,
     kwargs: dict[str, object],
-) -> Any:
+) -> object:
     """Computes the outputs of the library's class that a Keras class extends."""
     if not layer.BINDS_ATTRIBUTES:
         flags = {} if training is None else {"train": training}
@@ -451,7 +451,7 @@ def stateless_call(
     args: tuple[object, ...],
     kwargs: dict[str, Any],
     return_losses: bool,
-) -> tuple[Any, list[jax.Array]] | tuple[Any, list[jax.Array], list[jax.Array]]:
+) -> tuple[Any, ...]:
     """Calls a layer with the given weights; see `KerasStyle.stateless_call`."""
     if keras_state.split_weights is None:
         importlib.import_module("flaxmodels.interop.keras_weights")
@@ -479,7 +479,7 @@ def stateless_call(
 # ---------------------------------------------------------------- configurations and checks
 
 
-def config_of(layer: "KerasStyle", is_default: bool) -> dict[str, Any]:
+def config_of(layer: "KerasStyle", is_default: bool) -> dict[str, object]:
     """Returns the configuration of a layer; see `KerasStyle.get_config`."""
     from_users = getattr(type(layer).__init__, "is_users", False)
     common = {"name": layer.name, "trainable": layer.trainable, "dtype": _dtype_name(layer.dtype)}
@@ -493,7 +493,7 @@ def config_of(layer: "KerasStyle", is_default: bool) -> dict[str, Any]:
     signature = inspect.signature(type(layer).__init__)
     bound = signature.bind(layer, *args, **kwargs)
     bound.apply_defaults()
-    config: dict[str, Any] = {}
+    config: dict[str, object] = {}
     for name, value in list(bound.arguments.items())[1:]:
         kind = signature.parameters[name].kind
         if kind == inspect.Parameter.VAR_KEYWORD:

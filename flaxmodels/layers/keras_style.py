@@ -339,7 +339,7 @@ class KerasStyle(_Base):
         *args: object,
         return_losses: bool = False,
         **kwargs: object,
-    ) -> tuple[Any, list[jax.Array]] | tuple[Any, list[jax.Array], list[jax.Array]]:
+    ) -> tuple[Any, ...]:
         """Calls the layer with the given weights.
 
         Args:

@@ -41,7 +41,7 @@ class Linen(MultiOutputLayer):
 
     def compute(
         self, inputs: ArrayTree, *args: object, mask: MaskTree = None, train: bool = False, **kwargs: object
-    ) -> Any:
+    ) -> ArrayTree:
         """Calls the module with the arguments that it takes."""
         flags: dict[str, object] = {**training_flags(self.module, train)}
         if "mask" in inspect.signature(type(self.module).__call__).parameters:

@@ -118,7 +118,7 @@ def check_cell(cell: object) -> None:
         )
 
 
-def initial_states(cell: Any, batch_size: int) -> list[States]:
+def initial_states(cell: nn.Module, batch_size: int) -> list[States]:
     """Returns the initial states of a cell: those of its `get_initial_state`, or zeros of its `state_size`."""
     if hasattr(cell, "get_initial_state"):
         states = cell.get_initial_state(batch_size=batch_size)
@@ -140,7 +140,7 @@ class OutputAndStates(NamedTuple):
     states: States
 
 
-def cell_functions_of(cell: Any, shape: tuple[int, ...], train: bool) -> CellFunctions:
+def cell_functions_of(cell: nn.Module, shape: tuple[int, ...], train: bool) -> CellFunctions:
     """Returns the functions of a bound cell, which may be a custom module.
 
     Args:
@@ -151,7 +151,7 @@ def cell_functions_of(cell: Any, shape: tuple[int, ...], train: bool) -> CellFun
     if isinstance(cell, Cell | StackedRNNCells):
         return cell.cell_functions(shape, train)
     parameters = inspect.signature(type(cell).__call__).parameters
-    flags = {"train": train} if "train" in parameters or isinstance(cell, Layer) else {}
+    flags: dict[str, Any] = {"train": train} if "train" in parameters or isinstance(cell, Layer) else {}
     zeros = initial_states(cell, shape[0])
     # The loop body must be pure. This one call of the bound cell creates its parameters and adds its losses once.
     example, _ = cell(jnp.zeros(shape, jax.tree.leaves(zeros)[0].dtype), zeros, **flags)

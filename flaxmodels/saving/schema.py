@@ -322,7 +322,7 @@ def _layer_or_operation(config: Json) -> Layer:
     return from_config(config)
 
 
-def _called(layer: Layer, args: list[object], kwargs: dict[str, object]) -> Any:
+def _called(layer: Layer, args: list[object], kwargs: dict[str, object]) -> object:
     """Calls a layer or an operation on symbols; without a symbol, an operation would compute at once."""
     if not isinstance(layer, OperationCall):
         return layer(*args, **kwargs)
