@@ -158,7 +158,7 @@ class Container(Layer):
         )
 
     @nn.nowrap
-    def get_layer(self, name: str | None = None, index: int | None = None) -> Any:
+    def get_layer(self, name: str | None = None, index: int | None = None) -> nn.Module:
         """Returns a layer inside this model, by its name in the model or by its position.
 
         Args:

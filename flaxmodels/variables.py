@@ -1,7 +1,7 @@
 """Variables of layers that are written as Keras classes: names for values that live in `params` or `batch_stats`."""
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar, cast
 
 import flax.linen as nn
 import jax
@@ -217,11 +217,11 @@ class Variable:
     def __float__(self) -> float:
         return float(self.value)
 
-    def __eq__(self, other: object) -> Any:
-        return self.value == _plain(other)
+    def __eq__(self, other: object) -> jax.Array:
+        return cast(jax.Array, self.value == _plain(other))
 
-    def __ne__(self, other: object) -> Any:
-        return self.value != _plain(other)
+    def __ne__(self, other: object) -> jax.Array:
+        return cast(jax.Array, self.value != _plain(other))
 
     __hash__ = object.__hash__
 

@@ -14,7 +14,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 
@@ -54,6 +54,14 @@ class Rejected(Exception):
     """Raised when a file is rejected; the message continues a sentence that starts with the file's path."""
 
 
+class Header(TypedDict):
+    """What the separate process writes before the arrays: their dtypes and shapes, and the names of layers."""
+
+    arrays: dict[str, tuple[str, list[int]]]
+    names: dict[str, str]
+    error: NotRequired[str]
+
+
 def read(path: str | os.PathLike[str], file: BinaryIO, size: int) -> Contents:
     """Reads the arrays and layer names of an HDF5 file, except those of an optimizer.
 
@@ -86,19 +94,21 @@ def read(path: str | os.PathLike[str], file: BinaryIO, size: int) -> Contents:
         return Contents(dict(_read_arrays(output, header["arrays"])), header["names"])
 
 
-def _read_header(path: str | os.PathLike[str], output: BinaryIO) -> dict[str, Any]:
+def _read_header(path: str | os.PathLike[str], output: BinaryIO) -> Header:
     length = struct.unpack("<Q", output.read(8).rjust(8, b"\xff"))[0]
     if length > MAX_HEADER_BYTES:
         raise ValueError(
             f"{path} has more than {MAX_HEADER_BYTES} bytes of array names; save fewer arrays in one file."
         )
-    header = json.loads(output.read(length))
+    header: Header = json.loads(output.read(length))
     if "error" in header:
         raise ValueError(f"{path} {header['error']}; save it again with Keras' save or save_weights.")
     return header
 
 
-def _read_arrays(output: BinaryIO, dtypes_and_shapes: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
+def _read_arrays(
+    output: BinaryIO, dtypes_and_shapes: Mapping[str, tuple[str, list[int]]]
+) -> Iterator[tuple[str, np.ndarray]]:
     for name, (dtype, shape) in dtypes_and_shapes.items():
         # Keras writes bfloat16 as two opaque bytes, NumPy's "V2".
         count = int(np.prod(shape, dtype=object))

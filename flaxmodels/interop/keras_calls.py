@@ -2,10 +2,9 @@
 
 import collections
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
 from flaxmodels.interop import keras_masks, keras_operations
-from flaxmodels.interop.keras_masks import Arguments, Call
+from flaxmodels.interop.keras_masks import Arguments, Call, Description
 from flaxmodels.interop.keras_values import required
 from flaxmodels.layers.base import Layer
 from flaxmodels.saving.format import Json
@@ -26,7 +25,7 @@ class CallGraph:
 
     def __init__(
         self,
-        described: Mapping[str, Mapping[str, Any]],
+        described: Mapping[str, Description],
         sources: Sequence[str],
         outputs: Json,
         layer_classes: Mapping[str, type[Layer]],

@@ -46,6 +46,14 @@ WITH_NEW_MASK = ("Embedding", "Masking", "TimeDistributed", "Bidirectional")
 LOST = "lost"
 
 
+class Description(TypedDict):
+    """A layer or operation in a config, whose values were checked to have these types."""
+
+    module: str
+    class_name: str
+    config: dict[str, Json]
+
+
 class Arguments(TypedDict):
     """The arguments of a call in a config."""
 
@@ -66,7 +74,7 @@ class MaskTerms:
 
     def __init__(
         self,
-        described: Mapping[str, Mapping[str, Any]],
+        described: Mapping[str, Description],
         history: Callable[[Json], tuple[str, int, int]],
         layer_classes: Mapping[str, type[Layer]],
         compute_dtype: Callable[[Mapping[str, Json]], str],
@@ -143,7 +151,7 @@ class MaskTerms:
     def _number(self, *parts: Term) -> int:
         return self._numbers.setdefault(parts, len(self._numbers))
 
-    def _operation(self, layer: Mapping[str, Any], call: Arguments) -> Term:
+    def _operation(self, layer: Description, call: Arguments) -> Term:
         kind, config = layer["class_name"], layer["config"]
         given = list(map(self._term, [*call["args"], *sorted(call["kwargs"].items())]))
         if kind == "ConvertToTensor" and config.get("dtype") is None and len(given) == 1:
@@ -209,7 +217,7 @@ class MaskTerms:
         masks = self._masks.get((name, call), ())
         return masks[output] if output < len(masks) else None
 
-    def _output_masks(self, layer: Mapping[str, Any], inputs: Mapping[str, Json], given: Json) -> tuple[Term, ...]:
+    def _output_masks(self, layer: Description, inputs: Mapping[str, Json], given: Json) -> tuple[Term, ...]:
         """Returns the implicit masks of a layer's outputs; trailing outputs without a mask are left out."""
         kind, config = layer["class_name"], layer["config"]
         first = next(iter(inputs.values()), None)
@@ -253,7 +261,7 @@ class MaskTerms:
         merged: Any = mask_operations.merged_mask(self._make_term, parts)
         return (merged,)
 
-    def _concatenated_mask(self, config: Mapping[str, Any], inputs: Json, masks: Any) -> tuple[Term, ...]:
+    def _concatenated_mask(self, config: Mapping[str, Json], inputs: Json, masks: Any) -> tuple[Term, ...]:
         if masks is None:
             return ()
         if not isinstance(inputs, list) or len(inputs) != len(masks) - 1 or not all(map(_is_sequence, inputs)):
@@ -261,7 +269,7 @@ class MaskTerms:
         if LOST in masks:
             return (LOST,)
         values = [self._cast(config, value) for value in inputs]
-        axis = config.get("axis", -1)
+        axis: Any = config.get("axis", -1)
         return (mask_operations.concatenated_mask(self._make_term, values, masks[1:], axis, lambda value, mask: False),)
 
     def _cast(self, config: Mapping[str, Json], tensor: Json) -> Term:

@@ -5,13 +5,12 @@ its config, and the others in its call. Here all are arguments of the call.
 """
 
 import inspect
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import numpy as np
 
-from flaxmodels.interop.keras_masks import Arguments
+from flaxmodels.interop.keras_masks import Arguments, Description
 from flaxmodels.layers.symbolic import Node, symbols_in
 from flaxmodels.ops import keras_classes
 from flaxmodels.ops.base import function
@@ -32,12 +31,12 @@ def is_operation(described: object) -> bool:
     return set(config) <= {"name", "dtype", *keras_classes.by_operation()[operation].settings}
 
 
-def name_of(described: Mapping[str, Any]) -> str:
+def name_of(described: Description) -> str:
     """Returns our name of an operation."""
     return keras_classes.by_class()[described["module"], described["class_name"]]
 
 
-def merge_settings(described: Mapping[str, Any], call: Arguments) -> Arguments:
+def merge_settings(described: Description, call: Arguments) -> Arguments:
     """Returns the call of an operation with the arguments of its config, in the order of our function.
 
     Raises:

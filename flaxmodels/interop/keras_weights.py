@@ -318,8 +318,8 @@ def set_keras_weights(
     return result
 
 
-def _copy_tree(tree: Any) -> Any:
-    return {key: _copy_tree(value) for key, value in tree.items()} if hasattr(tree, "items") else tree
+def _copy_tree(tree: Mapping[str, object]) -> dict[str, object]:
+    return {key: _copy_tree(value) if isinstance(value, Mapping) else value for key, value in tree.items()}
 
 
 def _split_weights(

@@ -157,7 +157,7 @@ class Layer(KerasStyle, nn.Module, kw_only=True):
     def __call__(self, inputs: ArrayLike | Sequence[ArrayLike], *args: object, **kwargs: object) -> jax.Array: ...
     @overload
     def __call__(self, inputs: object = None, *args: object, **kwargs: object) -> Any: ...
-    def __call__(self, inputs: Any = None, *args: object, **kwargs: Any) -> Any:
+    def __call__(self, inputs: object = None, *args: object, **kwargs: Any) -> object:
         """Computes the outputs, or adds a node to a graph if an argument is a symbol.
 
         Args:
@@ -233,7 +233,7 @@ class Layer(KerasStyle, nn.Module, kw_only=True):
         return outputs, output_mask
 
     def outputs_and_mask(
-        self, inputs: ArrayTree, *args: object, mask: MaskTree = None, train: bool = False, **kwargs: object
+        self, inputs: Any, *args: object, mask: MaskTree = None, train: bool = False, **kwargs: object
     ) -> tuple[ArrayTree, MaskTree]:
         """Computes the outputs and their mask."""
         if not hasattr(type(self), "compute"):

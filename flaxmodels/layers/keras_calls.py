@@ -35,7 +35,7 @@ def _run(
     *args: object,
     mask: MaskTree = None,
     train: bool | None = None,
-    **kwargs: Any,
+    **kwargs: object,
 ) -> tuple[ArrayTree, MaskTree]:
     """Computes the outputs and their mask by `call`, after `build`."""
     if train is not None:
@@ -451,7 +451,7 @@ def stateless_call(
     args: tuple[object, ...],
     kwargs: dict[str, Any],
     return_losses: bool,
-) -> tuple[Any, ...]:
+) -> tuple[object, ...]:
     """Calls a layer with the given weights; see `KerasStyle.stateless_call`."""
     if keras_state.split_weights is None:
         importlib.import_module("flaxmodels.interop.keras_weights")

@@ -268,7 +268,7 @@ def may_create(layer: nn.Module) -> Iterator[None]:
         layer._state.is_initialized = before
 
 
-def clones_of(root: Scope) -> MutableMapping[FlaxId, Any]:
+def clones_of(root: Scope) -> MutableMapping[FlaxId, nn.Module]:
     """Returns the bound clones in a scope's tree by the id of the module that they are clones of."""
     cache = linen_module._caches.get(root)
     if cache is None:
@@ -276,7 +276,7 @@ def clones_of(root: Scope) -> MutableMapping[FlaxId, Any]:
     return cache
 
 
-def bind_module(layer: "KerasStyle", module: ModuleT, name: str) -> ModuleT:
+def bind_module(layer: "KerasStyle", module: nn.Module, name: str) -> nn.Module:
     """Returns the clone of a sublayer that is bound to a layer; a shared sublayer has one clone."""
     if module.scope is not None:
         return module
@@ -462,7 +462,7 @@ def detach_from_call(layer: nn.Module) -> Frame | None:
     return frame
 
 
-def bound_in_call(layer: ModuleT, frame: Frame) -> ModuleT | None:
+def bound_in_call(layer: nn.Module, frame: Frame) -> nn.Module | None:
     """Returns the bound clone of a layer that belongs to the model in whose call it is called; None for others."""
     known = clones_of(scope_of(frame.layer).root).get(origin_of(layer)._id)
     if known is not None or not any(layer is made for made in frame.made):

@@ -140,7 +140,7 @@ class KerasStyle(_Base):
         self,
         *,
         parent: keras_clones.Parent = None,
-        _deep_clone: Any = False,
+        _deep_clone: bool | keras_clones.Clones = False,
         _reset_names: bool = False,
         **updates: Any,
     ) -> Self:

@@ -501,7 +501,7 @@ class SpectralNormalization(Layer):
 
         def divide(
             method: Callable[..., Any], args: tuple[object, ...], kwargs: dict[str, object], context: InterceptorContext
-        ) -> Any:
+        ) -> object:
             weight = method(*args, **kwargs)
             is_kernel = context.method_name == "create_weight" and args[0] in self.KERNELS
             return self._divide(weight, train) if is_kernel and context.module is self.layer else weight
