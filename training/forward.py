@@ -51,7 +51,7 @@ def forward(
     if train:
         options["rngs"] = {"dropout": key}
     if isinstance(model, Layer):
-        options |= {"train": train, "method": "outputs_and_mask"}
+        options |= {"train": model.training_flag(train), "method": "outputs_and_mask"}
         (values, masks), new = model.apply(collections, batch.x, **options)
     else:
         options |= training_flags(model, train)

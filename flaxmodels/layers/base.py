@@ -254,6 +254,15 @@ class Layer(KerasStyle, nn.Module, kw_only=True):
         """Returns the mask of the outputs: that of the inputs if the layer keeps positions, otherwise None."""
         return mask if self.SUPPORTS_MASKING or (self.KERAS_STYLE and self.supports_masking) else None
 
+    @nn.nowrap
+    def training_flag(self, train: bool) -> bool | None:
+        """Returns the `train` with which a step of training or evaluation calls the layer as the whole model.
+
+        As in Keras, a model whose `call` has no `training` argument is called without one. Its layers then run in
+        inference mode during training, too.
+        """
+        return None if self.BINDS_ATTRIBUTES and not keras_calls.takes_training(self) else train
+
     def children(self) -> Sequence[tuple[str, nn.Module]]:
         """Returns the scope names and the layers inside this one, in the order of Keras' `get_weights()`."""
         return []

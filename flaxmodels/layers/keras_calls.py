@@ -104,6 +104,12 @@ def _converted(layer: "KerasStyle", tree: T) -> T:
     return converted
 
 
+def takes_training(layer: "KerasStyle") -> bool:
+    """Returns whether `call` of a layer has an argument for the training mode."""
+    names = call_signature(keras_state.class_of(layer)).parameters
+    return "training" in names or "train" in names
+
+
 @functools.cache
 def call_signature(cls: type["KerasStyle"]) -> inspect.Signature:
     """Returns the signature of a class's `call`."""

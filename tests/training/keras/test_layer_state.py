@@ -256,3 +256,28 @@ def test_trainable_flags_reach_inner_layers():
     assert changed == [False] * 6 + [True] * 4  # the weights of Keras' order, with the two averages of the base
     model.trainable = True
     assert counts() == (8, 2, 6) and base.layers[0].trainable
+
+
+def test_model_without_training_argument_trains_in_inference_mode_as_in_keras():
+    x = np.random.default_rng(0).normal(1, 3, (32, 4)).astype("float32")
+    histories, statistics, outputs = [], [], []
+    for module in (theirs, keras):
+        module.utils.set_random_seed(1)
+
+        class Scaled(module.Model):
+            def __init__(self, module=module):
+                super().__init__()
+                self.norm = module.layers.BatchNormalization()
+                self.dense = module.layers.Dense(1)
+
+            def call(self, x):
+                return self.dense(self.norm(x))
+
+        model = Scaled()
+        model.compile("sgd", "mse")
+        histories.append(model.fit(x, x[:, :1], batch_size=16, epochs=2, shuffle=False, verbose=0).history["loss"])
+        statistics.append(np.asarray(model.norm.moving_mean))
+        outputs.append(np.asarray(model(x, training=True)))  # named by the user, the mode reaches the layers inside
+    np.testing.assert_allclose(histories[1], histories[0], rtol=1e-5)
+    np.testing.assert_array_equal(statistics, np.zeros((2, 4)))
+    np.testing.assert_allclose(outputs[1], outputs[0], rtol=1e-4, atol=1e-5)
