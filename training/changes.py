@@ -65,7 +65,8 @@ def settings(module: nn.Module) -> tuple[object, ...]:
                 visit(held.get(name))
             if isinstance(value, Layer):
                 if value.KERAS_STYLE:
-                    visit(keras_state.attributes(value))
+                    own = keras_state.attributes(value)
+                    visit({name: own[name] for name in own if name not in keras_state.UNTRACKED})
                 visit([child for _, child in value.children()])
         elif isinstance(value, Mapping):
             visit(list(value))

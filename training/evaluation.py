@@ -4,12 +4,13 @@ import contextlib
 import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
+from training.callbacks import PER_TEST_STEP, Callback, overrides
 from training.caller import caller_stacklevel
 from training.data.passes import EpochIterator
 from training.data.source import Feed
@@ -48,12 +49,18 @@ class Evaluation:
         self._program = session.eval_program(feed, objective)
         self._steps_per_second = 0.0
 
-    def __call__(self, progress: Progress | None = None, between: Callable[[], None] | None = None) -> dict[str, float]:
+    def __call__(
+        self,
+        progress: Progress | None = None,
+        between: Callable[[], None] | None = None,
+        callbacks: Sequence[Callback] = (),
+    ) -> dict[str, float]:
         """Evaluates one pass.
 
         Args:
             progress: The display, which shows compilation.
             between: Called about every half second on a CPU, for example to end the run on Ctrl-C.
+            callbacks: Callbacks, for their hooks of batches.
 
         Returns:
             The values keyed by name, `loss` first.
@@ -63,22 +70,32 @@ class Evaluation:
         """
         session, program = self.session, self._program
         totals, logs, data = self.objective.empty(), {}, EpochIterator(self.feed)
+        watching = [callback for callback in callbacks if overrides(callback, *PER_TEST_STEP)]
+        session.stop_evaluating = False
         limit = math.inf if self.max_steps is None else self.max_steps
         with contextlib.closing(data):
-            while data.steps_done < limit and (chunk := data.next_chunk(limit - data.steps_done)) is not None:
+            while data.steps_done < limit and not session.stop_evaluating:
+                chunk = data.next_chunk(limit - data.steps_done)
+                if chunk is None:
+                    break
                 at, stop = data.steps_done - chunk.first, int(min(chunk.steps, limit - chunk.first))
                 args = (session.state.variables, totals, chunk.data, chunk.order, np.int32(at), np.int32(stop))
                 if progress is not None and not program.is_compiled(*args):
                     progress.compiling("validation")
                     progress.compiled("validation", program.compile(*args))
-                while at < stop:
+                while at < stop and not session.stop_evaluating:
                     start = time.perf_counter()
                     count = stop - at if between is None else steps_per_chunk(stop - at, self._steps_per_second)
+                    count = session.steps_per_hook(count) if watching else count
+                    for callback in watching:
+                        callback.on_test_batch_begin(data.steps_done, {})
                     # The states of stateful layers change the variables from chunk to chunk.
                     variables, ends = session.state.variables, (np.int32(at), np.int32(at + count))
                     totals, logs, changed = program(variables, totals, chunk.data, chunk.order, *ends)
                     session.store_states(changed)
                     data.steps_done, at = data.steps_done + count, at + count
+                    for callback in watching:
+                        callback.on_test_batch_end(data.steps_done - 1, logs_on_host(self.objective, logs))
                     if between is not None:
                         jax.block_until_ready(logs)
                         self._steps_per_second = count / (time.perf_counter() - start)
@@ -90,9 +107,10 @@ class Evaluation:
                 "An evaluation needs at least one batch, got a stream that is exhausted; give a list, a loader, or a "
                 "function that returns a new iterator."
             )
-        if done < limit < math.inf:
+        if done < limit < math.inf and not session.stop_evaluating:
             warnings.warn(
                 f"The data ended after {done} of {limit} steps of evaluation; give a longer stream or fewer steps.",
                 stacklevel=caller_stacklevel(),
             )
+        session.measured = self.objective, totals
         return logs_on_host(self.objective, logs)

@@ -20,13 +20,18 @@ class Outputs(NamedTuple):
         values: The outputs, an array or a tree of arrays [B, ...].
         masks: A mask for each output, or None; None for a model that has no masks.
         batch_stats: The running statistics after this batch.
-        regularization: Sum of the layers' penalties, a scalar.
+        added_losses: The layers' penalties and what they add by `add_loss`, scalars.
     """
 
     values: Any
     masks: Any
     batch_stats: Any
-    regularization: jax.Array
+    added_losses: tuple[jax.Array, ...]
+
+    @property
+    def regularization(self) -> jax.Array:
+        """Sum of the losses that the layers add, a scalar."""
+        return sum(self.added_losses, jnp.zeros((), jnp.float32))
 
 
 def forward(
@@ -56,5 +61,17 @@ def forward(
     else:
         options |= training_flags(model, train)
         (values, new), masks = model.apply(collections, batch.x, **options), None
-    penalty = sum(jax.tree.leaves(new.get("losses", {})), jnp.zeros((), jnp.float32))
-    return Outputs(values, masks, new.get("batch_stats", variables.get("batch_stats", {})), penalty)
+    added = tuple(jax.tree.leaves(new.get("losses", {})))
+    return Outputs(values, masks, new.get("batch_stats", variables.get("batch_stats", {})), added)
+
+
+def adds_losses(model: nn.Module, variables: VariableDict, batch: Batch) -> bool:
+    """Returns whether layers of a model add losses in training, by regularizers or `add_loss`.
+
+    Args:
+        model: Any linen module.
+        variables: The model's variables; shapes and dtypes suffice.
+        batch: A batch; shapes and dtypes suffice.
+    """
+    key = jax.random.key(0)
+    return bool(jax.eval_shape(lambda v, b: forward(model, v, b, True, key).added_losses, variables, batch))

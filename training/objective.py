@@ -1,5 +1,6 @@
 """The losses, loss weights and metrics of each output, in one object of pure functions."""
 
+import collections
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -33,17 +34,26 @@ class OutputMetric(NamedTuple):
 
     Attributes:
         name: The metric's name in the logs.
+        own_name: The metric's name without output and number.
         output: Index of the output.
         metric: The metric.
         weighted: Whether to apply sample weights.
         example: Shapes of labels and outputs, from which some metrics derive the shapes of their states.
+        entries: The names in the logs if the result is a dictionary, otherwise None.
     """
 
     name: str
+    own_name: str
     output: int
     metric: Any
     weighted: bool
     example: tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]
+    entries: tuple[str, ...] | None = None
+
+    @property
+    def log_names(self) -> tuple[str, ...]:
+        """The names in the logs."""
+        return (self.name,) if self.entries is None else self.entries
 
 
 class Measurement(NamedTuple):
@@ -57,6 +67,7 @@ class Measurement(NamedTuple):
         weights: The sample weights of each output, or None.
         masks: The mask of each output, without padding rows, or None.
         rows: Number of examples.
+        states: The metrics' states after the batch, if computing the loss has updated them; otherwise None.
     """
 
     loss: jax.Array
@@ -66,6 +77,7 @@ class Measurement(NamedTuple):
     weights: list[jax.Array | None]
     masks: list[jax.Array | None]
     rows: jax.Array
+    states: Any = None
 
 
 class Objective(NamedTuple):
@@ -78,6 +90,7 @@ class Objective(NamedTuple):
         metrics: All metrics in the order of the logs.
         one_hot: For each output, the number of classes if integer labels become one-hot rows, else None.
         shapes: The shape of each output without the batch axis.
+        has_labels: Whether the data has labels.
     """
 
     names: tuple[str, ...]
@@ -86,6 +99,7 @@ class Objective(NamedTuple):
     metrics: tuple[OutputMetric, ...]
     one_hot: tuple[int | None, ...]
     shapes: tuple[tuple[int, ...], ...]
+    has_labels: bool = True
 
     @classmethod
     def of(
@@ -136,8 +150,7 @@ class Objective(NamedTuple):
         if y is not None:
             check_per_output("y", y, names)
         true = ordered(y, names) if y is not None else [None] * len(names)
-        given = _per_output("loss", loss, names)
-        resolved = tuple(_loss(one, t, p) for one, t, p in zip(given, true, outputs, strict=True))
+        resolved, factors = resolve_losses(loss, loss_weights, names, true, outputs)
         one_hot = tuple(
             num_classes if _needs_one_hot(l, t, p, num_classes) else None
             for l, t, p in zip(resolved, true, outputs, strict=True)
@@ -145,17 +158,16 @@ class Objective(NamedTuple):
         labels = [
             jax.ShapeDtypeStruct((t.shape[0], c), jnp.float32) if c else t for t, c in zip(true, one_hot, strict=True)
         ]
-        factors = [1.0 if w is None else _factor(w, names) for w in _per_output("loss_weights", loss_weights, names)]
-        measured = [] if y is None else _output_metrics(metrics, weighted_metrics, names, labels, outputs)
+        measured = [] if y is None else output_metrics(metrics, weighted_metrics, names, labels, outputs)
         shapes = tuple(tuple(output.shape[1:]) for output in outputs)
-        objective = cls(names, resolved, tuple(factors), tuple(measured), one_hot, shapes)
+        objective = cls(names, resolved, factors, tuple(measured), one_hot, shapes, y is not None)
         if example.weight is not None:
             check_per_output("sample_weight", example.weight, names)
         if y is not None:
             objective._check_shapes(y, outputs, num_examples)
             # Traces losses and metrics with shapes only, because they may be any functions.
             jax.eval_shape(
-                lambda v, t, b: objective.update(t, objective.measure(b, forward(model, v, b))),
+                lambda v, t, b: objective.update(t, objective.run(model, v, b, t)[1]),
                 variables,
                 objective.empty(),
                 example,
@@ -164,30 +176,60 @@ class Objective(NamedTuple):
 
     @property
     def loss_names(self) -> list[str]:
-        """The losses in the logs: the total, and each output's if there are several outputs."""
-        return ["loss", *(f"{name}_loss" for name in self.names)] if len(self.names) > 1 else ["loss"]
+        """The losses in the logs: the total, and as in Keras each output's if several outputs have one."""
+        each = [f"{name}_loss" for name, loss in zip(self.names, self.losses, strict=True) if loss is not None]
+        return ["loss", *each] if len(each) > 1 else ["loss"]
 
     @property
     def log_names(self) -> list[str]:
         """All names in the logs, in their order."""
-        return [*self.loss_names, *(m.name for m in self.metrics)]
+        return [*self.loss_names, *(name for m in self.metrics for name in m.log_names)]
+
+    @property
+    def mixes_rows(self) -> bool:
+        """Whether the loss may be any function of the whole batch, which then gets no padding rows."""
+        return False
 
     def empty(self) -> Totals:
         """Returns the totals before the first step: sums of losses, number of rows, and the metrics' states."""
         return _empty(self)()  # new arrays at each call, because programs overwrite them
 
-    def labels(self, y: ArrayOrShapeTree) -> list[jax.Array]:
-        """Returns the labels of each output, as one-hot rows if the loss needs them."""
+    def labels(self, y: ArrayOrShapeTree) -> list[Any]:
+        """Returns the labels of each output, as one-hot rows if the loss needs them; None for data without labels."""
+        if not self.has_labels:
+            return [None] * len(self.names)
         return [
             leaf if classes is None else jax.nn.one_hot(leaf.reshape(leaf.shape[:1]), classes)
             for leaf, classes in zip(ordered(y, self.names), self.one_hot, strict=True)
         ]
 
+    def run(
+        self,
+        model: nn.Module,
+        variables: VariableDict,
+        batch: Batch,
+        totals: Totals,
+        train: bool = False,
+        key: jax.Array | None = None,
+    ) -> tuple[Outputs, Measurement]:
+        """Runs a model on a batch and computes the loss; a subclass may compute another one.
+
+        Args:
+            model: Any linen module.
+            variables: The model's variables.
+            batch: The batch.
+            totals: The totals before the batch.
+            train: Whether the model runs in training mode.
+            key: The key of dropout, needed in training mode.
+        """
+        outputs = forward(model, variables, batch, train, key)
+        return outputs, self.measure(batch, outputs)
+
     def measure(self, batch: Batch, outputs: Outputs) -> Measurement:
         """Computes the loss of a batch: the weighted sum of the outputs' losses, plus the penalties of the layers."""
         labels = self.labels(batch.y)
-        predictions = _to_float32(ordered(outputs.values, self.names))
-        weights, masks = _weights(batch.weight, self.names), _masks(outputs.masks, self.names, batch.valid)
+        predictions = to_float32(ordered(outputs.values, self.names))
+        weights, masks = weights_per_output(batch.weight, self.names), _masks(outputs.masks, self.names, batch.valid)
         total, per_output = jnp.zeros((), jnp.float32), {}
         arguments = zip(self.names, self.losses, self.loss_weights, labels, predictions, weights, masks, strict=True)
         for name, loss, factor, true, pred, weight, mask in arguments:
@@ -220,9 +262,10 @@ class Objective(NamedTuple):
     def logs(self, totals: Totals) -> dict[str, jax.Array]:
         """Returns the mean losses and the metrics of the totals, `loss` first."""
         means = {name: total.value / totals["rows"].value for name, total in totals["sums"].items()}
-        return means | {
-            m.name: m.metric.compute(state) for m, state in zip(self.metrics, totals["metrics"], strict=True)
-        }
+        for m, state in zip(self.metrics, totals["metrics"], strict=True):
+            result = m.metric.compute(state)
+            means |= flat_logs(result) if isinstance(result, Mapping) else {m.name: result}
+        return means
 
     def _check_shapes(self, y: ArrayOrShapeTree, outputs: Sequence[ArrayOrShape], num_examples: int | None) -> None:
         """Raises if a loss or a metric cannot take labels and outputs of these shapes, and names the arrays."""
@@ -281,6 +324,37 @@ def check_per_output(argument: str, tree: ArrayOrShapeTree, names: Sequence[str]
     )
 
 
+def resolve_losses(
+    loss: LossArgument,
+    loss_weights: WeightArgument,
+    names: Sequence[str],
+    labels: Sequence[ArrayOrShape | None],
+    outputs: Sequence[ArrayOrShape],
+) -> tuple[tuple[Loss | None, ...], tuple[float, ...]]:
+    """Returns the loss of each output, None without labels, and the factors of these losses.
+
+    Raises:
+        ValueError: If a name is unknown, or there is not one loss and one factor for each output.
+    """
+    given = _per_output("loss", loss, names)
+    resolved = tuple(_loss(one, t, p) for one, t, p in zip(given, labels, outputs, strict=True))
+    factors = [1.0 if w is None else _factor(w, names) for w in _per_output("loss_weights", loss_weights, names)]
+    return resolved, tuple(factors)
+
+
+def flat_logs(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the entries of nested dictionaries of results in one dictionary, sorted as in Keras.
+
+    Example:
+        >>> flat_logs({"b": 1, "a": {"d": 2, "c": 3}})
+        {'c': 3, 'd': 2, 'b': 1}
+    """
+    found: dict[str, Any] = {}
+    for name, value in sorted(results.items()):
+        found |= flat_logs(value) if isinstance(value, Mapping) else {name: value}
+    return found
+
+
 def _factor(weight: float, names: Sequence[str]) -> float:
     if np.ndim(weight) or isinstance(weight, str):
         raise ValueError(
@@ -301,31 +375,43 @@ def _needs_one_hot(loss: Loss | None, true: ArrayOrShape, pred: ArrayOrShape, nu
     return pred.shape[-1] == num_classes > 1 and true.ndim == 1
 
 
-def _output_metrics(
+def output_metrics(
     metric: MetricArgument,
     weighted_metric: MetricArgument,
     names: Sequence[str],
     labels: Sequence[ArrayOrShape],
     outputs: Sequence[ArrayOrShape],
 ) -> list[OutputMetric]:
+    """Returns the metrics of all outputs, in the order and with the names of Keras' logs."""
     found: list[OutputMetric] = []
+    counts: collections.Counter[str] = collections.Counter()
     for weighted, given in ((False, metric), (True, weighted_metric)):
         argument = "weighted_metrics" if weighted else "metrics"
         for i, several in enumerate(_per_output(argument, given, names, several=True)):
             for one in several:
                 resolved = metrics.resolve(one, labels[i].shape, outputs[i].shape)
-                stem = one if isinstance(one, str) else str(resolved.name)
-                name = f"{names[i]}_{stem}" if len(names) > 1 else stem
-                taken = {m.name for m in found}
-                if name in taken and weighted:
-                    name = f"weighted_{stem}" if len(names) == 1 else f"{names[i]}_weighted_{stem}"
-                copies = sum(m.name == name or m.name.startswith(f"{name}_") for m in found)
-                name = f"{name}_{copies}" if name in taken else name
-                found.append(OutputMetric(name, i, resolved, weighted, (_like(labels[i]), _like(outputs[i]))))
+                own_name = one if isinstance(one, str) else str(resolved.name)
+                prefix = f"{names[i]}_" if len(names) > 1 else ""
+                name = f"{prefix}{own_name}"
+                if weighted and counts[name]:
+                    name = f"{prefix}weighted_{own_name}"
+                number = counts[name]
+                counts[name] += 1
+                name = f"{name}_{number}" if number else name
+                example = (_like(labels[i]), _like(outputs[i]))
+                found.append(OutputMetric(name, own_name, i, resolved, weighted, example, _entries(resolved, example)))
     return found
 
 
-def _to_float32(outputs: list[jax.Array]) -> list[jax.Array]:
+def _entries(metric: Any, example: tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]) -> tuple[str, ...] | None:
+    """Returns the names in the logs of a metric whose result is a dictionary, otherwise None."""
+    if not metric.may_return_dictionary:
+        return None
+    result = jax.eval_shape(lambda: metric.compute(metric.empty_for(*example)))
+    return tuple(flat_logs(result)) if isinstance(result, Mapping) else None
+
+
+def to_float32(outputs: list[jax.Array]) -> list[jax.Array]:
     """Converts outputs in half precision to float32, in which losses and metrics are computed."""
     return [y.astype(jnp.float32) if y.dtype in (jnp.bfloat16, jnp.float16) else y for y in outputs]
 
@@ -376,7 +462,8 @@ def ordered(tree: ArrayOrShapeTree, names: Sequence[str]) -> list[Any]:
     return jax.tree.leaves(tree)
 
 
-def _weights(weight: ArrayOrShapeTree, names: Sequence[str]) -> list[jax.Array | None]:
+def weights_per_output(weight: ArrayOrShapeTree, names: Sequence[str]) -> list[Any]:
+    """Returns the sample weights of each output, or None."""
     leaves = ordered(weight, names)
     return (leaves or [None]) * len(names) if len(leaves) < len(names) else leaves
 

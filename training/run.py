@@ -50,7 +50,7 @@ class FitRun:
         feed: The data.
         objective: Losses and metrics.
         callbacks: Callbacks in the order in which they are called.
-        history: The history. It is called after `callbacks`, which do not include it.
+        history: The history. It is called after `callbacks`, unless they include it.
         progress: The display.
         shuffle: Whether each pass has a different order.
         validation: The validation, or None.
@@ -73,7 +73,9 @@ class FitRun:
         checkpoints: Checkpoints | None = None,
     ):
         self.session, self.feed, self.objective = session, feed, objective
-        self.callbacks, self.history, self.progress = [*callbacks, history], history, progress
+        # As in Keras, a history among the callbacks is called at its place.
+        self.callbacks = [*callbacks] if history in callbacks else [*callbacks, history]
+        self.history, self.progress = history, progress
         self.shuffle, self.validation, self.steps_per_epoch = shuffle, validation, steps_per_epoch
         self.checkpoints = checkpoints
         self._interrupts = Interrupts(terminate=checkpoints is not None)
@@ -160,17 +162,20 @@ class FitRun:
             self._epoch_start = jax.tree.map(jnp.copy, session.state)
         self.progress.begin_epoch(self._epoch)
         self._train()
+        session.measured = self.objective, self._totals
         logs = dict(self._logs)
         if self.validation is not None and self.validation.is_due(self._epoch):
             self._call_callbacks("on_test_begin", {})
-            measured = self.validation.evaluate(self.progress, self._stop_if_interrupted)
+            measured = self.validation.evaluate(self.progress, self._stop_if_interrupted, self.callbacks)
             self._call_callbacks("on_test_end", measured)
             logs |= {f"val_{name}": value for name, value in measured.items()}
         seconds = time.perf_counter() - start - (self.progress.compile_seconds - compiled_before)
         self.history.seconds.append(seconds)
+        measured_logs = dict(logs)
         self._call_callbacks("on_epoch_end", self._epoch, logs)
         self.progress.end_epoch(logs)
-        self._epoch, self._step, self._logs, self._totals = self._epoch + 1, 0, logs, self.objective.empty()
+        # As in Keras, `on_train_end` does not get what the callbacks added to the logs.
+        self._epoch, self._step, self._logs, self._totals = self._epoch + 1, 0, measured_logs, self.objective.empty()
         self._take_snapshot()
         if self.checkpoints is not None:
             last = session.stop_training or self._epoch == self._epochs.stop
@@ -215,6 +220,8 @@ class FitRun:
         """Returns the number of steps in the next chunk."""
         if self.session.steps_per_execution != "auto":
             return int(self.session.steps_per_execution)
+        if self._watches_steps and self.session.hooks_per_batch:
+            return 1
         return 1 if self.session.stop_training else steps_per_chunk(left, self._steps_per_second)
 
     def _run_chunk(self, chunk: Chunk, start: int, stop: int) -> None:
@@ -254,7 +261,8 @@ class FitRun:
     def _check_finite(self) -> None:
         """Warns about numbers that are not finite, and stops the run if that was chosen."""
         session, policy = self.session, self.session.nonfinite
-        state, stops = policy.handle(session.model, session.state, session.frozen, self._step, self._logs["loss"])
+        loss = self._logs.get("loss", 0.0)
+        state, stops = policy.handle(session.model, session.state, session.frozen, self._step, loss)
         if stops:
             session.stop_training = True
             if policy.choice == "restore" and self._epoch_start is not None:

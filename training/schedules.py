@@ -7,11 +7,13 @@ function of the step can be used as a schedule, including those of optax.
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from flaxmodels.configured import Configured
 from flaxmodels.names import lookup
 
 Schedule = Callable[[jax.Array], ArrayLike]
@@ -33,6 +35,19 @@ def _floor_divide(step: ArrayLike, steps: ArrayLike) -> jax.Array:
     return jnp.where(quotient * steps > step, quotient - 1, quotient)
 
 
+class _Schedule(Configured):
+    """Base class of schedules: the arguments as a configuration, with lists as in Keras."""
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the schedule by name.
+
+        References:
+            Keras, `keras.optimizers.schedules.LearningRateSchedule.get_config`.
+        """
+        config = super().get_config()
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in config.items()}
+
+
 def _check_positive(schedule: Schedule, field: str) -> None:
     value = getattr(schedule, field)
     if not value > 0:
@@ -40,7 +55,7 @@ def _check_positive(schedule: Schedule, field: str) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class ExponentialDecay:
+class ExponentialDecay(_Schedule):
     """Decays exponentially: initial_learning_rate * decay_rate ** (step / decay_steps).
 
     Args:
@@ -75,7 +90,7 @@ class ExponentialDecay:
 
 
 @dataclasses.dataclass(frozen=True)
-class InverseTimeDecay:
+class InverseTimeDecay(_Schedule):
     """Decays with the inverse of time: initial_learning_rate / (1 + decay_rate * step / decay_steps).
 
     Args:
@@ -110,7 +125,7 @@ class InverseTimeDecay:
 
 
 @dataclasses.dataclass(frozen=True)
-class PiecewiseConstantDecay:
+class PiecewiseConstantDecay(_Schedule):
     """Returns values[i] up to and including step boundaries[i], and the last value after all boundaries.
 
     Args:
@@ -152,7 +167,7 @@ class PiecewiseConstantDecay:
 
 
 @dataclasses.dataclass(frozen=True)
-class PolynomialDecay:
+class PolynomialDecay(_Schedule):
     """Decays polynomially: (initial - end) * (1 - min(step, decay_steps) / decay_steps) ** power + end.
 
     Args:
@@ -196,7 +211,7 @@ class PolynomialDecay:
 
 
 @dataclasses.dataclass(frozen=True)
-class CosineDecay:
+class CosineDecay(_Schedule):
     """Increases linearly to `warmup_target`, if given, then decays along half a cosine.
 
     With top = warmup_target or initial_learning_rate and s = min(step - warmup_steps, decay_steps), the decay is
@@ -252,7 +267,7 @@ class CosineDecay:
 
 
 @dataclasses.dataclass(frozen=True)
-class CosineDecayRestarts:
+class CosineDecayRestarts(_Schedule):
     """Decays along half a cosine and restarts.
 
     Cycle i has first_decay_steps * t_mul ** i steps and starts at initial_learning_rate * m_mul ** i.
@@ -310,7 +325,7 @@ class CosineDecayRestarts:
 
 
 @dataclasses.dataclass(frozen=True)
-class LinearWarmup:
+class LinearWarmup(_Schedule):
     """Increases linearly to the initial value of a schedule, then follows the schedule from its step 0.
 
     Args:
@@ -348,7 +363,7 @@ class LinearWarmup:
 
 
 @dataclasses.dataclass(frozen=True)
-class OneCycle:
+class OneCycle(_Schedule):
     """Increases along half a cosine to the peak, then decays along half a cosine.
 
     The rate starts at peak / div_factor. At `total_steps` and later, it is peak / div_factor / final_div_factor.

@@ -16,8 +16,9 @@ from training import advice, changes, optimizers, padding, steps
 from training.data.checks import check_ids, check_inputs, check_labels
 from training.data.examples import ArrayTree, Examples
 from training.data.source import Feed, FeedOptions, Source
+from training.forward import adds_losses
 from training.nonfinite import NonfinitePolicy
-from training.objective import Objective
+from training.objective import Objective, Totals
 from training.programs import Program, signature
 from training.rules import Rules, merge_params, partition, read_rules
 from training.state import ArrayOrShapeTree, TrainState, Variables, VariableTree
@@ -38,11 +39,16 @@ class Session:
         steps_per_execution: Steps in a chunk, or "auto".
         deterministic: Whether a GPU computes the same bits in every run.
         variables: Initial variables; None for fresh ones.
+        make_objective: Resolves losses and metrics, as `Objective.of` does.
 
     Attributes:
         stop_training: Whether the current run ends after the running chunk of steps.
+        stop_evaluating: Whether the current evaluation ends after the running chunk of steps.
+        stop_predicting: Whether the current prediction ends after the running chunk of steps.
         chosen_rate: The learning rate that was set since the last run, or None.
+        hooks_per_batch: Whether hooks of batches are called once per step, unless `steps_per_execution` is a number.
         steps_per_second: Speed of earlier runs, keyed by objective, batch size and number of examples.
+        measured: Losses and metrics of the last evaluation or epoch of training, with their totals; None before one.
     """
 
     def __init__(
@@ -56,11 +62,15 @@ class Session:
         steps_per_execution: int | str,
         deterministic: bool,
         variables: VariableDict | None,
+        make_objective: Callable[..., Objective] = Objective.of,
     ):
         self.model, self.optimizer, self.losses, self.seed = model, optimizer, losses, seed
         self.nonfinite, self.train_step = nonfinite, train_step
         self.steps_per_execution, self.deterministic = steps_per_execution, deterministic
-        self.stop_training = False
+        self.make_objective = make_objective
+        self.measured: tuple[Objective, Totals] | None = None
+        self.stop_training = self.stop_evaluating = self.stop_predicting = False
+        self.hooks_per_batch = False
         self.chosen_rate: float | None = None
         self.steps_per_second: dict[Any, float] = {}
         self._initial = variables
@@ -69,6 +79,7 @@ class Session:
         self._shared = False  # whether the current variables were given to the user
         self._objectives: dict[Any, Objective] = {}
         self._settings: Any = None  # the arguments of all layers when the rules were read
+        self._present_settings: object = None
         self._programs: dict[Any, Program] = {}
         self._may_pad: dict[Any, bool] = {}
         # Programs and proofs, keyed by the settings of the layers, so that undoing a change compiles nothing.
@@ -124,10 +135,20 @@ class Session:
         """Paths of the parameters that are not trained."""
         return self._rules.frozen
 
+    @property
+    def rules(self) -> Rules:
+        """The constraints and frozen parameters that the layers prescribe."""
+        return self._rules
+
+    @property
+    def settings(self) -> object:
+        """The arguments of all layers when the last call started; equal before and after calls without a change."""
+        return self._present_settings
+
     def copy_shared_variables(self) -> None:
         """Copies variables that the user holds, if training would overwrite them in place."""
         if self._shared and not self.nonfinite.replays:
-            self.state = self.state.replace(**jax.tree.map(jnp.copy, self.state.variables))
+            self.state = self.state.replace(**_copies(self.state.variables))
         self._shared = False
 
     def build(self, x: ArrayTree | ArrayOrShapeTree) -> None:
@@ -159,6 +180,7 @@ class Session:
                 opt_state = changes.transfer_opt_state(self.optimizer, state.opt_state, state.params, rules.frozen)
                 self.state = state.replace(opt_state=opt_state)
             self._rules, self._settings = rules, now
+        self._present_settings = now, self._settings
         self._programs, self._may_pad = self._by_settings.setdefault((now, self._settings), ({}, {}))
         return self.state
 
@@ -219,7 +241,7 @@ class Session:
         if key not in self._objectives:
             variables = self.prepare(examples, rows).variables
             batch = examples.batch_of(rows)
-            objective = Objective.of(
+            objective = self.make_objective(
                 self.model,
                 batch,
                 **self.losses,
@@ -233,6 +255,31 @@ class Session:
         check_labels(examples, objective)
         check_ids(examples, self.model)
         return objective
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether the data must have labels, because there are losses or metrics of them."""
+        return any(value is not None for value in self.losses.values())
+
+    def check_loss(self, examples: Examples, objective: Objective, rows: int) -> None:
+        """Raises if nothing determines a loss: neither the trainer nor a layer of the model.
+
+        Raises:
+            ValueError: If there is no loss.
+        """
+        if objective.mixes_rows or any(loss is not None for loss in objective.losses):
+            return
+        if not adds_losses(self.model, self.state.variables, examples.batch_of(rows)):
+            raise ValueError(
+                "Training needs a loss, got none and a model whose layers add none; write, for example, "
+                "Trainer(model, loss='mse'), or call `add_loss` in a layer."
+            )
+
+    def steps_per_hook(self, left: int) -> int:
+        """Returns the number of steps between two calls of hooks of batches, at most `left`."""
+        if self.steps_per_execution == "auto":
+            return 1 if self.hooks_per_batch else left
+        return min(left, int(self.steps_per_execution))
 
     def metric_direction(self, name: str) -> str | None:
         """Returns "up" if larger values of a metric are better, "down" if smaller ones are, or None if unknown."""
@@ -274,6 +321,8 @@ class Session:
         """Returns whether padding may fill a batch of `rows` examples: see `padding.changes_nothing`."""
         if train and self.train_step is not steps.make_train_step:
             return False  # a custom step may use all rows of a batch
+        if objective is not None and objective.mixes_rows:
+            return False
         batch = examples.batch_of(batch_size)
         key = (signature(batch), objective, train, rows)
         if key not in self._may_pad:
@@ -319,3 +368,9 @@ class Session:
             program = steps.make_predict_program(step, feed.example.scale, self.stateful)
             self._programs[key] = Program(program, deterministic=self.deterministic)
         return self._programs[key]
+
+
+@jax.jit
+def _copies(tree: Variables) -> Variables:
+    # One program for all arrays, because each call from Python takes longer than copying a small array.
+    return jax.tree.map(jnp.copy, tree)

@@ -154,8 +154,7 @@ def make_train_step(
 
         def loss_of(trained: VariableTree) -> tuple[jax.Array, tuple[Measurement, VariableTree]]:
             variables = {"params": merge_params(trained, rest), "batch_stats": state.batch_stats}
-            out = forward(model, variables, batch, train=True, key=key)
-            measured = objective.measure(batch, out)
+            out, measured = objective.run(model, variables, batch, totals, train=True, key=key)
             return scale_loss(state.opt_state, measured.loss), (measured, out.batch_stats)
 
         grads, (measured, batch_stats) = jax.grad(loss_of, has_aux=True)(trained)
@@ -223,8 +222,8 @@ def make_eval_step(model: nn.Module, objective: Objective) -> EvalStep:
     """
 
     def step(variables: Variables, totals: Totals, batch: Batch) -> tuple[Variables, Totals]:
-        out = forward(model, variables, batch)
-        return _with_statistics(variables, out), objective.update(totals, objective.measure(batch, out))
+        out, measured = objective.run(model, variables, batch, totals)
+        return _with_statistics(variables, out), objective.update(totals, measured)
 
     return step
 

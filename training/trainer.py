@@ -1,7 +1,5 @@
 """Trains any linen module: checks arguments, makes sources of data, and calls a session, a run or an evaluation."""
 
-import contextlib
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -28,13 +26,13 @@ from training.data.arguments import (
 )
 from training.data.checks import check_ids
 from training.data.examples import ArrayTree
-from training.data.passes import EpochIterator
 from training.data.source import Source
 from training.evaluation import Evaluation
 from training.losses import LossesLike
 from training.metrics import MetricsLike
 from training.nonfinite import NonfinitePolicy
 from training.optimizers import OptimizerLike
+from training.prediction import Prediction
 from training.process import check_not_forked
 from training.progress import example_unit, format_logs, make_progress
 from training.run import FitRun, Validation
@@ -69,6 +67,8 @@ class Trainer:
             losses, metrics and statistics in float32; the latter also scales the loss. None keeps the model's dtype.
         train_step: Factory for a custom training step: a function (model, objective, optimizer, rules, nonfinite) that
             returns a function (state, totals, batch) -> (state, totals). The default is `steps.make_train_step`.
+        make_objective: Resolves losses and metrics, as `Objective.of` does. A subclass of `Objective` may compute
+            another loss from the whole batch.
 
     References:
         Keras, `keras.Model.compile`.
@@ -98,6 +98,7 @@ class Trainer:
         deterministic: bool = False,
         precision: str | None = None,
         train_step: Callable[..., steps.TrainStep] = steps.make_train_step,
+        make_objective: Callable[..., steps.Objective] = steps.Objective.of,
     ):
         if not isinstance(model, nn.Module):
             raise TypeError(
@@ -138,6 +139,7 @@ class Trainer:
             steps_per_execution,
             deterministic,
             variables,
+            make_objective,
         )
 
     def _repr_html_(self) -> str:
@@ -328,22 +330,19 @@ class Trainer:
         check_not_forked()
         session = self.session
         user_callbacks = callbacks_module.check(callbacks)
-        if self.loss is None:
-            raise ValueError(
-                "Training needs a loss, but the Trainer has none; write, for example, Trainer(model, loss='mse')."
-            )
         shuffle = not session.stateful if shuffle is None else shuffle
         check_epochs(epochs, initial_epoch, validation_freq, shuffle)
         check_steps("steps_per_epoch", steps_per_epoch)
         check_steps("validation_steps", validation_steps)
-        source = labelled_source(x, y, sample_weight, class_weight, "fit")
-        held_out = None if validation_data is None else validation_source(validation_data)
+        source = labelled_source(x, y, sample_weight, class_weight, "fit", session.needs_labels)
+        held_out = None if validation_data is None else validation_source(validation_data, session.needs_labels)
         if held_out is None and validation_split:
             source, held_out = source.split_off(validation_split, by_class=class_weight is not None)
         example = source.example
         rows = choose_batch_size(source, self.model, batch_size, steps_per_epoch, "fit")
         session.prepare(example, rows, train=True)
         objective = session.objective_for(example, rows)
+        session.check_loss(example, objective, rows)
         feed = session.feed(source, rows, objective, steps_per_epoch, train=True)
         validation = None
         if held_out is not None:
@@ -355,9 +354,9 @@ class Trainer:
             validation = Validation(self._evaluation(held_out, validation_rows, validation_steps), validation_freq)
         if any(isinstance(callback, ProgbarLogger) for callback in user_callbacks):
             verbose = 1
-        self.history = History()
+        self.history = next((c for c in user_callbacks if isinstance(c, History)), None) or History()
         epoch_steps = steps_per_epoch or feed.steps
-        params: dict[str, object] = {"epochs": epochs, "steps": epoch_steps, "verbose": verbose}
+        params: dict[str, object] = {"verbose": verbose, "epochs": epochs, "steps": epoch_steps}
         params["validation"] = validation is not None
         for callback in [*user_callbacks, self.history]:
             callback.set_trainer(self)
@@ -399,7 +398,7 @@ class Trainer:
             verbose: 0 is silent; 1, 2 and "auto" print the result.
             sample_weight: Factors of the losses [N].
             steps: How many batches to evaluate; by default all.
-            callbacks: Callbacks, for their hooks `on_test_begin` and `on_test_end`.
+            callbacks: Callbacks, for their hooks of evaluation, such as `on_test_end`.
 
         Returns:
             The values keyed by name, `loss` first.
@@ -409,23 +408,27 @@ class Trainer:
         """
         check_not_forked()
         check_steps("steps", steps)
-        source = labelled_source(x, y, sample_weight, None, "evaluate")
+        source = labelled_source(x, y, sample_weight, None, "evaluate", self.session.needs_labels)
         evaluation = self._evaluation(
             source, choose_batch_size(source, self.model, batch_size, steps, "evaluate"), steps
         )
-        user_callbacks = self._start_callbacks(callbacks, "on_test_begin")
-        logs = evaluation()
+        user_callbacks = self._start_callbacks(callbacks, "on_test_begin", verbose, steps or evaluation.feed.steps)
+        logs = evaluation(callbacks=user_callbacks)
         for callback in user_callbacks:
             callback.on_test_end(logs)
         if verbose:
             print(format_logs(logs))
         return logs
 
-    def _start_callbacks(self, given: Callback | Sequence[Callback] | None, hook: str) -> list[Callback]:
+    def _start_callbacks(
+        self, given: Callback | Sequence[Callback] | None, hook: str, verbose: str | int, steps: int | None
+    ) -> list[Callback]:
         """Returns the callbacks of an evaluation or prediction, after their first hook."""
         user_callbacks = callbacks_module.check(given)
         for callback in user_callbacks:
             callback.set_trainer(self)
+            callback.set_params({"verbose": verbose, "epochs": 1, "steps": steps})
+        for callback in user_callbacks:
             getattr(callback, hook)({})
         return user_callbacks
 
@@ -451,7 +454,7 @@ class Trainer:
                 it is 32. A stream has its own batch size.
             verbose: 0 is silent; other values print the number of examples.
             steps: How many batches to compute; by default all.
-            callbacks: Callbacks, for their hooks `on_predict_begin` and `on_predict_end`.
+            callbacks: Callbacks, for their hooks of prediction, such as `on_predict_end`.
 
         Returns:
             A numpy array [N, ...], or a tree of them for several outputs.
@@ -466,23 +469,8 @@ class Trainer:
         session.prepare(source.example, rows)
         check_ids(source.example, self.model)
         feed = session.feed(source, rows, None, steps)
-        user_callbacks = self._start_callbacks(callbacks, "on_predict_begin")
-        program = session.predict_program(feed)
-        parts, computing, data = [], None, EpochIterator(feed)
-        limit = math.inf if steps is None else steps
-        with contextlib.closing(data):
-            while data.steps_done < limit and (chunk := data.next_chunk(limit - data.steps_done)) is not None:
-                stop = int(min(chunk.steps, limit - chunk.first))
-                outputs, changed = program(
-                    session.state.variables, chunk.data, chunk.order, np.int32(0), np.int32(stop)
-                )
-                session.store_states(changed)
-                data.steps_done += stop
-                # Outputs are fetched one chunk later, so that the device computes the next chunk meanwhile.
-                parts += _on_host(computing)
-                computing = outputs, chunk.sizes[:stop], chunk.order.shape[1]
-            data.next_pass()
-        parts += _on_host(computing)
+        user_callbacks = self._start_callbacks(callbacks, "on_predict_begin", verbose, steps or feed.steps)
+        parts = Prediction(session, feed, steps)(user_callbacks)
         for callback in user_callbacks:
             callback.on_predict_end({})
         predicted = jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
@@ -493,19 +481,3 @@ class Trainer:
     def save(self, path: str | os.PathLike[str], architecture: bool | None = None) -> None:
         """Writes the model and its variables to one file, in the format of its suffix; see `fm.save`."""
         files.save(path, self.model, self.variables, architecture)
-
-
-def _on_host(computed: tuple[ArrayTree, np.ndarray, int] | None) -> list[ArrayTree]:
-    """Copies the outputs of a chunk, without padding rows, to the host; returns an empty list if there is no chunk."""
-    if computed is None:
-        return []
-    outputs, sizes, batch_size = computed
-    padded = np.any(sizes != batch_size)
-
-    def fetch(array: jax.Array) -> np.ndarray:
-        rows = np.asarray(array)[: len(sizes)]
-        if padded:
-            return rows[np.arange(batch_size) < sizes[:, None]]
-        return rows.reshape(-1, *rows.shape[2:])
-
-    return [jax.tree.map(fetch, outputs)]

@@ -263,6 +263,7 @@ class Layer(KerasStyle, nn.Module, kw_only=True):
         """
         return None if self.BINDS_ATTRIBUTES and not keras_calls.takes_training(self) else train
 
+    @nn.nowrap
     def children(self) -> Sequence[tuple[str, nn.Module]]:
         """Returns the scope names and the layers inside this one, in the order of Keras' `get_weights()`."""
         return []

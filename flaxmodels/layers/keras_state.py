@@ -32,6 +32,9 @@ STATE = "_keras_state"
 OWN = {"name", "parent", "scope", "_id", "_state", "_parent_ref", "_origin", "_output_mask", "built",
        "rows_per_example", "_compact_name_scope_modules", STATE}  # fmt: skip
 
+# Attributes that do not determine what a layer computes; a package that keeps other state in layers adds their names.
+UNTRACKED: set[str] = set()
+
 
 class State:
     """The record of one instance.

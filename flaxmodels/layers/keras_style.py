@@ -78,6 +78,8 @@ class KerasStyle(_Base):
     BINDS_ATTRIBUTES: ClassVar[bool] = False
     # Whether `build` has created the variables.
     built: ClassVar[bool] = False
+    # Methods of `REFUSED` that the class calls nevertheless.
+    HONOURED: ClassVar[frozenset[str]] = frozenset()
 
     if TYPE_CHECKING:
         SUPPORTS_MASKING: ClassVar[bool]
@@ -95,7 +97,7 @@ class KerasStyle(_Base):
             return
         cls.KERAS_STYLE = True
         if not is_library(cls):
-            _check_class(cls)
+            check_class(cls)
         if {"call", "build"} & defined and not cls.BINDS_ATTRIBUTES:
             cls.BINDS_ATTRIBUTES = True
             cls.outputs_and_mask = keras_calls.outputs_and_mask  # type: ignore[attr-defined]
@@ -411,10 +413,10 @@ def _defined_names(cls: type) -> set[str]:
     return {name for name in names if any(name in vars(base) for base in (cls, *bases) if base is not KerasStyle)}
 
 
-def _check_class(cls: type) -> None:
+def check_class(cls: Any) -> None:
     """Raises if a class written Keras' way defines a method that would not be called."""
     for name, advice in REFUSED.items():
-        if name in vars(cls):
+        if name in vars(cls) and name not in cls.HONOURED:
             raise TypeError(f"{cls.__name__} defines `{name}`, which is not supported in a Keras class; {advice}.")
 
 

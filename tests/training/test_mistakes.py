@@ -253,7 +253,8 @@ MISTAKES = {
     ),
     "loss missing": (
         lambda: fit(tr(loss=None)),
-        "Training needs a loss, but the Trainer has none; write, for example, Trainer(model, loss='mse').",
+        "Training needs a loss, got none and a model whose layers add none; write, for example, Trainer(model, loss='mse'), "
+        "or call `add_loss` in a layer.",
     ),
     "nonfinite": (
         lambda: tr(nonfinite="raise"),

@@ -31,7 +31,7 @@ X, Y = jnp.ones((3, 1)), jnp.array([[0.0], [1.0], [3.0]])
 
 def test_loss_and_metrics_match_hand_computed_values():
     objective = Objective.of(line(), Batch(X, Y), loss="mse", metrics=["mae"])
-    outputs = Outputs(jnp.array([[1.0], [1.0], [1.0]]), None, {}, jnp.float32(0.5))
+    outputs = Outputs(jnp.array([[1.0], [1.0], [1.0]]), None, {}, (jnp.float32(0.5),))
     measured = objective.measure(Batch(X, Y), outputs)
     assert float(measured.loss) == pytest.approx((1 + 0 + 4) / 3 + 0.5)  # the penalties of the layers are included
     totals = objective.update(objective.update(objective.empty(), measured), measured)
@@ -44,7 +44,7 @@ def test_loss_and_metrics_match_hand_computed_values():
 def test_padding_rows_and_weights_match_hand_computed_values():
     batch = Batch(X, Y, jnp.array([1.0, 2.0, 5.0]), jnp.array([True, True, False]))
     objective = Objective.of(line(), batch, loss="mse", weighted_metrics=["mae"])
-    measured = objective.measure(batch, Outputs(jnp.array([[2.0], [2.0], [9.0]]), None, {}, jnp.float32(0)))
+    measured = objective.measure(batch, Outputs(jnp.array([[2.0], [2.0], [9.0]]), None, {}, (jnp.float32(0),)))
     assert float(measured.loss) == pytest.approx((1 * 4 + 2 * 1) / 2)  # weighted losses, divided by the examples
     assert float(measured.rows) == 2
     logs = objective.logs(objective.update(objective.empty(), measured))
@@ -63,7 +63,7 @@ def test_each_output_has_its_own_loss():
     assert objective.names == ("a", "b") and objective.shapes == ((1,), (3,))
     assert objective.log_names == ["loss", "a_loss", "b_loss", "b_accuracy"]
     values = [jnp.array([[1.0], [3.0]]), jnp.array([[0.5, 0.25, 0.25], [0.25, 0.25, 0.5]])]
-    measured = objective.measure(Batch(jnp.ones((2, 2)), y), Outputs(values, None, {}, jnp.float32(0)))
+    measured = objective.measure(Batch(jnp.ones((2, 2)), y), Outputs(values, None, {}, (jnp.float32(0),)))
     losses = {name: float(loss) for name, loss in measured.per_output_losses.items()}
     assert losses == pytest.approx({"a_loss": 5.0, "b_loss": -np.log(0.5)})
     assert float(measured.loss) == pytest.approx(2 * 5 - np.log(0.5))

@@ -1,7 +1,8 @@
 """Callbacks with Keras' names and arguments: early stopping, checkpoints, learning rates, logs."""
 
-from training.callbacks.base import NEVER as NEVER
+from training.callbacks.base import PER_PREDICT_STEP as PER_PREDICT_STEP
 from training.callbacks.base import PER_STEP as PER_STEP
+from training.callbacks.base import PER_TEST_STEP as PER_TEST_STEP
 from training.callbacks.base import Callback as Callback
 from training.callbacks.base import History as History
 from training.callbacks.base import LambdaCallback as LambdaCallback

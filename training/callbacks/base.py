@@ -24,8 +24,8 @@ Logs = dict[str, Any]
 
 # Hooks that Keras calls once per batch; here they are called once per chunk of steps.
 PER_STEP = ("on_batch_begin", "on_batch_end", "on_train_batch_begin", "on_train_batch_end")
-# Keras' hooks that are refused: evaluation and prediction return to Python only when they are done.
-NEVER = ("on_test_batch_begin", "on_test_batch_end", "on_predict_batch_begin", "on_predict_batch_end")
+PER_TEST_STEP = ("on_test_batch_begin", "on_test_batch_end")
+PER_PREDICT_STEP = ("on_predict_batch_begin", "on_predict_batch_end")
 
 
 class Callback:
@@ -33,7 +33,8 @@ class Callback:
 
     Many steps run as one compiled program, a chunk. `on_train_batch_begin` and `on_train_batch_end`, also under their
     short names, are therefore called once per chunk. The first gets the number of the chunk's first step. The second
-    gets the number of its last step, and each log is an array with a value per step.
+    gets the number of its last step, and each log is an array with a value per step. The hooks of test and predict
+    batches are also called once per chunk.
 
     Attributes:
         trainer: The trainer of the run; `trainer.stop_training = True` ends the run after the chunk.
@@ -110,6 +111,18 @@ class Callback:
     def on_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         """Short name of `on_train_batch_end`, which calls it."""
 
+    def on_test_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
+        """Called before a chunk of an evaluation; `batch` is the number of its first step."""
+
+    def on_test_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        """Called after a chunk of an evaluation; `batch` is the number of its last step, `logs` has the means."""
+
+    def on_predict_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
+        """Called before a chunk of a prediction; `batch` is the number of its first step."""
+
+    def on_predict_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        """Called after a chunk of a prediction with `logs["outputs"]`; `batch` is the number of its last step."""
+
     def on_test_begin(self, logs: Logs | None = None) -> None:
         """Called before an evaluation, including the validation of an epoch."""
 
@@ -132,8 +145,7 @@ def check(callbacks: object) -> list[Callback]:
     """Returns the callbacks as a list.
 
     Raises:
-        TypeError: If an element is not a callback, or defines a hook that is unknown, is never called or takes the
-            wrong arguments.
+        TypeError: If an element is not a callback, or defines a hook that is unknown or takes the wrong arguments.
     """
     given: list[Any] = [callbacks]
     if callbacks is None or isinstance(callbacks, list | tuple):
@@ -148,12 +160,6 @@ def check(callbacks: object) -> list[Callback]:
                 f"A callback must derive from training.callbacks.Callback, got {callback!r} of type "
                 f"{type(callback).__name__}; derive its class from Callback."
             )
-        refused = [hook for hook in NEVER if hasattr(callback, hook)]
-        if refused:
-            raise TypeError(
-                f"{type(callback).__name__} has the hook {refused[0]}, which is never called because all its steps run "
-                f"as one compiled program; use {refused[0].split('_batch')[0]}_end."
-            )
         _check_hooks(callback)
     return given
 
@@ -163,7 +169,7 @@ def _check_hooks(callback: Callback) -> None:
     hooks = [name for name in dir(Callback) if name.startswith("on_")]
     for name in dir(callback):
         method = getattr(type(callback), name, None) or vars(callback).get(name)
-        if name in hooks:
+        if name in hooks and overrides(callback, name):
             _check_signature(callback, name)
         if not name.startswith("on_") or name in hooks or not callable(method):
             continue

@@ -25,8 +25,9 @@ def labelled_source(
     sample_weight: ArrayTree | None,
     class_weight: Mapping[int, float] | None,
     method: str,
+    needs_labels: bool = True,
 ) -> Source:
-    """Returns the source of examples with labels.
+    """Returns the source of examples for training or evaluation.
 
     Args:
         x: Inputs, a `Split`, or a stream of batches.
@@ -34,9 +35,10 @@ def labelled_source(
         sample_weight: Factors of the examples' losses.
         class_weight: Factors of the losses, keyed by class.
         method: The method that was called, for error messages.
+        needs_labels: Whether the examples must have labels.
 
     Raises:
-        ValueError: If there are no labels, or a stream is given together with what it already contains.
+        ValueError: If labels are missing, or a stream is given together with what it already contains.
         TypeError: If something is not an array of numbers.
     """
     if not is_stream(x):
@@ -46,20 +48,29 @@ def labelled_source(
             if value is not None:
                 raise ValueError(f"A stream has its own {name}, but {method} got `{name}` as well; leave it out.")
         source = StreamSource(x, class_weight)
-    if source.example.y is None:
+    if source.example.y is None and needs_labels:
         call = "validation_data=(x, y)" if method == "validation_data" else f"{method}(x, y)"
         raise ValueError(f"`{method}` needs labels, got none; write {call}, or give a Split of datasets.load.")
     return source
 
 
-def validation_source(given: ValidationData) -> Source:
+def validation_source(given: ValidationData, needs_labels: bool = True) -> Source:
     """Returns the source of `validation_data`: (x, y), (x, y, sample_weight), a `Split`, or a stream.
+
+    Args:
+        given: The argument.
+        needs_labels: Whether the examples must have labels. Otherwise inputs alone are accepted, also as (x,).
 
     Raises:
         ValueError: If the argument has none of these forms.
     """
     if isinstance(given, Split | Examples) or is_stream(given):
-        return labelled_source(given, None, None, None, "validation_data")
+        return labelled_source(given, None, None, None, "validation_data", needs_labels)
+    if not needs_labels and not isinstance(given, tuple):
+        return labelled_source(given, None, None, None, "validation_data", needs_labels)  # type: ignore[arg-type]
+    if not needs_labels and isinstance(given, tuple) and 1 <= len(given) <= 3:
+        x, y, weight = (*given, None, None)[:3]
+        return labelled_source(x, y, weight, None, "validation_data", needs_labels)  # type: ignore[arg-type]
     if not isinstance(given, tuple | list):
         got = describe_value(given)
     elif len(given) not in (2, 3):

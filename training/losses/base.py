@@ -1,5 +1,6 @@
 """The base classes of losses, and the rules that all losses share: shapes, masks, weights and reductions."""
 
+import contextvars
 import dataclasses
 import math
 from collections.abc import Callable
@@ -13,6 +14,15 @@ from flaxmodels.configured import Configured
 
 EPSILON = 1e-7  # Keras' default fuzz factor
 REDUCTIONS = ("sum_over_batch_size", "mean", "mean_with_sample_weight", "sum", "none", None)
+
+
+# Predictions with their masks while a model computes its own loss; a loss that gets no mask looks for one here.
+MASKS: contextvars.ContextVar[tuple[tuple[object, jax.Array], ...]] = contextvars.ContextVar("MASKS", default=())
+
+
+def mask_of(y_pred: object) -> jax.Array | None:
+    """Returns the mask of predictions of the model that computes its own loss; None for other arrays."""
+    return next((mask for known, mask in MASKS.get() if known is y_pred), None)
 
 
 class LabelShapeError(ValueError):
@@ -225,6 +235,10 @@ class Loss(Configured):
         """Returns the unreduced loss, usually one number per example [B]."""
         raise TypeError(f"{type(self).__name__} must define values(y_true, y_pred) -> [B], got a class without it.")
 
+    def call(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
+        """Returns the unreduced loss by Keras' name of `values`."""
+        return self.values(y_true, y_pred)
+
     def masked_values(
         self, y_true: jax.Array, y_pred: jax.Array, mask: jax.Array | None
     ) -> tuple[jax.Array, jax.Array | None]:
@@ -260,6 +274,7 @@ class Loss(Configured):
             sample_weight: Weights per example [B], or per value.
             mask: False for examples [B], or values, to ignore, such as padding.
         """
+        mask = mask_of(y_pred) if mask is None else mask
         y_true, y_pred = match_ranks(jnp.asarray(y_true), jnp.asarray(y_pred))
         values, mask = self.masked_values(y_true, y_pred, None if mask is None else jnp.asarray(mask).astype(bool))
         loss = reduce_values(values, sample_weight, mask, self.reduction)

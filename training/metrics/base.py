@@ -93,6 +93,8 @@ class Metric(Generic[State]):
     dtype: DTypeLike | None = None
     predictions: ClassVar[str] = "any"
     direction: ClassVar[str | None] = None
+    # Whether the result may be a dictionary; only custom classes written as in Keras have such results.
+    may_return_dictionary: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -148,8 +150,10 @@ class Metric(Generic[State]):
             >>> F1Score().empty_for(y, y).true_positives.total.shape
             (10,)
         """
-        shapes = jax.eval_shape(self.update, self.empty(), *args)
-        return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        empty = self.empty()
+        shapes = jax.eval_shape(self.update, empty, *args)
+        # A custom metric may start with other numbers than zero.
+        return jax.tree.map(lambda a, s: jnp.broadcast_to(jnp.asarray(a, s.dtype), s.shape), empty, shapes)
 
     def cast(self, x: jax.Array) -> jax.Array:
         """Casts a result to the dtype of the metric."""

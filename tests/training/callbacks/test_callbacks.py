@@ -309,21 +309,38 @@ def test_unknown_hooks_of_instances_are_rejected():
     with refuses(
         TypeError,
         "Callback has the method on_gpu_melted, which is never called because there is no such hook; the hooks are "
-        "on_batch_begin, on_batch_end, on_chunk_end, on_epoch_begin, on_epoch_end, on_predict_begin, on_predict_end, "
+        "on_batch_begin, on_batch_end, on_chunk_end, on_epoch_begin, on_epoch_end, on_predict_batch_begin, "
+        "on_predict_batch_end, on_predict_begin, on_predict_end, on_test_batch_begin, on_test_batch_end, "
         "on_test_begin, on_test_end, on_train_batch_begin, on_train_batch_end, on_train_begin, on_train_end.",
     ):
         callbacks.check([mine])
 
 
-@pytest.mark.parametrize("hook", callbacks.NEVER)
-def test_unsupported_hooks_are_rejected(hook):
-    cls = type("Mine", (callbacks.Callback,), {hook: lambda self, batch, logs=None: None})
-    sentence = (
-        f"Mine has the hook {hook}, which is never called because all its steps run as one compiled program; "
-        f"use {hook.split('_batch')[0]}_end."
-    )
-    with pytest.raises(TypeError, match=f"^{re.escape(sentence)}$"):
-        callbacks.check([cls()])
+def test_hooks_of_test_and_predict_batches_are_called_once_per_chunk():
+    seen = []
+
+    class Watch(callbacks.Callback):
+        def on_test_batch_begin(self, batch, logs=None):
+            seen.append(("test", batch))
+
+        def on_test_batch_end(self, batch, logs=None):
+            seen.append(("tested", batch, sorted(logs)))
+
+        def on_predict_batch_end(self, batch, logs=None):
+            seen.append(("predicted", batch, logs["outputs"].shape))
+
+    model = Sequential([layers.Dense(2, input_shape=(3,))])
+    x, y = np.ones((10, 3), np.float32), np.zeros((10, 2), np.float32)
+    trainer = Trainer(model, "sgd", "mse", ["mae"], steps_per_execution=2)
+    logs = trainer.evaluate(x, y, batch_size=4, callbacks=[Watch()])
+    outputs = trainer.predict(x, batch_size=4, callbacks=[Watch()])
+    names = sorted(logs)
+    assert seen[:4] == [("test", 0), ("tested", 1, names), ("test", 2), ("tested", 2, names)]
+    assert seen[4:] == [("predicted", 1, (8, 2)), ("predicted", 2, (2, 2))]
+    assert outputs.shape == (10, 2)
+    seen.clear()
+    Trainer(model, "sgd", "mse").evaluate(x, y, batch_size=4, callbacks=[Watch()])
+    assert seen == [("test", 0), ("tested", 2, ["loss"])]
 
 
 def test_the_direction_of_a_metric_is_known_without_a_mode():

@@ -156,7 +156,8 @@ def test_batch_hooks_run_once_per_chunk_with_one_value_per_step():
 def test_lambda_callback_errors():
     hooks = (
         "on_train_begin, on_train_end, on_epoch_begin, on_epoch_end, on_chunk_end, on_train_batch_begin, "
-        "on_train_batch_end, on_batch_begin, on_batch_end, on_test_begin, on_test_end, on_predict_begin, on_predict_end"
+        "on_train_batch_end, on_batch_begin, on_batch_end, on_test_batch_begin, on_test_batch_end, "
+        "on_predict_batch_begin, on_predict_batch_end, on_test_begin, on_test_end, on_predict_begin, on_predict_end"
     )
     with refuses(
         f"LambdaCallback takes functions for the hooks {hooks}, got on_end=3; give a function for one of them.",
