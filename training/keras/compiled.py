@@ -9,25 +9,42 @@ from typing import Any
 import jax
 import numpy as np
 
+from flaxmodels.interop.keras_weights import weight_paths
+from flaxmodels.layers import keras_state
 from training.callbacks import Callback, History
 from training.callbacks import check as check_callbacks
-from training.keras import convert, optimizers, seeds, stateful
-from training.keras.callbacks import PerBatch, SortLogs, has_batch_hooks
+from training.keras import config, convert, optimizers, seeds, stateful
+from training.keras.callbacks import CallbackList, PerBatch, SortLogs, has_batch_hooks
 from training.keras.layers import stateful_class
-from training.keras.stateful import Stateful, ensure_initialized, gather, has_values, initialize, scatter, sizes
+from training.keras.measuring import MeasuredModel
+from training.keras.objectives import objective_of
+from training.keras.on_batch import BatchSteps
+from training.keras.stateful import ensure_initialized, gather, has_values, initialize, scatter, sizes
+from training.steps import Objective
 from training.trainer import Trainer
 
+# What this module keeps in a model, by name; it does not determine what the model computes.
+_STATE = (
+    "optimizer loss history _trainer _compiled _synchronized _flags _parts _carried _pulled _adopted _batch_steps "
+    "_compile_loss _compile_metrics _loss_tracker _running_step _orders"
+).split()
+keras_state.UNTRACKED.update((*_STATE, "_policy"))
 
-class CompiledModel(Stateful):
+
+class CompiledModel(MeasuredModel):
     """Mixin of models: trains the values that their layers hold through a `Trainer`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, value in (
-            ("optimizer", None), ("loss", None), ("history", None), ("_trainer", None), ("_compiled", None),
-            ("_synchronized", None),
-        ):  # fmt: skip
-            self.__dict__.setdefault(name, value)
+        for name in _STATE:
+            self.__dict__.setdefault(name, None)
+        self.__dict__.setdefault("_policy", config.dtype_policy())
+
+    @property
+    def dtype_policy(self) -> config.DTypePolicy:
+        """The policy of the model's own `dtype`, otherwise that of the program when the model was made."""
+        policy: config.DTypePolicy = self.__dict__["_policy"]
+        return policy if self.dtype is None else super().dtype_policy  # type: ignore[attr-defined]
 
     # ------------------------------------------------------------ compile
 
@@ -54,12 +71,16 @@ class CompiledModel(Stateful):
             run_eagerly: Only False: steps are always compiled.
             steps_per_execution: Steps between two returns to Python; "auto" chooses about half a second's worth.
             jit_compile: Accepted as in Keras; steps are always compiled.
-            auto_scale_loss: Has no effect yet: for "mixed_float16", pass `keras.optimizers.LossScaleOptimizer(...)`.
+            auto_scale_loss: Whether to wrap the optimizer in a `LossScaleOptimizer` if the model computes in
+                "mixed_float16".
 
         References:
             Keras, `keras.Model.compile`.
         """
         made = optimizers.get(optimizer)
+        is_scaled = isinstance(made, optimizers.LossScaleOptimizer)
+        if auto_scale_loss and made is not None and not is_scaled and self.dtype_policy.name == "mixed_float16":
+            made = optimizers.LossScaleOptimizer(made, name="loss_scale_optimizer")
         if made is None:
             raise TypeError("`optimizer` of compile must be an optimizer or its name, got None; pass one.")
         trainer = self.__dict__["_trainer"]
@@ -67,21 +88,16 @@ class CompiledModel(Stateful):
             object.__setattr__(self, "_carried", trainer.state)  # the optimizer keeps its state
             made.keep_learning_rate()
         object.__setattr__(self, "optimizer", made)
-        object.__setattr__(self, "loss", loss)
-        object.__setattr__(
-            self,
-            "_compiled",
-            {
-                "loss": loss,
-                "loss_weights": loss_weights,
-                "metrics": metrics,
-                "weighted_metrics": weighted_metrics,
-                "steps_per_execution": steps_per_execution,
-            },
-        )
-        object.__setattr__(self, "_trainer", None)
-        object.__setattr__(self, "_flags", None)
-        object.__setattr__(self, "_synchronized", None)
+        self._compile_measures(loss, loss_weights, metrics, weighted_metrics)
+        # As in Keras, losses and metrics of an earlier call stay unless new ones are given.
+        compiled = dict(self.__dict__["_compiled"] or {})
+        if loss is not None or not compiled:
+            compiled |= {"loss": loss, "loss_weights": loss_weights}
+        if metrics is not None or weighted_metrics is not None or "metrics" not in compiled:
+            compiled |= {"metrics": metrics, "weighted_metrics": weighted_metrics}
+        object.__setattr__(self, "_compiled", compiled | {"steps_per_execution": steps_per_execution})
+        for name in ("_trainer", "_flags", "_synchronized", "_batch_steps", "_adopted"):
+            object.__setattr__(self, name, None)
         made.attach(self)
         if run_eagerly:
             warnings.warn(
@@ -129,18 +145,18 @@ class CompiledModel(Stateful):
         """Returns the trainer with the values of the layers; makes it at the first call after `compile`."""
         if needs_loss and not self.compiled:
             raise ValueError("You must call `compile()` before training or evaluating a model; choose a loss there.")
-        if needs_loss and self.__dict__["_compiled"]["loss"] is None:
-            raise ValueError(
-                "`loss` of compile must be a loss to train or evaluate a model, also if layers add losses, got None; "
-                "pass a loss, such as lambda y_true, y_pred: 0 * y_pred[:, 0] with any `y`."
-            )
         ensure_initialized(self)
         parts = [id(layer) for layer in stateful.with_held(self)]
         if self.__dict__.get("_parts") != parts:  # a layer was added or removed
             self.__dict__["_trainer"] = None
         self.__dict__["_parts"] = parts
         if self.__dict__["_trainer"] is None:
-            compiled = self.__dict__["_compiled"] or {}
+            compiled = dict(self.__dict__["_compiled"] or {})
+            make_objective: Any = Objective.of
+            if compiled and self.measures_itself():
+                # The methods of the model know the losses and metrics.
+                compiled = {"steps_per_execution": compiled["steps_per_execution"]}
+                make_objective = objective_of(self)
             optimizer = self.__dict__["optimizer"]
             values = gather(self)
             trainer = Trainer(
@@ -149,8 +165,10 @@ class CompiledModel(Stateful):
                 seed=seeds.next_seed(),
                 variables=values if any(values.values()) else None,
                 nonfinite="ignore",
+                make_objective=make_objective,
                 **compiled,
             )
+            trainer.session.hooks_per_batch = True
             self.__dict__["_trainer"] = trainer
             self.__dict__["_synchronized"] = _leaves(values)
             self._carry_optimizer_state(trainer)
@@ -202,16 +220,16 @@ class CompiledModel(Stateful):
         self.__dict__["_synchronized"] = _leaves(stateful.present_values(self))
 
     @contextlib.contextmanager
-    def _running(self, steps_per_execution: int | str | None = None) -> Iterator[None]:
-        """Lets the layers follow the trainer while it runs, and then sets its `steps_per_execution` if it is given."""
+    def _running(self) -> Iterator[None]:
+        """Lets the layers follow the trainer while it runs."""
         stateful.TRAINING.append(self)
         try:
             yield
         finally:
             stateful.TRAINING.remove(self)
             self.pull_values()
-            if steps_per_execution is not None:
-                self.__dict__["_trainer"].session.steps_per_execution = steps_per_execution
+            if self.compiled:
+                self._adopt_states(self.__dict__["_trainer"].session)
 
     # ------------------------------------------------------------ fit, evaluate, predict
 
@@ -243,10 +261,7 @@ class CompiledModel(Stateful):
         self._check_flags()
         trainer = self._trainer_of(needs_loss=True)
         own = self._own(callbacks)
-        chosen = trainer.steps_per_execution
-        if any(isinstance(callback, PerBatch) for callback in own) and chosen == "auto":
-            trainer.session.steps_per_execution = 1  # Keras calls the hooks once per batch
-        with self._running(chosen):
+        with self._running():
             history = trainer.fit(
                 x, y, batch_size=batch_size, epochs=epochs, verbose=verbose, callbacks=[SortLogs(), *own],
                 validation_split=validation_split, validation_data=validation_data, shuffle=shuffle,
@@ -260,7 +275,7 @@ class CompiledModel(Stateful):
 
     def _own(self, callbacks: Any) -> list[Callback]:
         """Returns the callbacks, after giving them the model; batch hooks are called once per batch."""
-        given = check_callbacks(callbacks)
+        given = check_callbacks(callbacks.callbacks if isinstance(callbacks, CallbackList) else callbacks)
         for callback in given:
             callback.set_model(self)
         return [PerBatch(callback) if has_batch_hooks(callback) else callback for callback in given]
@@ -287,24 +302,13 @@ class CompiledModel(Stateful):
         """
         self._build_for(x)
         trainer = self._trainer_of(needs_loss=True)
+        own = self._own(callbacks)
         with self._running():
             logs = trainer.evaluate(
                 x, y, batch_size=batch_size, verbose=_shown(verbose), sample_weight=sample_weight, steps=steps,
-                callbacks=self._own(callbacks),
+                callbacks=own,
             )  # fmt: skip
-        self.__dict__["_metrics_names"] = list(logs)
-        if return_dict:
-            return dict(sorted(logs.items()))
-        return self._listed(logs)
-
-    def _listed(self, logs: dict[str, Any]) -> Any:
-        """Returns the loss and the metrics in Keras' order: metrics of several outputs are sorted by name."""
-        names = list(logs)
-        graph = getattr(self, "graph", None)
-        if graph is not None and len(jax.tree.leaves(graph.outputs)) > 1:
-            count = next((i for i, name in enumerate(names) if i and not name.endswith("_loss")), len(names))
-            names = [*names[:count], *sorted(names[count:])]
-        return logs[names[0]] if len(names) == 1 else [logs[name] for name in names]
+        return dict(sorted(logs.items())) if return_dict else self._listed(logs)
 
     def predict(
         self,
@@ -321,10 +325,9 @@ class CompiledModel(Stateful):
         """
         self._build_for(x)
         trainer = self._trainer_of(needs_loss=False)
+        own = self._own(callbacks)
         with self._running():
-            return trainer.predict(
-                x, batch_size=batch_size, verbose=_shown(verbose), steps=steps, callbacks=self._own(callbacks)
-            )
+            return trainer.predict(x, batch_size=batch_size, verbose=_shown(verbose), steps=steps, callbacks=own)
 
     def train_on_batch(
         self, x: Any, y: Any = None, sample_weight: Any = None, class_weight: Any = None, return_dict: bool = False
@@ -334,14 +337,11 @@ class CompiledModel(Stateful):
         References:
             Keras, `keras.Model.train_on_batch`.
         """
+        self._build_for(x)
         self._check_flags()
-        trainer = self._trainer_of(needs_loss=True)
-        size = len(jax.tree.leaves(x)[0])
-        with self._running():
-            history = trainer.fit(
-                x, y, batch_size=size, verbose=0, shuffle=False, sample_weight=sample_weight, class_weight=class_weight
-            )
-        logs = {name: values[-1] for name, values in history.history.items()}
+        logs = self._batch_steps_of(needs_loss=True).train(x, y, sample_weight, class_weight)
+        self.pull_values()
+        self._adopt_states(self.__dict__["_trainer"].session)
         return logs if return_dict else self._listed(logs)
 
     def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False) -> Any:
@@ -350,8 +350,11 @@ class CompiledModel(Stateful):
         References:
             Keras, `keras.Model.test_on_batch`.
         """
-        size = len(jax.tree.leaves(x)[0])
-        return self.evaluate(x, y, size, 0, sample_weight, return_dict=return_dict)
+        self._build_for(x)
+        logs = self._batch_steps_of(needs_loss=True).test(x, y, sample_weight)
+        self.pull_values()  # stateful layers change
+        self._adopt_states(self.__dict__["_trainer"].session)
+        return logs if return_dict else self._listed(logs)
 
     def predict_on_batch(self, x: Any) -> Any:
         """Returns the outputs of one batch.
@@ -359,7 +362,27 @@ class CompiledModel(Stateful):
         References:
             Keras, `keras.Model.predict_on_batch`.
         """
-        return self.predict(x, batch_size=len(jax.tree.leaves(x)[0]), verbose=0)
+        self._build_for(x)
+        return self._batch_steps_of(needs_loss=False).predict(x)
+
+    def trained_paths(self) -> list[tuple[tuple[str, ...], str]]:
+        """Returns the paths of the trained parameters in Keras' order, each with a name such as "dense_kernel"."""
+        weights = [weight for weight, _ in self._weights_and_layers()]
+        paths = weight_paths(self, gather(self))  # type: ignore[arg-type]
+        frozen = self.__dict__["_trainer"].session.frozen
+        return [
+            (tuple(path), weight.path.replace("/", "_"))
+            for (collection, *path), weight in zip(paths, weights, strict=True)
+            if collection == "params" and tuple(path) not in frozen
+        ]
+
+    def _batch_steps_of(self, needs_loss: bool) -> BatchSteps:
+        """Returns the steps on single batches of the present trainer."""
+        trainer = self._trainer_of(needs_loss)
+        steps = self.__dict__["_batch_steps"]
+        if steps is None or steps.session is not trainer.session:
+            steps = self.__dict__["_batch_steps"] = BatchSteps(trainer.session)
+        return steps  # type: ignore[no-any-return]
 
     def _build_for(self, x: Any) -> None:
         """Creates the variables of a model whose input is not known, for the shape of the data."""
@@ -370,21 +393,40 @@ class CompiledModel(Stateful):
             initialize(self, inputs)
 
     @property
-    def metrics_names(self) -> list[str]:
-        """The names of the values that `evaluate` returns."""
-        return self.__dict__.get("_metrics_names", ["loss"])
-
-    @property
     def stop_training(self) -> bool:
         """Whether the run ends after the running steps; callbacks set it."""
-        trainer = self.__dict__.get("_trainer")
-        return trainer is not None and trainer.stop_training
+        return self._stops("stop_training")
 
     @stop_training.setter
     def stop_training(self, stop: bool) -> None:
+        self._stop("stop_training", stop)
+
+    @property
+    def stop_evaluating(self) -> bool:
+        """Whether the evaluation ends after the running steps; callbacks set it."""
+        return self._stops("stop_evaluating")
+
+    @stop_evaluating.setter
+    def stop_evaluating(self, stop: bool) -> None:
+        self._stop("stop_evaluating", stop)
+
+    @property
+    def stop_predicting(self) -> bool:
+        """Whether the prediction ends after the running steps; callbacks set it."""
+        return self._stops("stop_predicting")
+
+    @stop_predicting.setter
+    def stop_predicting(self, stop: bool) -> None:
+        self._stop("stop_predicting", stop)
+
+    def _stops(self, name: str) -> bool:
+        trainer = self.__dict__.get("_trainer")
+        return trainer is not None and bool(getattr(trainer.session, name))
+
+    def _stop(self, name: str, stop: bool) -> None:
         trainer = self.__dict__.get("_trainer")
         if trainer is not None:
-            trainer.stop_training = stop
+            setattr(trainer.session, name, stop)
 
 
 def _copied(leaf: Any) -> Any:

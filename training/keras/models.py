@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 
@@ -111,6 +112,7 @@ class Model(CompiledModel, SavedModel, building.Model):
         inputs = [layer for layer in layers if isinstance(layer, InputLayer) and layer.name == name]
         return inputs[0] if inputs and index is None else super().get_layer(name, index)
 
+    @nn.nowrap
     def children(self) -> Sequence[tuple[str, Any]]:
         """Returns the names and the layers in Keras' order, without inputs."""
         if self.graph is None:

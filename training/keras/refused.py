@@ -43,7 +43,6 @@ _TABLE: dict[str, dict[str, str]] = {
         _WRAP: "wrappers",
     },
     "keras.callbacks": {
-        "pass a list of callbacks": "CallbackList",
         "use keras.callbacks.BackupAndRestore or ModelCheckpoint": "OrbaxCheckpoint",
         "send the logs in on_epoch_end of a custom callback": "RemoteMonitor",
     },

@@ -5,6 +5,7 @@ layer that is used in two models has the same values in both. `gather` collects 
 layers, pure functions compute with them, and `scatter` gives the results back to the layers.
 """
 
+import contextlib
 import dataclasses
 import functools
 import threading
@@ -31,6 +32,7 @@ from training.keras import config, naming, paths, seeds
 from training.keras.variables import KERAS_NAMES, Weight
 
 COLLECTIONS = ("params", "batch_stats")
+keras_state.UNTRACKED.update(("_values", "_weights", "_nodes", "_seeds", "_input_layers", "_is_made"))
 Variables = dict[str, Any]
 
 
@@ -514,6 +516,21 @@ def _as_array(leaf: Any) -> Any:
 
 
 # ---------------------------------------------------------------- running fits
+
+
+@contextlib.contextmanager
+def holding_values(layer: Any, variables: Mapping[str, Any]) -> Iterator[None]:
+    """Puts variables, which may be traced, in place of those that layers hold, and puts the former ones back."""
+    held = [(inner, inner.__dict__.get("_values")) for inner in with_held(layer)]
+    training, TRAINING[:] = list(TRAINING), []
+    try:
+        scatter(layer, variables)
+        yield
+    finally:
+        for inner, values in held:
+            object.__setattr__(inner, "_values", values)
+        TRAINING[:] = training
+
 
 # The models that `fit` is training: their layers hold older values than their trainers.
 TRAINING: list[Any] = []

@@ -89,7 +89,7 @@ def test_metrics_by_name_keep_their_state():
 def test_optimizers_by_name_and_their_arguments():
     assert type(keras.optimizers.get("adam")) is keras.optimizers.Adam and keras.optimizers.get(None) is None
     made = keras.optimizers.get({"class_name": "sgd", "config": {"momentum": 0.5}})
-    assert (made.momentum, made.nesterov, float(made.learning_rate), made.name) == (0.5, False, 0.01, "sgd")
+    assert (made.momentum, made.nesterov, made.learning_rate, made.name[:3]) == (0.5, False, np.float32(0.01), "sgd")
     made.momentum = 0.75
     duplicates = [made.from_config(made.get_config()), copy.deepcopy(made), pickle.loads(pickle.dumps(made))]
     assert [duplicate.momentum for duplicate in duplicates] == [0.75] * 3

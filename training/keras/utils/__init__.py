@@ -5,6 +5,7 @@ from training.keras.backend import clear_session as clear_session
 from training.keras.backend import is_keras_tensor as is_keras_tensor
 from training.keras.backend import standardize_dtype as standardize_dtype
 from training.keras.config import is_interactive_logging_enabled as is_interactive_logging_enabled
+from training.keras.progbar import Progbar as Progbar
 from training.keras.registry import CustomObjectScope as CustomObjectScope
 from training.keras.registry import custom_object_scope as custom_object_scope
 from training.keras.registry import get_custom_objects as get_custom_objects
@@ -26,7 +27,6 @@ from training.keras.utils.numerical import pack_x_y_sample_weight as pack_x_y_sa
 from training.keras.utils.numerical import pad_sequences as pad_sequences
 from training.keras.utils.numerical import to_categorical as to_categorical
 from training.keras.utils.numerical import unpack_x_y_sample_weight as unpack_x_y_sample_weight
-from training.keras.utils.progbar import Progbar as Progbar
 from training.keras.utils.sequences import PyDataset as PyDataset
 from training.keras.utils.sequences import Sequence as Sequence
 from training.keras.utils.timeseries import timeseries_dataset_from_array as timeseries_dataset_from_array

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, NoReturn
 
-from training.keras.utils.progbar import Progbar
+from training.keras.progbar import Progbar
 
 CONNECT_SECONDS = 10.0
 PIECE = 2**20
