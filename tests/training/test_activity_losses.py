@@ -145,3 +145,15 @@ def test_recurrent_layers_add_activity_losses(kind):
     # Keras' SimpleRNN accepts the argument and adds no loss.
     in_keras = keras_loss(build, weights)
     np.testing.assert_allclose(in_keras, 0 if kind == "SimpleRNN" else l2(outputs), rtol=1e-5)
+
+
+def test_losses_of_layers_alone_train_without_labels():
+    model = Sequential([layers.Dense(2, kernel_regularizer="l2", input_shape=(3,))])
+    x = np.ones((10, 3), np.float32)
+    trainer = Trainer(model, "sgd")
+    history = trainer.fit(x, batch_size=4, epochs=2, verbose=0, validation_data=(x[:4],))
+    assert list(history.history) == ["loss", "val_loss"]
+    assert history.history["loss"][1] < history.history["loss"][0]
+    kernel = jax.tree.leaves(trainer.variables)[1]
+    np.testing.assert_allclose(history.history["val_loss"][1], 0.01 * np.sum(np.square(kernel)), rtol=1e-5)
+    np.testing.assert_allclose(trainer.evaluate(x)["loss"], history.history["val_loss"][1], rtol=1e-6)
