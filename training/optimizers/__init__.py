@@ -38,6 +38,8 @@ from training.optimizers.description import name_of as name_of
 from training.optimizers.gradient import SGD as SGD
 from training.optimizers.gradient import Lion as Lion
 from training.optimizers.gradient import Muon as Muon
+from training.optimizers.keras_variables import get_keras_variables as get_keras_variables
+from training.optimizers.keras_variables import set_keras_variables as set_keras_variables
 from training.optimizers.names import OPTIMIZERS as OPTIMIZERS
 from training.optimizers.names import OptimizerLike as OptimizerLike
 from training.optimizers.names import get as get
