@@ -12,7 +12,7 @@ import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, NotRequired, TypedDict
 
@@ -33,8 +33,8 @@ BYTES_PER_SECOND = 16 * 2**20
 # Wall-clock time, for a process that waits without using the CPU, for example for a disk that doesn't respond.
 WALL_SECONDS = 60
 EXTRA_MEMORY = 512 * 2**20
-# Groups that Keras stores next to the weights of a model. Their contents are never opened.
-SKIPPED_GROUPS = ("optimizer",)
+# The group in which Keras stores the variables of the optimizer. It is opened only if they are wanted.
+OPTIMIZER = "optimizer"
 
 
 class Contents(NamedTuple):
@@ -44,10 +44,12 @@ class Contents(NamedTuple):
         arrays: The arrays keyed by path, such as "layers/dense/vars/0".
         names: Keras' layer names keyed by the path of their groups, such as "layers/dense/vars". They are untrusted
             too, and older versions of Keras don't write them.
+        optimizer: The variables of the optimizer by their path in its group, such as "vars/0"; empty unless wanted.
     """
 
     arrays: dict[str, np.ndarray]
     names: dict[str, str]
+    optimizer: dict[str, np.ndarray]
 
 
 class Rejected(Exception):
@@ -62,13 +64,14 @@ class Header(TypedDict):
     error: NotRequired[str]
 
 
-def read(path: str | os.PathLike[str], file: BinaryIO, size: int) -> Contents:
-    """Reads the arrays and layer names of an HDF5 file, except those of an optimizer.
+def read(path: str | os.PathLike[str], file: BinaryIO, size: int, with_optimizer: bool = False) -> Contents:
+    """Reads the arrays and layer names of an HDF5 file.
 
     Args:
         path: Path of the file, for error messages only.
         file: The open file; only its descriptor is used.
         size: Size of the file in bytes, which the arrays cannot exceed.
+        with_optimizer: Whether to read the variables of an optimizer too.
 
     Raises:
         ValueError: If the file is damaged or contains anything that Keras does not write.
@@ -77,7 +80,7 @@ def read(path: str | os.PathLike[str], file: BinaryIO, size: int) -> Contents:
     with tempfile.TemporaryFile() as output:
         try:
             # -P keeps the folder of this file out of sys.path, so that no module in it is imported by accident.
-            command = [sys.executable, "-P", __file__]
+            command = [sys.executable, "-P", __file__, *([OPTIMIZER] if with_optimizer else [])]
             done = subprocess.run(command, stdin=file, stdout=output, stderr=subprocess.DEVNULL, timeout=seconds)
         except subprocess.TimeoutExpired as error:
             raise ValueError(
@@ -91,7 +94,10 @@ def read(path: str | os.PathLike[str], file: BinaryIO, size: int) -> Contents:
             raise ValueError(f"{path} is damaged: HDF5 failed on it with code {done.returncode}; save it again.")
         output.seek(0)
         header = _read_header(path, output)
-        return Contents(dict(_read_arrays(output, header["arrays"])), header["names"])
+        arrays = dict(_read_arrays(output, header["arrays"]))
+        prefix = f"{OPTIMIZER}/"
+        optimizer = {name.removeprefix(prefix): arrays.pop(name) for name in list(arrays) if name.startswith(prefix)}
+        return Contents(arrays, header["names"], optimizer)
 
 
 def _read_header(path: str | os.PathLike[str], output: BinaryIO) -> Header:
@@ -124,7 +130,10 @@ def _read_arrays(
 
 
 def main() -> None:
-    """Reads an HDF5 file from stdin and writes names and shapes as JSON, followed by the arrays, to stdout."""
+    """Reads an HDF5 file from stdin and writes names and shapes as JSON, followed by the arrays, to stdout.
+
+    The variables of an optimizer are read if the program has the argument `OPTIMIZER`.
+    """
     import h5py
 
     size = os.fstat(0).st_size
@@ -134,7 +143,8 @@ def main() -> None:
         _limit_resources(size)
         with h5py.File(source, "r") as file:
             names: dict[str, str] = {}
-            datasets = list(_checked_datasets(h5py, file.id, size, names))
+            skipped = () if OPTIMIZER in sys.argv[1:] else (OPTIMIZER,)
+            datasets = list(_checked_datasets(h5py, file.id, size, names, skipped))
             arrays = {name: [dtype.str, shape] for name, _, dtype, shape in datasets}
             _write_header(output, {"arrays": arrays, "names": names})
             _allow_cpu_seconds(size / BYTES_PER_SECOND)
@@ -193,7 +203,7 @@ def _data_bytes() -> int:
 
 
 def _checked_datasets(
-    h5py: ModuleType, root: "h5py.h5f.FileID", size: int, names: dict[str, str]
+    h5py: ModuleType, root: "h5py.h5f.FileID", size: int, names: dict[str, str], skipped: Sequence[str]
 ) -> Iterator[tuple[str, "h5py.h5d.DatasetID", np.dtype, tuple[int, ...]]]:
     """Yields path, dataset, dtype and shape of each dataset without reading it; raises unless all objects are allowed.
 
@@ -202,6 +212,7 @@ def _checked_datasets(
         root: Identifier of the file.
         size: Size of the file in bytes.
         names: A dictionary that receives the names of layers, keyed by the path of their groups.
+        skipped: Outermost groups that are not opened.
     """
     h5o, seen, total = h5py.h5o, set(), 0
     open_groups: list[tuple[tuple[str, ...], Any]] = [((), h5o.open(root, b"/"))]
@@ -211,7 +222,7 @@ def _checked_datasets(
             object_path = (*path, key.decode())
             name = "/".join(object_path)[:200]
             _check_link(h5py, group, key, name)
-            if object_path[0] in SKIPPED_GROUPS:
+            if object_path[0] in skipped:
                 continue
             item = h5o.open(group, key)
             address = h5o.get_info(item).addr

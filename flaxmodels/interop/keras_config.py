@@ -7,6 +7,7 @@ called or evaluated, because that would let a file run code.
 
 import collections
 import dataclasses
+import json
 import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -25,6 +26,7 @@ from flaxmodels.layers.base import Layer
 from flaxmodels.layers.symbolic import Symbol
 from flaxmodels.names import lookup
 from flaxmodels.ops.base import OperationCall
+from flaxmodels.saving import custom
 from flaxmodels.saving.format import Json
 
 if TYPE_CHECKING:
@@ -84,6 +86,10 @@ class _ConfigReader:
     def layer(self, described: Json, scope: bool = False) -> Config:
         """Translates a layer or model; `scope` adds its name, which is the scope of its parameters."""
         kind, config = required(described, "class_name", str), required(described, "config", dict)
+        if custom.is_known(described):
+            self._check_not_shared(described, kind)
+            name = get(described, "name") or required(config, "name", str) if scope else None
+            return _custom(described) | ({"name": name} if scope else {})
         named: Config = {"name": required(config, "name", str)} if scope else {}
         _check_from_keras(described, "model" if kind in ("Sequential", *FUNCTIONAL) else "layer")
         self._check_not_shared(described, kind)
@@ -129,6 +135,8 @@ class _ConfigReader:
         if "class_name" not in value:
             return {"mapping": {key: self.value(item) for key, item in value.items()}}
         kind, module = required(value, "class_name", str), value.get("module")
+        if custom.is_known(value):
+            return _custom(value)
         if kind == "__lambda__":
             raise ValueError("it contains the code of a lambda, which is never run; use the name of a Keras function")
         if kind in ARRAY_CLASSES:
@@ -173,7 +181,7 @@ class _ConfigReader:
         }
         counted_from_one = {layer["name"] for layer in described if layer.get("class_name") in FUNCTIONAL}
         calls = keras_calls.CallGraph(
-            dict(zip(names, described, strict=True)),
+            {name: _named_as_custom(layer) for name, layer in zip(names, described, strict=True)},
             [layer["name"] for layer in sources],
             config.get("output_layers"),
             LAYERS,
@@ -206,6 +214,18 @@ class _ConfigReader:
         return {key: calls.argument(value, self.value) for key, value in keywords.items()}
 
 
+def _custom(described: Json) -> Config:
+    """Returns the description of a custom object, without the entries that belong to the graph around it."""
+    outside = ("name", "inbound_nodes", "shared_object_id")
+    return {"custom": json.dumps({key: value for key, value in dict(described).items() if key not in outside})}  # type: ignore[arg-type]
+
+
+def _named_as_custom(described: Json) -> dict[str, Any]:
+    """Returns the config of a layer; a custom class may have the name of one of Keras' classes."""
+    config: Any = described
+    return {**config, "class_name": f"custom {config['class_name']}"} if custom.is_known(described) else config  # type: ignore[no-any-return]
+
+
 def _check_from_keras(described: Json, kind: str | None, name: str | None = None) -> None:
     """Raises if an object has a custom registered name, or is not in one of Keras' public modules.
 
@@ -222,7 +242,8 @@ def _check_from_keras(described: Json, kind: str | None, name: str | None = None
     if not is_known or registered not in (None, name):
         raise ValueError(
             f"it names {name[:80]!r} of {str(module)[:80]!r}, registered as {str(registered)[:80]!r}, but only "
-            "Keras' own layers and functions are supported; build such a model in code"
+            "Keras' own layers and functions are supported; build such a model in code, or pass what it names in "
+            "custom_objects of training.keras.saving.load_model"
         )
 
 
@@ -313,14 +334,21 @@ def _to_config(layer: Layer, name: str | None, dtype: DTypeLike | None, trainabl
             module, kind = "keras.src.models.functional", "Functional"
             inside = _functional_config(layer, dtype, trainable)
         else:
-            raise ValueError(
-                f"A Keras file supports Sequential and Model, got a {type(layer).__name__}; build one of these instead."
-            )
+            described = custom.describe(layer)
+            if described is None:
+                raise ValueError(
+                    f"A Keras file supports Sequential and Model, got a {type(layer).__name__}; build one of these "
+                    "instead."
+                )
+            return _with_name(described, name, trainable)
         config = named | {"name": name or kind.lower()} | inside
         registered = kind if kind == "Functional" else None
         return {"module": module, "class_name": kind, "config": config, "registered_name": registered}
     kind = type(layer).__name__
     if LAYERS.get(kind) is not type(layer):
+        described = custom.describe(layer)
+        if described is not None:
+            return _with_name(described, name, trainable)
         raise ValueError(
             f"A Keras file supports only Keras' own layers, got a {kind}; replace it, or save the model as "
             "'.safetensors'."
@@ -333,6 +361,13 @@ def _to_config(layer: Layer, name: str | None, dtype: DTypeLike | None, trainabl
     if kind == "UpSampling1D" and isinstance(size, list):
         arguments["size"] = size[0]
     return {"module": "keras.layers", "class_name": kind, "config": arguments, "registered_name": None}
+
+
+def _with_name(described: Config, name: str | None, trainable: bool) -> Config:
+    """Returns the description of a custom layer with its name, and not trainable if the model around it is not."""
+    config = required(described, "config", dict)
+    changed: Config = ({"name": name} if name else {}) | ({} if trainable else {"trainable": False})
+    return described | {"config": config | {key: value for key, value in changed.items() if key in config}}
 
 
 def _policy_name(layer: Layer, around: DTypeLike | None) -> str:
@@ -388,6 +423,9 @@ def _encode(value: Any, where: str, describe: Callable[[Layer], Json]) -> Json:
     for name, function in activations.ACTIVATIONS.items():
         if value is function:
             return name
+    described = custom.describe(value)
+    if described is not None:
+        return described
     try:
         return jnp.dtype(value).name
     except TypeError:

@@ -11,7 +11,7 @@ import os
 import tempfile
 import zipfile
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +19,11 @@ import numpy as np
 from flax import traverse_util
 
 from flaxmodels import formats, layers, saving
+from flaxmodels.building import Model, Sequential
 from flaxmodels.container import Container
 from flaxmodels.extras import require_extra
 from flaxmodels.interop import hdf5, keras_config
+from flaxmodels.interop.hdf5 import OPTIMIZER
 from flaxmodels.interop.keras_archive import CONFIG, METADATA, WEIGHTS, open_members, parse_json, read_text, unpack
 from flaxmodels.interop.keras_groups import StoredNames, groups
 from flaxmodels.interop.keras_weights import COLLECTIONS
@@ -30,8 +32,13 @@ from flaxmodels.layers.base import Layer
 from flaxmodels.saving.format import Json, check_shapes, write
 from flaxmodels.saving.messages import reason
 
+if TYPE_CHECKING:
+    import h5py
+
 KERAS_VERSION = "3.15.1"  # the version whose format is written
 
+Config = dict[str, Json]
+Variables = dict[str, Any]  # collections of variables by name
 Path = tuple[str, ...]
 Array: TypeAlias = jax.Array | np.ndarray
 Expected: TypeAlias = Mapping[Path, Array | jax.ShapeDtypeStruct]  # variables, or their shapes, keyed by path
@@ -40,7 +47,7 @@ Expected: TypeAlias = Mapping[Path, Array | jax.ShapeDtypeStruct]  # variables, 
 # ---------------------------------------------------------------- reading
 
 
-def load_keras(path: str | os.PathLike[str]) -> tuple[Container, dict[str, Any]]:
+def load_keras(path: str | os.PathLike[str]) -> tuple[Container, Variables]:
     """Reads a model that Keras or `save_keras` saved.
 
     Args:
@@ -65,14 +72,43 @@ def load_keras(path: str | os.PathLike[str]) -> tuple[Container, dict[str, Any]]
         >>> bool((loaded["params"]["dense"]["kernel"] == variables["params"]["dense"]["kernel"]).all())
         True
     """
+    config, contents = read_keras(path)
+    return build(path, config, contents)
+
+
+def read_keras(path: str | os.PathLike[str], with_optimizer: bool = False) -> tuple[Json, hdf5.Contents]:
+    """Reads the config and the arrays of a `.keras` file, which remain untrusted.
+
+    Args:
+        path: The file.
+        with_optimizer: Whether to read the variables of the optimizer too.
+
+    Raises:
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the file is damaged.
+    """
     _check_readable(path, ".keras")
     with open_members(path) as (archive, members):
-        model, expected = _build_model(path, parse_json(path, read_text(path, archive, members[CONFIG])))
-        contents = _read_arrays(path, archive, members)
-    return model, _to_variables(path, model, expected, contents, names_required=True)
+        config = parse_json(path, read_text(path, archive, members[CONFIG]))
+        return config, _read_arrays(path, archive, members, with_optimizer)
 
 
-def load_keras_weights(path: str | os.PathLike[str], model: Layer, variables: Mapping[str, object]) -> dict[str, Any]:
+def build(path: str | os.PathLike[str], config: Json, contents: hdf5.Contents) -> tuple[Container, Variables]:
+    """Builds the model of a `.keras` file, and returns it with its variables.
+
+    Args:
+        path: Path of the file, for error messages and for limits by its size.
+        config: The config of the file.
+        contents: The arrays of the file.
+
+    Raises:
+        ValueError: If the config describes no model, or the arrays do not fit it.
+    """
+    model, expected = _build_model(path, config)
+    return model, to_variables(path, model, expected, contents, names_required=True)
+
+
+def load_keras_weights(path: str | os.PathLike[str], model: Layer, variables: Mapping[str, object]) -> Variables:
     """Reads the weights of a model from a file that Keras, `save_keras_weights` or `save_keras` wrote.
 
     The layers of a model are matched by name if the user named all of them and the file has the same names. Otherwise
@@ -100,15 +136,27 @@ def load_keras_weights(path: str | os.PathLike[str], model: Layer, variables: Ma
         >>> bool((loaded["params"]["kernel"] == variables["params"]["kernel"]).all())
         True
     """
+    return to_variables(path, model, traverse_util.flatten_dict(dict(variables)), read_weights(path))
+
+
+def read_weights(path: str | os.PathLike[str], with_optimizer: bool = False) -> hdf5.Contents:
+    """Reads the arrays of a `.weights.h5` or `.keras` file, which remain untrusted.
+
+    Args:
+        path: The file.
+        with_optimizer: Whether to read the variables of the optimizer too.
+
+    Raises:
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the file is damaged.
+    """
     _check_readable(path, ".weights.h5", ".keras")
     if formats.suffix_of(path) == ".keras":
         with open_members(path) as (archive, members):
-            contents = _read_arrays(path, archive, members)
-    else:
-        with open(path, "rb") as file:
-            require_extra("h5py", "Keras files need")
-            contents = hdf5.read(path, file, os.fstat(file.fileno()).st_size)
-    return _to_variables(path, model, traverse_util.flatten_dict(dict(variables)), contents)
+            return _read_arrays(path, archive, members, with_optimizer)
+    with open(path, "rb") as file:
+        require_extra("h5py", "Keras files need")
+        return hdf5.read(path, file, os.fstat(file.fileno()).st_size, with_optimizer)
 
 
 def _check_readable(path: str | os.PathLike[str], *suffixes: str) -> None:
@@ -118,22 +166,25 @@ def _check_readable(path: str | os.PathLike[str], *suffixes: str) -> None:
 
 
 def _read_arrays(
-    path: str | os.PathLike[str], archive: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo]
+    path: str | os.PathLike[str],
+    archive: zipfile.ZipFile,
+    members: Mapping[str, zipfile.ZipInfo],
+    with_optimizer: bool,
 ) -> hdf5.Contents:
     """Returns the contents of the weights file in a `.keras` file."""
     with tempfile.TemporaryFile() as file:
         size = unpack(path, archive, members[WEIGHTS], file)
         require_extra("h5py", "Keras files need")
-        return hdf5.read(path, file, size)
+        return hdf5.read(path, file, size, with_optimizer)
 
 
-def _to_variables(
+def to_variables(
     path: str | os.PathLike[str],
     model: Layer,
     expected: Expected,
     contents: hdf5.Contents,
     names_required: bool = False,
-) -> dict[str, Any]:
+) -> Variables:
     """Returns the arrays of a file as variables; raises unless they are the weights of the model.
 
     Args:
@@ -142,10 +193,13 @@ def _to_variables(
         expected: The model's variables, or their shapes, keyed by path.
         contents: Contents of the file.
         names_required: Whether the model has the layer names of the file, because both are from one `.keras` file.
+
+    Raises:
+        ValueError: If the arrays do not fit the model.
     """
-    arrays, names = contents.arrays, StoredNames(path, contents.names, names_required)
-    stored_groups = groups(model, expected, names)
-    targets = {f"{group.path}/{i}": target for group in stored_groups for i, target in enumerate(group.arrays)}
+    targets = targets_of(path, model, expected, contents, names_required)
+    # A model inside the model may have been compiled, so that Keras saved an optimizer of it.
+    arrays = {name: array for name, array in contents.arrays.items() if name in targets or f"/{OPTIMIZER}/" not in name}
     shapes = {"/".join(targets[name]) if name in targets else name: array.shape for name, array in arrays.items()}
     check_shapes(path, {"/".join(t): tuple(expected[t].shape) for t in targets.values()}, shapes)
     stored = set(targets.values())
@@ -153,6 +207,51 @@ def _to_variables(
     for name, target in targets.items():
         result[target] = jnp.asarray(arrays[name].astype(expected[target].dtype))
     return traverse_util.unflatten_dict(result)
+
+
+def targets_of(
+    path: str | os.PathLike[str],
+    model: Layer,
+    expected: Expected,
+    contents: hdf5.Contents,
+    names_required: bool = False,
+) -> dict[str, Path]:
+    """Returns the path in the variables for the name of each array that the file of a model has.
+
+    Args:
+        path: Path of the file, for error messages only.
+        model: The model.
+        expected: The model's variables, or their shapes, keyed by path.
+        contents: Contents of the file.
+        names_required: Whether the model has the layer names of the file.
+    """
+    stored_groups = groups(model, expected, StoredNames(path, contents.names, names_required))
+    return {f"{group.path}/{i}": target for group in stored_groups for i, target in enumerate(group.arrays)}
+
+
+def matching_variables(
+    path: str | os.PathLike[str], model: Layer, variables: Mapping[Path, Array], contents: hdf5.Contents
+) -> tuple[Variables, list[str]]:
+    """Returns the variables with the arrays of the layers that fit, and the names of the layers that do not.
+
+    Args:
+        path: Path of the file, for error messages only.
+        model: The model.
+        variables: The model's variables, keyed by path.
+        contents: Contents of the file.
+    """
+    result, skipped = dict(variables), []
+    for group in groups(model, variables, StoredNames(path, contents.names, False)):
+        prefix = f"{group.path}/"
+        stored = {name: array for name, array in contents.arrays.items() if name.rpartition("/")[0] == group.path}
+        wanted = {f"{prefix}{i}": target for i, target in enumerate(group.arrays)}
+        if {name: array.shape for name, array in stored.items()} == {
+            name: tuple(variables[target].shape) for name, target in wanted.items()
+        }:
+            result |= {t: jnp.asarray(stored[n].astype(variables[t].dtype)) for n, t in wanted.items()}
+        else:
+            skipped.append(group.name or group.path)
+    return traverse_util.unflatten_dict(result), skipped
 
 
 def _default_value(target: Path, like: Array | jax.ShapeDtypeStruct) -> Array:
@@ -192,13 +291,21 @@ def _with_known_input(model: Layer) -> Container:
 # ---------------------------------------------------------------- writing
 
 
-def save_keras(path: str | os.PathLike[str], model: Layer, variables: Mapping[str, object]) -> None:
+def save_keras(
+    path: str | os.PathLike[str],
+    model: Layer,
+    variables: Mapping[str, object],
+    config: Config | None = None,
+    optimizer: Mapping[str, np.ndarray] | None = None,
+) -> None:
     """Writes a model to a `.keras` file, which `keras.models.load_model` can read; the file is replaced atomically.
 
     Args:
         path: A path that ends in ".keras".
         model: A Sequential or Model whose input is known.
         variables: The model's variables.
+        config: Keras' config, or None to describe the model.
+        optimizer: The variables of an optimizer, as in `hdf5.Contents`.
 
     Raises:
         ValueError: If Keras lacks one of the layers, an argument is custom code, or the variables do not belong to the
@@ -208,16 +315,17 @@ def save_keras(path: str | os.PathLike[str], model: Layer, variables: Mapping[st
         See `load_keras`.
     """
     formats.check_suffix(path, ".keras")
-    expected = shapes_of(model)
     flat = traverse_util.flatten_dict(dict(variables))
-    _check_complete(expected, flat)
+    if type(model) in (Sequential, Model):
+        _check_complete(shapes_of(model), flat)
     content = io.BytesIO()
     metadata = {"keras_version": KERAS_VERSION, "date_saved": ""}
     with zipfile.ZipFile(content, "w") as archive:
-        for name, value in ((METADATA, metadata), (CONFIG, keras_config.to_keras(model))):
+        for name, value in ((METADATA, metadata), (CONFIG, config or keras_config.to_keras(model))):
             archive.writestr(_reproducible_member(name), json.dumps(value))
-        archive.writestr(_reproducible_member(WEIGHTS), _weights_file(model, flat))
-    saving.check_can_be_read(saving.to_config(model), len(content.getvalue()))
+        archive.writestr(_reproducible_member(WEIGHTS), _weights_file(model, flat, optimizer or {}))
+    if isinstance(model, Container) and type(model) in (Sequential, Model):
+        saving.check_can_be_read(saving.to_config(model), len(content.getvalue()))
     write(path, content.getvalue())
 
 
@@ -235,13 +343,19 @@ def _reproducible_member(name: str) -> zipfile.ZipInfo:
     return member
 
 
-def save_keras_weights(path: str | os.PathLike[str], model: Layer, variables: Mapping[str, object]) -> None:
+def save_keras_weights(
+    path: str | os.PathLike[str],
+    model: Layer,
+    variables: Mapping[str, object],
+    optimizer: Mapping[str, np.ndarray] | None = None,
+) -> None:
     """Writes weights to a file that Keras' `model.load_weights` can read; the file is replaced atomically.
 
     Args:
         path: A path that ends in ".weights.h5".
         model: The model.
         variables: The model's variables.
+        optimizer: The variables of an optimizer, as in `hdf5.Contents`.
 
     Raises:
         ValueError: If the path has a different suffix, or a custom layer has weights whose order is not known.
@@ -250,7 +364,7 @@ def save_keras_weights(path: str | os.PathLike[str], model: Layer, variables: Ma
         See `load_keras_weights`.
     """
     formats.check_suffix(path, ".weights.h5")
-    write(path, _weights_file(model, traverse_util.flatten_dict(dict(variables))))
+    write(path, _weights_file(model, traverse_util.flatten_dict(dict(variables)), optimizer or {}))
 
 
 def _check_complete(expected: Expected, given: Expected) -> None:
@@ -260,7 +374,7 @@ def _check_complete(expected: Expected, given: Expected) -> None:
     check_shapes("`variables`", *shapes)
 
 
-def _weights_file(model: Layer, variables: Mapping[Path, Array]) -> bytes:
+def _weights_file(model: Layer, variables: Mapping[Path, Array], optimizer: Mapping[str, np.ndarray]) -> bytes:
     """Returns the bytes of a `.weights.h5` file."""
     require_extra("h5py", "Keras files need")
     import h5py
@@ -275,9 +389,15 @@ def _weights_file(model: Layer, variables: Mapping[Path, Array]) -> bytes:
                 is_divided = group.sigma in variables and source[-1] in layers.SpectralNormalization.KERNELS
                 if group.sigma is not None and is_divided:
                     array = (array / np.asarray(variables[group.sigma])).astype(array.dtype)
-                if array.dtype == jnp.bfloat16:
-                    dataset = target.create_dataset(str(i), data=array.view("V2"), track_times=False)
-                    dataset.attrs["dtype"] = "bfloat16"
-                else:
-                    target.create_dataset(str(i), data=array, track_times=False)
+                _write_array(target, str(i), array)
+        for name, array in optimizer.items():
+            _write_array(file, f"{OPTIMIZER}/{name}", array)
     return content.getvalue()
+
+
+def _write_array(group: "h5py.Group", name: str, array: np.ndarray) -> None:
+    if array.dtype != jnp.bfloat16:
+        group.create_dataset(name, data=array, track_times=False)
+        return
+    dataset = group.create_dataset(name, data=array.view("V2"), track_times=False)
+    dataset.attrs["dtype"] = "bfloat16"

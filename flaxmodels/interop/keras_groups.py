@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TypeVar
+from typing import TypeGuard, TypeVar
 
 import flax.linen as nn
 from flax import traverse_util
@@ -13,7 +13,8 @@ from flaxmodels import layers
 from flaxmodels.building import Model
 from flaxmodels.container import Container
 from flaxmodels.graph import snake_case
-from flaxmodels.interop.keras_weights import PartsReader
+from flaxmodels.interop.keras_weights import Parts, PartsReader
+from flaxmodels.layers import keras_state
 from flaxmodels.layers.base import Layer
 
 # The subgroup in which Keras stores a layer's own weights, if it is not the group of the layer.
@@ -113,7 +114,8 @@ class StoredNames:
 def groups(module: Layer, variables: Mapping[Path, object], names: StoredNames | None = None) -> list[Group]:
     """Returns the groups that Keras' `save_weights` writes for a module, in its order.
 
-    The layers inside a custom layer have the names of their scopes, whereas Keras uses the names of attributes.
+    The layers inside a custom layer that is not written Keras' way have the names of their scopes, whereas Keras uses
+    the names of attributes.
 
     Args:
         module: A layer or model.
@@ -124,48 +126,131 @@ def groups(module: Layer, variables: Mapping[Path, object], names: StoredNames |
         ValueError: If a custom layer has weights whose order is not known.
     """
     reader = PartsReader(module, traverse_util.unflatten_dict(variables))
-    result = list(_groups(reader, module, "", (), module.name or "", names or StoredNames("", {}, False)))
+    result = list(_Walk(reader, names or StoredNames("", {}, False)).groups(module, "", (), module.name or ""))
     reader.check_complete([path for group in result for path in group.arrays])
     return result
 
 
-def _groups(
-    reader: PartsReader, module: nn.Module | None, path: str, scope: Path, name: str, names: StoredNames
-) -> Iterator[Group]:
-    """Yields the groups of a module and the layers inside it.
+class _Walk:
+    """Lists the groups of a module in the order in which Keras visits its layers.
+
+    Keras writes a layer that is shared into the group where it visits it first. That is not always where its scope is.
 
     Args:
         reader: A reader that lists the parts of modules.
-        module: The module.
-        path: Path of the module's group.
-        scope: The module's scope in the variables.
-        name: The module's name in Keras.
-        names: Layer names of the file.
+        names: Layer names of a file.
     """
-    own, inside = reader.parts(module, scope)
-    if not isinstance(module, layers.SpectralNormalization):
-        own_path = _lookup_by_class(WEIGHT_SUBGROUPS, module, "")
-        if own_path:  # Keras also writes a group with the layer's name and without arrays
-            yield Group(_join_path(path, "vars"), name, [])
-        yield Group(_join_path(path, own_path, "vars"), name, own)
-    else:  # the inner layer has the same scope, and Keras writes the kernel in both groups
-        sigma = ("batch_stats", *scope, "sigma")
-        arrays = [variable for variable in own if variable[-1] in module.WEIGHTS[:2]]
-        yield Group(_join_path(path, "vars"), name, arrays, sigma)
-        inner_path, inner_name = _join_path(path, "layer"), module.layer.name or ""
-        for group in _groups(reader, module.layer, inner_path, scope, inner_name, names):
-            yield dataclasses.replace(group, sigma=sigma)
-    used: collections.Counter[str] = collections.Counter()
-    attributes = [
-        _lookup_by_class(KERAS_ATTRIBUTES, module, {}).get(child_name, child_name) for child_name, _ in inside
-    ]
+
+    def __init__(self, reader: PartsReader, names: StoredNames):
+        self.reader, self.names = reader, names
+        self._parts: dict[tuple[Path, int], Parts] = {}
+        self._scopes: dict[int, Path] = {}
+        self._visited: set[int] = set()
+        self._note_scopes(reader.root, ())
+
+    def _note_scopes(self, module: nn.Module | None, scope: Path) -> None:
+        """Notes the scope of each layer, in order of creation."""
+        for name, child in self._parts_of(module, scope).children:
+            if child is not None:
+                self._scopes.setdefault(id(keras_state.origin_of(child)), (*scope, name))
+            self._note_scopes(child, (*scope, name))
+
+    def _parts_of(self, module: nn.Module | None, scope: Path) -> Parts:
+        key = scope, id(module)
+        if key not in self._parts:
+            self._parts[key] = self.reader.parts(module, scope)
+        return self._parts[key]
+
+    def groups(self, module: nn.Module | None, path: str, scope: Path, name: str) -> Iterator[Group]:
+        """Yields the groups of a module and the layers inside it.
+
+        Args:
+            module: The module.
+            path: Path of the module's group.
+            scope: The module's scope in the variables.
+            name: The module's name in Keras.
+        """
+        if module is not None:
+            self._visited.add(id(keras_state.origin_of(module)))
+        own, inside = self._parts_of(module, scope)
+        if not isinstance(module, layers.SpectralNormalization):
+            own_path = _lookup_by_class(WEIGHT_SUBGROUPS, module, "")
+            if own_path:  # Keras also writes a group with the layer's name and without arrays
+                yield Group(_join_path(path, "vars"), name, [])
+            yield Group(_join_path(path, own_path, "vars"), name, own)
+        else:  # the inner layer has the same scope, and Keras writes the kernel in both groups
+            sigma = ("batch_stats", *scope, "sigma")
+            arrays = [variable for variable in own if variable[-1] in module.WEIGHTS[:2]]
+            yield Group(_join_path(path, "vars"), name, arrays, sigma)
+            for group in self.groups(module.layer, _join_path(path, "layer"), scope, module.layer.name or ""):
+                yield dataclasses.replace(group, sigma=sigma)
+        for key, child_name, child in self._children(module, path, inside):
+            child_scope = (*scope, child_name)
+            if child is not None:
+                origin = id(keras_state.origin_of(child))
+                if origin in self._visited:
+                    continue
+                child_scope = self._scopes.get(origin, child_scope)
+            inner_name = getattr(child, "name", None) if _has_attributes(module) else None
+            yield from self.groups(child, _join_path(path, key), child_scope, inner_name or child_name)
+
+    def _children(
+        self, module: nn.Module | None, path: str, inside: list[tuple[str, nn.Module | None]]
+    ) -> list[tuple[str, str, nn.Module | None]]:
+        """Returns the keys, the scopes and the layers inside a module."""
+        used: collections.Counter[str] = collections.Counter()
+        if _has_attributes(module):
+            scopes = {id(keras_state.origin_of(child)): name for name, child in keras_state.sublayers(module)}
+            named = dict(inside)
+            found = [
+                (key, scopes[id(keras_state.origin_of(child))], child)
+                for key, child in _attributes_of(module)
+                if id(keras_state.origin_of(child)) in scopes
+            ]
+            own = {name for _, name, _ in found}
+            keys = _lookup_by_class(KERAS_ATTRIBUTES, module, {})
+            return [(key, name, named.get(name, child)) for key, name, child in found] + [
+                (keys.get(name, name), name, child) for name, child in inside if name not in own
+            ]
+        if isinstance(module, Container):
+            stored = self.names.keys(path, inside, [_numbered_key(child, used) for _, child in inside])
+            attributes = [f"layers/{key}" for key in stored]
+        elif isinstance(module, layers.StackedRNNCells):
+            attributes = [f"cells/{_numbered_key(child, used)}" for _, child in inside]
+        else:
+            keys = _lookup_by_class(KERAS_ATTRIBUTES, module, {})
+            attributes = [keys.get(name, name) for name, _ in inside]
+        return [(key, name, child) for key, (name, child) in zip(attributes, inside, strict=True)]
+
+
+def _has_attributes(module: nn.Module | None) -> TypeGuard[Layer]:
+    """Returns whether the layers inside a module are in the attributes of a class that is written Keras' way."""
+    return isinstance(module, Layer) and module.BINDS_ATTRIBUTES and getattr(module, "graph", None) is None
+
+
+def _attributes_of(module: Layer) -> Iterator[tuple[str, nn.Module]]:
+    """Yields paths and layers in the attributes of a Keras class in the order of Keras: sorted, private ones last.
+
+    A model has the further attribute `layers`.
+    """
+    values = keras_state.attributes(module)
     if isinstance(module, Container):
-        keys = names.keys(path, inside, [_numbered_key(child, used) for _, child in inside])
-        attributes = [f"layers/{key}" for key in keys]
-    elif isinstance(module, layers.StackedRNNCells):
-        attributes = [f"cells/{_numbered_key(child, used)}" for _, child in inside]
-    for attribute, (child_name, child) in zip(attributes, inside, strict=True):
-        yield from _groups(reader, child, _join_path(path, attribute), (*scope, child_name), child_name, names)
+        values = values | {"layers": [child for _, child in module.children()]}
+    for name in sorted(values, key=lambda name: f"~{name}" if name.startswith("_") else name):
+        yield from _layers_in(values[name], name)
+
+
+def _layers_in(value: object, path: str) -> Iterator[tuple[str, nn.Module]]:
+    if isinstance(value, nn.Module):
+        yield path, value
+    if not isinstance(value, list | tuple | dict):
+        return
+    used: collections.Counter[str] = collections.Counter()
+    for item in value.values() if isinstance(value, dict) else value:
+        if isinstance(item, nn.Module):
+            yield f"{path}/{_numbered_key(item, used)}", item
+        elif isinstance(item, list | tuple | dict):
+            yield from _layers_in(item, f"{path}/{_numbered('container', used)}")
 
 
 def _join_path(*parts: str) -> str:
@@ -179,7 +264,10 @@ def _lookup_by_class(table: Mapping[str, T], module: nn.Module | None, default: 
 
 def _numbered_key(layer: nn.Module | None, used: collections.Counter[str]) -> str:
     """Returns Keras' key of a layer in a list: its class name, with a number from the second such layer on."""
-    stem = _stem(layer)
+    return _numbered(_stem(layer), used)
+
+
+def _numbered(stem: str, used: collections.Counter[str]) -> str:
     used[stem] += 1
     return stem if used[stem] == 1 else f"{stem}_{used[stem] - 1}"
 

@@ -266,7 +266,7 @@ def record(
         if cached_inference is not None:
             inferred = cached_inference(layer, args, kwargs, name)
         else:
-            inferred, masks = _infer_and_build(layer, args, kwargs, name)
+            inferred, masks = infer_and_build(layer, args, kwargs, name)
     finally:
         INFERRING.reset(token)
     node.outputs = jax.tree.map(lambda symbol: Symbol(symbol.shape, symbol.dtype, node), inferred)
@@ -282,7 +282,7 @@ def record(
     return node.outputs
 
 
-def _infer_and_build(
+def infer_and_build(
     layer: "Layer", args: tuple[object, ...], kwargs: dict[str, object], name: str | None
 ) -> tuple[Tree[Symbol], Tree[Symbol | None]]:
     """Infers the outputs of a call and their masks; as in Keras, the call builds layers written as Keras classes."""

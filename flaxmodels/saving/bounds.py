@@ -200,6 +200,8 @@ class Inferences:
         if key not in self._inferred:
             ragged = any(None in (shape or ())[1:] for shape in shapes)
             self.spend((cost + len(leaves) // INPUTS_PER_UNIT) * (2 if ragged else 1))
+            if _needs_build(layer):
+                symbolic.infer_and_build(layer, args, kwargs, name)
             self._inferred[key] = symbolic.infer_with_variables(layer.clone(name=name or layer.name), args, kwargs)
         outputs, variables = self._inferred[key]
         self._variables.setdefault(id(layer), variables)
@@ -234,6 +236,15 @@ class Inferences:
             for (collection, *path), value in traverse_util.flatten_dict(dict(tree)).items():
                 variables[collection, name, *path] = value
         return variables
+
+
+def _needs_build(layer: Layer) -> bool:
+    """Returns whether a layer, or one inside it, is written as a Keras class and does not know its variables yet."""
+    if not isinstance(layer, Layer) or isinstance(layer, OperationCall):
+        return False
+    return (layer.BINDS_ATTRIBUTES and not layer.built) or any(
+        isinstance(child, Layer) and _needs_build(child) for _, child in layer.children()
+    )
 
 
 def _identity(leaf: object) -> tuple[Hashable, ...]:

@@ -29,19 +29,19 @@ Json: TypeAlias = dict[str, "Json"] | list["Json"] | str | int | float | bool | 
 # ---------------------------------------------------------------- writing
 
 
-def encode(variables: Mapping[str, jax.Array], architecture: str | None) -> bytes:
+def encode(variables: Mapping[str, jax.Array], texts: Mapping[str, str]) -> bytes:
     """Returns the content of a model file; equal arguments give equal bytes.
 
     Args:
         variables: Arrays keyed by path, such as "params/dense/kernel".
-        architecture: The architecture as JSON, or None to store only the variables.
+        texts: Further metadata, such as the architecture as JSON under "model".
 
     Raises:
         ValueError: If the header would be too long to be read again.
     """
     import safetensors.flax
 
-    metadata = {"flaxmodels": FORMAT} | ({} if architecture is None else {"model": architecture})
+    metadata = {"flaxmodels": FORMAT} | dict(texts)
     content = _with_digest(safetensors.flax.save(dict(variables), metadata=metadata))
     length = _header_length(content)
     if length > MAX_HEADER_BYTES:

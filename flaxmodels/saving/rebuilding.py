@@ -7,7 +7,7 @@ import jax
 
 from flaxmodels.container import Container
 from flaxmodels.layers.base import Layer
-from flaxmodels.saving import bounds
+from flaxmodels.saving import bounds, custom
 from flaxmodels.saving.format import Json
 from flaxmodels.saving.messages import reason
 from flaxmodels.saving.schema import entry, from_config, to_config
@@ -31,11 +31,20 @@ def build(config: Json, size: int) -> tuple[Layer, dict[tuple[str, ...], jax.Sha
     calls = _count_calls(config)
     if calls > MAX_CALLS:
         raise ValueError(f"it calls {calls} layers, but at most {MAX_CALLS} are allowed")
-    inferences = bounds.Inferences(bounds.allowed(size), to_config, _cost)
+    inferences = bounds.Inferences(bounds.allowed(size), _identify, _cost)
     with nn.intercept_methods(bounds.bounded), inferences.used():
         model = from_config(config)
     known = isinstance(model, Container) and model.symbols()[0] is not None
     return model, inferences.variables_of(model) if known else None
+
+
+def _identify(layer: Layer) -> dict[str, Json]:
+    """Returns the description of a layer; a custom layer is only equal to itself, since its class may do anything."""
+    try:
+        is_custom = custom.describe(layer) is not None
+    except (ValueError, NotImplementedError):
+        is_custom = True
+    return {"class": f"custom object {id(layer)}"} if is_custom else to_config(layer)
 
 
 def check_can_be_read(config: Json, size: int) -> None:

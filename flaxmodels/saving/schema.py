@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import json
 import operator
 import re
 from collections.abc import Callable, Mapping
@@ -20,6 +21,7 @@ from flaxmodels.layers.symbolic import Input, Node, Symbol, symbols_in
 from flaxmodels.names import lookup
 from flaxmodels.ops import base, keras_classes
 from flaxmodels.ops.base import OperationCall
+from flaxmodels.saving import custom
 from flaxmodels.saving.format import Json
 from flaxmodels.saving.messages import reason
 
@@ -52,6 +54,9 @@ def to_config(model: nn.Module) -> Config:
     if isinstance(model, OperationCall):
         return _with_name(model, {"operation": _known_operation(model.operation)})
     if not _is_named(type(model)):
+        described = custom.describe(model)
+        if described is not None:
+            return _with_name(model, {"custom": json.dumps(described)})
         inner = model.module if isinstance(model, Linen) else model
         raise ValueError(
             f"A model file names layers of flaxmodels, but only code can describe {type(inner).__name__}; "
@@ -101,6 +106,9 @@ def _encode(value: object, where: str) -> Json:
             return name
     if _is_dtype(value):
         return {"dtype": jnp.dtype(value).name}
+    described = custom.describe(value)
+    if described is not None:
+        return {"custom": json.dumps(described)}
     raise ValueError(
         f"A model file holds names, numbers and this library's objects, but only code can describe {where}, got "
         f"{value!r}; use a name, or save with architecture=False and build the model in code."
@@ -217,12 +225,23 @@ def from_config(config: Json) -> Layer:
         >>> from_config({"class": "Dense", "config": {"units": 3}}).units
         3
     """
-    kind = entry(config, "class", str)
     name = _string_or_none(_get(config, "name"))
+    if isinstance(config, dict) and "custom" in config:
+        return _custom_layer(entry(config, "custom", str), name)
+    kind = entry(config, "class", str)
     if kind in ("Sequential", "Model"):
         return _sequential(config, name) if kind == "Sequential" else _graph(config, name)
     cls = lookup("layer", kind[:80], _classes(), place="in a model file")
     return _construct(cls, entry(config, "config", dict), name=name)
+
+
+def _custom_layer(text: str, name: str | None) -> Layer:
+    layer = custom.build(json.loads(text))
+    if not isinstance(layer, Layer):
+        raise ValueError(f"A model file has a custom object in the place of a layer, got {type(layer).__name__}.")
+    if name is not None and layer.name != name:
+        object.__setattr__(layer, "name", name)
+    return layer
 
 
 def _is_named(cls: type) -> bool:
@@ -276,6 +295,8 @@ def _decode(value: Json) -> object:
         return np.array(value["array"], _dtype(value.get("dtype")))
     if "dtype" in value:
         return _dtype(value["dtype"])
+    if "custom" in value:
+        return custom.build(json.loads(entry(value, "custom", str)))
     for kind, module in OBJECTS.items():
         if kind in value:
             known = {

@@ -98,3 +98,21 @@ def test_the_program_opens_no_other_file():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.split() == ["24", "full"], done.stderr
+
+
+def test_variables_of_an_optimizer_are_read_and_checked_only_if_wanted(path):
+    with h5py.File(path, "a") as file:
+        file["optimizer/vars/0"] = np.int32(7)
+        file["layers/nested/optimizer/vars/0"] = np.int32(8)
+    with open(path, "rb") as file:
+        without = hdf5.read(path, file, path.stat().st_size)
+        file.seek(0)
+        contents = hdf5.read(path, file, path.stat().st_size, with_optimizer=True)
+    assert without.optimizer == {} and contents.optimizer == {"vars/0": 7}
+    assert len(contents.arrays) == len(without.arrays) == 301
+    with h5py.File(path, "a") as file:
+        file.create_dataset("optimizer/vars/1", data=np.zeros(1000), compression="gzip")
+    assert len(read(path)) == 301
+    sentence = f"{path} stores 'optimizer/vars/1' in chunks or compressed, but must store it contiguously; "
+    with open(path, "rb") as file, raises(f"{sentence}save it again with Keras' save or save_weights."):
+        hdf5.read(path, file, path.stat().st_size, with_optimizer=True)

@@ -184,7 +184,8 @@ def function(name, module="builtins", registered=None):
 def foreign(name, module, registered=None):
     return (
         f"it names {name!r} of {module!r}, registered as {str(registered)!r}, but only Keras' own layers and "
-        "functions are supported; build such a model in code"
+        "functions are supported; build such a model in code, or pass what it names in custom_objects of "
+        "training.keras.saving.load_model"
     )
 
 
