@@ -5,7 +5,7 @@ import os
 import pathlib
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -224,6 +224,23 @@ class ReduceLROnPlateau(Monitor):
                     print(f"Epoch {epoch + 1}: the learning rate is reduced to {self.trainer.learning_rate:.6g}")
 
 
+@runtime_checkable
+class KerasModel(Protocol):
+    """A model of `training.keras`, which saves itself."""
+
+    def get_compile_config(self) -> dict[str, Any]:
+        """Returns the arguments of `compile`."""
+
+    def check_can_save(self, filepath: str, architecture: bool) -> None:
+        """Raises if the format of a file does not support the model."""
+
+    def save(self, filepath: str) -> None:
+        """Writes the model."""
+
+    def save_weights(self, filepath: str) -> None:
+        """Writes the weights."""
+
+
 class ModelCheckpoint(Monitor):
     """Saves the model after each epoch or some steps, optionally only if a value has improved.
 
@@ -274,7 +291,15 @@ class ModelCheckpoint(Monitor):
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Checks that the format supports the model."""
-        files.check_can_save(self.filepath, self.trainer.model, architecture=not self.save_weights_only)
+        if self._keras_model is not None:
+            self._keras_model.check_can_save(self.filepath, architecture=not self.save_weights_only)
+        else:
+            files.check_can_save(self.filepath, self.trainer.model, architecture=not self.save_weights_only)
+
+    @property
+    def _keras_model(self) -> KerasModel | None:
+        """The model of `training.keras`, whose files also hold the arguments of `compile` and the optimizer."""
+        return self.model if isinstance(self.model, KerasModel) else None
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         """Resets the number of steps of the epoch."""
@@ -313,7 +338,12 @@ class ModelCheckpoint(Monitor):
                     return
                 self.best = current
         pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
-        self.trainer.save(path, architecture=not self.save_weights_only)
+        if self._keras_model is None:
+            self.trainer.save(path, architecture=not self.save_weights_only)
+        elif self.save_weights_only:
+            self._keras_model.save_weights(path)
+        else:
+            self._keras_model.save(path)
         if self.verbose > 0:
             print(f"Epoch {epoch + 1}: model saved to {path}")
 

@@ -8,6 +8,7 @@ import jax
 
 from flaxmodels import building
 from flaxmodels.container import Container
+from flaxmodels.layers import symbolic
 from flaxmodels.layers.base import Layer
 from flaxmodels.layers.symbolic import Node, Symbol
 from training.keras import initializers, paths
@@ -15,7 +16,7 @@ from training.keras import initializers, paths
 Choose = Callable[[type], type | None]
 
 
-def rebuild(layer: Any, choose: Choose, copy: Callable[[Any], Any] | None = None) -> Any:
+def rebuild(layer: Any, choose: Choose, copy: Callable[[Any], Any] | None = None, keep_custom: bool = False) -> Any:
     """Returns a copy of a layer or model whose layers are of chosen classes.
 
     Args:
@@ -23,8 +24,10 @@ def rebuild(layer: Any, choose: Choose, copy: Callable[[Any], Any] | None = None
         choose: Returns for the class of a layer the class of its copy, which takes the same arguments. With None, the
             layer itself takes the place of the copy.
         copy: Returns the copy of a layer inside the model, instead of `choose`.
+        keep_custom: Whether layers of the user's classes take the place of their copies. Otherwise a copy is made from
+            their configuration.
     """
-    return _Rebuild(choose, copy).layer(layer)
+    return _Rebuild(choose, copy, keep_custom).layer(layer)
 
 
 def clone(layer: Any, choose: Choose, copy: Callable[[Any], Any] | None = None) -> Any:
@@ -35,9 +38,15 @@ def clone(layer: Any, choose: Choose, copy: Callable[[Any], Any] | None = None) 
 class _Rebuild:
     """One copy: a layer that occurs twice is copied once."""
 
-    def __init__(self, choose: Choose, copy: Callable[[Any], Any] | None, names_of_symbols: bool = False):
+    def __init__(
+        self,
+        choose: Choose,
+        copy: Callable[[Any], Any] | None,
+        keep_custom: bool = False,
+        names_of_symbols: bool = False,
+    ):
         self.choose, self.copy, self.is_pure = choose, copy, choose is _pure_class
-        self.names_of_symbols = names_of_symbols
+        self.keep_custom, self.names_of_symbols = keep_custom, names_of_symbols
         self.copies: dict[int, Any] = {}
         self.originals: list[Any] = []  # keeps the ids unique
 
@@ -52,13 +61,21 @@ class _Rebuild:
         cls: Any = self.choose(type(layer))
         if cls is None:
             return layer
+        has_graph = isinstance(layer, building.Sequential) or getattr(layer, "graph", None) is not None
+        if self.copy is not None and not has_graph:
+            return self.copy(layer)
+        if not is_ours(type(layer)) and (not has_graph or getattr(type(layer).__init__, "is_users", False)):
+            return self._custom(layer)
         if isinstance(layer, building.Sequential):
             return self._sequential(layer, cls)
-        if isinstance(layer, building.Model) and layer.graph is not None:
-            return self._graph(layer, cls)
-        if self.copy is not None:
-            return self.copy(layer)
-        return cls(**self._arguments(layer))
+        return self._graph(layer, cls) if has_graph else cls(**self._arguments(layer))
+
+    def _custom(self, layer: Any) -> Any:
+        """Returns the copy of a layer of a class of the user."""
+        if not self.keep_custom:
+            return type(layer).from_config(layer.get_config())
+        object.__setattr__(layer, "_nodes", [])  # the calls in the graph that is copied
+        return layer
 
     def _arguments(self, layer: Any, without: tuple[str, ...] = ()) -> dict[str, Any]:
         return {
@@ -92,6 +109,11 @@ class _Rebuild:
                 paths.put(copy, "")  # Keras builds the layers of a file before the model
         source = None if stack.source is None else self.symbol(stack.source)
         outputs = tuple(jax.tree.map(self.symbol, output) for output in stack.outputs)
+        for copy, symbol in zip(copies, (source, *outputs), strict=False):
+            if symbol is not None and needs_build(copy):
+                nodes = list(vars(copy).get("_nodes", ()))
+                symbolic.record(copy, (symbol,), {})
+                object.__setattr__(copy, "_nodes", nodes)  # this call is in no graph
         copied = building.LayerStack(tuple(copies), source, outputs)
         return cls(copied, **self._arguments(model, without=("layers",)))
 
@@ -110,16 +132,37 @@ class _Rebuild:
 
         for node in graph.nodes:
             copy = self._named(node.layer, graph.names[id(node.layer)])
+            if needs_build(copy):
+                outputs = jax.tree.leaves(symbolic.record(copy, fill(node.args), fill(node.kwargs)))
+                held.update(zip(map(id, jax.tree.leaves(node.outputs)), outputs, strict=True))
+                continue
             # The shapes are known, so the call is recorded without inferring them again.
             call = Node(copy, fill(node.args), fill(node.kwargs))
             call.outputs = jax.tree.map(
                 lambda symbol, call=call: Symbol(symbol.shape, symbol.dtype, call), node.outputs
             )
-            if copy is not node.layer:
+            if copy is not node.layer or self.keep_custom:
                 object.__setattr__(copy, "_nodes", [*vars(copy).get("_nodes", ()), call])
             held.update(zip(map(id, jax.tree.leaves(node.outputs)), jax.tree.leaves(call.outputs), strict=True))
         arguments = self._arguments(model, without=("inputs", "outputs", "graph"))
         return cls(fill(graph.inputs), fill(graph.outputs), **arguments)
+
+
+def needs_build(layer: Any) -> bool:
+    """Returns whether a layer, or one inside it, is written as a Keras class and does not know its variables yet."""
+    if not isinstance(layer, Layer):
+        return False
+    return (layer.BINDS_ATTRIBUTES and not layer.built) or any(needs_build(child) for _, child in layer.children())
+
+
+def is_ours(cls: type) -> bool:
+    """Returns whether a class belongs to this library, and not to the user."""
+    return is_library(cls.__module__)
+
+
+def is_library(module: str) -> bool:
+    """Returns whether a module belongs to this library."""
+    return module.partition(".")[0] in ("flaxmodels", "training")
 
 
 def to_pure(layer: Any) -> Any:
@@ -153,5 +196,4 @@ def _thaw_containers(layer: Any, is_root: bool = False) -> None:
 
 def _pure_class(cls: type) -> type | None:
     """Returns the pure class of a class with state, or None for a class of the user."""
-    is_ours = cls.__module__.split(".")[0] in ("flaxmodels", "training")
-    return cls.pure_class() if is_ours and issubclass(cls, Layer) else None
+    return cls.pure_class() if is_ours(cls) and issubclass(cls, Layer) else None

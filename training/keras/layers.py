@@ -6,11 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from flaxmodels import layers as pure
-from flaxmodels.interop import keras_config
 from flaxmodels.layers.attention import ProjectedAttention
 from flaxmodels.layers.base import Layer as PureLayer
-from flaxmodels.saving import from_config
-from training.keras import convert, naming, refused, serialization
+from training.keras import naming, refused, serialization
 from training.keras.docstrings import without_example
 from training.keras.inputs import Input as Input
 from training.keras.inputs import InputLayer as InputLayer
@@ -131,22 +129,6 @@ def deserialize(config: Any, custom_objects: Mapping[str, Any] | None = None) ->
         raise ValueError(
             f"`config` must describe a layer, got one of type {type(layer).__name__}; use `keras.layers.serialize`."
         )
-    return layer
-
-
-def describe(layer: PureLayer) -> dict[str, Any]:
-    """Returns the configuration of a layer or model of this library, as Keras writes it."""
-    return keras_config.to_keras(convert.to_pure(layer))
-
-
-def from_description(config: dict[str, Any]) -> Any:
-    """Returns the layer or model with state of a configuration that Keras wrote."""
-    name = config["config"].get("name")
-    if config.get("class_name") == "InputLayer":
-        return InputLayer(**config["config"])
-    layer = convert.rebuild(from_config(keras_config.from_keras(config)), stateful_class)
-    if name:
-        object.__setattr__(layer, "name", name)
     return layer
 
 

@@ -11,13 +11,13 @@ from flaxmodels import building
 from flaxmodels.layers.symbolic import Symbol
 from flaxmodels.ops.base import OperationCall
 from training.keras import naming, paths, refused, stateful
-from training.keras.compiled import CompiledModel, first_batch
+from training.keras.compiled import first_batch
 from training.keras.inputs import Input, InputLayer, layer_of
 from training.keras.model_files import SavedModel, clone_model, load_model, model_from_json, save_model
 from training.keras.stateful import ensure_initialized
 
 
-class Sequential(CompiledModel, SavedModel, building.Sequential):
+class Sequential(SavedModel, building.Sequential):
     __doc__ = building.Sequential.__doc__
     adds_state_to = building.Sequential
 
@@ -65,7 +65,7 @@ def _input_before(layer: Any) -> list[Symbol]:
     return [] if shape is None else [Input(shape)]
 
 
-class Model(CompiledModel, SavedModel, building.Model):
+class Model(SavedModel, building.Model):
     __doc__ = building.Model.__doc__
     adds_state_to = building.Model
 

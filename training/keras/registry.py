@@ -6,6 +6,9 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+# Classes and functions by name.
+CustomObjects = Mapping[str, object] | None
+
 _objects: dict[str, object] = {}
 _names: dict[object, str] = {}
 

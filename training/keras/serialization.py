@@ -34,6 +34,9 @@ MODULES = {
     "keras.regularizers": "training.keras.regularizers",
 }
 FUNCTIONS = ("keras.activations", "keras.losses", "keras.metrics")
+# The functions of these modules that a configuration may not name, and the classes of the first module that it may.
+LOOKUPS = ("deserialize", "get", "serialize")
+POLICIES = ("DTypePolicy", "FloatDTypePolicy")
 PLAIN = (str, int, float, bool, type(None))
 
 
@@ -78,13 +81,13 @@ def serialize_keras_object(obj: Any) -> Any:
         name = registry.get_registered_name(obj)
         return {"module": "builtins", "class_name": "function", "config": name, "registered_name": "function"}
     if isinstance(obj, Layer) and not registry.is_registered(type(obj)) and _is_ours(obj):
-        return _layers().describe(obj)
+        return _layer_configs().describe(obj)
     return _object_config(obj)
 
 
-def _layers() -> Any:
-    """Returns the module of layers, which itself uses this one."""
-    return importlib.import_module("training.keras.layers")
+def _layer_configs() -> Any:
+    """Returns the module that describes layers, which itself uses this one."""
+    return importlib.import_module("training.keras.layer_configs")
 
 
 def _special_config(obj: Any) -> Any:
@@ -239,15 +242,18 @@ def deserialize_named(
 
 
 def _class_in(module: str, name: str) -> Any:
-    """Returns the class of a name in one of Keras' modules, or None."""
-    found = None if name.startswith("_") else getattr(importlib.import_module(MODULES[module]), name, None)
+    """Returns the class of a name in one of Keras' modules, or None; helpers of the modules have no names in files."""
+    place = importlib.import_module(MODULES[module])
+    names = POLICIES if place is settings else place.__all__
+    found = getattr(place, name, None) if name in names else None
     return found if isinstance(found, type) else None
 
 
 def _function(name: Any, custom_objects: Mapping[str, Any] | None) -> Any:
     found = registry.get_registered_object(name, custom_objects) if isinstance(name, str) else None
-    for module in FUNCTIONS if isinstance(name, str) and not name.startswith("_") else ():
-        known = getattr(importlib.import_module(module.replace("keras", "training.keras", 1)), name, None)
+    for module in FUNCTIONS:
+        place = importlib.import_module(module.replace("keras", "training.keras", 1))
+        known = getattr(place, name) if name in place.__all__ and name not in LOOKUPS else None
         if found is None and isinstance(known, types.FunctionType):
             found = known
     if found is None:
@@ -283,7 +289,7 @@ def _object(config: Mapping[str, Any], kind: str, inner: Mapping[str, Any], cust
             return _custom(cls, inner, custom)
     module = config.get("module")
     if module in keras_config.MODULES["layer"] | keras_config.MODULES["model"] and kind not in vars(settings):
-        return _layers().from_description({"module": module, **config})
+        return _layer_configs().from_description({"module": module, **config}, custom)
     cls = _class_in(module, kind) if isinstance(module, str) and module in MODULES else None
     if cls is None:
         raise ValueError(
@@ -300,5 +306,11 @@ def _custom(cls: Any, inner: Mapping[str, Any], custom: Mapping[str, Any] | None
         return cls
     if not hasattr(cls, "from_config"):
         return cls(**{key: deserialize_keras_object(value, custom) for key, value in inner.items()})
+    arguments = dict(inner)
+    if isinstance(arguments.get("dtype"), Mapping):
+        policy = deserialize_keras_object(arguments["dtype"])
+        # Models take only names. A name is enough if the weights are float32.
+        is_named = isinstance(policy, settings.DTypePolicy) and policy.variable_dtype == "float32"
+        arguments["dtype"] = policy.name if is_named else policy
     with registry.CustomObjectScope(custom or registry.present_scope()):
-        return cls.from_config(dict(inner))
+        return cls.from_config(arguments)

@@ -259,7 +259,9 @@ class Stateful:
         """Returns the argument of a kind for a weight; an initializer has the seed that it got with the layer."""
         value = super().argument(weight, kind)  # type: ignore[misc]
         seed = self.__dict__.get("_seeds", {}).get(f"{self.ARGUMENTS.get(weight, weight)}_{kind}")  # type: ignore[attr-defined]
-        return value if seed is None else with_seed(value, seed)
+        # While a model of a file is built, zeros take the place of random numbers.
+        is_random = seed is not None and hasattr(initializers.get(value), "seed")
+        return with_seed(value, seed) if is_random else value
 
     @property
     def trainable_weights(self) -> list[Weight]:
@@ -443,6 +445,17 @@ def build_structure(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     object.__setattr__(layer, "built", True)
 
 
+def known_inputs(layer: Any) -> Any:
+    """Returns the symbols of the inputs of a model; None if they are not known, or are several arguments of a call."""
+    inputs = getattr(layer, "input_spec", None)
+    if isinstance(inputs, Symbol | list | tuple | dict) and symbolic.symbols_in(inputs):
+        return inputs
+    shapes = keras_state.state_of(layer).shapes if layer.BINDS_ATTRIBUTES else None
+    if not shapes or len(shapes) > 1:
+        return None
+    return symbols_of(tuple(shapes.values()), {})[0][0]
+
+
 def ensure_initialized(layer: Any) -> None:
     """Creates the variables of a layer that was called on symbols, or of a model with known inputs."""
     if has_values(layer):
@@ -494,6 +507,11 @@ def initialize(layer: Any, *args: Any, **kwargs: Any) -> None:
         _drawing.depth -= 1
     scatter(layer, made, only_missing=True)
     put_paths(layer)
+    hold_variables(layer)
+
+
+def hold_variables(layer: Any) -> None:
+    """Lets the variables in the attributes of Keras classes read the values that their layers hold."""
     for inner in with_held(layer):
         if inner.__dict__.get("_values") is None:
             object.__setattr__(inner, "_values", {})

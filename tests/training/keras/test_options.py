@@ -50,7 +50,5 @@ def test_options_without_effect_are_named(model, tmp_path):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         model.save(tmp_path / "model.keras", zipped=False)
     model.save(tmp_path / "model.keras")
-    with pytest.warns(UserWarning, match="^`custom_objects` and `safe_mode` of load_model have no effect"):
+    with pytest.warns(UserWarning, match="^`safe_mode=False` of load_model has no effect"):
         keras.models.load_model(tmp_path / "model.keras", safe_mode=False)
-    with pytest.warns(UserWarning, match="^`custom_objects` of model_from_json has no effect"):
-        keras.models.model_from_json(model.to_json(), custom_objects={"Own": object})
