@@ -91,7 +91,7 @@ def _as_layer(model: nn.Module) -> Layer:
     return model
 
 
-def load(path: str | os.PathLike[str]) -> tuple[Layer, dict[str, Any]]:
+def load(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Any]]:
     """Reads a model and its variables.
 
     Args:
