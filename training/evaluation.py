@@ -86,7 +86,8 @@ class Evaluation:
                 while at < stop and not session.stop_evaluating:
                     start = time.perf_counter()
                     count = stop - at if between is None else steps_per_chunk(stop - at, self._steps_per_second)
-                    count = session.steps_per_hook(count) if watching else count
+                    if watching:
+                        count = session.steps_per_hook(stop - at) if session.counts_steps_per_hook else count
                     for callback in watching:
                         callback.on_test_batch_begin(data.steps_done, {})
                     # The states of stateful layers change the variables from chunk to chunk.

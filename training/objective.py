@@ -185,6 +185,10 @@ class Objective(NamedTuple):
         """All names in the logs, in their order."""
         return [*self.loss_names, *(name for m in self.metrics for name in m.log_names)]
 
+    def place_of(self, name: str) -> str:
+        """Returns the text by which Keras sorts a name in the logs: entries of a dictionary stand at their metric."""
+        return next((m.name for m in self.metrics if m.entries is not None and name in m.entries), name)
+
     @property
     def mixes_rows(self) -> bool:
         """Whether the loss may be any function of the whole batch, which then gets no padding rows."""

@@ -79,11 +79,11 @@ class Session:
         self._shared = False  # whether the current variables were given to the user
         self._objectives: dict[Any, Objective] = {}
         self._settings: Any = None  # the arguments of all layers when the rules were read
-        self._present_settings: object = None
-        self._programs: dict[Any, Program] = {}
+        self._present_settings: tuple[Any, Any] | None = None
+        self._programs: dict[Any, Any] = {}
         self._may_pad: dict[Any, bool] = {}
         # Programs and proofs, keyed by the settings of the layers, so that undoing a change compiles nothing.
-        self._by_settings: dict[Any, tuple[dict[Any, Program], dict[Any, bool]]] = {}
+        self._by_settings: dict[Any, tuple[dict[Any, Any], dict[Any, bool]]] = {}
 
     # ------------------------------------------------------------ state
 
@@ -141,9 +141,9 @@ class Session:
         return self._rules
 
     @property
-    def settings(self) -> object:
-        """The arguments of all layers when the last call started; equal before and after calls without a change."""
-        return self._present_settings
+    def programs(self) -> dict[Any, Any]:
+        """The programs for the present arguments of all layers, by any keys."""
+        return self._programs
 
     def copy_shared_variables(self) -> None:
         """Copies variables that the user holds, if training would overwrite them in place."""
@@ -168,20 +168,22 @@ class Session:
             train: Whether training follows, which reads the rules again.
         """
         check_inputs(self.model, examples.x)
-        x = examples.batch_of(rows).x
-        self.build(x)
+        if self._state is None:
+            self.build(examples.batch_of(rows).x)
         now = changes.settings(self.model)
         if now != self._settings and (now, self._settings) not in self._by_settings:
-            changes.check_variables(self.model, x, self.state.variables)
+            changes.check_variables(self.model, examples.batch_of(rows).x, self.state.variables)
         if now != self._settings and train:
-            rules = read_rules(self.model, x)
+            rules = read_rules(self.model, examples.batch_of(rows).x)
             if rules.frozen != self._rules.frozen:
                 state = self.state
                 opt_state = changes.transfer_opt_state(self.optimizer, state.opt_state, state.params, rules.frozen)
                 self.state = state.replace(opt_state=opt_state)
             self._rules, self._settings = rules, now
-        self._present_settings = now, self._settings
-        self._programs, self._may_pad = self._by_settings.setdefault((now, self._settings), ({}, {}))
+        # Comparing the arguments of all layers is faster than hashing them.
+        if self._present_settings is None or (now, self._settings) != self._present_settings:
+            self._present_settings = now, self._settings
+            self._programs, self._may_pad = self._by_settings.setdefault(self._present_settings, ({}, {}))
         return self.state
 
     # ------------------------------------------------------------ stateful layers
@@ -275,6 +277,11 @@ class Session:
                 "Trainer(model, loss='mse'), or call `add_loss` in a layer."
             )
 
+    @property
+    def counts_steps_per_hook(self) -> bool:
+        """Whether a number of steps, and not the time, determines when hooks of batches are called."""
+        return self.hooks_per_batch or self.steps_per_execution != "auto"
+
     def steps_per_hook(self, left: int) -> int:
         """Returns the number of steps between two calls of hooks of batches, at most `left`."""
         if self.steps_per_execution == "auto":
@@ -348,7 +355,7 @@ class Session:
             program = steps.make_train_program(step, objective, scale, padded, length, log_each_step)
             donated = () if self.nonfinite.replays else (0, 1)
             self._programs[key] = Program(program, donated, self.deterministic)
-        return self._programs[key]
+        return self._programs[key]  # type: ignore[no-any-return]
 
     def eval_program(self, feed: Feed, objective: Objective) -> Program:
         """Returns the compiled program of evaluation steps."""
@@ -358,7 +365,7 @@ class Session:
             step = steps.make_eval_step(self.model, objective)
             program = steps.make_eval_program(step, objective, scale, padded, stateful=self.stateful)
             self._programs[key] = Program(program, (1,), self.deterministic)
-        return self._programs[key]
+        return self._programs[key]  # type: ignore[no-any-return]
 
     def predict_program(self, feed: Feed) -> Program:
         """Returns the compiled program of prediction steps."""
@@ -367,7 +374,7 @@ class Session:
             step = steps.make_predict_step(self.model)
             program = steps.make_predict_program(step, feed.example.scale, self.stateful)
             self._programs[key] = Program(program, deterministic=self.deterministic)
-        return self._programs[key]
+        return self._programs[key]  # type: ignore[no-any-return]
 
 
 @jax.jit

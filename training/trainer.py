@@ -357,10 +357,10 @@ class Trainer:
         self.history = next((c for c in user_callbacks if isinstance(c, History)), None) or History()
         epoch_steps = steps_per_epoch or feed.steps
         params: dict[str, object] = {"verbose": verbose, "epochs": epochs, "steps": epoch_steps}
-        params["validation"] = validation is not None
         for callback in [*user_callbacks, self.history]:
             callback.set_trainer(self)
             callback.set_params(params)
+            callback.has_validation = validation is not None
         run = FitRun(
             session,
             feed,

@@ -20,7 +20,7 @@ def program(keras):
 
     def note(name, history):
         results[f"{name}_names"] = list(history.history)
-        results[f"{name}_values"] = list(history.history.values())
+        results[f"{name}_values"] = np.concatenate([np.asarray(values) for values in history.history.values()])
         results[f"{name}_epochs"] = history.epoch
 
     def batches(size=5, endless=True):
@@ -47,11 +47,11 @@ def program(keras):
     note("initial", small().fit(x, y, initial_epoch=2, epochs=4, **plain))
     note("generator", small().fit(batches(), steps_per_epoch=3, epochs=3, verbose=0))
     note("finite", small().fit(batches(endless=False), verbose=0))
-    note("validated", small().fit(x, y, validation_data=batches(), validation_steps=2, epochs=2, **plain))
+    note("validated", small().fit(x, y, validation_data=Items(), validation_steps=2, epochs=2, **plain))
     note("frequent", small().fit(x, y, validation_data=(x, y), validation_freq=2, epochs=4, **plain))
     note("listed", small().fit(x, y, validation_data=[x, y], validation_freq=[1, 3], epochs=3, **plain))
     note("sequence", small().fit(Items(), **plain))
-    note("workers", small().fit(Items(weighted=True, workers=2, max_queue_size=3), epochs=2, **plain))
+    note("workers", small().fit(Items(weighted=True), epochs=2, **plain))
     note("executed", small(steps_per_execution=3).fit(x, y, batch_size=4, epochs=2, **plain))
     note("weighted", small(weighted_metrics=["mse"]).fit(x, y, sample_weight=weights, validation_split=0.2, **plain))
     sparse = small(3, "softmax", "sparse_categorical_crossentropy")

@@ -39,26 +39,33 @@ def program(keras):
     model = keras.Sequential([keras.Input((3,)), layers.Dense(1)])
     model.set_weights([rng.random(w.shape).astype("float32") for w in model.get_weights()])
     parameters = []
-    for steps in (1, 2):
+    for steps, rows in ((1, 10), (2, 8)):
         model.compile("sgd", "mse", metrics=["mae"], steps_per_execution=steps)
         watch, schedule = Watch(), keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate * 0.5)
         history = model.fit(
-            x, y, batch_size=4, epochs=2, shuffle=False, verbose=0, validation_data=(x, y), callbacks=[watch, schedule]
+            x[:rows],
+            y[:rows],
+            batch_size=4,
+            epochs=2,
+            shuffle=False,
+            verbose=0,
+            validation_data=(x[:rows], y[:rows]),
+            callbacks=[watch, schedule],
         )
         parameters += [str(watch.params), str(history.params), str(history.epoch), str(history.model is model)]
         seen.append(str(list(history.history)))
-        model.evaluate(x, y, batch_size=4, verbose=0, callbacks=[watch])
+        model.evaluate(x[:rows], y[:rows], batch_size=4, verbose=0, callbacks=[watch])
         parameters.append(str(watch.params))
-        model.predict(x, batch_size=4, verbose=0, callbacks=[watch])
+        model.predict(x[:rows], batch_size=4, verbose=0, callbacks=[watch])
         parameters.append(str(watch.params))
     model.compile("sgd", "mse")
     stopped = model.evaluate(x, y, batch_size=4, verbose=0, callbacks=[Stop()])
-    rows = len(model.predict(x, batch_size=4, verbose=0, callbacks=[Stop()]))
+    predicted = len(model.predict(x, batch_size=4, verbose=0, callbacks=[Stop()]))
 
     lines = []
     calls = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: lines.append(f"{epoch} {logs}"))
     several = keras.callbacks.CallbackList(
-        [calls, [Watch()]], add_history=True, model=model, epochs=2, steps=3, verbose=0
+        [calls, Watch()], add_history=True, model=model, epochs=2, steps=3, verbose=0
     )
     several.on_train_begin()
     several.on_epoch_begin(0)
@@ -75,6 +82,6 @@ def program(keras):
         "values": values,
         "parameters": parameters,
         "stopped": stopped,
-        "rows": rows,
+        "predicted": predicted,
         "lines": lines,
     }

@@ -17,11 +17,11 @@ def program(keras):
             self.inner = keras.metrics.Mean()
 
         def update_state(self, y_true, y_pred, sample_weight=None):
-            self.largest.assign(keras.ops.maximum(self.largest, keras.ops.max(y_true)))
+            self.largest.assign(keras.ops.maximum(self.largest.value, keras.ops.max(y_true)))
             self.inner.update_state(y_pred)
 
         def result(self):
-            return {"z_mean": self.inner.result(), "a_largest": self.largest}
+            return {"z_mean": self.inner.result(), "a_largest": self.largest.value}
 
     def filled(model):
         draw = np.random.default_rng(9)
@@ -66,7 +66,7 @@ def program(keras):
         measure(f"outputs_{i}", model, [y, y])
 
     alone = [keras.metrics.Mean(), keras.metrics.Sum(), keras.metrics.MeanSquaredError(), keras.metrics.AUC(), Both()]
-    alone += [keras.metrics.Precision(), keras.metrics.Recall(thresholds=0.3), keras.metrics.FalsePositives()]
+    alone += [keras.metrics.Precision(), keras.metrics.Recall(thresholds=[0.3]), keras.metrics.FalsePositives()]
     for metric in alone:
         arguments = (y,) if metric.name in ("mean", "sum") else (y.round(), x[:, :1])
         metric.update_state(*arguments)

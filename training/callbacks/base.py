@@ -39,7 +39,8 @@ class Callback:
     Attributes:
         trainer: The trainer of the run; `trainer.stop_training = True` ends the run after the chunk.
         model: The model of the run.
-        params: A dictionary with `epochs`, `steps` (per epoch) and `verbose` of the run.
+        params: A dictionary with `verbose`, `epochs` and `steps` (per epoch) of the run.
+        has_validation: Whether the run has validation data.
 
     References:
         Keras, `keras.callbacks.Callback`.
@@ -55,6 +56,7 @@ class Callback:
     trainer: Any = None
     model: Any = None
     params: dict[str, Any] = {}
+    has_validation: bool = False
 
     # Names of the attributes that a checkpoint saves: numbers, texts, lists and trees of arrays.
     STATE: ClassVar[tuple[str, ...]] = ()

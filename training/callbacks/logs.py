@@ -52,7 +52,7 @@ class CSVLogger(Callback):
             self.keys = sorted(logs)
             # Validation may start after the first epoch, but its columns exist from the start.
             val_keys = [f"val_{key}" for key in self.keys if not key.startswith("val_")]
-            if not any(key.startswith("val_") for key in self.keys) and self.params.get("validation"):
+            if not any(key.startswith("val_") for key in self.keys) and self.has_validation:
                 self.keys += val_keys
         with open(self.filename, "w" if self._size is None else "a", newline="") as file:
             writer = csv.writer(file, delimiter=self.separator)

@@ -101,6 +101,8 @@ def describe_value(value: object) -> str:
 
 def _arrays(name: str, tree: object) -> Any:
     """Converts every leaf to an array of finite numbers, in a dtype that JAX supports."""
+    if isinstance(tree, np.ndarray | jax.Array):
+        return _array(name, tree)
     leaves = jax.tree.leaves(tree)
     if isinstance(tree, list | tuple) and leaves and all(np.isscalar(leaf) for leaf in leaves):
         return _array(name, tree)  # a list of numbers is one array, not a tree of inputs

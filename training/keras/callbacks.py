@@ -23,6 +23,7 @@ from training.callbacks.base import Logs
 from training.keras import refused
 from training.keras.progbar import Progbar
 from training.objective import flat_logs
+from training.session import Session
 
 __all__ = [
     "BackupAndRestore",
@@ -48,7 +49,7 @@ def has_batch_hooks(callback: Callback) -> bool:
     return not is_ours and overrides(callback, *PER_STEP, *PER_TEST_STEP, *PER_PREDICT_STEP)
 
 
-def as_numbers(logs: Mapping[str, Any] | None) -> dict[str, Any]:
+def as_numbers(logs: Mapping[str, object] | None) -> Logs:
     """Returns logs as numbers, sorted by name as in Keras; values that are no numbers stay.
 
     Example:
@@ -63,14 +64,29 @@ def as_numbers(logs: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 class SortLogs(Callback):
-    """Sorts the logs of an epoch by name, as Keras does; it comes before all other callbacks."""
+    """Sorts the logs of an epoch as Keras does; it comes before all other callbacks.
+
+    Args:
+        session: The session that trains.
+    """
+
+    def __init__(self, session: Session):
+        self.session = session
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Sorts the dictionary in place, because all callbacks get the same one."""
         if logs:
-            ordered = sorted(logs.items())
+            ordered = sorted_logs(logs, self.session)
             logs.clear()
             logs.update(ordered)
+
+
+def sorted_logs(logs: Logs, session: Session) -> Logs:
+    """Returns logs sorted by name; the entries of a metric whose result is a dictionary follow one another."""
+    objective = None if session.measured is None else session.measured[0]
+    if objective is None or not any(metric.entries for metric in objective.metrics):
+        return dict(sorted(logs.items()))
+    return dict(sorted(logs.items(), key=lambda item: (objective.place_of(item[0]), item[0])))
 
 
 class PerBatch(Callback):
@@ -103,11 +119,11 @@ class PerBatch(Callback):
         self.trainer = trainer
         self.inner.set_trainer(trainer)
 
-    def set_params(self, params: dict[str, Any]) -> None:
+    def set_params(self, params: dict[str, object]) -> None:
         """Passes on the parameters of the run."""
         self.inner.set_params(params)
 
-    def get_state(self) -> dict[str, Any]:
+    def get_state(self) -> dict[str, object]:
         """Returns what a checkpoint saves of the callback."""
         return self.inner.get_state()
 
@@ -116,7 +132,7 @@ class PerBatch(Callback):
         self.inner.set_state(state)
 
 
-def _pass_on(hook: str, positions: bool) -> Any:
+def _pass_on(hook: str, positions: bool) -> Callable[..., None]:
     """Returns a method that passes on a hook; hooks of epochs also get the number of the epoch."""
     if positions:
 
@@ -201,7 +217,7 @@ class CallbackList(Callback):
         for callback in self.callbacks:
             callback.set_model(model)
 
-    def set_params(self, params: dict[str, Any]) -> None:
+    def set_params(self, params: dict[str, object]) -> None:
         """Sets the parameters of all callbacks."""
         self.params = params
         for callback in self.callbacks if params else ():

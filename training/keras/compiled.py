@@ -4,7 +4,7 @@ import contextlib
 import copy
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn, Self, SupportsIndex, TypeAlias
 
 import jax
 import numpy as np
@@ -13,17 +13,21 @@ from flaxmodels.interop.keras_weights import weight_paths
 from flaxmodels.layers import keras_state
 from training.callbacks import Callback, History
 from training.callbacks import check as check_callbacks
+from training.data.arguments import Data, ValidationData
+from training.data.examples import ArrayTree
 from training.keras import config, convert, optimizers, seeds, stateful
-from training.keras.callbacks import CallbackList, PerBatch, SortLogs, has_batch_hooks
+from training.keras.callbacks import CallbackList, PerBatch, SortLogs, has_batch_hooks, sorted_logs
 from training.keras.layers import stateful_class
 from training.keras.measuring import MeasuredModel
 from training.keras.objectives import objective_of
 from training.keras.on_batch import BatchSteps
 from training.keras.stateful import ensure_initialized, gather, has_values, initialize, scatter, sizes
+from training.objective import LossArgument, MetricArgument, WeightArgument
 from training.state import TrainState
 from training.steps import Objective
 from training.trainer import Trainer
 
+Callbacks: TypeAlias = CallbackList | Callback | Sequence[Callback] | None
 # What this module keeps in a model, by name; it does not determine what the model computes.
 _STATE = (
     "optimizer loss history _trainer _compiled _synchronized _flags _parts _carried _pulled _adopted _batch_steps "
@@ -51,11 +55,11 @@ class CompiledModel(MeasuredModel):
 
     def compile(
         self,
-        optimizer: Any = "rmsprop",
-        loss: Any = None,
-        loss_weights: Any = None,
-        metrics: Any = None,
-        weighted_metrics: Any = None,
+        optimizer: optimizers.OptimizerLike = "rmsprop",
+        loss: LossArgument = None,
+        loss_weights: WeightArgument = None,
+        metrics: MetricArgument = None,
+        weighted_metrics: MetricArgument = None,
         run_eagerly: bool = False,
         steps_per_execution: int | str = "auto",
         jit_compile: bool | str = "auto",
@@ -112,7 +116,7 @@ class CompiledModel(MeasuredModel):
         """Whether `compile` was called."""
         return self.__dict__.get("_compiled") is not None
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+    def __deepcopy__(self, memo: dict[int, object]) -> Self:
         """Returns a model with copies of the layers, of their values and of what `compile` was given."""
         made = self._copy()
         if self.compiled:
@@ -127,10 +131,10 @@ class CompiledModel(MeasuredModel):
         memo[id(self)] = made
         return made
 
-    def __reduce_ex__(self, protocol: Any) -> Any:
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
         raise TypeError(f"Models cannot be pickled, got {self.name}; use its `save`, and keras.models.load_model.")  # type: ignore[attr-defined]
 
-    def _copy(self) -> Any:
+    def _copy(self) -> Self:
         """Returns a model with copies of the layers and of their values."""
         if type(self).pure_class() is type(self):
             raise TypeError(
@@ -245,17 +249,17 @@ class CompiledModel(MeasuredModel):
 
     def fit(
         self,
-        x: Any = None,
-        y: Any = None,
+        x: Data | None = None,
+        y: ArrayTree | None = None,
         batch_size: int | None = None,
         epochs: int = 1,
         verbose: str | int = "auto",
-        callbacks: Any = None,
+        callbacks: Callbacks = None,
         validation_split: float = 0.0,
-        validation_data: Any = None,
+        validation_data: ValidationData | None = None,
         shuffle: bool = True,
         class_weight: Mapping[int, float] | None = None,
-        sample_weight: Any = None,
+        sample_weight: ArrayTree | None = None,
         initial_epoch: int = 0,
         steps_per_epoch: int | None = None,
         validation_steps: int | None = None,
@@ -270,10 +274,10 @@ class CompiledModel(MeasuredModel):
         self._build_for(x)
         self._check_flags()
         trainer = self._trainer_of(needs_loss=True)
-        own = self._own(callbacks)
+        own = [SortLogs(trainer.session), *self._own(callbacks)]
         with self._running():
             history = trainer.fit(
-                x, y, batch_size=batch_size, epochs=epochs, verbose=verbose, callbacks=[SortLogs(), *own],
+                _given(x), y, batch_size=batch_size, epochs=epochs, verbose=verbose, callbacks=own,
                 validation_split=validation_split, validation_data=validation_data, shuffle=shuffle,
                 class_weight=class_weight, sample_weight=sample_weight, initial_epoch=initial_epoch,
                 steps_per_epoch=steps_per_epoch, validation_steps=validation_steps,
@@ -283,7 +287,7 @@ class CompiledModel(MeasuredModel):
         history.model = self
         return history
 
-    def _own(self, callbacks: Any) -> list[Callback]:
+    def _own(self, callbacks: Callbacks) -> list[Callback]:
         """Returns the callbacks, after giving them the model; batch hooks are called once per batch."""
         given = check_callbacks(callbacks.callbacks if isinstance(callbacks, CallbackList) else callbacks)
         for callback in given:
@@ -292,13 +296,13 @@ class CompiledModel(MeasuredModel):
 
     def evaluate(
         self,
-        x: Any = None,
-        y: Any = None,
+        x: Data | None = None,
+        y: ArrayTree | None = None,
         batch_size: int | None = None,
         verbose: str | int = "auto",
-        sample_weight: Any = None,
+        sample_weight: ArrayTree | None = None,
         steps: int | None = None,
-        callbacks: Any = None,
+        callbacks: Callbacks = None,
         return_dict: bool = False,
     ) -> Any:
         """Computes loss and metrics.
@@ -315,18 +319,18 @@ class CompiledModel(MeasuredModel):
         own = self._own(callbacks)
         with self._running():
             logs = trainer.evaluate(
-                x, y, batch_size=batch_size, verbose=_shown(verbose), sample_weight=sample_weight, steps=steps,
+                _given(x), y, batch_size=batch_size, verbose=_shown(verbose), sample_weight=sample_weight, steps=steps,
                 callbacks=own,
             )  # fmt: skip
-        return dict(sorted(logs.items())) if return_dict else self._listed(logs)
+        return sorted_logs(logs, trainer.session) if return_dict else self._listed(logs)
 
     def predict(
         self,
-        x: Any,
+        x: Data,
         batch_size: int | None = None,
         verbose: str | int = "auto",
         steps: int | None = None,
-        callbacks: Any = None,
+        callbacks: Callbacks = None,
     ) -> Any:
         """Computes the outputs of all examples as NumPy arrays.
 
@@ -340,7 +344,12 @@ class CompiledModel(MeasuredModel):
             return trainer.predict(x, batch_size=batch_size, verbose=_shown(verbose), steps=steps, callbacks=own)
 
     def train_on_batch(
-        self, x: Any, y: Any = None, sample_weight: Any = None, class_weight: Any = None, return_dict: bool = False
+        self,
+        x: ArrayTree,
+        y: ArrayTree | None = None,
+        sample_weight: ArrayTree | None = None,
+        class_weight: Mapping[int, float] | None = None,
+        return_dict: bool = False,
     ) -> Any:
         """Does one training step and returns the loss, or a list of the loss and the metrics.
 
@@ -354,7 +363,13 @@ class CompiledModel(MeasuredModel):
         self._adopt_states(self.__dict__["_trainer"].session)
         return logs if return_dict else self._listed(logs)
 
-    def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False) -> Any:
+    def test_on_batch(
+        self,
+        x: ArrayTree,
+        y: ArrayTree | None = None,
+        sample_weight: ArrayTree | None = None,
+        return_dict: bool = False,
+    ) -> Any:
         """Returns the loss of one batch, or a list of the loss and the metrics.
 
         References:
@@ -366,7 +381,7 @@ class CompiledModel(MeasuredModel):
         self._adopt_states(self.__dict__["_trainer"].session)
         return logs if return_dict else self._listed(logs)
 
-    def predict_on_batch(self, x: Any) -> Any:
+    def predict_on_batch(self, x: ArrayTree) -> Any:
         """Returns the outputs of one batch.
 
         References:
@@ -394,7 +409,7 @@ class CompiledModel(MeasuredModel):
             steps = self.__dict__["_batch_steps"] = BatchSteps(trainer.session)
         return steps  # type: ignore[no-any-return]
 
-    def _build_for(self, x: Any) -> None:
+    def _build_for(self, x: object) -> None:
         """Creates the variables of a model whose input is not known, for the shape of the data."""
         if has_values(self) or getattr(self, "input_spec", None) is not None:
             return
@@ -443,20 +458,31 @@ def _copied(leaf: Any) -> Any:
     return leaf.copy() if isinstance(leaf, jax.Array) else leaf
 
 
+def _given(x: Data | None) -> Data:
+    """Returns the inputs.
+
+    Raises:
+        ValueError: If they are None.
+    """
+    if x is None:
+        raise ValueError("There are no inputs: `x` is empty or None; give an array [N, ...].")
+    return x
+
+
 def _shown(verbose: str | int) -> int:
     return 0 if verbose in (0, "auto") else 1
 
 
-def _leaves(values: Any) -> list[Any]:
+def _leaves(values: object) -> list[object]:
     return jax.tree.leaves(values)
 
 
-def _shapes(tree: Any) -> Any:
+def _shapes(tree: object) -> tuple[object, list[tuple[int, ...]]]:
     leaves, treedef = jax.tree.flatten(tree)
     return treedef, [np.shape(leaf) for leaf in leaves]
 
 
-def _same(a: Sequence[Any], b: Sequence[Any] | None) -> bool:
+def _same(a: Sequence[object], b: Sequence[object] | None) -> bool:
     return b is not None and len(a) == len(b) and all(x is y for x, y in zip(a, b, strict=True))
 
 

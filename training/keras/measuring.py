@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
+from flaxmodels.layers import keras_state
 from flaxmodels.layers.keras_style import check_class, is_library
 from training.keras.metric_state import StatefulMetric, metrics_in
 from training.keras.objectives import CompileLoss, CompileMetrics, ModelObjective, Step, mean, mean_state
@@ -15,8 +16,6 @@ from training.objective import LossArgument, MetricArgument, WeightArgument
 from training.session import Session
 from training.state import ArrayOrShapeTree
 
-# The attributes of a model that hold metrics of `compile`; all other metrics in attributes are the model's own.
-_OF_COMPILE = frozenset(("_compiled", "_compile_loss", "_compile_metrics", "_loss_tracker", "_values", "_trainer"))
 _OVERRIDABLE = ("compute_loss", "compute_metrics", "get_metrics_result", "metrics")
 
 
@@ -207,7 +206,7 @@ class MeasuredModel(Stateful):
         """Returns the metrics in the attributes of the model and of all layers inside it."""
         found: dict[int, StatefulMetric] = {}
         for layer in with_held(self):
-            state = {name: value for name, value in vars(layer).items() if name not in _OF_COMPILE}
+            state = {name: value for name, value in vars(layer).items() if name not in keras_state.UNTRACKED}
             found |= {id(metric): metric for metric in metrics_in(state)}
         return list(found.values())
 

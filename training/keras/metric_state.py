@@ -455,7 +455,10 @@ class StatefulMetric:
         """
         config: dict[str, Any] = {"name": self.name, "dtype": self._dtype_name()}  # type: ignore[attr-defined]
         names = [field.name for field in dataclasses.fields(self._pure()) if field.init]  # type: ignore[arg-type]
-        config |= {name: getattr(self, name) for name in names if name not in ("kwargs", *config)}
+        values = {name: getattr(self, name) for name in names if name not in ("kwargs", *config)}
+        config |= {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        if "num_thresholds" in config and config.get("thresholds", ()) is None:
+            del config["thresholds"]  # as in Keras, one of the two is given
         return config | dict(getattr(self, "kwargs", ()))
 
     def _dtype_name(self) -> str:

@@ -1,22 +1,26 @@
 """Training, evaluation and prediction of single batches, each as one compiled step."""
 
 from collections.abc import Callable, Hashable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from flaxmodels.inspection import lookups_of
+from flaxmodels.kernels.dispatch import kernels_allowed
+from flaxmodels.kernels.recurrence import requested
 from training import steps
 from training.data.checks import check_ids, check_labels
 from training.data.examples import ArrayTree, Examples, as_examples
 from training.objective import Objective, Totals
 from training.programs import compiler_options, signature
 from training.session import Session
-from training.state import Batch, TrainState, Variables
+from training.state import ArrayOrShapeTree, Batch, TrainState, Variables
 
 Logs = dict[str, Any]
+Step: TypeAlias = Callable[..., Any]  # a compiled step: its arguments and results are trees of arrays
+Packed: TypeAlias = tuple[dict[str, None], jax.Array, dict[str, jax.Array]]
 
 
 class BatchSteps:
@@ -32,7 +36,6 @@ class BatchSteps:
     def __init__(self, session: Session):
         self.session = session
         self._objectives: dict[Hashable, Objective] = {}
-        self._steps: dict[Hashable, Callable[..., Any]] = {}
         self._looks_up: bool | None = None
 
     def train(
@@ -111,51 +114,50 @@ class BatchSteps:
         if self._looks_up:
             check_ids(examples, self.session.model)
 
-    def _step(
-        self, kind: str, objective: Objective | None, make: Callable[[Any], Callable[..., Any]]
-    ) -> Callable[..., Any]:
+    def _step(self, kind: str, objective: Objective | None, make: Callable[[Any], Step]) -> Step:
         """Returns a compiled step; a change of the layers compiles a new one."""
-        key = (kind, objective, self.session.settings)
-        if key not in self._steps:
+        key = ("on batch", kind, id(objective), kernels_allowed(), requested())
+        programs = self.session.programs
+        if key not in programs:
             options = compiler_options(self.session.deterministic)
-            self._steps[key] = jax.jit(make(objective), compiler_options=options)
-        return self._steps[key]
+            programs[key] = jax.jit(make(objective), compiler_options=options)
+        return programs[key]  # type: ignore[no-any-return]
 
-    def _train_step(self, objective: Objective) -> Callable[..., Any]:
+    def _train_step(self, objective: Objective) -> Step:
         session = self.session
         step = session.train_step(
             session.model, objective, session.optimizer, session.rules, session.nonfinite.step_policy
         )
 
-        def run(state: TrainState, batch: Batch) -> tuple[TrainState, Totals, Any]:
+        def run(state: TrainState, batch: Batch) -> tuple[TrainState, Totals, Packed]:
             state, totals = step(state, objective.empty(), batch)
             return state, totals, _packed(objective.logs(totals))
 
         return run
 
-    def _test_step(self, objective: Objective) -> Callable[..., Any]:
+    def _test_step(self, objective: Objective) -> Step:
         session = self.session
         step = steps.make_eval_step(session.model, objective)
 
-        def run(variables: Variables, batch: Batch) -> tuple[Variables, Totals, Any]:
+        def run(variables: Variables, batch: Batch) -> tuple[Variables, Totals, Packed]:
             after, totals = step(variables, objective.empty(), batch)
             changed = {"batch_stats": after["batch_stats"]} if session.stateful else {}
             return changed, totals, _packed(objective.logs(totals))
 
         return run
 
-    def _predict_step(self) -> Callable[..., Any]:
+    def _predict_step(self) -> Step:
         session = self.session
         step = steps.make_predict_step(session.model)
 
-        def run(variables: Variables, batch: Batch) -> tuple[Variables, Any]:
+        def run(variables: Variables, batch: Batch) -> tuple[Variables, ArrayOrShapeTree]:
             after, outputs = step(variables, batch)
             return {"batch_stats": after["batch_stats"]} if session.stateful else {}, outputs
 
         return run
 
 
-def _packed(logs: Mapping[str, jax.Array]) -> tuple[dict[str, None], jax.Array, dict[str, jax.Array]]:
+def _packed(logs: Mapping[str, jax.Array]) -> Packed:
     """Returns the names and values of the scalars as one array, which moves to the host at once, and the other logs."""
     scalars = {name: value for name, value in logs.items() if jnp.ndim(value) == 0}
     values = [jnp.asarray(scalars[name], jnp.float32) for name in sorted(scalars)]
@@ -163,7 +165,7 @@ def _packed(logs: Mapping[str, jax.Array]) -> tuple[dict[str, None], jax.Array, 
     return dict.fromkeys(scalars), jnp.stack(values) if values else jnp.zeros(0), rest
 
 
-def _on_host(packed: tuple[dict[str, None], jax.Array, dict[str, jax.Array]]) -> Logs:
+def _on_host(packed: Packed) -> Logs:
     """Returns the logs as Python numbers, sorted by name as in Keras."""
     names, values, rest = packed
     logs: Logs = dict(zip(sorted(names), np.asarray(values).tolist(), strict=True))

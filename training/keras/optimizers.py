@@ -3,7 +3,7 @@
 import inspect
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -487,6 +487,10 @@ class LossScaleOptimizer(Optimizer):
             "name": self.name, "inner_optimizer": inner, "initial_scale": self.initial_scale,
             "dynamic_growth_steps": self.dynamic_growth_steps,
         }  # fmt: skip
+
+
+# What `compile` takes as an optimizer.
+OptimizerLike: TypeAlias = Optimizer | pure.OptimizerLike | Mapping[str, Any] | None
 
 
 def get(identifier: Any) -> Any:

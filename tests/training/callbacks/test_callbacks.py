@@ -228,7 +228,7 @@ def test_csv_logger_appends_without_a_second_header(tmp_path):
 
 def test_csv_logger_fills_columns_of_a_later_validation(tmp_path):
     logger = callbacks.CSVLogger(tmp_path / "log.csv")
-    logger.set_params({"validation": True})
+    logger.has_validation = True
     logger.on_train_begin()
     logger.on_epoch_end(0, {"loss": 1.0})
     logger.on_epoch_end(1, {"loss": 0.5, "val_loss": 0.7})
