@@ -192,7 +192,7 @@ class Objective(NamedTuple):
     @property
     def mixes_rows(self) -> bool:
         """Whether the loss may be any function of the whole batch, which then gets no padding rows."""
-        return False
+        return any(loss is not None and loss.mixes_rows for loss in self.losses)
 
     def empty(self) -> Totals:
         """Returns the totals before the first step: sums of losses, number of rows, and the metrics' states."""

@@ -1,5 +1,7 @@
 """Keras' losses, and the base class of custom losses written as Keras classes."""
 
+import functools
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -60,6 +62,8 @@ from training.metrics.base import snake_case
 class Loss(PureLoss):
     """Base class of custom losses: a subclass defines `call(y_true, y_pred)`, which returns a value per example.
 
+    A subclass may define `__call__(y_true, y_pred, sample_weight=None)` instead, which returns the loss of the batch.
+
     Args:
         name: The name of the loss.
         reduction: "sum_over_batch_size", "mean", "mean_with_sample_weight", "sum", "none" or None.
@@ -86,6 +90,12 @@ class Loss(PureLoss):
         check_reduction(reduction)
         self.name, self.reduction, self.dtype = name or snake_case(type(self).__name__), reduction, dtype
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__call__" in vars(cls):
+            cls.mixes_rows = True
+            cls.__call__ = _without_mask(vars(cls)["__call__"])  # type: ignore[method-assign]
+
     # The attributes of a custom loss are unknown, so two objects are equal only if they are the same.
     __eq__ = object.__eq__
     __hash__ = object.__hash__
@@ -106,6 +116,21 @@ class Loss(PureLoss):
     def from_config(cls, config: dict[str, Any]) -> "Loss":
         """Returns the loss with the arguments of `get_config`."""
         return cls(**config)
+
+
+def _without_mask(call: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """Returns a user's `__call__` that also takes the mask of a step, if it has no argument for it.
+
+    As in Keras, a step passes the weights by position.
+    """
+    if "mask" in inspect.signature(call).parameters:
+        return call
+
+    @functools.wraps(call)
+    def wrapped(self: Loss, y_true: Any, y_pred: Any, sample_weight: Any = None, mask: Any = None) -> jax.Array:
+        return call(self, y_true, y_pred) if sample_weight is None else call(self, y_true, y_pred, sample_weight)
+
+    return wrapped
 
 
 def get(identifier: Any) -> Any:

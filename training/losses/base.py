@@ -205,6 +205,7 @@ class Loss(Configured):
         predictions: "probabilities" if the loss takes probabilities (unless `from_logits` is set), otherwise
             "any".
         mask_fill: Replaces masked labels and predictions.
+        mixes_rows: Whether the loss may be any function of the whole batch, which then gets no padding rows.
 
     Example:
         >>> @dataclasses.dataclass(frozen=True)
@@ -221,6 +222,7 @@ class Loss(Configured):
     dtype: DTypeLike | None = None
     labels: ClassVar[str] = "any"
     predictions: ClassVar[str] = "any"
+    mixes_rows: ClassVar[bool] = False
     mask_fill: ClassVar[float] = 1.0  # safe in logarithms, in quotients and in the test for 0/1 labels
 
     def get_config(self) -> dict[str, Any]:

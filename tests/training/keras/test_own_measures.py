@@ -185,3 +185,21 @@ def test_the_loss_is_scaled_under_the_policy_of_half_precision():
         assert type(model.optimizer).__name__ == "Adam"
     finally:
         keras.mixed_precision.set_global_policy("float32")
+
+
+def test_loss_class_with_own_call_gets_whole_batches_without_padding():
+    """Counted by hand: the loss is the square of the sum over the batch, and the last batch has 2 of 3 rows."""
+
+    class SquareOfSum(keras.losses.Loss):
+        def __call__(self, y_true, y_pred, sample_weight=None):
+            values = y_pred[:, 0] - y_true[:, 0]
+            return keras.ops.square(keras.ops.sum(values if sample_weight is None else values * sample_weight))
+
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, kernel_initializer="ones", use_bias=False)])
+    model.compile(keras.optimizers.SGD(0.0), SquareOfSum())
+    x, y = np.arange(5, dtype="float32")[:, None], np.full((5, 1), 1, "float32")
+    # Sums -1 + 0 + 1 and 2 + 3; each batch counts once per row. With weights 0, 1, 2, 3, 0: 0 + 2 and 6 + 0.
+    assert model.fit(x, y, batch_size=3, shuffle=False, verbose=0).history["loss"] == [(3 * 0 + 2 * 25) / 5]
+    assert model.evaluate(x, y, batch_size=3, verbose=0) == (3 * 0 + 2 * 25) / 5
+    weights = np.array([0, 1, 2, 3, 0], "float32")
+    assert np.isclose(model.evaluate(x, y, 3, sample_weight=weights, verbose=0), (3 * 4 + 2 * 36) / 5)
