@@ -48,6 +48,7 @@ class Session:
         chosen_rate: The learning rate that was set since the last run, or None.
         hooks_per_batch: Whether hooks of batches are called once per step, unless `steps_per_execution` is a number.
         steps_per_second: Speed of earlier runs, keyed by objective, batch size and number of examples.
+        may_change: Whether the arguments of layers may change between two calls. Then each call compares them.
         measured: Losses and metrics of the last evaluation or epoch of training, with their totals; None before one.
     """
 
@@ -71,6 +72,7 @@ class Session:
         self.measured: tuple[Objective, Totals] | None = None
         self.stop_training = self.stop_evaluating = self.stop_predicting = False
         self.hooks_per_batch = False
+        self.may_change = True
         self.chosen_rate: float | None = None
         self.steps_per_second: dict[Any, float] = {}
         self._initial = variables
@@ -80,6 +82,7 @@ class Session:
         self._objectives: dict[Any, Objective] = {}
         self._settings: Any = None  # the arguments of all layers when the rules were read
         self._present_settings: tuple[Any, Any] | None = None
+        self._known_settings: tuple[object, ...] | None = None
         self._programs: dict[Any, Any] = {}
         self._may_pad: dict[Any, bool] = {}
         # Programs and proofs, keyed by the settings of the layers, so that undoing a change compiles nothing.
@@ -170,7 +173,9 @@ class Session:
         check_inputs(self.model, examples.x)
         if self._state is None:
             self.build(examples.batch_of(rows).x)
-        now = changes.settings(self.model)
+        if self.may_change or self._known_settings is None:
+            self._known_settings = changes.settings(self.model)
+        now = self._known_settings
         if now != self._settings and (now, self._settings) not in self._by_settings:
             changes.check_variables(self.model, examples.batch_of(rows).x, self.state.variables)
         if now != self._settings and train:

@@ -31,7 +31,7 @@ Callbacks: TypeAlias = CallbackList | Callback | Sequence[Callback] | None
 # What this module keeps in a model, by name; it does not determine what the model computes.
 _STATE = (
     "optimizer loss history _trainer _compiled _synchronized _flags _parts _carried _pulled _adopted _batch_steps "
-    "_compile_loss _compile_metrics _loss_tracker _running_step _orders"
+    "_compile_loss _compile_metrics _loss_tracker _running_step _orders _checked"
 ).split()
 keras_state.UNTRACKED.update((*_STATE, "_policy"))
 
@@ -150,9 +150,10 @@ class CompiledModel(MeasuredModel):
         """Returns the trainer with the values of the layers; makes it at the first call after `compile`."""
         if needs_loss and not self.compiled:
             raise ValueError("You must call `compile()` before training or evaluating a model; choose a loss there.")
-        ensure_initialized(self)
         parts = [id(layer) for layer in stateful.with_held(self)]
-        if self.__dict__.get("_parts") != parts:  # a layer was added or removed
+        if self.__dict__["_trainer"] is None or self.__dict__["_parts"] != parts:  # a layer was added or removed
+            ensure_initialized(self)
+            parts = [id(layer) for layer in stateful.with_held(self)]
             self.__dict__["_trainer"] = None
         self.__dict__["_parts"] = parts
         if self.__dict__["_trainer"] is None:
@@ -164,8 +165,9 @@ class CompiledModel(MeasuredModel):
                 make_objective = objective_of(self)
             optimizer = self.__dict__["optimizer"]
             values = gather(self)
+            trained = convert.to_trained(self)
             trainer = Trainer(
-                convert.to_trained(self),
+                trained,
                 "rmsprop" if optimizer is None else optimizer.make(),
                 seed=seeds.next_seed(),
                 variables=values if any(values.values()) else None,
@@ -174,8 +176,10 @@ class CompiledModel(MeasuredModel):
                 **compiled,
             )
             trainer.session.hooks_per_batch = True
+            trainer.session.may_change = not convert.is_private(self, trained)
             self.__dict__["_trainer"] = trainer
             self.__dict__["_synchronized"] = _leaves(values)
+            self.__dict__["_checked"] = None
             self._carry_optimizer_state(trainer)
         else:
             self.push_values()
@@ -218,8 +222,11 @@ class CompiledModel(MeasuredModel):
 
     def push_values(self) -> None:
         """Gives the trainer the values of the layers, if they changed since they were last the same."""
+        if self.__dict__["_checked"] == stateful.changes():
+            return
         values = stateful.present_values(self)
         leaves = _leaves(values)
+        self.__dict__["_checked"] = stateful.changes()
         if self.__dict__["_trainer"] is not None and not _same(leaves, self.__dict__["_synchronized"]):
             self.__dict__["_trainer"].variables = values
             self.__dict__["_synchronized"] = leaves
@@ -232,6 +239,7 @@ class CompiledModel(MeasuredModel):
         scatter(self, trainer.variables)
         self.__dict__["_pulled"] = trainer.state
         self.__dict__["_synchronized"] = _leaves(stateful.present_values(self))
+        self.__dict__["_checked"] = stateful.changes()
 
     @contextlib.contextmanager
     def _running(self) -> Iterator[None]:
@@ -411,7 +419,8 @@ class CompiledModel(MeasuredModel):
 
     def _build_for(self, x: object) -> None:
         """Creates the variables of a model whose input is not known, for the shape of the data."""
-        if has_values(self) or getattr(self, "input_spec", None) is not None:
+        known = self.__dict__["_trainer"] is not None or getattr(self, "input_spec", None) is not None
+        if known or has_values(self):
             return
         inputs = first_batch(x)
         if inputs is not None:

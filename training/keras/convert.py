@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import flax.linen as nn
 import jax
 
 from flaxmodels import building
@@ -183,6 +184,19 @@ def to_trained(model: Any) -> Any:
     if copy is not model:
         _thaw_containers(copy, is_root=True)
     return copy
+
+
+def is_private(model: Layer, copy: Layer) -> bool:
+    """Returns whether nobody else holds a layer of the pure copy of a model: no layer is of a class of the user."""
+
+    def is_ours(layer: nn.Module) -> bool:
+        is_library = type(layer).__module__.partition(".")[0] in ("flaxmodels", "training")
+        if not is_library or not isinstance(layer, Layer) or layer.KERAS_STYLE:
+            return False
+        fields = [value for value in vars(layer).values() if isinstance(value, nn.Module)]
+        return all(map(is_ours, [*(child for _, child in layer.children()), *fields]))
+
+    return copy is not model and is_ours(copy)
 
 
 def _thaw_containers(layer: Any, is_root: bool = False) -> None:

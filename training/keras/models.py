@@ -43,12 +43,14 @@ class Sequential(SavedModel, building.Sequential):
                 super().add(thing)
         self._put_paths()
 
-    def _build_for(self, x: Any) -> None:
+    @nn.nowrap
+    def _build_for(self, x: object) -> None:
         if self.layers.source is None and len(self.layers):
             inputs = first_batch(x)
             if hasattr(inputs, "shape"):
                 self.build((None, *np.shape(inputs)[1:]))
 
+    @nn.nowrap
     def build(self, input_shape: Any = None) -> None:
         """Gives the model its input, and creates the variables."""
         if self.layers.source is None and input_shape is not None:

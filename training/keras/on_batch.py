@@ -36,6 +36,7 @@ class BatchSteps:
     def __init__(self, session: Session):
         self.session = session
         self._objectives: dict[Hashable, Objective] = {}
+        self._prepared: set[Hashable] = set()
         self._looks_up: bool | None = None
 
     def train(
@@ -86,7 +87,7 @@ class BatchSteps:
         """
         session = self.session
         examples = as_examples(x)
-        session.prepare(examples, len(examples))
+        self._prepare(examples, train=False)
         self._check_ids(examples)
         step = self._step("predict", None, lambda objective: self._predict_step())
         changed, outputs = step(session.state.variables, examples.batch())
@@ -96,8 +97,7 @@ class BatchSteps:
     def _objective_for(self, examples: Examples, train: bool = False) -> Objective:
         """Returns losses and metrics for a batch, after checking its labels and integers."""
         session, rows = self.session, len(examples)
-        session.prepare(examples, rows, train=train)
-        key = (signature(examples.batch()), train)
+        key = self._prepare(examples, train)
         if key not in self._objectives:
             objective = session.objective_for(examples, rows)
             if train:
@@ -107,6 +107,14 @@ class BatchSteps:
         check_labels(examples, objective)
         self._check_ids(examples)
         return objective
+
+    def _prepare(self, examples: Examples, train: bool) -> Hashable:
+        """Prepares the session for a batch, unless this was done for its shapes; returns the key of the shapes."""
+        key = (signature(examples.batch()), train)
+        if self.session.may_change or key not in self._prepared:
+            self.session.prepare(examples, len(examples), train=train)
+            self._prepared.add(key)
+        return key
 
     def _check_ids(self, examples: Examples) -> None:
         if self._looks_up is None:

@@ -338,6 +338,7 @@ class Stateful:
         *outer, last = path
         values = dict(self.__dict__["_values"])
         object.__setattr__(self, "_values", values)
+        _Changes.count += 1
         for key in outer:
             values[key] = dict(values[key])
             values = values[key]
@@ -415,6 +416,7 @@ def scatter(layer: Any, variables: Mapping[str, Any], only_missing: bool = False
             if kind in variables
         }
         object.__setattr__(layer, "_values", (layer.__dict__.get("_values") or {}) | own)
+        _Changes.count += 1
     for name, child in held:
         scatter(child, {kind: (tree or {}).get(name, {}) for kind, tree in variables.items()}, only_missing)
 
@@ -548,6 +550,17 @@ def holding_values(layer: Any, variables: Mapping[str, Any]) -> Iterator[None]:
         for inner, values in held:
             object.__setattr__(inner, "_values", values)
         TRAINING[:] = training
+
+
+class _Changes:
+    """Counts the changes of values in all layers, so that a model need not look for them."""
+
+    count = 0
+
+
+def changes() -> int:
+    """Returns a number that differs after any change of a value that a layer holds."""
+    return _Changes.count
 
 
 # The models that `fit` is training: their layers hold older values than their trainers.
