@@ -186,7 +186,7 @@ def to_trained(model: Any) -> Any:
     return copy
 
 
-def is_private(model: Layer, copy: Layer) -> bool:
+def is_private(model: object, copy: nn.Module) -> bool:
     """Returns whether nobody else holds a layer of the pure copy of a model: no layer is of a class of the user."""
 
     def is_ours(layer: nn.Module) -> bool:
