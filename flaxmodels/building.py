@@ -338,7 +338,7 @@ class Model(Container, MultiOutputLayer):
         """Returns the names and the layers in the order of Keras' `model.layers`."""
         if self.graph is None:
             return []
-        return [(self.graph.names[id(layer)], layer) for layer in self.graph.layers_in(self.dtype)]
+        return [(self.graph.names[id(layer)], layer) for layer in self.graph.layers_in(self.own_dtype)]
 
     @property
     @nn.nowrap
@@ -346,13 +346,13 @@ class Model(Container, MultiOutputLayer):
         """The layers in the order of Keras' `model.layers`, without inputs and operations."""
         if self.graph is None:
             return [layer for _, layer in self.children()]
-        return self.graph.layers_in(self.dtype)
+        return self.graph.layers_in(self.own_dtype)
 
     @property
     @nn.nowrap
     def operations(self) -> list[Layer]:
         """The layers and the nodes of operations in the order of Keras' `model.operations`, without inputs."""
-        return self.graph.operations_in(self.dtype)
+        return self.graph.operations_in(self.own_dtype)
 
     @nn.nowrap
     def symbols(self) -> tuple[Tree[Symbol] | None, Tree[Symbol] | None]:

@@ -201,7 +201,7 @@ def _cast(node: Node, dtype: DTypeLike | None) -> Any:
 def _dtype_of(symbol: Symbol, dtype: DTypeLike | None) -> DTypeLike | None:
     """Returns the dtype of a symbol in a model of the given dtype, which was unknown when the symbol was created."""
     layer: Any = None if symbol.node is None else symbol.node.layer
-    if symbol.node is None or dtype is None or layer.dtype is not None:
+    if symbol.node is None or dtype is None or layer.own_dtype is not None:
         return symbol.dtype
     if isinstance(layer, OperationCall):
         return _dtype_of_operation(symbol, dtype)

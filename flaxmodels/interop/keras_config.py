@@ -327,7 +327,7 @@ def _to_config(layer: Layer, name: str | None, dtype: DTypeLike | None, trainabl
     trainable = trainable and layer.trainable
     named: Config = ({} if trainable else {"trainable": False}) | ({"name": name} if name else {})
     if isinstance(layer, Container):
-        dtype = dtype if layer.dtype is None else layer.dtype
+        dtype = dtype if layer.own_dtype is None else layer.own_dtype
         if type(layer) is Sequential:
             module, kind, inside = "keras", "Sequential", _sequential_config(layer, dtype, trainable)
         elif type(layer) is Model:
@@ -372,7 +372,7 @@ def _with_name(described: Config, name: str | None, trainable: bool) -> Config:
 
 def _policy_name(layer: Layer, around: DTypeLike | None) -> str:
     """Returns the name of Keras' dtype policy for a layer's compute dtype and parameter dtype."""
-    compute_dtype = layer.dtype if layer.dtype is not None else around
+    compute_dtype = layer.own_dtype if layer.own_dtype is not None else around
     param_dtype = jnp.dtype(layer.param_dtype).name
     if isinstance(compute_dtype, str) and compute_dtype.startswith("mixed_"):
         compute_dtype = compute_dtype.removeprefix("mixed_")

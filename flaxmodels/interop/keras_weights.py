@@ -206,8 +206,8 @@ def _with_model_dtype(model: Layer, child: nn.Module) -> nn.Module:
 
     The order of its weights may depend on the dtype.
     """
-    if isinstance(model, Container) and isinstance(child, Container) and child.dtype is None is not model.dtype:
-        return child.clone(dtype=model.dtype)
+    if isinstance(model, Container) and isinstance(child, Container) and child.own_dtype is None is not model.own_dtype:
+        return child.clone(dtype=model.own_dtype)
     return child
 
 

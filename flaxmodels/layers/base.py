@@ -341,8 +341,14 @@ class Layer(KerasStyle, nn.Module, kw_only=True):
     @nn.nowrap
     def compute_dtype(self) -> np.dtype:
         """The dtype that the layer computes in: its own, otherwise that of the nearest enclosing layer with one."""
-        dtypes = (layer.dtype for layer in self._enclosing() if layer.dtype is not None)
+        dtypes = (layer.own_dtype for layer in self._enclosing() if layer.own_dtype is not None)
         return compute_dtype(next(dtypes, None), self.param_dtype)
+
+    @property
+    @nn.nowrap
+    def own_dtype(self) -> Any:
+        """The argument `dtype`; the attribute of this name differs in `training.keras`."""
+        return self.__dict__.get("dtype")
 
     @nn.nowrap
     def keras_input_dtype(self, model_dtype: DTypeLike | None) -> np.dtype | None:
@@ -351,7 +357,7 @@ class Layer(KerasStyle, nn.Module, kw_only=True):
         Args:
             model_dtype: The dtype of the enclosing model, or None.
         """
-        return compute_dtype(model_dtype if self.dtype is None else self.dtype, self.param_dtype)
+        return compute_dtype(model_dtype if self.own_dtype is None else self.own_dtype, self.param_dtype)
 
     @nn.nowrap
     def inner_outputs(self) -> Tree[symbolic.Symbol] | None:

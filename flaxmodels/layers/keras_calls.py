@@ -488,7 +488,7 @@ def stateless_call(
 def config_of(layer: "KerasStyle", is_default: bool) -> dict[str, object]:
     """Returns the configuration of a layer; see `KerasStyle.get_config`."""
     from_users = getattr(type(layer).__init__, "is_users", False)
-    common = {"name": layer.name, "trainable": layer.trainable, "dtype": _dtype_name(layer.dtype)}
+    common = {"name": layer.name, "trainable": layer.trainable, "dtype": _dtype_name(layer.own_dtype)}
     if layer.activity_regularizer is not None:
         common["activity_regularizer"] = layer.activity_regularizer
     skipped = {"parent", "graph", "input_shape", "param_dtype", "activity_regularizer", *common}

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from training.keras.config import DTypePolicy as DTypePolicy
     from training.keras.dtype_policies import FloatDTypePolicy as FloatDTypePolicy
     from training.keras.initializers import Initializer as Initializer
+    from training.keras.input_specs import InputSpec as InputSpec
     from training.keras.inputs import Input as Input
     from training.keras.layers import Layer as Layer
     from training.keras.losses import Loss as Loss
@@ -70,6 +71,7 @@ NAMES = {
     "DTypePolicy": "config",
     "FloatDTypePolicy": "dtype_policies",
     "Input": "inputs",
+    "InputSpec": "input_specs",
     "Layer": "layers",
     "Loss": "losses",
     "Metric": "metrics",

@@ -241,9 +241,9 @@ def apply_settings(layer: Any) -> None:
     """
     if getattr(layer, "data_format", "") is None:
         object.__setattr__(layer, "data_format", image_data_format())
-    policy = layer.dtype
-    if policy is None and not isinstance(layer, Container) and (_Settings.policy or floatx() != "float32"):
-        policy = dtype_policy()
+    policy = layer.own_dtype
+    if policy is None and not isinstance(layer, Container):
+        policy = dtype_policy() if jnp.dtype(layer.param_dtype) == jnp.float32 else jnp.dtype(layer.param_dtype).name
     if isinstance(policy, DTypePolicy):
         object.__setattr__(layer, "dtype", policy.name)
         if jnp.dtype(layer.param_dtype) == jnp.float32:

@@ -6,6 +6,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from flaxmodels import building
 from flaxmodels.container import Container
@@ -79,11 +80,14 @@ class _Rebuild:
         return layer
 
     def _arguments(self, layer: Any, without: tuple[str, ...] = ()) -> dict[str, Any]:
+        # The program's policy is for new layers, not for copies.
+        is_float32 = not self.is_pure and not isinstance(layer, Container) and layer.own_dtype is None
+        given = {"dtype": jnp.dtype(layer.param_dtype).name} if is_float32 else {}
         return {
             field.name: self.value(vars(layer)[field.name])  # not getattr, which may compute something else
             for field in dataclasses.fields(layer)
             if field.init and field.name in vars(layer) and field.name not in ("parent", *without)
-        }
+        } | given
 
     def symbol(self, symbol: Symbol) -> Symbol:
         """Returns the symbol of an input of the copy."""

@@ -69,6 +69,10 @@ class KerasInitializer(Initializer):
         values: jax.Array = self.pure_class.__call__(self, key, sizes, jnp.dtype(settings.standardize_dtype(dtype)))
         return values
 
+    def seed_of_layers(self) -> int | None:
+        """Returns the seed with which layers draw; None without randomness, or if a generator makes the keys."""
+        return None if isinstance(vars(self)["given_seed"], SeedGenerator) else getattr(self, "seed", None)
+
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments; the seed is None if none was given."""
         arguments = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.init}  # type: ignore[arg-type]
@@ -85,6 +89,14 @@ class KerasInitializer(Initializer):
 def _unused_key() -> jax.Array:
     """Returns the key of an initializer that has a seed or uses no randomness."""
     return jax.random.key(0)
+
+
+def with_drawn_seed(name: str, seed: int | None) -> KerasInitializer:
+    """Returns the initializer of a name with a seed that was drawn for it, as if it had drawn the seed itself."""
+    made = _class_named(name)(**({} if seed is None else {"seed": seed}))
+    if seed is not None:
+        object.__setattr__(made, "given_seed", None)
+    return made
 
 
 def to_pure(value: object) -> object:

@@ -2,10 +2,11 @@
 
 from typing import Any
 
+from flaxmodels.container import Container
 from flaxmodels.interop import keras_config
 from flaxmodels.layers.base import Layer
 from flaxmodels.saving import custom, from_config
-from training.keras import convert
+from training.keras import convert, registry, serialization
 from training.keras.custom_objects import ProgramObjects
 from training.keras.inputs import InputLayer
 from training.keras.layers import stateful_class
@@ -15,6 +16,10 @@ from training.keras.stateful import Stateful
 
 def describe(layer: Layer | Stateful) -> dict[str, Any]:
     """Returns the configuration of a layer or model of this library, as Keras writes it."""
+    cls: Any = type(layer)
+    if isinstance(layer, Stateful) and not isinstance(layer, Container) and cls.pure_class() is not cls:
+        inner = {name: serialization.serialize_keras_object(value) for name, value in layer.get_config().items()}
+        return {"module": "keras.layers", "class_name": cls.__name__, "config": inner, "registered_name": None}
     with custom.using(ProgramObjects()):
         return keras_config.to_keras(convert.to_pure(layer))
 
@@ -26,9 +31,14 @@ def from_description(config: dict[str, Any], custom_objects: CustomObjects = Non
         config: The configuration.
         custom_objects: Classes and functions by name, in addition to the registered ones.
     """
-    name = config["config"].get("name")
-    if config.get("class_name") == "InputLayer":
-        return InputLayer(**config["config"])
+    inner, kind = config["config"], config.get("class_name")
+    if kind == "InputLayer":
+        return InputLayer(**inner)
+    if config.get("module") == "keras.layers" and kind in keras_config.LAYERS:
+        cls: Any = stateful_class(keras_config.LAYERS[kind])  # type: ignore[arg-type]  # classes are hashable
+        with registry.CustomObjectScope(custom_objects or registry.present_scope()):
+            return cls.from_config(inner)
+    name = inner.get("name")
     with custom.using(ProgramObjects(custom_objects)):
         described = from_config(keras_config.from_keras(config))
     layer = convert.rebuild(described, stateful_class, keep_custom=True)

@@ -10,6 +10,7 @@ from flaxmodels.layers.attention import ProjectedAttention
 from flaxmodels.layers.base import Layer as PureLayer
 from training.keras import naming, refused, serialization
 from training.keras.docstrings import without_example
+from training.keras.input_specs import InputSpec as InputSpec
 from training.keras.inputs import Input as Input
 from training.keras.inputs import InputLayer as InputLayer
 from training.keras.stateful import Stateful, registered, with_seed
@@ -67,15 +68,16 @@ class NamedDirections:
     """Mixin of `Bidirectional`, whose two layers are named after the one that it was given."""
 
     def __post_init__(self) -> None:
+        self.resolve_arguments()  # type: ignore[attr-defined]
         given: Any = vars(self)["layer"]
         name = getattr(given, "name", None)
-        is_new = name is not None and name != "forward_layer"
-        object.__setattr__(self, "_given_name", name if is_new else vars(given).get("_path_name", "forward_")[8:])
+        known = vars(given).get("_path_name", "") if name == "forward_layer" else name or ""
+        object.__setattr__(self, "_given_name", known.removeprefix("forward_"))
         super().__post_init__()  # type: ignore[misc]
 
     def name_of_direction(self, scope: str) -> str:
         """Returns Keras' name of the layer in a scope, such as "forward_lstm"."""
-        given = vars(self).get("_given_name") or naming.stem_of(type(self.forward_layer))
+        given = vars(self)["_given_name"] or naming.stem_of(type(self.forward_layer))
         return f"{scope.removesuffix('layer')}{given}"
 
     @property
@@ -88,6 +90,7 @@ class StackedCells:
     """Mixin of `RNN`, which makes one cell with state of a list of cells."""
 
     def __post_init__(self) -> None:
+        self.resolve_arguments()  # type: ignore[attr-defined]
         cell = vars(self)["cell"]
         if isinstance(cell, list | tuple):
             object.__setattr__(self, "cell", stateful_class(pure.StackedRNNCells)(cell))  # type: ignore[arg-type]
@@ -132,7 +135,7 @@ def deserialize(config: Any, custom_objects: Mapping[str, Any] | None = None) ->
     return layer
 
 
-_refuse, __dir__ = refused.attach(__name__, {*pure.__all__, "InputLayer", "deserialize", "serialize"})
+_refuse, __dir__ = refused.attach(__name__, {*pure.__all__, "InputLayer", "InputSpec", "deserialize", "serialize"})
 
 
 def __getattr__(name: str) -> Any:

@@ -10,6 +10,7 @@ from flaxmodels.layers import maximum as maximum
 from flaxmodels.layers import minimum as minimum
 from flaxmodels.layers import multiply as multiply
 from flaxmodels.layers import subtract as subtract
+from training.keras.input_specs import InputSpec as InputSpec
 from training.keras.inputs import Input as Input
 from training.keras.inputs import InputLayer as InputLayer
 from training.keras.stateful import Stateful

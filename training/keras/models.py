@@ -34,6 +34,8 @@ class Sequential(SavedModel, building.Sequential):
         """Gives the layers their paths and the input its name, if the input is known: they are built then."""
         if self.layers.source is not None:
             stateful.put_paths(self)
+            if len(self.layers):
+                naming.automatic_name("functional")  # In Keras, a functional model is inside.
 
     def add(self, layer: Any) -> None:
         """Appends a layer."""
@@ -88,7 +90,7 @@ class Model(SavedModel, building.Model):
             return [layer for _, layer in self.children()]
         return [
             layer_of(layer) if isinstance(layer, Symbol) else layer
-            for layer in self.graph.in_order(vars(self).get("dtype"))
+            for layer in self.graph.in_order(self.own_dtype)
             if not isinstance(layer, OperationCall)
         ]
 
@@ -119,7 +121,7 @@ class Model(SavedModel, building.Model):
         """Returns the names and the layers in Keras' order, without inputs."""
         if self.graph is None:
             return super().children()
-        layers = self.graph.layers_in(vars(self).get("dtype"))
+        layers = self.graph.layers_in(self.own_dtype)
         return [(self.graph.names[id(layer)], layer) for layer in layers]
 
 

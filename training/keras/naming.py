@@ -1,8 +1,25 @@
 """Automatic names of layers, numbered through the whole program as in Keras."""
 
 import collections
+import threading
 
 from flaxmodels.graph import snake_case
+
+
+class Depth(threading.local):
+    """How many times this thread is inside a piece of code."""
+
+    def __init__(self) -> None:
+        self.depth = 0
+
+
+copying = Depth()  # flax copies a layer; a copy gets its name from flax
+
+
+def is_copying() -> bool:
+    """Returns whether flax is making a copy of a layer in this thread."""
+    return copying.depth > 0
+
 
 _counts: collections.Counter[str] = collections.Counter()
 

@@ -24,7 +24,6 @@ _WRAP = "call fit and predict of the model in a class of your own"
 _TABLE: dict[str, dict[str, str]] = {
     "keras": {
         "call functions of keras.ops on symbols": "Function Operation",
-        "give shapes to keras.Input; layers check their inputs themselves": "InputSpec",
         "keras.Input makes symbols, and keras.utils.is_keras_tensor recognizes them": "KerasTensor",
         _DTYPES: "Quantizer",
         "use jax.checkpoint around a function": "RematScope remat",
@@ -74,7 +73,6 @@ _TABLE: dict[str, dict[str, str]] = {
         "load the model in TensorFlow": "TFSMLayer",
         "write the module with the layers of this package": "TorchModuleWrapper",
         "write a Layer that has another one as an attribute": "Wrapper",
-        "give shapes to keras.Input; layers check their inputs themselves": "InputSpec",
     },
     "keras.optimizers": {
         "use optax.multi_transform": "MultiOptimizer OptimizerMap",

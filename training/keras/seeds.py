@@ -127,7 +127,9 @@ def draw_for(drawn: dict[str, int], argument: str, initializer: InitializerLike,
         is_copied: Whether Keras makes a copy of the initializer, which draws again if the user gave no seed.
     """
     found = initializers.get(initializer)
-    seed = getattr(found, "given_seed" if is_copied and hasattr(found, "given_seed") else "seed", 0)
+    seed: object = getattr(found, "seed", 0)
+    if is_copied and hasattr(found, "seed"):
+        seed = getattr(found, "given_seed", seed)
     if seed is None:
         drawn[argument] = draw()
 

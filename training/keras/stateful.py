@@ -8,7 +8,6 @@ layers, pure functions compute with them, and `scatter` gives the results back t
 import contextlib
 import dataclasses
 import functools
-import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
@@ -21,6 +20,7 @@ from jax.typing import DTypeLike
 
 import flaxmodels as fm
 from flaxmodels import initializers
+from flaxmodels.container import Container
 from flaxmodels.interop.keras_weights import weight_paths
 from flaxmodels.layers import keras_state, symbolic
 from flaxmodels.layers.attention import GroupQueryAttention, MultiHeadAttention
@@ -29,6 +29,8 @@ from flaxmodels.layers.keras_calls import symbols_of
 from flaxmodels.layers.symbolic import Shape, Symbol
 from flaxmodels.layers.wrappers import Bidirectional
 from training.keras import config, naming, paths, seeds
+from training.keras.attributes import KerasAttributes
+from training.keras.initializers import KerasInitializer, to_pure
 from training.keras.variables import KERAS_NAMES, Weight
 
 COLLECTIONS = ("params", "batch_stats")
@@ -36,15 +38,8 @@ keras_state.UNTRACKED.update(("_values", "_weights", "_nodes", "_seeds", "_input
 Variables = dict[str, Any]
 
 
-class _Depth(threading.local):
-    """How many times this thread is inside a piece of code."""
-
-    def __init__(self) -> None:
-        self.depth = 0
-
-
-_copying = _Depth()  # flax copies a layer; a copy gets its name from flax
-_drawing = _Depth()  # `initialize` creates variables
+_copying = naming.copying
+_drawing = naming.Depth()  # `initialize` creates variables
 
 
 @functools.cache
@@ -63,19 +58,17 @@ def _drawn_at_once(kind: type[initializers.Initializer]) -> type[initializers.In
 
 def with_seed(initializer: Any, seed: int) -> Callable[..., jax.Array]:
     """Returns a random initializer, or the one of a name, with the seed that it got with its layer."""
-    seeded: Any = dataclasses.replace(initializers.get(initializer), seed=seed)  # type: ignore[type-var]
+    seeded: Any = dataclasses.replace(to_pure(initializers.get(initializer)), seed=seed)  # type: ignore[type-var]
     if _drawing.depth:
         kind: type[initializers.Initializer] = type(seeded)
         object.__setattr__(seeded, "__class__", _drawn_at_once(kind))
     return seeded  # type: ignore[no-any-return]
 
 
-def is_copying() -> bool:
-    """Returns whether flax is making a copy of a layer in this thread."""
-    return _copying.depth > 0
+is_copying = naming.is_copying
 
 
-class Stateful:
+class Stateful(KerasAttributes):
     """Mixin in front of a class of layers whose objects hold the values of their variables."""
 
     # The class of pure layers that a class of this package adds state to; None for a class of the user.
@@ -88,6 +81,8 @@ class Stateful:
         super().__init_subclass__(**kwargs)
 
     def __post_init__(self) -> None:
+        if not _copying.depth:
+            self.resolve_arguments()
         super().__post_init__()  # type: ignore[misc]
         if getattr(self, "name", None) is None and not _copying.depth:
             object.__setattr__(self, "name", naming.automatic_name(naming.stem_of(type(self))))
@@ -100,6 +95,15 @@ class Stateful:
             object.__setattr__(self, "_seeds", seeds.seeds_of_arguments(self))
             for _, child in held_copies(self):
                 object.__setattr__(child, "_seeds", seeds.seeds_of_arguments(child, is_copied=True))
+            self.show_arguments()
+
+    def own_and_held(self) -> list[Any]:
+        """Returns the layer and all layers inside it that hold values."""
+        return list(with_held(self))
+
+    def scopes(self) -> list[tuple[tuple[str, ...], Any]]:
+        """Returns the scope of the layer and those of all layers inside it that hold values."""
+        return list(scopes_of(self))
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
@@ -131,8 +135,9 @@ class Stateful:
 
     @property
     def built(self) -> bool:
-        """Whether the layer has its variables."""
-        return bool(self.__dict__.get("built")) or has_values(self)
+        """Whether the layer has its variables, or the shapes of its inputs are known, so that it creates them."""
+        is_built = bool(self.__dict__.get("built")) or has_values(self)
+        return is_built or (not self.BINDS_ATTRIBUTES and _example_arguments(self) is not None)  # type: ignore[attr-defined]
 
     @built.setter
     def built(self, value: bool) -> None:
@@ -173,11 +178,14 @@ class Stateful:
         initialize(self, inputs, *args, **kwargs)
         values = gather(self)
         options: dict[str, Any] = {"train": train} if train else {}
-        if train:
-            rngs = {"dropout": seeds.next_key()}
+        adds_losses = any(layer.activity_regularizer is not None or layer.BINDS_ATTRIBUTES for layer in with_held(self))
+        if train or adds_losses:
+            rngs = {"dropout": seeds.next_key()} if train else {}
+            mutable = ["batch_stats", "losses"] if train else ["losses"]
             outputs, new = self.apply(  # type: ignore[attr-defined]
-                values, inputs, *args, rngs=rngs, mutable=["batch_stats", "losses"], **kwargs, **options
+                values, inputs, *args, rngs=rngs, mutable=mutable, **kwargs, **options
             )
+            self.set_call_losses(new.get("losses", {}))
             if new.get("batch_stats"):
                 scatter(self, {"batch_stats": new["batch_stats"]})
             return outputs
@@ -192,26 +200,6 @@ class Stateful:
         if self.scope is not None:  # type: ignore[attr-defined]
             return super().path  # type: ignore[misc]
         return paths.path_of(self) if self.built else None
-
-    @property
-    def variable_dtype(self) -> str:
-        """The name of the dtype of the weights."""
-        return jnp.dtype(self.param_dtype).name  # type: ignore[attr-defined]
-
-    @property
-    def dtype_policy(self) -> config.DTypePolicy:
-        """The dtypes of the computation and of the weights.
-
-        Raises:
-            ValueError: If no policy has these two dtypes.
-        """
-        computed, stored = jnp.dtype(self.compute_dtype).name, self.variable_dtype  # type: ignore[attr-defined]
-        if computed != stored and (stored != "float32" or computed not in ("float16", "bfloat16")):
-            raise ValueError(
-                f"A policy must compute in the dtype of the weights or in 16 bits with float32 weights, got {computed} "
-                f"with weights of {stored}; read compute_dtype and variable_dtype instead."
-            )
-        return config.DTypePolicy(computed if computed == stored else f"mixed_{computed}")
 
     @property
     def variables(self) -> Any:
@@ -259,6 +247,8 @@ class Stateful:
         """Returns the argument of a kind for a weight; an initializer has the seed that it got with the layer."""
         value = super().argument(weight, kind)  # type: ignore[misc]
         seed = self.__dict__.get("_seeds", {}).get(f"{self.ARGUMENTS.get(weight, weight)}_{kind}")  # type: ignore[attr-defined]
+        if seed is None and isinstance(value, KerasInitializer):
+            seed = value.seed_of_layers()
         # While a model of a file is built, zeros take the place of random numbers.
         is_random = seed is not None and hasattr(initializers.get(value), "seed")
         return with_seed(value, seed) if is_random else value
@@ -458,19 +448,23 @@ def known_inputs(layer: Any) -> Any:
     return symbols_of(tuple(shapes.values()), {})[0][0]
 
 
+def _example_arguments(layer: Any) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    """Returns arguments of a call, with symbols for arrays: those of a model with known inputs or of the first call."""
+    inputs = layer.symbols()[0] if isinstance(layer, Container) else None
+    if inputs is not None:
+        return (inputs,), {}
+    if layer.__dict__.get("_nodes"):
+        node = layer.__dict__["_nodes"][0]
+        return node.args, node.kwargs
+    if layer.BINDS_ATTRIBUTES and (shapes := keras_state.state_of(layer).shapes):
+        return symbols_of((), shapes)
+    return None
+
+
 def ensure_initialized(layer: Any) -> None:
     """Creates the variables of a layer that was called on symbols, or of a model with known inputs."""
-    if has_values(layer):
-        return
-    inputs = getattr(layer, "input_spec", None)
-    if isinstance(inputs, Symbol | list | tuple | dict) and symbolic.symbols_in(inputs):
-        initialize(layer, inputs)
-    elif layer.__dict__.get("_nodes"):
-        node = layer.__dict__["_nodes"][0]
-        initialize(layer, *node.args, **node.kwargs)
-    elif layer.BINDS_ATTRIBUTES and (shapes := keras_state.state_of(layer).shapes):
-        positional, named = symbols_of((), shapes)
-        initialize(layer, *positional, **named)
+    if not has_values(layer) and (arguments := _example_arguments(layer)) is not None:
+        initialize(layer, *arguments[0], **arguments[1])
 
 
 def initialize(layer: Any, *args: Any, **kwargs: Any) -> None:

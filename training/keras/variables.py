@@ -9,6 +9,7 @@ import numpy as np
 from flax.typing import VariableDict
 from jax.typing import ArrayLike, DTypeLike
 
+from flaxmodels import constraints, regularizers
 from flaxmodels.ops.arrays import Nested
 from training.keras import paths
 
@@ -27,6 +28,9 @@ class ValueHolder(Protocol):
 
     def set_own_value(self, path: tuple[str, ...], value: jax.Array) -> None:
         """Replaces one value."""
+
+    def argument(self, weight: str, kind: str) -> Any:
+        """Returns the argument of a kind for a weight."""
 
 
 class Weight:
@@ -88,6 +92,16 @@ class Weight:
     def path(self) -> str:
         """The layers around it and the name, such as "dense/kernel" or "model/dense/kernel"."""
         return paths.weight_path(self._layer, self._path[1:-1], self.name)
+
+    @property
+    def regularizer(self) -> Callable[[jax.Array], jax.Array] | None:
+        """The regularizer of the layer for this weight, or None."""
+        return regularizers.get(self._layer.argument(self._path[-1], "regularizer"))
+
+    @property
+    def constraint(self) -> Callable[[jax.Array], jax.Array] | None:
+        """The constraint of the layer for this weight, or None."""
+        return constraints.get(self._layer.argument(self._path[-1], "constraint"))
 
     @property
     def trainable(self) -> bool:

@@ -123,7 +123,7 @@ def test_floatx_and_policies_of_layers():
 def test_default_settings_change_no_layer():
     layer = layers.Dense(2)
     config.apply_settings(layer)
-    assert layer.dtype is None and layer.param_dtype == jnp.float32
+    assert layer.dtype == layer.param_dtype == "float32"
 
 
 def test_clear_session_restarts_names():
