@@ -126,18 +126,13 @@ def parse_json(path: str | os.PathLike[str], text: str) -> Json:
             raise ValueError(f"one object has the key {duplicates[0][:80]!r} twice")
         return dict(pairs)
 
-    def parse_constant(word: str) -> float:
-        if word == "NaN":
-            raise ValueError("NaN is not a valid argument of a layer")
-        return float(word)
-
     parts = sum(map(text.count, "[{,"))
     if parts > MAX_PARTS:
         raise ValueError(
             f"{path} has a config of {parts} parts, but at most {MAX_PARTS} are allowed; Keras writes no such file."
         )
     try:
-        value: Json = json.loads(text, object_pairs_hook=check_keys, parse_constant=parse_constant)
+        value: Json = json.loads(text, object_pairs_hook=check_keys)
     except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{path} is damaged: its {CONFIG} is not valid JSON ({reason(error)}); save it again."

@@ -8,6 +8,7 @@ called or evaluated, because that would let a file run code.
 import collections
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -116,6 +117,8 @@ class _ConfigReader:
     def _arguments(self, config: Config) -> Config:
         arguments: Config = {}
         for key, value in config.items():
+            if isinstance(value, float) and math.isnan(value):
+                raise ValueError(f"NaN is not a valid argument of a layer, got it for {key[:80]!r}")
             if key == "name" or (key in IGNORED_IF_NONE and value is None):
                 continue
             if key == "dtype":

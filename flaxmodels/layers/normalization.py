@@ -491,6 +491,12 @@ class SpectralNormalization(Layer):
         kernel, *others = self.layer.WEIGHTS
         return (kernel, "vector_u", *others)
 
+    @nn.nowrap
+    def argument(self, weight: str, kind: str) -> Any:
+        """Returns the argument of a kind for a weight; the initializer of the vector u is fixed, as in Keras."""
+        is_fixed = (weight, kind) == ("vector_u", "initializer")
+        return initializers.TruncatedNormal(stddev=0.02) if is_fixed else super().argument(weight, kind)
+
     def setup(self) -> None:
         """Shares the scope with the inner layer."""
         nn.share_scope(self, self.layer)
@@ -512,7 +518,7 @@ class SpectralNormalization(Layer):
     def _divide(self, kernel: jax.Array, train: bool) -> jax.Array:
         """Returns the kernel divided by sigma; in training, updates u and sigma."""
         matrix = kernel.reshape(-1, kernel.shape[-1]).astype(accumulation_dtype(kernel.dtype))
-        make_u = initializers.TruncatedNormal(stddev=0.02)
+        make_u = initializers.key_first(self.argument("vector_u", "initializer"))
         u = self.variable("batch_stats", "vector_u", lambda: make_u(self.make_rng("params"), (1, matrix.shape[-1])))
         sigma = self.variable("batch_stats", "sigma", jnp.ones, (), jnp.float32)
         if not train or self.is_initializing():

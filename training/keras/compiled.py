@@ -49,7 +49,7 @@ class CompiledModel(MeasuredModel):
     def dtype_policy(self) -> config.DTypePolicy:
         """The policy of the model's own `dtype`, otherwise that of the program when the model was made."""
         policy: config.DTypePolicy = self.__dict__["_policy"]
-        return policy if self.dtype is None else super().dtype_policy  # type: ignore[attr-defined]
+        return policy if self.own_dtype is None else super().dtype_policy  # type: ignore[attr-defined]
 
     # ------------------------------------------------------------ compile
 

@@ -152,12 +152,12 @@ class MeasuredModel(Stateful):
 
     @property
     def losses(self) -> Sequence[jax.Array]:
-        """The losses that layers have added for the batch that is measured; empty outside of `compute_loss`.
+        """The losses that layers have added: inside `compute_loss`, for the batch; elsewhere, for the last call.
 
         References:
             Keras, `keras.Layer.losses`.
         """
-        return () if self._step is None else list(self._step.losses)
+        return super().losses if self._step is None else list(self._step.losses)
 
     # ------------------------------------------------------------ for training
 

@@ -13,6 +13,7 @@ from flaxmodels.layers.attention import AdditiveAttention, GroupQueryAttention, 
 from flaxmodels.layers.base import Layer
 from flaxmodels.layers.cells import GRUCell, LSTMCell, SimpleRNNCell
 from flaxmodels.layers.conv_recurrent import ConvLSTM
+from flaxmodels.layers.normalization import SpectralNormalization
 from flaxmodels.layers.recurrent import GRU, LSTM, SimpleRNN
 from flaxmodels.layers.regularization import (
     AlphaDropout,
@@ -112,6 +113,8 @@ def draw_at_build(layer: object) -> None:
                 _draw_for_training(layer)
             for argument in ("kernel_initializer", "bias_initializer"):
                 draw_for(drawn, f"{name}/{argument}", vars(layer)[argument], is_copied=True)
+    elif isinstance(layer, SpectralNormalization):
+        draw_for(drawn, "vector_u_initializer", layer.argument("vector_u", "initializer"))
     else:
         return
     drawn[BUILT] = 1

@@ -212,7 +212,7 @@ class Stateful(KerasAttributes):
         is_bound = self.__dict__.get("scope") is not None and "weights" in self.__dict__
         if "_is_made" not in self.__dict__ or _copying.depth or is_bound:
             return self.__dict__.get("weights")  # the argument of this name that some layers take
-        return [weight for weight, _ in self._weights_and_layers()]
+        return self._all_weights()
 
     @weights.setter
     def weights(self, value: Any) -> None:
@@ -267,16 +267,16 @@ class Stateful(KerasAttributes):
     trainable_variables = trainable_weights
     non_trainable_variables = non_trainable_weights
 
-    def _weights_and_layers(self) -> list[tuple[Weight, "Stateful"]]:
+    def _all_weights(self) -> list[Weight]:
+        """Returns the weights of this layer and of those inside it, in Keras' order."""
         ensure_initialized(self)
         if not has_values(self):
             return []
-        owners = {scope: layer for scope, layer in scopes_of(self)}
+        owners = dict(scopes_of(self))
         found = []
         for collection, *path in weight_paths(self, gather(self)):  # type: ignore[arg-type]
             scope = next(tuple(path[:n]) for n in range(len(path), -1, -1) if tuple(path[:n]) in owners)
-            layer = owners[scope]
-            found.append((layer.weight_at((collection, *path[len(scope) :])), layer))
+            found.append(owners[scope].weight_at((collection, *path[len(scope) :])))
         return found
 
     def weight_at(self, path: tuple[str, ...]) -> Weight:

@@ -42,14 +42,32 @@ def amin(x: Tensor, axis: Axis = None, keepdims: bool = False) -> jax.Array:
 
 @operation
 def argmax(x: Tensor, axis: int | None = None, keepdims: bool = False) -> jax.Array:
-    """Returns the index of the maximum along an axis, by default in the flattened array."""
-    return jnp.argmax(as_array(x), axis, keepdims=keepdims)
+    """Returns the index of the maximum along an axis, by default in the flattened array; -0.0 is less than 0.0.
+
+    Example:
+        >>> argmax([-0.0, 0.0]).item(), argmin([0.0, -0.0]).item()
+        (1, 1)
+    """
+    return jnp.argmax(_with_ordered_zeros(x), axis, keepdims=keepdims)
 
 
 @operation
 def argmin(x: Tensor, axis: int | None = None, keepdims: bool = False) -> jax.Array:
-    """Returns the index of the minimum along an axis, by default in the flattened array."""
-    return jnp.argmin(as_array(x), axis, keepdims=keepdims)
+    """Returns the index of the minimum along an axis, by default in the flattened array; -0.0 is less than 0.0."""
+    return jnp.argmin(_with_ordered_zeros(x), axis, keepdims=keepdims)
+
+
+def _with_ordered_zeros(x: Tensor) -> jax.Array:
+    """Returns floating-point values with negative zeros replaced by the negative number nearest to them.
+
+    As in Keras on a CPU, the result then does not depend on which numbers the hardware rounds to zero.
+    """
+    array = as_array(x)
+    if not jnp.issubdtype(array.dtype, jnp.floating) or not array.ndim:
+        return array
+    array = array.astype(jnp.promote_types(array.dtype, jnp.float32))
+    tiny = jnp.asarray(-jnp.finfo(array.dtype).tiny, array.dtype)
+    return jnp.where((array == 0) & jnp.signbit(array), tiny, array)
 
 
 @operation

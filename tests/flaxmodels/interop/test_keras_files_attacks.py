@@ -333,7 +333,8 @@ def test_no_large_embedding_is_created(valid, path):
         (json.dumps({"class_name": "x" * 20_000}), "PATH has a config of more than 64 levels, or a string of more than 10000 characters; Keras writes no such file."),
         (json.dumps({"x" * 20_000: 1}), "PATH has a config of more than 64 levels, or a string of more than 10000 characters; Keras writes no such file."),
         ('{"a": 1, "a": 2}', f"PATH is damaged: its {CONFIG} is not valid JSON (one object has the key 'a' twice); save it again."),
-        ('{"a": NaN}', f"PATH is damaged: its {CONFIG} is not valid JSON (NaN is not a valid argument of a layer); save it again."),
+        ('{"module": "keras.layers", "class_name": "Dropout", "config": {"rate": NaN}}',
+         "PATH describes no model that can be built: NaN is not a valid argument of a layer, got it for 'rate'."),
         ("1" * 5000, f"PATH is damaged: its {CONFIG} is not valid JSON (Exceeds the limit (4300 digits) for integer "
                      "string conversion: value has 5000 digits; use sys.set_int_max_str_digits() to increase the "
                      "limit); save it again."),

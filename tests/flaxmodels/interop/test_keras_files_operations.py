@@ -151,3 +151,42 @@ def test_operations_that_keras_cannot_store(tmp_path):
         r"save the model as '\.safetensors'\.$"
     )):  # fmt: skip
         fm.save(tmp_path / "m.keras", model, {})
+
+
+def constants(lib, make_input, make_model, ops):
+    """Returns a model whose graph has constants that are not finite, as masks of padding have."""
+    x, mask = make_input((4,), name="x"), make_input((4,), name="mask")
+    filled = ops.where(mask > 0.5, x, -np.inf) + np.array([0, np.inf, np.nan, 1], "float32")
+    return make_model([x, mask], ops.where(mask > 2.0, float("nan"), filled) + (1 - mask) * -1e9)
+
+
+def test_constants_that_are_not_finite(tmp_path):
+    data = [X[:, :, 0], (X[:, :, 1] > 0).astype("float32")]
+    theirs = constants(keras.layers, keras.Input, keras.Model, keras.ops)
+    theirs.save(tmp_path / "theirs.keras")
+    ours = constants(fm.layers, fm.Input, fm.Model, fm.ops)
+    variables = ours.init(jax.random.key(0), data)
+    with jax.numpy_rank_promotion("allow"):
+        expected = theirs.predict(data, verbose=0)
+        fm.save(tmp_path / "ours.keras", ours, variables)
+        fm.save(tmp_path / "ours.safetensors", ours, variables)
+        back = keras.models.load_model(tmp_path / "ours.keras")
+        np.testing.assert_array_equal(back.predict(data, verbose=0), expected)
+        for name in ("theirs.keras", "ours.keras", "ours.safetensors"):
+            model, loaded = fm.load(tmp_path / name)
+            np.testing.assert_array_equal(model.apply(loaded, data), expected)
+
+
+def test_an_output_of_a_layer_as_a_second_input(tmp_path):
+    """The graph calls a layer whose output for another call is an input of the model."""
+    x = fm.Input((4,))
+    dense = fm.layers.Dense(4)
+    hidden = dense(x)
+    model = fm.Model([x, hidden], [dense(hidden), fm.layers.Add()([dense(x), hidden])])
+    data = [X[:, :, 0], X[:, :, 1]]
+    variables = model.init(jax.random.key(0), data)
+    for suffix in ("keras", "safetensors"):
+        fm.save(tmp_path / f"model.{suffix}", model, variables)
+        again, loaded = fm.load(tmp_path / f"model.{suffix}")
+        for value, wanted in zip(again.apply(loaded, data), model.apply(variables, data), strict=True):
+            np.testing.assert_array_equal(value, wanted)

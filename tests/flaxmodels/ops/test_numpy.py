@@ -278,3 +278,12 @@ def test_vectorize():
         assert module.vectorize(jnp.vdot, signature="(n),(n)->()")(rows, row).tolist() == [3, 3]
     with pytest.raises(ValueError, match=r"^ops\.vectorize needs a function, got 3; pass a callable\.$"):
         ops.vectorize(3)
+
+
+def test_a_negative_zero_is_less_than_zero_as_in_keras():
+    for values in ([-0.0, 0.0], [0.0, -0.0], [-1.0, -0.0, 0.0], [1.0, 0.0, -0.0], [np.nan, 1.0]):
+        array = np.array(values, "float32")
+        assert int(ops.argmax(array)) == int(keras.ops.argmax(array))
+        assert int(ops.argmin(array)) == int(keras.ops.argmin(array))
+    assert ops.argmax(np.array([[-0.0, 0.0]], "float32"), axis=-1, keepdims=True).tolist() == [[1]]
+    assert int(ops.argmax(jnp.asarray([-0.0, 0.0], jnp.bfloat16))) == 1 and int(ops.argmax(3.0)) == 0

@@ -281,3 +281,11 @@ def test_model_without_training_argument_trains_in_inference_mode_as_in_keras():
     np.testing.assert_allclose(histories[1], histories[0], rtol=1e-5)
     np.testing.assert_array_equal(statistics, np.zeros((2, 4)))
     np.testing.assert_allclose(outputs[1], outputs[0], rtol=1e-4, atol=1e-5)
+
+
+def test_vector_of_spectral_normalization_has_the_bits_of_keras():
+    for value, wanted in zip(
+        *(build(k, lambda k: k.layers.SpectralNormalization(k.layers.Dense(2)), (2, 3)) for k in (keras, theirs)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(value, wanted)
