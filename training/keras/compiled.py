@@ -400,7 +400,7 @@ class CompiledModel(MeasuredModel):
 
     def trained_paths(self) -> list[tuple[tuple[str, ...], str]]:
         """Returns the paths of the trained parameters in Keras' order, each with a name such as "dense_kernel"."""
-        weights = [weight for weight, _ in self._weights_and_layers()]
+        weights = self.weights
         paths = weight_paths(self, gather(self))  # type: ignore[arg-type]
         frozen = self.__dict__["_trainer"].session.frozen
         return [
