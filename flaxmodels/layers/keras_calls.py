@@ -431,7 +431,7 @@ def _merged(shapes: Sequence[Shapes]) -> Shapes:
         return (None, *sizes[1:]) if sizes else ()
 
     merged: Shapes = jax.tree.map(merge, *shapes, is_leaf=is_shape)
-    return merged
+    return {name: merged[name] for name in shapes[0]}  # in the order of the arguments; JAX sorts them
 
 
 def take_lazy_attributes(layer: "KerasStyle", bound: "KerasStyle") -> bool:

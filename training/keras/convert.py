@@ -178,6 +178,16 @@ def to_pure(layer: Any) -> Any:
     return rebuild(layer, _pure_class)
 
 
+def to_library(model: Any) -> Any:
+    """Returns the pure copy of a model that consists of layers, as a model of this library also for a user's class."""
+    if is_ours(type(model)):
+        return to_pure(model)
+    base = building.Sequential if isinstance(model, building.Sequential) else building.Model
+    copy = _Rebuild(lambda cls: base if cls is type(model) else _pure_class(cls), None)
+    copy.is_pure = True
+    return copy.layer(model)
+
+
 def to_trained(model: Any) -> Any:
     """Returns the pure copy of a model for training.
 

@@ -12,7 +12,7 @@ from flax import traverse_util
 from jax import export
 
 from flaxmodels import building, files, formats, saving
-from flaxmodels.interop import hdf5, keras_files
+from flaxmodels.interop import hdf5, keras_config, keras_files
 from flaxmodels.layers import keras_state
 from flaxmodels.layers.base import Layer
 from flaxmodels.layers.keras_calls import symbols_of
@@ -50,7 +50,9 @@ class SavedModel(CompiledModel):
         if not _has_layers(self) or getattr(type(self).__init__, "is_users", False):
             config = super().get_config()  # type: ignore[misc]
             return {name: value for name, value in config.items() if name not in ("inputs", "outputs", "layers")}
-        return describe(self)["config"]  # type: ignore[no-any-return]
+        with custom.using(ProgramObjects()):
+            described: Config = keras_config.to_keras(convert.to_library(self))
+        return described["config"]  # type: ignore[no-any-return]
 
     @classmethod
     def from_config(cls, config: Config, custom_objects: CustomObjects = None) -> Any:
@@ -63,10 +65,18 @@ class SavedModel(CompiledModel):
         References:
             Keras, `keras.Model.from_config`.
         """
-        if "layers" not in config or "adds_state_to" not in vars(cls):
+        if "layers" not in config or getattr(cls.__init__, "is_users", False):
             return super().from_config(config)  # type: ignore[misc]
-        kind = "Sequential" if issubclass(cls, building.Sequential) else "Functional"
-        return _from_keras({"module": "keras", "class_name": kind, "config": config}, custom_objects)
+        is_stack = issubclass(cls, building.Sequential)
+        described = {"module": "keras", "class_name": "Sequential" if is_stack else "Functional", "config": config}
+        made = _from_keras(described, custom_objects)
+        if "adds_state_to" in vars(cls):
+            return made
+        made_of: Any = cls  # a class of the user that adds methods
+        if not is_stack:
+            return made_of(made.graph.inputs, made.graph.outputs, name=made.name)
+        source = made.layers.source
+        return made_of([*([] if source is None else [source]), *made.layers], name=made.name)
 
     def to_json(self, **options: Any) -> str:
         """Returns the architecture and the arguments of `compile` as JSON text that Keras can read.
