@@ -94,9 +94,9 @@ class ScoredAttention(AttentionBase):
 
     @nn.nowrap
     def _check_shapes(self, query: jax.Array, value: jax.Array, key: jax.Array) -> None:
-        same_rank = query.ndim == value.ndim == key.ndim > 2
-        agree = same_rank and query.shape[-1] == key.shape[-1] and value.shape[:-1] == key.shape[:-1]
-        if not agree or query.shape[:-2] != key.shape[:-2]:
+        leading = zip(query.shape[:-2], value.shape[:-2], key.shape[:-2], strict=False)
+        agree = query.ndim == value.ndim == key.ndim > 2 and all(len({*sizes} - {1}) < 2 for sizes in leading)
+        if not agree or query.shape[-1] != key.shape[-1] or value.shape[-2] != key.shape[-2]:
             raise ValueError(
                 f"{self.label} takes a query [B, T, F], a value [B, S, G] and a key [B, S, F] (by default the value), "
                 f"got shapes {query.shape} for the query, {value.shape} for the value and {key.shape} for the key; "
@@ -127,7 +127,8 @@ class Attention(ScoredAttention):
         seed: Integer folded into the "dropout" key; without that key, every call drops the same elements.
 
     Shapes: query [B, T, F], value [B, S, G], key [B, S, F] -> [B, T, G]; with `return_attention_scores=True` also the
-        weights [B, T, S]. With `use_causal_mask=True`, a query does not attend to later positions.
+        weights [B, T, S]. With `use_causal_mask=True`, a query does not attend to later positions. Axes of
+        size 1 before the last two are broadcast.
 
     Raises:
         ValueError: If an argument is invalid or the inputs are not a list of 2 or 3 arrays.
@@ -186,7 +187,8 @@ class AdditiveAttention(ScoredAttention):
         seed: Integer folded into the "dropout" key; without that key, every call drops the same elements.
 
     Shapes: query [B, T, F], value [B, S, G], key [B, S, F] -> [B, T, G]; with `return_attention_scores=True` also the
-        weights [B, T, S]. With `use_causal_mask=True`, a query does not attend to later positions.
+        weights [B, T, S]. With `use_causal_mask=True`, a query does not attend to later positions. Axes of
+        size 1 before the last two are broadcast.
 
     Raises:
         ValueError: If `dropout` is not between 0 and 1 or the inputs are not a list of 2 or 3 arrays.

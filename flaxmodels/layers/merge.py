@@ -89,12 +89,12 @@ class Merge(Layer):
         return [None if m is None else m.astype(bool) for m in mask]
 
     def check_sizes(self, inputs: Sequence[jax.Array], arrays: list[jax.Array]) -> None:
-        """Raises unless the arrays have the same batch size, and sizes that are equal or 1 on all other axes."""
+        """Raises unless the sizes of the arrays are equal or 1 on every axis."""
         for axis, sizes in enumerate(zip(*(x.shape for x in arrays), strict=True)):
-            if len(set(sizes) - ({1} if axis else set())) > 1:
+            if len(set(sizes) - {1}) > 1:
                 raise ValueError(
-                    f"{self.label} merges arrays of the same batch size whose other sizes are equal or 1, got "
-                    f"shapes {[tuple(x.shape) for x in inputs]}; reshape them to agree on axis {axis}."
+                    f"{self.label} merges arrays whose sizes are equal or 1 on every axis, got shapes "
+                    f"{[tuple(x.shape) for x in inputs]}; reshape them to agree on axis {axis}."
                 )
 
 

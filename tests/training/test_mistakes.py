@@ -163,8 +163,8 @@ MISTAKES = {
     ),
     "add shapes": (
         lambda: layers.Add()([Input((4,)), Input((3,))]),
-        "Add merges arrays of the same batch size whose other sizes are equal or 1, got shapes [(61, 4), (61, 3)]; "
-        "reshape them to agree on axis 1.",
+        "Add merges arrays whose sizes are equal or 1 on every axis, got shapes [(61, 4), (61, 3)]; reshape them to "
+        "agree on axis 1.",
     ),
     "add one": (
         lambda: layers.Add()(Input((4,))),

@@ -108,6 +108,18 @@ def test_concat_as_keras():
     assert_as_keras("Attention", {"use_scale": True, "score_mode": "concat"}, [Q, V, K], {}, train=True)
 
 
+@pytest.mark.parametrize("name", ["Attention", "AdditiveAttention"])
+def test_a_query_for_all_examples_as_keras(name):
+    keep = np.array([[True, True, False, True, False], [True] * 5])
+    assert_as_keras(name, {}, [Q[:1], V[..., :4]], train=False)
+    assert_as_keras(name, {"use_scale": True}, [Q, V[:1], K], train=False)
+    layer = getattr(layers, name)()
+    variables = started(layer, [Q, V[..., :4]])
+    y = layer.apply(variables, [Q[:1], V[..., :4]], mask=[None, jnp.asarray(keep)])
+    repeated = layer.apply(variables, [Q[[0, 0]], V[..., :4]], mask=[None, jnp.asarray(keep)])
+    near(y, repeated)
+
+
 def test_a_query_whose_keys_are_all_masked_equals_keras():
     masks = [None, np.array([[False] * 5, [True] * 5])]
     assert_as_keras("Attention", {}, [Q, V, K], {"mask": masks}, train=False)

@@ -371,8 +371,8 @@ CALLED = [
         layers.Multiply(),
         ([x(2, 3), x(2, 4)],),
         {},
-        "Multiply merges arrays of the same batch size whose other sizes are equal or 1, got shapes [(2, 3), (2, "
-        "4)]; reshape them to agree on axis 1.",
+        "Multiply merges arrays whose sizes are equal or 1 on every axis, got shapes [(2, 3), (2, 4)]; reshape them to "
+        "agree on axis 1.",
     ),
     (
         layers.Concatenate(),

@@ -46,6 +46,15 @@ def test_arrays_with_fewer_axes_get_axes_after_the_batch():
     assert y == (long * short[:, :1, None]).tolist()
 
 
+def test_an_array_for_all_examples_is_broadcast():
+    shared, each = np.array([[1.0, 2.0]]), np.array([[10.0, 20.0], [30.0, 40.0]])
+    assert merged(layers.Add(), shared, each)[0] == (shared + each).tolist()
+    assert merged(layers.Subtract(), each, shared)[0] == (each - shared).tolist()
+    mask = [jnp.array([[True, False]]), jnp.array([[False, False], [True, False]])]
+    _, out_mask = layers.Add().apply({}, [shared, each], mask=mask, method="outputs_and_mask")
+    np.testing.assert_array_equal(out_mask, [[True, False], [True, False]])
+
+
 def test_all_layers_but_average_keep_integers():
     a, b = jnp.array([[3, 4]]), jnp.array([[2, 7]])
     assert layers.Add().apply({}, [a, b]).dtype == jnp.int32
@@ -204,15 +213,15 @@ X = jnp.ones((2, 3))
             layers.Multiply(),
             [X, jnp.ones((2, 4))],
             None,
-            "Multiply merges arrays of the same batch size whose other sizes are equal or 1, got shapes [(2, 3), "
-            "(2, 4)]; reshape them to agree on axis 1.",
+            "Multiply merges arrays whose sizes are equal or 1 on every axis, got shapes [(2, 3), (2, 4)]; reshape "
+            "them to agree on axis 1.",
         ),
         (
             layers.Add(),
-            [X, jnp.ones((1, 3))],
+            [X, jnp.ones((4, 3))],
             None,
-            "Add merges arrays of the same batch size whose other sizes are equal or 1, got shapes [(2, 3), (1, "
-            "3)]; reshape them to agree on axis 0.",
+            "Add merges arrays whose sizes are equal or 1 on every axis, got shapes [(2, 3), (4, 3)]; reshape them to "
+            "agree on axis 0.",
         ),
         (
             layers.Add(),
