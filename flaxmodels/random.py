@@ -20,7 +20,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
-from flaxmodels.layers import regularization
 from flaxmodels.layers.base import CURRENT_LAYER
 from flaxmodels.layers.symbolic import INFERRING
 from flaxmodels.ops.arrays import Tensor, as_array, as_dtype
@@ -374,7 +373,11 @@ def dropout(
         return x
     sizes = x.shape if noise_shape is None else noise_shape
     shape = tuple(n if size is None else size for size, n in zip(sizes, x.shape, strict=True))
-    return regularization.dropout(draw_key(seed), x, rate, shape)
+    if rate == 1:
+        return jnp.zeros_like(x)
+    # The dropout of layers needs fewer random bits; this one drops the elements that Keras drops.
+    keep = jax.random.bernoulli(draw_key(seed), 1 - rate, shape)
+    return jnp.where(jnp.broadcast_to(keep, x.shape), x / (1 - rate), 0)
 
 
 def shuffle(x: Tensor, axis: int = 0, seed: Seed = None) -> jax.Array:

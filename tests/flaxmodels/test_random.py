@@ -10,12 +10,12 @@ import pytest
 from flaxmodels import Input, Model, Sequential, layers, random
 from tests.support.operation_oracle import check_signature, names_without_row, normal, usual_promotion
 
-# Each row: the arguments, and whether the bits equal Keras' for an integer seed.
+# Each row: the arguments. The bits equal Keras' for an integer seed.
 TABLE = {
     "beta": [((200,), 0.5, 2.0), ((3, 4), np.array([0.5, 1, 2, 3]), 2.0, "float32")],
     "binomial": [((200,), 5, 0.3), ((2, 3), np.array([1.0, 5, 9]), 0.5)],
     "categorical": [(normal(3, 4), 50), (normal(3, 4), 5, "int16")],
-    "dropout": [(np.ones((20, 30), np.float32), 0.3)],
+    "dropout": [(np.ones((20, 30), np.float32), 0.3), (normal(30, 6), 0.5, (None, 1))],
     "gamma": [((200,), 0.5), ((3, 4), np.array([0.5, 1, 2, 3]))],
     "normal": [((200,), 1.0, 2.0), ((3, 4), 0, 1, "bfloat16")],
     "randint": [((200,), 2, 9), ((3, 4), 0, 100, "uint8")],
@@ -43,8 +43,7 @@ def test_equals_keras(name):
         assert values.shape == expected.shape
         np.testing.assert_array_equal(values, again)
         assert (values != other).any()
-        if name != "dropout":  # It needs fewer random bits than Keras' dropout.
-            np.testing.assert_array_equal(values, expected)
+        np.testing.assert_array_equal(values, expected)
 
 
 def test_dropout_in_distribution():
