@@ -517,8 +517,8 @@ def hold_variables(layer: Any) -> None:
 
 
 def sizes(shape: Shape) -> tuple[int, ...]:
-    """Returns a shape with a size for each unknown one."""
-    return tuple(1 if n is None and i == 0 else 8 if n is None else n for i, n in enumerate(shape))
+    """Returns a shape with a size for each unknown one, large enough for several convolutions and poolings."""
+    return tuple(1 if n is None and i == 0 else symbolic.UNKNOWN[0][1] if n is None else n for i, n in enumerate(shape))
 
 
 def _as_array(leaf: Any) -> Any:
