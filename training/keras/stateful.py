@@ -482,7 +482,9 @@ def initialize(layer: Any, *args: Any, **kwargs: Any) -> None:
         seeds.draw_at_build(inner)
     leaves, treedef = jax.tree.flatten((args, kwargs))
     where = [i for i, leaf in enumerate(leaves) if hasattr(leaf, "shape") and hasattr(leaf, "dtype")]
-    shapes = [jax.ShapeDtypeStruct(sizes(leaves[i].shape), leaves[i].dtype) for i in where]
+    shapes = [
+        jax.ShapeDtypeStruct(sizes(leaves[i].shape), jax.dtypes.canonicalize_dtype(leaves[i].dtype)) for i in where
+    ]
 
     def init(key: jax.Array) -> Any:
         filled = list(leaves)
