@@ -177,6 +177,17 @@ def build_for(layer: "KerasStyle", shapes: Shapes) -> None:
     layer.build(**given)
 
 
+def shapes_of_build(
+    layer: "KerasStyle", build: Callable[..., None], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> Shapes:
+    """Returns the shapes that `build` is called with; the name of a single one is that of the first input of `call`."""
+    given = list(inspect.signature(build).bind(layer, *args, **kwargs).arguments.items())[1:]
+    names = list(call_signature(keras_state.class_of(layer)).parameters)[1:]
+    if len(args) + len(kwargs) == 1 and names:
+        return {names[0]: (*args, *kwargs.values())[0]}
+    return dict(given)
+
+
 def is_library_build(function: Callable[..., object]) -> bool:
     """Returns whether a `build` is that of the base class."""
     return not hasattr(function, "__wrapped__")

@@ -14,6 +14,7 @@ from flax.core import Scope
 from flax.ids import FlaxId
 from flax.linen import module as linen_module
 
+from flaxmodels import initializers
 from flaxmodels.layers.symbolic import Shapes
 from flaxmodels.names import snake_case
 from flaxmodels.trees import MaskTree
@@ -342,7 +343,9 @@ def _create_statistic(layer: "KerasStyle", variable: Variable) -> None:
     stored = layer.variable(
         "batch_stats",
         variable.name,
-        lambda: variable.initializer(layer.make_rng("params"), variable.shape, variable.stored_dtype),
+        lambda: initializers.key_first(layer.argument(variable.name, "initializer"))(
+            layer.make_rng("params"), variable.shape, variable.stored_dtype
+        ),
     )
     if jax.numpy.shape(stored.value) != variable.shape:
         raise ValueError(

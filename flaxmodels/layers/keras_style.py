@@ -497,8 +497,7 @@ def _wrapped_build(original: Callable[..., None]) -> Callable[..., None]:
     def build(self: KerasStyle, *args: object, **kwargs: object) -> None:
         state = state_of(self)
         if state.shapes is None:
-            given = inspect.signature(original).bind(self, *args, **kwargs).arguments
-            state.shapes = dict(list(given.items())[1:])
+            state.shapes = keras_calls.shapes_of_build(self, original, args, kwargs)
         with keras_state.without_parent():
             original(self, *args, **kwargs)
         if self.scope is not None:

@@ -28,7 +28,7 @@ from flaxmodels.layers.base import Layer
 from flaxmodels.layers.keras_calls import symbols_of
 from flaxmodels.layers.symbolic import Shape, Symbol
 from flaxmodels.layers.wrappers import Bidirectional
-from training.keras import config, naming, paths, seeds
+from training.keras import config, first_values, naming, paths, seeds
 from training.keras.attributes import KerasAttributes
 from training.keras.initializers import KerasInitializer, to_pure
 from training.keras.variables import KERAS_NAMES, Weight
@@ -178,16 +178,15 @@ class Stateful(KerasAttributes):
         initialize(self, inputs, *args, **kwargs)
         values = gather(self)
         options: dict[str, Any] = {"train": train} if train else {}
-        adds_losses = any(layer.activity_regularizer is not None or layer.BINDS_ATTRIBUTES for layer in with_held(self))
-        if train or adds_losses:
+        if train or any(map(first_values.may_assign, with_held(self))):
             rngs = {"dropout": seeds.next_key()} if train else {}
-            mutable = ["batch_stats", "losses"] if train else ["losses"]
             outputs, new = self.apply(  # type: ignore[attr-defined]
-                values, inputs, *args, rngs=rngs, mutable=mutable, **kwargs, **options
+                values, inputs, *args, rngs=rngs, mutable=["batch_stats", "losses"], **kwargs, **options
             )
             self.set_call_losses(new.get("losses", {}))
-            if new.get("batch_stats"):
+            if first_values.is_new(values.get("batch_stats"), new.get("batch_stats")):
                 scatter(self, {"batch_stats": new["batch_stats"]})
+                push()
             return outputs
         return self.apply(values, inputs, *args, **kwargs)  # type: ignore[attr-defined]
 
@@ -231,9 +230,15 @@ class Stateful(KerasAttributes):
     def add_weight(self, *args: Any, **kwargs: Any) -> Any:
         """Creates a weight; see `flaxmodels.layers.Layer.add_weight`. Its initializer gets a seed, as in Keras."""
         made = super().add_weight(*args, **kwargs)  # type: ignore[misc]
-        if isinstance(made, keras_state.Variable) and not _copying.depth and "_seeds" in self.__dict__:
-            initializer = "glorot_uniform" if made.initializer is None else made.initializer
-            seeds.draw_for(self.__dict__["_seeds"], f"{made.name}_initializer", initializer)
+        is_made = "_seeds" in self.__dict__ and not _copying.depth
+        is_bound: bool = self.scope is not None  # type: ignore[attr-defined]
+        # A layer that is built inside a traced call is built again outside, which creates the weights that count.
+        if isinstance(made, keras_state.Variable) and is_made and (not is_bound or self.__dict__.get("built")):
+            seeds.draw_for(self.__dict__["_seeds"], f"{made.name}_initializer", made.initializer)
+            if not kwargs.get("name"):
+                first_values.automatic_name(self, made.name)
+            if not is_bound:
+                first_values.create(self, made, initializers.key_first(self.argument(made.name, "initializer")))
         return made
 
     def build_on_symbols(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -245,6 +250,8 @@ class Stateful(KerasAttributes):
 
     def argument(self, weight: str, kind: str) -> Any:
         """Returns the argument of a kind for a weight; an initializer has the seed that it got with the layer."""
+        if kind == "initializer" and (_drawing.depth or symbolic.INFERRING.get()) and first_values.exists(self, weight):
+            return first_values.zeros
         value = super().argument(weight, kind)  # type: ignore[misc]
         seed = self.__dict__.get("_seeds", {}).get(f"{self.ARGUMENTS.get(weight, weight)}_{kind}")  # type: ignore[attr-defined]
         if seed is None and isinstance(value, KerasInitializer):
@@ -271,7 +278,9 @@ class Stateful(KerasAttributes):
         """Returns the weights of this layer and of those inside it, in Keras' order."""
         ensure_initialized(self)
         if not has_values(self):
-            return []
+            own = [self.weight_at(path) for path in first_values.weight_names(self)]
+            found = own + [weight for _, child in held_layers(self) for weight in child._all_weights()]
+            return list({id(weight): weight for weight in found}.values())
         owners = dict(scopes_of(self))
         found = []
         for collection, *path in weight_paths(self, gather(self)):  # type: ignore[arg-type]
@@ -298,11 +307,8 @@ class Stateful(KerasAttributes):
         """
         ensure_initialized(self)
         if not has_values(self):
-            if not weights:
-                return
-            raise ValueError(
-                f"{self.name} has no weights yet, got {len(weights)} arrays; build it, or call it on data first."  # type: ignore[attr-defined]
-            )
+            first_values.set_all(self, weights)
+            return
         scatter(self, fm.interop.set_keras_weights(self, gather(self), list(weights)))  # type: ignore[arg-type]
         push()
 
@@ -313,18 +319,21 @@ class Stateful(KerasAttributes):
             ValueError: If the layer is not built.
         """
         ensure_initialized(self)
-        if not has_values(self):
+        if not has_values(self) and not self.weights:
             raise ValueError(f"{self.name} has no weights to count yet; build it, or call it on data first.")  # type: ignore[attr-defined]
         return sum(weight.size for weight in self.weights)
 
     def own_values(self) -> Variables:
         """Returns the present values of the layer itself, without those of the layers inside it."""
         refresh()
-        return self.__dict__["_values"]
+        return first_values.values_of(self)
 
     def set_own_value(self, path: tuple[str, ...], value: jax.Array) -> None:
         """Replaces one value of the layer itself."""
         refresh()
+        if self.__dict__.get("_values") is None:
+            first_values.set_value(self, path, value)
+            return
         *outer, last = path
         values = dict(self.__dict__["_values"])
         object.__setattr__(self, "_values", values)
@@ -381,7 +390,7 @@ def gather(layer: Any) -> Variables:
 
 def present_values(layer: Any) -> Variables:
     """Returns the variables that the layers hold, without asking a trainer for newer ones."""
-    values: Variables = {kind: dict(tree) for kind, tree in (layer.__dict__.get("_values") or {}).items()}
+    values: Variables = {kind: dict(tree) for kind, tree in first_values.values_of(layer).items()}
     for name, child in held_layers(layer):
         for kind, tree in present_values(child).items():
             if tree:
@@ -405,6 +414,8 @@ def scatter(layer: Any, variables: Mapping[str, Any], only_missing: bool = False
             for kind in COLLECTIONS
             if kind in variables
         }
+        for kind, tree in first_values.take(layer).items():
+            own[kind] = own.get(kind, {}) | tree if only_missing else tree | own.get(kind, {})
         object.__setattr__(layer, "_values", (layer.__dict__.get("_values") or {}) | own)
         _Changes.count += 1
     for name, child in held:

@@ -86,7 +86,8 @@ class Weight:
     @property
     def name(self) -> str:
         """The name, such as "kernel"."""
-        return KERAS_NAMES.get(self._path[-1], self._path[-1])
+        automatic: dict[str, str] = vars(self._layer).get("_weight_names", {})
+        return automatic.get(self._path[-1]) or KERAS_NAMES.get(self._path[-1], self._path[-1])
 
     @property
     def path(self) -> str:
