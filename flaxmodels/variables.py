@@ -191,6 +191,8 @@ class Variable:
         return self.assign(self.value - _plain(value))
 
     def __repr__(self) -> str:
+        if self._scope is None and self.holder is not None:
+            return repr(self.holder)
         return f"<Variable {self.path!r} shape={self.shape} dtype={self.dtype.name}>"
 
     def __jax_array__(self) -> jax.Array:

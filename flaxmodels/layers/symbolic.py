@@ -112,6 +112,9 @@ class Symbol:
         return len(self.shape)
 
     def __repr__(self) -> str:
+        if self.layer_name is not None or (self.node is not None and self.name is not None):
+            dtype = jnp.dtype(self.dtype).name  # a symbol that Keras' API made
+            return f"<KerasTensor shape={self.shape}, dtype={dtype}, sparse=False, ragged=False, name={self.name}>"
         source = f"input {self.name!r}" if self.node is None else f"output of {self.node.layer.class_name}"
         return f"<Symbol shape={self.shape} dtype={jnp.dtype(self.dtype).name} {source}>"
 

@@ -83,7 +83,13 @@ class InputLayer:
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments."""
-        return {"batch_shape": self.batch_shape, "dtype": self.dtype, "name": self.name}
+        return {
+            "batch_shape": self.batch_shape, "dtype": self.dtype, "sparse": False, "ragged": False, "name": self.name,
+            "optional": False,
+        }  # fmt: skip
+
+    def __repr__(self) -> str:
+        return f"<InputLayer name={self.name}, built={self.built}>"
 
 
 def layer_of(symbol: Symbol) -> InputLayer:

@@ -34,7 +34,7 @@ from training.keras.initializers import KerasInitializer, to_pure
 from training.keras.variables import KERAS_NAMES, Weight
 
 COLLECTIONS = ("params", "batch_stats")
-keras_state.UNTRACKED.update(("_values", "_weights", "_nodes", "_seeds", "_input_layers", "_is_made"))
+keras_state.UNTRACKED.update(("_values", "_weights", "_nodes", "_seeds", "_input_layers", "_is_made", "_first_call"))
 Variables = dict[str, Any]
 
 
@@ -104,6 +104,13 @@ class Stateful(KerasAttributes):
     def scopes(self) -> list[tuple[tuple[str, ...], Any]]:
         """Returns the scope of the layer and those of all layers inside it that hold values."""
         return list(scopes_of(self))
+
+    def __repr__(self) -> str:
+        is_functional = getattr(self, "graph", None) is not None and "adds_state_to" in vars(type(self))
+        built = self.built or "_outer_path" in self.__dict__  # a layer without values yet that was called on symbols
+        return f"<{'Functional' if is_functional else type(self).__name__} name={self.name}, built={built}>"  # type: ignore[attr-defined]
+
+    __str__ = __repr__
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
@@ -437,7 +444,7 @@ def build_structure(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     if not layer.BINDS_ATTRIBUTES or layer.__dict__.get("built"):
         return
 
-    def symbol(leaf: Any) -> Any:
+    def symbol(leaf: Any) -> Any:  # with any batch size
         is_array = hasattr(leaf, "shape") and hasattr(leaf, "dtype") and not isinstance(leaf, Symbol)
         return Symbol((None, *leaf.shape[1:]), leaf.dtype) if is_array else leaf
 
@@ -488,6 +495,8 @@ def initialize(layer: Any, *args: Any, **kwargs: Any) -> None:
     """
     if has_values(layer):
         return
+    if layer.BINDS_ATTRIBUTES and "_first_call" not in layer.__dict__:
+        object.__setattr__(layer, "_first_call", jax.tree.map(_as_symbol, (args, kwargs)))
     build_structure(layer, args, kwargs)
     for inner in with_held(layer):
         seeds.draw_at_build(inner)
@@ -527,6 +536,11 @@ def hold_variables(layer: Any) -> None:
         if inner.BINDS_ATTRIBUTES:
             for variable in keras_state.state_of(inner).variables:
                 variable.holder = inner.weight_at((variable.collection, variable.name))
+
+
+def _as_symbol(leaf: Any) -> Any:
+    is_array = hasattr(leaf, "shape") and hasattr(leaf, "dtype") and not isinstance(leaf, Symbol)
+    return Symbol(tuple(leaf.shape), leaf.dtype) if is_array else leaf
 
 
 def sizes(shape: Shape) -> tuple[int, ...]:

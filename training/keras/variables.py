@@ -150,6 +150,17 @@ class Weight:
     def __bool__(self) -> bool:
         return bool(self.value)
 
+    def __eq__(self, other: object) -> Any:
+        """Compares the values; the attribute of a layer for which `add_weight` made this variable equals it."""
+        if other is self or getattr(other, "holder", None) is self:
+            return np.True_
+        return self.value == (other.value if isinstance(other, Weight) else other)
+
+    def __ne__(self, other: object) -> Any:
+        return np.logical_not(self == other)
+
+    __hash__ = object.__hash__
+
     def __repr__(self) -> str:
         return f"<Variable path={self.path}, shape={self.shape}, dtype={self.dtype}, value={self.numpy()}>"
 

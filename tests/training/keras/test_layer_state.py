@@ -166,7 +166,8 @@ def test_layers_without_weights_say_so():
     inputs = keras.layers.InputLayer((3,), name="first")
     inputs.set_weights([])
     assert inputs.count_params() == 0 and inputs.get_weights() == [] and inputs.batch_shape == (None, 3)
-    assert inputs.get_config() == {"batch_shape": (None, 3), "dtype": "float32", "name": "first"}
+    flags = {"sparse": False, "ragged": False, "optional": False}
+    assert inputs.get_config() == {"batch_shape": (None, 3), "dtype": "float32", "name": "first", **flags}
     assert refusal(lambda: inputs.set_weights([X2])) == (
         "first is an input and has no weights, got 1 arrays; leave them out."
     )
