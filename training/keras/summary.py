@@ -4,7 +4,7 @@ import math
 import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import flax.linen as nn
 import jax
@@ -66,7 +66,7 @@ class Column(NamedTuple):
 
 
 # A layer in the table: one with weights, an operation, or an input.
-Row = "Stateful | OperationCall | InputLayer"
+Row: TypeAlias = "Stateful | OperationCall | InputLayer"
 
 
 def as_text(model: "CompiledModel", options: Options) -> str:
@@ -98,7 +98,7 @@ class _Table:
 
     def __init__(self, model: "CompiledModel", options: Options):
         self.model, self.options = model, options
-        self.graph = getattr(model, "graph", None)
+        self.graph: Any = getattr(model, "graph", None)  # None for a stack or a class of the user
         self.is_chain = self.graph is None or _is_chain(self.graph)
         self.shapes = _shapes_inside(model)
 
@@ -115,7 +115,7 @@ class _Table:
             depth: How many models of the table are around it.
         """
         prefix = f"{'   ' * depth}└ " if depth else ""
-        weights = [] if isinstance(layer, OperationCall) else layer.weights
+        weights: list[Weight] = [] if isinstance(layer, OperationCall) else layer.weights
         cells = [f"{prefix}{self.name_of(layer)} ({class_name(layer)})", shapes.of(layer), shapes.count(layer, weights)]
         if not self.is_chain:
             cells.append(_connections(layer, self.graph) or "-")
@@ -156,8 +156,12 @@ class _Shapes:
         is_hidden = isinstance(layer, BUILT_WHEN_MADE) or layer.BINDS_ATTRIBUTES and not _shows_shape(layer)
         if tree is None or (is_hidden and not self.has_symbols):
             return UNKNOWN
-        shapes = jax.tree.map(lambda symbol: symbol.shape, tree)
-        return str(jax.tree.leaves(tree)[0].shape if len(jax.tree.leaves(tree)) == 1 else shapes).replace("'", "")
+        leaves = [symbol.shape for symbol in jax.tree.leaves(tree)]
+        if len(leaves) == 1:
+            return str(leaves[0])
+        # Keras flattens the outputs of calls on symbols.
+        shapes = leaves if self.has_symbols else jax.tree.map(lambda symbol: symbol.shape, tree)
+        return str(shapes).replace("'", "")
 
     def count(self, layer: Row, weights: Sequence["Weight"]) -> str:
         """Returns the number of weights as text."""
@@ -167,7 +171,7 @@ class _Shapes:
         return f"{sum(weight.size for weight in weights):,}"
 
 
-def _shows_shape(layer: "Stateful") -> bool:
+def _shows_shape(layer: "Stateful | OperationCall") -> bool:
     """Returns whether a class of the user computes its output shape itself."""
     return "compute_output_shape" in {name for cls in type(layer).__mro__ if not _is_own(cls) for name in vars(cls)}
 
@@ -222,7 +226,7 @@ def _traced(model: "CompiledModel") -> dict[int, Tree[Symbol]]:
         result = method(*args, **kwargs)
         scope, path = context.module.scope, context.module.path
         if context.method_name == "outputs_and_mask" and scope is not None and path in owners:
-            outputs = result[0] if isinstance(result, tuple) else result
+            outputs: Any = result[0] if isinstance(result, tuple) else result
             found.setdefault(str(owners[path]), outputs)
         return result
 
@@ -368,7 +372,8 @@ def _columns(has_connections: bool, options: Options) -> list[Column]:
 
 def _fitted(widths: list[int], total: int) -> list[int]:
     """Returns the widths with equal parts taken away, or proportional ones added, so that their sum is the total."""
-    fitted, open_width = [], sum(widths)
+    fitted: list[int] = []
+    open_width = sum(widths)
     for i, width in enumerate(widths):
         rest = total - sum(fitted)
         if sum(widths) > total:
