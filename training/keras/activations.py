@@ -80,7 +80,7 @@ def serialize(activation: Any) -> Any:
     return described
 
 
-def deserialize(config: Any, custom_objects: Mapping[str, Any] | None = None) -> Any:
+def deserialize(config: object, custom_objects: Mapping[str, object] | None = None) -> Any:
     """Returns the activation function of a name or a configuration.
 
     Args:

@@ -75,7 +75,7 @@ class KerasAttributes:
         return self.variable_dtype
 
     @dtype.setter
-    def dtype(self, value: Any) -> None:
+    def dtype(self, value: object) -> None:
         self.__dict__["dtype"] = value
 
     @property
@@ -128,7 +128,7 @@ class KerasAttributes:
         return spec_of(self, None if kernel is None else tuple(kernel.shape))
 
     @input_spec.setter
-    def input_spec(self, value: Any) -> None:
+    def input_spec(self, value: object) -> None:
         self.__dict__["input_spec"] = value
 
     @property
@@ -144,7 +144,7 @@ class KerasAttributes:
             found += [] if regularizer is None else [regularizer(weight.value)]
         return found
 
-    def set_call_losses(self, losses: Mapping[str, Any]) -> None:
+    def set_call_losses(self, losses: Mapping[str, object]) -> None:
         """Keeps the losses of a call on arrays, given as the collection of flax, with the layers that added them."""
         for scope, layer in self.scopes():
             inside: Any = losses
@@ -191,7 +191,7 @@ class KerasAttributes:
         return {"name": self.name, "trainable": self.trainable, "dtype": policy}  # type: ignore[attr-defined]
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Self:
+    def from_config(cls, config: Mapping[str, object]) -> Self:
         """Returns the layer with the arguments of `get_config`.
 
         References:
@@ -200,13 +200,13 @@ class KerasAttributes:
         return cls(**{k: v for k, v in config.items() if v is not None or k not in IGNORED_IF_NONE})
 
 
-def _metrics_in(layer: Any) -> list[Any]:
+def _metrics_in(layer: object) -> list[Any]:
     """Returns the metrics among the attributes of a layer."""
     values = [item for value in vars(layer).values() for item in (value if isinstance(value, list) else [value])]
     return [value for value in values if hasattr(value, "update_state") and hasattr(value, "reset_state")]
 
 
-def _plain(name: str, value: Any) -> Any:
+def _plain(name: str, value: object) -> Any:
     """Returns the value of an argument as Keras describes it."""
     kind = name.rpartition("_")[2]
     if kind == "activation":

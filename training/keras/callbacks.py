@@ -127,7 +127,7 @@ class PerBatch(Callback):
         """Returns what a checkpoint saves of the callback."""
         return self.inner.get_state()
 
-    def set_state(self, state: dict[str, Any]) -> None:
+    def set_state(self, state: dict[str, object]) -> None:
         """Restores what a checkpoint saved of the callback."""
         self.inner.set_state(state)
 
@@ -193,7 +193,7 @@ class CallbackList(Callback):
         callbacks: object = None,
         add_history: bool = False,
         add_progbar: bool = False,
-        model: Any = None,
+        model: object = None,
         **params: object,
     ):
         self.callbacks: list[Callback] = check(jax.tree.leaves(callbacks))

@@ -463,7 +463,7 @@ class CompiledModel(MeasuredModel):
             setattr(trainer.session, name, stop)
 
 
-def _copied(leaf: Any) -> Any:
+def _copied(leaf: object) -> Any:
     return leaf.copy() if isinstance(leaf, jax.Array) else leaf
 
 
@@ -495,7 +495,7 @@ def _same(a: Sequence[object], b: Sequence[object] | None) -> bool:
     return b is not None and len(a) == len(b) and all(x is y for x, y in zip(a, b, strict=True))
 
 
-def first_batch(x: Any) -> Any:
+def first_batch(x: object) -> Any:
     """Returns inputs of the first batch, or all inputs; None for a stream that can be read only once."""
     if hasattr(x, "shape") or isinstance(x, Mapping):
         return x

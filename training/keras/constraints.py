@@ -39,7 +39,7 @@ def get(identifier: Any) -> Callable[[jax.Array], jax.Array] | None:
     return pure.get(deserialize(identifier) if isinstance(identifier, Mapping) else identifier)
 
 
-def serialize(constraint: Any) -> Any:
+def serialize(constraint: object) -> Any:
     """Describes a constraint by plain values.
 
     References:
@@ -52,7 +52,7 @@ def serialize(constraint: Any) -> Any:
     return serialization.serialize_keras_object(constraint)
 
 
-def deserialize(config: Any, custom_objects: Mapping[str, Any] | None = None) -> Any:
+def deserialize(config: object, custom_objects: Mapping[str, object] | None = None) -> Any:
     """Returns the constraint of a configuration, or of the name of a class.
 
     Args:

@@ -18,7 +18,7 @@ from training.keras import initializers, paths
 Choose = Callable[[type], type | None]
 
 
-def rebuild(layer: Any, choose: Choose, copy: Callable[[Any], Any] | None = None, keep_custom: bool = False) -> Any:
+def rebuild(layer: object, choose: Choose, copy: Callable[[Any], Any] | None = None, keep_custom: bool = False) -> Any:
     """Returns a copy of a layer or model whose layers are of chosen classes.
 
     Args:
@@ -32,7 +32,7 @@ def rebuild(layer: Any, choose: Choose, copy: Callable[[Any], Any] | None = None
     return _Rebuild(choose, copy, keep_custom).layer(layer)
 
 
-def clone(layer: Any, choose: Choose, copy: Callable[[Any], Any] | None = None) -> Any:
+def clone(layer: object, choose: Choose, copy: Callable[[Any], Any] | None = None) -> Any:
     """Returns a copy as `rebuild` does; as in Keras, its inputs are named after their symbols, not after layers."""
     return _Rebuild(choose, copy, names_of_symbols=True).layer(layer)
 
@@ -52,7 +52,7 @@ class _Rebuild:
         self.copies: dict[int, Any] = {}
         self.originals: list[Any] = []  # keeps the ids unique
 
-    def layer(self, layer: Any) -> Any:
+    def layer(self, layer: object) -> Any:
         """Returns the copy of a layer."""
         if id(layer) not in self.copies:
             self.originals.append(layer)
@@ -94,7 +94,7 @@ class _Rebuild:
         name = symbol.name if self.names_of_symbols else symbol.layer_name or symbol.name
         return Symbol(symbol.shape, symbol.dtype, name=name)
 
-    def value(self, value: Any) -> Any:
+    def value(self, value: object) -> Any:
         """Returns the copy of an argument: layers in it are copied."""
         if isinstance(value, Layer):
             return self.layer(value)
@@ -122,7 +122,7 @@ class _Rebuild:
         copied = building.LayerStack(tuple(copies), source, outputs)
         return cls(copied, **self._arguments(model, without=("layers",)))
 
-    def _named(self, layer: Any, name: str) -> Any:
+    def _named(self, layer: object, name: str) -> Any:
         copy = self.layer(layer)
         if copy.name != name:
             object.__setattr__(copy, "name", name)
@@ -132,7 +132,7 @@ class _Rebuild:
         graph = model.graph
         held = {id(symbol): self.symbol(symbol) for symbol in jax.tree.leaves(graph.inputs)}
 
-        def fill(tree: Any) -> Any:
+        def fill(tree: object) -> Any:
             return jax.tree.map(lambda leaf: held[id(leaf)] if isinstance(leaf, Symbol) else leaf, tree)
 
         for node in graph.nodes:
@@ -153,7 +153,7 @@ class _Rebuild:
         return cls(fill(graph.inputs), fill(graph.outputs), **arguments)
 
 
-def needs_build(layer: Any) -> bool:
+def needs_build(layer: object) -> bool:
     """Returns whether a layer, or one inside it, is written as a Keras class and does not know its variables yet."""
     if not isinstance(layer, Layer):
         return False
@@ -170,7 +170,7 @@ def is_library(module: str) -> bool:
     return module.partition(".")[0] in ("flaxmodels", "training")
 
 
-def to_pure(layer: Any) -> Any:
+def to_pure(layer: object) -> Any:
     """Returns the pure copy of a stateful layer or model, without values.
 
     A layer of a class of the user has no pure counterpart and is returned as it is.
@@ -178,7 +178,7 @@ def to_pure(layer: Any) -> Any:
     return rebuild(layer, _pure_class)
 
 
-def to_library(model: Any) -> Any:
+def to_library(model: object) -> Any:
     """Returns the pure copy of a model that consists of layers, as a model of this library also for a user's class."""
     if is_ours(type(model)):
         return to_pure(model)
@@ -188,7 +188,7 @@ def to_library(model: Any) -> Any:
     return copy.layer(model)
 
 
-def to_trained(model: Any) -> Any:
+def to_trained(model: object) -> Any:
     """Returns the pure copy of a model for training.
 
     Setting `trainable` of a model sets that of all layers inside it, so only the flags of the innermost layers and of

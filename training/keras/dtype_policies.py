@@ -39,7 +39,7 @@ def serialize(dtype_policy: DTypePolicy) -> Any:
     return serialization.serialize_keras_object(dtype_policy)
 
 
-def deserialize(config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> DTypePolicy:
+def deserialize(config: dict[str, object], custom_objects: dict[str, object] | None = None) -> DTypePolicy:
     """Returns the policy of a configuration.
 
     Args:

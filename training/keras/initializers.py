@@ -34,7 +34,7 @@ class Initializer(pure.Initializer):
         [2.0, 2.0]
     """
 
-    def __call__(self, shape: Any, dtype: Any = None) -> jax.Array:  # type: ignore[override]
+    def __call__(self, shape: object, dtype: object = None) -> jax.Array:  # type: ignore[override]
         """Returns an array of a shape and a dtype."""
         raise NotImplementedError(f"{type(self).__name__} must define __call__(shape, dtype=None), got none; write it.")
 
@@ -48,7 +48,7 @@ class KerasInitializer(Initializer):
 
     pure_class: Any = None
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: object, **kwargs: object) -> None:
         seed = kwargs.get("seed")
         if isinstance(seed, Mapping):
             kwargs["seed"] = seed = serialization.deserialize_keras_object(seed)
@@ -61,7 +61,7 @@ class KerasInitializer(Initializer):
         if given is None and generator is None and hasattr(self, "seed"):
             object.__setattr__(self, "seed", seeds.draw())
 
-    def __call__(self, shape: Any, dtype: Any = None) -> jax.Array:
+    def __call__(self, shape: object, dtype: object = None) -> jax.Array:
         """Returns an array of a shape and a dtype, by default that of `keras.config.floatx()`."""
         generator: Any = vars(self)["given_seed"]
         key: Any = generator.next() if isinstance(generator, SeedGenerator) else _unused_key()
@@ -81,7 +81,7 @@ class KerasInitializer(Initializer):
         return {name: serialization.serialize_keras_object(value) for name, value in arguments.items()}
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> "KerasInitializer":
+    def from_config(cls, config: Mapping[str, object]) -> "KerasInitializer":
         """Returns the initializer with the arguments of `get_config`."""
         return cls(**{name: serialization.deserialize_keras_object(value) for name, value in config.items()})
 
@@ -149,7 +149,7 @@ ALIASES = {
 globals().update(ALIASES)
 
 
-def get(identifier: Any) -> Callable[..., Any] | None:
+def get(identifier: object) -> Callable[..., Any] | None:
     """Returns an initializer from a name, a class, an object, a function, an array, a configuration or None.
 
     Args:
@@ -189,10 +189,10 @@ def _class_named(name: str) -> type[KerasInitializer]:
     return CLASSES[lookup("initializer", name, pure.INITIALIZERS).__name__]
 
 
-def _value_of(array: Any) -> Callable[..., jax.Array]:
+def _value_of(array: object) -> Callable[..., jax.Array]:
     """Returns the initializer of a weight whose value is an array."""
 
-    def initialize(shape: Any, dtype: Any = None) -> jax.Array:
+    def initialize(shape: object, dtype: object = None) -> jax.Array:
         if tuple(shape) != np.shape(array):
             raise ValueError(
                 f"An array as an initializer must have the shape {tuple(shape)} of the weight, got {np.shape(array)}; "
@@ -203,7 +203,7 @@ def _value_of(array: Any) -> Callable[..., jax.Array]:
     return initialize
 
 
-def serialize(initializer: Any) -> Any:
+def serialize(initializer: object) -> Any:
     """Describes an initializer by plain values.
 
     References:
@@ -216,7 +216,7 @@ def serialize(initializer: Any) -> Any:
     return serialization.serialize_keras_object(initializer)
 
 
-def deserialize(config: Any, custom_objects: Mapping[str, Any] | None = None) -> Any:
+def deserialize(config: object, custom_objects: Mapping[str, object] | None = None) -> Any:
     """Returns the initializer of a configuration, or of the name of a class.
 
     Args:

@@ -82,7 +82,7 @@ class InputSpec:
         return cls(**config)
 
 
-def spec_of(layer: Any, sizes: tuple[int, ...] | None) -> InputSpec | None:
+def spec_of(layer: object, sizes: tuple[int, ...] | None) -> InputSpec | None:
     """Returns the rule of a layer of this library, as Keras shows it; None for a layer without one.
 
     Args:

@@ -72,7 +72,7 @@ class InputLayer:
         """Returns an empty list."""
         return []
 
-    def set_weights(self, weights: list[Any]) -> None:
+    def set_weights(self, weights: list[object]) -> None:
         """Raises unless the list is empty."""
         if weights:
             raise ValueError(f"{self.name} is an input and has no weights, got {len(weights)} arrays; leave them out.")
@@ -105,7 +105,7 @@ symbolic.name_of_output = functools.partial(naming.automatic_name, "keras_tensor
 def Input(  # noqa: N802 - Keras' name
     shape: Shape | None = None,
     batch_size: int | None = None,
-    dtype: Any = None,
+    dtype: object = None,
     name: str | None = None,
     *,
     batch_shape: Shape | None = None,

@@ -24,7 +24,7 @@ def _merge_function(name: str) -> Any:
     layer_class: Any = stateful_class(getattr(pure, MERGES[name]))
 
     @functools.wraps(getattr(pure, name))
-    def merge(inputs: Any, *args: Any, **kwargs: Any) -> Any:
+    def merge(inputs: object, *args: object, **kwargs: object) -> Any:
         if name == "dot" and not args:
             kwargs.setdefault("axes", -1)
         return layer_class(*args, **kwargs)(inputs)
@@ -104,7 +104,7 @@ MIXINS: dict[type, type] = {
 }
 
 
-def serialize(layer: Any) -> Any:
+def serialize(layer: object) -> Any:
     """Describes a layer by plain values.
 
     References:
@@ -113,7 +113,7 @@ def serialize(layer: Any) -> Any:
     return serialization.serialize_keras_object(layer)
 
 
-def deserialize(config: Any, custom_objects: Mapping[str, Any] | None = None) -> Any:
+def deserialize(config: object, custom_objects: Mapping[str, object] | None = None) -> Any:
     """Returns the layer of a configuration.
 
     Args:

@@ -90,7 +90,7 @@ class Loss(PureLoss):
         check_reduction(reduction)
         self.name, self.reduction, self.dtype = name or snake_case(type(self).__name__), reduction, dtype
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
         if "__call__" in vars(cls):
             cls.mixes_rows = True
@@ -127,13 +127,15 @@ def _without_mask(call: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
         return call
 
     @functools.wraps(call)
-    def wrapped(self: Loss, y_true: Any, y_pred: Any, sample_weight: Any = None, mask: Any = None) -> jax.Array:
+    def wrapped(
+        self: Loss, y_true: object, y_pred: object, sample_weight: object = None, mask: object = None
+    ) -> jax.Array:
         return call(self, y_true, y_pred) if sample_weight is None else call(self, y_true, y_pred, sample_weight)
 
     return wrapped
 
 
-def get(identifier: Any) -> Any:
+def get(identifier: object) -> Any:
     """Returns a loss: the function for the name of a function, an object for the name of a class.
 
     Args:
@@ -174,7 +176,7 @@ def _resolve(name: str) -> Any:
     return cls if name == cls.__name__ else _FUNCTIONS[cls]
 
 
-def serialize(loss: Any) -> Any:
+def serialize(loss: object) -> Any:
     """Describes a loss by plain values.
 
     References:
@@ -183,7 +185,7 @@ def serialize(loss: Any) -> Any:
     return serialization.serialize_keras_object(loss)
 
 
-def deserialize(config: Any, custom_objects: Mapping[str, Any] | None = None) -> Any:
+def deserialize(config: object, custom_objects: Mapping[str, object] | None = None) -> Any:
     """Returns the loss of a configuration, or of a name.
 
     Args:

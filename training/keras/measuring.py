@@ -229,7 +229,7 @@ class MeasuredModel(Stateful):
         if compile_metrics is not None:
             compile_metrics.adopt(objective.metrics, totals["metrics"])
 
-    def _listed(self, logs: Mapping[str, Any]) -> Any:
+    def _listed(self, logs: Mapping[str, object]) -> Any:
         """Returns the values of logs in Keras' order: those of metrics by their own names, then the others by name."""
         orders: dict[tuple[str, ...], list[str]] = self.__dict__["_orders"]
         order = orders.get(tuple(logs))

@@ -250,7 +250,7 @@ class StatefulMetric:
         for metric in self._nested():
             metric.reset_state()
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: object, **kwargs: object) -> Any:
         """Adds a batch to the state and returns the value."""
         self.update_state(*args, **kwargs)
         return self.result()
@@ -274,7 +274,9 @@ class StatefulMetric:
                 merge: Any = self._pure().merge
                 self.set_inner(merge(self, self.full_state().inner, metric.full_state().inner))
 
-    def stateless_update_state(self, metric_variables: Sequence[ArrayLike], *args: Any, **kwargs: Any) -> list[Any]:
+    def stateless_update_state(
+        self, metric_variables: Sequence[ArrayLike], *args: object, **kwargs: object
+    ) -> list[Any]:
         """Returns the values of the variables after a batch, without changing the metric.
 
         Args:
@@ -471,7 +473,7 @@ class StatefulMetric:
         return next(name for name in names if name in _SUMS)
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Any:
+    def from_config(cls, config: Mapping[str, object]) -> Any:
         """Returns the metric with the arguments of `get_config`."""
         return cls(**config)
 
@@ -479,7 +481,7 @@ class StatefulMetric:
         return f"<{type(self).__name__} name={self.name}>"  # type: ignore[attr-defined]
 
 
-def as_arrays(result: Any) -> Any:
+def as_arrays(result: object) -> Any:
     """Returns a result, or the entries of a dictionary of results, as arrays."""
     if isinstance(result, Mapping):
         return {name: as_arrays(value) for name, value in result.items()}

@@ -71,11 +71,11 @@ NUMBERED = frozenset(
 )
 
 
-def _numbering_init(cls: Any) -> Any:
+def _numbering_init(cls: object) -> Any:
     """Returns the constructor of a class of metrics, with an automatic name."""
     signature = inspect.signature(cls.__init__)
 
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+    def __init__(self: Any, *args: object, **kwargs: object) -> None:
         cls.__init__(self, *args, **kwargs)
         if signature.bind(self, *args, **kwargs).arguments.get("name") is None:
             object.__setattr__(self, "name", naming.automatic_name(naming.stem_of(type(self))))
@@ -84,7 +84,7 @@ def _numbering_init(cls: Any) -> Any:
     return __init__
 
 
-def get(identifier: Any) -> Any:
+def get(identifier: object) -> Any:
     """Returns a metric with state for a name.
 
     Args:
@@ -119,7 +119,7 @@ def _resolve(name: str) -> type[PureMetric[Any]]:
     return stateful_class(type(pure.get(name)))  # type: ignore[arg-type]  # classes are hashable
 
 
-def serialize(metric: Any) -> Any:
+def serialize(metric: object) -> Any:
     """Describes a metric by plain values.
 
     References:
@@ -128,7 +128,7 @@ def serialize(metric: Any) -> Any:
     return serialization.serialize_keras_object(metric)
 
 
-def deserialize(config: Any, custom_objects: Mapping[str, Any] | None = None) -> Any:
+def deserialize(config: object, custom_objects: Mapping[str, object] | None = None) -> Any:
     """Returns the metric of a configuration, or of a name.
 
     Args:

@@ -138,8 +138,8 @@ class SavedModel(CompiledModel):
         References:
             Keras, `keras.Model.build_from_config`.
         """
-        positional: tuple[Any, ...] = (config["input_shape"],) if config.get("input_shape") else ()
-        named = {} if positional else dict(config.get("shapes_dict") or {})
+        positional: tuple[object, ...] = (config["input_shape"],) if config.get("input_shape") else ()
+        named: dict[str, object] = {} if positional else dict(config.get("shapes_dict") or {})
         if positional or named:
             args, kwargs = symbols_of(positional, named)
             stateful.build_structure(self, args, kwargs)
@@ -455,7 +455,7 @@ def save_model(
     model.save(filepath, overwrite, zipped, include_optimizer)
 
 
-def clone_model(model: Any, input_tensors: Any = None, clone_function: Callable[[Any], Any] | None = None) -> Any:
+def clone_model(model: object, input_tensors: object = None, clone_function: Callable[[Any], Any] | None = None) -> Any:
     """Returns a model of the same architecture with new weights.
 
     Args:

@@ -100,7 +100,7 @@ class Sequential(Summarized, SavedModel, building.Sequential):
         object.__setattr__(self, "_batch_size", np.shape(inputs)[0] if np.ndim(inputs) else None)
 
     @nn.nowrap
-    def build_on_symbols(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def build_on_symbols(self, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
         """Gives the model the input on which it is called, if it has none."""
         if self.layers.source is None and len(self.layers) and args and isinstance(args[0], Symbol):
             self._connect(args[0].shape)
@@ -111,7 +111,7 @@ class Sequential(Summarized, SavedModel, building.Sequential):
         super().build_on_symbols(args, kwargs)
 
     @nn.nowrap
-    def call_unbound(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+    def call_unbound(self, inputs: object, *args: object, **kwargs: object) -> Any:
         """Computes the outputs of arrays; gives the model an input first if it has none."""
         is_bound = any(module is not None and module.scope is not None for module in linen_module._context.module_stack)
         if self.layers.source is None and len(self.layers) and hasattr(inputs, "shape") and not is_bound:
@@ -134,7 +134,7 @@ class Sequential(Summarized, SavedModel, building.Sequential):
             object.__setattr__(self, "layers", building.LayerStack().extended(layers))
 
 
-def _input_before(layer: Any) -> list[Symbol]:
+def _input_before(layer: object) -> list[Symbol]:
     """Returns the input that Keras puts in front of a first layer with an `input_shape`."""
     shape = vars(layer).get("input_shape") if isinstance(layer, stateful.Stateful) else None
     return [] if shape is None else [Input(shape)]

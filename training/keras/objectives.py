@@ -346,7 +346,7 @@ def _masking(values: ArrayOrShapeTree, masks: Sequence[jax.Array | None]) -> Ite
 
 
 @contextlib.contextmanager
-def _reading(owner: Any, step: Step) -> Iterator[None]:
+def _reading(owner: object, step: Step) -> Iterator[None]:
     """Lets the methods of a model read what belongs to a step."""
     before = owner.__dict__.get("_running_step")
     owner.__dict__["_running_step"] = step

@@ -38,7 +38,7 @@ class Optimizer:
 
     factory: ClassVar[Callable[..., optax.GradientTransformation] | None] = None
 
-    def __init__(self, *args: Any, **kwargs: Any):
+    def __init__(self, *args: object, **kwargs: object):
         if self.factory is None:
             raise TypeError(
                 f"{type(self).__name__} has no rule, got a class without one; use an optimizer such as Adam, or pass "
@@ -89,10 +89,10 @@ class Optimizer:
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key not in ("_model", "_outside")}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state, _model=_no_model, _outside=None)
 
-    def attach(self, model: Any) -> None:
+    def attach(self, model: object) -> None:
         """Makes a model the one whose training this optimizer follows."""
         self._model = weakref.ref(model)
 
@@ -356,7 +356,7 @@ class Optimizer:
         return config
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Self:
+    def from_config(cls, config: Mapping[str, object]) -> Self:
         """Returns the optimizer with the arguments of `get_config`."""
         given = dict(config)
         if isinstance(given.get("learning_rate"), Mapping):
@@ -377,7 +377,7 @@ class Wrapped(Optimizer):
 
 
 def _class_of(name: str, factory: Any) -> type[Optimizer]:
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+    def __init__(self: Any, *args: object, **kwargs: object) -> None:
         Optimizer.__init__(self, *args, **kwargs)
 
     __init__.__signature__ = inspect.signature(factory)  # type: ignore[attr-defined]
@@ -420,7 +420,7 @@ class LossScaleOptimizer(Optimizer):
 
     def __init__(
         self,
-        inner_optimizer: Any,
+        inner_optimizer: object,
         initial_scale: float = 2.0**15,
         dynamic_growth_steps: int = 2000,
         name: str | None = None,
@@ -462,7 +462,7 @@ class LossScaleOptimizer(Optimizer):
         if self._trainer is not None and isinstance(inner["learning_rate"], int | float):
             inner["learning_rate"] = float(self.learning_rate)
 
-    def apply_learning_rate(self, trainer: Any) -> None:
+    def apply_learning_rate(self, trainer: object) -> None:
         """Gives the rate to a trainer that continues with the state of another one."""
         self.inner_optimizer.apply_learning_rate(trainer)
 
@@ -493,7 +493,7 @@ class LossScaleOptimizer(Optimizer):
 OptimizerLike: TypeAlias = Optimizer | pure.OptimizerLike | Mapping[str, Any] | None
 
 
-def get(identifier: Any) -> Any:
+def get(identifier: object) -> Any:
     """Returns an optimizer from an object, a name, a configuration or an optax transformation; None for None.
 
     Args:
@@ -531,7 +531,7 @@ def _class_named(name: str) -> Any:
     return lookup("optimizer", name.lower(), {known.lower(): globals()[known] for known in NAMES}, _HINT)
 
 
-def serialize(optimizer: Any) -> Any:
+def serialize(optimizer: object) -> Any:
     """Describes an optimizer by plain values.
 
     References:
@@ -540,7 +540,7 @@ def serialize(optimizer: Any) -> Any:
     return serialization.serialize_keras_object(optimizer)
 
 
-def deserialize(config: Any, custom_objects: Mapping[str, Any] | None = None) -> Any:
+def deserialize(config: object, custom_objects: Mapping[str, object] | None = None) -> Any:
     """Returns the optimizer of a configuration, or of a name.
 
     Args:

@@ -61,7 +61,7 @@ def path_of(layer: Any) -> str:
     return "/".join(filter(None, (layer.__dict__.get("_outer_path"), name)))
 
 
-def weight_path(layer: Any, inner: Sequence[str], name: str) -> str:
+def weight_path(layer: object, inner: Sequence[str], name: str) -> str:
     """Returns the path of a weight.
 
     Args:

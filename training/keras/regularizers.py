@@ -39,7 +39,7 @@ def get(identifier: Any) -> Callable[[jax.Array], jax.Array] | None:
     return pure.get(deserialize(identifier) if isinstance(identifier, Mapping) else identifier)
 
 
-def serialize(regularizer: Any) -> Any:
+def serialize(regularizer: object) -> Any:
     """Describes a regularizer by plain values.
 
     References:
@@ -52,7 +52,7 @@ def serialize(regularizer: Any) -> Any:
     return serialization.serialize_keras_object(regularizer)
 
 
-def deserialize(config: Any, custom_objects: Mapping[str, Any] | None = None) -> Any:
+def deserialize(config: object, custom_objects: Mapping[str, object] | None = None) -> Any:
     """Returns the regularizer of a configuration, or of the name of a class.
 
     Args:

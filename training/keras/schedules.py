@@ -20,7 +20,7 @@ class LearningRateSchedule:
         Keras, `keras.optimizers.schedules.LearningRateSchedule`.
     """
 
-    def __call__(self, step: Any) -> Any:
+    def __call__(self, step: object) -> Any:
         """Returns the learning rate of a step, counted from 0."""
         raise TypeError(f"{type(self).__name__} must define __call__(step), got a class without it.")
 
@@ -29,12 +29,12 @@ class LearningRateSchedule:
         raise TypeError(f"{type(self).__name__} must define get_config to be saved, got a class without it.")
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "LearningRateSchedule":
+    def from_config(cls, config: dict[str, object]) -> "LearningRateSchedule":
         """Returns the schedule with the arguments of `get_config`."""
         return cls(**config)
 
 
-def serialize(learning_rate_schedule: Any) -> Any:
+def serialize(learning_rate_schedule: object) -> Any:
     """Describes a learning rate schedule by plain values.
 
     References:
@@ -43,7 +43,7 @@ def serialize(learning_rate_schedule: Any) -> Any:
     return serialization.serialize_keras_object(learning_rate_schedule)
 
 
-def deserialize(config: Any, custom_objects: Mapping[str, Any] | None = None) -> Any:
+def deserialize(config: object, custom_objects: Mapping[str, object] | None = None) -> Any:
     """Returns the learning rate schedule of a configuration, or of a name.
 
     Args:

@@ -43,7 +43,7 @@ PLAIN = (str, int, float, bool, type(None))
 # ---------------------------------------------------------------- to configurations
 
 
-def serialize_keras_object(obj: Any) -> Any:
+def serialize_keras_object(obj: object) -> Any:
     """Describes an object by plain values, as Keras does.
 
     Args:
@@ -90,7 +90,7 @@ def _layer_configs() -> Any:
     return importlib.import_module("training.keras.layer_configs")
 
 
-def _special_config(obj: Any) -> Any:
+def _special_config(obj: object) -> Any:
     """Returns the configuration of a value that is neither plain nor an object with arguments, otherwise None."""
     if isinstance(obj, bytes):
         return {"class_name": "__bytes__", "config": {"value": obj.decode()}}
@@ -114,7 +114,7 @@ def _is_ours(layer: Layer) -> bool:
     return type(layer).__module__.partition(".")[0] in ("flaxmodels", "training")
 
 
-def _object_config(obj: Any) -> Config:
+def _object_config(obj: object) -> Config:
     cls = type(obj)
     arguments = _arguments(obj)
     for module in MODULES:
@@ -128,7 +128,7 @@ def _object_config(obj: Any) -> Config:
     }
 
 
-def _arguments(obj: Any) -> Config:
+def _arguments(obj: object) -> Config:
     """Returns the arguments of an object: from its `get_config`, otherwise the fields of a dataclass."""
     if hasattr(obj, "get_config"):
         given = obj.get_config()
@@ -152,7 +152,7 @@ def _arguments(obj: Any) -> Config:
 
 
 def deserialize_keras_object(
-    config: Any, custom_objects: Mapping[str, Any] | None = None, safe_mode: bool = True
+    config: object, custom_objects: Mapping[str, object] | None = None, safe_mode: bool = True
 ) -> Any:
     """Returns the object of a configuration.
 
@@ -203,7 +203,7 @@ def deserialize_keras_object(
 
 
 def deserialize_named(
-    module: str, config: object, custom_objects: Mapping[str, Any] | None, resolve: Callable[[str], Any]
+    module: str, config: object, custom_objects: Mapping[str, object] | None, resolve: Callable[[str], Any]
 ) -> Any:
     """Returns the object of a configuration for the `deserialize` of one of Keras' modules.
 
@@ -282,7 +282,9 @@ def _special_value(kind: str, inner: Mapping[str, Any], custom_objects: Mapping[
     )
 
 
-def _object(config: Mapping[str, Any], kind: str, inner: Mapping[str, Any], custom: Mapping[str, Any] | None) -> Any:
+def _object(
+    config: Mapping[str, object], kind: str, inner: Mapping[str, object], custom: Mapping[str, object] | None
+) -> Any:
     for name in (config.get("registered_name"), kind):
         cls = registry.get_registered_object(name, custom) if isinstance(name, str) else None
         if cls is not None:

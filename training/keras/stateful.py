@@ -74,7 +74,7 @@ class Stateful(KerasAttributes):
     # The class of pure layers that a class of this package adds state to; None for a class of the user.
     adds_state_to: ClassVar[type[Layer] | None] = None
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, **kwargs: object) -> None:
         # Objects with state are compared by identity. Otherwise flax compares the arguments of two layers.
         cls.__hash__ = object.__hash__  # type: ignore[method-assign]
         cls.__eq__ = object.__eq__  # type: ignore[method-assign]
@@ -171,7 +171,7 @@ class Stateful(KerasAttributes):
         positional, named = symbols_of(args, kwargs)
         initialize(self, *positional, **named)
 
-    def call_unbound(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+    def call_unbound(self, inputs: object, *args: object, **kwargs: object) -> Any:
         """Computes the outputs of arrays with the values that the layer holds; creates them first if needed.
 
         Raises:
@@ -221,10 +221,10 @@ class Stateful(KerasAttributes):
         return self._all_weights()
 
     @weights.setter
-    def weights(self, value: Any) -> None:
+    def weights(self, value: object) -> None:
         self.__dict__["weights"] = value
 
-    def clone(self, **options: Any) -> Any:
+    def clone(self, **options: object) -> Any:
         """Returns a copy without values, as flax needs it."""
         _copying.depth += 1
         try:
@@ -234,7 +234,7 @@ class Stateful(KerasAttributes):
         object.__setattr__(copy, "_seeds", self.__dict__.get("_seeds", {}))
         return copy
 
-    def add_weight(self, *args: Any, **kwargs: Any) -> Any:
+    def add_weight(self, *args: object, **kwargs: object) -> Any:
         """Creates a weight; see `flaxmodels.layers.Layer.add_weight`. Its initializer gets a seed, as in Keras."""
         made = super().add_weight(*args, **kwargs)  # type: ignore[misc]
         is_made = "_seeds" in self.__dict__ and not _copying.depth
@@ -248,7 +248,7 @@ class Stateful(KerasAttributes):
                 first_values.create(self, made, initializers.key_first(self.argument(made.name, "initializer")))
         return made
 
-    def build_on_symbols(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def build_on_symbols(self, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
         """Builds the layer for the symbols on which it is called, and draws the seeds that Keras draws then."""
         super().build_on_symbols(args, kwargs)  # type: ignore[misc]
         seeds.draw_at_build(self)
@@ -306,7 +306,7 @@ class Stateful(KerasAttributes):
         """Returns the values of the weights as NumPy arrays, in Keras' order."""
         return [weight.numpy() for weight in self.weights]
 
-    def set_weights(self, weights: Sequence[Any]) -> None:
+    def set_weights(self, weights: Sequence[object]) -> None:
         """Sets the values of the weights, given in Keras' order.
 
         Raises:
@@ -355,12 +355,12 @@ class Stateful(KerasAttributes):
 # ---------------------------------------------------------------- trees of layers
 
 
-def held_copies(layer: Any) -> list[tuple[str, Any]]:
+def held_copies(layer: object) -> list[tuple[str, Any]]:
     """Returns the layers inside a wrapper that it made itself as copies, such as the two directions of an RNN."""
     return held_layers(layer) if isinstance(layer, Bidirectional) else []
 
 
-def held_layers(layer: Any) -> list[tuple[str, Any]]:
+def held_layers(layer: object) -> list[tuple[str, Any]]:
     """Returns the scopes and the layers inside a layer that hold values themselves."""
     if not isinstance(layer, Layer):
         return []
@@ -375,27 +375,27 @@ def put_paths(layer: Any, outer: str = "", name: str | None = None) -> None:
         put_paths(child, path, layer.name_of_direction(scope) if is_direction else None)
 
 
-def with_held(layer: Any) -> Iterator[Any]:
+def with_held(layer: object) -> Iterator[Any]:
     """Yields a layer and all layers inside it that hold values."""
     yield layer
     for _, child in held_layers(layer):
         yield from with_held(child)
 
 
-def scopes_of(layer: Any, scope: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+def scopes_of(layer: object, scope: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Yields the scope of a layer and those of all layers inside it that hold values."""
     yield scope, layer
     for name, child in held_layers(layer):
         yield from scopes_of(child, (*scope, name))
 
 
-def gather(layer: Any) -> Variables:
+def gather(layer: object) -> Variables:
     """Returns the variables of a layer as a tree, collected from the layers inside it."""
     refresh()
     return present_values(layer)
 
 
-def present_values(layer: Any) -> Variables:
+def present_values(layer: object) -> Variables:
     """Returns the variables that the layers hold, without asking a trainer for newer ones."""
     values: Variables = {kind: dict(tree) for kind, tree in first_values.values_of(layer).items()}
     for name, child in held_layers(layer):
@@ -479,7 +479,7 @@ def _example_arguments(layer: Any) -> tuple[tuple[Any, ...], dict[str, Any]] | N
     return None
 
 
-def ensure_initialized(layer: Any) -> None:
+def ensure_initialized(layer: object) -> None:
     """Creates the variables of a layer that was called on symbols, or of a model with known inputs."""
     if not has_values(layer) and (arguments := _example_arguments(layer)) is not None:
         initialize(layer, *arguments[0], **arguments[1])
@@ -528,7 +528,7 @@ def initialize(layer: Any, *args: Any, **kwargs: Any) -> None:
     hold_variables(layer)
 
 
-def hold_variables(layer: Any) -> None:
+def hold_variables(layer: object) -> None:
     """Lets the variables in the attributes of Keras classes read the values that their layers hold."""
     for inner in with_held(layer):
         if inner.__dict__.get("_values") is None:
@@ -548,7 +548,7 @@ def sizes(shape: Shape) -> tuple[int, ...]:
     return tuple(1 if n is None and i == 0 else symbolic.UNKNOWN[0][1] if n is None else n for i, n in enumerate(shape))
 
 
-def _as_array(leaf: Any) -> Any:
+def _as_array(leaf: object) -> Any:
     if isinstance(leaf, Weight):
         return leaf.value
     if isinstance(leaf, np.ndarray) and leaf.dtype == np.float64:
@@ -560,7 +560,7 @@ def _as_array(leaf: Any) -> Any:
 
 
 @contextlib.contextmanager
-def holding_values(layer: Any, variables: Mapping[str, Any]) -> Iterator[None]:
+def holding_values(layer: object, variables: Mapping[str, object]) -> Iterator[None]:
     """Puts variables, which may be traced, in place of those that layers hold, and puts the former ones back."""
     held = [(inner, inner.__dict__.get("_values")) for inner in with_held(layer)]
     training, TRAINING[:] = list(TRAINING), []

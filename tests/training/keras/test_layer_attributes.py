@@ -52,16 +52,16 @@ def layer_of(k, text):
     return eval(f"k.layers.{text}", {"k": k})
 
 
-def test_configurations_of_layers_are_those_of_keras():
-    for text in LAYERS:
-        described = same(lambda k: json.loads(json.dumps(layer_of(k, text).get_config())))  # noqa: B023
-        layer = layer_of(keras, text)
-        again = type(layer).from_config(described)
-        assert json.loads(json.dumps(again.get_config())) == described, text
-        other = theirs.layers.deserialize(keras.layers.serialize(layer))
-        assert type(other).__name__.replace("Grouped", "Group") == type(layer).__name__
-        back = keras.layers.deserialize(theirs.layers.serialize(other))
-        assert back.get_config() == layer.get_config(), text
+@pytest.mark.parametrize("text", LAYERS)
+def test_configurations_of_layers_are_those_of_keras(text):
+    described = same(lambda k: json.loads(json.dumps(layer_of(k, text).get_config())))
+    layer = layer_of(keras, text)
+    again = type(layer).from_config(described)
+    assert json.loads(json.dumps(again.get_config())) == described
+    other = theirs.layers.deserialize(keras.layers.serialize(layer))
+    assert type(other).__name__.replace("Grouped", "Group") == type(layer).__name__
+    back = keras.layers.deserialize(theirs.layers.serialize(other))
+    assert back.get_config() == layer.get_config()
 
 
 def custom(k):
