@@ -106,7 +106,7 @@ class _Rebuild:
             return {key: self.value(item) for key, item in value.items()}
         return value
 
-    def _sequential(self, model: building.Sequential, cls: Any) -> Any:
+    def _sequential(self, model: building.Sequential, cls: type[building.Sequential]) -> building.Sequential:
         stack = model.layers
         copies = [self._named(layer, name) for layer, name in zip(stack, stack.names, strict=True)]
         if not self.is_pure and not self.names_of_symbols:
@@ -128,7 +128,7 @@ class _Rebuild:
             object.__setattr__(copy, "name", name)
         return copy
 
-    def _graph(self, model: building.Model, cls: Any) -> Any:
+    def _graph(self, model: building.Model, cls: type[building.Model]) -> building.Model:
         graph = model.graph
         held = {id(symbol): self.symbol(symbol) for symbol in jax.tree.leaves(graph.inputs)}
 
