@@ -111,9 +111,14 @@ class Symbol:
         """The number of axes."""
         return len(self.shape)
 
+    @property
+    def has_keras_name(self) -> bool:
+        """Whether Keras' API named the symbol: it made the symbol, or an input that the symbol was computed from."""
+        return self.layer_name is not None or (self.node is not None and self.name is not None)
+
     def __repr__(self) -> str:
-        if self.layer_name is not None or (self.node is not None and self.name is not None):
-            dtype = jnp.dtype(self.dtype).name  # a symbol that Keras' API made
+        if self.has_keras_name:
+            dtype = jnp.dtype(self.dtype).name
             return f"<KerasTensor shape={self.shape}, dtype={dtype}, sparse=False, ragged=False, name={self.name}>"
         source = f"input {self.name!r}" if self.node is None else f"output of {self.node.layer.class_name}"
         return f"<Symbol shape={self.shape} dtype={jnp.dtype(self.dtype).name} {source}>"
@@ -275,8 +280,10 @@ def record(
     node.outputs = jax.tree.map(lambda symbol: Symbol(symbol.shape, symbol.dtype, node), inferred)
     if cached_inference is None:
         leaves = jax.tree.leaves(node.outputs)
-        for symbol in leaves if name_of_output is not None else ():
-            symbol.name = name_of_output()
+        given = [leaf for leaf in jax.tree.leaves((args, kwargs)) if isinstance(leaf, Symbol)]
+        if name_of_output is not None and any(symbol.has_keras_name for symbol in given):
+            for symbol in leaves:
+                symbol.name = name_of_output()
         flat = jax.tree.leaves(masks, is_leaf=lambda mask: mask is None)
         for symbol, mask in zip(leaves, flat * len(leaves) if len(flat) == 1 else flat, strict=False):
             symbol.mask = mask

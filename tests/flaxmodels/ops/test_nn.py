@@ -47,7 +47,7 @@ def _windows(x, first, sizes=(2, (3, 2))):
         *cases[::2],
         cases[3],
         case(first, 2, 1, "same", "channels_first"),
-        case(SEQUENCES, 3, padding="same"),
+        case(SEQUENCES, 3, 3, "same"),
         case(VOLUMES, (2, 3, 1), 2, "valid"),
     ]
 

@@ -32,6 +32,10 @@ def make(module, optimizer="adam", **arguments):
 
 
 def fit(model, epochs=1):
+    if isinstance(model, theirs.Model):
+        for variable in model.optimizer.variables:
+            # After an epoch with `use_ema`, weights and averages share buffers, which JAX refuses to donate twice.
+            variable.assign(np.array(variable.value))
     return np.asarray(model.fit(X, Y, batch_size=4, epochs=epochs, shuffle=False, verbose=0).history["loss"])
 
 
