@@ -45,7 +45,7 @@ def activation(function: Callable[Concatenate[jax.Array, P], jax.Array]) -> Acti
     ON_ARRAYS[name] = function
 
     @functools.wraps(function)
-    def wrapper(x, *args, **kwargs):  # type: ignore[no-untyped-def]
+    def wrapper(x, *args, **kwargs):
         if not isinstance(x, Symbol):
             return function(jnp.asarray(x) if isinstance(x, list | tuple) else x, *args, **kwargs)
         # The node holds all arguments, so that files do not depend on the defaults.
@@ -53,7 +53,7 @@ def activation(function: Callable[Concatenate[jax.Array, P], jax.Array]) -> Acti
         bound.apply_defaults()
         return symbolic.call_operation(f"activations.{name}", *bound.args)
 
-    return wrapper  # type: ignore[return-value]
+    return wrapper
 
 
 @overload

@@ -360,7 +360,7 @@ class Session:
             program = steps.make_train_program(step, objective, scale, padded, length, log_each_step)
             donated = () if self.nonfinite.replays else (0, 1)
             self._programs[key] = Program(program, donated, self.deterministic)
-        return self._programs[key]  # type: ignore[no-any-return]
+        return self._programs[key]
 
     def eval_program(self, feed: Feed, objective: Objective) -> Program:
         """Returns the compiled program of evaluation steps."""
@@ -370,7 +370,7 @@ class Session:
             step = steps.make_eval_step(self.model, objective)
             program = steps.make_eval_program(step, objective, scale, padded, stateful=self.stateful)
             self._programs[key] = Program(program, (1,), self.deterministic)
-        return self._programs[key]  # type: ignore[no-any-return]
+        return self._programs[key]
 
     def predict_program(self, feed: Feed) -> Program:
         """Returns the compiled program of prediction steps."""
@@ -379,7 +379,7 @@ class Session:
             step = steps.make_predict_step(self.model)
             program = steps.make_predict_program(step, feed.example.scale, self.stateful)
             self._programs[key] = Program(program, deterministic=self.deterministic)
-        return self._programs[key]  # type: ignore[no-any-return]
+        return self._programs[key]
 
 
 @jax.jit

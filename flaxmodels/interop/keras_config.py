@@ -226,7 +226,7 @@ def _custom(described: Json) -> Config:
 def _named_as_custom(described: Json) -> dict[str, Any]:
     """Returns the config of a layer; a custom class may have the name of one of Keras' classes."""
     config: Any = described
-    return {**config, "class_name": f"custom {config['class_name']}"} if custom.is_known(described) else config  # type: ignore[no-any-return]
+    return {**config, "class_name": f"custom {config['class_name']}"} if custom.is_known(described) else config
 
 
 def _check_from_keras(described: Json, kind: str | None, name: str | None = None) -> None:

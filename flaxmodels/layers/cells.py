@@ -142,7 +142,7 @@ class Cell(MultiOutputLayer, kw_only=True):
     @nn.nowrap
     def output_size(self) -> int:
         """The size of the output's last axis."""
-        return self.units  # type: ignore[attr-defined]
+        return self.units
 
     @nn.nowrap
     def get_initial_state(self, batch_size: int) -> list[jax.Array]:
@@ -168,7 +168,7 @@ class Cell(MultiOutputLayer, kw_only=True):
 
     def is_standard(self, recurrent_masks: list[jax.Array]) -> bool:
         """Whether `kernels.recurrence` implements the cell: tanh, sigmoid gates, no dropout of the state."""
-        activation = activations.get(self.activation)  # type: ignore[attr-defined]
+        activation = activations.get(self.activation)
         gate = activations.get(getattr(self, "recurrent_activation", "sigmoid"))
         is_allowed = getattr(self, "use_cudnn", "auto") is not False
         return is_allowed and not recurrent_masks and activation in TANH and gate in SIGMOID
@@ -317,7 +317,7 @@ class LSTMBase(GatedCell):
     def argument(self, weight: str, kind: str) -> InitializerLike | RegularizerLike | ConstraintLike:
         """Returns an argument of a weight; with `unit_forget_bias`, the bias initializer sets the forget gate to 1."""
         value = super().argument(weight, kind)
-        if (weight, kind) == ("bias", "initializer") and self.unit_forget_bias:  # type: ignore[attr-defined]
+        if (weight, kind) == ("bias", "initializer") and self.unit_forget_bias:
             initializer: Any = initializers.get(value or "glorot_uniform")
             return forget_bias(initializers.key_first(initializer))
         return value

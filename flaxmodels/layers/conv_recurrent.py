@@ -54,7 +54,7 @@ class ConvLSTM(CellRecurrent, LSTMBase, Spatial):
     bias_regularizer: RegularizerLike = None
 
     # As in Keras, this is not an argument here: each gate has its own dropout mask.
-    implementation: ClassVar[Any] = 1  # type: ignore[misc]
+    implementation: ClassVar[Any] = 1
 
     def __post_init__(self) -> None:
         for name in ("kernel_size", "strides", "dilation_rate"):

@@ -486,7 +486,7 @@ class SpectralNormalization(Layer):
 
     @property
     @nn.nowrap
-    def WEIGHTS(self) -> tuple[str, ...]:  # type: ignore[override] # noqa: N802
+    def WEIGHTS(self) -> tuple[str, ...]:  # noqa: N802
         """The weights of the layer, which has the same scope, with the vector u after the kernel."""
         kernel, *others = self.layer.WEIGHTS
         return (kernel, "vector_u", *others)

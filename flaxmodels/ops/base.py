@@ -148,9 +148,7 @@ def _output_shapes(
             if spend is not None:
                 spend(ATTEMPT_COST)
         try:
-            return tuple(  # type: ignore[return-value]
-                jax.eval_shape(call, _filled(symbols, *sizes)) for sizes in zip(batch, unknown, strict=True)
-            )
+            return tuple(jax.eval_shape(call, _filled(symbols, *sizes)) for sizes in zip(batch, unknown, strict=True))
         except jax.errors.ConcretizationTypeError:
             raise
         except (TypeError, ValueError) as error:
@@ -158,7 +156,7 @@ def _output_shapes(
     if refused is not None:
         (small_batch, _), (small, _) = _SIZES[0]
         refused.add_note(f"Here {small_batch} represents an unknown batch size, {small} other unknown sizes.")
-    raise refused  # type: ignore[misc]
+    raise refused
 
 
 def _guesses(symbols: list[symbolic.Symbol], leaves: list[object]) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:

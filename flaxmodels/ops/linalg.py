@@ -264,7 +264,7 @@ def norm(
         5.0
     """
     axes = tuple(axis) if isinstance(axis, list) else axis
-    return jnp.linalg.norm(as_float(x), ord=ord, axis=axes, keepdims=keepdims)  # type: ignore[arg-type]
+    return jnp.linalg.norm(as_float(x), ord=ord, axis=axes, keepdims=keepdims)
 
 
 # --- inverses and systems of equations

@@ -67,10 +67,10 @@ def validation_source(given: ValidationData, needs_labels: bool = True) -> Sourc
     if isinstance(given, Split | Examples) or is_stream(given):
         return labelled_source(given, None, None, None, "validation_data", needs_labels)
     if not needs_labels and not isinstance(given, tuple):
-        return labelled_source(given, None, None, None, "validation_data", needs_labels)  # type: ignore[arg-type]
+        return labelled_source(given, None, None, None, "validation_data", needs_labels)
     if not needs_labels and isinstance(given, tuple) and 1 <= len(given) <= 3:
         x, y, weight = (*given, None, None)[:3]
-        return labelled_source(x, y, weight, None, "validation_data", needs_labels)  # type: ignore[arg-type]
+        return labelled_source(x, y, weight, None, "validation_data", needs_labels)
     if not isinstance(given, tuple | list):
         got = describe_value(given)
     elif len(given) not in (2, 3):

@@ -28,17 +28,26 @@ COMMON = ("name", "trainable", "dtype")
 SKIPPED = ("parent", "graph", "input_shape", "param_dtype", "activity_regularizer", *COMMON)
 
 
-class KerasAttributes:
+# For type checkers, the mixin is a layer: it stands in front of a class of pure layers.
+if TYPE_CHECKING:
+    from training.keras.stateful import Stateful
+
+    _Base = Layer
+else:
+    _Base = object
+
+
+class KerasAttributes(_Base):
     """Mixin of layers with state: attributes by Keras' names."""
 
     if TYPE_CHECKING:
 
-        def own_and_held(self) -> list[Any]: ...
-        def scopes(self) -> list[tuple[tuple[str, ...], Any]]: ...
+        def own_and_held(self) -> list[Stateful]: ...
+        def scopes(self) -> list[tuple[tuple[str, ...], Stateful]]: ...
 
     def resolve_arguments(self) -> None:
         """Replaces configurations among the arguments, as `from_config` gives them, by what they describe."""
-        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+        for field in dataclasses.fields(self):
             value = vars(self).get(field.name)
             items = value if field.name in ("cell", "cells") and isinstance(value, list | tuple) else [value]
             if any(isinstance(item, Mapping) and "class_name" in item for item in items):
@@ -47,13 +56,13 @@ class KerasAttributes:
         policy = self.__dict__.get("dtype")
         if isinstance(policy, config.DTypePolicy):
             self.__dict__["dtype"] = policy.name
-            if jnp.dtype(self.param_dtype) == jnp.float32:  # type: ignore[attr-defined]
+            if jnp.dtype(self.param_dtype) == jnp.float32:
                 object.__setattr__(self, "param_dtype", policy.variable_dtype)
 
     def show_arguments(self) -> None:
         """Shows activations as functions and initializers, regularizers and constraints as objects, as Keras does."""
         drawn: dict[str, int] = vars(self).get("_seeds", {})
-        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+        for field in dataclasses.fields(self):
             resolve = RESOLVERS.get(field.name.rpartition("_")[2])
             value = vars(self).get(field.name)
             if resolve is None or (value is None and not field.name.endswith("activation")):
@@ -70,7 +79,7 @@ class KerasAttributes:
     def dtype(self) -> Any:
         """The name of the dtype of the weights; inside flax, the argument."""
         scope, is_made = self.__dict__.get("scope"), "_is_made" in self.__dict__
-        if not is_made or naming.is_copying() or (scope is not None and not self.BINDS_ATTRIBUTES):  # type: ignore[attr-defined]
+        if not is_made or naming.is_copying() or (scope is not None and not self.BINDS_ATTRIBUTES):
             return self.__dict__.get("dtype")
         return self.variable_dtype
 
@@ -81,12 +90,12 @@ class KerasAttributes:
     @property
     def variable_dtype(self) -> str:
         """The name of the dtype of the weights."""
-        return jnp.dtype(self.param_dtype).name  # type: ignore[attr-defined]
+        return jnp.dtype(self.param_dtype).name
 
     @property
     def compute_dtype(self) -> Any:
         """The name of the dtype of the computation; inside flax, the dtype."""
-        computed = super().compute_dtype  # type: ignore[misc]
+        computed = super().compute_dtype
         return computed.name if self.__dict__.get("scope") is None else computed
 
     @property
@@ -120,10 +129,10 @@ class KerasAttributes:
     def input_spec(self) -> Any:
         """The rule for the inputs: what a custom class has set, or that of a layer of Keras."""
         if isinstance(self, Container):
-            return super().input_spec  # type: ignore[misc]
+            return super().input_spec
         if "input_spec" in self.__dict__:
             return self.__dict__["input_spec"]
-        weights = self.weights if isinstance(self, Dense) and self.built else ()  # type: ignore[attr-defined]
+        weights = self.weights if isinstance(self, Dense) and self.built else ()
         kernel = weights[0] if weights else None
         return spec_of(self, None if kernel is None else tuple(kernel.shape))
 
@@ -139,7 +148,7 @@ class KerasAttributes:
             Keras, `keras.layers.Layer.losses`.
         """
         found = [loss for layer in self.own_and_held() for loss in vars(layer).get("_call_losses", ())]
-        for weight in self.trainable_weights:  # type: ignore[attr-defined]
+        for weight in self.trainable_weights:
             regularizer = weight.regularizer
             found += [] if regularizer is None else [regularizer(weight.value)]
         return found
@@ -176,11 +185,11 @@ class KerasAttributes:
         """
         is_default = type(self).get_config is KerasAttributes.get_config
         cls = type(self)
-        if cls.pure_class() is not cls:  # type: ignore[attr-defined]
-            fields = [f.name for f in dataclasses.fields(self) if f.init and f.name not in SKIPPED]  # type: ignore[arg-type]
+        if cls.pure_class() is not cls:
+            fields = [f.name for f in dataclasses.fields(self) if f.init and f.name not in SKIPPED]
             given = {name: vars(self).get(name) for name in fields}
             return adapt(self, self._common_config() | {name: _plain(name, value) for name, value in given.items()})
-        given = keras_calls.config_of(self, is_default)  # type: ignore[arg-type]
+        given = keras_calls.config_of(self, is_default)
         common = self._common_config()
         described = {name: _plain(name, value) for name, value in given.items() if name not in COMMON}
         described = {name: value for name, value in common.items() if name in given} | described
@@ -188,10 +197,10 @@ class KerasAttributes:
 
     def _common_config(self) -> dict[str, Any]:
         policy = serialization.serialize_keras_object(self.dtype_policy)
-        return {"name": self.name, "trainable": self.trainable, "dtype": policy}  # type: ignore[attr-defined]
+        return {"name": self.name, "trainable": self.trainable, "dtype": policy}
 
     @classmethod
-    def from_config(cls, config: Mapping[str, object]) -> Self:
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
         """Returns the layer with the arguments of `get_config`.
 
         References:

@@ -53,7 +53,7 @@ def describe(model: CompiledModel) -> Config:
 def describe_or_warn(model: CompiledModel, path: str) -> Config:
     """Returns the arguments of a model's `compile` for a file; warns and returns {} if only code describes them."""
     try:
-        return model.get_compile_config()  # type: ignore[no-any-return]
+        return model.get_compile_config()
     except (ValueError, TypeError, NotImplementedError) as error:
         warnings.warn(
             f"{path} does not hold the arguments of compile, because a file cannot describe one of them: "

@@ -15,13 +15,14 @@ from training.callbacks import Callback, History
 from training.callbacks import check as check_callbacks
 from training.data.arguments import Data, ValidationData
 from training.data.examples import ArrayTree
-from training.keras import config, convert, optimizers, seeds, stateful
+from training.keras import config, convert, held_values, initialization, optimizers, seeds
 from training.keras.callbacks import CallbackList, PerBatch, SortLogs, has_batch_hooks, sorted_logs
+from training.keras.held_values import gather, has_values, scatter
+from training.keras.initialization import ensure_initialized, initialize, sizes
 from training.keras.layers import stateful_class
 from training.keras.measuring import MeasuredModel
 from training.keras.objectives import objective_of
 from training.keras.on_batch import BatchSteps
-from training.keras.stateful import ensure_initialized, gather, has_values, initialize, scatter, sizes
 from training.objective import LossArgument, MetricArgument, WeightArgument
 from training.state import TrainState
 from training.steps import Objective
@@ -49,7 +50,7 @@ class CompiledModel(MeasuredModel):
     def dtype_policy(self) -> config.DTypePolicy:
         """The policy of the model's own `dtype`, otherwise that of the program when the model was made."""
         policy: config.DTypePolicy = self.__dict__["_policy"]
-        return policy if self.own_dtype is None else super().dtype_policy  # type: ignore[attr-defined]
+        return policy if self.own_dtype is None else super().dtype_policy
 
     # ------------------------------------------------------------ compile
 
@@ -132,7 +133,7 @@ class CompiledModel(MeasuredModel):
         return made
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
-        raise TypeError(f"Models cannot be pickled, got {self.name}; use its `save`, and keras.models.load_model.")  # type: ignore[attr-defined]
+        raise TypeError(f"Models cannot be pickled, got {self.name}; use its `save`, and keras.models.load_model.")
 
     def _copy(self) -> Self:
         """Returns a model with copies of the layers and of their values."""
@@ -150,10 +151,10 @@ class CompiledModel(MeasuredModel):
         """Returns the trainer with the values of the layers; makes it at the first call after `compile`."""
         if needs_loss and not self.compiled:
             raise ValueError("You must call `compile()` before training or evaluating a model; choose a loss there.")
-        parts = [id(layer) for layer in stateful.with_held(self)]
+        parts = [id(layer) for layer in held_values.with_held(self)]
         if self.__dict__["_trainer"] is None or self.__dict__["_parts"] != parts:  # a layer was added or removed
             ensure_initialized(self)
-            parts = [id(layer) for layer in stateful.with_held(self)]
+            parts = [id(layer) for layer in held_values.with_held(self)]
             self.__dict__["_trainer"] = None
         self.__dict__["_parts"] = parts
         if self.__dict__["_trainer"] is None:
@@ -187,7 +188,7 @@ class CompiledModel(MeasuredModel):
 
     def _check_flags(self) -> None:
         """Lets a first fit use the present `trainable` flags; raises if they changed after the optimizer had steps."""
-        flags = [layer.trainable for layer in stateful.with_held(self)]
+        flags = [layer.trainable for layer in held_values.with_held(self)]
         trainer = self.__dict__["_trainer"]
         known = self.__dict__.get("_flags")
         if trainer is not None and known is not None and known != flags:
@@ -210,7 +211,7 @@ class CompiledModel(MeasuredModel):
 
     def _build(self, trainer: Trainer) -> TrainState | None:
         """Makes the state of a trainer, and returns it; None if the inputs of the model are not known."""
-        inputs = stateful.known_inputs(self)
+        inputs = initialization.known_inputs(self)
         if trainer.state is None and inputs is not None:
             trainer.build(jax.tree.map(lambda symbol: jax.ShapeDtypeStruct(sizes(symbol.shape), symbol.dtype), inputs))
         return trainer.state
@@ -222,11 +223,11 @@ class CompiledModel(MeasuredModel):
 
     def push_values(self) -> None:
         """Gives the trainer the values of the layers, if they changed since they were last the same."""
-        if self.__dict__["_checked"] == stateful.changes():
+        if self.__dict__["_checked"] == held_values.changes():
             return
-        values = stateful.present_values(self)
+        values = held_values.present_values(self)
         leaves = _leaves(values)
-        self.__dict__["_checked"] = stateful.changes()
+        self.__dict__["_checked"] = held_values.changes()
         if self.__dict__["_trainer"] is not None and not _same(leaves, self.__dict__["_synchronized"]):
             self.__dict__["_trainer"].variables = values
             self.__dict__["_synchronized"] = leaves
@@ -238,17 +239,17 @@ class CompiledModel(MeasuredModel):
             return
         scatter(self, trainer.variables)
         self.__dict__["_pulled"] = trainer.state
-        self.__dict__["_synchronized"] = _leaves(stateful.present_values(self))
-        self.__dict__["_checked"] = stateful.changes()
+        self.__dict__["_synchronized"] = _leaves(held_values.present_values(self))
+        self.__dict__["_checked"] = held_values.changes()
 
     @contextlib.contextmanager
     def _running(self) -> Iterator[None]:
         """Lets the layers follow the trainer while it runs."""
-        stateful.TRAINING.append(self)
+        held_values.TRAINING.append(self)
         try:
             yield
         finally:
-            stateful.TRAINING.remove(self)
+            held_values.TRAINING.remove(self)
             self.pull_values()
             if self.compiled:
                 self._adopt_states(self.__dict__["_trainer"].session)
@@ -401,7 +402,7 @@ class CompiledModel(MeasuredModel):
     def trained_paths(self) -> list[tuple[tuple[str, ...], str]]:
         """Returns the paths of the trained parameters in Keras' order, each with a name such as "dense_kernel"."""
         weights = self.weights
-        paths = weight_paths(self, gather(self))  # type: ignore[arg-type]
+        paths = weight_paths(self, gather(self))
         frozen = self.__dict__["_trainer"].session.frozen
         return [
             (tuple(path), weight.path.replace("/", "_"))
@@ -415,7 +416,7 @@ class CompiledModel(MeasuredModel):
         steps = self.__dict__["_batch_steps"]
         if steps is None or steps.session is not trainer.session:
             steps = self.__dict__["_batch_steps"] = BatchSteps(trainer.session)
-        return steps  # type: ignore[no-any-return]
+        return steps
 
     def _build_for(self, x: object) -> None:
         """Creates the variables of a model whose input is not known, for the shape of the data."""

@@ -23,7 +23,7 @@ Values = dict[str, dict[str, Any]]
 _ATTRIBUTE = "_first_values"
 
 
-def create(layer: Any, variable: Variable, initializer: Callable[..., jax.Array]) -> None:
+def create(layer: "Stateful", variable: Variable, initializer: Callable[..., jax.Array]) -> None:
     """Creates the value of a variable of a layer that is not bound.
 
     Args:
@@ -103,7 +103,7 @@ def automatic_name(layer: object, scope_name: str) -> None:
     layer.__dict__.setdefault("_weight_names", {})[scope_name] = naming.automatic_name("variable")
 
 
-def may_assign(layer: Any) -> bool:
+def may_assign(layer: "Stateful") -> bool:
     """Returns whether a layer may change its state or add losses in a call that is not one of training."""
     return bool(layer.BINDS_ATTRIBUTES or vars(layer).get("stateful") or layer.activity_regularizer is not None)
 

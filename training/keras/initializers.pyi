@@ -11,7 +11,7 @@ _Seed = int | SeedGenerator | None
 _Shape = Sequence[int] | int
 
 class Initializer(pure.Initializer):
-    def __call__(self, shape: _Shape, dtype: DTypeLike | None = None) -> jax.Array: ...  # type: ignore[override]
+    def __call__(self, shape: _Shape, dtype: DTypeLike | None = None) -> jax.Array: ...
     def clone(self) -> Self: ...
 
 class KerasInitializer(Initializer):

@@ -35,7 +35,7 @@ def from_description(config: dict[str, Any], custom_objects: CustomObjects = Non
     if kind == "InputLayer":
         return InputLayer(**inner)
     if config.get("module") == "keras.layers" and kind in keras_config.LAYERS:
-        cls: Any = stateful_class(keras_config.LAYERS[kind])  # type: ignore[arg-type]  # classes are hashable
+        cls: Any = stateful_class(keras_config.LAYERS[kind])
         with registry.CustomObjectScope(custom_objects or registry.present_scope()):
             return cls.from_config(inner)
     name = inner.get("name")

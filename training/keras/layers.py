@@ -10,10 +10,11 @@ from flaxmodels.layers.attention import ProjectedAttention
 from flaxmodels.layers.base import Layer as PureLayer
 from training.keras import naming, refused, serialization
 from training.keras.docstrings import without_example
+from training.keras.initialization import with_seed
 from training.keras.input_specs import InputSpec as InputSpec
 from training.keras.inputs import Input as Input
 from training.keras.inputs import InputLayer as InputLayer
-from training.keras.stateful import Stateful, registered, with_seed
+from training.keras.stateful import Stateful, registered
 
 # The functions that merge symbols or arrays, and their classes.
 MERGES = {name: name.capitalize() for name in "add average concatenate dot maximum minimum multiply subtract".split()}

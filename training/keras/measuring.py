@@ -9,9 +9,10 @@ import jax.numpy as jnp
 
 from flaxmodels.layers import keras_state
 from flaxmodels.layers.keras_style import check_class, is_library
+from training.keras.held_values import with_held
 from training.keras.metric_state import StatefulMetric, metrics_in
 from training.keras.objectives import CompileLoss, CompileMetrics, ModelObjective, Step, mean, mean_state
-from training.keras.stateful import Stateful, with_held
+from training.keras.stateful import Stateful
 from training.objective import LossArgument, MetricArgument, WeightArgument
 from training.session import Session
 from training.state import ArrayOrShapeTree
@@ -72,7 +73,7 @@ class MeasuredModel(Stateful):
         found = [jnp.sum(jnp.asarray(loss)) for loss in self.losses]
         compiled: CompileLoss | None = self.__dict__.get("_compile_loss")
         if compiled is not None:
-            found.append(compiled(self, y, y_pred, sample_weight, self._step))  # type: ignore[arg-type]
+            found.append(compiled(self, y, y_pred, sample_weight, self._step))
         if not found:
             raise ValueError(
                 "Training needs a loss, got none in compile and none from layers; pass `loss` to compile, or call "
@@ -102,7 +103,7 @@ class MeasuredModel(Stateful):
         """
         compiled: CompileMetrics | None = self.__dict__.get("_compile_metrics")
         if compiled is not None:
-            compiled.update(self, y, y_pred, sample_weight, self._step)  # type: ignore[arg-type]
+            compiled.update(self, y, y_pred, sample_weight, self._step)
         return self.get_metrics_result()
 
     def get_metrics_result(self) -> dict[str, Any]:

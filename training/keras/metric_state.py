@@ -100,7 +100,7 @@ class MetricVariable:
         return np.asarray(self.value, dtype)
 
     def __getitem__(self, key: object) -> jax.Array:
-        return self.value[key]  # type: ignore[index]  # any index of an array
+        return self.value[key]  # any index of an array
 
     def __float__(self) -> float:
         return float(self.value)
@@ -118,7 +118,7 @@ def _value_of(value: object) -> Any:
 
 def _operator(name: str) -> Callable[..., jax.Array]:
     def method(self: MetricVariable, *others: object) -> jax.Array:
-        return getattr(self.value, name)(*map(_value_of, others))  # type: ignore[no-any-return]
+        return getattr(self.value, name)(*map(_value_of, others))
 
     return method
 

@@ -4,7 +4,7 @@ from training.keras import refused
 from training.keras.config import DTypePolicy as DTypePolicy
 from training.keras.config import dtype_policy as dtype_policy
 from training.keras.config import set_dtype_policy as set_dtype_policy
-from training.keras.optimizers import LossScaleOptimizer as LossScaleOptimizer  # type: ignore[attr-defined]
+from training.keras.optimizers import LossScaleOptimizer as LossScaleOptimizer
 
 Policy = DTypePolicy
 global_policy = dtype_policy

@@ -20,14 +20,15 @@ from flaxmodels.layers.symbolic import Symbol
 from flaxmodels.saving import custom
 from flaxmodels.saving.format import Json
 from flaxmodels.trees import Tree
-from training.keras import compile_arguments, convert, stateful
+from training.keras import compile_arguments, convert, held_values, initialization
 from training.keras.compiled import CompiledModel
 from training.keras.custom_objects import ProgramObjects
+from training.keras.held_values import gather, has_values, scatter
+from training.keras.initialization import ensure_initialized
 from training.keras.layer_configs import describe, from_description
 from training.keras.layers import stateful_class
 from training.keras.registry import CustomObjects
 from training.keras.serialization import serialize_keras_object
-from training.keras.stateful import ensure_initialized, gather, has_values, scatter
 from training.state import ArrayOrShapeTree
 
 Path = str | os.PathLike[str]
@@ -48,11 +49,11 @@ class SavedModel(CompiledModel):
             Keras, `keras.Model.get_config`.
         """
         if not _has_layers(self) or getattr(type(self).__init__, "is_users", False):
-            config = super().get_config()  # type: ignore[misc]
+            config = super().get_config()
             return {name: value for name, value in config.items() if name not in ("inputs", "outputs", "layers")}
         with custom.using(ProgramObjects()):
             described: Config = keras_config.to_keras(convert.to_library(self))
-        return described["config"]  # type: ignore[no-any-return]
+        return described["config"]
 
     @classmethod
     def from_config(cls, config: Config, custom_objects: CustomObjects = None) -> Any:
@@ -66,7 +67,7 @@ class SavedModel(CompiledModel):
             Keras, `keras.Model.from_config`.
         """
         if "layers" not in config or getattr(cls.__init__, "is_users", False):
-            return super().from_config(config)  # type: ignore[misc]
+            return super().from_config(config)
         is_stack = issubclass(cls, building.Sequential)
         described = {"module": "keras", "class_name": "Sequential" if is_stack else "Functional", "config": config}
         made = _from_keras(described, custom_objects)
@@ -142,7 +143,7 @@ class SavedModel(CompiledModel):
         named: dict[str, object] = {} if positional else dict(config.get("shapes_dict") or {})
         if positional or named:
             args, kwargs = symbols_of(positional, named)
-            stateful.build_structure(self, args, kwargs)
+            initialization.build_structure(self, args, kwargs)
 
     # ------------------------------------------------------------ files
 
@@ -261,7 +262,7 @@ class SavedModel(CompiledModel):
             else:
                 values = keras_files.to_variables(path, pure, expected, contents)
         scatter(self, values)
-        stateful.push()
+        held_values.push()
         if self.compiled:
             compile_arguments.restore_optimizer(self, optimizer, path)
 
@@ -305,7 +306,7 @@ class SavedModel(CompiledModel):
 
 def _signature(model: SavedModel) -> ArrayOrShapeTree:
     """Returns shapes and dtypes of the inputs of a model, with any number of examples."""
-    symbols = stateful.known_inputs(model)
+    symbols = initialization.known_inputs(model)
     if symbols is None:
         raise ValueError(
             f"{model.name} has no known inputs to export it with, got none; pass `input_signature`, such as "
@@ -384,7 +385,7 @@ def load_model(
                 model = _with_state(described)
                 scatter(model, variables)
             optimizer = contents.optimizer
-    stateful.hold_variables(model)
+    initialization.hold_variables(model)
     if compile and compiled:
         _compile(model, path, compiled, custom_objects)
         if model.compiled:
@@ -415,7 +416,7 @@ def _custom_model(path: str, config: Json, contents: hdf5.Contents) -> SavedMode
         raise ValueError(f"{path} must describe a model, got a {type(model).__name__}; use keras.saving.load_model.")
     _check_built(model)
     expected = traverse_util.flatten_dict(gather(model))
-    scatter(model, keras_files.to_variables(path, model, expected, contents))  # type: ignore[arg-type]
+    scatter(model, keras_files.to_variables(path, model, expected, contents))
     return model
 
 

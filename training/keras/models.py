@@ -11,11 +11,11 @@ from flax.linen import module as linen_module
 from flaxmodels import building
 from flaxmodels.layers.symbolic import Shape, Symbol
 from flaxmodels.ops.base import OperationCall
-from training.keras import naming, paths, refused, stateful, summary
+from training.keras import held_values, initialization, naming, paths, refused, stateful, summary
 from training.keras.compiled import first_batch
+from training.keras.initialization import ensure_initialized
 from training.keras.inputs import Input, InputLayer, layer_of
 from training.keras.model_files import SavedModel, clone_model, load_model, model_from_json, save_model
-from training.keras.stateful import ensure_initialized
 
 
 class Summarized:
@@ -65,13 +65,13 @@ class Sequential(Summarized, SavedModel, building.Sequential):
             object.__setattr__(self, "layers", [*_input_before(given[0]), *given])
         with paths.deferred():
             super().__post_init__()
-        if not stateful.is_copying():
+        if not naming.is_copying():
             self._put_paths()
 
     def _put_paths(self) -> None:
         """Gives the layers their paths and the input its name, if the input is known: they are built then."""
         if self.layers.source is not None:
-            stateful.put_paths(self)
+            initialization.put_paths(self)
             if len(self.layers):
                 naming.automatic_name("functional")  # In Keras, a functional model is inside.
 
@@ -149,14 +149,14 @@ class Model(Summarized, SavedModel, building.Model):
             # As in Keras, the model returns the only output itself, and `output` keeps the list.
             object.__setattr__(self, "_listed_output", type(self.outputs))
             object.__setattr__(self, "outputs", self.outputs[0])
-        if self.__dict__.get("name") is None and "adds_state_to" in vars(type(self)) and not stateful.is_copying():
+        if self.__dict__.get("name") is None and "adds_state_to" in vars(type(self)) and not naming.is_copying():
             object.__setattr__(self, "name", naming.automatic_name("functional"))
         super().__post_init__()
-        if self.graph is not None and not stateful.is_copying():
+        if self.graph is not None and not naming.is_copying():
             # In Keras, they were built when they were called on symbols.
-            for _, layer in stateful.held_layers(self):
-                stateful.put_paths(layer)
-            stateful.put_paths(self)
+            for _, layer in held_values.held_layers(self):
+                initialization.put_paths(layer)
+            initialization.put_paths(self)
 
     @property
     def layers(self) -> list[Any]:

@@ -18,7 +18,7 @@ from flax.typing import VariableDict
 
 from flaxmodels.layers.base import CURRENT_LAYER
 from training.forward import Outputs, forward
-from training.keras import stateful
+from training.keras import held_values
 from training.keras.metric_state import FullState, MetricVariable, StatefulMetric, as_arrays, holding
 from training.keras.metrics import stateful_class
 from training.losses.base import MASKS
@@ -91,7 +91,7 @@ class CompileLoss:
         self.build([names[i] for i in given])
         masks = [None] * len(names) if step is None else step.masks
         values = {
-            f"{names[i]}_loss": resolved[i](labels[i], predictions[i], sample_weight=weights[i], mask=masks[i])  # type: ignore[misc]
+            f"{names[i]}_loss": resolved[i](labels[i], predictions[i], sample_weight=weights[i], mask=masks[i])
             for i in given
         }
         for tracker in self.metrics:
@@ -190,8 +190,8 @@ class CompileMetrics:
 
 def mean(name: str) -> StatefulMetric:
     """Returns a mean with a state."""
-    made: Any = stateful_class(PureMean)  # type: ignore[arg-type]  # classes are hashable
-    return made(name=name)  # type: ignore[no-any-return]
+    made: Any = stateful_class(PureMean)
+    return made(name=name)
 
 
 def with_state(entry: OutputMetric) -> StatefulMetric:
@@ -202,7 +202,7 @@ def with_state(entry: OutputMetric) -> StatefulMetric:
     cls: Any = type(metric)
     made: Any = object.__new__(stateful_class(cls))
     made.__dict__.update(vars(metric), name=entry.own_name)
-    return made  # type: ignore[no-any-return]
+    return made
 
 
 def mean_state(totals: Totals, name: str) -> FullState:
@@ -265,7 +265,7 @@ class ModelObjective(Objective):
 
     def empty(self) -> Totals:
         """Returns the totals before the first step."""
-        return jax.tree.map(jnp.array, self.initial)  # type: ignore[no-any-return]  # copies, which programs overwrite
+        return jax.tree.map(jnp.array, self.initial)  # copies, which programs overwrite
 
     def run(
         self,
@@ -290,7 +290,7 @@ class ModelObjective(Objective):
                 key_of_step = jax.random.fold_in(key, np.uint32(2**32 - 1))
             step = Step(outputs.added_losses, masks_per_output(outputs.masks, self.names))
             with contextlib.ExitStack() as stack:
-                stack.enter_context(stateful.holding_values(owner, present))
+                stack.enter_context(held_values.holding_values(owner, present))
                 stack.enter_context(_reading(owner, step))
                 stack.enter_context(_drawing_from(key_of_step))
                 stack.enter_context(_masking(outputs.values, step.masks))
@@ -302,7 +302,7 @@ class ModelObjective(Objective):
                     )
                 owner.loss_tracker_of_compile.update_state(loss, sample_weight=rows)
                 logs = owner.compute_metrics(batch.x, batch.y, outputs.values, batch.weight)
-                statistics = stateful.present_values(owner).get("batch_stats", {})
+                statistics = held_values.present_values(owner).get("batch_stats", {})
             new: Totals = {"states": [metric.full_state() for metric in self.tracked], "logs": {}}
         if owner.overrides("compute_metrics"):
             new["logs"] = flat_logs(as_arrays(logs))
@@ -311,7 +311,7 @@ class ModelObjective(Objective):
 
     def update(self, totals: Totals, measured: Measurement) -> Totals:
         """Returns the totals after the batch."""
-        return measured.states  # type: ignore[no-any-return]
+        return measured.states
 
     def logs(self, totals: Totals) -> dict[str, jax.Array]:
         """Returns the values of the metrics, or what `compute_metrics` returned after the last step."""

@@ -129,7 +129,7 @@ class BatchSteps:
         if key not in programs:
             options = compiler_options(self.session.deterministic)
             programs[key] = jax.jit(make(objective), compiler_options=options)
-        return programs[key]  # type: ignore[no-any-return]
+        return programs[key]
 
     def _train_step(self, objective: Objective) -> Step:
         session = self.session

@@ -85,7 +85,7 @@ class OptimizerVariable(MetricVariable):
         self._optimizer.opt_state = self.write(self._optimizer.opt_state, value)
 
     @property
-    def initial(self) -> jax.Array:  # type: ignore[override]  # of the same shape and dtype
+    def initial(self) -> jax.Array:  # of the same shape and dtype
         """The present value."""
         return self.value
 
@@ -118,7 +118,7 @@ class Outside:
         """Returns the new values of some weights, and the new state; the slots of other weights stay."""
         part = _only(opt_state, params)
         updates, new = self.transformation.update(dict(grads), part, dict(params))
-        values: Arrays = optax.apply_updates(dict(params), updates)  # type: ignore[assignment]  # of the same structure
+        values: Arrays = optax.apply_updates(dict(params), updates)  # of the same structure
         return values, _merged(opt_state, new)
 
     def apply(self, grads: Sequence[ArrayLike], weights: Sequence[Assignable]) -> None:

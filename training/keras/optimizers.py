@@ -61,7 +61,7 @@ class Optimizer:
 
     def make(self) -> optax.GradientTransformation:
         """Returns the transformation with the present arguments."""
-        return type(self).factory(**self.arguments)  # type: ignore[misc]
+        return type(self).factory(**self.arguments)
 
     def __getattr__(self, name: str) -> Any:
         """Returns an argument, such as `momentum`."""

@@ -16,7 +16,7 @@ from flaxmodels.layers import symbolic
 from flaxmodels.layers.symbolic import Node, Symbol
 from flaxmodels.ops.base import OperationCall
 from flaxmodels.trees import Tree
-from training.keras import stateful
+from training.keras import held_values
 from training.keras.inputs import InputLayer, layer_of
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def as_text(model: "CompiledModel", options: Options) -> str:
     columns = _columns(not table.is_chain, options)
     first, last = _range(found, table.name_of, options.layer_range)
     rows = [row for layer in found[first:last] for row in table.rows(layer, table.shapes, 0)]
-    lines = [f'Model: "{model.name}"', *_drawn(columns, rows), *_totals(model)]  # type: ignore[attr-defined]
+    lines = [f'Model: "{model.name}"', *_drawn(columns, rows), *_totals(model)]
     return "\n".join(lines) + "\n"
 
 
@@ -211,10 +211,10 @@ def _with_batch(symbol: Symbol, size: int | None) -> Symbol:
 def _traced(model: "CompiledModel") -> dict[int, Tree[Symbol]]:
     """Returns the outputs of the layers inside a class of the user in its first call, by the `id` of each layer."""
     call = vars(model).get("_first_call")
-    if call is None or not stateful.has_values(model):
+    if call is None or not held_values.has_values(model):
         return {}
-    owners = {scope: id(layer) for scope, layer in stateful.scopes_of(model)}
-    values = stateful.gather(model)
+    owners = {scope: id(layer) for scope, layer in held_values.scopes_of(model)}
+    values = held_values.gather(model)
     leaves, treedef = jax.tree.flatten(call)
     where = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Symbol)]
     found: dict[str, Tree[jax.Array]] = {}
@@ -237,7 +237,7 @@ def _traced(model: "CompiledModel") -> dict[int, Tree[Symbol]]:
         args, kwargs = jax.tree.unflatten(treedef, filled)
         found.clear()
         with nn.intercept_methods(note):
-            model.apply(values, *args, **kwargs, mutable=["losses"])  # type: ignore[attr-defined]
+            model.apply(values, *args, **kwargs, mutable=["losses"])
         return dict(found)
 
     first, second = symbolic.evaluate(run, [leaves[i] for i in where])

@@ -11,6 +11,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 from flaxmodels import constraints, regularizers
 from flaxmodels.ops.arrays import Nested
+from flaxmodels.variables import Variable
 from training.keras import paths
 
 # The weights whose names in Keras differ from those in the trees of variables.
@@ -20,7 +21,7 @@ KERAS_NAMES = {"embedding": "embeddings"}
 class ValueHolder(Protocol):
     """A layer that holds the values of its variables."""
 
-    name: str
+    name: str | None  # flax assigns it
     trainable: bool
 
     def own_values(self) -> VariableDict:
@@ -55,7 +56,7 @@ class Weight:
             from_layer = from_layer[key]
         return from_layer
 
-    def assign(self, value: "Nested | Weight") -> "Weight":
+    def assign(self, value: "Nested | Weight | Variable") -> "Weight":
         """Sets the value, cast to the variable's dtype.
 
         Raises:

@@ -161,7 +161,7 @@ class Metric(Generic[State]):
 
 
 def _add(a: RunningSum | jax.Array, b: RunningSum | jax.Array) -> RunningSum | jax.Array:
-    return a.merge(b) if isinstance(a, RunningSum) else a + b  # type: ignore[arg-type, operator, return-value]
+    return a.merge(b) if isinstance(a, RunningSum) else a + b  # type: ignore[arg-type, operator]
 
 
 def snake_case(name: str) -> str:

@@ -151,7 +151,7 @@ def linspace(
         dtype: The dtype; a floating one by default.
         axis: The axis of the numbers, where `start` or `stop` are arrays.
     """
-    return jnp.linspace(as_array(start), as_array(stop), num, endpoint, retstep, as_dtype(dtype), axis)  # type: ignore[call-overload, no-any-return]
+    return jnp.linspace(as_array(start), as_array(stop), num, endpoint, retstep, as_dtype(dtype), axis)
 
 
 @operation

@@ -94,7 +94,7 @@ def unique(
         size: The size of the result, which must be given on symbols and inside `jax.jit`.
         fill_value: The value of surplus elements of the result; the smallest element by default.
     """
-    return jnp.unique(  # type: ignore[return-value]
+    return jnp.unique(
         as_array(x),
         return_index=return_index,
         return_inverse=return_inverse,

@@ -1,0 +1,138 @@
+"""The values that layers hold, as trees: collected from a layer and those inside it, and given back to them."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+from flaxmodels.layers.base import Layer
+from flaxmodels.layers.wrappers import Bidirectional
+from training.keras import first_values
+from training.keras.attributes import KerasAttributes
+
+if TYPE_CHECKING:
+    from training.keras.stateful import Stateful
+
+COLLECTIONS = ("params", "batch_stats")
+Variables = dict[str, Any]
+
+
+def is_stateful(layer: object) -> "TypeGuard[Stateful]":
+    """Returns whether a layer holds the values of its variables."""
+    return isinstance(layer, KerasAttributes)
+
+
+def held_copies(layer: object) -> list[tuple[str, "Stateful"]]:
+    """Returns the layers inside a wrapper that it made itself as copies, such as the two directions of an RNN."""
+    return held_layers(layer) if isinstance(layer, Bidirectional) else []
+
+
+def held_layers(layer: object) -> list[tuple[str, "Stateful"]]:
+    """Returns the scopes and the layers inside a layer that hold values themselves."""
+    if not isinstance(layer, Layer):
+        return []
+    return [(name, child) for name, child in layer.children() if is_stateful(child)]
+
+
+def with_held(layer: "Stateful") -> Iterator["Stateful"]:
+    """Yields a layer and all layers inside it that hold values."""
+    yield layer
+    for _, child in held_layers(layer):
+        yield from with_held(child)
+
+
+def scopes_of(layer: "Stateful", scope: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], "Stateful"]]:
+    """Yields the scope of a layer and those of all layers inside it that hold values."""
+    yield scope, layer
+    for name, child in held_layers(layer):
+        yield from scopes_of(child, (*scope, name))
+
+
+def gather(layer: "Stateful") -> Variables:
+    """Returns the variables of a layer as a tree, collected from the layers inside it."""
+    refresh()
+    return present_values(layer)
+
+
+def present_values(layer: "Stateful") -> Variables:
+    """Returns the variables that the layers hold, without asking a trainer for newer ones."""
+    values: Variables = {kind: dict(tree) for kind, tree in first_values.values_of(layer).items()}
+    for name, child in held_layers(layer):
+        for kind, tree in present_values(child).items():
+            if tree:
+                values.setdefault(kind, {})[name] = tree
+    return values
+
+
+def scatter(layer: "Stateful", variables: Mapping[str, Any], only_missing: bool = False) -> None:
+    """Gives variables to a layer and the layers inside it; collections that are not given keep their values.
+
+    Args:
+        layer: The layer.
+        variables: Collections of variables.
+        only_missing: Whether layers that have values keep them.
+    """
+    held = held_layers(layer)
+    names = {name for name, _ in held}
+    if not (only_missing and layer.__dict__.get("_values") is not None):
+        own = {
+            kind: {name: leaf for name, leaf in (variables.get(kind) or {}).items() if name not in names}
+            for kind in COLLECTIONS
+            if kind in variables
+        }
+        for kind, tree in first_values.take(layer).items():
+            own[kind] = own.get(kind, {}) | tree if only_missing else tree | own.get(kind, {})
+        object.__setattr__(layer, "_values", (layer.__dict__.get("_values") or {}) | own)
+        Changes.count += 1
+    for name, child in held:
+        scatter(child, {kind: (tree or {}).get(name, {}) for kind, tree in variables.items()}, only_missing)
+
+
+def has_values(layer: "Stateful") -> bool:
+    """Returns whether a layer and all layers inside it have values."""
+    if layer.BINDS_ATTRIBUTES and not layer.__dict__.get("built"):
+        return False  # its variables and the layers inside it are not known yet
+    return all(inner.__dict__.get("_values") is not None for inner in with_held(layer))
+
+
+# ---------------------------------------------------------------- running fits
+
+
+@contextlib.contextmanager
+def holding_values(layer: "Stateful", variables: Mapping[str, object]) -> Iterator[None]:
+    """Puts variables, which may be traced, in place of those that layers hold, and puts the former ones back."""
+    held = [(inner, inner.__dict__.get("_values")) for inner in with_held(layer)]
+    training, TRAINING[:] = list(TRAINING), []
+    try:
+        scatter(layer, variables)
+        yield
+    finally:
+        for inner, values in held:
+            object.__setattr__(inner, "_values", values)
+        TRAINING[:] = training
+
+
+class Changes:
+    """Counts the changes of values in all layers, so that a model need not look for them."""
+
+    count = 0
+
+
+def changes() -> int:
+    """Returns a number that differs after any change of a value that a layer holds."""
+    return Changes.count
+
+
+# The models that `fit` is training: their layers hold older values than their trainers.
+TRAINING: list[Any] = []
+
+
+def refresh() -> None:
+    """Gives the layers of models in training the present values of their trainers."""
+    for model in TRAINING:
+        model.pull_values()
+
+
+def push() -> None:
+    """Gives the trainers of models in training the values of the layers, after a change."""
+    for model in TRAINING:
+        model.push_values()
