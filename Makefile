@@ -10,7 +10,8 @@ PIP_INSTALL = python -m pip install --quiet --disable-pip-version-check
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 # A minute or two, compiled as for users: steps and whole fits, fused layers, kernels.
 OPTIMIZED = $(addprefix tests/training/test_,steps.py trainer.py keras_training.py determinism.py) \
-	$(addprefix tests/flaxmodels/,layers/test_keras_masks.py test_fusion.py) \
+	$(addprefix tests/flaxmodels/,layers/test_keras_masks.py test_fusion.py test_threefry.py) \
+	$(addprefix tests/training/keras/test_,first_values.py initializers.py) \
 	$(addprefix tests/flaxmodels/kernels/test_,biased_convolution.py pooling.py)
 # The code that depends most on the version of JAX: kernels, tracing and exporting, compiled steps, checkpoints.
 WITH_NEWEST = tests/flaxmodels/kernels tests/flaxmodels/test_exporting.py tests/flaxmodels/test_intermediates.py \

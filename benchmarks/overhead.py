@@ -64,7 +64,7 @@ def handwritten_loops(model, x, y, o):
     held = [state]  # both loops continue from the state of the previous run
 
     def run_epoch(state, data, key):
-        order = steps.make_order(key, o["n"], o["batch"])
+        order = jax.random.permutation(key, o["n"]).reshape(count, o["batch"])
 
         def body(carry, i):
             return step(*carry, steps.batch_at(data, order, i, 1.0, False)), None
@@ -76,7 +76,7 @@ def handwritten_loops(model, x, y, o):
         lambda state, totals, data, order, i: step(state, totals, steps.batch_at(data, order, i, 1.0, False)),
         donate_argnums=(0, 1),
     )
-    shuffled = jax.jit(lambda key: steps.make_order(key, o["n"], o["batch"]))
+    shuffled = jax.jit(lambda key: jax.random.permutation(key, o["n"]).reshape(count, o["batch"]))
 
     def scan():
         for i in range(EPOCHS):

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flaxmodels import threefry
 from training.callbacks import PER_STEP, Callback, History, overrides
 from training.caller import caller_stacklevel
 from training.checkpoints import Checkpoints
@@ -135,7 +136,8 @@ class FitRun:
 
     def _key_of(self, pass_index: int) -> jax.Array | None:
         """Returns the key that shuffles a pass: a function of the seed and the index of the pass."""
-        return _key_of_pass(self._key, np.uint32(pass_index)) if self.shuffle else None
+        # The keys of initialization and training fold in 0 and 1.
+        return threefry.fold_in(threefry.fold_in(self._key, 2), pass_index) if self.shuffle else None
 
     def _call_callbacks(self, hook: str, *args: object) -> None:
         for callback in self.callbacks:
@@ -346,12 +348,6 @@ class FitRun:
             self.checkpoints.wait()
             print(f"saved at epoch {self._epoch + 1}, step {self._step}, in {self.checkpoints.folder}", file=sys.stderr)
         self._interrupts.check()
-
-
-@jax.jit
-def _key_of_pass(key: jax.Array, pass_index: jax.Array) -> jax.Array:
-    # The keys of initialization and training fold in 0 and 1.
-    return jax.random.fold_in(jax.random.fold_in(key, 2), pass_index)
 
 
 def _was_donated(tree: object) -> bool:

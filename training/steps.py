@@ -25,6 +25,7 @@ from flax import traverse_util
 from flax.typing import VariableDict
 from jax import lax
 
+from flaxmodels import threefry
 from flaxmodels.layers.linen import training_flags
 from training.forward import Outputs, forward
 from training.objective import Measurement, Totals
@@ -261,12 +262,12 @@ def batch_at(data: Batch, order: jax.Array, i: jax.Array, scale: float, padded: 
     return Batch(x, y, weight, rows >= 0 if padded else None)
 
 
-def make_order(key: jax.Array | None, n: int, batch_size: int) -> jax.Array:
+def make_order(key: jax.Array | None, n: int, batch_size: int) -> np.ndarray:
     """Returns the rows of each batch of an epoch [steps, B], shuffled if there is a key; -1 is a padding row."""
     steps = -(-n // batch_size)
-    rows = jnp.arange(n, dtype=jnp.int32) if key is None else jax.random.permutation(key, n).astype(jnp.int32)
-    padding = jnp.full((steps * batch_size - n,), -1, jnp.int32)
-    return jnp.concatenate([rows, padding]).reshape(steps, batch_size)
+    order = np.full(steps * batch_size, -1, np.int32)
+    order[:n] = np.arange(n) if key is None else np.asarray(threefry.permutation(key, n))
+    return order.reshape(steps, batch_size)
 
 
 def loop(

@@ -7,8 +7,10 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 
+from flaxmodels import threefry
 from flaxmodels.initializers.base import Initializer, Shape, check_and_normalize, check_choice, sampling_dtype
 
 TRUNCATED_NORMAL_STDDEV = 0.87962566103423978  # standard deviation of a standard normal truncated to [-2, 2]
@@ -42,7 +44,8 @@ class RandomNormal(Initializer):
         check_and_normalize(self, "mean", "stddev")
 
     def __call__(self, key: jax.Array, shape: Shape, dtype: DTypeLike = jnp.float32) -> jax.Array:
-        samples = jax.random.normal(_key_or_seed(key, self.seed), tuple(shape), sampling_dtype(dtype))
+        key = _key_or_seed(key, self.seed)
+        samples = threefry.normal(key, tuple(shape), sampling_dtype(dtype))
         return (samples * self.stddev + self.mean).astype(dtype)
 
 
@@ -69,9 +72,8 @@ class TruncatedNormal(RandomNormal):
     """
 
     def __call__(self, key: jax.Array, shape: Shape, dtype: DTypeLike = jnp.float32) -> jax.Array:
-        samples = jax.random.truncated_normal(
-            _key_or_seed(key, self.seed), -2.0, 2.0, tuple(shape), sampling_dtype(dtype)
-        )
+        key = _key_or_seed(key, self.seed)
+        samples = threefry.truncated_normal(key, tuple(shape), sampling_dtype(dtype))
         return (samples * self.stddev + self.mean).astype(dtype)
 
 
@@ -107,10 +109,8 @@ class RandomUniform(Initializer):
             )
 
     def __call__(self, key: jax.Array, shape: Shape, dtype: DTypeLike = jnp.float32) -> jax.Array:
-        samples = jax.random.uniform(
-            _key_or_seed(key, self.seed), tuple(shape), sampling_dtype(dtype), self.minval, self.maxval
-        )
-        return samples.astype(dtype)
+        key = _key_or_seed(key, self.seed)
+        return threefry.uniform(key, tuple(shape), sampling_dtype(dtype), self.minval, self.maxval).astype(dtype)
 
 
 @dataclass(frozen=True)
@@ -320,11 +320,12 @@ class Orthogonal(Initializer):
             )
         rows, columns = math.prod(shape[:-1]), shape[-1]
         tall = (max(rows, columns), min(rows, columns))
-        q, r = jnp.linalg.qr(jax.random.normal(_key_or_seed(key, self.seed), tall, sampling_dtype(dtype)))
+        samples = threefry.normal(_key_or_seed(key, self.seed), tall, sampling_dtype(dtype))
+        q, signs = _orthonormal(samples)
         # Without this choice of signs, Q would not be distributed uniformly.
-        q = q * jnp.where(jnp.diag(r) < 0, -1.0, 1.0).astype(q.dtype)[None, :]
+        q = q * signs[None, :]
         q = q.T if rows < columns else q
-        return (self.gain * q.reshape(tuple(shape))).astype(dtype)
+        return jnp.asarray(self.gain * q.reshape(tuple(shape)), dtype)
 
 
 def compute_fans(
@@ -348,6 +349,17 @@ def compute_fans(
         return size, size
     window = math.prod(shape[:-2])
     return shape[-2] * window, shape[-1] * window
+
+
+def _orthonormal(matrix: jax.Array) -> tuple[jax.Array | np.ndarray, jax.Array | np.ndarray]:
+    """Returns the factor Q of the QR decomposition of a matrix, and the signs of the diagonal of R."""
+    if isinstance(matrix, jax.core.Tracer) or matrix.dtype != jnp.float32 or jax.default_backend() != "cpu":
+        q, r = jnp.linalg.qr(matrix)
+        return q, jnp.where(jnp.diag(r) < 0, -1.0, 1.0).astype(q.dtype)
+    import scipy.linalg  # it has the routines that JAX calls, without a compiled program for each shape
+
+    q, r = scipy.linalg.qr(np.asarray(matrix), mode="economic", check_finite=False)
+    return q, np.where(np.diag(r) < 0, np.float32(-1), np.float32(1))
 
 
 def _key_or_seed(key: jax.Array, seed: int | None) -> jax.Array:

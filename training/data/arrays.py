@@ -110,19 +110,17 @@ class ArrayFeed(Feed):
 
     @functools.cached_property
     def _unshuffled_order(self) -> jax.Array:
-        """The rows of each step without shuffling. Unlike `make_order`, this compiles no program."""
-        shape = self._steps, self.batch_size
-        rows = np.arange(math.prod(shape), dtype=np.int32).reshape(shape)
-        return jax.device_put(np.where(rows < self._n, rows, np.int32(-1)))
+        """The rows of each step without shuffling."""
+        return jax.device_put(make_order(None, self._n, self.batch_size))
 
     def chunks(self, pass_index: int = 0, key: jax.Array | None = None, first: int = 0) -> Iterator[Chunk]:
         """Yields the steps of a pass, from the chunk that contains step `first`; a `key` shuffles them."""
-        shuffled = None if key is None else _shuffled(key, self._n, self.batch_size)
+        rows = None if key is None else make_order(key, self._n, self.batch_size)
         sizes = np.full(self._steps, self.batch_size, np.int32)
         sizes[-1] = self._n - (self._steps - 1) * self.batch_size
         full = self.full_steps
         if self.on_device is not None:
-            order = self._unshuffled_order if shuffled is None else shuffled
+            order = self._unshuffled_order if rows is None else jax.device_put(rows)
             if full == self._steps:
                 yield Chunk(self.on_device, order, full, 0, sizes)
                 return
@@ -130,7 +128,6 @@ class ArrayFeed(Feed):
                 yield Chunk(self.on_device, order[:full], full, 0, sizes[:full])
             yield Chunk(self.on_device, order[full:, : sizes[-1]], 1, full, sizes[full:])
             return
-        rows = None if shuffled is None else np.asarray(shuffled)
         starts = [*range(min(first, full) // self.steps_per_chunk * self.steps_per_chunk, full, self.steps_per_chunk)]
         starts += [full] if full < self._steps else []
         # One chunk ahead: its transfer runs while the device computes the chunk before it.
@@ -163,6 +160,3 @@ class ArrayFeed(Feed):
         order = np.where(numbers < count, numbers, np.int32(-1)).reshape(steps, batch_size)
         batch = jax.device_put(jax.tree.map(padded, self.example.batch()))
         return Chunk(batch, jax.device_put(order), len(sizes), start, sizes)
-
-
-_shuffled = jax.jit(make_order, static_argnums=(1, 2))
