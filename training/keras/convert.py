@@ -203,14 +203,13 @@ def to_trained(model: object) -> Any:
 def is_private(model: object, copy: nn.Module) -> bool:
     """Returns whether nobody else holds a layer of the pure copy of a model: no layer is of a class of the user."""
 
-    def is_ours(layer: nn.Module) -> bool:
-        is_library = type(layer).__module__.partition(".")[0] in ("flaxmodels", "training")
-        if not is_library or not isinstance(layer, Layer) or layer.KERAS_STYLE:
+    def is_private_layer(layer: nn.Module) -> bool:
+        if not is_ours(type(layer)) or not isinstance(layer, Layer) or layer.KERAS_STYLE:
             return False
         fields = [value for value in vars(layer).values() if isinstance(value, nn.Module)]
-        return all(map(is_ours, [*(child for _, child in layer.children()), *fields]))
+        return all(map(is_private_layer, [*(child for _, child in layer.children()), *fields]))
 
-    return copy is not model and is_ours(copy)
+    return copy is not model and is_private_layer(copy)
 
 
 def _thaw_containers(layer: Any, is_root: bool = False) -> None:

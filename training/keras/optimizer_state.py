@@ -2,20 +2,24 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.typing import ArrayLike
 
 from training.keras.metric_state import MetricVariable
-from training.optimizers.base import OptimizerState, Scheduled
+from training.keras.variables import KERAS_NAMES
+from training.optimizers.base import OptimizerState
+from training.optimizers.keras_variables import COUNT, RATE, SHARED, UNUSED, Path, get_value, variable_keys, with_value
 from training.optimizers.state import LossScaleState
 
 Read: TypeAlias = Callable[[optax.OptState], jax.Array]
 Write: TypeAlias = Callable[[optax.OptState, jax.Array], optax.OptState]
 Access: TypeAlias = tuple[Read, Write]
+Node = TypeVar("Node", OptimizerState, LossScaleState)
 Arrays: TypeAlias = dict[str, jax.Array]
 
 
@@ -41,17 +45,12 @@ class HasState(Protocol):
         """Sets the number of updates."""
 
 
-# The names of slots in Keras where they differ.
-_SLOT_NAMES = {
-    "accumulated_delta": "accumulated_delta_var",
-    "average_gradient": "average_grad",
-    "row": "r",
-    "column": "c",
-}
+# The names of parts and slots in Keras where they differ.
+_SLOT_NAMES = {"accumulated_delta": "accumulated_delta_var", "accumulated": "gradient_accumulator"}
 # The same for an optimizer whose slots have the names of another one's.
 _SLOT_NAMES_OF = {"Adamax": {"velocity": "norm"}}
-# Slots that follow those of all weights, instead of the other slots of their weight.
-_GROUPED = ("velocity_hat",)
+# The names of variables that belong to no weight, and whether their paths start with the name of the optimizer.
+_ALONE = {COUNT: ("iteration", True), RATE: ("learning_rate", True), SHARED: ("variable", False)}
 
 
 class OptimizerVariable(MetricVariable):
@@ -62,18 +61,19 @@ class OptimizerVariable(MetricVariable):
         name: The name in Keras.
         read: Returns the array of a state.
         write: Returns the state with another array.
+        path: The path in Keras, by default the name of the optimizer and that of the variable.
 
     References:
         Keras, `keras.Variable`.
     """
 
-    def __init__(self, optimizer: HasState, name: str, read: Read, write: Write):
-        self._optimizer, self.name, self.read, self.write = optimizer, name, read, write
+    def __init__(self, optimizer: HasState, name: str, read: Read, write: Write, path: str | None = None):
+        self._optimizer, self.name, self.read, self.write, self._path = optimizer, name, read, write, path
 
     @property
     def path(self) -> str:
         """The optimizer and the name, such as "adam/learning_rate"."""
-        return f"{self._optimizer.name}/{self.name}"
+        return self._path or f"{self._optimizer.name}/{self.name}"
 
     @property
     def value(self) -> jax.Array:
@@ -165,7 +165,7 @@ def _merged(old: optax.OptState, new: optax.OptState) -> optax.OptState:
 # ---------------------------------------------------------------- views
 
 
-def variables_of(optimizer: HasState, weights: Sequence[tuple[tuple[str, ...], str]]) -> list[OptimizerVariable]:
+def variables_of(optimizer: HasState, weights: Sequence[tuple[Path, str]]) -> list[OptimizerVariable]:
     """Returns the variables of an optimizer, in Keras' order and with its names.
 
     Args:
@@ -176,39 +176,43 @@ def variables_of(optimizer: HasState, weights: Sequence[tuple[tuple[str, ...], s
     holders = [node for node in _nodes(state) if isinstance(node, OptimizerState)]
     if len(holders) != 1:
         return [
-            _variable(optimizer, jax.tree_util.keystr(path, simple=True, separator="/"), _leaf(i))
+            OptimizerVariable(optimizer, jax.tree_util.keystr(path, simple=True, separator="/"), *_leaf(i))
             for i, (path, _) in enumerate(jax.tree_util.tree_leaves_with_path(state))
         ]
-    holder = holders[0]
-    made = [
-        _variable(optimizer, "iteration", _field("count")),
-        _variable(optimizer, "learning_rate", _field("learning_rate")),
-    ]
-    if any(isinstance(node, LossScaleState) for node in _nodes(state)):
-        counters = [_variable(optimizer, "step_counter", _scale("finite_steps"))]
-        made = [*made, *counters, _variable(optimizer, "dynamic_scale", _scale("scale")), *made]
-    for field, name in (("average", "average"), ("accumulated", "gradient_accumulator")):
-        if getattr(holder, field) is not None:
-            made += [_variable(optimizer, f"{label}_{name}", _field(field, path)) for path, label in weights]
-    names = _SLOT_NAMES | _SLOT_NAMES_OF.get(type(optimizer).__name__, {})
-    fields = [field for field in getattr(holder.slots, "_fields", ()) if field not in _GROUPED]
-    made += [
-        _variable(optimizer, f"{label}_{names.get(field, field)}", _slot(field, path))
-        for path, label in weights
-        for field in fields
-        if _has_slot(holder, field, path)
-    ]
-    made += [
-        _variable(optimizer, f"{label}_{field}", _slot(field, path))
-        for field in _GROUPED
-        for path, label in weights
-        if _has_slot(holder, field, path)
-    ]
-    return made + ([_variable(optimizer, "variable", _field("shared"))] if holder.shared is not None else [])
+    labels, kind = dict(weights), type(optimizer).__name__
+    is_scaled = any(isinstance(node, LossScaleState) for node in _nodes(state))
+    owner: HasState = getattr(optimizer, "inner_optimizer", optimizer)
+    made = [] if not is_scaled else [
+        OptimizerVariable(optimizer, "iteration", *_constant(np.int32(0))),
+        OptimizerVariable(optimizer, "learning_rate", *_constant(np.float32(0))),
+        OptimizerVariable(optimizer, "step_counter", *_scale("finite_steps")),
+        OptimizerVariable(optimizer, "dynamic_scale", *_scale("scale")),
+    ]  # fmt: skip
+    for key in variable_keys(holders[0], list(labels)):
+        name, has_prefix = _name_of(key, labels, kind)
+        path = f"{owner.name}/{name}" if has_prefix else name
+        made.append(OptimizerVariable(optimizer, name, *_part(key), path))
+    return made
 
 
-def _variable(optimizer: HasState, name: str, access: Access) -> OptimizerVariable:
-    return OptimizerVariable(optimizer, name, *access)
+def update_count(state: optax.OptState | None) -> int:
+    """Returns how often `update` was called, on which schedules depend."""
+    holders = [node for node in _nodes(state) if isinstance(node, OptimizerState)]
+    return int(holders[0].count) if holders else 0
+
+
+def _name_of(key: Path, labels: Mapping[Path, str], kind: str) -> tuple[str, bool]:
+    """Returns the name of a variable in Keras, and whether its path starts with the name of the optimizer."""
+    part, *path = key
+    if key in _ALONE:
+        return _ALONE[key]
+    is_unused = (part,) == UNUSED
+    if is_unused:
+        part, *path = path
+    if part in ("row", "column"):  # Adafactor names them after the weight alone
+        own = path[-1].rpartition("/")[2]
+        return KERAS_NAMES.get(own, own), not is_unused
+    return f"{labels[tuple(path)]}_{_SLOT_NAMES_OF.get(kind, {}).get(part) or _SLOT_NAMES.get(part, part)}", True
 
 
 def _nodes(state: object) -> Iterator[object]:
@@ -220,7 +224,7 @@ def _nodes(state: object) -> Iterator[object]:
         yield from _nodes(child)
 
 
-def _replace_node(state: optax.OptState, kind: type, change: Callable[[Any], object]) -> optax.OptState:
+def _replace_node(state: optax.OptState, kind: type[Node], change: Callable[[Node], Node]) -> optax.OptState:
     """Returns a state whose part of a kind is changed."""
     return jax.tree.map(
         lambda node: change(node) if isinstance(node, kind) else node,
@@ -229,61 +233,23 @@ def _replace_node(state: optax.OptState, kind: type, change: Callable[[Any], obj
     )
 
 
-def _node(state: object, kind: type) -> Any:
+def _node(state: object, kind: type[Node]) -> Node:
     return next(node for node in _nodes(state) if isinstance(node, kind))
 
 
-def _get(tree: Any, path: Sequence[str]) -> Any:
-    for key in path:
-        tree = tree[key]
-    return tree
-
-
-def _set(tree: Any, path: Sequence[str], value: jax.Array) -> object:
-    if not path:
-        return value
-    return dict(tree) | {path[0]: _set(tree[path[0]], path[1:], value)}
-
-
-def _field(name: str, path: Sequence[str] = ()) -> Access:
+def _part(key: Path) -> Access:
     def read(state: optax.OptState) -> jax.Array:
-        found = _get(getattr(_node(state, OptimizerState), name), path)
-        value: jax.Array = found.value if isinstance(found, Scheduled) else found
-        return value
+        return get_value(_node(state, OptimizerState), key)
 
     def write(state: optax.OptState, value: jax.Array) -> optax.OptState:
-        def change(node: OptimizerState) -> OptimizerState:
-            old = getattr(node, name)
-            new: Any = Scheduled(value) if isinstance(old, Scheduled) else _set(old, path, value)
-            return node._replace(**{name: new})
-
-        return _replace_node(state, OptimizerState, change)
+        return _replace_node(state, OptimizerState, lambda node: with_value(node, key, value))
 
     return read, write
 
 
-def _slot(name: str, path: Sequence[str]) -> Access:
-    def read(state: optax.OptState) -> jax.Array:
-        found: jax.Array = _get(getattr(_node(state, OptimizerState).slots, name), path)
-        return found
-
-    def write(state: optax.OptState, value: jax.Array) -> optax.OptState:
-        def change(node: OptimizerState) -> OptimizerState:
-            slots: Any = node.slots
-            return node._replace(slots=slots._replace(**{name: _set(getattr(slots, name), path, value)}))
-
-        return _replace_node(state, OptimizerState, change)
-
-    return read, write
-
-
-def _has_slot(holder: OptimizerState, field: str, path: Sequence[str]) -> bool:
-    if field not in getattr(holder.slots, "_fields", ()):
-        return False
-    try:
-        return _get(getattr(holder.slots, field), path) is not None
-    except (KeyError, TypeError):
-        return False
+def _constant(value: np.generic) -> Access:
+    """Gives access to a variable that Keras creates and never reads."""
+    return lambda _: jnp.asarray(value), lambda state, _: state
 
 
 def _scale(name: str) -> Access:

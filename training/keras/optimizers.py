@@ -25,6 +25,7 @@ from training.keras.optimizer_state import (
     Outside,
     as_number,
     as_patterns,
+    update_count,
     variables_of,
 )
 
@@ -120,10 +121,10 @@ class Optimizer:
     @property
     def learning_rate(self) -> LearningRate:
         """The learning rate of the next step."""
-        if self.opt_state is not None:
-            return LearningRate(float(pure.get_learning_rate(self.opt_state)), self)
         rate = self.arguments["learning_rate"]
-        return LearningRate(float(rate(0) if callable(rate) else rate), self)
+        if callable(rate):  # the state holds the rate of the last update, also after a change of `iterations`
+            return LearningRate(float(rate(update_count(self.opt_state))), self)
+        return LearningRate(float(rate if self.opt_state is None else pure.get_learning_rate(self.opt_state)), self)
 
     @learning_rate.setter
     def learning_rate(self, value: object) -> None:
@@ -158,7 +159,7 @@ class Optimizer:
         """The number of updates so far; with gradient accumulation, one for several steps."""
         counts = [int(variable.value) for variable in self.variables if variable.name == "iteration"]
         if counts:
-            count = counts[0]
+            count = counts[-1]  # that of an inner optimizer
         else:
             count = 0 if self._trainer is None else int(self._trainer.state.step)
         return Iterations(count // (self.arguments.get("gradient_accumulation_steps") or 1), self)
@@ -175,7 +176,7 @@ class Optimizer:
                 f"{type(self).__name__} counts updates only when it has a state, got none; train the model, or call "
                 "build(variables) first."
             )
-        found[0].assign(count * (self.arguments.get("gradient_accumulation_steps") or 1))
+        found[-1].assign(count * (self.arguments.get("gradient_accumulation_steps") or 1))
 
     # ------------------------------------------------------------ state
 
@@ -444,9 +445,10 @@ class LossScaleOptimizer(Optimizer):
     @property
     def learning_rate(self) -> LearningRate:
         """The learning rate of the next step of the inner optimizer."""
-        if self.opt_state is not None:
-            return LearningRate(float(pure.get_learning_rate(self.opt_state)), self)
-        return LearningRate(float(self.inner_optimizer.learning_rate), self)
+        rate = self.inner_optimizer.arguments["learning_rate"]
+        if callable(rate):
+            return LearningRate(float(rate(update_count(self.opt_state))), self)
+        return LearningRate(float(rate if self.opt_state is None else pure.get_learning_rate(self.opt_state)), self)
 
     @learning_rate.setter
     def learning_rate(self, value: object) -> None:

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import traverse_util
 from jax.typing import ArrayLike
 
 from training.optimizers.base import OptimizerState, Scheduled
@@ -28,7 +27,7 @@ GROUPS: dict[str, tuple[tuple[str, ...], ...]] = {
     "MuonSlots": (("momentum", "velocity"),),
 }
 COUNT, RATE, SHARED = ("count",), ("learning_rate",), ("shared",)
-# A variable that Keras creates and never uses.
+# A variable that Keras creates and never reads.
 UNUSED = ("unused",)
 
 
@@ -53,9 +52,7 @@ def get_keras_variables(opt_state: optax.OptState, weights: Mapping[Path, ArrayL
     if isinstance(state, LossScaleState):
         own = [np.int32(0), np.float32(0), np.asarray(state.finite_steps), np.asarray(state.scale)]
         return [np.asarray(value) for value in own] + get_keras_variables(state.inner_state, weights)
-    values = _values(state)
-    return [_unused(state, key, weights) if key[0] == UNUSED[0] else np.asarray(values[key])
-            for key in _keys(state, list(weights))]  # fmt: skip
+    return [np.asarray(get_value(state, key)) for key in variable_keys(state, list(weights))]
 
 
 def set_keras_variables(
@@ -85,10 +82,11 @@ def set_keras_variables(
         inner = set_keras_variables(state.inner_state, weights, variables[4:])
         steps, scale = _like(state.finite_steps, variables[2]), _like(state.scale, variables[3])
         return state._replace(finite_steps=steps, scale=scale, inner_state=inner)
-    values, keys = _values(state), _keys(state, list(weights))
+    keys = variable_keys(state, list(weights))
     _check_count(len(variables), len(keys))
-    new = {key: _like(values[key], value) for key, value in zip(keys, variables, strict=True) if key in values}
-    return _with_values(state, values | new)
+    for key, value in zip(keys, variables, strict=True):
+        state = with_value(state, key, _like(get_value(state, key), value))
+    return state
 
 
 def _known(opt_state: optax.OptState) -> OptimizerState | LossScaleState:
@@ -117,58 +115,77 @@ def _like(old: jax.Array, new: ArrayLike) -> jax.Array:
     return jnp.array(new, old.dtype)  # a copy, because the state is donated
 
 
-def _keys(state: OptimizerState, paths: Sequence[Path]) -> list[Path]:
-    """Returns the keys of `_values` in the order of Keras' variables."""
+def variable_keys(state: OptimizerState, paths: Sequence[Path]) -> list[Path]:
+    """Returns the keys of the variables of a state, in the order of Keras' variables.
+
+    A key is the name of a part or slot, followed by the path of the weight.
+
+    Args:
+        state: The state.
+        paths: The paths of the trained weights in the parameters, in Keras' order.
+    """
     keys: list[Path] = [COUNT, *([] if isinstance(state.learning_rate, Scheduled) else [RATE])]
     for part in ("average", "accumulated"):
         keys += [] if getattr(state, part) is None else [(part, *path) for path in paths]
-    values, kind = _values(state), type(state.slots).__name__
+    kind = type(state.slots).__name__
     for group in GROUPS.get(kind, ()):
         for path in paths:
             for name in group:
-                if (name, *path) in values:
+                if _has_slot(state, (name, *path)):
                     keys.append((name, *path))
                 elif kind == "AdafactorSlots":
                     keys.append((*UNUSED, name, *path))
     return keys if state.shared is None else [*keys, SHARED]
 
 
-def _unused(state: OptimizerState, key: Path, weights: Mapping[Path, ArrayLike]) -> np.ndarray:
-    """Returns the value of a variable of Keras' Adafactor that it does not use for this weight."""
-    _, name, *path = key
-    return np.zeros(np.shape(weights[tuple(path)]) if name == "velocity" else (), np.float32)
+def get_value(state: OptimizerState, key: Path) -> jax.Array:
+    """Returns the array of a key of `variable_keys`."""
+    name, *path = key
+    if key == RATE:
+        rate = state.learning_rate
+        return rate.value if isinstance(rate, Scheduled) else rate
+    if (name,) == UNUSED:
+        return _adafactor_product(state, path[1:]) if path[0] == "velocity" else jnp.int32(0)
+    return _at(state if name in OptimizerState._fields else state.slots, key)
 
 
-def _values(state: OptimizerState) -> dict[Path, jax.Array]:
-    """Returns the arrays of a state by the name of the part or slot and the path of the weight."""
-    rate = state.learning_rate
-    values: dict[Path, jax.Array] = {COUNT: state.count, RATE: rate.value if isinstance(rate, Scheduled) else rate}
-    for name, tree in _trees(state).items():
-        flat = {} if tree is None else traverse_util.flatten_dict(tree)
-        values |= {(name, *path): leaf for path, leaf in flat.items() if leaf is not None}
-    return values if state.shared is None else values | {SHARED: state.shared}
+def with_value(state: OptimizerState, key: Path, value: jax.Array) -> OptimizerState:
+    """Returns the state with another array for a key of `variable_keys`.
+
+    A variable that Keras creates and never reads stays as it is.
+    """
+    name, *path = key
+    if (name,) == UNUSED:
+        return state
+    if name in OptimizerState._fields:
+        part: dict[str, Any] = {name: _replaced(getattr(state, name), path, value)}
+        return state._replace(**part)
+    slots: Any = state.slots
+    return state._replace(slots=slots._replace(**{name: _replaced(getattr(slots, name), path, value)}))
 
 
-def _with_values(state: OptimizerState, values: Mapping[Path, jax.Array]) -> OptimizerState:
-    """Returns the state with other arrays; reverses `_values`."""
-    trees: dict[str, Any] = {}
-    for name, tree in _trees(state).items():
-        flat = None if tree is None else traverse_util.flatten_dict(tree, keep_empty_nodes=True)
-        new = None if flat is None else {path: values.get((name, *path), leaf) for path, leaf in flat.items()}
-        trees[name] = None if new is None else traverse_util.unflatten_dict(new)
-    slots = {name: trees[name] for name in getattr(state.slots, "_fields", ())}
-    is_scheduled = isinstance(state.learning_rate, Scheduled)
-    return state._replace(
-        count=values[COUNT],
-        learning_rate=state.learning_rate if is_scheduled else values[RATE],
-        slots=state.slots._replace(**slots) if slots else state.slots,  # type: ignore[attr-defined]
-        shared=values.get(SHARED),
-        accumulated=trees["accumulated"],
-        average=trees["average"],
-    )
+def _has_slot(state: OptimizerState, key: Path) -> bool:
+    try:
+        return _at(state.slots, key) is not None
+    except (AttributeError, KeyError, TypeError):  # a mask has put another object in the place of a tree
+        return False
 
 
-def _trees(state: OptimizerState) -> dict[str, Any]:
-    """Returns the trees of a state like the parameters, by the name of the part or slot."""
-    slots = dict(zip(getattr(state.slots, "_fields", ()), state.slots, strict=True))
-    return {"average": state.average, "accumulated": state.accumulated} | slots
+def _at(holder: object, key: Path) -> jax.Array:
+    found: Any = getattr(holder, key[0])
+    for name in key[1:]:
+        found = found[name]
+    value: jax.Array = found
+    return value
+
+
+def _replaced(tree: Any, path: Sequence[str], value: jax.Array) -> object:
+    return {**tree, path[0]: _replaced(tree[path[0]], path[1:], value)} if path else value
+
+
+def _adafactor_product(state: OptimizerState, path: Sequence[str]) -> jax.Array:
+    """Returns the second moments of a kernel that Adafactor keeps as rows and columns, which Keras stores as well."""
+    row, column = _at(state.slots, ("row", *path)), _at(state.slots, ("column", *path))
+    mean = jnp.mean(row, -1, keepdims=True)
+    share = jnp.where(mean == 0, 0, row / jnp.where(mean == 0, 1, mean))  # before the first step
+    return share[..., None] * column[..., None, :]

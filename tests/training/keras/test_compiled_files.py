@@ -1,6 +1,7 @@
 """The arguments of `compile` and the state of the optimizer in files, in both directions with Keras."""
 
 import json
+import re
 
 import jax
 import keras as theirs
@@ -65,6 +66,11 @@ def test_training_continues_in_both_directions(name, tmp_path):
     path, other = str(tmp_path / "ours.keras"), str(tmp_path / "theirs.keras")
     ours, expected = (make(module, OPTIMIZERS[name]) for module in (keras, theirs))
     np.testing.assert_allclose(fit(ours), fit(expected), rtol=1e-5)
+    described = [
+        [(re.sub(r"^variable_\d+$", "variable", v.name), "/" in v.path, tuple(v.shape)) for v in m.optimizer.variables]
+        for m in (ours, expected)
+    ]
+    assert described[0] == described[1]
     ours.save(path)
     expected.save(other)
     after = fit(expected)
