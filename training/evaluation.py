@@ -90,10 +90,10 @@ class Evaluation:
                         count = session.steps_per_hook(stop - at) if session.counts_steps_per_hook else count
                     for callback in watching:
                         callback.on_test_batch_begin(data.steps_done, {})
-                    # The states of stateful layers change the variables from chunk to chunk.
+                    # Layers may assign variables, which then change from chunk to chunk.
                     variables, ends = session.state.variables, (np.int32(at), np.int32(at + count))
                     totals, logs, changed = program(variables, totals, chunk.data, chunk.order, *ends)
-                    session.store_states(changed)
+                    session.store_assigned(changed)
                     data.steps_done, at = data.steps_done + count, at + count
                     for callback in watching:
                         callback.on_test_batch_end(data.steps_done - 1, logs_on_host(self.objective, logs))

@@ -9,7 +9,7 @@ from flax.typing import VariableDict
 
 from flaxmodels.layers.base import Layer
 from flaxmodels.layers.linen import training_flags
-from flaxmodels.layers.recurrent import stateful_scopes
+from training.assigned import may_assign
 from training.state import Batch
 
 
@@ -21,12 +21,14 @@ class Outputs(NamedTuple):
         masks: A mask for each output, or None; None for a model that has no masks.
         batch_stats: The running statistics after this batch.
         added_losses: The layers' penalties and what they add by `add_loss`, scalars.
+        params: The parameters after this batch, which layers may assign; None if none can.
     """
 
     values: Any
     masks: Any
     batch_stats: Any
     added_losses: tuple[jax.Array, ...]
+    params: Any = None
 
     @property
     def regularization(self) -> jax.Array:
@@ -51,8 +53,9 @@ def forward(
         key: The key of dropout, needed in training mode.
     """
     collections = dict(variables) | ({} if batch.valid is None else {"batch": {"valid": batch.valid}})
-    moves = train or bool(stateful_scopes(model))
-    options: dict[str, Any] = {"mutable": ["batch_stats", "losses"] if moves else ["losses"]}
+    assigns = may_assign(model)
+    moving = ["params", "batch_stats"] if assigns else ["batch_stats"] if train else []
+    options: dict[str, Any] = {"mutable": [*moving, "losses"]}
     if train:
         options["rngs"] = {"dropout": key}
     if isinstance(model, Layer):
@@ -62,7 +65,8 @@ def forward(
         options |= training_flags(model, train)
         (values, new), masks = model.apply(collections, batch.x, **options), None
     added = tuple(jax.tree.leaves(new.get("losses", {})))
-    return Outputs(values, masks, new.get("batch_stats", variables.get("batch_stats", {})), added)
+    batch_stats = new.get("batch_stats", variables.get("batch_stats", {}))
+    return Outputs(values, masks, batch_stats, added, new.get("params"))
 
 
 def adds_losses(model: nn.Module, variables: VariableDict, batch: Batch) -> bool:

@@ -54,7 +54,7 @@ class Prediction:
                 outputs, changed = program(
                     session.state.variables, chunk.data, chunk.order, np.int32(at), np.int32(stop)
                 )
-                session.store_states(changed)
+                session.store_assigned(changed)
                 data.steps_done += stop - at
                 # Outputs are fetched one chunk later, so that the device computes the next chunk meanwhile.
                 parts += _on_host(computing)

@@ -54,6 +54,17 @@ def partition(params: VariableTree, frozen: frozenset[Path]) -> tuple[VariableTr
     return traverse_util.unflatten_dict(trained), traverse_util.unflatten_dict(rest)
 
 
+def keep_trained(params: VariableTree, assigned: VariableTree | None, frozen: frozenset[Path]) -> VariableTree:
+    """Returns the parameters after a call of the model: frozen ones as layers assigned them, trained ones as before.
+
+    Args:
+        params: The parameters before the call.
+        assigned: The parameters after the call; None if no layer can assign any.
+        frozen: Paths of the frozen parameters.
+    """
+    return params if assigned is None else merge_params(params, partition(assigned, frozen)[1] if frozen else {})
+
+
 def merge_params(trained: VariableTree, frozen: VariableTree) -> VariableTree:
     """Merges trained and frozen parameters into one tree; the inverse of `partition`."""
     if not frozen:

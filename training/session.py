@@ -12,7 +12,7 @@ from flax.typing import VariableDict
 
 from flaxmodels.layers.keras_calls import build_like
 from flaxmodels.layers.recurrent import reset_states, stateful_scopes
-from training import advice, changes, optimizers, padding, steps
+from training import advice, assigned, changes, optimizers, padding, steps
 from training.data.checks import check_ids, check_inputs, check_labels
 from training.data.examples import ArrayTree, Examples
 from training.data.source import Feed, FeedOptions, Source
@@ -201,12 +201,12 @@ class Session:
     def reset_states(self) -> None:
         """Sets the states of stateful layers to zero."""
         if self.is_built:
-            self.store_states({"batch_stats": reset_states(self.model, self.variables).get("batch_stats", {})})
+            self.store_assigned({"batch_stats": reset_states(self.model, self.variables).get("batch_stats", {})})
 
-    def store_states(self, changed: Variables) -> None:
-        """Stores the states of stateful layers after an evaluation or prediction."""
+    def store_assigned(self, changed: Variables) -> None:
+        """Stores the variables that layers assigned in an evaluation or prediction."""
         if changed:
-            self.state = self.state.replace(batch_stats=changed["batch_stats"])
+            self.state = self.state.replace(**assigned.merged(self.state.variables, changed))
 
     # ------------------------------------------------------------ learning rate and averages
 
@@ -367,8 +367,9 @@ class Session:
         scale, padded = feed.example.scale, feed.padded
         key = ("eval", objective, scale, padded)
         if key not in self._programs:
-            step = steps.make_eval_step(self.model, objective)
-            program = steps.make_eval_program(step, objective, scale, padded, stateful=self.stateful)
+            step = steps.make_eval_step(self.model, objective, self.frozen)
+            assigns = assigned.may_assign(self.model)
+            program = steps.make_eval_program(step, objective, scale, padded, assigns=assigns)
             self._programs[key] = Program(program, (1,), self.deterministic)
         return self._programs[key]
 
@@ -376,8 +377,8 @@ class Session:
         """Returns the compiled program of prediction steps."""
         key = ("predict", feed.example.scale)
         if key not in self._programs:
-            step = steps.make_predict_step(self.model)
-            program = steps.make_predict_program(step, feed.example.scale, self.stateful)
+            step = steps.make_predict_step(self.model, self.frozen)
+            program = steps.make_predict_program(step, feed.example.scale, assigned.may_assign(self.model))
             self._programs[key] = Program(program, deterministic=self.deterministic)
         return self._programs[key]
 

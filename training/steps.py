@@ -27,11 +27,12 @@ from jax import lax
 
 from flaxmodels import threefry
 from flaxmodels.layers.linen import training_flags
+from training.assigned import changed_by, merged
 from training.forward import Outputs, forward
 from training.objective import Measurement, Totals
 from training.objective import Objective as Objective
 from training.optimizers import scale_loss, scales_loss
-from training.rules import Rules, constrained, merge_params, partition, read_rules
+from training.rules import Rules, constrained, keep_trained, merge_params, partition, read_rules
 from training.state import ArrayOrShapeTree, TrainState, Trouble, Variables, VariableTree
 from training.state import Batch as Batch
 
@@ -153,16 +154,17 @@ def make_train_step(
         key = jax.random.fold_in(state.key, state.step)
         trained, rest = partition(state.params, rules.frozen)
 
-        def loss_of(trained: VariableTree) -> tuple[jax.Array, tuple[Measurement, VariableTree]]:
+        def loss_of(trained: VariableTree) -> tuple[jax.Array, tuple[Measurement, VariableTree, VariableTree]]:
             variables = {"params": merge_params(trained, rest), "batch_stats": state.batch_stats}
             out, measured = objective.run(model, variables, batch, totals, train=True, key=key)
-            return scale_loss(state.opt_state, measured.loss), (measured, out.batch_stats)
+            assigned = rest if out.params is None else partition(out.params, rules.frozen)[1]
+            return scale_loss(state.opt_state, measured.loss), (measured, out.batch_stats, assigned)
 
-        grads, (measured, batch_stats) = jax.grad(loss_of, has_aux=True)(trained)
+        grads, (measured, batch_stats, assigned) = jax.grad(loss_of, has_aux=True)(trained)
         # A line search evaluates the loss at other parameters.
         tried = {"value": measured.loss, "grad": grads, "value_fn": lambda params: loss_of(params)[1][0].loss}
         updates, opt_state = optimizer.update(grads, state.opt_state, trained, **tried)
-        params = constrained(merge_params(optax.apply_updates(trained, updates), rest), rules)
+        params = constrained(merge_params(optax.apply_updates(trained, updates), assigned), rules)
         counted = objective.update(totals, measured)
         new = state.replace(step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state)
         if nonfinite == "ignore":
@@ -216,31 +218,48 @@ def _finite(x: jax.Array) -> jax.Array:
     return jnp.all(jnp.isfinite(x))
 
 
-def make_eval_step(model: nn.Module, objective: Objective) -> EvalStep:
+def make_eval_step(
+    model: nn.Module, objective: Objective, frozen: frozenset[tuple[str, ...]] = frozenset()
+) -> EvalStep:
     """Makes the function that adds a batch's loss and metrics to the totals.
 
-    It maps (variables, totals, batch) to (variables, totals). Only the states of stateful layers change.
+    It maps (variables, totals, batch) to (variables, totals). Only variables that layers assign change: the states of
+    stateful layers, and variables that are not trained.
+
+    Args:
+        model: Any linen module.
+        objective: Losses and metrics.
+        frozen: Paths of the parameters that are not trained, which layers may assign.
     """
 
     def step(variables: Variables, totals: Totals, batch: Batch) -> tuple[Variables, Totals]:
         out, measured = objective.run(model, variables, batch, totals)
-        return _with_statistics(variables, out), objective.update(totals, measured)
+        return _after(variables, out, frozen), objective.update(totals, measured)
 
     return step
 
 
-def make_predict_step(model: nn.Module) -> PredictStep:
-    """Makes the function that computes a batch's outputs: (variables, batch) -> (variables, outputs)."""
+def make_predict_step(model: nn.Module, frozen: frozenset[tuple[str, ...]] = frozenset()) -> PredictStep:
+    """Makes the function that computes a batch's outputs: (variables, batch) -> (variables, outputs).
+
+    Args:
+        model: Any linen module.
+        frozen: Paths of the parameters that are not trained, which layers may assign.
+    """
 
     def step(variables: Variables, batch: Batch) -> tuple[Variables, ArrayOrShapeTree]:
         out = forward(model, variables, batch)
-        return _with_statistics(variables, out), out.values
+        return _after(variables, out, frozen), out.values
 
     return step
 
 
-def _with_statistics(variables: Variables, out: Outputs) -> Variables:
-    return dict(variables) | ({"batch_stats": out.batch_stats} if out.batch_stats else {})
+def _after(variables: Variables, out: Outputs, frozen: frozenset[tuple[str, ...]]) -> Variables:
+    """Returns the variables after a call of the model that is not one of training."""
+    after = dict(variables) | ({"batch_stats": out.batch_stats} if out.batch_stats else {})
+    if out.params is not None:
+        after["params"] = keep_trained(variables.get("params", {}), out.params, frozen)
+    return after
 
 
 def batch_at(data: Batch, order: jax.Array, i: jax.Array, scale: float, padded: bool) -> Batch:
@@ -320,11 +339,11 @@ def make_eval_program(
     scale: float,
     padded: bool,
     length: int | None = None,
-    stateful: bool = False,
+    assigns: bool = False,
 ) -> Callable[..., tuple[Totals, Logs, Variables]]:
     """Makes a program of evaluation steps: (variables, totals, data, order, start, stop) -> (totals, logs, changed).
 
-    If there are stateful layers, `changed` is the collection that holds their states.
+    If layers may assign variables (`assigns`), `changed` holds those that they do assign.
     """
 
     def program(
@@ -335,42 +354,51 @@ def make_eval_program(
         start: jax.Array,
         stop: jax.Array,
     ) -> tuple[Totals, Logs, Variables]:
+        def at(i: jax.Array, variables: Variables, totals: Totals) -> tuple[Variables, Totals]:
+            return eval_step(variables, totals, batch_at(data, order, i, scale, padded))
+
         def body(i: jax.Array, carry: tuple[Totals, Variables]) -> tuple[Totals, Variables]:
             totals, changed = carry
-            after, totals = eval_step(variables | changed, totals, batch_at(data, order, i, scale, padded))
-            return totals, {name: after[name] for name in changed}
+            after, totals = at(i, merged(variables, changed), totals)
+            return totals, _selected(after, changed)
 
-        totals, changed = loop(body, (totals, _stateful_collection(variables, stateful)), start, stop, length)
+        moving = changed_by(lambda variables: at(start, variables, totals)[0], variables) if assigns else {}
+        totals, changed = loop(body, (totals, moving), start, stop, length)
         return totals, objective.logs(totals), changed
 
     return program
 
 
 def make_predict_program(
-    predict_step: PredictStep, scale: float, stateful: bool = False
+    predict_step: PredictStep, scale: float, assigns: bool = False
 ) -> Callable[..., tuple[ArrayOrShapeTree, Variables]]:
-    """Makes a program of predictions: (variables, data, order, start, stop) -> (outputs [steps, B, ...], changed)."""
+    """Makes a program of predictions: (variables, data, order, start, stop) -> (outputs [steps, B, ...], changed).
+
+    If layers may assign variables (`assigns`), `changed` holds those that they do assign.
+    """
 
     def program(
         variables: Variables, data: Batch, order: jax.Array, start: jax.Array, stop: jax.Array
     ) -> tuple[ArrayOrShapeTree, Variables]:
-        def at(i: jax.Array, changed: Variables) -> tuple[Variables, ArrayOrShapeTree]:
-            return predict_step(variables | changed, batch_at(data, order, i, scale, True))
+        def at(i: jax.Array, variables: Variables) -> tuple[Variables, ArrayOrShapeTree]:
+            return predict_step(variables, batch_at(data, order, i, scale, True))
 
-        _, shapes = jax.eval_shape(at, start, {})
+        moving = changed_by(lambda variables: at(start, variables)[0], variables) if assigns else {}
+        _, shapes = jax.eval_shape(at, start, variables)
         outputs = jax.tree.map(lambda a: jnp.zeros((order.shape[0], *a.shape), a.dtype), shapes)
 
         def body(i: jax.Array, carry: tuple[ArrayOrShapeTree, Variables]) -> tuple[ArrayOrShapeTree, Variables]:
             outputs, changed = carry
-            after, one = at(i, changed)
+            after, one = at(i, merged(variables, changed))
             outputs = jax.tree.map(lambda all, one: all.at[i].set(one), outputs, one)
-            return outputs, {name: after[name] for name in changed}
+            return outputs, _selected(after, changed)
 
-        return loop(body, (outputs, _stateful_collection(variables, stateful)), start, stop, None)
+        return loop(body, (outputs, moving), start, stop, None)
 
     return program
 
 
-def _stateful_collection(variables: Variables, stateful: bool) -> Variables:
-    """Returns the collection that changes without training."""
-    return {"batch_stats": variables["batch_stats"]} if stateful else {}
+def _selected(variables: Variables, like: Variables) -> Variables:
+    """Returns the variables at the places of others."""
+    flat = traverse_util.flatten_dict(variables)
+    return traverse_util.unflatten_dict({path: flat[path] for path in traverse_util.flatten_dict(like)})

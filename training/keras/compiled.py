@@ -386,7 +386,7 @@ class CompiledModel(MeasuredModel):
         """
         self._build_for(x)
         logs = self._batch_steps_of(needs_loss=True).test(x, y, sample_weight)
-        self.pull_values()  # stateful layers change
+        self.pull_values()  # layers may assign variables
         self._adopt_states(self.__dict__["_trainer"].session)
         return logs if return_dict else self._listed(logs)
 
@@ -397,7 +397,9 @@ class CompiledModel(MeasuredModel):
             Keras, `keras.Model.predict_on_batch`.
         """
         self._build_for(x)
-        return self._batch_steps_of(needs_loss=False).predict(x)
+        outputs = self._batch_steps_of(needs_loss=False).predict(x)
+        self.pull_values()  # layers may assign variables
+        return outputs
 
     def trained_paths(self) -> list[tuple[tuple[str, ...], str]]:
         """Returns the paths of the trained parameters in Keras' order, each with a name such as "dense_kernel"."""

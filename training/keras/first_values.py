@@ -106,11 +106,3 @@ def automatic_name(layer: object, scope_name: str) -> None:
 def may_assign(layer: "Stateful") -> bool:
     """Returns whether a layer may change its state or add losses in a call that is not one of training."""
     return bool(layer.BINDS_ATTRIBUTES or vars(layer).get("stateful") or layer.activity_regularizer is not None)
-
-
-def is_new(old: object, new: object) -> bool:
-    """Returns whether a call has changed the state, and the values are not those of a traced function."""
-    before, after = jax.tree.leaves(old), jax.tree.leaves(new)
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in after):
-        return False
-    return any(a is not b for a, b in zip(before, after, strict=True))

@@ -4,8 +4,11 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeGuard
 
+import jax
+
 from flaxmodels.layers.base import Layer
 from flaxmodels.layers.wrappers import Bidirectional
+from training import assigned
 from training.keras import first_values
 from training.keras.attributes import KerasAttributes
 
@@ -87,6 +90,30 @@ def scatter(layer: "Stateful", variables: Mapping[str, Any], only_missing: bool 
         scatter(child, {kind: (tree or {}).get(name, {}) for kind, tree in variables.items()}, only_missing)
 
 
+def store_assigned(layer: "Stateful", before: Variables, after: Variables) -> None:
+    """Gives a layer, and those inside it, the variables that a call has assigned.
+
+    Traced values are given only to layers that hold traced values for a while. Otherwise they would outlive their
+    trace.
+
+    Args:
+        layer: The layer that was called.
+        before: Its variables before the call.
+        after: Those after the call.
+    """
+    changed = assigned.changes(before, after)
+    is_traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(changed))
+    if changed and (_Holding.depth or not is_traced):
+        scatter(layer, {kind: tree for kind, tree in assigned.merged(before, changed).items() if kind in changed})
+        push()
+
+
+class _Holding:
+    """How many contexts of `holding_values` are active."""
+
+    depth = 0
+
+
 def has_values(layer: "Stateful") -> bool:
     """Returns whether a layer and all layers inside it have values."""
     if layer.BINDS_ATTRIBUTES and not layer.__dict__.get("built"):
@@ -102,12 +129,14 @@ def holding_values(layer: "Stateful", variables: Mapping[str, object]) -> Iterat
     """Puts variables, which may be traced, in place of those that layers hold, and puts the former ones back."""
     held = [(inner, inner.__dict__.get("_values")) for inner in with_held(layer)]
     training, TRAINING[:] = list(TRAINING), []
+    _Holding.depth += 1
     try:
         scatter(layer, variables)
         yield
     finally:
         for inner, values in held:
             object.__setattr__(inner, "_values", values)
+        _Holding.depth -= 1
         TRAINING[:] = training
 
 

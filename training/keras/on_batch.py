@@ -10,7 +10,7 @@ import numpy as np
 from flaxmodels.inspection import lookups_of
 from flaxmodels.kernels.dispatch import kernels_allowed
 from flaxmodels.kernels.recurrence import requested
-from training import steps
+from training import assigned, steps
 from training.data.checks import check_ids, check_labels
 from training.data.examples import ArrayTree, Examples, as_examples
 from training.objective import Objective, Totals
@@ -75,7 +75,7 @@ class BatchSteps:
         objective = self._objective_for(examples)
         step = self._step("test", objective, self._test_step)
         changed, totals, logs = step(session.state.variables, examples.batch())
-        session.store_states(changed)
+        session.store_assigned(changed)
         session.measured = objective, totals
         return _on_host(logs)
 
@@ -91,7 +91,7 @@ class BatchSteps:
         self._check_ids(examples)
         step = self._step("predict", None, lambda objective: self._predict_step())
         changed, outputs = step(session.state.variables, examples.batch())
-        session.store_states(changed)
+        session.store_assigned(changed)
         return jax.tree.map(np.asarray, outputs)
 
     def _objective_for(self, examples: Examples, train: bool = False) -> Objective:
@@ -145,22 +145,21 @@ class BatchSteps:
 
     def _test_step(self, objective: Objective) -> Step:
         session = self.session
-        step = steps.make_eval_step(session.model, objective)
+        step = steps.make_eval_step(session.model, objective, session.frozen)
 
         def run(variables: Variables, batch: Batch) -> tuple[Variables, Totals, Packed]:
             after, totals = step(variables, objective.empty(), batch)
-            changed = {"batch_stats": after["batch_stats"]} if session.stateful else {}
-            return changed, totals, _packed(objective.logs(totals))
+            return assigned.changes(variables, after), totals, _packed(objective.logs(totals))
 
         return run
 
     def _predict_step(self) -> Step:
         session = self.session
-        step = steps.make_predict_step(session.model)
+        step = steps.make_predict_step(session.model, session.frozen)
 
         def run(variables: Variables, batch: Batch) -> tuple[Variables, ArrayOrShapeTree]:
             after, outputs = step(variables, batch)
-            return {"batch_stats": after["batch_stats"]} if session.stateful else {}, outputs
+            return assigned.changes(variables, after), outputs
 
         return run
 

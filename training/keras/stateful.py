@@ -20,9 +20,11 @@ from flaxmodels.layers import keras_state, symbolic
 from flaxmodels.layers.attention import GroupQueryAttention, MultiHeadAttention
 from flaxmodels.layers.base import Layer
 from flaxmodels.layers.keras_calls import symbols_of
+from training.assigned import may_assign
 from training.keras import config, first_values, naming, paths, seeds
 from training.keras.attributes import KerasAttributes
 from training.keras.held_values import (
+    COLLECTIONS,
     Changes,
     Variables,
     gather,
@@ -33,6 +35,7 @@ from training.keras.held_values import (
     refresh,
     scatter,
     scopes_of,
+    store_assigned,
     with_held,
 )
 from training.keras.initialization import (
@@ -170,13 +173,10 @@ class Stateful(KerasAttributes):
         options: dict[str, Any] = {"train": train} if train else {}
         if train or any(map(first_values.may_assign, with_held(self))):
             rngs = {"dropout": seeds.next_key()} if train else {}
-            outputs, new = self.apply(
-                values, inputs, *args, rngs=rngs, mutable=["batch_stats", "losses"], **named, **options
-            )
+            mutable = ["batch_stats", "losses", *(["params"] if may_assign(self) else [])]
+            outputs, new = self.apply(values, inputs, *args, rngs=rngs, mutable=mutable, **named, **options)
             self.set_call_losses(new.get("losses", {}))
-            if first_values.is_new(values.get("batch_stats"), new.get("batch_stats")):
-                scatter(self, {"batch_stats": new["batch_stats"]})
-                push()
+            store_assigned(self, values, {kind: new[kind] for kind in COLLECTIONS if kind in new})
             return outputs
         return self.apply(values, inputs, *args, **named)
 

@@ -12,6 +12,7 @@ from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, Var
 from jax.typing import ArrayLike
 
 from flaxmodels.kernels.dispatch import DEFAULTS, without_kernels
+from training.assigned import may_assign
 from training.forward import forward
 from training.objective import Objective, Totals
 from training.padding import control_flow, elementwise, indexing, reductions
@@ -203,8 +204,8 @@ def changes_nothing(
 ) -> bool:
     """Returns whether padding provably changes no result of a step.
 
-    The results of a training or evaluation step are the loss, the metrics and the batch statistics. Those of a
-    prediction are the rows of the examples.
+    The results of a training or evaluation step are the loss, the metrics and the variables that layers assign, such
+    as batch statistics. Those of a prediction are the rows of the examples, and the variables.
 
     Args:
         model: Any linen module.
@@ -225,10 +226,11 @@ def changes_nothing(
 
     def step(variables: VariableDict, totals: Totals, key: jax.Array, batch: Batch) -> object:
         out = forward(model, variables, batch, train=train, key=key)
+        assigned = out.batch_stats, out.params
         if objective is None:
-            return out.values
+            return assigned if out.params is not None else None, out.values
         measured = objective.measure(batch, out)
-        return measured.loss, objective.update(totals, measured), out.batch_stats
+        return measured.loss, objective.update(totals, measured), assigned
 
     def resized(n: int) -> Batch:
         def with_rows(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
@@ -245,12 +247,15 @@ def changes_nothing(
         outputs = _interpret_function(step, (*constants, resized(padded_rows)), (*constants, resized(rows)), values)
     except (TypeError, ValueError, IndexError, ZeroDivisionError):
         return False  # the module does not accept one of the batch sizes
+    count = len(outputs)
     if objective is None:
+        # The variables come first, then the outputs of the model.
+        held = [variables.get(kind) for kind in ("batch_stats", "params")]
+        count = len(jax.tree.leaves(held)) if may_assign(model) else 0
+    return all(isinstance(out.value, Clean) for out in outputs[:count]) and all(
         # The first axis of an output must be the batch alone, not the batch folded with another axis.
-        return all(
-            isinstance(out.value, RowWise)
-            and out.value.outer_size == 1
-            and (out.shape[0], out.short_shape[0]) == (padded_rows, rows)
-            for out in outputs
-        )
-    return all(isinstance(out.value, Clean) for out in outputs)
+        isinstance(out.value, RowWise)
+        and out.value.outer_size == 1
+        and (out.shape[0], out.short_shape[0]) == (padded_rows, rows)
+        for out in outputs[count:]
+    )
