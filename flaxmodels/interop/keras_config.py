@@ -24,6 +24,7 @@ from flaxmodels.container import Container
 from flaxmodels.interop import keras_calls, keras_operations
 from flaxmodels.interop.keras_values import get, required
 from flaxmodels.layers.base import Layer
+from flaxmodels.layers.host import HostLayer
 from flaxmodels.layers.symbolic import Symbol
 from flaxmodels.names import lookup
 from flaxmodels.ops.base import OperationCall
@@ -37,8 +38,14 @@ T = TypeVar("T")
 Config = dict[str, Json]
 
 OBJECTS = {"initializers": initializers, "regularizers": regularizers, "constraints": constraints}
-# Keras has no sum pooling, and a Lambda layer contains code.
-NOT_IN_KERAS = {"Layer", "Lambda", *(f"{name}SumPooling{rank}D" for name in ("", "Global") for rank in (1, 2, 3))}
+# Keras has no sum pooling, and a Lambda layer contains code. Layers that compute on the host cannot be in a model.
+ON_THE_HOST = {name for name, cls in layers.classes().items() if issubclass(cls, HostLayer)}
+NOT_IN_KERAS = {
+    "Layer",
+    "Lambda",
+    *ON_THE_HOST,
+    *(f"{name}SumPooling{rank}D" for name in ("", "Global") for rank in (1, 2, 3)),
+}
 LAYERS: dict[str, type[Layer]] = {name: cls for name, cls in layers.classes().items() if name not in NOT_IN_KERAS}
 FUNCTIONAL = ("Functional", "Model")
 # The modules that a config may give for Keras' own classes and functions. They are compared, never imported.
@@ -53,6 +60,7 @@ IGNORED_IF_NONE = ("quantization_config", "lora_rank", "lora_alpha", "input_leng
 # Arguments that have no effect in these layers and that Keras' constructors don't accept.
 NOT_ACCEPTED_BY_KERAS = {
     "ActivityRegularization": ("activity_regularizer",),
+    "Normalization": ("adapted",),
     **{f"SpatialDropout{rank}D": ("trainable", "activity_regularizer") for rank in (1, 2, 3)},
 }
 ARRAY_CLASSES = ("__numpy__", "__tensor__")

@@ -15,6 +15,7 @@ NAMES = {
     "AdaptiveMaxPooling1D AdaptiveMaxPooling2D AdaptiveMaxPooling3D",
     "attention": "AdditiveAttention Attention GroupQueryAttention MultiHeadAttention",
     "base": "Layer",
+    "categories": "CategoryEncoding Discretization",
     "cells": "GRUCell LSTMCell SimpleRNNCell",
     "conv": "Conv1D Conv1DTranspose Conv2D Conv2DTranspose Conv3D Conv3DTranspose Convolution1D "
     "Convolution1DTranspose Convolution2D Convolution2DTranspose Convolution3D Convolution3DTranspose",
@@ -22,6 +23,7 @@ NAMES = {
     "core": "EinsumDense Identity Lambda",
     "dense": "Dense",
     "embedding": "Embedding ReversibleEmbedding",
+    "lookup": "IntegerLookup StringLookup",
     "masking": "Masking",
     "merge": "Add Average Concatenate Dot Maximum Minimum Multiply Subtract add average concatenate dot maximum "
     "minimum multiply subtract",
@@ -36,12 +38,14 @@ NAMES = {
     "recurrent": "GRU LSTM RNN SimpleRNN",
     "regularization": "ActivityRegularization AlphaDropout Dropout GaussianDropout GaussianNoise SpatialDropout1D "
     "SpatialDropout2D SpatialDropout3D",
+    "rescaling": "Normalization Rescaling",
     "reshape": "Cropping1D Cropping2D Cropping3D Flatten Permute RepeatVector Reshape UpSampling1D UpSampling2D "
     "UpSampling3D ZeroPadding1D ZeroPadding2D ZeroPadding3D",
     "separable_conv": "DepthwiseConv1D DepthwiseConv2D SeparableConv1D SeparableConv2D SeparableConvolution1D "
     "SeparableConvolution2D",
     "stacked_cells": "StackedRNNCells",
     "symbolic": "Input",
+    "text": "TextVectorization",
     "wrappers": "Bidirectional TimeDistributed",
 }
 

@@ -15,6 +15,8 @@ from flaxmodels.layers.attention import Attention as Attention
 from flaxmodels.layers.attention import GroupQueryAttention as GroupQueryAttention
 from flaxmodels.layers.attention import MultiHeadAttention as MultiHeadAttention
 from flaxmodels.layers.base import Layer as Layer
+from flaxmodels.layers.categories import CategoryEncoding as CategoryEncoding
+from flaxmodels.layers.categories import Discretization as Discretization
 from flaxmodels.layers.cells import GRUCell as GRUCell
 from flaxmodels.layers.cells import LSTMCell as LSTMCell
 from flaxmodels.layers.cells import SimpleRNNCell as SimpleRNNCell
@@ -39,6 +41,8 @@ from flaxmodels.layers.core import Lambda as Lambda
 from flaxmodels.layers.dense import Dense as Dense
 from flaxmodels.layers.embedding import Embedding as Embedding
 from flaxmodels.layers.embedding import ReversibleEmbedding as ReversibleEmbedding
+from flaxmodels.layers.lookup import IntegerLookup as IntegerLookup
+from flaxmodels.layers.lookup import StringLookup as StringLookup
 from flaxmodels.layers.masking import Masking as Masking
 from flaxmodels.layers.merge import Add as Add
 from flaxmodels.layers.merge import Average as Average
@@ -104,6 +108,8 @@ from flaxmodels.layers.regularization import GaussianNoise as GaussianNoise
 from flaxmodels.layers.regularization import SpatialDropout1D as SpatialDropout1D
 from flaxmodels.layers.regularization import SpatialDropout2D as SpatialDropout2D
 from flaxmodels.layers.regularization import SpatialDropout3D as SpatialDropout3D
+from flaxmodels.layers.rescaling import Normalization as Normalization
+from flaxmodels.layers.rescaling import Rescaling as Rescaling
 from flaxmodels.layers.reshape import Cropping1D as Cropping1D
 from flaxmodels.layers.reshape import Cropping2D as Cropping2D
 from flaxmodels.layers.reshape import Cropping3D as Cropping3D
@@ -125,6 +131,7 @@ from flaxmodels.layers.separable_conv import SeparableConvolution1D as Separable
 from flaxmodels.layers.separable_conv import SeparableConvolution2D as SeparableConvolution2D
 from flaxmodels.layers.stacked_cells import StackedRNNCells as StackedRNNCells
 from flaxmodels.layers.symbolic import Input as Input
+from flaxmodels.layers.text import TextVectorization as TextVectorization
 from flaxmodels.layers.wrappers import Bidirectional as Bidirectional
 from flaxmodels.layers.wrappers import TimeDistributed as TimeDistributed
 

@@ -91,6 +91,13 @@ ADAPTIVE = [
     for rank in (1, 2, 3)
     for row in windows(getattr(layers, f"{name}{rank}D"), {"output_size": (2,) * rank})
 ]
+DATA = [
+    Row(layers.Rescaling, {"scale": 0.5, "offset": -1.0}, [(B, 3, 2)]),
+    Row(layers.Normalization, {}, [(B, 3, 2)], statistics={"mean": (2,), "variance": (2,), "count": ()}),
+    Row(layers.Normalization, {"mean": 0.5, "variance": 2.0, "invert": True}, [(B, 3)], variant="inverse"),
+    Row(layers.CategoryEncoding, {"num_tokens": 5}, [(B, 3)], integers=6),
+    Row(layers.Discretization, {"bin_boundaries": (-0.5, 0.0, 0.5), "output_mode": "one_hot"}, [(B, 3)]),
+]
 SHAPING = [
     *windows(layers.Cropping1D, {"cropping": (1, 2)}),
     *windows(layers.Cropping2D, {"cropping": ((1, 2), (0, 1))}),
@@ -403,6 +410,6 @@ WRAPPERS = [
     ),
 ]
 ROWS = [
-    *[*ACTIVATIONS, *ADAPTIVE, *ATTENTION, *CONVOLUTIONS, *MERGES, *NOISE, *NORMALIZATIONS],
+    *[*ACTIVATIONS, *ADAPTIVE, *ATTENTION, *CONVOLUTIONS, *DATA, *MERGES, *NOISE, *NORMALIZATIONS],
     *[*PLAIN, *POOLING, *RECURRENT, *SHAPING, *TO_ONE, *WRAPPERS],
 ]

@@ -8,7 +8,8 @@ from typing import Any
 from flaxmodels import layers as pure
 from flaxmodels.layers.attention import ProjectedAttention
 from flaxmodels.layers.base import Layer as PureLayer
-from training.keras import naming, refused, serialization
+from flaxmodels.layers.host import HostLayer
+from training.keras import adapting, naming, refused, serialization
 from training.keras.docstrings import without_example
 from training.keras.initialization import with_seed
 from training.keras.input_specs import InputSpec as InputSpec
@@ -102,6 +103,9 @@ MIXINS: dict[type, type] = {
     ProjectedAttention: SeededProjections,
     pure.Bidirectional: NamedDirections,
     pure.RNN: StackedCells,
+    HostLayer: adapting.HostArrays,
+    pure.Normalization: adapting.StatisticsInWeights,
+    pure.Rescaling: adapting.ChannelFactors,
 }
 
 

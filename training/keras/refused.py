@@ -63,11 +63,8 @@ _TABLE: dict[str, dict[str, str]] = {
         "RandomElasticTransform RandomErasing RandomFlip RandomGaussianBlur RandomGrayscale RandomHue RandomInvert "
         "RandomPerspective RandomPosterization RandomRotation RandomSaturation RandomSharpness RandomShear "
         "RandomTranslation RandomZoom Resizing Solarization MaxNumBoundingBoxes",
-        _COLUMNS: "CategoryEncoding Discretization HashedCrossing Hashing IntegerLookup StringLookup",
-        "split the text and number its words before training": "TextVectorization",
+        _COLUMNS: "HashedCrossing Hashing",
         "compute the spectrogram before training, for example with scipy.signal": "MelSpectrogram STFTSpectrogram",
-        "subtract the mean and divide by the standard deviation before training": "Normalization",
-        "write x * scale + offset, also for symbols": "Rescaling",
         "call the functions on the data one after another": "Pipeline",
         _MODULES: "FlaxLayer JaxLayer",
         "load the model in TensorFlow": "TFSMLayer",
