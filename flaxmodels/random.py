@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
-from flaxmodels.layers.base import CURRENT_LAYER
+from flaxmodels.layers.keras_state import CURRENT_LAYER
 from flaxmodels.layers.symbolic import INFERRING
 from flaxmodels.ops.arrays import Tensor, as_array, as_dtype
 

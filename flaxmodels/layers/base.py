@@ -1,6 +1,5 @@
 """The base class of all layers: a linen module that also builds graphs, carries masks and has Keras' weight names."""
 
-import contextvars
 import functools
 import inspect
 import math
@@ -17,15 +16,13 @@ from jax.typing import ArrayLike, DTypeLike
 
 from flaxmodels import initializers, regularizers
 from flaxmodels.layers import checks, keras_calls, keras_state, symbolic
+from flaxmodels.layers.builds import BUILDS, Shape
+from flaxmodels.layers.keras_state import CURRENT_LAYER
 from flaxmodels.layers.keras_style import KerasStyle
 from flaxmodels.layers.tracing import Lookup, Sources
 from flaxmodels.trees import ArrayTree, MaskTree, Tree
 
 Arrays = TypeVar("Arrays", bound=ArrayTree)
-
-# The innermost layer that is being applied in this context. Code that it calls can draw from its random streams, as
-# `flaxmodels.random` does.
-CURRENT_LAYER: contextvars.ContextVar["Layer | None"] = contextvars.ContextVar("CURRENT_LAYER", default=None)
 
 
 class _Calls(threading.local):
@@ -72,7 +69,7 @@ class Layer(KerasStyle, nn.Module, kw_only=True):
     param_dtype: Any = jnp.float32
     trainable: bool = True
     activity_regularizer: Any = None
-    input_shape: symbolic.Shape | None = None
+    input_shape: Shape | None = None
 
     # Names of the parameters and statistics in the order of Keras' `get_weights()`.
     WEIGHTS: ClassVar[tuple[str, ...]] = ()
@@ -182,6 +179,8 @@ class Layer(KerasStyle, nn.Module, kw_only=True):
             kwargs = frame.inherited(inputs, args, kwargs, arguments(self))
         if _transformed.stack and _transformed.stack[-1][0] == self.path:
             kwargs["train"] = _transformed.stack[-1][1]
+        if not self.BINDS_ATTRIBUTES and (builds := BUILDS.get()) is not None:
+            keras_calls.build_in_call(self, builds, inputs)
         token = CURRENT_LAYER.set(self)
         try:
             outputs, mask = self.outputs_and_mask(inputs, *args, **kwargs)

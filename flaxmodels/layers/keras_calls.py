@@ -14,9 +14,10 @@ from flax import traverse_util
 from flax.linen import module as linen_module
 from jax.typing import ArrayLike, DTypeLike
 
-from flaxmodels.layers import checks, keras_state, symbolic
+from flaxmodels.layers import checks, keras_clones, keras_state, symbolic
+from flaxmodels.layers.builds import BUILDS, Builds, Shape, Shapes, is_shape
 from flaxmodels.layers.keras_state import Frame, scope_of, state_of
-from flaxmodels.layers.symbolic import Build, Shape, Shapes, Symbol
+from flaxmodels.layers.symbolic import Symbol
 from flaxmodels.trees import ArrayTree, MaskTree, Tree
 from flaxmodels.variables import Variable
 
@@ -50,8 +51,13 @@ def _run(
     arguments = dict(list(given.arguments.items())[1:])
     arguments |= arguments.pop("kwargs", {}) if "kwargs" in signature.parameters else {}
     first = next(iter(arguments.values()), None)
-    if not self.built:
-        _build(self, arguments)
+    is_traced_to_build = (
+        BUILDS.get() is not None
+        and not self.built
+        and is_library_build(type(self).build)
+        and _has_sublayers_to_build(self)
+    )
+    building = _build(self, arguments)
     check_input_spec(self, first)
     for flag in ("training", "train"):
         parameter = signature.parameters.get(flag)
@@ -67,6 +73,9 @@ def _run(
     for name, value in arguments.items():
         if kwargs.get(f"{name}_mask") is not None:
             frame.set_masks(value, kwargs[f"{name}_mask"])
+    if is_traced_to_build:  # Keras calls the layer once more to build it; the call may make layers.
+        with keras_state.calling(Frame(self, train)):
+            self.call(*positional, **kwargs)
     with keras_state.calling(frame):
         outputs = self.call(*positional, **kwargs)
         outputs = jax.tree.map(_as_array, outputs, is_leaf=lambda leaf: isinstance(leaf, Variable))
@@ -74,8 +83,8 @@ def _run(
             self._add_activity_loss(outputs)
         if self.supports_masking and frame.mask_of(outputs) is None:
             frame.set_masks(outputs, self.compute_mask(first, mask))
-    if symbolic.BUILDS.get() is not None:
-        symbolic.note_build(self, None)
+    if building is not None:
+        take_lazy_attributes(building, self)
     return outputs, frame.mask_of(outputs)
 
 
@@ -132,12 +141,48 @@ def input_shapes(arguments: Mapping[str, object], shape_of: Callable[[Any], Shap
     return shapes
 
 
-def _build(layer: "KerasStyle", arguments: Mapping[str, object]) -> None:
-    """Builds a bound layer for the arguments of a call."""
-    shapes = input_shapes(arguments)
-    if symbolic.BUILDS.get() is not None:
-        symbolic.note_build(layer, input_shapes(arguments, lambda array: tuple(np.shape(array))))
-    build_for(layer, shapes)
+def _build(layer: "KerasStyle", arguments: Mapping[str, object]) -> "KerasStyle | None":
+    """Builds a bound layer for the arguments of a call.
+
+    Returns:
+        While a call on symbols builds layers, the layer that the bound one is a clone of, otherwise None.
+    """
+    noted = BUILDS.get()
+    if noted is None:
+        if not layer.built:
+            build_for(layer, input_shapes(arguments))
+        return None
+    shapes = noted.note_call(input_shapes(arguments, lambda array: tuple(np.shape(array))))
+    original: KerasStyle = keras_state.origin_of(layer)
+    if noted.is_rehearsal or original.scope is not None:
+        if not layer.built:
+            build_for(layer, input_shapes(arguments))
+        return None
+    if not original.built:
+        with keras_state.outside_calls():
+            build_for(original, shapes)
+    if not layer.built:
+        keras_clones.copy_attributes(layer, original, {})
+        keras_state.bind_attributes(layer)
+    return original
+
+
+def build_in_call(layer: "KerasStyle", noted: Builds, inputs: object) -> None:
+    """Builds a bound layer that is not written as a Keras class, while a call on symbols builds layers."""
+    shapes = noted.note_call(input_shapes({"inputs": inputs}, lambda array: tuple(np.shape(array))))
+    original = keras_state.origin_of(layer)
+    if not noted.is_rehearsal and original.scope is None:
+        with keras_state.outside_calls():
+            original.build_in_call(shapes)
+
+
+def _has_sublayers_to_build(layer: "KerasStyle") -> bool:
+    """Returns whether a layer holds layers that have weights and are not built yet."""
+    inner = [keras_state.origin_of(module) for _, module in keras_state.sublayers(layer)]
+    return any(
+        _is_layer(module) and not module.built and (module.BINDS_ATTRIBUTES or module.WEIGHTS or module.children())
+        for module in inner
+    )
 
 
 def build_for(layer: "KerasStyle", shapes: Shapes) -> None:
@@ -323,11 +368,6 @@ def _zeros(shapes: Shapes | None) -> list[jax.Array]:
     return [jnp.zeros(size) for size in sizes]
 
 
-def is_shape(value: object) -> TypeGuard[Shape]:
-    """Returns whether a value is a shape: a list or tuple of integers and None."""
-    return isinstance(value, list | tuple) and all(n is None or checks.is_integer(n) for n in value)
-
-
 def _leaf_shapes(shapes: object) -> list[Shape]:
     return jax.tree.leaves(shapes, is_leaf=is_shape)
 
@@ -411,38 +451,9 @@ def build_on_symbols(layer: "KerasStyle", args: tuple[object, ...], kwargs: Mapp
     build_for(layer, input_shapes(dict(list(given.items())[1:]), lambda symbol: symbol.shape))
 
 
-def build_noted(noted: Sequence[Build]) -> bool:
-    """Builds the instances whose clones were built or called during an inference.
-
-    Args:
-        noted: Bound layers in order, with the shapes of their inputs before they were built, or None after a call.
-
-    Returns:
-        Whether an instance that was built has sublayers that are not built yet.
-    """
-    targets = {id(keras_state.origin_of(bound)): keras_state.origin_of(bound) for bound, _ in noted}
-    more = False
-    for key, layer in targets.items():
-        mine = [(bound, shapes) for bound, shapes in noted if id(keras_state.origin_of(bound)) == key]
-        shapes = [given for _, given in mine if given is not None]
-        if not layer.built and shapes:
-            build_for(layer, _merged(shapes))
-            more |= any(not inner.built for inner in _with_inner(layer)[1:] if inner.BINDS_ATTRIBUTES)
-        for bound, given in mine:
-            if given is None:
-                take_lazy_attributes(layer, bound)
-    return more
-
-
-def _merged(shapes: Sequence[Shapes]) -> Shapes:
-    """Returns shapes with None for the batch and for sizes that differ between inferences."""
-
-    def merge(*given: Shape) -> Shape:
-        sizes = [n if all(n == m for m in rest) else None for n, *rest in zip(*given, strict=False)]
-        return (None, *sizes[1:]) if sizes else ()
-
-    merged: Shapes = jax.tree.map(merge, *shapes, is_leaf=is_shape)
-    return {name: merged[name] for name in shapes[0]}  # in the order of the arguments; JAX sorts them
+def has_unbuilt_layers(layer: nn.Module) -> bool:
+    """Returns whether a layer, or one inside it, is written as a Keras class and is not built yet."""
+    return any(inner.BINDS_ATTRIBUTES and not inner.built for inner in _with_inner(layer))
 
 
 def take_lazy_attributes(layer: "KerasStyle", bound: "KerasStyle") -> bool:

@@ -47,7 +47,7 @@ def clone(
         with keras_state.binding() if parent is not None else contextlib.nullcontext():
             values = {name: linen_module._map_submodules(clone_inner, value) for name, value in values.items()}
     values |= updates
-    _copy_attributes(new, layer, values)
+    copy_attributes(new, layer, values)
     origin = keras_state.origin_of(layer)
     # Clones that flax makes stand for their original; another copy is a layer of its own.
     if parent is not None or keras_state.is_binding() or updates == {"name": None}:
@@ -62,13 +62,13 @@ def clone(
 
 def copy_into(new: "KerasStyle", layer: "KerasStyle", fields: Mapping[str, object]) -> None:
     """Makes a new instance, whose constructor was not called, stand for a layer; its fields get the given values."""
-    _copy_attributes(new, layer, fields)
+    copy_attributes(new, layer, fields)
     new.__dict__["_origin"] = keras_state.origin_of(layer)
     object.__setattr__(new, "parent", fields["parent"])
     new.__post_init__()
 
 
-def _copy_attributes(new: "KerasStyle", layer: "KerasStyle", fields: Mapping[str, object]) -> None:
+def copy_attributes(new: "KerasStyle", layer: "KerasStyle", fields: Mapping[str, object]) -> None:
     """Gives a new instance the attributes of a layer that is perhaps bound, and the given values of its fields."""
     attributes = keras_state.attributes(layer)
     state = state_of(layer).copy()

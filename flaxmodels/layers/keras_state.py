@@ -1,6 +1,7 @@
 """What a layer that is written as a Keras class keeps: its variables, its sublayers, and the calls in progress."""
 
 import contextlib
+import contextvars
 import dataclasses
 import functools
 import threading
@@ -15,13 +16,19 @@ from flax.ids import FlaxId
 from flax.linen import module as linen_module
 
 from flaxmodels import initializers
-from flaxmodels.layers.symbolic import Shapes
+from flaxmodels.layers.builds import BUILDS, Shapes
+from flaxmodels.layers.symbolic import INFERRING
 from flaxmodels.names import snake_case
 from flaxmodels.trees import MaskTree
 from flaxmodels.variables import Variable
 
 if TYPE_CHECKING:
+    from flaxmodels.layers.base import Layer
     from flaxmodels.layers.keras_style import KerasStyle
+
+# The innermost layer that is being applied in this context. Code that it calls can draw from its random streams, as
+# `flaxmodels.random` does.
+CURRENT_LAYER: contextvars.ContextVar["Layer | None"] = contextvars.ContextVar("CURRENT_LAYER", default=None)
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 # What the attributes of a layer hold that has or is a weight.
@@ -498,3 +505,19 @@ def without_parent() -> Iterator[None]:
         yield
     finally:
         stack.pop()
+
+
+@contextlib.contextmanager
+def outside_calls() -> Iterator[None]:
+    """Runs code as if no layer were being called and nothing were being traced."""
+    stack = linen_module._context.module_stack
+    calls, frames.stack = frames.stack, []
+    modules, stack[:] = list(stack), [None]
+    tokens = CURRENT_LAYER.set(None), BUILDS.set(None), INFERRING.set(False)
+    try:
+        with jax.ensure_compile_time_eval():
+            yield
+    finally:
+        for variable, token in zip((CURRENT_LAYER, BUILDS, INFERRING), tokens, strict=True):
+            variable.reset(token)
+        stack[:], frames.stack = modules, calls

@@ -12,7 +12,8 @@ from flax.linen import module as linen_module
 from jax.typing import ArrayLike, DTypeLike
 
 from flaxmodels import constraints, initializers, regularizers
-from flaxmodels.layers import keras_calls, keras_clones, keras_state, symbolic
+from flaxmodels.layers import keras_calls, keras_clones, keras_state
+from flaxmodels.layers.builds import Shapes
 from flaxmodels.layers.keras_state import STATE, state_of
 from flaxmodels.variables import Variable
 
@@ -184,9 +185,17 @@ class KerasStyle(_Base):
             keras_calls.build_on_symbols(self, args, kwargs)
 
     @nn.nowrap
-    def build_noted(self, noted: Sequence[symbolic.Build]) -> bool:
-        """Builds the instances whose clones were built or called; returns whether new sublayers must be built too."""
-        return keras_calls.build_noted(noted)
+    def build_in_call(self, shapes: Shapes) -> None:
+        """Does what Keras does when a call builds a layer that is not written as a Keras class; nothing by default.
+
+        Args:
+            shapes: The shapes of the inputs, with None for the batch and unknown sizes.
+        """
+
+    @nn.nowrap
+    def has_unbuilt_layers(self) -> bool:
+        """Returns whether this layer, or one inside it, is written as a Keras class and is not built yet."""
+        return keras_calls.has_unbuilt_layers(self)
 
     @nn.nowrap
     def call(self, inputs: Any = None, *args: Any, training: Any = None, mask: Any = None, **kwargs: Any) -> Any:

@@ -3,7 +3,7 @@
 import contextvars
 import importlib
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import jax
@@ -12,19 +12,14 @@ import numpy as np
 from flax import serialization
 from jax.typing import ArrayLike, DTypeLike
 
+from flaxmodels.layers import builds
+from flaxmodels.layers.builds import BUILDS, Builds, Shape
 from flaxmodels.trees import Tree
 
 if TYPE_CHECKING:
     import flax.linen as nn
 
     from flaxmodels.layers.base import Layer
-    from flaxmodels.layers.keras_style import KerasStyle
-
-Shape = tuple[int | None, ...]
-# Shapes by the names of the arguments of a call.
-Shapes = dict[str, Tree[Shape]]
-# A layer written as a Keras class, and the shapes for which it was built; None for a call of a layer that is built.
-Build = tuple["KerasStyle", Shapes | None]
 
 _order: Iterator[int] = itertools.count()
 
@@ -32,10 +27,6 @@ _order: Iterator[int] = itertools.count()
 CACHED_INFERENCE: contextvars.ContextVar[
     Callable[["Layer", tuple[object, ...], dict[str, object], str | None], "Tree[Symbol]"] | None
 ] = contextvars.ContextVar("CACHED_INFERENCE", default=None)
-
-# Layers written as Keras classes that were called while the shapes of a call on symbols are inferred: the bound layer
-# and the shapes of its inputs, or None for a call of a layer that is built.
-BUILDS: contextvars.ContextVar[list["Build"] | None] = contextvars.ContextVar("BUILDS", default=None)
 
 # Makes the names of the outputs of calls. None leaves them without names, as the graph needs only those of inputs.
 name_of_output: Callable[[], str] | None = None
@@ -301,37 +292,39 @@ def infer_and_build(
         masks = jax.tree.map(lambda leaf: leaf.mask if isinstance(leaf, Symbol) else None, args[0])
         if symbols_in(masks):
             try:
-                return _infer_until_built(layer, args, kwargs | {"mask": masks}, name)
+                return _infer(layer, args, kwargs | {"mask": masks}, name)
             except (TypeError, ValueError):
                 # A layer such as Softmax may refuse the mask for the sizes that represent unknown ones.
                 if layer.BINDS_ATTRIBUTES:
                     raise
-    return _infer_until_built(layer, args, kwargs, name)
+    return _infer(layer, args, kwargs, name)
 
 
-def _infer_until_built(
+def _infer(
     layer: "Layer", args: tuple[object, ...], kwargs: dict[str, object], name: str | None
 ) -> tuple[Tree[Symbol], Tree[Symbol | None]]:
-    """Infers the outputs of a call and their masks, until the layers inside are built."""
-    while True:
+    """Infers the outputs of a call and their masks, and builds the layers inside; see `flaxmodels.layers.builds`."""
+
+    def infer_with(noted: Builds) -> tuple[Tree[Symbol], Tree[Symbol | None]]:
         clone = layer.clone(name=name or layer.name)
         object.__setattr__(clone, "_origin", layer)
-        token = BUILDS.set([])
+        token = BUILDS.set(noted)
         try:
-            inferred, _ = infer_with_variables(clone, args, kwargs, lambda bound: bound.__dict__.get("_output_mask"))
-            noted = BUILDS.get() or []
+            return infer_with_variables(clone, args, kwargs, lambda bound: bound.__dict__.get("_output_mask"))[0]
         finally:
             BUILDS.reset(token)
-        # A layer that was built may have got sublayers, which the next inference builds.
-        if not (noted and layer.build_noted(noted)):
-            return inferred
+
+    rehearsal = None
+    if has_unknown_size(symbols_in((args, kwargs))) and layer.has_unbuilt_layers():
+        rehearsal = Builds(is_rehearsal=True)
+        with builds.undoing_draws[0]():
+            infer_with(rehearsal)
+    return infer_with(Builds(rehearsal))
 
 
-def note_build(layer: "KerasStyle", shapes: Shapes | None) -> None:
-    """Adds an entry to `BUILDS`."""
-    noted = BUILDS.get()
-    if noted is not None:
-        noted.append((layer, shapes))
+def has_unknown_size(symbols: Sequence[Symbol]) -> bool:
+    """Returns whether any size but that of the batch is unknown."""
+    return any(None in symbol.shape[1:] for symbol in symbols)
 
 
 def infer(module: "nn.Module", args: tuple[object, ...], kwargs: Mapping[str, object]) -> Tree[Symbol]:
@@ -367,6 +360,9 @@ def infer_with_variables(
     rngs = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
 
     def call(arrays: list[jax.Array]) -> tuple[object, Mapping[str, object]]:
+        noted = BUILDS.get()
+        if noted is not None:
+            noted.start()
         filled = list(leaves)
         for i, array in zip(where, arrays, strict=True):
             filled[i] = array
@@ -392,12 +388,15 @@ def infer_with_variables(
 
 def evaluate(function: Callable[..., object], symbols: Tree[Symbol]) -> tuple[Any, Any]:
     """Returns the output shapes of a function of arrays for two choices of the unknown sizes of symbols."""
-    ragged = any(None in symbol.shape[1:] for symbol in symbols_in(symbols))
+    ragged = has_unknown_size(symbols_in(symbols))
     refused: Exception | None = None
     for sizes in UNKNOWN if ragged else UNKNOWN[:1]:
         try:
             first = jax.eval_shape(function, _filled(symbols, sizes[0]))
-            return first, jax.eval_shape(function, _filled(symbols, sizes[1])) if ragged else first
+            if not ragged:
+                return first, first
+            with builds.undoing_draws[0]():
+                return first, jax.eval_shape(function, _filled(symbols, sizes[1]))
         except (TypeError, ValueError) as error:
             refused = refused or error
     if refused is not None:

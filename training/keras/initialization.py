@@ -15,7 +15,8 @@ from flaxmodels.container import Container
 from flaxmodels.initializers import InitializerLike
 from flaxmodels.layers import keras_state, symbolic
 from flaxmodels.layers.keras_calls import symbols_of
-from flaxmodels.layers.symbolic import Shape, Symbol
+from flaxmodels.layers.builds import Shape
+from flaxmodels.layers.symbolic import Symbol
 from flaxmodels.layers.wrappers import Bidirectional
 from flaxmodels.trees import Tree
 from training.keras import naming, paths, seeds
@@ -62,10 +63,14 @@ def put_paths(layer: "Stateful", outer: str = "", name: str | None = None) -> No
         put_paths(child, path, layer.name_of_direction(scope) if is_direction else None)
 
 
-def build_structure(layer: "Stateful", args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
-    """Lets a layer that is written as a Keras class create its variables and the layers inside it."""
-    if not layer.BINDS_ATTRIBUTES or layer.__dict__.get("built"):
-        return
+def build_structure(layer: "Stateful", args: tuple[object, ...], kwargs: Mapping[str, object]) -> bool:
+    """Lets layers that are written as Keras classes create their variables and the layers inside them.
+
+    Returns:
+        Whether this called the layer.
+    """
+    if layer.__dict__.get("built") if layer.BINDS_ATTRIBUTES else not layer.has_unbuilt_layers():
+        return False
 
     def any_batch(leaf: object) -> object:
         symbol = _as_symbol(leaf)
@@ -76,7 +81,9 @@ def build_structure(layer: "Stateful", args: tuple[object, ...], kwargs: Mapping
     nodes = list(layer.__dict__.get("_nodes", ()))
     symbolic.record(layer, *jax.tree.map(any_batch, (args, dict(kwargs))))
     object.__setattr__(layer, "_nodes", nodes)  # this call is in no graph
-    object.__setattr__(layer, "built", True)
+    if layer.BINDS_ATTRIBUTES:
+        object.__setattr__(layer, "built", True)
+    return True
 
 
 def known_inputs(layer: "Stateful") -> Tree[Symbol] | None:
@@ -109,19 +116,22 @@ def ensure_initialized(layer: "Stateful") -> None:
         initialize(layer, *arguments[0], **arguments[1])
 
 
-def initialize(layer: "Stateful", *args: object, **kwargs: object) -> None:
+def initialize(layer: "Stateful", *args: object, **kwargs: object) -> bool:
     """Creates the variables that a layer does not have yet.
 
     Args:
         layer: The layer.
         *args: Arguments of a call, as arrays or symbols.
         **kwargs: Keyword arguments of a call.
+
+    Returns:
+        Whether layers drew names and seeds for a call with these arguments.
     """
     if has_values(layer):
-        return
+        return False
     if layer.BINDS_ATTRIBUTES and "_first_call" not in layer.__dict__:
         object.__setattr__(layer, "_first_call", jax.tree.map(_as_symbol, (args, kwargs)))
-    build_structure(layer, args, kwargs)
+    was_called = build_structure(layer, args, kwargs)
     for inner in with_held(layer):
         seeds.draw_at_build(inner)
     leaves, treedef = jax.tree.flatten((args, kwargs))
@@ -144,12 +154,14 @@ def initialize(layer: "Stateful", *args: object, **kwargs: object) -> None:
         key = seeds.next_key()
     drawing.depth += 1
     try:
-        made = jax.jit(init).lower(key).compile(options)(key)
+        with seeds.undone():
+            made = jax.jit(init).lower(key).compile(options)(key)
     finally:
         drawing.depth -= 1
     scatter(layer, made, only_missing=True)
     put_paths(layer)
     hold_variables(layer)
+    return was_called
 
 
 def hold_variables(layer: "Stateful") -> None:

@@ -6,7 +6,8 @@ from typing import Any
 import jax.numpy as jnp
 
 from flaxmodels.layers import symbolic
-from flaxmodels.layers.symbolic import Shape, Symbol
+from flaxmodels.layers.builds import Shape
+from flaxmodels.layers.symbolic import Symbol
 from training.keras import naming
 
 

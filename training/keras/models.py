@@ -9,7 +9,8 @@ import numpy as np
 from flax.linen import module as linen_module
 
 from flaxmodels import building
-from flaxmodels.layers.symbolic import Shape, Symbol
+from flaxmodels.layers.builds import Shape, Shapes, is_shape
+from flaxmodels.layers.symbolic import Symbol
 from flaxmodels.ops.base import OperationCall
 from training.keras import held_values, initialization, naming, paths, refused, stateful, summary
 from training.keras.compiled import first_batch
@@ -109,6 +110,15 @@ class Sequential(Summarized, SavedModel, building.Sequential):
             else:
                 self._put_paths()
         super().build_on_symbols(args, kwargs)
+
+    @nn.nowrap
+    def build_in_call(self, shapes: Shapes) -> None:
+        """Gives the model the input of a call by a layer around it, if it has none; that layer gives the paths."""
+        shape: Any = shapes.get("inputs")
+        if self.layers.source is None and len(self.layers) and is_shape(shape):
+            self._connect(shape)
+            naming.automatic_name("functional")
+        super().build_in_call(shapes)
 
     @nn.nowrap
     def call_unbound(self, inputs: object, *args: object, **kwargs: object) -> Any:

@@ -1,7 +1,9 @@
 """Automatic names of layers, numbered through the whole program as in Keras."""
 
 import collections
+import contextlib
 import threading
+from collections.abc import Iterator
 
 from flaxmodels.graph import snake_case
 
@@ -50,6 +52,17 @@ def automatic_name(stem: str) -> str:
     count = _counts[stem]
     _counts[stem] += 1
     return f"{stem}_{count}" if count else stem
+
+
+@contextlib.contextmanager
+def undone() -> Iterator[None]:
+    """Undoes the numbers that are taken inside."""
+    counts = _counts.copy()
+    try:
+        yield
+    finally:
+        _counts.clear()
+        _counts.update(counts)
 
 
 def reset() -> None:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.typing import VariableDict
 
-from flaxmodels.layers.base import CURRENT_LAYER
+from flaxmodels.layers.keras_state import CURRENT_LAYER
 from training.forward import Outputs, forward
 from training.keras import held_values
 from training.keras.metric_state import FullState, MetricVariable, StatefulMetric, as_arrays, holding

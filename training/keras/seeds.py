@@ -1,7 +1,9 @@
 """The seed of the whole program, from which layers and trainers take their random keys."""
 
+import contextlib
 import dataclasses
 import random
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -9,6 +11,7 @@ import numpy as np
 
 from flaxmodels import initializers
 from flaxmodels.initializers import InitializerLike
+from flaxmodels.layers import builds
 from flaxmodels.layers.attention import AdditiveAttention, GroupQueryAttention, MultiHeadAttention, ScoredAttention
 from flaxmodels.layers.base import Layer
 from flaxmodels.layers.cells import GRUCell, LSTMCell, SimpleRNNCell
@@ -24,6 +27,7 @@ from flaxmodels.layers.regularization import (
     SpatialDropout1D,
 )
 from flaxmodels.random import set_shared_seed
+from training.keras import naming
 
 DROPOUTS = (AlphaDropout, Dropout, GaussianDropout, SpatialDropout, SpatialDropout1D)
 BUILT = "built"  # among the seeds of a layer: that those of its build are drawn
@@ -141,6 +145,21 @@ def _draw_for_training(layer: Layer) -> None:
     """Draws the seed that Keras draws for the random numbers of a layer in training, if it has none."""
     if getattr(layer, "seed", None) is None:
         draw()
+
+
+@contextlib.contextmanager
+def undone() -> Iterator[None]:
+    """Undoes the seeds and automatic names that are drawn inside, where a layer is called more often than in Keras."""
+    state, taken = random.getstate(), _Global.taken
+    try:
+        with naming.undone():
+            yield
+    finally:
+        random.setstate(state)
+        _Global.taken = taken
+
+
+builds.undoing_draws[0] = undone
 
 
 def draw() -> int:

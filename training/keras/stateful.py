@@ -5,6 +5,7 @@ layer that is used in two models has the same values in both. `gather` collects 
 layers, pure functions compute with them, and `scatter` gives the results back to the layers.
 """
 
+import contextlib
 import warnings
 from collections.abc import Sequence
 from typing import Any, ClassVar, Self
@@ -19,6 +20,7 @@ from flaxmodels.interop.keras_weights import weight_paths
 from flaxmodels.layers import keras_state, symbolic
 from flaxmodels.layers.attention import GroupQueryAttention, MultiHeadAttention
 from flaxmodels.layers.base import Layer
+from flaxmodels.layers.builds import Shapes
 from flaxmodels.layers.keras_calls import symbols_of
 from training.assigned import may_assign
 from training.keras import config, first_values, naming, paths, seeds
@@ -168,7 +170,11 @@ class Stateful(KerasAttributes):
         inputs, args, named = jax.tree.map(as_array, (inputs, args, kwargs))
         ensure_initialized(self)  # with the shapes of the model that the layer is in, if there is one
         train = bool(named.pop("training", named.pop("train", None)) or False)
-        initialize(self, inputs, *args, **named)
+        with seeds.undone() if initialize(self, inputs, *args, **named) else contextlib.nullcontext():
+            return self._compute(train, inputs, *args, **named)
+
+    def _compute(self, train: bool, inputs: object, *args: object, **named: Any) -> object:
+        """Computes the outputs of arrays with the values that the layer holds, and keeps the new state."""
         values = gather(self)
         options: dict[str, Any] = {"train": train} if train else {}
         if train or any(map(first_values.may_assign, with_held(self))):
@@ -237,6 +243,10 @@ class Stateful(KerasAttributes):
         seeds.draw_at_build(self)
         if not paths.is_deferred():
             put_paths(self)
+
+    def build_in_call(self, shapes: Shapes) -> None:
+        """Draws the seeds that Keras draws when a call builds the layer inside another one."""
+        seeds.draw_at_build(self)
 
     def argument(self, weight: str, kind: str) -> Any:
         """Returns the argument of a kind for a weight; an initializer has the seed that it got with the layer."""
