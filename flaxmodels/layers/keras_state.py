@@ -513,11 +513,12 @@ def outside_calls() -> Iterator[None]:
     stack = linen_module._context.module_stack
     calls, frames.stack = frames.stack, []
     modules, stack[:] = list(stack), [None]
-    tokens = CURRENT_LAYER.set(None), BUILDS.set(None), INFERRING.set(False)
+    layer, builds, inferring = CURRENT_LAYER.set(None), BUILDS.set(None), INFERRING.set(False)
     try:
         with jax.ensure_compile_time_eval():
             yield
     finally:
-        for variable, token in zip((CURRENT_LAYER, BUILDS, INFERRING), tokens, strict=True):
-            variable.reset(token)
+        CURRENT_LAYER.reset(layer)
+        BUILDS.reset(builds)
+        INFERRING.reset(inferring)
         stack[:], frames.stack = modules, calls

@@ -12,7 +12,7 @@ from flax.linen import module as linen_module
 from jax.typing import ArrayLike, DTypeLike
 
 from flaxmodels import constraints, initializers, regularizers
-from flaxmodels.layers import keras_calls, keras_clones, keras_state
+from flaxmodels.layers import keras_calls, keras_clones, keras_state, symbolic
 from flaxmodels.layers.builds import Shapes
 from flaxmodels.layers.keras_state import STATE, state_of
 from flaxmodels.variables import Variable
