@@ -14,8 +14,8 @@ from flaxmodels import initializers
 from flaxmodels.container import Container
 from flaxmodels.initializers import InitializerLike
 from flaxmodels.layers import keras_state, symbolic
-from flaxmodels.layers.keras_calls import symbols_of
 from flaxmodels.layers.builds import Shape
+from flaxmodels.layers.keras_calls import symbols_of
 from flaxmodels.layers.symbolic import Symbol
 from flaxmodels.layers.wrappers import Bidirectional
 from flaxmodels.trees import Tree

@@ -1,0 +1,155 @@
+"""Initial weights, names and paths of layers that other custom layers, cells and models make, compared with Keras."""
+
+import warnings
+
+import jax
+import keras as theirs
+import numpy as np
+import pytest
+
+from training import keras
+
+
+@pytest.fixture(autouse=True)
+def _promotion_as_in_programs():
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def classes(k):
+    """Returns custom layers and models that make layers in all the places where Keras lets them."""
+
+    class Kernel(k.layers.Layer):
+        def __init__(self, units=2, **kwargs):
+            super().__init__(**kwargs)
+            self.units = units
+
+        def build(self, shape):
+            self.kernel = self.add_weight(shape=(shape[-1], self.units), name="kernel")
+            self.built_for = shape
+
+        def call(self, x):
+            return k.ops.matmul(x, self.kernel)
+
+    class Nested(k.layers.Layer):
+        def build(self, shape):
+            self.kernels = [Kernel(3), Kernel()]
+            self.dense, self.norm = k.layers.Dense(2), k.layers.LayerNormalization()
+            self.scale = self.add_weight(shape=(2,), initializer="uniform")
+
+        def call(self, x):
+            for layer in self.kernels:
+                x = layer(x)
+            return k.layers.ReLU()(self.norm(self.dense(x))) * self.scale
+
+    class Attention(k.layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.attend = k.layers.MultiHeadAttention(2, 2)
+            self.kernel = Kernel(3)
+            self.stack = k.Sequential([k.layers.Dense(4), Kernel(4), k.layers.Dense(3)])
+
+        def call(self, x):
+            return self.stack(self.kernel(x + self.attend(x, x)))
+
+    class Network(k.Model):
+        def __init__(self):
+            super().__init__()
+            self.blocks = [Nested() for _ in range(2)]
+            self.parts = {"out": k.layers.Dense(1)}
+
+        def call(self, x):
+            for block in self.blocks:
+                x = block(x)
+            return self.parts["out"](x)
+
+    class Cell(k.layers.Layer):
+        def __init__(self, units, **kwargs):
+            super().__init__(**kwargs)
+            self.units = self.state_size = units
+
+        def build(self, shape):
+            self.kernel = self.add_weight(shape=(shape[-1], self.units), initializer="uniform", name="kernel")
+            self.recurrent = self.add_weight(shape=(self.units, self.units), name="recurrent")
+
+        def call(self, x, states):
+            h = k.ops.matmul(x, self.kernel) + k.ops.matmul(states[0], self.recurrent)
+            return h, [h]
+
+        def get_config(self):
+            return {**super().get_config(), "units": self.units}
+
+    k.saving.register_keras_serializable("inside", k.__name__)(Cell)
+    return Nested, Attention, Network, Cell
+
+
+def nested_on_symbols(k, nested, attention, network, cell):
+    x = k.Input((2,))
+    return k.Model(x, nested()(k.layers.Dense(2)(nested()(x))))
+
+
+def unknown_sizes(k, nested, attention, network, cell):
+    x = k.Input((None, 3))
+    layer = nested()
+    model = k.Model(x, layer(x))
+    assert [inner.built_for for inner in layer.kernels] == [(None, None, 3)] * 2
+    return model
+
+
+def attention_on_symbols(k, nested, attention, network, cell):
+    x = k.Input((4, 3))
+    return k.Model(x, attention()(attention()(x)))
+
+
+def network_on_arrays(k, nested, attention, network, cell):
+    model = network()
+    model(np.ones((1, 2), "float32"))
+    return model
+
+
+def network_on_symbols(k, nested, attention, network, cell):
+    x = k.Input((None, 3))
+    return k.Model(x, network()(x))
+
+
+def cells(k, nested, attention, network, cell):
+    x = k.Input((4, 2))
+    outputs = [k.layers.RNN(cell(3))(x), k.layers.RNN([cell(3), cell(2)])(x)]
+    return k.Model(x, [*outputs, k.layers.Bidirectional(k.layers.RNN(cell(3)))(x)])
+
+
+def cell_on_arrays(k, nested, attention, network, cell):
+    layer = k.layers.RNN([cell(3), cell(2)])
+    layer(np.ones((1, 2, 2), "float32"))
+    return layer
+
+
+PROGRAMS = [
+    nested_on_symbols,
+    unknown_sizes,
+    attention_on_symbols,
+    network_on_arrays,
+    network_on_symbols,
+    cells,
+    cell_on_arrays,
+]
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.__name__)
+def test_weights_and_names_are_those_of_keras(program):
+    """Also the names and weights of layers that are made later."""
+    results = []
+    for k in (keras, theirs):
+        k.utils.clear_session()
+        k.utils.set_random_seed(0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = program(k, *classes(k))
+        later = k.layers.Dense(2)
+        later.build((None, 2))
+        names = [later.name, k.layers.ReLU().name, k.Sequential().name, k.Model(i := k.Input((2,)), i * 2).name]
+        results.append(([w.path for w in found.weights], names, found.get_weights() + later.get_weights()))
+    (paths, names, weights), (their_paths, their_names, their_weights) = results
+    assert paths == their_paths and names == their_names
+    for weight, theirs_ in zip(weights, their_weights, strict=True):
+        np.testing.assert_array_equal(weight, theirs_)
