@@ -12,7 +12,6 @@ PACKAGE = __name__.rpartition(".")[0]
 _AUGMENT = "apply it to the images before training, for example with Pillow or tf.data"
 _COLUMNS = "encode the columns with NumPy or pandas before training"
 _DTYPES = "quantized layers do not exist here; use the policy 'mixed_bfloat16'"
-_FOLDERS = "read the files in a keras.utils.PyDataset, images with keras.utils.load_img and keras.utils.img_to_array"
 _LOGGING = "pass verbose=0, 1 or 2 to fit, evaluate and predict"
 _MODULES = "wrap a flax.linen module in flaxmodels.Linen"
 _LIMITS = "pass epochs and steps_per_epoch to fit"
@@ -75,18 +74,12 @@ _TABLE: dict[str, dict[str, str]] = {
         "use optax.multi_transform": "MultiOptimizer OptimizerMap",
         "use the class of the same name in keras.optimizers": "legacy",
     },
-    "keras.preprocessing": {_FOLDERS: "image_dataset_from_directory text_dataset_from_directory"},
-    "keras.preprocessing.image": {
-        "use keras.utils.load_img with keep_aspect_ratio=True": "smart_resize",
-    },
     "keras.saving": {"read the file with h5py, or the weights with get_weights": "KerasFileEditor"},
     "keras.utils": {
         "use a dataclass": "Config",
         _COLUMNS: "FeatureSpace",
-        _FOLDERS: "audio_dataset_from_directory image_dataset_from_directory text_dataset_from_directory",
         _LOGGING: "disable_interactive_logging enable_interactive_logging",
         "use model.inputs": "get_source_inputs",
-        "slice the arrays, or pass validation_split to fit": "split_dataset",
         "compute the boxes before training": "bounding_boxes",
         "use keras.saving": "legacy",
     },

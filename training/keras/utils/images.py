@@ -4,12 +4,16 @@ import io
 import os
 import pathlib
 import warnings
-from typing import IO, TYPE_CHECKING
+from collections.abc import Sequence
+from typing import IO, TYPE_CHECKING, overload
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
 from flaxmodels.extras import require_extra
+from flaxmodels.ops import image
 from training.keras import config
 
 if TYPE_CHECKING:
@@ -181,3 +185,42 @@ def load_img(
         top, left = (image.height - crop_height) // 2, (image.width - crop_width) // 2
         box = (left, top, left + crop_width, top + crop_height)
     return image.resize((width, height), getattr(Image.Resampling, interpolation.upper()), box=box)
+
+
+@overload
+def smart_resize(
+    x: jax.Array, size: Sequence[int], interpolation: str = "bilinear", data_format: str | None = "channels_last"
+) -> jax.Array: ...
+@overload
+def smart_resize(
+    x: npt.ArrayLike, size: Sequence[int], interpolation: str = "bilinear", data_format: str | None = "channels_last"
+) -> np.ndarray: ...
+def smart_resize(
+    x: npt.ArrayLike, size: Sequence[int], interpolation: str = "bilinear", data_format: str | None = "channels_last"
+) -> np.ndarray | jax.Array:
+    """Resizes pictures without distortion: crops the middle to the aspect ratio of the size first.
+
+    Args:
+        x: One picture or a batch.
+        size: Height and width of the result.
+        interpolation: "bilinear", "nearest", "bicubic", "lanczos3" or "lanczos5".
+        data_format: "channels_last" or "channels_first"; None for that of the program.
+
+    Shapes: x [..., H, W, C] -> [..., *size, C].
+
+    Returns:
+        An array of JAX for one of JAX, otherwise of NumPy.
+
+    Raises:
+        ValueError: If an argument is invalid.
+
+    References:
+        Keras, `keras.preprocessing.image.smart_resize`.
+
+    Example:
+        >>> smart_resize(np.ones((4, 8, 3), np.float32), (2, 2)).shape
+        (2, 2, 3)
+    """
+    layout = config.resolve_data_format(data_format)
+    resized = image.resize(jnp.asarray(x), size, interpolation, crop_to_aspect_ratio=True, data_format=layout)
+    return resized if isinstance(x, jax.Array) else np.asarray(resized)

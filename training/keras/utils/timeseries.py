@@ -7,12 +7,13 @@ import numpy as np
 import numpy.typing as npt
 
 from training.keras import seeds
+from training.keras.utils.batches import Dataset
 
 # Windows, and their targets if there are any.
 Batch: TypeAlias = np.ndarray | tuple[np.ndarray, np.ndarray]
 
 
-class WindowDataset:
+class WindowDataset(Dataset):
     """Iterates over batches of windows of a series; if they are shuffled, each pass has another order.
 
     Args:
@@ -34,26 +35,18 @@ class WindowDataset:
         seed: int | None,
     ):
         self._data, self._targets, self._starts, self._steps = data, targets, starts, steps
-        self._batch_size, self._seed = batch_size, seed
-        self._passes = 0
+        self._seed = seed
+        super().__init__(self._read_pass, -(-len(starts) // (batch_size or 1)), batch_size)
 
-    def __len__(self) -> int:
-        return -(-len(self._starts) // (self._batch_size or 1))
-
-    def __iter__(self) -> Iterator[Batch]:
-        self._passes += 1
-        return self(self._passes - 1)
-
-    def __call__(self, pass_index: int) -> Iterator[Batch]:
-        """Yields the batches of a pass; training calls this, so that a resumed run reads the same batches."""
+    def _read_pass(self, pass_index: int) -> Iterator[Batch]:
         starts = self._starts
         if self._seed is not None:
             starts = np.random.default_rng([self._seed, pass_index]).permutation(starts)
         for i in range(len(self)):
-            if self._batch_size is None:
+            if self.batch_size is None:
                 yield self._windows(starts[i])
             else:
-                yield self._windows(starts[i * self._batch_size : (i + 1) * self._batch_size])
+                yield self._windows(starts[i * self.batch_size : (i + 1) * self.batch_size])
 
     def _windows(self, starts: np.ndarray) -> Batch:
         x = self._data[starts[..., None] + self._steps]
