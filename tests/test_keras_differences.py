@@ -261,3 +261,24 @@ def test_the_names_of_metrics_do_not_depend_on_previous_programs():
     for _ in range(2):
         names.append((keras.metrics.AUC().name, training.metrics.AUC().name))
     assert names == [("auc", "auc"), ("auc_1", "auc")]
+
+
+def test_batches_of_several_workers_have_the_order_of_the_dataset():
+    def order(library, workers):
+        class Numbers(library.utils.PyDataset):
+            def __len__(self):
+                return 4
+
+            def __getitem__(self, index):
+                return np.zeros((2, 1), "float32"), np.full((2, 1), index, "float32")
+
+        model = library.Sequential([library.Input((1,)), library.layers.Dense(1)])
+        model.compile(library.optimizers.SGD(0.0), "mae")
+        means = []
+        follow = library.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: means.append(logs["loss"]))
+        model.fit(Numbers(workers=workers), shuffle=False, verbose=0, callbacks=[follow])
+        return np.diff(np.arange(5) * [0, *means]).round().tolist()  # the loss is the number of the batch
+
+    assert relaxed(lambda: order(keras, 1)) == [0, 1, 2, 3]
+    assert relaxed(lambda: order(keras, 2)) == [1, 2, 3, 0]
+    assert order(training.keras, 2) == [0, 1, 2, 3]

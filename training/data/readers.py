@@ -5,7 +5,7 @@ import inspect
 import itertools
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sized
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeAlias, TypeGuard
 
@@ -109,6 +109,7 @@ class SequenceReader(Reader):
     def __init__(self, sequence: BatchSequence):
         self.sequence, self._passes = sequence, 0
         self.steps = _length(sequence)
+        self._ahead: Generator[object, None, None] | None = None
 
     def peek(self) -> list[object]:
         return [] if self.steps == 0 else [self.sequence[0]]
@@ -119,13 +120,22 @@ class SequenceReader(Reader):
         if self.steps is None:
             order = itertools.count(first)
         else:
-            order = np.arange(self.steps) if key is None else np.asarray(jax.random.permutation(key, self.steps))
+            # A sequence may become shorter at the end of a pass.
+            now = _length(self.sequence)
+            steps = self.steps if now is None else min(self.steps, now)
+            order = np.arange(steps) if key is None else np.asarray(jax.random.permutation(key, steps))
             order = order[first:]
         workers = getattr(self.sequence, "workers", 1)
         if isinstance(workers, int) and workers > 1:
             ahead = max(getattr(self.sequence, "max_queue_size", 10), workers)
-            return _read_ahead(self.sequence, order, workers, ahead)
+            self._ahead = _read_ahead(self.sequence, order, workers, ahead)
+            return self._ahead
         return (self.sequence[int(i)] for i in order)
+
+    def close(self, used: int, unused: list[object], state: IteratorState | None) -> None:
+        if self._ahead is not None:
+            self._ahead.close()  # otherwise threads read items while `on_epoch_end` changes the sequence
+            self._ahead = None
 
     def position(self, used: int) -> StreamPosition:
         return {"passes": self._passes}
@@ -145,7 +155,9 @@ class SequenceReader(Reader):
             getattr(self.sequence, hook)()
 
 
-def _read_ahead(sequence: BatchSequence, order: Iterable[int], workers: int, ahead: int) -> Iterator[object]:
+def _read_ahead(
+    sequence: BatchSequence, order: Iterable[int], workers: int, ahead: int
+) -> Generator[object, None, None]:
     """Yields the items of a sequence in order, while several threads compute up to `ahead` later ones."""
     rest = iter(order)
     pool = ThreadPoolExecutor(workers, thread_name_prefix="sequence")

@@ -49,7 +49,7 @@ class StreamSource:
             raise ValueError(
                 f"`{name}` must be a stream of at least one batch, got none; give a stream that is not exhausted."
             )
-        self.example = self.convert_batch(first[0], 0)
+        self.example = self.convert_batch(_copied(first[0]), 0)
         self.batch_size: int | None = len(self.example)
 
     def feed(self, batch_size: int, options: FeedOptions = DEFAULT_OPTIONS) -> Feed:
@@ -95,6 +95,11 @@ class StreamSource:
                 f"and {len(data)} in batch {i}; start with a batch of full size."
             )
         return data
+
+
+def _copied(batch: object) -> object:
+    """Returns a batch with own arrays, because a stream may write the next batch into the same ones."""
+    return jax.tree.map(lambda leaf: leaf.copy() if isinstance(leaf, np.ndarray) else leaf, batch)
 
 
 def _format_shapes(data: Examples) -> str:
@@ -173,7 +178,8 @@ class StreamFeed(Feed):
         """Reads the batches of the chunk that starts at step `first`, each with the iterator's state after it."""
         read = []
         count = int(min(self.steps_per_chunk, max(self._limit - first, 1)))
-        for step, batch in enumerate(itertools.islice(given, count), first):
+        for step, given_batch in enumerate(itertools.islice(given, count), first):
+            batch = _copied(given_batch)
             self._unused.append((step, batch))
             examples = self.source.convert_batch(batch, step)
             if self.options.check is not None:

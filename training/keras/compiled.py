@@ -15,6 +15,7 @@ from training.callbacks import Callback, History
 from training.callbacks import check as check_callbacks
 from training.data.arguments import Data, ValidationData
 from training.data.examples import ArrayTree
+from training.data.readers import is_sequence, is_stream
 from training.keras import config, convert, held_values, initialization, optimizers, seeds
 from training.keras.callbacks import CallbackList, PerBatch, SortLogs, has_batch_hooks, sorted_logs
 from training.keras.held_values import gather, has_values, scatter
@@ -283,6 +284,7 @@ class CompiledModel(MeasuredModel):
         self._build_for(x)
         self._check_flags()
         trainer = self._trainer_of(needs_loss=True)
+        _start_passes(x)
         own = [SortLogs(trainer.session), *self._own(callbacks)]
         with self._running():
             history = trainer.fit(
@@ -326,6 +328,7 @@ class CompiledModel(MeasuredModel):
         self._build_for(x)
         trainer = self._trainer_of(needs_loss=True)
         own = self._own(callbacks)
+        _start_passes(x)
         with self._running():
             logs = trainer.evaluate(
                 _given(x), y, batch_size=batch_size, verbose=_shown(verbose), sample_weight=sample_weight, steps=steps,
@@ -468,6 +471,12 @@ class CompiledModel(MeasuredModel):
 
 def _copied(leaf: object) -> Any:
     return leaf.copy() if isinstance(leaf, jax.Array) else leaf
+
+
+def _start_passes(x: object) -> None:
+    """Calls `on_epoch_end` of a sequence, which Keras also does before the first pass of `fit` and of `evaluate`."""
+    if is_stream(x) and is_sequence(x) and hasattr(x, "on_epoch_end"):
+        x.on_epoch_end()
 
 
 def _given(x: Data | None) -> Data:

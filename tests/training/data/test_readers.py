@@ -3,6 +3,7 @@
 import gc
 import itertools
 import re
+import time
 import weakref
 
 import jax
@@ -364,6 +365,57 @@ def test_shuffling_depends_on_seed_and_pass_and_hooks_surround_each_pass():
     assert all(sorted(each) == [*range(5)] for each in shuffled)
     assert len({tuple(each) for each in shuffled}) > 1
     assert orders(0) == shuffled != orders(1)
+
+
+def test_streams_may_write_all_batches_into_one_array():
+    class OneBuffer(Items):
+        buffers = None
+
+        def __getitem__(self, i):
+            made = super().__getitem__(i)
+            self.buffers = tuple(map(np.copy, made)) if self.buffers is None else self.buffers
+            for buffer, array in zip(self.buffers, made, strict=True):
+                buffer[:] = array
+            return self.buffers
+
+    def moving():
+        return Trainer(Sequential([Input((3,)), layers.Dense(4, "tanh"), layers.Dense(1)]), "adam", "mse")
+
+    want = moving()
+    want.fit(Items(), epochs=2, shuffle=False, verbose=0)
+    for stream in (OneBuffer(), lambda: (items[i] for items in [OneBuffer()] for i in range(5))):
+        got = moving()
+        got.fit(stream, epochs=2, shuffle=False, verbose=0)
+        assert_same(got, want)
+        np.testing.assert_array_equal(got.predict(stream), want.predict(Items()))
+
+
+def test_a_sequence_may_become_shorter():
+    class Shrinking(Hooked):
+        def __len__(self):
+            return 5 - self.passes
+
+    items = Shrinking()
+    history = moving().fit(items, epochs=3, shuffle=False, verbose=0).history
+    assert items.log[1:] == ["begin", *range(5), "end", "begin", *range(4), "end", "begin", *range(3), "end"]
+    assert len(history["loss"]) == 3
+
+
+def test_no_thread_reads_items_of_a_closed_pass():
+    class Slow(Hooked):
+        workers = 2
+
+        def __getitem__(self, i):
+            time.sleep(0.005)
+            return super().__getitem__(i)
+
+    items = Slow(50)
+    reader = readers.reader_of(items)
+    next(reader.open(0, 0, None))
+    reader.close(1, [], None)
+    read = len(items.log)
+    time.sleep(0.03)
+    assert len(items.log) == read < 50
 
 
 def test_sequences_of_keras():

@@ -6,6 +6,7 @@ import threading
 import time
 import warnings
 
+import jax
 import jax.numpy as jnp
 import keras as theirs
 import numpy as np
@@ -353,3 +354,38 @@ def test_models_train_on_windows_and_on_datasets_by_index():
         size = {"batch_size": 4} if isinstance(source, tuple) else {}
         losses.append(model.fit(x, y, epochs=2, shuffle=False, verbose=0, **size).history["loss"])
     np.testing.assert_allclose(losses[1:], [losses[0]] * 2, rtol=1e-6)
+
+
+def test_hooks_of_datasets_are_called_as_in_keras():
+    """A dataset that changes its batches in `on_epoch_end` gives the same batches here and there."""
+
+    def losses(module):
+        class Changing(module.utils.PyDataset):
+            log = ""
+
+            def __len__(self):
+                return 2
+
+            def __getitem__(self, index):
+                number = self.log.count("e") + index
+                return np.full((2, 1), number, "float32"), np.ones((2, 1), "float32")
+
+            def on_epoch_begin(self):
+                self.log += "b"
+
+            def on_epoch_end(self):
+                self.log += "e"
+
+        model = module.Sequential([module.Input((1,)), module.layers.Dense(1, kernel_initializer="ones")])
+        model.compile(module.optimizers.SGD(0.01), "mse")
+        first, second, third = Changing(), Changing(), Changing()
+        found = model.fit(first, epochs=2, shuffle=False, verbose=0).history["loss"]
+        found += model.fit(second, epochs=2, shuffle=False, verbose=0).history["loss"]
+        found += [model.evaluate(third, verbose=0), *np.ravel(model.predict(third, verbose=0))]
+        return np.array(found), [second.log, third.log]
+
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        expected, logs = losses(theirs)
+    found, own_logs = losses(keras)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert own_logs == logs == ["ebebe", "ebebe"]
