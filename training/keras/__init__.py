@@ -87,7 +87,7 @@ def __getattr__(name: str) -> Any:
     elif name in NAMES:
         value = getattr(importlib.import_module(f"{__name__}.{NAMES[name]}"), name)
     else:
-        raise AttributeError(refused.sentence(__name__, name), name=name, obj=sys.modules[__name__])
+        refused.raise_missing(__name__, name, sys._getframe(1))
     setattr(sys.modules[__name__], name, value)
     return value
 

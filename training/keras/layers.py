@@ -140,11 +140,13 @@ def deserialize(config: object, custom_objects: Mapping[str, object] | None = No
     return layer
 
 
-_refuse, __dir__ = refused.attach(__name__, {*pure.__all__, "InputLayer", "InputSpec", "deserialize", "serialize"})
+_, __dir__ = refused.attach(__name__, {*pure.__all__, "InputLayer", "InputSpec", "deserialize", "serialize"})
 
 
 def __getattr__(name: str) -> Any:
-    value = getattr(pure, name) if name in pure.__all__ else _refuse(name)
+    if name not in pure.__all__:
+        refused.raise_missing(__name__, name, sys._getframe(1))
+    value = getattr(pure, name)
     if name in MERGES:
         value = _merge_function(name)
     if isinstance(value, type) and issubclass(value, PureLayer):

@@ -277,11 +277,13 @@ __all__ = [
     "poisson", "serialize", "sparse_categorical_accuracy", "sparse_categorical_crossentropy",
     "sparse_top_k_categorical_accuracy", "squared_hinge", "top_k_categorical_accuracy",
 ]  # fmt: skip
-_refuse, __dir__ = refused.attach(__name__, __all__)
+_, __dir__ = refused.attach(__name__, __all__)
 
 
 def __getattr__(name: str) -> Any:
-    value = getattr(pure, name) if name in __all__ else _refuse(name)
+    if name not in __all__:
+        refused.raise_missing(__name__, name, sys._getframe(1))
+    value = getattr(pure, name)
     if isinstance(value, type) and issubclass(value, PureMetric):
         value = stateful_class(value)  # type: ignore[arg-type]  # classes are hashable
     setattr(sys.modules[__name__], name, value)

@@ -1,11 +1,14 @@
-"""The public names of Keras 3 that this package does not provide, each with its alternative.
+"""The public names of Keras 3 that this package does not provide, each with its alternative, and names of Keras 2.
 
-Modules of this package use the table, so that a missing name raises an error with the alternative.
+Modules of this package use the tables, so that a missing name raises an error with the alternative.
 """
 
+import dis
+import importlib.abc
 import sys
 from collections.abc import Callable, Iterable
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 PACKAGE = __name__.rpartition(".")[0]
 
@@ -92,8 +95,65 @@ REFUSED = {
 }
 
 
+_LAYERS = "import the layer from keras.layers"
+_OLDER_TABLE: dict[str, dict[str, str]] = {
+    "keras": {"use keras.layers, keras.models and the other modules": "engine estimator experimental legacy_tf_layers"},
+    "keras.backend": {
+        "use the function of the same name in keras.ops": "abs all any arange argmax argmin binary_crossentropy cast "
+        "categorical_crossentropy clip concatenate cos dot elu equal exp expand_dims eye greater greater_equal "
+        "hard_sigmoid less less_equal log max maximum mean min minimum not_equal one_hot ones ones_like prod relu "
+        "repeat reshape round shape sigmoid sign sin softmax softplus softsign sparse_categorical_crossentropy sqrt "
+        "square squeeze stack std sum tanh tile transpose var zeros zeros_like",
+        "use keras.ops.power": "pow",
+        "use keras.ops.ravel": "flatten",
+        "use keras.ops.transpose": "permute_dimensions",
+        "use keras.ops.matmul": "batch_dot",
+        "use keras.random": "random_bernoulli random_normal random_uniform truncated_normal",
+        "use jax.grad": "function gradients",
+        "use ndim, shape and dtype of the array": "dtype int_shape ndim",
+        "use get_weights and set_weights": "batch_get_value batch_set_value eval get_value set_value",
+        "pass training= to the call": "learning_phase set_learning_phase",
+        "write NumPy arrays or symbols": "constant placeholder variable",
+    },
+    "keras.layers": {
+        "use LSTM": "CuDNNLSTM",
+        "use GRU": "CuDNNGRU",
+        "use the layer of the same name in keras.layers": "experimental",
+        "use ReLU(threshold=...)": "ThresholdedReLU",
+        "use keras.ops.image.extract_patches and a Dense layer": "LocallyConnected1D LocallyConnected2D",
+        "use RandomZoom": "RandomHeight RandomWidth",
+        "use keras.utils.FeatureSpace": "DenseFeatures",
+        _LAYERS: "advanced_activations convolutional core embeddings merge noise normalization pooling recurrent "
+        "wrappers",
+    },
+    "keras.losses": {"pass the name, such as reduction='sum'": "Reduction"},
+    "keras.preprocessing": {"use keras.layers.TextVectorization": "text"},
+    "keras.preprocessing.image": {
+        "use keras.utils.image_dataset_from_directory and layers such as keras.layers.RandomFlip": "DirectoryIterator "
+        "ImageDataGenerator NumpyArrayIterator",
+    },
+    "keras.preprocessing.sequence": {
+        "use keras.utils.timeseries_dataset_from_array": "TimeseriesGenerator",
+        "sample the pairs with NumPy": "make_sampling_table skipgrams",
+    },
+    "keras.utils": {
+        "use keras.utils.to_categorical": "np_utils",
+        "use keras.saving": "generic_utils",
+        "training runs on one device": "multi_gpu_model",
+        "use keras.utils.get_file": "data_utils",
+        "use keras.utils.plot_model": "vis_utils",
+    },
+}
+OLDER = {
+    f"{module}.{name}": alternative
+    for module, group in _OLDER_TABLE.items()
+    for alternative, names in group.items()
+    for name in names.split()
+}
+
+
 def alternative(name: str) -> str | None:
-    """Returns what to use in place of a name of Keras that is not here; None if the name is not refused.
+    """Returns what to use in place of a name of Keras 3 or 2 that is not here; None if the name is not known.
 
     Args:
         name: The name in Keras, such as "keras.utils.FeatureSpace". All names in a refused module are refused.
@@ -102,9 +162,10 @@ def alternative(name: str) -> str | None:
         >>> alternative("keras.wrappers.SKLearnClassifier")
         'call fit and predict of the model in a class of your own'
     """
-    while name and name not in REFUSED:
+    known = REFUSED | OLDER
+    while name and name not in known:
         name = name.rpartition(".")[0]
-    return REFUSED.get(name)
+    return known.get(name)
 
 
 def sentence(module: str, name: str) -> str:
@@ -121,6 +182,35 @@ def sentence(module: str, name: str) -> str:
     return f"{in_keras} is not part of {PACKAGE}; {instead}."
 
 
+def raise_missing(module: str, name: str, caller: FrameType) -> NoReturn:
+    """Raises the error for a name that a module does not have.
+
+    Args:
+        module: The module.
+        name: The name.
+        caller: The frame that asks for the name.
+
+    Raises:
+        ImportError: In a statement `from module import name`, which would replace an AttributeError and its sentence.
+        AttributeError: Otherwise.
+    """
+    if caller.f_code.co_code[caller.f_lasti] == dis.opmap["IMPORT_FROM"]:
+        raise ImportError(sentence(module, name), name=module)
+    raise AttributeError(sentence(module, name), name=name, obj=sys.modules.get(module))
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Gives the import of a module that is not here its sentence. Python asks this finder after all others."""
+
+    def find_spec(self, fullname: str, path: object, target: object = None) -> None:
+        module, _, name = fullname.rpartition(".")
+        if module.startswith(PACKAGE) and alternative(f"keras{fullname.removeprefix(PACKAGE)}") is not None:
+            raise ModuleNotFoundError(sentence(module, name), name=fullname)
+
+
+sys.meta_path.append(_Finder())
+
+
 def attach(module: str, names: Iterable[str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """Returns `__getattr__` and `__dir__` of a module: a missing name raises its sentence, `dir` lists the others.
 
@@ -131,7 +221,7 @@ def attach(module: str, names: Iterable[str]) -> tuple[Callable[[str], Any], Cal
     public = sorted(names)
 
     def __getattr__(name: str) -> Any:
-        raise AttributeError(sentence(module, name), name=name, obj=sys.modules.get(module))
+        raise_missing(module, name, sys._getframe(1))
 
     def __dir__() -> list[str]:
         return public

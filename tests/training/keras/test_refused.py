@@ -2,6 +2,7 @@
 
 import importlib.util
 import pathlib
+import re
 
 import keras as theirs
 import pytest
@@ -34,7 +35,66 @@ def test_no_name_of_keras_is_missing_in_silence():
 
 
 def test_no_name_is_both_here_and_refused():
-    assert [name for name in refused.REFUSED if keras_names.is_here(name)] == []
+    assert [name for name in [*refused.REFUSED, *refused.OLDER] if keras_names.is_here(name)] == []
+    assert {*refused.REFUSED} & {*refused.OLDER} == set()
+
+
+def test_alternatives_of_older_names_exist():
+    for name, alternative in refused.OLDER.items():
+        if "same name in keras.ops" in alternative:
+            assert keras_names.is_here(f"keras.ops.{name.rpartition('.')[2]}"), name
+        for word in re.findall(r"keras\.[\w.]*\w", alternative):
+            assert keras_names.is_here(word) or refused.alternative(word), (name, word)
+
+
+@pytest.mark.parametrize(
+    ("statement", "kind", "message"),
+    [
+        (
+            "from training.keras import applications",
+            ImportError,
+            "keras.applications is not part of training.keras; build the network from layers and load its weights with "
+            "load_weights.",
+        ),
+        (
+            "from training.keras.applications.vgg16 import VGG16",
+            ModuleNotFoundError,
+            "keras.applications is not part of training.keras; build the network from layers and load its weights with "
+            "load_weights.",
+        ),
+        (
+            "from training.keras.layers import Dense, CuDNNLSTM",
+            ImportError,
+            "keras.layers.CuDNNLSTM is not part of training.keras; use LSTM.",
+        ),
+        (
+            "from training.keras.preprocessing.text import Tokenizer",
+            ModuleNotFoundError,
+            "keras.preprocessing.text is not part of training.keras; use keras.layers.TextVectorization.",
+        ),
+        (
+            "import training.keras.utils.np_utils",
+            ModuleNotFoundError,
+            "keras.utils.np_utils is not part of training.keras; use keras.utils.to_categorical.",
+        ),
+        (
+            "from training.keras.backend import no_such_name",
+            ImportError,
+            "module 'training.keras.backend' has no attribute 'no_such_name'; dir(training.keras.backend) lists the "
+            "known ones.",
+        ),
+        (
+            "import training.keras.no_such_module",
+            ModuleNotFoundError,
+            "No module named 'training.keras.no_such_module'",
+        ),
+    ],
+)
+def test_imports_raise_the_sentence(statement, kind, message):
+    with pytest.raises(kind) as caught:
+        exec(statement, {})
+    assert str(caught.value) == message
+    assert type(caught.value) is kind
 
 
 @about_this_version
