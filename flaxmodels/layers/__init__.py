@@ -23,6 +23,9 @@ NAMES = {
     "core": "EinsumDense Identity Lambda",
     "dense": "Dense",
     "embedding": "Embedding ReversibleEmbedding",
+    "images.color": "RandomBrightness RandomContrast",
+    "images.geometry": "RandomFlip RandomRotation RandomTranslation RandomZoom",
+    "images.sizes": "CenterCrop RandomCrop Resizing",
     "lookup": "IntegerLookup StringLookup",
     "masking": "Masking",
     "merge": "Add Average Concatenate Dot Maximum Minimum Multiply Subtract add average concatenate dot maximum "

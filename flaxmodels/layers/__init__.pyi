@@ -41,6 +41,15 @@ from flaxmodels.layers.core import Lambda as Lambda
 from flaxmodels.layers.dense import Dense as Dense
 from flaxmodels.layers.embedding import Embedding as Embedding
 from flaxmodels.layers.embedding import ReversibleEmbedding as ReversibleEmbedding
+from flaxmodels.layers.images.color import RandomBrightness as RandomBrightness
+from flaxmodels.layers.images.color import RandomContrast as RandomContrast
+from flaxmodels.layers.images.geometry import RandomFlip as RandomFlip
+from flaxmodels.layers.images.geometry import RandomRotation as RandomRotation
+from flaxmodels.layers.images.geometry import RandomTranslation as RandomTranslation
+from flaxmodels.layers.images.geometry import RandomZoom as RandomZoom
+from flaxmodels.layers.images.sizes import CenterCrop as CenterCrop
+from flaxmodels.layers.images.sizes import RandomCrop as RandomCrop
+from flaxmodels.layers.images.sizes import Resizing as Resizing
 from flaxmodels.layers.lookup import IntegerLookup as IntegerLookup
 from flaxmodels.layers.lookup import StringLookup as StringLookup
 from flaxmodels.layers.masking import Masking as Masking

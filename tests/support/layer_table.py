@@ -268,6 +268,15 @@ NORMALIZATIONS = [
 ]
 NOISE = [
     Row(layers.ActivityRegularization, {"l1": 0.1, "l2": 0.2}, [(B, 3)]),
+    Row(layers.CenterCrop, {"height": 3, "width": 2}, [(B, 5, 4, 3)]),
+    Row(layers.Resizing, {"height": 3, "width": 6}, [(B, 5, 4, 3)]),
+    Row(layers.RandomBrightness, {"factor": 0.4, "value_range": (-5, 5)}, [(B, 5, 4, 3)], random=True),
+    Row(layers.RandomContrast, {"factor": 0.4, "value_range": (-5, 5)}, [(B, 5, 4, 3)], random=True),
+    Row(layers.RandomCrop, {"height": 5, "width": 4}, [(B, 5, 4, 3)]),
+    Row(layers.RandomFlip, {}, [(B, 5, 4, 3)], random=True),
+    Row(layers.RandomRotation, {"factor": 0.4}, [(B, 5, 4, 3)], random=True),
+    Row(layers.RandomTranslation, {"height_factor": 0.4, "width_factor": 0.4}, [(B, 5, 4, 3)], random=True),
+    Row(layers.RandomZoom, {"height_factor": 0.4}, [(B, 5, 4, 3)], random=True),
     Row(layers.AlphaDropout, {"rate": 0.4}, [(B, 8)], random=True),
     Row(layers.Dropout, {"rate": 0.4, "noise_shape": (None, 1, None)}, [(B, 2, 8)], random=True),
     Row(layers.GaussianDropout, {"rate": 0.4}, [(B, 8)], random=True),

@@ -7,6 +7,7 @@ from flaxmodels.layers.attention import ProjectedAttention
 from flaxmodels.layers.base import Layer
 from flaxmodels.layers.conv import Convolution
 from flaxmodels.layers.conv_recurrent import ConvLSTM
+from flaxmodels.layers.images.base import ImageLayer
 from flaxmodels.layers.regularization import SpatialDropout, SpatialDropout1D
 from training.keras import serialization
 
@@ -46,6 +47,11 @@ def adapt(layer: Any, config: dict[str, Any]) -> dict[str, Any]:
         config = config | {"output_shape": (config["output_shape"],)}
     if isinstance(layer, SpatialDropout | SpatialDropout1D):
         config = config | {"dtype": layer.dtype_policy.name}
+    if isinstance(layer, ImageLayer):
+        first = ("name", "trainable", "dtype", "data_format")
+        config = {name: config[name] for name in first if name in config} | config
+    if isinstance(layer, pure.RandomBrightness):
+        config = config | {"value_range": list(config["value_range"])}
     for direction in ("forward", "backward") if isinstance(layer, pure.Bidirectional) else ():
         inner = config["layer" if direction == "forward" else "backward_layer"]
         inner["config"]["name"] = layer.name_of_direction(f"{direction}_layer")

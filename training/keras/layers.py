@@ -9,8 +9,10 @@ from flaxmodels import layers as pure
 from flaxmodels.layers.attention import ProjectedAttention
 from flaxmodels.layers.base import Layer as PureLayer
 from flaxmodels.layers.host import HostLayer
+from flaxmodels.layers.images.base import ImageLayer
 from training.keras import adapting, naming, refused, serialization
 from training.keras.docstrings import without_example
+from training.keras.images import RandomImages
 from training.keras.initialization import with_seed
 from training.keras.input_specs import InputSpec as InputSpec
 from training.keras.inputs import Input as Input
@@ -106,6 +108,7 @@ MIXINS: dict[type, type] = {
     HostLayer: adapting.HostArrays,
     pure.Normalization: adapting.StatisticsInWeights,
     pure.Rescaling: adapting.ChannelFactors,
+    ImageLayer: RandomImages,
 }
 
 

@@ -23,7 +23,7 @@ from flaxmodels.layers.base import Layer
 from flaxmodels.layers.builds import Shapes
 from flaxmodels.layers.keras_calls import symbols_of
 from training.assigned import may_assign
-from training.keras import config, first_values, naming, paths, seeds
+from training.keras import config, first_values, images, naming, paths, seeds
 from training.keras.attributes import KerasAttributes
 from training.keras.held_values import (
     COLLECTIONS,
@@ -169,7 +169,8 @@ class Stateful(KerasAttributes):
         named: dict[str, Any]
         inputs, args, named = jax.tree.map(as_array, (inputs, args, kwargs))
         ensure_initialized(self)  # with the shapes of the model that the layer is in, if there is one
-        train = bool(named.pop("training", named.pop("train", None)) or False)
+        flag = named.pop("training", named.pop("train", None))
+        train = images.trains_by_default(with_held(self)) if flag is None else bool(flag)
         with seeds.undone() if initialize(self, inputs, *args, **named) else contextlib.nullcontext():
             return self._compute(train, inputs, *args, **named)
 
@@ -178,7 +179,8 @@ class Stateful(KerasAttributes):
         values = gather(self)
         options: dict[str, Any] = {"train": train} if train else {}
         if train or any(map(first_values.may_assign, with_held(self))):
-            rngs = {"dropout": seeds.next_key()} if train else {}
+            draws_itself = isinstance(self, images.RandomImages)
+            rngs = {"dropout": seeds.next_key()} if train and not draws_itself else {}
             mutable = ["batch_stats", "losses", *(["params"] if may_assign(self) else [])]
             outputs, new = self.apply(values, inputs, *args, rngs=rngs, mutable=mutable, **named, **options)
             self.set_call_losses(new.get("losses", {}))

@@ -1,7 +1,6 @@
 """Keras' geometric transformations of images."""
 
 from collections.abc import Sequence
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +11,8 @@ from flaxmodels import random
 from flaxmodels.ops.arrays import Tensor, as_array, as_float
 from flaxmodels.ops.image.filters import filter_channels, gaussian_kernel
 from flaxmodels.ops.image.layout import checked_images, choose, image_operation, on_batches
+from flaxmodels.ops.image.sampling import FILL_MODES, ORDERS, sample
 
-ORDERS = {"nearest": 0, "bilinear": 1}
-FILL_MODES = ("constant", "nearest", "wrap", "mirror", "reflect")
 METHODS = ("linear", "bilinear", "trilinear", "cubic", "bicubic", "tricubic", "lanczos3", "lanczos5")
 
 
@@ -55,15 +53,6 @@ def map_coordinates(
 def _grid(height: int, width: int, dtype: DTypeLike) -> tuple[jax.Array, jax.Array]:
     """Returns the rows [1, H, 1] and the columns [1, 1, W] of pixels."""
     return jnp.arange(height, dtype=dtype)[None, :, None], jnp.arange(width, dtype=dtype)[None, None, :]
-
-
-def _sample(
-    images: jax.Array, rows: jax.Array, columns: jax.Array, interpolation: str, fill_mode: str, fill_value: float
-) -> jax.Array:
-    """Reads images [B, H, W, C] at rows and columns [B, H', W']."""
-    read = partial(ndimage.map_coordinates, order=ORDERS[interpolation], mode=fill_mode, cval=fill_value)
-    of_image = jax.vmap(lambda plane, y, x: read(plane, [y, x]), in_axes=(-1, None, None), out_axes=-1)
-    return jax.vmap(of_image)(images, rows, columns)
 
 
 @image_operation
@@ -111,7 +100,7 @@ def affine_transform(
         size, height, width, _ = batch.shape
         y, x = _grid(height, width, numbers.dtype)
         a0, a1, a2, b0, b1, b2, _, _ = jnp.moveaxis(jnp.broadcast_to(numbers, (size, 8)), -1, 0)[:, :, None, None]
-        return _sample(
+        return sample(
             batch, b0 * x + b1 * y + b2, a0 * x + a1 * y + a2, interpolation, fill_mode, fill_value
         )  # fmt: skip
 
@@ -164,7 +153,7 @@ def perspective_transform(
         t = jnp.moveaxis(numbers, -1, 0)[:, :, None, None]
         scale = t[6] * x + t[7] * y + 1.0
         rows, columns = (t[3] * x + t[4] * y + t[5]) / scale, (t[0] * x + t[1] * y + t[2]) / scale
-        return _sample(batch, rows, columns, interpolation, "constant", fill_value)
+        return sample(batch, rows, columns, interpolation, "constant", fill_value)
 
     return on_batches(apply, array, data_format)
 
@@ -226,7 +215,7 @@ def elastic_transform(
         kernel = gaussian_kernel((window, window), (sigma, sigma), batch.dtype)
         shift = as_array(alpha) * filter_channels(noise[..., None], kernel)[..., 0]
         y, x = _grid(height, width, shift.dtype)
-        return _sample(batch, y + shift, x + shift, interpolation, fill_mode, fill_value)
+        return sample(batch, y + shift, x + shift, interpolation, fill_mode, fill_value)
 
     return on_batches(apply, array, data_format).astype(array.dtype)
 

@@ -1,0 +1,1 @@
+"""Layers that change images: sizes, geometry, colors, and random versions for training."""
