@@ -11,10 +11,11 @@ from jax.typing import DTypeLike
 
 from flaxmodels.container import Container
 from flaxmodels.fusion import find_fusion
-from flaxmodels.graph import Graph, check_scopes, scope_names
+from flaxmodels.graph import Graph, scope_names
 from flaxmodels.layers import symbolic
 from flaxmodels.layers.base import Layer, MultiOutputLayer, arguments
 from flaxmodels.layers.linen import Linen as Linen
+from flaxmodels.layers.scopes import check_shared
 from flaxmodels.layers.symbolic import Input as Input
 from flaxmodels.layers.symbolic import Node, Symbol
 from flaxmodels.layers.tracing import Lookup, Sources, trace
@@ -36,7 +37,7 @@ class LayerStack(Sequence[Layer]):
     ):
         self.layers, self.source, self.outputs = layers, source, outputs
         self.names = scope_names(layers)
-        check_scopes(self.names, layers)
+        check_shared(self.names, layers)
 
     def __len__(self) -> int:
         return len(self.layers)
@@ -68,7 +69,8 @@ class LayerStack(Sequence[Layer]):
                 _check_input_is_first(layers, source)
                 source = thing
                 continue
-            layer = _as_layer(thing)
+            wrapped = [known for known in layers if isinstance(known, Linen) and known.module is thing]
+            layer = wrapped[0] if wrapped else _as_layer(thing)
             source = _input_of(layer) if not layers and source is None else source
             layers.append(layer)
         stack = LayerStack(tuple(layers), source, self.outputs)
@@ -121,8 +123,7 @@ class Sequential(Container):
     Shapes: those of the first layer's input and the last layer's output.
 
     Raises:
-        ValueError: If two layers have the same name, a layer occurs twice, or a layer does not fit the output of the
-            previous one.
+        ValueError: If two layers have the same name, or a layer does not fit the output of the previous one.
         TypeError: If a value is not a layer.
 
     References:
@@ -176,7 +177,7 @@ class Sequential(Container):
             raise ValueError("A Sequential without layers computes nothing; add a layer first.")
         if self.layers.source is not None:
             inputs = self.check_inputs(self.layers.source, inputs)[0]
-        bound = [layer.clone(parent=self, name=name) for name, layer in self.children()]
+        bound = [self.bound(layer) for layer in self.layers]
         may_fuse = self.may_fuse()
         while bound:
             layer, *bound = bound
@@ -225,7 +226,8 @@ class Sequential(Container):
 class Model(Container, MultiOutputLayer):
     """Connects layers into a graph from input symbols to output symbols.
 
-    A layer that is called twice shares its parameters. A model can be called like a layer, which nests it.
+    A layer that is called twice, or that several models inside this one hold, has one set of parameters. It is in the
+    scope of its first place, in the order of `layers`. A model can be called like a layer, which nests it.
 
     Args:
         inputs: A symbol of `Input(...)`, or a list, tuple or dictionary of them.
@@ -234,8 +236,7 @@ class Model(Container, MultiOutputLayer):
     Shapes: those of the symbols.
 
     Raises:
-        ValueError: If the outputs need an input that is not among `inputs`, two layers have the same name, or a layer
-            occurs both directly in the model and inside another layer of the model.
+        ValueError: If the outputs need an input that is not among `inputs`, or two layers have the same name.
         TypeError: If inputs or outputs are not symbols.
 
     References:
@@ -279,7 +280,6 @@ class Model(Container, MultiOutputLayer):
         values = dict(zip(map(id, symbols), self.check_inputs(graph.inputs, inputs), strict=True))
         given = [None] * len(symbols) if mask is None else self.match_structure(graph.inputs, mask, "masks")
         masks: dict[int, MaskTree] = dict(zip(map(id, symbols), given, strict=True))
-        bound = {id(layer): layer.clone(parent=self, name=name) for name, layer in self.children()}
         done: set[Node] = set()
         may_fuse = self.may_fuse()
         for node in graph.nodes:
@@ -290,8 +290,8 @@ class Model(Container, MultiOutputLayer):
                 outputs = node.layer(*_filled(node.args, values), **_filled(node.kwargs, values))
                 values.update(zip(map(id, jax.tree.leaves(node.outputs)), jax.tree.leaves(outputs), strict=True))
                 continue
-            layer, following = bound[id(node.layer)], graph.followers.get(node)
-            after = bound[id(following.layer)] if following and may_fuse else None
+            layer, following = self.bound(node.layer), graph.followers.get(node)
+            after = self.bound(following.layer) if following and may_fuse else None
             fused = find_fusion(layer, after) if after else None
             if following and fused:
                 source = id(node.args[0])

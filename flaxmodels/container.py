@@ -9,6 +9,7 @@ import numpy as np
 from flax.linen import module as linen_module
 
 from flaxmodels import summary
+from flaxmodels.layers import keras_calls, keras_state
 from flaxmodels.layers.base import Layer, accessor
 from flaxmodels.layers.checks import is_integer
 from flaxmodels.layers.symbolic import Symbol
@@ -54,6 +55,20 @@ class Container(Layer):
     def clone(self, **arguments: Any) -> Self:
         """Returns a copy with changed fields, as in flax; `input_shape` is not a field but follows from the input."""
         return super().clone(**{"input_shape": None} | arguments)
+
+    @nn.nowrap
+    def _bind_inner(self) -> None:
+        """Binds the layers of the model at once and in order, so that the scope of a shared layer is known."""
+        children = keras_calls.base_children(self) if self.BINDS_ATTRIBUTES else self.children()
+        bound = {id(layer): keras_state.bind_module(self, layer, name) for name, layer in children}
+        object.__setattr__(self, "_bound", bound)
+        super()._bind_inner()
+
+    @nn.nowrap
+    def bound(self, layer: Layer) -> Layer:
+        """Returns the clone of a layer of this model that is bound to it, or to another holder of the layer."""
+        bound: dict[int, Layer] = self.__dict__["_bound"]
+        return bound[id(layer)]
 
     def outputs_and_mask(
         self, inputs: ArrayTree, *, mask: MaskTree = None, train: bool = False

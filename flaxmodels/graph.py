@@ -3,13 +3,13 @@
 import collections
 from collections.abc import Sequence
 
-import flax.linen as nn
 import jax
 from jax.typing import DTypeLike
 
 from flaxmodels.keras_order import in_keras_order
 from flaxmodels.layers.base import Layer
 from flaxmodels.layers.linen import Linen
+from flaxmodels.layers.scopes import check_shared
 from flaxmodels.layers.symbolic import Node, Symbol
 from flaxmodels.names import snake_case as snake_case
 from flaxmodels.ops.base import OperationCall
@@ -19,26 +19,28 @@ from flaxmodels.trees import Tree
 def scope_names(layers: Sequence[Layer]) -> list[str]:
     """Returns a name for each layer or operation: its `name`, or Keras' automatic one for its class.
 
-    The first one of a class has no number, the second one has the number 1.
+    The first one of a class has no number, the second one has the number 1. A layer that is listed twice has one name.
 
     Raises:
         ValueError: If two layers have the same `name`, or a name contains a slash.
     """
-    for layer in layers:
+    distinct = list({id(layer): layer for layer in layers}.values())
+    for layer in distinct:
         if layer.name and (not isinstance(layer.name, str) or "/" in layer.name):
             raise ValueError(
                 f"The name of a layer must be a string without '/', got {layer.name!r} for {type(layer).__name__}; "
                 "use another character, such as '_'."
             )
-    taken = collections.Counter(layer.name for layer in layers if layer.name)
+    taken = collections.Counter(layer.name for layer in distinct if layer.name)
     repeated = [name for name, count in taken.items() if count > 1]
     if repeated:
         raise ValueError(
             f"Layers of one model need different names, got {repeated[0]!r} {taken[repeated[0]]} times; "
             "give each layer another `name`, or none."
         )
-    names, used, counts = [], set(taken), collections.Counter[str]()
-    for layer in layers:
+    names: dict[int, str] = {}
+    used, counts = set(taken), collections.Counter[str]()
+    for layer in distinct:
         name = layer.name
         while not name:
             stem = snake_case(type(layer.module).__name__ if isinstance(layer, Linen) else layer.class_name)
@@ -46,35 +48,8 @@ def scope_names(layers: Sequence[Layer]) -> list[str]:
             counts[stem] += 1
             name = candidate if candidate not in used else None
         used.add(name)
-        names.append(name)
-    return names
-
-
-def check_scopes(names: Sequence[str], layers: Sequence[Layer]) -> None:
-    """Refuses a layer in two scopes: it would have separate parameters in each, although sharing is intended.
-
-    Raises:
-        ValueError: If a layer occurs twice, or both directly and inside another layer.
-    """
-    # The layers are stored with the names to keep them alive: an id is unique only among living objects.
-    places: dict[int, tuple[str, nn.Module]] = {}
-    for name, layer in zip(names, layers, strict=True):
-        inside = _with_inner(layer)
-        for inner in inside:
-            if id(inner) in places:
-                raise ValueError(
-                    f"A layer must belong to one scope, got one {type(inner).__name__} in {places[id(inner)][0]!r} and "
-                    f"in {name!r}; share it by calling it twice in one Model, or make two layers."
-                )
-        places.update((id(inner), (name, inner)) for inner in inside)
-
-
-def _with_inner(layer: nn.Module) -> list[nn.Module]:
-    """Returns a layer and the distinct layers inside it."""
-    inside: list[nn.Module] = [layer.module] if isinstance(layer, Linen) else []
-    for _, child in layer.children() if isinstance(layer, Layer) else []:
-        inside.extend(_with_inner(child))
-    return list({id(inner): inner for inner in [layer, *inside]}.values())
+        names[id(layer)] = name
+    return [names[id(layer)] for layer in layers]
 
 
 def _takes_one_symbol(node: Node) -> bool:
@@ -98,7 +73,7 @@ class Graph:
         self.nodes = sorted(self._reachable(), key=lambda node: node.order)
         called = list({id(node.layer): node.layer for node in self.nodes}.values())
         names = scope_names(called)
-        check_scopes(names, called)
+        check_shared(names, called)
         self.names = dict(zip(map(id, called), names, strict=True))
         self._order: dict[str, list[Layer | Symbol]] = {}
         self.followers = self._followers()

@@ -28,7 +28,7 @@ from flaxmodels.layers.host import HostLayer
 from flaxmodels.layers.symbolic import Symbol
 from flaxmodels.names import lookup
 from flaxmodels.ops.base import OperationCall
-from flaxmodels.saving import custom
+from flaxmodels.saving import custom, sharing
 from flaxmodels.saving.format import Json
 
 if TYPE_CHECKING:
@@ -83,25 +83,65 @@ def from_keras(config: Json) -> Config:
         >>> from_keras(config)
         {'class': 'Dense', 'config': {'units': 3}}
     """
-    return _ConfigReader().layer(config)
+    return _ConfigReader().layer(with_shared_ids(config))
+
+
+def with_shared_ids(config: Json) -> Json:
+    """Returns a config in which all descriptions of a shared layer have the `shared_object_id` of the layer.
+
+    Keras leaves it out of the first one, which has the same class and arguments, among them the name.
+    """
+    known: dict[str, Json] = {}
+
+    def visit(value: Json, change: Callable[[Config], Config]) -> Json:
+        if isinstance(value, list):
+            return [visit(item, change) for item in value]
+        if not isinstance(value, dict):
+            return value
+        return change({key: visit(item, change) for key, item in value.items()})
+
+    def identify(described: Config) -> str | None:
+        inner = described.get("config")
+        if not isinstance(inner, dict) or not isinstance(inner.get("name"), str):
+            return None
+        without = visit({"class": described.get("class_name"), "config": inner}, _without_shared_id)
+        return json.dumps(without, sort_keys=True)
+
+    def note(described: Config) -> Config:
+        if described.get("shared_object_id") is not None and (key := identify(described)) is not None:
+            known.setdefault(key, described["shared_object_id"])
+        return described
+
+    def complete(described: Config) -> Config:
+        if "class_name" not in described or described.get("shared_object_id") is not None:
+            return described
+        key = identify(described)
+        return described if key not in known else described | {"shared_object_id": known[key]}
+
+    visit(config, note)
+    return visit(config, complete) if known else config
+
+
+def _without_shared_id(described: Config) -> Config:
+    return {key: value for key, value in described.items() if key != "shared_object_id"}
 
 
 class _ConfigReader:
-    """Translates one config, and records the `shared_object_id` of its layers to detect shared ones."""
-
-    def __init__(self) -> None:
-        self.shared_object_ids: set[int] = set()
+    """Translates one config."""
 
     def layer(self, described: Json, scope: bool = False) -> Config:
         """Translates a layer or model; `scope` adds its name, which is the scope of its parameters."""
+        translated = self._layer(described, scope)
+        number = get(described, "shared_object_id")
+        return translated if number is None else translated | {"shared": number}
+
+    def _layer(self, described: Json, scope: bool) -> Config:
         kind, config = required(described, "class_name", str), required(described, "config", dict)
         if custom.is_known(described):
-            self._check_not_shared(described, kind)
             name = get(described, "name") or required(config, "name", str) if scope else None
             return _custom(described) | ({"name": name} if scope else {})
         named: Config = {"name": required(config, "name", str)} if scope else {}
         _check_from_keras(described, "model" if kind in ("Sequential", *FUNCTIONAL) else "layer")
-        self._check_not_shared(described, kind)
         if kind == "Sequential":
             return self._sequential(config) | named
         if kind in FUNCTIONAL:
@@ -109,18 +149,6 @@ class _ConfigReader:
         cls = _layer_class(kind)
         translated: Config = {"class": cls.__name__, "config": self._arguments(config)}
         return translated | named
-
-    def _check_not_shared(self, described: Json, kind: str) -> None:
-        """Raises if the layer is part of two models, which would give each model its own copy of the weights."""
-        object_id = get(described, "shared_object_id")
-        if object_id is None:
-            return
-        if not isinstance(object_id, int) or object_id in self.shared_object_ids:
-            raise ValueError(
-                f"one {kind} is in two models, which cannot share weights here; "
-                "share it by calling it twice in one model"
-            )
-        self.shared_object_ids.add(object_id)
 
     def _arguments(self, config: Config) -> Config:
         arguments: Config = {}
@@ -310,11 +338,13 @@ def _compute_dtype(config: Mapping[str, Json]) -> str:
 # ---------------------------------------------------------------- to Keras
 
 
-def to_keras(model: Layer) -> Config:
+def to_keras(model: Layer, shares: bool = True) -> Config:
     """Returns the config of a layer or model as Keras writes it in the `config.json` of a `.keras` file.
 
     Args:
         model: A layer or model.
+        shares: Whether layers in several places have a number, as in files; Keras' `get_config` and `to_json` give
+            none, so that each place gets a layer of its own.
 
     Raises:
         ValueError: If Keras has no such layer, or an argument is custom code.
@@ -323,10 +353,17 @@ def to_keras(model: Layer) -> Config:
         >>> to_keras(layers.Dense(3))["config"]["units"]
         3
     """
-    return _to_config(model, model.name, None, True)
+    with sharing.describing(model, shares):
+        return _to_config(model, model.name, None, True)
 
 
 def _to_config(layer: Layer, name: str | None, dtype: DTypeLike | None, trainable: bool) -> Config:
+    """Returns the config of a layer, with its number if it is shared; see `_describe`."""
+    described, number = _describe(layer, name, dtype, trainable), sharing.number_of(layer)
+    return described if number is None else described | {"shared_object_id": number}
+
+
+def _describe(layer: Layer, name: str | None, dtype: DTypeLike | None, trainable: bool) -> Config:
     """Returns the config of a layer.
 
     Args:

@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeGuard, TypeVar
 
 import flax.linen as nn
@@ -82,21 +82,28 @@ class StoredNames:
             if (kind, last) == ("layers", "vars") and not _is_key(key, "input_layer"):
                 self.models["/".join(filter(None, model))][key] = name
 
-    def keys(self, model: str, children: Sequence[tuple[str, nn.Module | None]], by_order: list[str]) -> list[str]:
+    def keys(
+        self,
+        model: str,
+        children: Sequence[tuple[str, nn.Module | None]],
+        by_order: list[str],
+        is_shared: Callable[[nn.Module | None], bool],
+    ) -> list[str]:
         """Returns the keys of a model's layers in the file.
 
         Args:
             model: Path of the model in the file.
             children: The layers with their names.
             by_order: Their keys in Keras' order, which are used if the names are ambiguous.
+            is_shared: Returns whether a layer is in several places, of which the file has only one.
         """
         stored = self.models.get(model)
         if not stored:
             return by_order
         by_name = {name: key for key, name in stored.items()}
-        names = [name for name, _ in children]
-        fits = sorted(stored.values()) == sorted(names) and all(
-            _is_key(by_name[name], _stem(child)) for name, child in children
+        known = [(name, child) for name, child in children if name in by_name or not is_shared(child)]
+        fits = sorted(stored.values()) == sorted({name for name, _ in known}) and all(
+            _is_key(by_name[name], _stem(child)) for name, child in known
         )
         if self.required and not fits:
             expected = sorted((name[:80], _stem(child)) for name, child in children)[:10]
@@ -107,7 +114,7 @@ class StoredNames:
                 f"{got}; save it again with Keras."
             )
         if fits and (self.required or all(child is not None and child.name for _, child in children)):
-            return [by_name[name] for name in names]
+            return [by_name.get(name, key) for (name, _), key in zip(children, by_order, strict=True)]
         return by_order
 
 
@@ -144,16 +151,7 @@ class _Walk:
     def __init__(self, reader: PartsReader, names: StoredNames):
         self.reader, self.names = reader, names
         self._parts: dict[tuple[Path, int], Parts] = {}
-        self._scopes: dict[int, Path] = {}
         self._visited: set[int] = set()
-        self._note_scopes(reader.root, ())
-
-    def _note_scopes(self, module: nn.Module | None, scope: Path) -> None:
-        """Notes the scope of each layer, in order of creation."""
-        for name, child in self._parts_of(module, scope).children:
-            if child is not None:
-                self._scopes.setdefault(id(keras_state.origin_of(child)), (*scope, name))
-            self._note_scopes(child, (*scope, name))
 
     def _parts_of(self, module: nn.Module | None, scope: Path) -> Parts:
         key = scope, id(module)
@@ -185,12 +183,9 @@ class _Walk:
             for group in self.groups(module.layer, _join_path(path, "layer"), scope, module.layer.name or ""):
                 yield dataclasses.replace(group, sigma=sigma)
         for key, child_name, child in self._children(module, path, inside):
-            child_scope = (*scope, child_name)
-            if child is not None:
-                origin = id(keras_state.origin_of(child))
-                if origin in self._visited:
-                    continue
-                child_scope = self._scopes.get(origin, child_scope)
+            if child is not None and id(keras_state.origin_of(child)) in self._visited:
+                continue
+            child_scope = self.reader.scope_of(child, (*scope, child_name))
             inner_name = getattr(child, "name", None) if _has_attributes(module) else None
             yield from self.groups(child, _join_path(path, key), child_scope, inner_name or child_name)
 
@@ -213,7 +208,8 @@ class _Walk:
                 (keys.get(name, name), name, child) for name, child in inside if name not in own
             ]
         if isinstance(module, Container):
-            stored = self.names.keys(path, inside, [_numbered_key(child, used) for _, child in inside])
+            by_order = [_numbered_key(child, used) for _, child in inside]
+            stored = self.names.keys(path, inside, by_order, self.reader.is_shared)
             attributes = [f"layers/{key}" for key in stored]
         elif isinstance(module, layers.StackedRNNCells):
             attributes = [f"cells/{_numbered_key(child, used)}" for _, child in inside]

@@ -23,6 +23,7 @@ from flaxmodels.layers.base import Layer
 from flaxmodels.layers.linen import Linen
 from flaxmodels.layers.normalization import SpectralNormalization
 from flaxmodels.layers.recurrent import Recurrent
+from flaxmodels.layers.scopes import places_of
 from flaxmodels.trees import Tree
 
 T = TypeVar("T")
@@ -66,9 +67,15 @@ def weight_paths(module: nn.Module, variables: Mapping[str, object]) -> list[Pat
     """
     reader = PartsReader(module, variables)
 
-    def walk(module: nn.Module | None, scope: Path) -> list[Path]:
+    visited: set[Path] = set()
+
+    def walk(module: nn.Module | None, path: Path) -> list[Path]:
+        scope = reader.scope_of(module, path)
+        if scope in visited:
+            return []
+        visited.add(scope)
         own, children = reader.parts(module, scope)
-        return own + [path for name, child in children for path in walk(child, (*scope, name))]
+        return own + [weight for name, child in children for weight in walk(child, (*scope, name))]
 
     paths = walk(module, ())
     reader.check_complete(paths)
@@ -85,8 +92,18 @@ class PartsReader:
 
     def __init__(self, root: nn.Module, variables: Mapping[str, object]):
         self.root, self.variables = root, variables
-        # Sublayers of Keras classes by id: one that is shared has its weights where it occurs first.
-        self._seen: dict[int, Any] = {}
+        # Kept, because some layers make the layers inside them anew, and an id is unique only among living objects.
+        self._places = places = places_of(root)
+        self._scopes = {id(keras_state.origin_of(place.layer)): place.scope for place in places}
+        self._shared = {place.scope for place in places if place.path != place.scope}
+
+    def scope_of(self, module: nn.Module | None, path: Path) -> Path:
+        """Returns the scope of the module at a path; a shared module has that of its first place."""
+        return path if module is None else self._scopes.get(id(keras_state.origin_of(module)), path)
+
+    def is_shared(self, module: nn.Module | None) -> bool:
+        """Returns whether a module is in several places."""
+        return module is not None and self._scopes.get(id(keras_state.origin_of(module))) in self._shared
 
     def parts(self, module: nn.Module | None, scope: Path) -> Parts:
         """Returns the parts of the module at a scope."""
@@ -104,9 +121,7 @@ class PartsReader:
         if module.pure_class().__module__.split(".")[0] == __name__.split(".")[0]:
             return Parts(own, children)  # layers of this library declare all parts
         if module.BINDS_ATTRIBUTES:
-            shared = [id(child) for _, child in children if id(child) in self._seen]
-            self._seen.update((id(child), child) for _, child in children)
-            return Parts(own, [(name, child) for name, child in children if id(child) not in shared])
+            return Parts(own, children)
         declared = {*module.WEIGHTS, *(name for name, _ in children)}
         scopes: dict[str, None] = {}
         for collection in COLLECTIONS:
@@ -207,7 +222,9 @@ def _with_model_dtype(model: Layer, child: nn.Module) -> nn.Module:
     The order of its weights may depend on the dtype.
     """
     if isinstance(model, Container) and isinstance(child, Container) and child.own_dtype is None is not model.own_dtype:
-        return child.clone(dtype=model.own_dtype)
+        copy = child.clone(dtype=model.own_dtype)
+        keras_state.note_origin(copy, child)
+        return copy
     return child
 
 

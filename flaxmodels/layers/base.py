@@ -91,8 +91,9 @@ class Layer(KerasStyle, nn.Module, kw_only=True):
             symbolic.as_shape(self.input_shape)
         made_in = keras_state.detach_from_call(self)
         super().__post_init__()
-        if self.BINDS_ATTRIBUTES and self.scope is not None:
-            keras_state.bind_attributes(self)
+        if self.scope is not None:
+            keras_state.note_clone(self)
+            self._bind_inner()
         if made_in is not None:
             made_in.made.append(self)
 
@@ -104,6 +105,12 @@ class Layer(KerasStyle, nn.Module, kw_only=True):
             if name in type(self).ACCESSORS:
                 raise AttributeError(self.no_symbols(name))
             return super().__getattr__(name)
+
+    @nn.nowrap
+    def _bind_inner(self) -> None:
+        """Binds the layers inside this one, when it is bound itself; flax binds those in fields."""
+        if self.BINDS_ATTRIBUTES:
+            keras_state.bind_attributes(self)
 
     @accessor
     def input(self) -> Any:
@@ -215,7 +222,7 @@ class Layer(KerasStyle, nn.Module, kw_only=True):
         """
         if mask is not None:
             kwargs["mask"] = mask
-        if not _is_transformed(keras_state.class_of(self)):
+        if not is_transformed(keras_state.class_of(self)):
             outputs = self(inputs, *args, **kwargs | ({} if train is False else {"train": train}))
             return outputs, self.__dict__.pop("_output_mask")
         # A class transformed by flax, such as nn.remat(Dense), takes only arrays and calls a copy of itself.
@@ -489,6 +496,6 @@ def _arguments(cls: type[Layer]) -> tuple[str, ...]:
 
 
 @functools.cache
-def _is_transformed(cls: type) -> bool:
+def is_transformed(cls: type) -> bool:
     """Returns whether flax made a class by a transformation, such as nn.remat(Dense)."""
     return any(base.__module__ == "flax.linen.transforms" for base in cls.__mro__)

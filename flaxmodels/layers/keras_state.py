@@ -37,7 +37,7 @@ Leaf = nn.Module | Variable
 # The attribute that holds the `State`.
 STATE = "_keras_state"
 # Attributes that belong to flax or to the base class; the others are the user's.
-OWN = {"name", "parent", "scope", "_id", "_state", "_parent_ref", "_origin", "_output_mask", "built",
+OWN = {"name", "parent", "scope", "_id", "_state", "_parent_ref", "_origin", "_output_mask", "_bound", "built",
        "rows_per_example", "_compact_name_scope_modules", STATE}  # fmt: skip
 
 # Attributes that do not determine what a layer computes; a package that keeps other state in layers adds their names.
@@ -287,19 +287,38 @@ def clones_of(root: Scope) -> MutableMapping[FlaxId, nn.Module]:
     return cache
 
 
+def note_origin(clone: nn.Module, module: nn.Module) -> None:
+    """Notes the module that a clone stands for; flax recognizes shared modules by their `_id`."""
+    origin = origin_of(module)
+    object.__setattr__(clone, "_origin", origin)
+    object.__setattr__(clone, "_id", origin._id)
+    if clone.scope is not None:
+        note_clone(clone)
+
+
+def note_clone(bound: nn.Module) -> None:
+    """Notes a module that was bound as the clone of its original, which the model may hold in other places."""
+    cache = clones_of(scope_of(bound).root)
+    origin = origin_of(bound)
+    if origin is not bound:
+        cache.setdefault(origin._id, bound)
+
+
 def bind_module(layer: "KerasStyle", module: nn.Module, name: str) -> nn.Module:
-    """Returns the clone of a sublayer that is bound to a layer; a shared sublayer has one clone."""
-    if module.scope is not None:
-        return module
+    """Returns the clone of a sublayer that is bound to a layer; a shared sublayer has one clone.
+
+    A shared sublayer is frozen if it is inside a frozen layer in any place.
+    """
     cache = clones_of(scope_of(layer).root)
     key = origin_of(module)._id
     known = cache.get(key)
     if known is not None:
+        if layer.frozen:
+            object.__setattr__(known, "trainable", False)
         return known
     with may_create(layer):
         clone = module.clone(parent=layer, name=name)
-    object.__setattr__(clone, "_origin", origin_of(module))
-    cache[key] = clone
+    note_origin(clone, module)
     return clone
 
 
@@ -315,10 +334,14 @@ def bind_sublayers(layer: "KerasStyle") -> None:
     variables = {id(variable.descriptor): variable for variable in state_of(layer).variables}
     names = {id(origin_of(module)): name for name, module in sublayers(layer)}
 
+    for name, module in sublayers(layer):  # in the order of `children`, on which the scope of a shared layer depends
+        if module.scope is None:
+            bind_module(layer, module, name)
+
     def bind(leaf: Leaf, name: str) -> Leaf:
         if isinstance(leaf, Variable):
             return variables.get(id(leaf.descriptor), leaf)
-        return bind_module(layer, leaf, names[id(origin_of(leaf))])
+        return leaf if leaf.scope is not None else bind_module(layer, leaf, names[id(origin_of(leaf))])
 
     for name, value in attributes(layer).items():
         mapped = map_leaves(bind, value, name)

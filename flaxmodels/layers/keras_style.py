@@ -1,5 +1,6 @@
 """Layers and models written as Keras classes: `__init__`, `build` and `call` instead of fields and `compute`."""
 
+import contextlib
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -151,10 +152,12 @@ class KerasStyle(_Base):
         if self.KERAS_STYLE:
             return keras_clones.clone(self, parent, _deep_clone, _reset_names, updates)
         flags: dict[str, Any] = {"_deep_clone": _deep_clone, "_reset_names": _reset_names}
-        if parent is None or _deep_clone is False:
-            return super().clone(parent=parent, **flags, **updates)
-        with keras_state.binding():
-            return super().clone(parent=parent, **flags, **updates)
+        with keras_state.binding() if parent is not None and _deep_clone is not False else contextlib.nullcontext():
+            new = super().clone(parent=parent, **flags, **updates)
+        # Clones that flax makes stand for their original; another copy is a layer of its own.
+        if parent is not None or keras_state.is_binding() or updates == {"name": None}:
+            keras_state.note_origin(new, self)
+        return new
 
     # ------------------------------------------------------------ Keras' methods
 

@@ -17,6 +17,7 @@ from flaxmodels import initializers
 from flaxmodels.layers import symbolic
 from flaxmodels.layers.base import Layer
 from flaxmodels.layers.pooling import AveragePooling
+from flaxmodels.layers.scopes import places_of
 from flaxmodels.ops.base import OperationCall, function
 from flaxmodels.saving.format import Json
 from flaxmodels.trees import Tree
@@ -231,10 +232,14 @@ class Inferences:
     def variables_of(self, model: Layer) -> dict[tuple[str, ...], jax.ShapeDtypeStruct]:
         """Returns shapes and dtypes of a model's variables, keyed by path; all layers must have been called."""
         variables: dict[tuple[str, ...], jax.ShapeDtypeStruct] = {}
+        places = places_of(model)
+        shared = {place.path for place in places if place.path != place.scope}
         for name, layer in model.children():
             tree: Mapping[str, Any] = self._variables[id(layer)]
             for (collection, *path), value in traverse_util.flatten_dict(dict(tree)).items():
-                variables[collection, name, *path] = value
+                inside = (name, *path)
+                if not any(inside[:n] in shared for n in range(1, len(inside))):
+                    variables[collection, *inside] = value
         return variables
 
 

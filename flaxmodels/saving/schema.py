@@ -21,7 +21,7 @@ from flaxmodels.layers.symbolic import Input, Node, Symbol, symbols_in
 from flaxmodels.names import lookup
 from flaxmodels.ops import base, keras_classes
 from flaxmodels.ops.base import OperationCall
-from flaxmodels.saving import custom
+from flaxmodels.saving import custom, sharing
 from flaxmodels.saving.format import Json
 from flaxmodels.saving.messages import reason
 
@@ -47,6 +47,12 @@ def to_config(model: nn.Module) -> Config:
         >>> to_config(layers.Dense(3, activation="relu"))
         {'class': 'Dense', 'config': {'units': 3, 'activation': 'relu'}}
     """
+    with sharing.describing(model):
+        config, number = _describe(model), sharing.number_of(model)
+    return config if number is None else config | {"shared": number}
+
+
+def _describe(model: nn.Module) -> Config:
     if type(model) is Sequential:
         return _with_name(model, _sequential_config(model))
     if type(model) is Model:
@@ -225,7 +231,19 @@ def from_config(config: Json) -> Layer:
         >>> from_config({"class": "Dense", "config": {"units": 3}}).units
         3
     """
-    name = _string_or_none(_get(config, "name"))
+    name, number = _string_or_none(_get(config, "name")), _get(config, "shared")
+    if number is not None and not isinstance(number, int):
+        raise ValueError(f"The number of a shared layer in a model file must be an integer, got {str(number)[:80]!r}.")
+    with sharing.building():
+        known = sharing.built(number)
+        if not isinstance(known, Layer):
+            return sharing.note_built(number, _layer(config, name))
+    if name is not None and known.name != name:
+        object.__setattr__(known, "name", name)  # the models that hold it already have kept the other name
+    return known
+
+
+def _layer(config: Json, name: str | None) -> Layer:
     if isinstance(config, dict) and "custom" in config:
         return _custom_layer(entry(config, "custom", str), name)
     kind = entry(config, "class", str)

@@ -203,28 +203,6 @@ def test_input_of_a_first_model_is_used():
     assert Sequential([Model(x, layers.Dense(2)(x)), layers.Dense(5)]).output_shape == (None, 5)
 
 
-# ---------------------------------------------------------------- one scope per layer
-
-
-def test_layer_in_two_scopes_is_refused():
-    """Keras would share the parameters, which two scopes cannot do."""
-    dense, x, y = layers.Dense(3), Input((3,)), Input((3,))
-    inner, module = Model(x, dense(x)), nn.Dense(3)
-    once = "share it by calling it twice in one Model, or make two layers."
-    scope = "A layer must belong to one scope, got one Dense in"
-    with raises(ValueError, f"{scope} 'dense' and in 'dense_1'; {once}"):
-        Sequential([dense, dense])
-    with raises(ValueError, f"{scope} 'dense' and in 'dense_1'; {once}"):
-        Sequential([module, module])
-    with raises(ValueError, f"{scope} 'model' and in 'dense'; {once}"):
-        Model(y, dense(inner(y)))
-    with raises(ValueError, f"{scope} 'time_distributed' and in 'dense'; {once}"):
-        z = Input((4, 3))
-        Model(z, dense(layers.TimeDistributed(dense)(z)))
-    with raises(ValueError, f"{scope.replace('Dense', 'Model')} 'sequential' and in 'sequential_1'; {once}"):
-        Sequential([Sequential([inner]), Sequential([inner])])
-
-
 def test_layers_that_create_their_inner_layers_may_be_called_twice():
     x = Input((4, 3))
     attention = layers.MultiHeadAttention(1, 2)

@@ -412,18 +412,18 @@ def test_constants(tmp_path):
     np.testing.assert_array_equal(again.layers[0].bias_initializer.value, [1.0, 2.0])
 
 
-def test_a_layer_in_two_models_raises(tmp_path):
-    """Keras does not always mark a shared layer in a file, but writes its weights once."""
+def test_a_layer_in_two_models_is_shared(tmp_path):
+    """Keras does not mark the first description of a shared layer, and writes its weights once."""
     x, shared = keras.Input((3,)), keras.layers.Dense(3, name="shared")
     inner = keras.Model(x, shared(x), name="inner")
-    keras.Model(x, keras.layers.Add(name="add")([inner(x), shared(x)])).save(tmp_path / "m.keras")
-    sentence = (
-        f"{tmp_path / 'm.keras'} contains weights that do not match its config: the config has add 'add', "
-        "functional 'inner', dense 'shared', got weights of add 'add', functional 'inner'; save it again with "
-        "Keras."
-    )
-    with raises(sentence):
-        interop.load_keras(tmp_path / "m.keras")
+    theirs = keras.Model(x, keras.layers.Add(name="add")([inner(x), shared(x)]))
+    theirs.save(tmp_path / "m.keras")
+    model, variables = interop.load_keras(tmp_path / "m.keras")
+    inputs = np.linspace(-2, 2, 6, dtype="float32").reshape(2, 3)
+    with jax.numpy_rank_promotion("allow"):
+        wanted = theirs(inputs)
+    np.testing.assert_allclose(model.apply(variables, inputs), wanted, rtol=1e-6)
+    assert len(interop.get_keras_weights(model, variables)) == 2
 
 
 def test_operations_are_read(tmp_path):
