@@ -10,11 +10,13 @@ import jax.numpy as jnp
 
 from flaxmodels import building
 from flaxmodels.container import Container
-from flaxmodels.layers import symbolic
+from flaxmodels.layers import keras_state, symbolic
 from flaxmodels.layers.base import Layer
 from flaxmodels.layers.symbolic import Node, Symbol
 from training.keras import initializers, paths
 
+# The attribute of a pure layer that holds the copy with state which an object of the user's class got from a file.
+STATEFUL_COPY = "_stateful_copy"
 Choose = Callable[[type], type | None]
 
 
@@ -32,9 +34,16 @@ def rebuild(layer: object, choose: Choose, copy: Callable[[Any], Any] | None = N
     return _Rebuild(choose, copy, keep_custom).layer(layer)
 
 
-def clone(layer: object, choose: Choose, copy: Callable[[Any], Any] | None = None) -> Any:
-    """Returns a copy as `rebuild` does; as in Keras, its inputs are named after their symbols, not after layers."""
-    return _Rebuild(choose, copy, names_of_symbols=True).layer(layer)
+def clone(layer: object, choose: Choose, copy: Callable[[Any], Any] | None = None, separates: bool = False) -> Any:
+    """Returns a copy as `rebuild` does; as in Keras, its inputs are named after their symbols, not after layers.
+
+    Args:
+        layer: A layer or model.
+        choose: Returns the class of the copy.
+        copy: Returns the copy of a layer inside the model, instead of `choose`.
+        separates: Whether each layer around a shared one gets a copy of its own, as in Keras' `clone_model`.
+    """
+    return _Rebuild(choose, copy, names_of_symbols=True, separates=separates).layer(layer)
 
 
 class _Rebuild:
@@ -46,9 +55,10 @@ class _Rebuild:
         copy: Callable[[Any], Any] | None,
         keep_custom: bool = False,
         names_of_symbols: bool = False,
+        separates: bool = False,
     ):
         self.choose, self.copy, self.is_pure = choose, copy, choose is _pure_class
-        self.keep_custom, self.names_of_symbols = keep_custom, names_of_symbols
+        self.keep_custom, self.names_of_symbols, self.separates = keep_custom, names_of_symbols, separates
         self.copies: dict[int, Any] = {}
         self.originals: list[Any] = []  # keeps the ids unique
 
@@ -56,13 +66,24 @@ class _Rebuild:
         """Returns the copy of a layer."""
         if id(layer) not in self.copies:
             self.originals.append(layer)
-            self.copies[id(layer)] = self._copy(layer)
+            around, self.copies = self.copies, {} if self.separates else self.copies
+            copy = self._copy(layer)
+            self.copies = around
+            self.copies[id(layer)] = copy
+            if self.is_pure and isinstance(layer, Layer) and copy is not layer:
+                # Layers of the user's classes, which are not copied, may hold the same layer.
+                keras_state.note_origin(copy, layer)
         return self.copies[id(layer)]
 
     def _copy(self, layer: Any) -> Any:
         cls: Any = self.choose(type(layer))
         if cls is None:
             return layer
+        if self.keep_custom and STATEFUL_COPY in vars(layer):
+            # A layer of the user's class holds this layer, too, and has made it with state.
+            kept = vars(layer)[STATEFUL_COPY]
+            object.__setattr__(kept, "_nodes", [])
+            return kept
         has_graph = isinstance(layer, building.Sequential) or getattr(layer, "graph", None) is not None
         if self.copy is not None and not has_graph:
             return self.copy(layer)

@@ -37,17 +37,26 @@ def held_layers(layer: object) -> list[tuple[str, "Stateful"]]:
 
 
 def with_held(layer: "Stateful") -> Iterator["Stateful"]:
-    """Yields a layer and all layers inside it that hold values."""
-    yield layer
-    for _, child in held_layers(layer):
-        yield from with_held(child)
+    """Yields a layer and the distinct layers inside it that hold values."""
+    return (held for _, held in scopes_of(layer))
 
 
-def scopes_of(layer: "Stateful", scope: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], "Stateful"]]:
-    """Yields the scope of a layer and those of all layers inside it that hold values."""
-    yield scope, layer
-    for name, child in held_layers(layer):
-        yield from scopes_of(child, (*scope, name))
+def scopes_of(layer: "Stateful") -> Iterator[tuple[tuple[str, ...], "Stateful"]]:
+    """Yields the scope of a layer and those of the distinct layers inside it that hold values.
+
+    The scope of a layer in several places is that of its first place, as in `flaxmodels.layers.scopes`.
+    """
+    known: dict[int, Stateful] = {}  # by id, which is unique only among living objects
+
+    def visit(layer: "Stateful", scope: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], "Stateful"]]:
+        if id(layer) in known:
+            return
+        known[id(layer)] = layer
+        yield scope, layer
+        for name, child in held_layers(layer):
+            yield from visit(child, (*scope, name))
+
+    return visit(layer, ())
 
 
 def gather(layer: "Stateful") -> Variables:
@@ -58,11 +67,14 @@ def gather(layer: "Stateful") -> Variables:
 
 def present_values(layer: "Stateful") -> Variables:
     """Returns the variables that the layers hold, without asking a trainer for newer ones."""
-    values: Variables = {kind: dict(tree) for kind, tree in first_values.values_of(layer).items()}
-    for name, child in held_layers(layer):
-        for kind, tree in present_values(child).items():
-            if tree:
-                values.setdefault(kind, {})[name] = tree
+    values: Variables = {}
+    for scope, held in scopes_of(layer):
+        for kind, tree in first_values.values_of(held).items():
+            if tree or not scope:
+                inside = values.setdefault(kind, {})
+                for name in scope:
+                    inside = inside.setdefault(name, {})
+                inside.update(tree)
     return values
 
 
@@ -74,20 +86,21 @@ def scatter(layer: "Stateful", variables: Mapping[str, Any], only_missing: bool 
         variables: Collections of variables.
         only_missing: Whether layers that have values keep them.
     """
-    held = held_layers(layer)
-    names = {name for name, _ in held}
-    if not (only_missing and layer.__dict__.get("_values") is not None):
-        own = {
-            kind: {name: leaf for name, leaf in (variables.get(kind) or {}).items() if name not in names}
-            for kind in COLLECTIONS
-            if kind in variables
-        }
-        for kind, tree in first_values.take(layer).items():
+    for scope, held in scopes_of(layer):
+        if only_missing and held.__dict__.get("_values") is not None:
+            continue
+        names = {name for name, _ in held_layers(held)}
+        own: Variables = {}
+        for kind in COLLECTIONS:
+            if kind in variables:
+                inside = variables[kind] or {}
+                for name in scope:
+                    inside = inside.get(name) or {}
+                own[kind] = {name: leaf for name, leaf in inside.items() if name not in names}
+        for kind, tree in first_values.take(held).items():
             own[kind] = own.get(kind, {}) | tree if only_missing else tree | own.get(kind, {})
-        object.__setattr__(layer, "_values", (layer.__dict__.get("_values") or {}) | own)
+        object.__setattr__(held, "_values", (held.__dict__.get("_values") or {}) | own)
         Changes.count += 1
-    for name, child in held:
-        scatter(child, {kind: (tree or {}).get(name, {}) for kind, tree in variables.items()}, only_missing)
 
 
 def store_assigned(layer: "Stateful", before: Variables, after: Variables) -> None:

@@ -17,7 +17,7 @@ from flaxmodels.layers import keras_state
 from flaxmodels.layers.base import Layer
 from flaxmodels.layers.keras_calls import symbols_of
 from flaxmodels.layers.symbolic import Symbol
-from flaxmodels.saving import custom
+from flaxmodels.saving import custom, sharing
 from flaxmodels.saving.format import Json
 from flaxmodels.trees import Tree
 from training.keras import compile_arguments, convert, held_values, initialization
@@ -52,7 +52,7 @@ class SavedModel(CompiledModel):
             config = super().get_config()
             return {name: value for name, value in config.items() if name not in ("inputs", "outputs", "layers")}
         with custom.using(ProgramObjects()):
-            described: Config = keras_config.to_keras(convert.to_library(self))
+            described: Config = keras_config.to_keras(convert.to_library(self), shares=False)
         return described["config"]
 
     @classmethod
@@ -180,7 +180,7 @@ class SavedModel(CompiledModel):
         with custom.using(ProgramObjects()):
             pure = convert.to_pure(self)
             if formats.suffix_of(path) == ".keras":
-                config = describe(self) | ({"compile_config": compiled} if compiled else {})
+                config = describe(self, shares=True) | ({"compile_config": compiled} if compiled else {})
                 built = self.get_build_config()
                 config |= {"build_config": serialize_keras_object(built)} if built else {}
                 keras_files.save_keras(path, pure, gather(self), config, optimizer)
@@ -409,7 +409,8 @@ def _compile(model: SavedModel, path: str, config: Any, custom_objects: CustomOb
 def _custom_model(path: str, config: Json, contents: hdf5.Contents) -> SavedModel:
     """Returns the model of a class of the user, with the weights of the file."""
     try:
-        model = custom.build(config)
+        with sharing.building():
+            model = custom.build(keras_config.with_shared_ids(config))
     except Exception as error:  # Constructors of the user raise anything.
         raise ValueError(f"{path} describes no model that can be built: {str(error).rstrip('.')}.") from error
     if not isinstance(model, SavedModel):
@@ -469,7 +470,7 @@ def clone_model(model: object, input_tensors: object = None, clone_function: Cal
     """
     if input_tensors is not None:
         raise ValueError("`input_tensors` of clone_model must be None, got symbols; call the copy on them instead.")
-    return convert.clone(model, stateful_class, clone_function)
+    return convert.clone(model, stateful_class, clone_function, separates=True)
 
 
 def model_from_json(json_string: str, custom_objects: CustomObjects = None) -> Any:

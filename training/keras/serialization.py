@@ -15,6 +15,7 @@ import numpy as np
 
 from flaxmodels.interop import keras_config
 from flaxmodels.layers.base import Layer
+from flaxmodels.saving import sharing
 from training.keras import config as settings
 from training.keras import registry
 
@@ -81,8 +82,14 @@ def serialize_keras_object(obj: object) -> Any:
         name = registry.get_registered_name(obj)
         return {"module": "builtins", "class_name": "function", "config": name, "registered_name": "function"}
     if isinstance(obj, Layer) and not registry.is_registered(type(obj)) and _is_ours(obj):
-        return _layer_configs().describe(obj)
-    return _object_config(obj)
+        return _numbered(obj, _layer_configs().describe(obj))
+    return _numbered(obj, _object_config(obj))
+
+
+def _numbered(obj: object, described: Config) -> Config:
+    """Returns the configuration of an object, with the number of a layer that several parts of a saved model hold."""
+    number = sharing.number_of(obj) if isinstance(obj, Layer) else None
+    return described if number is None else described | {"shared_object_id": number}
 
 
 def _layer_configs() -> Any:
@@ -288,7 +295,9 @@ def _object(
     for name in (config.get("registered_name"), kind):
         cls = registry.get_registered_object(name, custom) if isinstance(name, str) else None
         if cls is not None:
-            return _custom(cls, inner, custom)
+            number = config.get("shared_object_id")
+            known = sharing.built(number)
+            return sharing.note_built(number, _custom(cls, inner, custom)) if known is None else known
     module = config.get("module")
     if module in keras_config.MODULES["layer"] | keras_config.MODULES["model"] and kind not in vars(settings):
         return _layer_configs().from_description({"module": module, **config}, custom)
