@@ -23,6 +23,7 @@ NAMES = {
     "core": "EinsumDense Identity Lambda",
     "dense": "Dense",
     "embedding": "Embedding ReversibleEmbedding",
+    "hashing": "HashedCrossing Hashing",
     "images.color": "RandomBrightness RandomContrast",
     "images.geometry": "RandomFlip RandomRotation RandomTranslation RandomZoom",
     "images.sizes": "CenterCrop RandomCrop Resizing",
@@ -46,6 +47,7 @@ NAMES = {
     "UpSampling3D ZeroPadding1D ZeroPadding2D ZeroPadding3D",
     "separable_conv": "DepthwiseConv1D DepthwiseConv2D SeparableConv1D SeparableConv2D SeparableConvolution1D "
     "SeparableConvolution2D",
+    "spectrograms": "MelSpectrogram STFTSpectrogram",
     "stacked_cells": "StackedRNNCells",
     "symbolic": "Input",
     "text": "TextVectorization",

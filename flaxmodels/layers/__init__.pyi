@@ -41,6 +41,8 @@ from flaxmodels.layers.core import Lambda as Lambda
 from flaxmodels.layers.dense import Dense as Dense
 from flaxmodels.layers.embedding import Embedding as Embedding
 from flaxmodels.layers.embedding import ReversibleEmbedding as ReversibleEmbedding
+from flaxmodels.layers.hashing import HashedCrossing as HashedCrossing
+from flaxmodels.layers.hashing import Hashing as Hashing
 from flaxmodels.layers.images.color import RandomBrightness as RandomBrightness
 from flaxmodels.layers.images.color import RandomContrast as RandomContrast
 from flaxmodels.layers.images.geometry import RandomFlip as RandomFlip
@@ -138,6 +140,8 @@ from flaxmodels.layers.separable_conv import SeparableConv1D as SeparableConv1D
 from flaxmodels.layers.separable_conv import SeparableConv2D as SeparableConv2D
 from flaxmodels.layers.separable_conv import SeparableConvolution1D as SeparableConvolution1D
 from flaxmodels.layers.separable_conv import SeparableConvolution2D as SeparableConvolution2D
+from flaxmodels.layers.spectrograms import MelSpectrogram as MelSpectrogram
+from flaxmodels.layers.spectrograms import STFTSpectrogram as STFTSpectrogram
 from flaxmodels.layers.stacked_cells import StackedRNNCells as StackedRNNCells
 from flaxmodels.layers.symbolic import Input as Input
 from flaxmodels.layers.text import TextVectorization as TextVectorization

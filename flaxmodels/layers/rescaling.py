@@ -58,8 +58,14 @@ class Rescaling(Layer):
     @nn.compact
     def compute(self, inputs: jax.Array) -> jax.Array:
         """Returns the rescaled inputs in the dtype of the computation."""
-        scale, offset = self.cast(jnp.asarray(self.scale)), self.cast(jnp.asarray(self.offset))
+        scale, offset = (self._aligned(value, inputs.ndim) for value in (self.scale, self.offset))
         return self.cast(inputs) * scale + offset
+
+    @nn.nowrap
+    def _aligned(self, value: ArrayLike | Sequence[float], rank: int) -> jax.Array:
+        """Returns factors with an axis for each axis of the inputs."""
+        factors = self.cast(jnp.asarray(value))
+        return factors.reshape((1,) * (rank - factors.ndim) + factors.shape) if factors.ndim else factors
 
 
 def _is_numbers(value: object) -> bool:
@@ -191,10 +197,10 @@ class Normalization(Layer):
         References:
             Keras, `keras.layers.Normalization.adapt`.
         """
-        if self.mean is not None:
+        given = vars(self)["mean"]  # in `training.keras`, the attribute is the mean that adapt has found
+        if given is not None:
             raise ValueError(
-                f"{self.label} cannot adapt to data, because it got `mean`={self.mean!r}; leave `mean` and `variance` "
-                "out."
+                f"{self.label} cannot adapt to data, because it got `mean`={given!r}; leave `mean` and `variance` out."
             )
         mean, variance, shape = moments(self, data)
         self._keep(mean, variance, shape)

@@ -95,6 +95,17 @@ DATA = [
     Row(layers.Rescaling, {"scale": 0.5, "offset": -1.0}, [(B, 3, 2)]),
     Row(layers.Normalization, {}, [(B, 3, 2)], statistics={"mean": (2,), "variance": (2,), "count": ()}),
     Row(layers.Normalization, {"mean": 0.5, "variance": 2.0, "invert": True}, [(B, 3)], variant="inverse"),
+    Row(
+        layers.STFTSpectrogram,
+        {"frame_length": 4, "mode": "psd", "padding": "same"},
+        [(B, 12, 2)],
+        {"real_kernel": (4, 1, 3), "imag_kernel": (4, 1, 3)},
+    ),
+    Row(
+        layers.MelSpectrogram,
+        {"fft_length": 8, "sequence_stride": 4, "num_mel_bins": 3, "power_to_db": False},
+        [(B, 24)],
+    ),
     Row(layers.CategoryEncoding, {"num_tokens": 5}, [(B, 3)], integers=6),
     Row(layers.Discretization, {"bin_boundaries": (-0.5, 0.0, 0.5), "output_mode": "one_hot"}, [(B, 3)]),
 ]

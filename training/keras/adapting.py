@@ -7,7 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from training.keras import config, naming
+from flaxmodels import layers as pure
+from flaxmodels.layers.lookup import VocabularyLayer
+from training.keras import config, naming, serialization
+from training.keras.config import DTypePolicy
 
 # The arguments of Keras' configurations that follow from the other ones.
 DERIVED = ("vocabulary_size", "has_input_vocabulary")
@@ -34,6 +37,53 @@ class HostArrays:
         given = {name: value for name, value in config.items() if name not in DERIVED}
         made: Self = super().from_config(given)  # type: ignore[misc]
         return made
+
+
+def _with_keys_of_keras(layer: Any, config: dict[str, Any]) -> dict[str, Any]:
+    """Returns the configuration of a layer for data with exactly the keys and values of Keras."""
+    if isinstance(layer, VocabularyLayer):
+        is_listed = vars(layer).get("_is_listed")
+        config = config | ({} if is_listed else {"vocabulary": None, "idf_weights": None})
+        is_known = vars(layer).get("_table") is not None or isinstance(layer, pure.TextVectorization)
+        config["vocabulary_size"] = layer.vocabulary_size() if is_known else None
+    if isinstance(layer, pure.Hashing | pure.HashedCrossing) and layer.output_mode == "int":
+        named = layer.dtype if layer.dtype in ("int32", "int64") else "int64"
+        config = config | {"dtype": serialization.serialize_keras_object(DTypePolicy(named))}
+    if isinstance(layer, pure.HashedCrossing | pure.Discretization):
+        config = {name: value for name, value in config.items() if name != "trainable"}
+        config["dtype"] = config["dtype"]["config"]["name"]
+    if isinstance(layer, pure.CategoryEncoding):
+        config = {name: value for name, value in config.items() if name != "sparse"}
+    if isinstance(layer, pure.Normalization):
+        config = {name: value for name, value in config.items() if name != "adapted"}
+        axis = config["axis"]
+        config["axis"] = () if axis is None else (axis,) if isinstance(axis, int) else tuple(axis)
+    if isinstance(layer, pure.MelSpectrogram):
+        config["sequence_length"] = config["sequence_length"] or layer.fft_length
+        config["max_freq"] = config["max_freq"] or int(layer.sampling_rate / 2)
+    if isinstance(layer, pure.Rescaling):
+        for name in ("scale", "offset"):
+            config[name] = serialization.serialize_keras_object(config[name])
+    if isinstance(config.get("salt"), int):
+        config["salt"] = [config["salt"]] * 2
+    lists = ("vocabulary", "idf_weights", "bin_boundaries", "mean", "variance", "salt")
+    return {name: _as_lists(value) if name in lists else value for name, value in config.items()}
+
+
+def _as_lists(value: object) -> object:
+    return [_as_lists(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+class DataConfig:
+    """Mixin of layers for data, whose configurations have other keys than their arguments."""
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor as plain values, as Keras does.
+
+        References:
+            Keras, `keras.layers.Layer.get_config`.
+        """
+        return _with_keys_of_keras(self, super().get_config())  # type: ignore[misc]
 
 
 class StatisticsInWeights:

@@ -101,10 +101,15 @@ class StackedCells:
         super().__post_init__()  # type: ignore[misc]
 
 
-MIXINS: dict[type, type] = {
+# Layers whose configurations in Keras have other keys than their arguments.
+_DATA = (
+    HostLayer, pure.Normalization, pure.Rescaling, pure.CategoryEncoding, pure.Discretization, pure.MelSpectrogram,
+)  # fmt: skip
+MIXINS: dict[type | tuple[type, ...], type] = {
     ProjectedAttention: SeededProjections,
     pure.Bidirectional: NamedDirections,
     pure.RNN: StackedCells,
+    _DATA: adapting.DataConfig,
     HostLayer: adapting.HostArrays,
     pure.Normalization: adapting.StatisticsInWeights,
     pure.Rescaling: adapting.ChannelFactors,

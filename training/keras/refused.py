@@ -64,8 +64,6 @@ _TABLE: dict[str, dict[str, str]] = {
         "RandAugment RandomColorDegeneration RandomColorJitter RandomElasticTransform RandomErasing "
         "RandomGaussianBlur RandomGrayscale RandomHue RandomInvert RandomPerspective RandomPosterization "
         "RandomSaturation RandomSharpness RandomShear Solarization MaxNumBoundingBoxes",
-        _COLUMNS: "HashedCrossing Hashing",
-        "compute the spectrogram before training, for example with scipy.signal": "MelSpectrogram STFTSpectrogram",
         "call the functions on the data one after another": "Pipeline",
         _MODULES: "FlaxLayer JaxLayer",
         "load the model in TensorFlow": "TFSMLayer",
