@@ -71,20 +71,23 @@ class Variable:
         self.descriptor = self
         self._scope: Scope | None = None
         self._compute_dtype: DTypeLike | None = None
+        self._is_assignable = False
         self._assigned: jax.Array | None = None
         # Holds the value of a variable that is not bound, if anything does.
         self.holder: Holder | None = None
 
-    def bind(self, scope: Scope, compute_dtype: DTypeLike | None) -> "Variable":
+    def bind(self, scope: Scope, compute_dtype: DTypeLike | None, is_assignable: bool = False) -> "Variable":
         """Returns the variable with the value that it has in a scope of flax.
 
         Args:
             scope: The scope of the layer.
             compute_dtype: The dtype in which a floating-point value is read, None for the stored one.
+            is_assignable: Whether the layer may assign the value although it is a parameter.
         """
         bound = object.__new__(type(self))
         bound.__dict__.update(self.__dict__)
         bound.descriptor, bound._scope, bound._compute_dtype = self.descriptor, scope, compute_dtype
+        bound._is_assignable = is_assignable
         return bound
 
     @property
@@ -161,7 +164,7 @@ class Variable:
         if self._scope is None and self.holder is not None:
             self.holder.assign(value)
             return self
-        if self._trainable:
+        if self._trainable and not self._is_assignable:
             raise ValueError(
                 f"Only the optimizer may change the trainable variable {self.name!r}, got an assignment; "
                 "give add_weight trainable=False, or a `constraint` that computes the value after each update."

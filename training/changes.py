@@ -18,7 +18,7 @@ from flaxmodels.layers import keras_state
 from flaxmodels.layers.base import Layer
 from flaxmodels.layers.linen import training_flags
 from training.caller import caller_stacklevel
-from training.rules import Path, partition
+from training.rules import Path, partition, uncalled
 from training.state import ArrayOrShapeTree, VariableTree
 
 PLAIN = (bool, int, float, str, type(None))
@@ -99,8 +99,9 @@ def check_variables(model: nn.Module, x: ArrayOrShapeTree, variables: VariableDi
         {path: tuple(np.shape(nn.meta.unbox(leaf))) for path, leaf in traverse_util.flatten_dict(dict(tree)).items()}
         for tree in ({kind: made.get(kind, {}) for kind in ("params", "batch_stats")}, variables)
     )
+    others = uncalled(model, now, before)
     for path in [*now, *before]:
-        if now.get(path) != before.get(path):
+        if path not in others and now.get(path) != before.get(path):
             name, old, new = "/".join(path), before.get(path), now.get(path)
             what = f"{name!r} is new" if old is None else f"{name!r} is gone" if new is None else ""
             raise ValueError(

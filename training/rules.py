@@ -1,6 +1,6 @@
 """Reads from the layers of a model which parameters are trained and which constraints they have."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -9,6 +9,7 @@ from flax import traverse_util
 
 from flaxmodels import constraints
 from flaxmodels.inspection import weights_of
+from flaxmodels.layers.base import Layer
 from flaxmodels.layers.linen import training_flags
 from training.state import ArrayOrShapeTree, VariableTree
 
@@ -27,21 +28,59 @@ class Rules(NamedTuple):
     frozen: frozenset[Path]
 
 
-def read_rules(model: nn.Module, x: ArrayOrShapeTree) -> Rules:
+def read_rules(model: nn.Module, x: ArrayOrShapeTree, params: VariableTree | None = None) -> Rules:
     """Reads constraints and frozen parameters from the layers of a model.
 
     Args:
         model: Any linen module.
         x: An example batch of inputs; shapes and dtypes suffice.
+        params: Parameters, of which those of layers count that the model holds but does not call.
     """
     found, frozen = {}, set()
-    for path, (layer, name) in weights_of(model, x, **training_flags(model, train=False)).items():
+    known = weights_of(model, x, **training_flags(model, train=False))
+    for path, (layer, name) in known.items():
         constraint = constraints.get(layer.argument(name, "constraint"))
         if constraint is not None:
             found[path] = constraint
         if layer.frozen:
             frozen.add(path)
+    for path in traverse_util.flatten_dict(dict(params or {})):
+        outer = layers_around(model, path) if path not in known else []
+        if outer:
+            constraint = constraints.get(outer[-1].argument(path[-1], "constraint"))
+            found |= {} if constraint is None else {path: constraint}
+            frozen |= set() if all(layer.trainable for layer in outer) else {path}
     return Rules(found, frozenset(frozen))
+
+
+def layers_around(model: nn.Module, path: Path) -> list[Layer]:
+    """Returns the layers at the scopes of a variable, from the model to its owner; empty if a scope is no layer's.
+
+    Args:
+        model: A layer or model.
+        path: The path of the variable in its collection.
+    """
+    found = [model] if isinstance(model, Layer) else []
+    for name in path[:-1] if found else ():
+        child = next((child for scope, child in found[-1].children() if scope == name), None)
+        if not isinstance(child, Layer):
+            return []
+        found.append(child)
+    return found
+
+
+def uncalled(model: nn.Module, called: Iterable[Path], paths: Iterable[Path]) -> set[Path]:
+    """Returns the paths of variables of layers that a model holds in attributes, and that its call does not create.
+
+    Examples are a teacher that only the loss uses, and a layer that is called only in training.
+
+    Args:
+        model: A layer or model.
+        called: The paths of the variables that the call creates; each starts with the collection.
+        paths: Paths of variables.
+    """
+    scopes = {path[1:-1] for path in called}
+    return {path for path in paths if path[1:-1] not in scopes and len(path) > 2 and layers_around(model, path[1:])}
 
 
 def partition(params: VariableTree, frozen: frozenset[Path]) -> tuple[VariableTree, VariableTree]:

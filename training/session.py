@@ -130,7 +130,7 @@ class Session:
         if self._state is None:
             self._initial = given
         else:
-            filled = steps.with_defaults(given, self.state.variables)
+            filled = steps.with_defaults(given, self.state.variables, self.model)
             self.state = self.state.replace(params=filled.get("params", {}), batch_stats=filled.get("batch_stats", {}))
 
     @property
@@ -179,7 +179,7 @@ class Session:
         if now != self._settings and (now, self._settings) not in self._by_settings:
             changes.check_variables(self.model, examples.batch_of(rows).x, self.state.variables)
         if now != self._settings and train:
-            rules = read_rules(self.model, examples.batch_of(rows).x)
+            rules = read_rules(self.model, examples.batch_of(rows).x, self.state.params)
             if rules.frozen != self._rules.frozen:
                 state = self.state
                 opt_state = changes.transfer_opt_state(self.optimizer, state.opt_state, state.params, rules.frozen)
@@ -368,7 +368,7 @@ class Session:
         key = ("eval", objective, scale, padded)
         if key not in self._programs:
             step = steps.make_eval_step(self.model, objective, self.frozen)
-            assigns = assigned.may_assign(self.model)
+            assigns = assigned.may_assign(self.model) or objective.mixes_rows
             program = steps.make_eval_program(step, objective, scale, padded, assigns=assigns)
             self._programs[key] = Program(program, (1,), self.deterministic)
         return self._programs[key]

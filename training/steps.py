@@ -32,7 +32,7 @@ from training.forward import Outputs, forward
 from training.objective import Measurement, Totals
 from training.objective import Objective as Objective
 from training.optimizers import scale_loss, scales_loss
-from training.rules import Rules, constrained, keep_trained, merge_params, partition, read_rules
+from training.rules import Rules, constrained, keep_trained, merge_params, partition, read_rules, uncalled
 from training.state import ArrayOrShapeTree, TrainState, Trouble, Variables, VariableTree
 from training.state import Batch as Batch
 
@@ -65,12 +65,12 @@ def create_state(
     Raises:
         ValueError: If the model has no such variable, or its shape differs.
     """
-    rules = read_rules(model, x)
+    rules = read_rules(model, x, (variables or {}).get("params"))
 
     def init_state(key: jax.Array, x: ArrayOrShapeTree, given: VariableDict | None) -> TrainState:
         rngs = {"params": jax.random.fold_in(key, 0), "dropout": key}
         fresh = model.init(rngs, x, **training_flags(model, train=False))
-        variables = fresh if given is None else with_defaults(given, fresh)
+        variables = fresh if given is None else with_defaults(given, fresh, model)
         variables = jax.tree.map(jnp.copy, variables)  # the state is donated, and the caller keeps the original
         params = variables.get("params", {})
         return TrainState(
@@ -92,20 +92,24 @@ def create_state(
     return traced.lower().compile(_options(traced.out_info))(*args), rules
 
 
-def with_defaults(given: VariableDict, present: VariableDict) -> Variables:
+def with_defaults(given: VariableDict, present: VariableDict, model: nn.Module) -> Variables:
     """Returns all variables of a model: the given ones, and the present ones for the rest.
 
     Args:
         given: Collections of variables, such as {"params": ...}, or parts of them.
-        present: All variables of the model.
+        present: All variables that a call of the model creates.
+        model: The model, which may hold layers that its call does not use.
 
     Raises:
         ValueError: If the model has no such variable, or its shape differs.
     """
     known = traverse_util.flatten_dict(dict(present))
     values = traverse_util.flatten_dict(dict(given))
+    others = uncalled(model, known, values)
     for path, value in values.items():
         name = "/".join(map(str, path))
+        if path in others:
+            continue
         if path not in known:
             names = ["/".join(map(str, path)) for path in known]
             close = difflib.get_close_matches(name, names, n=1)

@@ -20,6 +20,7 @@ from flaxmodels.container import Container
 from flaxmodels.inspection import weights_of
 from flaxmodels.layers import keras_state, symbolic
 from flaxmodels.layers.base import Layer
+from flaxmodels.layers.keras_calls import is_library_build
 from flaxmodels.layers.linen import Linen
 from flaxmodels.layers.normalization import SpectralNormalization
 from flaxmodels.layers.recurrent import Recurrent
@@ -141,7 +142,7 @@ class PartsReader:
 
     def _check_built(self, module: Layer) -> None:
         """Raises if a layer that is written as a Keras class does not know its variables and sublayers yet."""
-        if module.BINDS_ATTRIBUTES and not module.built:
+        if module.BINDS_ATTRIBUTES and not module.built and not is_library_build(type(module).build):
             raise ValueError(
                 f"{module.label} is not built, so the order of its weights is unknown; "
                 "call build(input_shape) of the model first, with None for the batch."

@@ -365,7 +365,8 @@ def bind_variable(layer: "KerasStyle", variable: Variable) -> Variable:
             else:
                 _create_statistic(layer, variable)
     is_mixed = layer.compute_dtype != jax.numpy.dtype(layer.param_dtype)
-    return variable.bind(scope, layer.compute_dtype if is_mixed else None)
+    # As in Keras, a frozen parameter keeps what is assigned. Training drops what is assigned to a trained one.
+    return variable.bind(scope, layer.compute_dtype if is_mixed else None, layer.ASSIGNS_PARAMS or layer.frozen)
 
 
 def _create_statistic(layer: "KerasStyle", variable: Variable) -> None:

@@ -80,11 +80,14 @@ class KerasStyle(_Base):
     BINDS_ATTRIBUTES: ClassVar[bool] = False
     # Whether `build` has created the variables.
     built: ClassVar[bool] = False
+    # Whether `call` may assign trained parameters for the rest of the call.
+    ASSIGNS_PARAMS: ClassVar[bool] = False
     # Methods of `REFUSED` that the class calls nevertheless.
     HONOURED: ClassVar[frozenset[str]] = frozenset()
 
     if TYPE_CHECKING:
         SUPPORTS_MASKING: ClassVar[bool]
+        frozen: ClassVar[bool]
         WEIGHTS: ClassVar[tuple[str, ...]]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

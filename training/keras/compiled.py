@@ -154,7 +154,8 @@ class CompiledModel(MeasuredModel):
             raise ValueError("You must call `compile()` before training or evaluating a model; choose a loss there.")
         parts = [id(layer) for layer in held_values.with_held(self)]
         if self.__dict__["_trainer"] is None or self.__dict__["_parts"] != parts:  # a layer was added or removed
-            ensure_initialized(self)
+            for layer in list(held_values.with_held(self)):
+                ensure_initialized(layer)
             parts = [id(layer) for layer in held_values.with_held(self)]
             self.__dict__["_trainer"] = None
         self.__dict__["_parts"] = parts

@@ -79,6 +79,13 @@ def take(layer: object) -> Values:
     return values
 
 
+def put_back(layer: object, values: Values) -> None:
+    """Lets a layer hold only the values that were created first, as before it had all of its values."""
+    object.__setattr__(layer, "_values", None)
+    if values:
+        layer.__dict__[_ATTRIBUTE] = values
+
+
 def exists(layer: object, name: str) -> bool:
     """Returns whether the value of a weight was created first."""
     return any(name in values for values in layer.__dict__.get(_ATTRIBUTE, {}).values())

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 import jax
 
+from flaxmodels.layers import keras_state
 from flaxmodels.layers.base import Layer
 from flaxmodels.layers.wrappers import Bidirectional
 from training import assigned
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 COLLECTIONS = ("params", "batch_stats")
 Variables = dict[str, Any]
+# The attribute of a layer that another one holds, and does not call: its variables are created when it is called.
+UNCALLED = "_is_uncalled"
+keras_state.UNTRACKED.add(UNCALLED)
 
 
 def is_stateful(layer: object) -> "TypeGuard[Stateful]":
@@ -91,12 +95,17 @@ def scatter(layer: "Stateful", variables: Mapping[str, Any], only_missing: bool 
             continue
         names = {name for name, _ in held_layers(held)}
         own: Variables = {}
+        is_given = False
         for kind in COLLECTIONS:
             if kind in variables:
                 inside = variables[kind] or {}
                 for name in scope:
                     inside = inside.get(name) or {}
                 own[kind] = {name: leaf for name, leaf in inside.items() if name not in names}
+                is_given = is_given or bool(inside)
+        if not is_given and held.__dict__.get(UNCALLED):
+            continue
+        held.__dict__.pop(UNCALLED, None)
         for kind, tree in first_values.take(held).items():
             own[kind] = own.get(kind, {}) | tree if only_missing else tree | own.get(kind, {})
         object.__setattr__(held, "_values", (held.__dict__.get("_values") or {}) | own)
@@ -131,7 +140,9 @@ def has_values(layer: "Stateful") -> bool:
     """Returns whether a layer and all layers inside it have values."""
     if layer.BINDS_ATTRIBUTES and not layer.__dict__.get("built"):
         return False  # its variables and the layers inside it are not known yet
-    return all(inner.__dict__.get("_values") is not None for inner in with_held(layer))
+    if layer.__dict__.get("_values") is None:
+        return False
+    return all(has_values(child) for _, child in held_layers(layer) if not child.__dict__.get(UNCALLED))
 
 
 # ---------------------------------------------------------------- running fits
@@ -140,15 +151,23 @@ def has_values(layer: "Stateful") -> bool:
 @contextlib.contextmanager
 def holding_values(layer: "Stateful", variables: Mapping[str, object]) -> Iterator[None]:
     """Puts variables, which may be traced, in place of those that layers hold, and puts the former ones back."""
-    held = [(inner, inner.__dict__.get("_values")) for inner in with_held(layer)]
+    held = [(inner, inner.__dict__.get("_values"), first_values.values_of(inner)) for inner in with_held(layer)]
     training, TRAINING[:] = list(TRAINING), []
     _Holding.depth += 1
     try:
         scatter(layer, variables)
+        for inner, values, first in held:
+            known = {id(leaf) for leaf in jax.tree.leaves(first)}
+            if values is None and all(id(leaf) in known for leaf in jax.tree.leaves(inner.__dict__.get("_values"))):
+                first_values.put_back(inner, first)  # a layer that has not all of its variables yet
         yield
     finally:
-        for inner, values in held:
-            object.__setattr__(inner, "_values", values)
+        for inner, values, first in held:
+            now = inner.__dict__.get("_values")
+            if values is not None:
+                object.__setattr__(inner, "_values", values)
+            elif any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(now)):
+                first_values.put_back(inner, first)
         _Holding.depth -= 1
         TRAINING[:] = training
 

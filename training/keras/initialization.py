@@ -1,10 +1,12 @@
 """Creation of the variables of layers, by arrays or by symbols that describe the inputs."""
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,8 +21,9 @@ from flaxmodels.layers.keras_calls import symbols_of
 from flaxmodels.layers.symbolic import Symbol
 from flaxmodels.layers.wrappers import Bidirectional
 from flaxmodels.trees import Tree
+from training.assigned import may_assign
 from training.keras import naming, paths, seeds
-from training.keras.held_values import COLLECTIONS, has_values, held_layers, scatter, with_held
+from training.keras.held_values import COLLECTIONS, UNCALLED, has_values, held_layers, scatter, scopes_of, with_held
 from training.keras.initializers import to_pure
 from training.keras.variables import Weight
 
@@ -152,22 +155,47 @@ def initialize(layer: "Stateful", *args: object, **kwargs: object) -> bool:
     options: Any = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     with jax.ensure_compile_time_eval():  # also while another function is traced
         key = seeds.next_key()
+    called: set[tuple[str, ...]] = set()
     drawing.depth += 1
     try:
-        with seeds.undone():
+        with seeds.undone(), noting_calls(called) if may_assign(layer) else contextlib.nullcontext():
             made = jax.jit(init).lower(key).compile(options)(key)
     finally:
         drawing.depth -= 1
+    uncalled = [inner for scope, inner in scopes_of(layer) if called and scope not in called and not has_values(inner)]
+    for inner in uncalled:
+        object.__setattr__(inner, UNCALLED, True)
     scatter(layer, made, only_missing=True)
     put_paths(layer)
     hold_variables(layer)
+    for inner in uncalled:
+        ensure_initialized(inner)
     return was_called
+
+
+@contextlib.contextmanager
+def noting_calls(called: set[tuple[str, ...]]) -> Iterator[None]:
+    """Adds the scopes of all modules whose methods are called."""
+
+    def note(
+        method: Callable[..., object],
+        args: tuple[object, ...],
+        kwargs: Mapping[str, object],
+        context: nn.module.InterceptorContext,
+    ) -> object:
+        scope = context.module.scope
+        if scope is not None:
+            called.add(tuple(scope.path))
+        return method(*args, **kwargs)
+
+    with nn.intercept_methods(note):
+        yield
 
 
 def hold_variables(layer: "Stateful") -> None:
     """Lets the variables in the attributes of Keras classes read the values that their layers hold."""
     for inner in with_held(layer):
-        if inner.__dict__.get("_values") is None:
+        if inner.__dict__.get("_values") is None and not inner.__dict__.get(UNCALLED):
             object.__setattr__(inner, "_values", {})
         if inner.BINDS_ATTRIBUTES:
             for variable in keras_state.state_of(inner).variables:

@@ -8,7 +8,7 @@ and metrics.
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -17,6 +17,7 @@ import numpy as np
 from flax.typing import VariableDict
 
 from flaxmodels.layers.keras_state import CURRENT_LAYER
+from training import assigned
 from training.forward import Outputs, forward
 from training.keras import held_values
 from training.keras.metric_state import FullState, MetricVariable, StatefulMetric, as_arrays, holding
@@ -42,6 +43,9 @@ from training.objective import (
     weights_per_output,
 )
 from training.state import ArrayOrShapeTree, Batch
+
+if TYPE_CHECKING:
+    from training.keras.stateful import Stateful
 
 
 class Step(NamedTuple):
@@ -280,7 +284,8 @@ class ModelObjective(Objective):
         owner, rows = self.owner, jnp.float32(len(jax.tree.leaves(batch.x)[0]))
         with holding(self.tracked, totals["states"]):
             outputs = forward(model, variables, batch, train, key)
-            present = {"params": variables.get("params", {}), "batch_stats": outputs.batch_stats}
+            params = variables.get("params", {}) if outputs.params is None else outputs.params
+            present = {"params": params, "batch_stats": outputs.batch_stats}
             if key is None:
                 # Batches of an evaluation differ in the number of examples so far.
                 seen = owner.loss_tracker_of_compile.full_state().inner.weights.value
@@ -300,14 +305,14 @@ class ModelObjective(Objective):
                         f"`compute_loss` of {type(owner).__name__} must return one number, got shape {loss.shape}; "
                         "return the mean."
                     )
+                after = assigned.merged(present, assigned.changes(present, held_values.present_values(owner)))
                 owner.loss_tracker_of_compile.update_state(loss, sample_weight=rows)
                 logs = owner.compute_metrics(batch.x, batch.y, outputs.values, batch.weight)
-                statistics = held_values.present_values(owner).get("batch_stats", {})
             new: Totals = {"states": [metric.full_state() for metric in self.tracked], "logs": {}}
         if owner.overrides("compute_metrics"):
             new["logs"] = flat_logs(as_arrays(logs))
         measured = Measurement(loss.astype(jnp.float32), {}, [], [], [], [], rows, new)
-        return outputs._replace(batch_stats=statistics if outputs.batch_stats else outputs.batch_stats), measured
+        return outputs._replace(batch_stats=after.get("batch_stats", {}), params=after.get("params", {})), measured
 
     def update(self, totals: Totals, measured: Measurement) -> Totals:
         """Returns the totals after the batch."""
@@ -324,6 +329,21 @@ class ModelObjective(Objective):
         """Gives the metrics of the model their states after a run."""
         for metric, state in zip(self.tracked, totals["states"], strict=True):
             metric.put_state(state)
+
+
+def check_created(owner: "Stateful", missing: Sequence["Stateful"]) -> None:
+    """Raises if layers that had no variables have some now, because only the loss has called them.
+
+    Args:
+        owner: The model.
+        missing: Layers inside it that had no variables before the loss was computed.
+    """
+    for layer in missing:
+        if layer is not owner and jax.tree.leaves(held_values.present_values(layer)):
+            raise ValueError(
+                f"A layer that only `compute_loss` calls must have its weights before the training, got {layer.name!r} "
+                f"of {type(owner).__name__} without weights; build it first, or start it with an Input."
+            )
 
 
 def masks_per_output(masks: ArrayOrShapeTree, names: Sequence[str]) -> list[jax.Array | None]:
@@ -374,7 +394,9 @@ def objective_of(owner: Any) -> Callable[..., ModelObjective]:
         objective.owner = owner
         # The first trace makes the metrics of `compile`, which depend on the shapes of labels and outputs.
         objective.tracked, objective.initial = [], {"states": [], "logs": {}}
+        before = [layer for layer in held_values.with_held(owner) if not held_values.has_values(layer)]
         jax.eval_shape(lambda v, b: objective.run(model, v, b, objective.initial), variables, example)
+        check_created(owner, before)
         objective.tracked = owner.tracked_metrics()
         for metric in objective.tracked:
             metric.reset_state()  # removes traced values

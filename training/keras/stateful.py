@@ -7,7 +7,7 @@ layers, pure functions compute with them, and `scatter` gives the results back t
 
 import contextlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import jax
@@ -33,6 +33,7 @@ from training.keras.held_values import (
     has_values,
     held_copies,
     held_layers,
+    is_stateful,
     push,
     refresh,
     scatter,
@@ -60,6 +61,7 @@ class Stateful(KerasAttributes):
 
     # The class of pure layers that a class of this package adds state to; None for a class of the user.
     adds_state_to: ClassVar[type[Layer] | None] = None
+    ASSIGNS_PARAMS: ClassVar[bool] = True
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         # Objects with state are compared by identity. Otherwise flax compares the arguments of two layers.
@@ -107,10 +109,11 @@ class Stateful(KerasAttributes):
 
     def __getattr__(self, name: str) -> Any:
         """Returns the weight of a name, such as `kernel`; None if an argument of the layer switches it off."""
-        if self.__dict__.get("scope") is None and "_is_made" in self.__dict__ and not self.BINDS_ATTRIBUTES:
+        if "_is_made" in self.__dict__ and not self.BINDS_ATTRIBUTES:
             for own in self.WEIGHTS:
                 if KERAS_NAMES.get(own, own) == name:
-                    return self._weight_named(own, name)
+                    is_bound = self.__dict__.get("scope") is not None
+                    return self._weight_in_call(own, name) if is_bound else self._weight_named(own, name)
         return super().__getattr__(name)
 
     def _weight_named(self, own: str, name: str) -> Weight | None:
@@ -119,6 +122,21 @@ class Stateful(KerasAttributes):
             raise AttributeError(f"{self.label} has no `{name}` yet; build it, or call it on data first.")
         found = [kind for kind, values in self.__dict__["_values"].items() if own in values]
         return self.weight_at((found[0], own)) if found else None
+
+    def _weight_in_call(self, own: str, name: str) -> Weight | None:
+        origin = keras_state.origin_of(self)
+        trees = {kind: dict(self._scope_variables().get(kind, {})) for kind in COLLECTIONS}
+        held = origin.own_values() if is_stateful(origin) else {}
+        for kind, values in (*trees.items(), *held.items()):
+            if own in values:
+                return origin.weight_at((kind, own))
+        if any(trees.values()) or any(held.values()):
+            return None
+        raise AttributeError(f"{self.label} has no `{name}` yet; build it, or call it on data first.")
+
+    def _scope_variables(self) -> Mapping[str, Any]:
+        """Returns the variables of a bound layer and of those inside it."""
+        return super().variables
 
     @classmethod
     def pure_class(cls) -> type:
@@ -149,11 +167,12 @@ class Stateful(KerasAttributes):
             return
         if self.BINDS_ATTRIBUTES and getattr(self, "graph", None) is None:
             # As in Keras, which would otherwise have other weights at this point of a program.
-            warnings.warn(
-                f"{type(self).__name__} has no method `build`, so build() creates no variables; call it on data, "
-                "or define `build`.",
-                stacklevel=2,
-            )
+            if any(not child.built for _, child in held_layers(self)):
+                warnings.warn(
+                    f"{type(self).__name__} has no method `build`, so build() creates no variables; call it on data, "
+                    "or define `build`.",
+                    stacklevel=2,
+                )
             return
         positional, named = symbols_of(args, kwargs)
         initialize(self, *positional, **named)
@@ -200,8 +219,9 @@ class Stateful(KerasAttributes):
 
     @property
     def variables(self) -> Any:
-        """The weights; inside flax, the variables of the scope."""
-        return self.weights if self.scope is None else super().variables
+        """The weights; inside flax, but not in `call` of a custom class, the variables of the scope."""
+        is_in_call = keras_state.current_frame() is not None
+        return self.weights if self.scope is None or is_in_call else self._scope_variables()
 
     @property
     def weights(self) -> Any:
@@ -278,16 +298,20 @@ class Stateful(KerasAttributes):
 
     def _all_weights(self) -> list[Weight]:
         """Returns the weights of this layer and of those inside it, in Keras' order."""
-        ensure_initialized(self)
-        if not has_values(self):
+        is_bound = self.scope is not None
+        if not is_bound:
+            ensure_initialized(self)
+        if not is_bound and not has_values(self):
             own = [self.weight_at(path) for path in first_values.weight_names(self)]
             found = own + [weight for _, child in held_layers(self) for weight in child._all_weights()]
             return list({id(weight): weight for weight in found}.values())
         owners = dict(scopes_of(self))
         found = []
-        for collection, *path in weight_paths(self, gather(self)):
+        variables = {kind: self._scope_variables().get(kind, {}) for kind in COLLECTIONS} if is_bound else gather(self)
+        for collection, *path in weight_paths(self, variables):
             scope = next(tuple(path[:n]) for n in range(len(path), -1, -1) if tuple(path[:n]) in owners)
-            found.append(owners[scope].weight_at((collection, *path[len(scope) :])))
+            owner = keras_state.origin_of(owners[scope])
+            found.append(owner.weight_at((collection, *path[len(scope) :])))
         return found
 
     def weight_at(self, path: tuple[str, ...]) -> Weight:

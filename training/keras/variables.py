@@ -12,7 +12,7 @@ from jax.typing import ArrayLike, DTypeLike
 from flaxmodels import constraints, regularizers
 from flaxmodels.ops.arrays import Nested
 from flaxmodels.variables import Variable
-from training.keras import paths
+from training.keras import located, paths
 
 # The weights whose names in Keras differ from those in the trees of variables.
 KERAS_NAMES = {"embedding": "embeddings"}
@@ -50,7 +50,12 @@ class Weight:
 
     @property
     def value(self) -> jax.Array:
-        """The present value."""
+        """The present value; while a model computes, that of the call."""
+        found = located.present(located.place_of(self._layer), self._path[0], self._path[1:])
+        return self._held() if found is None else found
+
+    def _held(self) -> jax.Array:
+        """Returns the value that the layer holds."""
         from_layer: Any = self._layer.own_values()
         for key in self._path:
             from_layer = from_layer[key]
@@ -59,15 +64,24 @@ class Weight:
     def assign(self, value: "Nested | Weight | Variable") -> "Weight":
         """Sets the value, cast to the variable's dtype.
 
+        In `call` of a layer, the value counts for the rest of the call. As in Keras, a value that is not trained is
+        kept after it.
+
         Raises:
             ValueError: If the shape differs.
         """
-        new = jnp.asarray(getattr(value, "value", value), self.dtype)
-        if new.shape != self.shape:
+        place = located.place_of(self._layer)
+        stored = None if place is None else place.read(self._path[0], self._path[1:])
+        old = self._held() if stored is None else stored
+        new = jnp.asarray(getattr(value, "value", value), old.dtype)
+        if new.shape != old.shape:
             raise ValueError(
-                f"{self.path} must keep the shape {self.shape}, got a value of shape {new.shape}; reshape it first."
+                f"{self.path} must keep the shape {old.shape}, got a value of shape {new.shape}; reshape it first."
             )
-        self._layer.set_own_value(self._path, new)
+        if place is None or (stored is None and not place.is_initializing):
+            self._layer.set_own_value(self._path, new)
+        else:
+            place.write(self._path[0], self._path[1:], new)
         return self
 
     def assign_add(self, value: "ArrayLike | Weight") -> "Weight":

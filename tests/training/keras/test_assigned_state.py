@@ -134,3 +134,137 @@ def test_models_without_such_layers_have_no_state_in_their_programs():
     model.evaluate(X, X, verbose=0)
     for now, old in zip(model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(now, old)
+
+
+def averaged(k, assign, where):
+    """Returns a model with a teacher that follows its student."""
+
+    class Averaged(k.Model):
+        def __init__(self, **options):
+            super().__init__(**options)
+            self.student = k.layers.Dense(1, kernel_initializer="ones")
+            self.teacher = k.layers.Dense(1, kernel_initializer="ones", trainable=False)
+
+        def call(self, x, training=False):
+            student, teacher = self.student(x), self.teacher(x)
+            if training and where == "call":
+                assign(self)
+            return student + 0.5 * teacher
+
+        if where == "compute_loss":
+
+            def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+                if training:
+                    assign(self)
+                return k.ops.mean((y - y_pred) ** 2) + k.ops.mean((self.teacher(x) - y) ** 2)
+
+    return Averaged()
+
+
+def by_attributes(model):
+    for name in ("kernel", "bias"):
+        teacher, student = getattr(model.teacher, name), getattr(model.student, name)
+        teacher.assign(0.9 * teacher + 0.1 * student)
+
+
+def by_lists(model):
+    for teacher, student in zip(model.teacher.weights, model.student.trainable_variables, strict=True):
+        teacher.assign(0.9 * teacher + 0.1 * student)
+
+
+@pytest.mark.parametrize("where", ["call", "compute_loss"])
+@pytest.mark.parametrize("assign", [by_attributes, by_lists])
+def test_a_layer_may_assign_the_frozen_weights_of_another_as_in_keras(assign, where):
+    def run(k):
+        model = averaged(k, assign, where)
+        model.compile("sgd", "mse")
+        options = {"batch_size": 2, "epochs": 2, "shuffle": False, "verbose": 0}
+        history = model.fit(X, Y, validation_data=(X, Y), **options).history
+        trained = model.get_weights()
+        return history, trained, model.train_on_batch(X, Y), model.get_weights(), np.asarray(model(X, training=True))
+
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), run(keras), run(theirs))
+
+
+def test_a_teacher_follows_by_hand():
+    model = averaged(keras, by_attributes, "call")
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    model.fit(X, Y, batch_size=5, epochs=1, verbose=0)
+    error = X @ np.ones((3, 1)) * 1.5 - Y
+    # The teacher averages with the student before its step, which is equal then, and with the moved one after it.
+    student = np.ones((3, 1)) - 0.1 * 2 / 5 * X.T @ error
+    np.testing.assert_allclose(model.teacher.kernel, np.ones((3, 1)), rtol=1e-6)
+    np.testing.assert_allclose(model.student.kernel, student, rtol=1e-5)
+    model(X, training=True)
+    np.testing.assert_allclose(model.teacher.kernel, 0.9 + 0.1 * student, rtol=1e-5)
+
+
+def test_values_assigned_to_trained_weights_count_for_the_call_as_in_keras():
+    def run(k):
+        class Clipped(k.layers.Layer):
+            def build(self, shape):
+                self.w = self.add_weight(shape=(3, 1), initializer="ones", name="w")
+
+            def call(self, x):
+                self.w.assign(k.ops.clip(self.w, -0.5, 0.5))
+                return x @ self.w
+
+        layer = Clipped()
+        model = k.Sequential([k.Input((3,)), layer])
+        model.compile("sgd", "mse")
+        found = [model.predict(X, verbose=0), layer.get_weights()]
+        found += [model.fit(X, Y, epochs=2, verbose=0, shuffle=False).history, layer.get_weights()]
+        return [*found, np.asarray(model(X)), layer.get_weights()]
+
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), run(keras), run(theirs))
+
+
+def test_layers_inside_a_frozen_model_are_assigned_through_its_list():
+    def run(k):
+        class Pair(k.Model):
+            def __init__(self):
+                super().__init__()
+                self.student, self.teacher = (
+                    k.Sequential([k.Input((3,)), k.layers.Dense(2, "tanh", kernel_initializer="ones"), k.layers.Dense(1, kernel_initializer="ones")])  # noqa: E501
+                    for _ in range(2)
+                )  # fmt: skip
+                self.teacher.trainable = False
+
+            def call(self, x, training=False):
+                outputs = self.student(x) + self.teacher(x)
+                if training:
+                    for teacher, student in zip(self.teacher.layers, self.student.layers, strict=True):
+                        teacher.kernel.assign(0.9 * teacher.kernel + 0.1 * student.kernel)
+                return outputs
+
+        model = Pair()
+        model.compile("sgd", "mse")
+        history = model.fit(X, Y, batch_size=2, epochs=2, shuffle=False, verbose=0).history
+        return history, model.get_weights(), model.evaluate(X, Y, verbose=0)
+
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), run(keras), run(theirs))
+
+
+def test_a_layer_that_is_called_only_in_training_keeps_its_state():
+    def run(k):
+        class Outer(k.layers.Layer):
+            def __init__(self):
+                super().__init__()
+                self.inner = counter(k)
+
+            def build(self, shape):
+                self.inner.build(shape)
+
+            def call(self, x, training=False):
+                return self.inner(x) if training else x
+
+        layer = Outer()
+        model = k.Sequential([k.Input((3,)), layer])
+        model.compile("sgd", "mse")
+        first = layer.get_weights()
+        history = model.fit(X, X, batch_size=2, epochs=2, shuffle=False, verbose=0).history
+        return first, history, layer.get_weights(), model.predict(X, verbose=0)
+
+    found = run(keras)
+    assert float(found[2][0]) == 6  # two epochs of three batches
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found, run(theirs))
