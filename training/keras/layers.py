@@ -10,6 +10,7 @@ from flaxmodels.layers.attention import ProjectedAttention
 from flaxmodels.layers.base import Layer as PureLayer
 from flaxmodels.layers.host import HostLayer
 from flaxmodels.layers.images.base import ImageLayer
+from flaxmodels.layers.recurrent import Recurrent
 from training.keras import adapting, naming, refused, serialization
 from training.keras.docstrings import without_example
 from training.keras.images import RandomImages
@@ -17,6 +18,7 @@ from training.keras.initialization import with_seed
 from training.keras.input_specs import InputSpec as InputSpec
 from training.keras.inputs import Input as Input
 from training.keras.inputs import InputLayer as InputLayer
+from training.keras.recurrent_states import DirectionStates, RecurrentStates
 from training.keras.stateful import Stateful, registered
 
 # The functions that merge symbols or arrays, and their classes.
@@ -101,15 +103,20 @@ class StackedCells:
         super().__post_init__()  # type: ignore[misc]
 
 
+class _Directions(NamedDirections, DirectionStates):
+    """Mixin of `Bidirectional`."""
+
+
 # Layers whose configurations in Keras have other keys than their arguments.
 _DATA = (
     HostLayer, pure.Normalization, pure.Rescaling, pure.CategoryEncoding, pure.Discretization, pure.MelSpectrogram,
 )  # fmt: skip
 MIXINS: dict[type | tuple[type, ...], type] = {
     ProjectedAttention: SeededProjections,
-    pure.Bidirectional: NamedDirections,
+    pure.Bidirectional: _Directions,
     pure.RNN: StackedCells,
     _DATA: adapting.DataConfig,
+    Recurrent: RecurrentStates,
     HostLayer: adapting.HostArrays,
     pure.Normalization: adapting.StatisticsInWeights,
     pure.Rescaling: adapting.ChannelFactors,
