@@ -75,7 +75,10 @@ def _run(
             frame.set_masks(value, kwargs[f"{name}_mask"])
     if is_traced_to_build:  # Keras calls the layer once more to build it; the call may make layers.
         with keras_state.calling(Frame(self, train)):
-            self.call(*positional, **kwargs)
+            symbols = jax.tree.leaves(self.call(*positional, **kwargs))
+        if symbolic.name_of_output is not None:
+            for _ in symbols:
+                symbolic.name_of_output()
     with keras_state.calling(frame):
         outputs = self.call(*positional, **kwargs)
         outputs = jax.tree.map(_as_array, outputs, is_leaf=lambda leaf: isinstance(leaf, Variable))

@@ -31,6 +31,9 @@ CACHED_INFERENCE: contextvars.ContextVar[
 # Makes the names of the outputs of calls. None leaves them without names, as the graph needs only those of inputs.
 name_of_output: Callable[[], str] | None = None
 
+# Makes the name of an operation from the name of its class in Keras. None leaves the names to the models.
+name_of_operation: Callable[[str], str] | None = None
+
 # Whether this context infers the shapes of a call. Random generators must not advance then.
 INFERRING: contextvars.ContextVar[bool] = contextvars.ContextVar("INFERRING", default=False)
 
@@ -258,6 +261,10 @@ def record(
     layer: "Layer", args: tuple[object, ...], kwargs: dict[str, object], name: str | None = None
 ) -> Tree[Symbol]:
     """Records a call of a layer on symbols and returns the symbols of its outputs; errors use `name` for the layer."""
+    given = [leaf for leaf in jax.tree.leaves((args, kwargs)) if isinstance(leaf, Symbol)]
+    has_keras_names = any(symbol.has_keras_name for symbol in given)
+    if has_keras_names and name_of_operation is not None and hasattr(layer, "infer_outputs") and layer.name is None:
+        object.__setattr__(layer, "name", name_of_operation(layer.class_name))
     node = Node(layer, args, kwargs)
     cached_inference = CACHED_INFERENCE.get()
     token = INFERRING.set(True)
@@ -271,8 +278,7 @@ def record(
     node.outputs = jax.tree.map(lambda symbol: Symbol(symbol.shape, symbol.dtype, node), inferred)
     if cached_inference is None:
         leaves = jax.tree.leaves(node.outputs)
-        given = [leaf for leaf in jax.tree.leaves((args, kwargs)) if isinstance(leaf, Symbol)]
-        if name_of_output is not None and any(symbol.has_keras_name for symbol in given):
+        if name_of_output is not None and has_keras_names:
             for symbol in leaves:
                 symbol.name = name_of_output()
         flat = jax.tree.leaves(masks, is_leaf=lambda mask: mask is None)

@@ -13,7 +13,7 @@ from flaxmodels.container import Container
 from flaxmodels.layers import keras_state, symbolic
 from flaxmodels.layers.base import Layer
 from flaxmodels.layers.symbolic import Node, Symbol
-from training.keras import initializers, paths
+from training.keras import initializers, naming, paths
 
 # The attribute of a pure layer that holds the copy with state which an object of the user's class got from a file.
 STATEFUL_COPY = "_stateful_copy"
@@ -133,6 +133,8 @@ class _Rebuild:
         if not self.is_pure and not self.names_of_symbols:
             for copy in copies:
                 paths.put(copy, "")  # Keras builds the layers of a file before the model
+            for _ in copies[1:] if stack.source is not None else ():
+                naming.automatic_name("functional")  # Keras adds the layers one by one, each with a new graph
         source = None if stack.source is None else self.symbol(stack.source)
         outputs = tuple(jax.tree.map(self.symbol, output) for output in stack.outputs)
         for copy, symbol in zip(copies, (source, *outputs), strict=False):

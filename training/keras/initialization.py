@@ -72,7 +72,7 @@ def build_structure(layer: "Stateful", args: tuple[object, ...], kwargs: Mapping
     Returns:
         Whether this called the layer.
     """
-    if layer.__dict__.get("built") if layer.BINDS_ATTRIBUTES else not layer.has_unbuilt_layers():
+    if not layer.has_unbuilt_layers():
         return False
 
     def any_batch(leaf: object) -> object:

@@ -101,6 +101,7 @@ def layer_of(symbol: Symbol) -> InputLayer:
 
 # Symbols that layers and operations return are named, too.
 symbolic.name_of_output = functools.partial(naming.automatic_name, "keras_tensor")
+symbolic.name_of_operation = lambda class_name: naming.automatic_name(naming.snake_case(class_name))
 
 
 def Input(  # noqa: N802 - Keras' name

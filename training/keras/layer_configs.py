@@ -70,6 +70,8 @@ def _build(config: dict[str, Any], custom_objects: CustomObjects) -> Any:
     name = inner.get("name")
     with custom.using(ProgramObjects(custom_objects)):
         described = from_config(keras_config.from_keras(config))
+    if name and described.name is None:
+        object.__setattr__(described, "name", name)  # the copy then takes no automatic name
     layer = convert.rebuild(described, stateful_class, keep_custom=True)
     if name:
         object.__setattr__(layer, "name", name)

@@ -382,6 +382,10 @@ def load_model(
                 model = _custom_model(path, config, contents)
             else:
                 described, variables = keras_files.build(path, config, contents)
+                inner = config.get("config") if isinstance(config, dict) else None
+                name = inner.get("name") if isinstance(inner, dict) else None
+                if isinstance(name, str):
+                    object.__setattr__(described, "name", name)
                 model = _with_state(described)
                 scatter(model, variables)
             optimizer = contents.optimizer

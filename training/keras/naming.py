@@ -5,7 +5,7 @@ import contextlib
 import threading
 from collections.abc import Iterator
 
-from flaxmodels.graph import snake_case
+from flaxmodels.names import snake_case as snake_case
 
 
 class Depth(threading.local):

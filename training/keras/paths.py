@@ -18,9 +18,12 @@ CELLS = {LSTM: "lstm_cell", GRU: "gru_cell", SimpleRNN: "simple_rnn_cell", ConvL
 
 
 class _Building(threading.local):
-    """Whether this thread builds layers whose outer layer is not complete yet."""
+    """Whether this thread builds layers whose outer layer is not complete yet, and the layers whose `build` it runs."""
 
     is_deferred = False
+
+    def __init__(self) -> None:
+        self.layers: list[object] = []
 
 
 _building = _Building()
@@ -34,6 +37,16 @@ def deferred() -> Iterator[None]:
         yield
     finally:
         _building.is_deferred = before
+
+
+@contextlib.contextmanager
+def inside(layer: object) -> Iterator[None]:
+    """Puts the paths of layers that are built inside, by the `build` of a layer, behind the path of that layer."""
+    _building.layers.append(layer)
+    try:
+        yield
+    finally:
+        _building.layers.pop()
 
 
 def is_deferred() -> bool:
@@ -50,7 +63,8 @@ def put(layer: Any, outer: str, name: str | None = None) -> str:
         name: The name in the path, by default that of the layer.
     """
     if "_outer_path" not in layer.__dict__:
-        object.__setattr__(layer, "_outer_path", outer)
+        around = [other for other in _building.layers if other is not layer]
+        object.__setattr__(layer, "_outer_path", around[-1] if around and not outer else outer)
         object.__setattr__(layer, "_path_name", name or layer.name)
     return path_of(layer)
 
@@ -58,7 +72,8 @@ def put(layer: Any, outer: str, name: str | None = None) -> str:
 def path_of(layer: Any) -> str:
     """Returns the path of a layer; only its name if it is not built yet."""
     name = layer.__dict__.get("_path_name") or layer.name
-    return "/".join(filter(None, (layer.__dict__.get("_outer_path"), name)))
+    outer = layer.__dict__.get("_outer_path")  # that of a layer whose `build` is running is not known yet
+    return "/".join(filter(None, (outer if isinstance(outer, str | None) else path_of(outer), name)))
 
 
 def weight_path(layer: object, inner: Sequence[str], name: str) -> str:

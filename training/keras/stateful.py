@@ -6,8 +6,9 @@ layers, pure functions compute with them, and `scatter` gives the results back t
 """
 
 import contextlib
+import functools
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import jax
@@ -21,7 +22,7 @@ from flaxmodels.layers import keras_state, symbolic
 from flaxmodels.layers.attention import GroupQueryAttention, MultiHeadAttention
 from flaxmodels.layers.base import Layer
 from flaxmodels.layers.builds import Shapes
-from flaxmodels.layers.keras_calls import symbols_of
+from flaxmodels.layers.keras_calls import is_library_build, symbols_of
 from training.assigned import may_assign
 from training.keras import config, first_values, images, naming, paths, seeds
 from training.keras.attributes import KerasAttributes
@@ -56,6 +57,17 @@ from training.keras.variables import KERAS_NAMES, Weight
 keras_state.UNTRACKED.update(("_values", "_weights", "_nodes", "_seeds", "_input_layers", "_is_made", "_first_call"))
 
 
+def _with_path(build: Callable[..., None]) -> Callable[..., None]:
+    """Returns a `build` of a class of the user that puts the layers it builds behind the path of its layer."""
+
+    @functools.wraps(build)
+    def with_path(self: "Stateful", *args: object, **kwargs: object) -> None:
+        with paths.inside(self):
+            build(self, *args, **kwargs)
+
+    return with_path
+
+
 class Stateful(KerasAttributes):
     """Mixin in front of a class of layers whose objects hold the values of their variables."""
 
@@ -68,6 +80,8 @@ class Stateful(KerasAttributes):
         cls.__hash__ = object.__hash__  # type: ignore[method-assign]
         cls.__eq__ = object.__eq__  # type: ignore[method-assign]
         super().__init_subclass__(**kwargs)
+        if not is_library_build(vars(cls).get("build", Stateful.build)):
+            cls.build = _with_path(cls.build)  # type: ignore[method-assign]
 
     def __post_init__(self) -> None:
         if not naming.copying.depth:

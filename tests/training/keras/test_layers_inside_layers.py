@@ -1,6 +1,7 @@
 """Initial weights, names and paths of layers that other custom layers, cells and models make, compared with Keras."""
 
 import warnings
+from types import SimpleNamespace
 
 import jax
 import keras as theirs
@@ -63,6 +64,42 @@ def classes(k):
                 x = block(x)
             return self.parts["out"](x)
 
+    class Builder(k.layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.attend, self.dense = k.layers.MultiHeadAttention(2, 2), k.layers.Dense(3)
+            self.inner = Nested()
+
+        def build(self, shape):
+            self.attend.build(shape, shape)
+            self.dense.build(shape)
+            self.inner.build((None, 4, 3))
+            self.scale = self.add_weight(shape=(3,), initializer="uniform", name="scale")
+
+        def call(self, x):
+            return self.inner(self.dense(self.attend(x, x)) * self.scale)
+
+    class CallOnly(k.layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.dense = k.layers.Dense(2)
+
+        def call(self, x):
+            return self.dense(x)
+
+    class BuildsCallOnly(k.Model):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.out = CallOnly(), k.layers.Dense(1)
+
+        def build(self, shape):
+            self.layer.build(shape)
+            self.out.build((None, 2))
+            self.built = True
+
+        def call(self, x):
+            return self.out(self.layer(x))
+
     class Cell(k.layers.Layer):
         def __init__(self, units, **kwargs):
             super().__init__(**kwargs)
@@ -80,51 +117,69 @@ def classes(k):
             return {**super().get_config(), "units": self.units}
 
     k.saving.register_keras_serializable("inside", k.__name__)(Cell)
-    return Nested, Attention, Network, Cell
+    return SimpleNamespace(
+        nested=Nested, attention=Attention, network=Network, builder=Builder, call_only=BuildsCallOnly, cell=Cell
+    )
 
 
-def nested_on_symbols(k, nested, attention, network, cell):
+def nested_on_symbols(k, c):
     x = k.Input((2,))
-    return k.Model(x, nested()(k.layers.Dense(2)(nested()(x))))
+    return k.Model(x, c.nested()(k.layers.Dense(2)(c.nested()(x))))
 
 
-def unknown_sizes(k, nested, attention, network, cell):
+def unknown_sizes(k, c):
     x = k.Input((None, 3))
-    layer = nested()
+    layer = c.nested()
     model = k.Model(x, layer(x))
     assert [inner.built_for for inner in layer.kernels] == [(None, None, 3)] * 2
     return model
 
 
-def attention_on_symbols(k, nested, attention, network, cell):
+def attention_on_symbols(k, c):
     x = k.Input((4, 3))
-    return k.Model(x, attention()(attention()(x)))
+    return k.Model(x, c.attention()(c.attention()(x)))
 
 
-def network_on_arrays(k, nested, attention, network, cell):
-    model = network()
+def network_on_arrays(k, c):
+    model = c.network()
     model(np.ones((1, 2), "float32"))
     return model
 
 
-def network_on_symbols(k, nested, attention, network, cell):
+def network_on_symbols(k, c):
     x = k.Input((None, 3))
-    return k.Model(x, network()(x))
+    return k.Model(x, c.network()(x))
 
 
-def cells(k, nested, attention, network, cell):
+def cells(k, c):
     x = k.Input((4, 2))
-    outputs = [k.layers.RNN(cell(3))(x), k.layers.RNN([cell(3), cell(2)])(x)]
-    return k.Model(x, [*outputs, k.layers.Bidirectional(k.layers.RNN(cell(3)))(x)])
+    outputs = [k.layers.RNN(c.cell(3))(x), k.layers.RNN([c.cell(3), c.cell(2)])(x)]
+    return k.Model(x, [*outputs, k.layers.Bidirectional(k.layers.RNN(c.cell(3)))(x)])
 
 
-def cell_on_arrays(k, nested, attention, network, cell):
-    layer = k.layers.RNN([cell(3), cell(2)])
+def cell_on_arrays(k, c):
+    layer = k.layers.RNN([c.cell(3), c.cell(2)])
     layer(np.ones((1, 2, 2), "float32"))
     return layer
 
 
+def built_by_hand(k, c):
+    layer = c.builder()
+    layer.build((None, 4, 3))
+    x = k.Input((4, 3))
+    return k.Model(x, c.builder()(layer(x)))
+
+
+def built_without_build(k, c):
+    model = c.call_only()
+    model.build((None, 3))
+    model(np.ones((1, 3), "float32"))
+    return model
+
+
 PROGRAMS = [
+    built_by_hand,
+    built_without_build,
     nested_on_symbols,
     unknown_sizes,
     attention_on_symbols,
@@ -144,7 +199,7 @@ def test_weights_and_names_are_those_of_keras(program):
         k.utils.set_random_seed(0)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = program(k, *classes(k))
+            found = program(k, classes(k))
         later = k.layers.Dense(2)
         later.build((None, 2))
         names = [later.name, k.layers.ReLU().name, k.Sequential().name, k.Model(i := k.Input((2,)), i * 2).name]

@@ -59,6 +59,19 @@ def test_layers_of_a_functional_model_have_the_order_of_keras():
     assert isinstance(first, keras.layers.InputLayer) and model.layers[0] is first is model.get_layer(first.name)
 
 
+def test_operations_take_names_from_the_counts_of_layers():
+    def named(k):
+        x = k.Input((4,))
+        y = (x + x) * 2
+        z = k.ops.reshape(-k.layers.Add()([x, 1 - y]) / 2 + y[:, :1] ** 2, (-1, 2, 2))
+        model = k.Model(x, [k.ops.relu(abs(y)), k.layers.Multiply()([y, y]), z @ z])
+        later = k.layers.Add(), k.layers.Multiply(), k.layers.Reshape((2,)), k.layers.ReLU(), k.layers.Subtract()
+        return [layer.name for layer in model.layers], [layer.name for layer in later], model.output_names
+
+    layers, later, _ = same(named)
+    assert "add_1" in layers and later[0] == "add_3"
+
+
 def test_copies_have_the_names_of_copies_in_keras():
     same(lambda k: names(k.models.clone_model(wide(k)))[:2])
     same(lambda k: names(copy.deepcopy(k.Sequential([k.Input((4,)), k.layers.Dense(3)])))[:2])
@@ -72,7 +85,8 @@ def test_a_model_in_a_file_keeps_its_names(tmp_path):
         model.save(tmp_path / f"{k.__name__}.keras")
         k.utils.clear_session()
         again = k.models.load_model(tmp_path / f"{k.__name__}.keras")
-        return names(again)[:2], [weight.path for weight in again.weights]
+        k.Model.from_config(k.Model(x := k.Input((2,)), x * 2, name="own").get_config())
+        return names(again)[:2], again.name, k.Model(x, x * 2).name, [weight.path for weight in again.weights]
 
     same(lambda k: loaded(k, "wide"))
     same(lambda k: loaded(k, "stack"))
