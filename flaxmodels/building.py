@@ -19,6 +19,7 @@ from flaxmodels.layers.scopes import check_shared
 from flaxmodels.layers.symbolic import Input as Input
 from flaxmodels.layers.symbolic import Node, Symbol
 from flaxmodels.layers.tracing import Lookup, Sources, trace
+from flaxmodels.names import refuse_keras
 from flaxmodels.ops.base import OperationCall
 from flaxmodels.summary import Call
 from flaxmodels.trees import ArrayTree, MaskTree, Tree
@@ -90,6 +91,7 @@ def _as_layer(thing: object) -> Layer:
     if isinstance(thing, nn.Module) and not isinstance(thing, Layer):
         return Linen(thing, name=thing.name)
     if not isinstance(thing, Layer):
+        refuse_keras(thing)
         raise TypeError(
             f"Sequential takes layers, linen modules and Input(...), got {thing!r} of type {type(thing).__name__}; "
             "create a layer, such as layers.Dense(10)."

@@ -38,6 +38,25 @@ def lookup(kind: str, name: str, table: Mapping[str, T], alternative: str = "", 
     raise ValueError(f"Unknown {kind} {name!r}{where}.{suggestion} Known: {known}.{closing}")
 
 
+def refuse_keras(thing: object) -> None:
+    """Raises if a thing comes from the package keras itself, which a program may import beside `training.keras`.
+
+    Args:
+        thing: An object, a class or a function.
+
+    Raises:
+        TypeError: If it is one of Keras' or its class derives from one of Keras'.
+    """
+    kind = thing if isinstance(thing, type) else type(thing)
+    modules = [getattr(thing, "__module__", None), *(cls.__module__ for cls in kind.__mro__)]
+    if any(isinstance(module, str) and module.partition(".")[0] in ("keras", "tf_keras") for module in modules):
+        name = getattr(thing, "__name__", kind.__name__)
+        raise TypeError(
+            f"Objects of the package keras do not work here, got {name}; import it from training.keras, for example by "
+            "`from training.keras import layers`."
+        )
+
+
 def snake_case(class_name: str) -> str:
     """Returns Keras' automatic name of a class: "conv2d_transpose" for "Conv2DTranspose"."""
     words = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", class_name)

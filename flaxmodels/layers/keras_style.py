@@ -16,6 +16,7 @@ from flaxmodels import constraints, initializers, regularizers
 from flaxmodels.layers import keras_calls, keras_clones, keras_state, symbolic
 from flaxmodels.layers.builds import Shapes
 from flaxmodels.layers.keras_state import STATE, state_of
+from flaxmodels.names import refuse_keras
 from flaxmodels.variables import Variable
 
 T = TypeVar("T")
@@ -132,6 +133,7 @@ class KerasStyle(_Base):
                 f"The attribute `{name}` of {type(self).__name__} belongs to the library, got an assignment; "
                 "choose another name."
             )
+        refuse_keras(value)
         state = state_of(self)
         state.note(value)
         object.__setattr__(self, name, value if self.scope is not None else keras_state.tracked(value, state))

@@ -3,6 +3,7 @@
 import contextvars
 import importlib
 import itertools
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -118,10 +119,13 @@ class Symbol:
         return f"<Symbol shape={self.shape} dtype={jnp.dtype(self.dtype).name} {source}>"
 
     def __array__(self, *args: object, **kwargs: object) -> NoReturn:
-        raise TypeError(
+        error = TypeError(
             f"An array is needed here, got a symbol of shape {self.shape}, which has no values; "
             "call layers on it, make a Model of inputs and outputs, and pass arrays to the model."
         )
+        if "keras" in sys.modules:
+            error.add_note("Layers of the package keras take no symbols; write `from training.keras import layers`.")
+        raise error
 
     def __bool__(self) -> bool:
         raise TypeError(

@@ -760,3 +760,48 @@ def test_mistakes_at_the_command_line(command, capsys, monkeypatch, tmp_path):
 
 def test_there_are_more_than_a_hundred_mistakes():
     assert len(MISTAKES) + len(WARNINGS) + len(FILES) + len(COMMANDS) > 100
+
+
+def test_objects_of_the_package_keras_are_refused(monkeypatch):
+    import keras as theirs
+
+    from training import keras
+
+    keras_layer = theirs.layers.Dense(3)
+
+    class Mixed(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = keras_layer
+
+        def call(self, x):
+            return self.dense(x)
+
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    for call, name in (
+        (lambda: keras.Sequential([keras.Input((2,)), keras_layer]), "Dense"),
+        (Mixed, "Dense"),
+        (lambda: model.compile(theirs.optimizers.Adam(), "mse"), "Adam"),
+        (lambda: model.compile("adam", theirs.losses.MeanSquaredError()), "MeanSquaredError"),
+        (lambda: model.compile("adam", theirs.losses.mean_squared_error), "mean_squared_error"),
+        (lambda: model.compile("adam", "mse", metrics=[theirs.metrics.MeanAbsoluteError()]), "MeanAbsoluteError"),
+        (lambda: fitted(model, theirs.callbacks.EarlyStopping()), "EarlyStopping"),
+    ):
+        with pytest.raises(TypeError) as caught:
+            call()
+            fitted(model)
+        assert str(caught.value) == (
+            f"Objects of the package keras do not work here, got {name}; import it from training.keras, for example by "
+            "`from training.keras import layers`."
+        )
+    with pytest.raises(TypeError, match=r"^An array is needed here, got a symbol of shape \(None, 2\)") as caught:
+        keras_layer(keras.Input((2,)))
+    assert caught.value.__notes__ == [
+        "Layers of the package keras take no symbols; write `from training.keras import layers`."
+    ]
+
+
+def fitted(model, *callbacks):
+    if callbacks:
+        model.compile("adam", "mse")
+    model.fit(np.ones((4, 2), "float32"), np.ones((4, 1), "float32"), verbose=0, callbacks=list(callbacks))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from flaxmodels import html
+from flaxmodels.names import refuse_keras
 from training import curves
 from training.progress import format_duration, format_value
 
@@ -153,6 +154,7 @@ def check(callbacks: object) -> list[Callback]:
     if callbacks is None or isinstance(callbacks, list | tuple):
         given = list(callbacks or [])
     for callback in given:
+        refuse_keras(callback)
         if isinstance(callback, type):
             raise TypeError(
                 f"A callback must be an object, got the class {callback.__name__}; write {callback.__name__}()."

@@ -3,6 +3,7 @@
 Modules of this package use the tables, so that a missing name raises an error with the alternative.
 """
 
+import difflib
 import dis
 import importlib.abc
 import sys
@@ -175,7 +176,9 @@ def sentence(module: str, name: str) -> str:
     in_keras = f"keras{module.removeprefix(PACKAGE)}.{name}"
     instead = alternative(in_keras)
     if instead is None:
-        return f"module {module!r} has no attribute {name!r}; dir({module}) lists the known ones."
+        close = difflib.get_close_matches(name, dir(sys.modules.get(module)), n=1)
+        fix = f"did you mean {close[0]!r}?" if close else f"dir({module}) lists the known ones."
+        return f"module {module!r} has no attribute {name!r}; {fix}"
     return f"{in_keras} is not part of {PACKAGE}; {instead}."
 
 

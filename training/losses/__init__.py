@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import jax
 
-from flaxmodels.names import lookup
+from flaxmodels.names import lookup, refuse_keras
 from training.losses.base import EPSILON as EPSILON
 from training.losses.base import LabelShapeError as LabelShapeError
 from training.losses.base import Loss as Loss
@@ -129,6 +129,7 @@ def get(x: LossLike) -> Loss:
         return lookup("loss", x, LOSSES, "Or pass a function (y_true, y_pred) -> [B].")()
     if isinstance(x, type) and issubclass(x, Loss):
         return x()
+    refuse_keras(x)
     if isinstance(x, type) or not callable(x):
         raise TypeError(f"A loss must be a name, a Loss or a function (y_true, y_pred) -> [B], got {x!r}.")
     return FUNCTIONS[x]() if x in FUNCTIONS else LossFunctionWrapper(x)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import jax
 
-from flaxmodels.names import lookup
+from flaxmodels.names import lookup, refuse_keras
 from training.losses import Loss, kind_of_labels
 from training.losses import binary_crossentropy as binary_crossentropy
 from training.losses import binary_focal_crossentropy as binary_focal_crossentropy
@@ -176,6 +176,7 @@ def get(x: MetricLike) -> Metric:
         return x()
     if isinstance(x, Loss):
         return MeanMetricWrapper(x.values, x.name)
+    refuse_keras(x)
     if isinstance(x, type) or not callable(x):
         raise TypeError(f"A metric must be a name, a Metric or a function (y_true, y_pred) -> [B], got {x!r}.")
     return MeanMetricWrapper(x)

@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 import optax
 
-from flaxmodels.names import lookup
+from flaxmodels.names import lookup, refuse_keras
 from training.optimizers.adam import Adam, Adamax, AdamW, Lamb, Nadam, ScheduleFreeAdamW
 from training.optimizers.adaptive import Adadelta, Adafactor, Adagrad, Ftrl, RMSprop
 from training.optimizers.gradient import SGD, Lion, Muon
@@ -44,6 +44,7 @@ def get(optimizer: OptimizerLike) -> optax.GradientTransformation:
     if isinstance(optimizer, optax.GradientTransformation):
         return optimizer
     if not isinstance(optimizer, str):
+        refuse_keras(optimizer)
         if callable(optimizer) and _num_required_arguments(optimizer) == 2:
             return optax.stateless(optimizer)
         raise TypeError(
