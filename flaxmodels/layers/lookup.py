@@ -246,6 +246,15 @@ class VocabularyLayer(HostLayer):
         return np.pad(padded, (0, depth - len(padded)))
 
 
+def refuse_path(cls: type, vocabulary: object) -> None:
+    """Raises if a description names a file as the vocabulary: only a program may name files that are read."""
+    if issubclass(cls, VocabularyLayer) and _is_path(vocabulary):
+        raise ValueError(
+            f"The description of a {cls.__name__} must hold the tokens of its vocabulary, got the path {vocabulary!r}; "
+            f"make the layer in the program, {cls.__name__}(vocabulary=path)."
+        )
+
+
 def _is_path(vocabulary: object) -> bool:
     return isinstance(vocabulary, str | os.PathLike)
 

@@ -17,6 +17,7 @@ from jax.typing import DTypeLike
 from flaxmodels import activations, constraints, initializers, layers, regularizers
 from flaxmodels.building import Linen, Model, Sequential
 from flaxmodels.layers.base import Layer
+from flaxmodels.layers.lookup import refuse_path
 from flaxmodels.layers.symbolic import Input, Node, Symbol, symbols_in
 from flaxmodels.names import lookup
 from flaxmodels.ops import base, keras_classes
@@ -293,6 +294,8 @@ def _construct(cls: Callable[..., T], config: Config, **extra: object) -> T:
     unknown = sorted(set(config) - fields)
     if unknown:
         raise ValueError(f"{cls.__name__} in a model file has unknown arguments {unknown}; known are {sorted(fields)}.")
+    if isinstance(cls, type):
+        refuse_path(cls, config.get("vocabulary"))
     try:
         return cls(**{key: _decode(value) for key, value in config.items()}, **extra)
     except TypeError as error:

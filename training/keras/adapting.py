@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxmodels import layers as pure
-from flaxmodels.layers.lookup import VocabularyLayer
+from flaxmodels.layers.lookup import VocabularyLayer, refuse_path
 from training.keras import config, naming, serialization
 from training.keras.config import DTypePolicy
 
@@ -31,9 +31,13 @@ class HostArrays:
     def from_config(cls, config: Mapping[str, object]) -> Self:
         """Returns the layer with the arguments of `get_config`.
 
+        Raises:
+            ValueError: If the vocabulary is the path of a file.
+
         References:
             Keras, `keras.layers.Layer.from_config`.
         """
+        refuse_path(cls, config.get("vocabulary"))
         given = {name: value for name, value in config.items() if name not in DERIVED}
         made: Self = super().from_config(given)  # type: ignore[misc]
         return made

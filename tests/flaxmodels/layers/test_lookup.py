@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from flaxmodels import Input, layers
+from flaxmodels.saving import schema
+from training import keras
 
 CITIES = ["Rome", "Oslo", "Rome", "Lima", "Rome", "Oslo"]
 
@@ -138,3 +140,20 @@ def test_ngrams_and_functions():
 def test_mistakes(make, sentence):
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
         make()
+
+
+def test_a_description_cannot_name_a_file(tmp_path):
+    path = tmp_path / "words.txt"
+    path.write_text("secret\n")
+    assert layers.StringLookup(vocabulary=str(path)).get_vocabulary() == ["[UNK]", "secret"]
+    message = (
+        f"The description of a StringLookup must hold the tokens of its vocabulary, got the path {str(path)!r}; "
+        "make the layer in the program, StringLookup(vocabulary=path)."
+    )
+    for read in (
+        lambda: schema.from_config({"class": "StringLookup", "config": {"vocabulary": str(path)}}),
+        lambda: keras.layers.StringLookup.from_config({"vocabulary": str(path)}),
+    ):
+        with pytest.raises(ValueError) as caught:
+            read()
+        assert str(caught.value) == message
