@@ -31,7 +31,7 @@ MODULES = {
     "keras.losses": "training.keras.losses",
     "keras.metrics": "training.keras.metrics",
     "keras.optimizers": "training.keras.optimizers",
-    "keras.optimizers.schedules": "training.keras.schedules",
+    "keras.optimizers.schedules": "training.keras.optimizers.schedules",
     "keras.regularizers": "training.keras.regularizers",
 }
 FUNCTIONS = ("keras.activations", "keras.losses", "keras.metrics")

@@ -1,5 +1,6 @@
 """Every public name of Keras is here, or refused with a sentence; the page of the documentation says which."""
 
+import importlib
 import importlib.util
 import pathlib
 import re
@@ -7,6 +8,7 @@ import re
 import keras as theirs
 import pytest
 
+import flaxmodels
 from training import keras
 from training.keras import refused
 
@@ -135,3 +137,23 @@ def test_refused_names_raise_their_sentence(module):
             "sequence",
             *dir(keras.datasets),
         }
+
+
+def test_every_import_of_the_documentation_runs():
+    page = (ROOT / "docs" / "keras-programs.md").read_text()
+    rows = re.findall(r"^\| `[^|]*import [^|]*\| ([^|]*) \|$", page, re.MULTILINE)
+    statements = [statement for row in rows for statement in re.findall(r"`([^`]+)`", row)]
+    assert len(statements) > 8
+    for statement in statements:
+        exec(statement, {})
+
+
+def test_modules_of_keras_are_imported_by_their_names():
+    names = {}
+    exec("import training.keras.ops.nn, training.keras.optimizers.schedules", names)
+    exec("import training.keras.ops as ops", names)
+    assert names["ops"] is keras.ops is flaxmodels.ops and keras.ops.nn is flaxmodels.ops.nn
+    modules = {name.rpartition(".")[0] for name in NAMES}
+    for module in sorted(modules):
+        if refused.alternative(module) is None and refused.alternative(module.rpartition(".")[0]) is None:
+            importlib.import_module(f"training.{module}")

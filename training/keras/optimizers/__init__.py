@@ -15,7 +15,6 @@ from flaxmodels.graph import snake_case
 from flaxmodels.names import lookup
 from training import optimizers as pure
 from training.keras import naming, refused, serialization
-from training.keras import schedules as schedules
 from training.keras.docstrings import without_example
 from training.keras.optimizer_state import (
     Assignable,
@@ -28,6 +27,7 @@ from training.keras.optimizer_state import (
     update_count,
     variables_of,
 )
+from training.keras.optimizers import schedules as schedules
 
 
 def _no_model() -> None:
