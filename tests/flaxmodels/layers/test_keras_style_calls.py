@@ -386,7 +386,20 @@ def test_stateless_calls_equal_those_of_keras():
         ValueError, match="`trainable_variables` of VariationalAutoEncoder 'autoencoder' must have the shapes"
     ):
         ours.stateless_call(trained[1:], others, x)
-    with pytest.raises(
-        ValueError, match="VariationalAutoEncoder 'autoencoder' is not built, so the order of its weights is unknown"
-    ):
-        vae(OURS).stateless_call(trained, others, x)
+    # The attributes give the order of weights before the first call, unless a class has a `build` of its own.
+    fresh = vae(OURS)
+    fresh.encoder.trainable = False
+    np.testing.assert_allclose(fresh.stateless_call(trained, others, x, training=True)[0], expected, rtol=1e-5)
+    with pytest.raises(ValueError, match="Scale 'scale' is not built, so the order of its weights is unknown"):
+        scale(OURS).stateless_call([np.ones(5)], [], x)
+
+
+def scale(k):
+    class Scale(k.layers.Layer):
+        def build(self, input_shape):
+            self.factor = self.add_weight(shape=(input_shape[-1],), initializer="ones", name="factor")
+
+        def call(self, inputs):
+            return inputs * self.factor
+
+    return Scale(name="scale")
