@@ -187,7 +187,8 @@ class Discretization(Layer):
             )
         numbers = jnp.asarray(inputs)
         checks.check_array(self, "inputs", numbers)
-        bounds = jnp.asarray(self.bin_boundaries, jnp.promote_types(numbers.dtype, jnp.float32))
+        # `promote_types` refuses 16 bits and integers where promotion is strict.
+        bounds = jnp.asarray(self.bin_boundaries, jnp.float64 if numbers.dtype == jnp.float64 else jnp.float32)
         indices = jnp.searchsorted(bounds, numbers.astype(bounds.dtype), side="right")
         dtype = jnp.int32 if self.output_mode == "int" else self.compute_dtype
         return encode(indices, self.output_mode, len(self.bin_boundaries) + 1, dtype)

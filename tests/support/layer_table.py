@@ -27,7 +27,7 @@ class Row:
         integers: If set, the arrays hold integers below this number instead of floats.
         random: Whether the layer draws random numbers in training.
         mixes: Whether examples depend on each other in training.
-        unused: Paths of weights that this call does not need.
+        unused: Paths of weights, and indices of inputs, on which the outputs do not depend smoothly.
         variant: Distinguishes rows of the same class.
     """
 
@@ -40,7 +40,7 @@ class Row:
     integers: int | None = None
     random: bool = False
     mixes: bool = False
-    unused: tuple[str, ...] = ()
+    unused: tuple[str | int, ...] = ()
     variant: str = ""
 
     def layer(self, **more: Any) -> layers.Layer:
@@ -107,7 +107,7 @@ DATA = [
         [(B, 24)],
     ),
     Row(layers.CategoryEncoding, {"num_tokens": 5}, [(B, 3)], integers=6),
-    Row(layers.Discretization, {"bin_boundaries": (-0.5, 0.0, 0.5), "output_mode": "one_hot"}, [(B, 3)]),
+    Row(layers.Discretization, {"bin_boundaries": (-0.5, 0.0, 0.5), "output_mode": "one_hot"}, [(B, 3)], unused=(0,)),
 ]
 SHAPING = [
     *windows(layers.Cropping1D, {"cropping": (1, 2)}),

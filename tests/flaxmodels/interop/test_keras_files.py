@@ -50,6 +50,9 @@ def assert_near(got, want):
 def randomized(model):
     """Sets random weights, also for statistics and biases."""
     model.set_weights([np.abs(numbers(i, *w.shape)).astype(w.dtype) * 0.5 for i, w in enumerate(model.get_weights())])
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Normalization):
+            layer.finalize_state()  # Keras computes with copies of the weights, which it renews here and after loading
     return model
 
 
