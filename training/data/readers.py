@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeAlias, TypeGuard
 import jax
 import numpy as np
 
+from flaxmodels import threefry
 from training.data.examples import Examples, is_array
 from training.data.source import IteratorState, StreamPosition
 from training.datasets import Split
@@ -123,7 +124,7 @@ class SequenceReader(Reader):
             # A sequence may become shorter at the end of a pass.
             now = _length(self.sequence)
             steps = self.steps if now is None else min(self.steps, now)
-            order = np.arange(steps) if key is None else np.asarray(jax.random.permutation(key, steps))
+            order = np.arange(steps) if key is None else np.asarray(threefry.permutation(key, steps))
             order = order[first:]
         workers = getattr(self.sequence, "workers", 1)
         if isinstance(workers, int) and workers > 1:

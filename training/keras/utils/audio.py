@@ -1,4 +1,4 @@
-"""Reads sound files."""
+"""Reads audio files."""
 
 import math
 import wave

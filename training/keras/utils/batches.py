@@ -60,7 +60,10 @@ class Dataset:
 
     def __len__(self) -> int:
         if self._length is None or self._length < 0:
-            raise TypeError("The length of this data set is not known, got no elements read yet; count them in a loop.")
+            raise TypeError(
+                "The length of this data set is unknown, because a step such as `unbatch` or `repeat` hides it; "
+                "count the elements in a loop."
+            )
         return self._length
 
     @property
@@ -227,7 +230,11 @@ class Dataset:
         return self._like(cached, self._length)
 
     def prefetch(self, buffer_size: int | None = None) -> "Dataset":
-        """Returns the data set itself: training reads the next elements while the device computes."""
+        """Returns the data set itself: training reads the next elements while the device computes.
+
+        Args:
+            buffer_size: Without effect, because training chooses how far it reads ahead.
+        """
         return self
 
     def _like(self, read: Callable[[int], Iterator[Element]], length: int | None) -> "Dataset":

@@ -1,4 +1,4 @@
-"""Reads folders of pictures, texts and sounds as data sets of batches."""
+"""Reads folders of images, texts and audio clips as data sets of batches."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -10,13 +10,13 @@ from flaxmodels.extras import require_extra
 from training.keras import config
 from training.keras.utils.audio import read_wav
 from training.keras.utils.batches import Dataset, check_positive, map_ahead, stack
+from training.keras.utils.images import MODES, load_img
 from training.keras.utils.resampling import INTERPOLATIONS, resize
 
 Labels: TypeAlias = str | Sequence[int] | None
 Folder: TypeAlias = str | os.PathLike[str]
 
-PICTURES = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
-CHANNELS = {"grayscale": ("L", "I;16", "I"), "rgb": ("RGB",), "rgba": ("RGBA",)}
+IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
 SUBSETS = ("training", "validation", "both")
 
 
@@ -88,9 +88,9 @@ def image_dataset_from_directory(
     format: str = "tf",  # noqa: A002 - Keras' name
     verbose: bool = True,
 ) -> FolderDataset | list[FolderDataset]:
-    """Returns batches of the pictures in a folder, read and resized by threads while the device computes.
+    """Returns batches of the images in a folder, read and resized by threads while the device computes.
 
-    The pictures of each class lie in a folder of their own. Unlike in Keras, each pass shuffles all files again.
+    The images of each class lie in a folder of their own. Unlike in Keras, each pass shuffles all files again.
 
     Args:
         directory: The folder.
@@ -99,31 +99,31 @@ def image_dataset_from_directory(
         label_mode: "int" for int32, "categorical" for one-hot rows, "binary" for float32 [B, 1], or None for no labels.
         class_names: The folders of classes to use, in the order of their labels; by default all, sorted.
         color_mode: "grayscale", "rgb" or "rgba".
-        batch_size: Pictures in a batch; None yields single pictures.
-        image_size: Height and width of the pictures, or one number for both.
+        batch_size: Images in a batch; None yields single images.
+        image_size: Height and width of the images, or one number for both.
         shuffle: Whether to shuffle; otherwise the files are sorted.
         seed: The seed of the shuffling and of the split.
         validation_split: The part of the files that is kept for validation.
         subset: "training", "validation", or "both" for a list of two data sets.
         interpolation: "bilinear", "nearest", "bicubic", "area", "lanczos3", "lanczos5", "gaussian" or "mitchellcubic".
         follow_links: Whether to follow symbolic links to folders.
-        crop_to_aspect_ratio: Whether to crop the middle of a picture first, so that it is not distorted.
-        pad_to_aspect_ratio: Whether to pad a picture with zeros first, so that it is not distorted.
+        crop_to_aspect_ratio: Whether to crop the middle of an image first, so that it is not distorted.
+        pad_to_aspect_ratio: Whether to pad an image with zeros first, so that it is not distorted.
         data_format: "channels_last" or "channels_first"; by default that of the program.
         format: "tf" or "grain"; both give the same data set of NumPy arrays, which has the methods of tf.data.
         verbose: Whether to print the number of files.
 
-    Shapes: float32 pictures [B, H, W, C], and labels [B], [B, 1] or [B, classes].
+    Shapes: float32 images [B, H, W, C], and labels [B], [B, 1] or [B, classes].
 
     Raises:
-        ValueError: If an argument is invalid, or there is no picture.
+        ValueError: If an argument is invalid, or there is no image.
         ModuleNotFoundError: If pillow is not installed.
 
     References:
         Keras, `keras.utils.image_dataset_from_directory`.
     """
     require_extra("PIL", "image_dataset_from_directory needs")
-    check_choice("color_mode", color_mode, tuple(CHANNELS))
+    check_choice("color_mode", color_mode, tuple(MODES))
     check_choice("interpolation", interpolation, INTERPOLATIONS)
     if crop_to_aspect_ratio and pad_to_aspect_ratio:
         raise ValueError(
@@ -138,7 +138,7 @@ def image_dataset_from_directory(
         resized = resize(array, (height, width), interpolation)
         return resized.transpose(2, 0, 1) if is_first else resized
 
-    found = _Files(directory, labels, label_mode, class_names, PICTURES, shuffle, seed, follow_links, verbose)
+    found = _Files(directory, labels, label_mode, class_names, IMAGES, shuffle, seed, follow_links, verbose)
     return found.datasets(load, stack, batch_size, validation_split, subset, format)
 
 
@@ -161,9 +161,9 @@ def text_dataset_from_directory(
 
     Args:
         directory: The folder.
-        labels: As for pictures.
-        label_mode: As for pictures.
-        class_names: As for pictures.
+        labels: As for images.
+        label_mode: As for images.
+        class_names: As for images.
         batch_size: Texts in a batch; None yields single texts.
         max_length: Characters of a text that are kept; None keeps all.
         shuffle: Whether to shuffle; otherwise the files are sorted.
@@ -209,16 +209,16 @@ def audio_dataset_from_directory(
     follow_links: bool = False,
     verbose: bool = True,
 ) -> FolderDataset | list[FolderDataset]:
-    """Returns batches of the sounds (.wav) in a folder; see `image_dataset_from_directory` for other arguments.
+    """Returns batches of the audio clips (.wav) in a folder; see `image_dataset_from_directory` for other arguments.
 
     Args:
         directory: The folder.
-        labels: As for pictures.
-        label_mode: As for pictures.
-        class_names: As for pictures.
-        batch_size: Sounds in a batch; None yields single sounds.
+        labels: As for images.
+        label_mode: As for images.
+        class_names: As for images.
+        batch_size: Clips in a batch; None yields single clips.
         sampling_rate: Samples per second to convert to; None keeps the rate of each file.
-        output_sequence_length: Samples to cut or pad to; None pads to the longest sound of the batch.
+        output_sequence_length: Samples to cut or pad to; None pads to the longest clip of the batch.
         ragged: Only False: there are no ragged arrays.
         shuffle: Whether to shuffle; otherwise the files are sorted.
         seed: The seed of the shuffling and of the split.
@@ -227,10 +227,10 @@ def audio_dataset_from_directory(
         follow_links: Whether to follow symbolic links to folders.
         verbose: Whether to print the number of files.
 
-    Shapes: float32 sounds [B, T, C] from -1 to 1.
+    Shapes: float32 clips [B, T, C] from -1 to 1.
 
     Raises:
-        ValueError: If an argument is invalid, there is no sound, or a file has no 8-, 16- or 32-bit samples.
+        ValueError: If an argument is invalid, there is no clip, or a file has no 8-, 16- or 32-bit samples.
 
     References:
         Keras, `keras.utils.audio_dataset_from_directory`.
@@ -427,16 +427,12 @@ def _files(folder: str, suffixes: tuple[str, ...], follow_links: bool) -> Iterat
 
 def _pixels(path: str, color_mode: str) -> np.ndarray:
     """Returns the pixels [H, W, C] of the first frame of a file."""
-    from PIL import Image
-
-    with Image.open(path) as image:
-        modes = CHANNELS[color_mode]
-        array = np.asarray(image if image.mode in modes else image.convert(modes[0]))
+    array = np.asarray(load_img(path, color_mode))
     return array[..., None] if array.ndim == 2 else array
 
 
 def _fitted(array: np.ndarray, size: tuple[int, int], crop: bool, pad: bool) -> np.ndarray:
-    """Crops the middle of a picture to the aspect ratio of a size, or pads the picture to it with zeros."""
+    """Crops the middle of an image to the aspect ratio of a size, or pads the image to it with zeros."""
     (h, w), (height, width) = array.shape[:2], size
     if crop:
         kept_h, kept_w = max(min(h, w * height // width), 1), max(min(w, h * width // height), 1)
@@ -449,5 +445,5 @@ def _fitted(array: np.ndarray, size: tuple[int, int], crop: bool, pad: bool) -> 
 
 
 def _padded(sound: np.ndarray, length: int) -> np.ndarray:
-    """Cuts a sound [T, C] to a length, or pads it with zeros."""
+    """Cuts a clip [T, C] to a length, or pads it with zeros."""
     return np.pad(sound[:length], ((0, max(0, length - len(sound))), (0, 0)))

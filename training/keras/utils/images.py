@@ -198,10 +198,10 @@ def smart_resize(
 def smart_resize(
     x: npt.ArrayLike, size: Sequence[int], interpolation: str = "bilinear", data_format: str | None = "channels_last"
 ) -> np.ndarray | jax.Array:
-    """Resizes pictures without distortion: crops the middle to the aspect ratio of the size first.
+    """Resizes images without distortion: crops the middle to the aspect ratio of the size first.
 
     Args:
-        x: One picture or a batch.
+        x: One image or a batch.
         size: Height and width of the result.
         interpolation: "bilinear", "nearest", "bicubic", "lanczos3" or "lanczos5".
         data_format: "channels_last" or "channels_first"; None for that of the program.

@@ -1,4 +1,4 @@
-"""Resizes pictures on the host, without a compiled program for each size of file."""
+"""Resizes images on the host, without a compiled program for each size of file."""
 
 import functools
 from collections.abc import Callable
