@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from training.keras import refused
 
 if TYPE_CHECKING:
-    from flaxmodels import ops as ops
     from training.keras import activations as activations
     from training.keras import backend as backend
     from training.keras import callbacks as callbacks
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from training.keras import metrics as metrics
     from training.keras import mixed_precision as mixed_precision
     from training.keras import models as models
+    from training.keras import ops as ops
     from training.keras import optimizers as optimizers
     from training.keras import preprocessing as preprocessing
     from training.keras import random as random
@@ -56,7 +56,7 @@ MODULES = {
     "metrics": "training.keras.metrics",
     "mixed_precision": "training.keras.mixed_precision",
     "models": "training.keras.models",
-    "ops": "flaxmodels.ops",
+    "ops": "training.keras.ops",
     "optimizers": "training.keras.optimizers",
     "preprocessing": "training.keras.preprocessing",
     "random": "training.keras.random",

@@ -152,7 +152,9 @@ def test_modules_of_keras_are_imported_by_their_names():
     names = {}
     exec("import training.keras.ops.nn, training.keras.optimizers.schedules", names)
     exec("import training.keras.ops as ops", names)
-    assert names["ops"] is keras.ops is flaxmodels.ops and keras.ops.nn is flaxmodels.ops.nn
+    assert names["ops"] is keras.ops and keras.ops.nn is flaxmodels.ops.nn
+    for name in flaxmodels.ops.__all__:
+        assert getattr(keras.ops, name) is getattr(flaxmodels.ops, name)
     modules = {name.rpartition(".")[0] for name in NAMES}
     for module in sorted(modules):
         if refused.alternative(module) is None and refused.alternative(module.rpartition(".")[0]) is None:
