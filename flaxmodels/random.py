@@ -10,8 +10,8 @@ calls share. A generator draws its key from one of two sources:
   as in inference, a compiled program does reuse them.
 """
 
-import itertools
 import random as python_random
+import threading
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -64,20 +64,19 @@ class SeedGenerator:
         if seed is not None and (not isinstance(seed, int | np.integer) or isinstance(seed, bool)):
             raise ValueError(f"`seed` of SeedGenerator must be an integer or None, got {seed!r}; give, for example, 1.")
         self.seed, self.name = seed, name or "seed_generator"
-        self._first = python_random.randint(1, 10**9) if seed is None else int(seed)
-        self._counter = 0
-        self._draws = itertools.count()
+        self._state = _first_state(seed)
 
     @property
     def state(self) -> np.ndarray:
         """The seed and the counter, from which the next key is made."""
-        return np.array([self._first & 0xFFFFFFFF, self._counter], np.uint32)
+        return np.array(self._state, np.uint32)
 
     def next(self, ordered: bool = True) -> jax.Array:
         """Returns a new random key.
 
         Args:
-            ordered: Keras' choice between two sequences of keys, which are equally good here.
+            ordered: Whether the next key has the same seed and the next counter. Otherwise both numbers change, as for
+                the generator that all calls share.
 
         Raises:
             ValueError: If compiled code outside of a layer would reuse the key.
@@ -87,14 +86,18 @@ class SeedGenerator:
         stream = _layer_key()
         if stream is not None:
             return stream if self.seed is None else jax.random.fold_in(stream, int(self.seed) & 0xFFFFFFFF)
-        key = _key(self._first, self._counter)
+        with _lock:
+            first, counter = self._state
+            self._state = (first, counter + 1) if ordered else (_jump(first), _jump(counter))
+        key = _key(first, counter)
         if isinstance(key, jax.core.Tracer) and CURRENT_LAYER.get() is None:
+            with _lock:
+                self._state = first, counter
             raise ValueError(
                 "In compiled code outside of a layer, the `seed` of a random function must be an integer or a key, got "
                 f"{'a SeedGenerator' if self is not _shared else None}, whose values the compiled program would reuse; "
                 "pass a key as an argument of the compiled function, and give `seed=key`."
             )
-        self._counter = next(self._draws) + 1
         return key
 
     def get_config(self) -> dict[str, int | str | None]:
@@ -110,15 +113,37 @@ class SeedGenerator:
 Seed: TypeAlias = int | SeedGenerator | jax.Array | None
 Shape: TypeAlias = Sequence[int]
 
-# Draws for `seed=None`.
-_shared = SeedGenerator()
+# Draws for `seed=None`; None before its first draw.
+_shared: SeedGenerator | None = None
+_lock = threading.RLock()
+
+
+def _first_state(seed: int | None) -> tuple[int, int]:
+    return (python_random.randint(1, 10**9) if seed is None else int(seed) & 0xFFFFFFFF), 0
+
+
+def _jump(number: int) -> int:
+    """Returns the number after another one in Keras' sequence for draws without an order."""
+    return ((number + 1) * 5387 & 0xFFFFFFFF) % 933199
+
+
+def _shared_key() -> jax.Array:
+    """Returns a new key for `seed=None`; as in Keras, the first draw outside of a layer chooses the seed."""
+    global _shared
+    if _shared is None:
+        stream = _key(0, 0) if INFERRING.get() else _layer_key()
+        if stream is not None:
+            return stream
+        with _lock:
+            _shared = _shared or SeedGenerator()
+    return _shared.next(ordered=False)
 
 
 def set_shared_seed(seed: int | None) -> None:
     """Restarts the generator that draws for `seed=None`.
 
     Args:
-        seed: Its seed; None to choose it randomly.
+        seed: Its seed; with None, Python's generator chooses it at the first draw.
 
     Example:
         >>> set_shared_seed(1)
@@ -128,7 +153,7 @@ def set_shared_seed(seed: int | None) -> None:
         True
     """
     global _shared
-    _shared = SeedGenerator(seed)
+    _shared = None if seed is None else SeedGenerator(seed)
 
 
 def draw_key(seed: Seed) -> jax.Array:
@@ -139,7 +164,7 @@ def draw_key(seed: Seed) -> jax.Array:
             a layer would reuse the key.
     """
     if seed is None:
-        return _shared.next()
+        return _shared_key()
     if isinstance(seed, SeedGenerator):
         return seed.next()
     if isinstance(seed, jax.Array):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from flaxmodels.layers.symbolic import Symbol
+from flaxmodels.random import set_shared_seed
 from training.keras import naming, refused
 from training.keras.config import backend as backend
 from training.keras.config import epsilon as epsilon
@@ -32,6 +33,7 @@ def clear_session(free_memory: bool = True) -> None:
         Keras, `keras.utils.clear_session`.
     """
     naming.reset()
+    set_shared_seed(None)
     _uids.clear()
     if free_memory:
         gc.collect()

@@ -56,7 +56,7 @@ def set_random_seed(seed: int) -> None:
         raise ValueError(f"`seed` must be an integer from 0 to 2**32 - 1, got {seed!r}; give another one.")
     random.seed(int(seed))
     np.random.seed(int(seed))  # noqa: NPY002 - as Keras does, for programs that use this generator
-    set_shared_seed(int(seed))
+    set_shared_seed(None)  # Python's generator, whose seed is set, chooses it when it is needed
     _Global.seed, _Global.taken = int(seed), 0
 
 

@@ -208,3 +208,24 @@ def test_weights_and_names_are_those_of_keras(program):
     assert paths == their_paths and names == their_names
     for weight, theirs_ in zip(weights, their_weights, strict=True):
         np.testing.assert_array_equal(weight, theirs_)
+
+
+def test_draws_without_a_seed_after_each_set_random_seed():
+    """Also between layers, whose seeds come from the same generator of Python, and after `clear_session`."""
+    results = []
+    for k in (keras, theirs):
+        found = []
+        for seed in (3, 1, 3):
+            k.utils.set_random_seed(seed)
+            found += [k.random.normal((2,)), k.random.uniform((3,)), k.layers.Dense(2), k.random.normal((2,))]
+            if seed == 1:
+                k.utils.clear_session()
+            found += [k.layers.Dense(2), k.random.normal((2,)), k.layers.Dense(2)]
+        generator = k.random.SeedGenerator(7)
+        found += [k.random.normal((2,), seed=generator), k.random.normal((2,), seed=generator), generator.state]
+        for layer in found:
+            if isinstance(layer, k.layers.Dense):
+                layer.build((None, 3))
+        results.append([np.asarray(x.kernel if isinstance(x, k.layers.Dense) else x) for x in found])
+    for mine, expected in zip(*results, strict=True):
+        np.testing.assert_array_equal(mine, expected)
