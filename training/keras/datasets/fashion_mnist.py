@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from training.datasets import read_idx
+from training.datasets.prepared import read_idx
 from training.keras.datasets.files import STORAGE, TrainAndTest
 from training.keras.utils.files import get_file
 

@@ -1,4 +1,4 @@
-"""Datasets: hand-computed examples, comparisons with their sources, preparation from small files or a local server."""
+"""Datasets prepared by tensorflow-datasets from small files or a local server."""
 
 import collections
 import functools
@@ -10,21 +10,18 @@ import os
 import pathlib
 import re
 import shutil
-import statistics
-import subprocess
 import sys
 import threading
 import time
-import types
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from training import datasets
-from training.datasets import Split, windows
+from training.datasets import prepared
 
-REAL_DATA = pathlib.Path(__file__).parents[3] / "shared" / "data"
+REAL_DATA = pathlib.Path(__file__).parents[4] / "shared" / "data"
 FILES = [f"{part}-{kind}-ubyte.gz" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
 
 
@@ -32,221 +29,9 @@ def whole(sentence):
     return f"^{re.escape(sentence)}$"
 
 
-# ---- Split ----
-
-
-def test_split_yields_scaled_float32_and_keeps_the_stored_dtype():
-    split = Split(np.array([[0, 128], [255, 51]], np.uint8), np.array([1, 0], np.int32), scale=1 / 255)
-    x, y = split
-    assert x.dtype == np.float32 and y.dtype == np.int32 and split.x.dtype == np.uint8
-    np.testing.assert_allclose(x, [[0, 128 / 255], [1, 0.2]], rtol=1e-7)
-    np.testing.assert_array_equal(y, [1, 0])
-    assert len(split) == 2
-
-
-def test_split_of_float64_yields_float32():
-    x, _ = Split(np.array([0.5, 1.5]), np.array([0, 1]))
-    assert x.dtype == np.float32
-    np.testing.assert_array_equal(x, [0.5, 1.5])
-
-
-def test_split_can_be_sliced_and_indexed():
-    split = Split(np.arange(5, dtype=np.uint8), np.arange(5) * 10, scale=0.5, num_classes=50)
-    part = split[1:3]
-    assert (part.x.tolist(), part.y.tolist(), part.scale, part.num_classes) == ([1, 2], [10, 20], 0.5, 50)
-    assert split[np.array([4, 0])].y.tolist() == [40, 0]
-    assert split[split.y > 20].x.tolist() == [3, 4]
-
-
-def test_split_refuses_a_single_index():
-    message = "A Split must be indexed by a slice or an array, which keep the axis of examples, got 3; write [3:4]."
-    with pytest.raises(TypeError, match=whole(message)):
-        Split(np.zeros(5), np.zeros(5))[3]
-
-
-def test_split_refuses_unequal_lengths():
-    message = "`x` and `y` must have one row per example, got 3 and 2 rows; remove the rows without a counterpart."
-    with pytest.raises(ValueError, match=whole(message)):
-        Split(np.zeros((3, 2)), np.zeros(2))
-
-
-# ---- windows ----
-
-
-def test_windows_match_hand_computed_examples():
-    x, y = windows([1, 2, 3, 4, 5], length=2)
-    np.testing.assert_array_equal(x, [[[1], [2]], [[2], [3]], [[3], [4]]])
-    np.testing.assert_array_equal(y, [[3], [4], [5]])
-    x, y = windows([1, 2, 3, 4, 5], length=2, horizon=2)
-    np.testing.assert_array_equal(x, [[[1], [2]], [[2], [3]]])
-    np.testing.assert_array_equal(y, [[3, 4], [4, 5]])
-
-
-def test_windows_of_several_features():
-    x, y = windows([[1, 10], [2, 20], [3, 30], [4, 40]], length=3)
-    np.testing.assert_array_equal(x, [[[1, 10], [2, 20], [3, 30]]])
-    np.testing.assert_array_equal(y, [[[4, 40]]])
-
-
-def test_windows_keep_the_dtype():
-    x, y = windows(np.arange(4, dtype=np.float32), 2)
-    assert x.dtype == y.dtype == np.float32
-
-
-@pytest.mark.parametrize(
-    "arguments, message",
-    [
-        (
-            (np.zeros((2, 3, 4)), 1),
-            "`series` must have shape [T] or [T, F], got [2, 3, 4]; pass one series at a time.",
-        ),
-        (
-            ([1, 2, 3], 0),
-            "`length` and `horizon` must be at least 1, got 0 and 1; give numbers of steps.",
-        ),
-        (
-            ([1, 2, 3], 2, -1),
-            "`length` and `horizon` must be at least 1, got 2 and -1; give numbers of steps.",
-        ),
-        (
-            ([1, 2, 3], 2, 2),
-            "`series` must have at least length + horizon = 4 steps, got 3; give a longer series or shorter windows.",
-        ),
-    ],
-)
-def test_windows_errors(arguments, message):
-    with pytest.raises(ValueError, match=whole(message)):
-        windows(*arguments)
-
-
-# ---- embedded datasets ----
-
-
 def pairs(x, y):
     """Returns the examples as a multiset, which ignores their order."""
     return collections.Counter(zip((row.tobytes() for row in np.ascontiguousarray(x)), y.tolist(), strict=True))
-
-
-def test_digits_are_all_of_scikit_learn_split_evenly():
-    from sklearn.datasets import load_digits
-
-    data = datasets.load("digits")
-    images, labels = load_digits(return_X_y=True)
-    assert data.train.x.shape == (1437, 8, 8, 1) and data.test.x.shape == (360, 8, 8, 1)
-    assert data.train.x.dtype == np.uint8 and data.train.y.dtype == data.test.y.dtype == np.int32
-    x, y = (np.concatenate(both) for both in ((data.train.x, data.test.x), (data.train.y, data.test.y)))
-    assert pairs(x, y) == pairs(images.reshape(-1, 8, 8, 1).astype(np.uint8), labels)
-    counts = np.bincount(data.test.y, minlength=10)
-    assert np.abs(counts - np.bincount(labels) / 5).max() < 1
-    fed, _ = data.train
-    assert fed.min() == 0 and fed.max() == 1
-    assert data.info.num_classes == data.train.num_classes == 10
-    assert data.info.class_names == tuple("0123456789") and data.info.input_shape == (8, 8, 1)
-
-
-def test_digits_are_loaded_by_scikit_learn_if_its_file_is_missing(monkeypatch):
-    data = datasets.load("digits")
-    without_files = types.SimpleNamespace(submodule_search_locations=[])
-    monkeypatch.setattr(datasets.importlib.util, "find_spec", lambda name: without_files)
-    assert pairs(*datasets.load("digits").train[:]) == pairs(*data.train[:])
-
-
-def test_digits_split_is_fixed():
-    data = datasets.load("digits")
-    assert (
-        hashlib.sha256(data.test.x.tobytes() + data.test.y.tobytes()).hexdigest()
-        == "f81863a0f8c8bccd1a1ae269b0408ef2c57385c19069577522d5701d7d51967a"
-    )
-    assert pairs(*data.test[:]) == pairs(*datasets.load("digits").test)
-
-
-def test_digits_sequence_is_digits_by_rows():
-    images, rows = datasets.load("digits"), datasets.load("digits_sequence")
-    assert rows.train.x.shape == (1437, 8, 8) and rows.info.input_shape == (8, 8)
-    assert rows.info.name == "digits_sequence"
-    np.testing.assert_array_equal(rows.test.x, images.test.x[:, :, :, 0])
-    np.testing.assert_array_equal(rows.train.y, images.train.y)
-    assert rows.train.scale == images.train.scale == 1 / 16
-
-
-def test_airline_matches_hand_computed_values():
-    data = datasets.load("airline")
-    train_x, train_y = data.train
-    test_x, test_y = data.test
-    assert train_x.shape == (108, 12, 1) and train_y.shape == (108, 1)
-    assert test_x.shape == (24, 12, 1) and test_y.shape == (24, 1)
-    assert train_x.dtype == train_y.dtype == np.float32
-    year_1949 = [112, 118, 132, 129, 121, 135, 148, 148, 136, 119, 104, 118]
-    years_1959_1960 = [360, 342, 406, 396, 420, 472, 548, 559, 463, 407, 362, 405]
-    years_1959_1960 += [417, 391, 419, 461, 472, 535, 622, 606, 508, 461, 390, 432]
-    restore = functools.partial(np.testing.assert_allclose, rtol=1e-5)
-    restore(data.info.restore(train_x[0, :, 0]), year_1949)
-    restore(data.info.restore(train_y[0]), [115])
-    restore(data.info.restore(train_y[-1]), [337])
-    restore(data.info.restore(test_x[0, :, 0])[-2:], [310, 337])
-    restore(data.info.restore(test_y[:, 0]), years_1959_1960)
-
-
-def test_airline_is_scaled_by_the_training_years_only():
-    info = datasets.load("airline").info
-    known = datasets.AIRLINE_PASSENGERS[:120]
-    assert info.target_offset == pytest.approx(statistics.fmean(known), rel=1e-12)
-    assert info.target_scale == pytest.approx(statistics.pstdev(known), rel=1e-12)
-    assert info.restore(0.0) == info.target_offset
-    assert info.task == "forecasting" and info.num_classes is None and info.unit == "thousand passengers"
-
-
-def test_airline_last_value_forecast_in_passengers():
-    data = datasets.load("airline")
-    x, y = data.test
-    error = np.abs(data.info.restore(x[:, -1]) - data.info.restore(y)).mean()
-    differences = [
-        abs(b - a) for a, b in zip(datasets.AIRLINE_PASSENGERS[119:], datasets.AIRLINE_PASSENGERS[120:], strict=False)
-    ]
-    assert len(differences) == 24 and sum(differences) == 1061
-    assert error == pytest.approx(1061 / 24, rel=1e-5)
-
-
-def test_airline_equals_the_published_file():
-    path = REAL_DATA / "forecasting" / "airline-passengers.csv"
-    if not path.exists():
-        pytest.skip("needs the published file of airline passengers")
-    lines = path.read_text().split()[1:]
-    assert datasets.AIRLINE_PASSENGERS == tuple(int(line.split(",")[1]) for line in lines)
-
-
-# ---- load ----
-
-
-def test_names():
-    assert datasets.names() == ["airline", "digits", "digits_sequence", "fashion_mnist", "mnist"]
-
-
-def test_unknown_name():
-    message = (
-        "Unknown dataset 'minst'. Did you mean 'mnist'? Known: 'airline', 'digits', 'digits_sequence', "
-        "'fashion_mnist', 'mnist'. Or pass arrays: fit(x, y)."
-    )
-    with pytest.raises(ValueError, match=whole(message)):
-        datasets.load("minst")
-
-
-def test_embedded_set_refuses_files():
-    message = "`raw_dir` must be None for 'digits', which is embedded and has no files, got 'files'; remove it."
-    with pytest.raises(ValueError, match=whole(message)):
-        datasets.load("digits", raw_dir="files")
-
-
-def test_import_loads_nothing_heavy():
-    code = (
-        "import sys, training.datasets as d; d.load('airline');"
-        "print({'tensorflow', 'tensorflow_datasets', 'sklearn', 'grain', 'PIL'} & set(sys.modules))"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "set()"
-
-
-# ---- datasets prepared by tensorflow-datasets ----
 
 
 @pytest.fixture
@@ -333,8 +118,8 @@ def test_prepared_from_files(name, tiny, tmp_path, capfd, caplog):
 def test_second_load_reads_the_cache_alone(tiny, tmp_path, monkeypatch):
     raw, _ = tiny()
     first = datasets.load("mnist", raw, tmp_path / "cache")
-    monkeypatch.setattr(datasets, "_read_prepared", None)
-    monkeypatch.setattr(datasets, "_prepare", None)
+    monkeypatch.setattr(prepared, "_read_prepared", None)
+    monkeypatch.setattr(prepared, "_prepare", None)
     second = datasets.load("mnist", cache_dir=tmp_path / "cache")
     for a, b in ((first.train, second.train), (first.test, second.test)):
         np.testing.assert_array_equal(a.x, b.x)
@@ -351,25 +136,25 @@ def test_cache_is_keyed_by_the_checksums(tiny, tmp_path):
 
 
 def test_every_damaged_byte_of_the_cache_is_detected(tmp_path):
-    arrays = {key: np.arange(4, dtype=np.uint8) + i for i, key in enumerate(datasets.ARRAYS)}
+    arrays = {key: np.arange(4, dtype=np.uint8) + i for i, key in enumerate(prepared.ARRAYS)}
     path = tmp_path / "arrays.npz"
-    datasets._write_cache(path, arrays)
+    prepared._write_cache(path, arrays)
     assert tree(tmp_path) == ["arrays.npz"]
     content, found = path.read_bytes(), 0
     for position in range(len(content)):
         damaged = bytearray(content)
         damaged[position] ^= 0x55
         path.write_bytes(damaged)
-        stored = datasets._read_cache(path)
+        stored = prepared._read_cache(path)
         found += stored is None
         if stored is not None:  # a date, or another field that does not matter
-            for key in datasets.ARRAYS:
+            for key in prepared.ARRAYS:
                 assert stored[key].dtype == np.uint8
                 np.testing.assert_array_equal(stored[key], arrays[key])
     assert found > len(content) / 2
     for length in range(len(content)):
         path.write_bytes(content[:length])
-        assert datasets._read_cache(path) is None
+        assert prepared._read_cache(path) is None
 
 
 def test_damaged_cache_is_rebuilt_from_the_prepared_dataset(tiny, tmp_path):
@@ -379,7 +164,7 @@ def test_damaged_cache_is_rebuilt_from_the_prepared_dataset(tiny, tmp_path):
     whole_file = cache.read_bytes()
     cache.write_bytes(whole_file[:-100])
     assert_holds(datasets.load("mnist", cache_dir=tmp_path / "cache"), arrays)
-    assert datasets._read_cache(cache) is not None
+    assert prepared._read_cache(cache) is not None
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "gone", "no info", "bad info"])
@@ -426,7 +211,7 @@ def test_another_process_is_faster(when, tiny, tmp_path, monkeypatch):
     datasets.load("mnist", raw, tmp_path / "other")
     others = only_cache(tmp_path / "other").with_suffix("")
     folder = tmp_path / "cache" / "mnist" / others.name
-    owner = (datasets, "_without_tensorflow") if when == "while preparing" else (os, "rename")
+    owner = (prepared, "_without_tensorflow") if when == "while preparing" else (os, "rename")
     original, finished = getattr(*owner), []
 
     def finish_first(*arguments):
@@ -443,7 +228,7 @@ def test_another_process_is_faster(when, tiny, tmp_path, monkeypatch):
 
 def test_prepared_dataset_that_is_not_readable(tiny, tmp_path, monkeypatch):
     raw, _ = tiny()
-    monkeypatch.setattr(datasets, "_read_prepared", lambda folder: None)
+    monkeypatch.setattr(prepared, "_read_prepared", lambda folder: None)
     folder = tmp_path / "cache" / "mnist"
     message = (
         f"The prepared dataset 'mnist' in {str(folder)!r} is not readable; check the disk, or give another `cache_dir`."
@@ -459,7 +244,7 @@ def test_unfinished_cache_file_is_removed(tmp_path, monkeypatch):
 
     monkeypatch.setattr(np, "savez", full)
     with pytest.raises(OSError, match="^No space left on device$"):
-        datasets._write_cache(tmp_path / "arrays.npz", {})
+        prepared._write_cache(tmp_path / "arrays.npz", {})
     assert tree(tmp_path) == []
 
 
@@ -529,7 +314,7 @@ def test_name_server_that_does_not_respond(tiny, tmp_path, monkeypatch):
         raise requests.ConnectionError
 
     monkeypatch.setattr(requests, "head", head)
-    monkeypatch.setattr(datasets, "CONNECT_SECONDS", 0.1)
+    monkeypatch.setattr(prepared, "CONNECT_SECONDS", 0.1)
     message = no_answer(tmp_path / "cache" / "mnist", "http://127.0.0.1:9", "no answer")
     start = time.monotonic()
     with pytest.raises(ConnectionError, match=whole(message)):
