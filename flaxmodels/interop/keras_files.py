@@ -10,9 +10,10 @@ import json
 import os
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,7 +26,7 @@ from flaxmodels.extras import require_extra
 from flaxmodels.interop import hdf5, keras_config
 from flaxmodels.interop.hdf5 import OPTIMIZER
 from flaxmodels.interop.keras_archive import CONFIG, METADATA, WEIGHTS, open_members, parse_json, read_text, unpack
-from flaxmodels.interop.keras_groups import StoredNames, groups
+from flaxmodels.interop.keras_groups import Group, StoredNames, groups
 from flaxmodels.interop.keras_weights import COLLECTIONS
 from flaxmodels.layers import symbolic
 from flaxmodels.layers.base import Layer
@@ -41,6 +42,7 @@ Config = dict[str, Json]
 Variables = dict[str, Any]  # collections of variables by name
 Path = tuple[str, ...]
 Array: TypeAlias = jax.Array | np.ndarray
+Arrays = dict[str, Any]  # the arrays of a group by name; a class of the user may put other values there
 Expected: TypeAlias = Mapping[Path, Array | jax.ShapeDtypeStruct]  # variables, or their shapes, keyed by path
 
 
@@ -93,19 +95,25 @@ def read_keras(path: str | os.PathLike[str], with_optimizer: bool = False) -> tu
         return config, _read_arrays(path, archive, members, with_optimizer)
 
 
-def build(path: str | os.PathLike[str], config: Json, contents: hdf5.Contents) -> tuple[Container, Variables]:
+def build(
+    path: str | os.PathLike[str],
+    config: Json,
+    contents: hdf5.Contents,
+    has_own_store: Callable[[nn.Module | None], bool] = lambda layer: False,
+) -> tuple[Container, Variables]:
     """Builds the model of a `.keras` file, and returns it with its variables.
 
     Args:
         path: Path of the file, for error messages and for limits by its size.
         config: The config of the file.
         contents: The arrays of the file.
+        has_own_store: Returns whether a layer reads its arrays itself.
 
     Raises:
         ValueError: If the config describes no model, or the arrays do not fit it.
     """
     model, expected = _build_model(path, config)
-    return model, to_variables(path, model, expected, contents, names_required=True)
+    return model, to_variables(path, model, expected, contents, True, has_own_store)
 
 
 def load_keras_weights(path: str | os.PathLike[str], model: Layer, variables: Mapping[str, object]) -> Variables:
@@ -184,6 +192,7 @@ def to_variables(
     expected: Expected,
     contents: hdf5.Contents,
     names_required: bool = False,
+    has_own_store: Callable[[nn.Module | None], bool] = lambda layer: False,
 ) -> Variables:
     """Returns the arrays of a file as variables; raises unless they are the weights of the model.
 
@@ -193,17 +202,23 @@ def to_variables(
         expected: The model's variables, or their shapes, keyed by path.
         contents: Contents of the file.
         names_required: Whether the model has the layer names of the file, because both are from one `.keras` file.
+        has_own_store: Returns whether a layer reads its arrays itself; its variables stay as they are.
 
     Raises:
         ValueError: If the arrays do not fit the model.
     """
-    targets = targets_of(path, model, expected, contents, names_required)
+    stored_groups = groups(model, expected, StoredNames(path, contents.names, names_required))
+    own = [group for group in stored_groups if has_own_store(group.layer)]
+    targets = _targets([group for group in stored_groups if not has_own_store(group.layer)])
     # A model inside the model may have been compiled, so that Keras saved an optimizer of it.
     arrays = {name: array for name, array in contents.arrays.items() if name in targets or f"/{OPTIMIZER}/" not in name}
+    own_paths = {group.path for group in own}
+    arrays = {name: array for name, array in arrays.items() if name.rpartition("/")[0] not in own_paths}
     shapes = {"/".join(targets[name]) if name in targets else name: array.shape for name, array in arrays.items()}
     check_shapes(path, {"/".join(t): tuple(expected[t].shape) for t in targets.values()}, shapes)
     stored = set(targets.values())
     result = {target: _default_value(target, like) for target, like in expected.items() if target not in stored}
+    result |= {target: expected[target] for group in own for target in group.arrays}
     for name, target in targets.items():
         result[target] = jnp.asarray(arrays[name].astype(expected[target].dtype))
     return traverse_util.unflatten_dict(result)
@@ -225,8 +240,36 @@ def targets_of(
         contents: Contents of the file.
         names_required: Whether the model has the layer names of the file.
     """
-    stored_groups = groups(model, expected, StoredNames(path, contents.names, names_required))
+    return _targets(groups(model, expected, StoredNames(path, contents.names, names_required)))
+
+
+def _targets(stored_groups: list[Group]) -> dict[str, Path]:
     return {f"{group.path}/{i}": target for group in stored_groups for i, target in enumerate(group.arrays)}
+
+
+def own_stores(
+    path: str | os.PathLike[str],
+    model: Layer,
+    expected: Expected,
+    contents: hdf5.Contents,
+    has_own_store: Callable[[nn.Module | None], bool],
+) -> list[tuple[nn.Module, Arrays]]:
+    """Returns the layers that read their arrays themselves, each with its arrays in the file.
+
+    Args:
+        path: Path of the file, for error messages only.
+        model: The model.
+        expected: The model's variables, or their shapes, keyed by path.
+        contents: Contents of the file.
+        has_own_store: Returns whether a layer reads its arrays itself.
+    """
+    found = []
+    for group in groups(model, expected, StoredNames(path, contents.names, False)):
+        if group.layer is not None and has_own_store(group.layer):
+            prefix = f"{group.path}/"
+            names = [name for name in contents.arrays if name.rpartition("/")[0] == group.path]
+            found.append((group.layer, {name.removeprefix(prefix): contents.arrays[name] for name in names}))
+    return found
 
 
 def matching_variables(
@@ -290,6 +333,12 @@ def _with_known_input(model: Layer) -> Container:
 
 # ---------------------------------------------------------------- writing
 
+StoreOf = Callable[[nn.Module | None], Arrays | None]
+
+
+def _no_store(layer: nn.Module | None) -> None:
+    """Returns None: the file holds the variables of the layer."""
+
 
 def save_keras(
     path: str | os.PathLike[str],
@@ -297,6 +346,7 @@ def save_keras(
     variables: Mapping[str, object],
     config: Config | None = None,
     optimizer: Mapping[str, np.ndarray] | None = None,
+    store_of: StoreOf = _no_store,
 ) -> None:
     """Writes a model to a `.keras` file, which `keras.models.load_model` can read; the file is replaced atomically.
 
@@ -306,6 +356,7 @@ def save_keras(
         variables: The model's variables.
         config: Keras' config, or None to describe the model.
         optimizer: The variables of an optimizer, as in `hdf5.Contents`.
+        store_of: Returns the arrays of a layer whose class decides what a file holds, otherwise None.
 
     Raises:
         ValueError: If Keras lacks one of the layers, an argument is custom code, or the variables do not belong to the
@@ -323,7 +374,7 @@ def save_keras(
     with zipfile.ZipFile(content, "w") as archive:
         for name, value in ((METADATA, metadata), (CONFIG, config or keras_config.to_keras(model))):
             archive.writestr(_reproducible_member(name), json.dumps(value))
-        archive.writestr(_reproducible_member(WEIGHTS), _weights_file(model, flat, optimizer or {}))
+        archive.writestr(_reproducible_member(WEIGHTS), _weights_file(model, flat, optimizer or {}, store_of))
     if isinstance(model, Container) and type(model) in (Sequential, Model):
         saving.check_can_be_read(saving.to_config(model), len(content.getvalue()))
     write(path, content.getvalue())
@@ -348,6 +399,7 @@ def save_keras_weights(
     model: Layer,
     variables: Mapping[str, object],
     optimizer: Mapping[str, np.ndarray] | None = None,
+    store_of: StoreOf = _no_store,
 ) -> None:
     """Writes weights to a file that Keras' `model.load_weights` can read; the file is replaced atomically.
 
@@ -356,6 +408,7 @@ def save_keras_weights(
         model: The model.
         variables: The model's variables.
         optimizer: The variables of an optimizer, as in `hdf5.Contents`.
+        store_of: Returns the arrays of a layer whose class decides what a file holds, otherwise None.
 
     Raises:
         ValueError: If the path has a different suffix, or a custom layer has weights whose order is not known.
@@ -364,7 +417,7 @@ def save_keras_weights(
         See `load_keras_weights`.
     """
     formats.check_suffix(path, ".weights.h5")
-    write(path, _weights_file(model, traverse_util.flatten_dict(dict(variables)), optimizer or {}))
+    write(path, _weights_file(model, traverse_util.flatten_dict(dict(variables)), optimizer or {}, store_of))
 
 
 def _check_complete(expected: Expected, given: Expected) -> None:
@@ -374,7 +427,9 @@ def _check_complete(expected: Expected, given: Expected) -> None:
     check_shapes("`variables`", *shapes)
 
 
-def _weights_file(model: Layer, variables: Mapping[Path, Array], optimizer: Mapping[str, np.ndarray]) -> bytes:
+def _weights_file(
+    model: Layer, variables: Mapping[Path, Array], optimizer: Mapping[str, np.ndarray], store_of: StoreOf
+) -> bytes:
     """Returns the bytes of a `.weights.h5` file."""
     require_extra("h5py", "Keras files need")
     import h5py
@@ -384,6 +439,11 @@ def _weights_file(model: Layer, variables: Mapping[Path, Array], optimizer: Mapp
         for group in groups(model, variables):
             target = file.create_group(group.path)
             target.attrs["name"] = group.name
+            store = store_of(group.layer)
+            if store is not None:
+                for key, value in store.items():
+                    _write_array(target, key, np.asarray(value))
+                continue
             for i, source in enumerate(group.arrays):
                 array = np.asarray(variables[source])
                 is_divided = group.sigma in variables and source[-1] in layers.SpectralNormalization.KERNELS

@@ -49,12 +49,14 @@ class Group:
         name: Keras' name of the layer.
         arrays: For each array of the group, its path in the variables.
         sigma: Path of the divisor of the kernel in `SpectralNormalization`; Keras stores the divided kernel.
+        layer: The layer.
     """
 
     path: str
     name: str
     arrays: list[Path]
     sigma: Path | None = None
+    layer: nn.Module | None = None
 
 
 class StoredNames:
@@ -175,7 +177,7 @@ class _Walk:
             own_path = _lookup_by_class(WEIGHT_SUBGROUPS, module, "")
             if own_path:  # Keras also writes a group with the layer's name and without arrays
                 yield Group(_join_path(path, "vars"), name, [])
-            yield Group(_join_path(path, own_path, "vars"), name, own)
+            yield Group(_join_path(path, own_path, "vars"), name, own, layer=module)
         else:  # the inner layer has the same scope, and Keras writes the kernel in both groups
             sigma = ("batch_stats", *scope, "sigma")
             arrays = [variable for variable in own if variable[-1] in module.WEIGHTS[:2]]

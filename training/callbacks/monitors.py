@@ -117,6 +117,17 @@ class EarlyStopping(Monitor):
         self.wait, self.stopped_epoch, self.best_epoch = 0, 0, 0
         self.best_weights: Mapping[str, Any] | None = None
 
+    def get_monitor_value(self, logs: Logs | None) -> float | None:
+        """Returns the value to monitor; a subclass may override it.
+
+        Args:
+            logs: The logs of an epoch.
+
+        References:
+            Keras, `keras.callbacks.EarlyStopping.get_monitor_value`.
+        """
+        return self.current(logs)
+
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Resets the best value and the counters."""
         self.wait, self.stopped_epoch, self.best_epoch = 0, 0, 0
@@ -124,7 +135,7 @@ class EarlyStopping(Monitor):
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Compares the value with the best one, and stops the run after `patience` epochs without improvement."""
-        current = self.current(logs)
+        current = self.get_monitor_value(logs)
         if current is None or epoch < self.start_from_epoch:
             return
         if self.restore_best_weights and self.best_weights is None:
@@ -199,6 +210,10 @@ class ReduceLROnPlateau(Monitor):
         self.cooldown, self.min_lr = cooldown, min_lr
         self.cooldown_counter, self.wait = 0, 0
 
+    def in_cooldown(self) -> bool:
+        """Returns whether epochs are not counted, because the rate was reduced a short while ago."""
+        return self.cooldown_counter > 0
+
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Resets the best value and the counters."""
         self.best, self.cooldown_counter, self.wait = None, 0, 0
@@ -210,12 +225,12 @@ class ReduceLROnPlateau(Monitor):
         current = self.current(logs)
         if current is None:
             return
-        if self.cooldown_counter > 0:
+        if self.in_cooldown():
             self.cooldown_counter -= 1
             self.wait = 0
         if self.improves(current, self.best):
             self.best, self.wait = current, 0
-        elif self.cooldown_counter <= 0:
+        elif not self.in_cooldown():
             self.wait += 1
             if self.wait >= self.patience and self.trainer.learning_rate > np.float32(self.min_lr):
                 self.trainer.learning_rate = max(self.trainer.learning_rate * self.factor, self.min_lr)

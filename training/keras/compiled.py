@@ -16,7 +16,7 @@ from training.callbacks import check as check_callbacks
 from training.data.arguments import Data, ValidationData
 from training.data.examples import ArrayTree
 from training.data.readers import is_sequence, is_stream
-from training.keras import config, convert, held_values, initialization, optimizers, seeds
+from training.keras import config, convert, held_values, initialization, optimizers, seeds, state_trees
 from training.keras.callbacks import CallbackList, PerBatch, SortLogs, has_batch_hooks, sorted_logs
 from training.keras.held_values import gather, has_values, scatter
 from training.keras.initialization import ensure_initialized, initialize, sizes
@@ -107,11 +107,33 @@ class CompiledModel(MeasuredModel):
             object.__setattr__(self, name, None)
         made.attach(self)
         if run_eagerly:
-            warnings.warn(
-                "`run_eagerly=True` has no effect, because training steps are always compiled; use jax.debug.print to "
-                "print values.",
-                stacklevel=2,
-            )
+            _warn_compiled("run_eagerly=True", 3)
+
+    @property
+    def run_eagerly(self) -> bool:
+        """Always False: training steps are compiled."""
+        return False
+
+    @run_eagerly.setter
+    def run_eagerly(self, value: bool) -> None:
+        if value:
+            _warn_compiled("run_eagerly=True", 3)
+
+    @property
+    def jit_compile(self) -> bool:
+        """Always True: XLA compiles the training steps."""
+        return True
+
+    @jit_compile.setter
+    def jit_compile(self, value: bool | str) -> None:
+        if not value:
+            _warn_compiled("jit_compile=False", 3)
+
+    @property
+    def steps_per_execution(self) -> int | str:
+        """The number of steps between two returns to Python, or "auto"; 1 before `compile`."""
+        found: int | str = (self.__dict__["_compiled"] or {}).get("steps_per_execution", 1)
+        return found
 
     @property
     def compiled(self) -> bool:
@@ -416,6 +438,34 @@ class CompiledModel(MeasuredModel):
             if collection == "params" and tuple(path) not in frozen
         ]
 
+    def get_state_tree(self, value_format: str = "backend_tensor") -> state_trees.Tree:
+        """Returns the values of all variables as nested dictionaries by the parts of their paths.
+
+        Args:
+            value_format: "backend_tensor" for JAX arrays, or "numpy_array".
+
+        Raises:
+            ValueError: If the format is another one, or two variables have the same path.
+
+        References:
+            Keras, `keras.Model.get_state_tree`.
+        """
+        return state_trees.values_of(self, value_format)
+
+    def set_state_tree(self, state_tree: Mapping[str, object]) -> None:
+        """Sets the variables to the values that `get_state_tree` returned; a tree may hold some of them.
+
+        Args:
+            state_tree: The nested dictionaries.
+
+        Raises:
+            ValueError: If the tree names an unknown group or variable.
+
+        References:
+            Keras, `keras.Model.set_state_tree`.
+        """
+        state_trees.assign(self, state_tree)
+
     def _batch_steps_of(self, needs_loss: bool) -> BatchSteps:
         """Returns the steps on single batches of the present trainer."""
         trainer = self._trainer_of(needs_loss)
@@ -468,6 +518,13 @@ class CompiledModel(MeasuredModel):
         trainer = self.__dict__.get("_trainer")
         if trainer is not None:
             setattr(trainer.session, name, stop)
+
+
+def _warn_compiled(setting: str, stacklevel: int) -> None:
+    warnings.warn(
+        f"`{setting}` has no effect, because training steps are always compiled; use jax.debug.print to print values.",
+        stacklevel=stacklevel,
+    )
 
 
 def _copied(leaf: object) -> Any:

@@ -8,6 +8,7 @@ from jax.typing import DTypeLike
 
 from flaxmodels.container import Container
 from training.keras import refused
+from training.keras.refused_methods import Refusing
 
 EPSILON = 1e-7  # The losses, metrics and constraints contain this number.
 FLOATS = ("bfloat16", "float16", "float32", "float64")
@@ -147,7 +148,7 @@ def standardize_dtype(dtype: DTypeLike | None) -> str:
     return name
 
 
-class DTypePolicy:
+class DTypePolicy(Refusing):
     """Names the dtype in which layers compute, and the dtype of their variables.
 
     Args:

@@ -5,6 +5,7 @@ import types
 from flaxmodels.layers.base import Layer
 from flaxmodels.saving.format import Json
 from training.keras import convert, registry, serialization
+from training.keras.stateful import Stateful
 
 Config = dict[str, Json]
 
@@ -28,7 +29,7 @@ class ProgramObjects:
         if not is_users:
             return None
         described: Config = serialization.serialize_keras_object(thing)
-        built = thing.get_build_config() if hasattr(thing, "get_build_config") else None
+        built = thing.get_build_config() if isinstance(thing, Stateful) and _builds_itself(thing) else None
         return described | ({"build_config": serialization.serialize_keras_object(built)} if built else {})
 
     def is_known(self, described: Config) -> bool:
@@ -45,11 +46,12 @@ class ProgramObjects:
         """Returns the object of a configuration."""
         made = serialization.deserialize_keras_object(described, self.custom_objects)
         built = described.get("build_config")
-        if (
-            isinstance(made, Layer)
-            and isinstance(built, dict)
-            and hasattr(made, "build_from_config")
-            and not made.built
-        ):
+        if isinstance(made, Layer) and isinstance(built, dict) and _builds_itself(made) and not made.built:
             made.build_from_config(built)
         return made
+
+
+def _builds_itself(thing: object) -> bool:
+    """Returns whether an object has build configurations that are not those of every layer."""
+    names = ("get_build_config", "build_from_config")
+    return any(getattr(type(thing), name, None) not in (None, getattr(Stateful, name)) for name in names)

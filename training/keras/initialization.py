@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from training.assigned import may_assign
 from training.keras import naming, paths, seeds
 from training.keras.held_values import COLLECTIONS, UNCALLED, has_values, held_layers, scatter, scopes_of, with_held
 from training.keras.initializers import to_pure
+from training.keras.serialization import Config
 from training.keras.variables import Weight
 
 if TYPE_CHECKING:
@@ -113,6 +115,31 @@ def example_arguments(layer: "Stateful") -> tuple[tuple[object, ...], Mapping[st
     return None
 
 
+def built_shapes(layer: "Stateful") -> Config | None:
+    """Returns the shapes of the inputs for which a layer was built; None if it is not built.
+
+    Returns:
+        A dictionary with "input_shape", or with "shapes_dict" for several inputs of a call.
+    """
+    arguments = example_arguments(layer) or layer.__dict__.get("_first_call")
+    if arguments is None or not layer.built:
+        return None
+    positional, named = arguments
+    method = layer.call if layer.BINDS_ATTRIBUTES else getattr(layer, "compute", layer.call)
+    try:
+        bound = inspect.signature(method).bind_partial(*positional, **named).arguments
+    except TypeError:
+        bound = {str(i): value for i, value in enumerate(positional)} | dict(named)
+    shapes = {
+        f"{name.removesuffix('_shape')}_shape": jax.tree.map(lambda leaf: tuple(leaf.shape), value)
+        for name, value in bound.items()
+        if jax.tree.leaves(value) and all(hasattr(leaf, "shape") for leaf in jax.tree.leaves(value))
+    }
+    if not shapes:
+        return None
+    return {"input_shape": next(iter(shapes.values()))} if len(shapes) == 1 else {"shapes_dict": shapes}
+
+
 def ensure_initialized(layer: "Stateful") -> None:
     """Creates the variables of a layer that was called on symbols, or of a model with known inputs."""
     if not has_values(layer) and (arguments := example_arguments(layer)) is not None:
@@ -132,7 +159,7 @@ def initialize(layer: "Stateful", *args: object, **kwargs: object) -> bool:
     """
     if has_values(layer):
         return False
-    if layer.BINDS_ATTRIBUTES and "_first_call" not in layer.__dict__:
+    if "_first_call" not in layer.__dict__:
         object.__setattr__(layer, "_first_call", jax.tree.map(_as_symbol, (args, kwargs)))
     was_called = build_structure(layer, args, kwargs)
     for inner in with_held(layer):

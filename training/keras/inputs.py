@@ -1,17 +1,20 @@
 """Keras' `Input` and `InputLayer`: the beginning of a model."""
 
 import functools
-from typing import Any
+from typing import Any, Self
 
 import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
 
 from flaxmodels.layers import symbolic
 from flaxmodels.layers.builds import Shape
 from flaxmodels.layers.symbolic import Symbol
-from training.keras import naming
+from training.keras import config, naming, serialization
+from training.keras.refused_methods import Refusing
 
 
-class InputLayer:
+class InputLayer(Refusing):
     """The first layer of a model in `model.layers`: it has a symbol and computes nothing.
 
     Args:
@@ -33,12 +36,15 @@ class InputLayer:
 
     trainable = True
     built = True
+    supports_masking = False
+    input_spec = None
+    quantization_mode = None
 
     def __init__(
         self,
         shape: Shape | None = None,
         batch_size: int | None = None,
-        dtype: Any = None,
+        dtype: DTypeLike | None = None,
         name: str | None = None,
         *,
         batch_shape: Shape | None = None,
@@ -64,12 +70,35 @@ class InputLayer:
 
     @property
     def weights(self) -> list[Any]:
-        """An input has no weights."""
+        """An input has no weights, and no losses and metrics."""
         return []
 
     trainable_weights = non_trainable_weights = variables = trainable_variables = non_trainable_variables = weights
+    losses = metrics = metrics_variables = weights
 
-    def get_weights(self) -> list[Any]:
+    @property
+    def dtype_policy(self) -> config.DTypePolicy:
+        """The policy of the program; the dtype of the input is another one."""
+        return config.dtype_policy()
+
+    @property
+    def compute_dtype(self) -> str:
+        """The name of the dtype in which the policy computes."""
+        return self.dtype_policy.compute_dtype
+
+    input_dtype = compute_dtype
+
+    @property
+    def variable_dtype(self) -> str:
+        """The name of the dtype of weights under the policy."""
+        return self.dtype_policy.variable_dtype
+
+    @property
+    def path(self) -> str:
+        """The name."""
+        return self.name
+
+    def get_weights(self) -> list[np.ndarray]:
         """Returns an empty list."""
         return []
 
@@ -82,12 +111,21 @@ class InputLayer:
         """Returns 0."""
         return 0
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> serialization.Config:
         """Returns the arguments."""
         return {
             "batch_shape": self.batch_shape, "dtype": self.dtype, "sparse": False, "ragged": False, "name": self.name,
             "optional": False,
         }  # fmt: skip
+
+    @classmethod
+    def from_config(cls, config: serialization.Config) -> Self:
+        """Returns the layer with the arguments of `get_config`.
+
+        Args:
+            config: The result of `get_config`.
+        """
+        return cls(**{name: config[name] for name in ("batch_shape", "dtype", "name") if name in config})
 
     def __repr__(self) -> str:
         return f"<InputLayer name={self.name}, built={self.built}>"
@@ -107,7 +145,7 @@ symbolic.name_of_operation = lambda class_name: naming.automatic_name(naming.sna
 def Input(  # noqa: N802 - Keras' name
     shape: Shape | None = None,
     batch_size: int | None = None,
-    dtype: object = None,
+    dtype: DTypeLike | None = None,
     name: str | None = None,
     *,
     batch_shape: Shape | None = None,

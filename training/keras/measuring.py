@@ -23,7 +23,7 @@ _OVERRIDABLE = ("compute_loss", "compute_metrics", "get_metrics_result", "metric
 class MeasuredModel(Stateful):
     """Mixin of models: computes loss and metrics."""
 
-    HONOURED: ClassVar[frozenset[str]] = frozenset(("compute_loss",))
+    HONOURED: ClassVar[frozenset[str]] = Stateful.HONOURED | {"compute_loss"}
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         if not is_library(cls):

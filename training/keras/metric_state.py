@@ -45,6 +45,7 @@ class MetricVariable:
     Args:
         value: The initial value.
         name: The name.
+        owner: The name of the metric.
 
     References:
         Keras, `keras.Variable`.
@@ -52,8 +53,13 @@ class MetricVariable:
 
     trainable = False
 
-    def __init__(self, value: jax.Array, name: str):
-        self._value, self.initial, self.name = value, value, name
+    def __init__(self, value: jax.Array, name: str, owner: str = ""):
+        self._value, self.initial, self.name, self._owner = value, value, name, owner
+
+    @property
+    def path(self) -> str:
+        """The name of the metric, if it is known, and that of the variable, such as "loss/total"."""
+        return "/".join(filter(None, (self._owner, self.name)))
 
     @property
     def value(self) -> jax.Array:
@@ -138,6 +144,7 @@ class StateVariable(MetricVariable):
 
     def __init__(self, metric: "StatefulMetric", field: str | None, name: str):
         self._metric, self._field, self.name = metric, field, name
+        self._owner = str(getattr(metric, "name", ""))
         self.initial = self._sum(metric.empty()).value
 
     def _sum(self, state: Any) -> RunningSum:
@@ -342,7 +349,7 @@ class StatefulMetric:
         """
         made: Any = initializers.get(initializer if initializer is not None else "zeros")  # type: ignore[arg-type]
         value = made(jax.random.key(0), tuple(shape), jnp.dtype(dtype or "float32"))
-        variable = MetricVariable(value, name or "variable")
+        variable = MetricVariable(value, name or "variable", str(getattr(self, "name", "")))
         self._own_variables().append(variable)
         return variable
 

@@ -27,6 +27,7 @@ from training.keras.held_values import gather, has_values, scatter
 from training.keras.initialization import ensure_initialized
 from training.keras.layer_configs import describe, from_description
 from training.keras.layers import stateful_class
+from training.keras.own_variables import has_own_store, store_of
 from training.keras.registry import CustomObjects
 from training.keras.serialization import serialize_keras_object
 from training.state import ArrayOrShapeTree
@@ -183,8 +184,9 @@ class SavedModel(CompiledModel):
                 config = describe(self, shares=True) | ({"compile_config": compiled} if compiled else {})
                 built = self.get_build_config()
                 config |= {"build_config": serialize_keras_object(built)} if built else {}
-                keras_files.save_keras(path, pure, gather(self), config, optimizer)
+                keras_files.save_keras(path, pure, gather(self), config, optimizer, store_of)
             else:
+                _check_no_own_store(self, path)
                 saving.save(path, pure, gather(self), True, compiled or None, optimizer)
 
     def check_can_save(self, filepath: Path, architecture: bool) -> None:
@@ -218,8 +220,9 @@ class SavedModel(CompiledModel):
         _check_built(self)
         pure, optimizer = convert.to_pure(self), compile_arguments.optimizer_arrays(self)
         if formats.suffix_of(path) == ".weights.h5":
-            keras_files.save_keras_weights(path, pure, gather(self), optimizer)
+            keras_files.save_keras_weights(path, pure, gather(self), optimizer, store_of)
         else:
+            _check_no_own_store(self, path)
             saving.save(path, pure, gather(self), False, None, optimizer)
 
     def load_weights(self, filepath: Path, skip_mismatch: bool = False, by_name: bool | None = None) -> None:
@@ -243,7 +246,9 @@ class SavedModel(CompiledModel):
                 "leave it out."
             )
         _check_built(self)
+        stores: list[tuple[Any, keras_files.Arrays]] = []
         if formats.suffix_of(path) == ".safetensors":
+            _check_no_own_store(self, path)
             if skip_mismatch:
                 raise ValueError(
                     f"`skip_mismatch` is only for Keras' files, got True for {path!r}; use a '.weights.h5' file."
@@ -260,8 +265,10 @@ class SavedModel(CompiledModel):
                         f"{path} has no weights that fit {', '.join(skipped)}, which keep theirs.", stacklevel=2
                     )
             else:
-                values = keras_files.to_variables(path, pure, expected, contents)
+                values = keras_files.to_variables(path, pure, expected, contents, has_own_store=has_own_store)
+            stores += keras_files.own_stores(path, pure, expected, contents, has_own_store)
         scatter(self, values)
+        _load_own(stores)
         held_values.push()
         if self.compiled:
             compile_arguments.restore_optimizer(self, optimizer, path)
@@ -370,6 +377,7 @@ def load_model(
         )
     path = os.fspath(filepath)
     optimizer: Mapping[str, Any] = {}
+    stores: list[tuple[Any, keras_files.Arrays]] = []
     with custom.using(ProgramObjects(custom_objects)):
         if formats.suffix_of(path) == ".safetensors":
             described, variables, compiled, optimizer = saving.load_with_training(path)
@@ -381,15 +389,18 @@ def load_model(
             if custom.is_known(config):
                 model = _custom_model(path, config, contents)
             else:
-                described, variables = keras_files.build(path, config, contents)
+                described, variables = keras_files.build(path, config, contents, has_own_store)
                 inner = config.get("config") if isinstance(config, dict) else None
                 name = inner.get("name") if isinstance(inner, dict) else None
                 if isinstance(name, str):
                     object.__setattr__(described, "name", name)
                 model = _with_state(described)
                 scatter(model, variables)
+                flat = traverse_util.flatten_dict(variables)
+                stores = keras_files.own_stores(path, described, flat, contents, has_own_store)
             optimizer = contents.optimizer
     initialization.hold_variables(model)
+    _load_own(stores)
     if compile and compiled:
         _compile(model, path, compiled, custom_objects)
         if model.compiled:
@@ -421,8 +432,25 @@ def _custom_model(path: str, config: Json, contents: hdf5.Contents) -> SavedMode
         raise ValueError(f"{path} must describe a model, got a {type(model).__name__}; use keras.saving.load_model.")
     _check_built(model)
     expected = traverse_util.flatten_dict(gather(model))
-    scatter(model, keras_files.to_variables(path, model, expected, contents))
+    scatter(model, keras_files.to_variables(path, model, expected, contents, has_own_store=has_own_store))
+    initialization.hold_variables(model)
+    _load_own(keras_files.own_stores(path, model, expected, contents, has_own_store))
     return model
+
+
+def _load_own(stores: list[tuple[Any, keras_files.Arrays]]) -> None:
+    """Lets layers load what their classes have put into a file."""
+    for layer, arrays in stores:
+        keras_state.origin_of(layer).load_own_variables(arrays)
+
+
+def _check_no_own_store(model: SavedModel, path: str) -> None:
+    for layer in held_values.with_held(model):
+        if has_own_store(layer):
+            raise ValueError(
+                f"Only Keras' formats hold what `save_own_variables` of {type(layer).__name__} writes, got {path!r}; "
+                "use a '.keras' or '.weights.h5' file."
+            )
 
 
 def _with_state(model: Layer) -> SavedModel:

@@ -40,6 +40,7 @@ class HasState(Protocol):
     name: str
     opt_state: optax.OptState
     learning_rate: Any
+    arguments: dict[str, Any]
 
     def set_iterations(self, count: int) -> None:
         """Sets the number of updates."""
@@ -91,6 +92,41 @@ class OptimizerVariable(MetricVariable):
 
     def __repr__(self) -> str:
         return f"<Variable path={self.path}, shape={self.shape}, dtype={self.dtype}, value={self.value}>"
+
+
+def variables_before(optimizer: HasState) -> list[OptimizerVariable]:
+    """Returns the variables that an optimizer has before it has a state: the count, and the rate unless scheduled."""
+    inner: HasState | None = getattr(optimizer, "inner_optimizer", None)
+    rate = optimizer.arguments.get("learning_rate")  # an inner optimizer has its own
+    if isinstance(rate, float) and np.isnan(rate):
+        return []  # an optax transformation, whose variables only its state shows
+    made = [
+        OptimizerVariable(optimizer, "iteration", lambda state: jnp.int32(update_count(state)), _set_count(optimizer))
+    ]
+    if not callable(rate):
+        made.append(OptimizerVariable(optimizer, "learning_rate", _read_rate(optimizer), _set_rate(optimizer)))
+    return made if inner is None else made + variables_before(inner)
+
+
+def _read_rate(optimizer: HasState) -> Read:
+    return lambda _: jnp.float32(optimizer.learning_rate)
+
+
+def _set_rate(optimizer: HasState) -> Write:
+    def write(state: optax.OptState, value: jax.Array) -> optax.OptState:
+        optimizer.learning_rate = value
+        return optimizer.opt_state
+
+    return write
+
+
+def _set_count(optimizer: HasState) -> Write:
+    def write(state: optax.OptState, value: jax.Array) -> optax.OptState:
+        if int(value):
+            optimizer.set_iterations(int(value))  # raises without a state
+        return optimizer.opt_state
+
+    return write
 
 
 class Outside:

@@ -8,12 +8,13 @@ layers, pure functions compute with them, and `scatter` gives the results back t
 import contextlib
 import functools
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any, ClassVar, Self
 
 import jax
 import numpy as np
 from flax.linen import module as linen_module
+from jax.typing import ArrayLike
 
 import flaxmodels as fm
 from flaxmodels import initializers
@@ -24,7 +25,7 @@ from flaxmodels.layers.base import Layer
 from flaxmodels.layers.builds import Shapes
 from flaxmodels.layers.keras_calls import is_library_build, symbols_of
 from training.assigned import may_assign
-from training.keras import config, first_values, images, naming, paths, seeds
+from training.keras import config, first_values, images, naming, own_variables, paths, seeds
 from training.keras.attributes import KerasAttributes
 from training.keras.held_values import (
     COLLECTIONS,
@@ -44,6 +45,7 @@ from training.keras.held_values import (
 )
 from training.keras.initialization import (
     as_array,
+    built_shapes,
     drawing,
     ensure_initialized,
     example_arguments,
@@ -52,6 +54,8 @@ from training.keras.initialization import (
     with_seed,
 )
 from training.keras.initializers import KerasInitializer
+from training.keras.refused_methods import raise_refused
+from training.keras.serialization import Config
 from training.keras.variables import KERAS_NAMES, Weight
 
 keras_state.UNTRACKED.update(("_values", "_weights", "_nodes", "_seeds", "_input_layers", "_is_made", "_first_call"))
@@ -74,6 +78,7 @@ class Stateful(KerasAttributes):
     # The class of pure layers that a class of this package adds state to; None for a class of the user.
     adds_state_to: ClassVar[type[Layer] | None] = None
     ASSIGNS_PARAMS: ClassVar[bool] = True
+    HONOURED: ClassVar[frozenset[str]] = own_variables.METHODS
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         # Objects with state are compared by identity. Otherwise flax compares the arguments of two layers.
@@ -128,6 +133,8 @@ class Stateful(KerasAttributes):
                 if KERAS_NAMES.get(own, own) == name:
                     is_bound = self.__dict__.get("scope") is not None
                     return self._weight_in_call(own, name) if is_bound else self._weight_named(own, name)
+        if "_is_made" in self.__dict__:
+            raise_refused(self, name)
         return super().__getattr__(name)
 
     def _weight_named(self, own: str, name: str) -> Weight | None:
@@ -190,6 +197,82 @@ class Stateful(KerasAttributes):
             return
         positional, named = symbols_of(args, kwargs)
         initialize(self, *positional, **named)
+
+    def get_build_config(self) -> Config | None:
+        """Returns the shapes of the inputs for which the layer was built; None if it is not built.
+
+        References:
+            Keras, `keras.layers.Layer.get_build_config`.
+        """
+        return built_shapes(self)
+
+    def build_from_config(self, config: Config) -> None:
+        """Builds the layer for the shapes that `get_build_config` returned.
+
+        Args:
+            config: The result of `get_build_config`.
+
+        References:
+            Keras, `keras.layers.Layer.build_from_config`.
+        """
+        if config and "input_shape" in config:
+            self.build(config["input_shape"])
+        elif config and "shapes_dict" in config:
+            self.build(**config["shapes_dict"])
+
+    def save_own_variables(self, store: MutableMapping[str, np.ndarray]) -> None:
+        """Puts the values of the layer's own weights into a dictionary; a class may override it.
+
+        Args:
+            store: The dictionary; the keys are the indices of the weights.
+
+        References:
+            Keras, `keras.layers.Layer.save_own_variables`.
+        """
+        for i, weight in enumerate(self._own_weights()):
+            store[str(i)] = weight.numpy()
+
+    def load_own_variables(self, store: Mapping[str, ArrayLike]) -> None:
+        """Sets the layer's own weights to the values in a dictionary; a class may override it.
+
+        Args:
+            store: What `save_own_variables` has written.
+
+        Raises:
+            ValueError: If the number of values or a shape differs.
+
+        References:
+            Keras, `keras.layers.Layer.load_own_variables`.
+        """
+        own = self._own_weights()
+        if len(store) != len(own):
+            raise ValueError(
+                f"{self.name} has {len(own)} own weights, got {len(store)} values; build the layer first, or save it "
+                "again."
+            )
+        for i, weight in enumerate(own):
+            weight.assign(store[str(i)])
+
+    def _own_weights(self) -> list[Weight]:
+        """Returns the weights of the layer itself, in Keras' order."""
+        return [weight for weight in self.weights if weight.is_of(self)]
+
+    def compute_output_spec(self, *args: object, **kwargs: object) -> Any:
+        """Returns symbols of the shapes and dtypes of the outputs.
+
+        Args:
+            *args: Symbols of the inputs.
+            **kwargs: Keyword arguments of the call.
+
+        References:
+            Keras, `keras.Operation.compute_output_spec`.
+
+        Example:
+            >>> from training import keras
+            >>> keras.layers.Dense(3).compute_output_spec(keras.Input((4,))).shape
+            (None, 3)
+        """
+        return symbolic.infer(self.clone(), args, kwargs)
 
     def call_unbound(self, inputs: object, *args: object, **kwargs: object) -> Any:
         """Computes the outputs of arrays with the values that the layer holds; creates them first if needed.

@@ -109,6 +109,10 @@ class Weight:
         """The layers around it and the name, such as "dense/kernel" or "model/dense/kernel"."""
         return paths.weight_path(self._layer, self._path[1:-1], self.name)
 
+    def is_of(self, layer: object) -> bool:
+        """Returns whether a layer itself holds the value."""
+        return self._layer is layer
+
     @property
     def regularizer(self) -> Callable[[jax.Array], jax.Array] | None:
         """The regularizer of the layer for this weight, or None."""

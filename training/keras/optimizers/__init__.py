@@ -25,16 +25,19 @@ from training.keras.optimizer_state import (
     as_number,
     as_patterns,
     update_count,
+    variables_before,
     variables_of,
 )
+from training.keras.optimizer_values import HasVariables
 from training.keras.optimizers import schedules as schedules
+from training.keras.refused_methods import raise_refused
 
 
 def _no_model() -> None:
     """Returns None: no model uses the optimizer."""
 
 
-class Optimizer:
+class Optimizer(HasVariables):
     """Base class of optimizers: the arguments of a transformation, and its state while a model trains."""
 
     factory: ClassVar[Callable[..., optax.GradientTransformation] | None] = None
@@ -68,6 +71,7 @@ class Optimizer:
         """Returns an argument, such as `momentum`."""
         arguments = self.__dict__.get("arguments", {})
         if name not in arguments:
+            raise_refused(self, name)
             raise AttributeError(
                 f"{type(self).__name__} has no attribute {name!r}; its arguments are {', '.join(arguments)}.",
                 name=name,
@@ -171,7 +175,7 @@ class Optimizer:
             ValueError: If the optimizer has no state.
         """
         found = [variable for variable in self.variables if variable.name == "iteration"]
-        if not found:
+        if not found or not self.built:
             raise ValueError(
                 f"{type(self).__name__} counts updates only when it has a state, got none; train the model, or call "
                 "build(variables) first."
@@ -182,9 +186,9 @@ class Optimizer:
 
     @property
     def variables(self) -> list[OptimizerVariable]:
-        """The variables of the optimizer, with Keras' names; empty before it has a state."""
+        """The variables of the optimizer, with Keras' names; before it has a state, the count and the rate."""
         if self.opt_state is None:
-            return []
+            return variables_before(self)
         if self._trainer is None and self._outside is not None:
             return variables_of(self, [((key,), key.replace("/", "_")) for key in self._outside.keys])
         return variables_of(self, self._model().trained_paths())
