@@ -53,6 +53,7 @@ def rnn_forecaster(
     bidirectional: bool = False,
     dropout: float = 0.0,
     mask_value: float | None = None,
+    targets: int | None = None,
     name: str | None = None,
 ) -> Sequential:
     """Builds a stack of recurrent layers whose last output is mapped linearly to the next values.
@@ -65,9 +66,10 @@ def rnn_forecaster(
         bidirectional: Whether each layer also processes the sequence backwards.
         dropout: Fraction of each layer's outputs that is dropped in training.
         mask_value: A step whose features all equal this value is padding and is masked; None for no mask.
+        targets: Number of quantities to forecast at each step; None for one, without an axis of its own.
         name: Name of the model.
 
-    Shapes: windows [B, T, F] -> values [B, horizon].
+    Shapes: windows [B, T, F] -> values [B, horizon], or [B, horizon, targets].
 
     Raises:
         ValueError: If the cell is unknown or `units` is empty.
@@ -75,9 +77,13 @@ def rnn_forecaster(
     Example:
         >>> rnn_forecaster((12, 1)).output_shape
         (None, 1)
+        >>> rnn_forecaster((96, 7), horizon=24, targets=7).output_shape
+        (None, 24, 7)
     """
     stack = _recurrent_stack(input_shape, cell, units, bidirectional, dropout, mask_value)
-    return Sequential([*stack, layers.Dense(horizon)], name=name)
+    if targets is None:
+        return Sequential([*stack, layers.Dense(horizon)], name=name)
+    return Sequential([*stack, layers.Dense(horizon * targets), layers.Reshape((horizon, targets))], name=name)
 
 
 def _recurrent_stack(

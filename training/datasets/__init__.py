@@ -16,6 +16,7 @@ from training.datasets.prepared import mnist as mnist
 from training.datasets.splits import Dataset as Dataset
 from training.datasets.splits import Info as Info
 from training.datasets.splits import Split as Split
+from training.datasets.windows import from_series as from_series
 from training.datasets.windows import windows as windows
 
 EMBEDDED: dict[str, Callable[[], Dataset]] = {

@@ -73,13 +73,13 @@ class Info:
     Args:
         name: Name that `load` takes.
         description: One or two sentences.
-        task: "classification" or "forecasting".
+        task: "classification", "regression" or "forecasting".
         input_shape: Shape of one example.
         source: Origin of the data.
         licence: Terms of the data.
-        num_classes: Number of classes, or None for forecasting.
+        num_classes: Number of classes, or None if the targets are values.
         class_names: One name per class, in the order of the labels.
-        target_scale: Factor from targets to original units.
+        target_scale: Factor from targets to original units; for several targets, one for each.
         target_offset: Added after the factor.
         unit: Original unit of the targets.
     """
@@ -92,13 +92,13 @@ class Info:
     licence: str
     num_classes: int | None = None
     class_names: tuple[str, ...] = ()
-    target_scale: float = 1.0
-    target_offset: float = 0.0
+    target_scale: float | tuple[float, ...] = 1.0
+    target_offset: float | tuple[float, ...] = 0.0
     unit: str = ""
 
     def restore(self, y: npt.ArrayLike) -> np.ndarray:
         """Returns targets or forecasts in original units, as float64: `y * target_scale + target_offset`."""
-        return np.asarray(y, np.float64) * self.target_scale + self.target_offset
+        return np.asarray(y, np.float64) * np.asarray(self.target_scale) + np.asarray(self.target_offset)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -124,6 +124,7 @@ def test_layers_of_rnns():
     assert model.layers[-1].activation == "softmax"
     assert models.rnn_forecaster((None, 3)).layers[-1].activation is None
     assert models.rnn_forecaster((None, 3)).output_shape == (None, 1)
+    assert models.rnn_forecaster((None, 3), 4, targets=2).output_shape == (None, 4, 2)
     assert kinds(models.rnn_classifier((4, 3), 2, bidirectional=True)) == ["Bidirectional", "Dense"]
     assert [models.rnn_classifier((4, 3), 2).layers[0].units, models.rnn_forecaster((4, 3)).layers[0].units] == [
         128,
