@@ -81,15 +81,15 @@ def from_series(
 ) -> Dataset:
     """Returns windows of a series for training and test, split by time and standardized.
 
-    The last part of the series is the test part. Every target of a test window lies in it, and no value of it is an
-    input or a target in training; inputs of the first test windows are the last values before it. Mean and standard
-    deviation of each column are those of the training part. `info.restore` converts forecasts to original units.
+    The last part of the series is the test part. Every target of a test window is in it. No value of it is an input
+    or a target in training. The inputs of the first test windows are the last values before it. Mean and standard
+    deviation of each column are computed from the training part. `info.restore` converts forecasts to original units.
 
     Args:
         series: Values in chronological order, without missing values.
         length: Number of input steps.
         horizon: Number of steps to forecast.
-        test: The part of the steps that is kept for the test.
+        test: Fraction of the steps that is kept for the test.
         horizons: Which steps to forecast instead, counted from the last input.
         targets: The column to forecast, or several; by default all.
         stride: Steps from one window to the next.
@@ -113,18 +113,19 @@ def from_series(
         raise ValueError(f"`series` must have shape [T] or [T, F], got {[*values.shape]}; pass one series at a time.")
     if not np.isfinite(values).all():
         raise ValueError(
-            f"`series` must hold finite numbers, got {int((~np.isfinite(values)).sum())} others; fill missing values, "
-            "for example with numpy.interp."
+            f"`series` must hold finite numbers, got {int((~np.isfinite(values)).sum())} non-finite values; fill "
+            "them, for example with numpy.interp."
         )
     if not 0 < test < 1:
-        raise ValueError(f"`test` must be a part between 0 and 1, got {test}; 0.2 is a usual choice.")
+        raise ValueError(f"`test` must be a fraction between 0 and 1, got {test}; 0.2 is a usual choice.")
     begin = len(values) - round(test * len(values))
     mean, deviation = values[:begin].mean(axis=0), values[:begin].std(axis=0)
     deviation = np.where(deviation == 0, 1.0, deviation)
     standardized = ((values - mean) / deviation).astype(np.float32)
-    # The first target of a test window is the first step of the test part.
+    # The first target of a test window is the first step of the test part. A training part that is shorter than this
+    # context has no window, so that `windows` raises first.
     context = sampling_rate * (length - 1) + int(_steps_ahead(horizon, horizons).min())
-    parts = (standardized[:begin], standardized[max(begin - context, 0) :])
+    parts = (standardized[:begin], standardized[begin - context :])
     train, test_windows = (
         windows(part, length, horizon, horizons=horizons, targets=targets, stride=stride, sampling_rate=sampling_rate)
         for part in parts

@@ -17,7 +17,8 @@ for _name, _module in (("image", image), ("linalg", linalg), ("nn", nn), ("numpy
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         refused.raise_missing(__name__, name, sys._getframe(1))
-    return getattr(ops, name)
+    value = globals()[name] = getattr(ops, name)
+    return value
 
 
 def __dir__() -> list[str]:

@@ -65,7 +65,10 @@ def assign(model: "CompiledModel", tree: Mapping[str, object]) -> None:
             raise ValueError(f"A state tree has the groups {', '.join(GROUPS)}, got {group!r}; leave it out.")
         known = {variable.path: variable for variable in _variables(model, group)}
         if not isinstance(values, Mapping):
-            raise TypeError(f"`{group}` of a state tree must be a dictionary, got {type(values).__name__}.")
+            raise TypeError(
+                f"`{group}` of a state tree must be a dictionary, got {type(values).__name__}; pass "
+                "nested dictionaries as get_state_tree returns them."
+            )
         for path, value in _flat(values, ""):
             if path not in known:
                 raise ValueError(f"{model.name} has no variable {path!r} among its {group}; leave it out of the tree.")

@@ -126,10 +126,10 @@ def test_series_restores_one_target():
         (
             [1.0, np.nan, 3.0],
             {},
-            "`series` must hold finite numbers, got 1 others; fill missing values, for example with numpy.interp.",
+            "`series` must hold finite numbers, got 1 non-finite values; fill them, for example with numpy.interp.",
         ),
         (np.zeros((2, 2, 2)), {}, "`series` must have shape [T] or [T, F], got [2, 2, 2]; pass one series at a time."),
-        (np.zeros(9), {"test": 1}, "`test` must be a part between 0 and 1, got 1; 0.2 is a usual choice."),
+        (np.zeros(9), {"test": 1}, "`test` must be a fraction between 0 and 1, got 1; 0.2 is a usual choice."),
     ],
 )
 def test_series_errors(series, arguments, message):

@@ -18,7 +18,7 @@ MODULES = (
 ).split()
 
 
-# Names that a program does not use: parts of the computation that Keras does not describe as methods of its users.
+# Public names in Keras that programs have no reason to use.
 NOT_APPLICABLE = {
     ("AUC", "interpolate_pr_auc"),  # what `result` computes with
     ("TensorBoard", "summary"),  # TensorFlow's module of summaries
@@ -186,6 +186,56 @@ def test_attributes_of_a_compiled_model(lib):
     store = {}
     optimizer.save_own_variables(store)
     assert sorted(store) == ["0", "1"] and int(np.asarray(store["0"])) == 1
+
+
+def test_sentences_about_states(tmp_path):
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="d")], name="model")
+    layer, optimizer = model.layers[-1], keras.optimizers.SGD()
+    counted = keras.Sequential([keras.Input((3,)), _counted_class(keras)(2)])
+    path = str(tmp_path / "model.safetensors")
+    cases = [
+        (
+            lambda: model.get_state_tree("tensor"),
+            "`value_format` must be one of backend_tensor, numpy_array, got 'tensor'; choose one.",
+        ),
+        (
+            lambda: model.set_state_tree({"weights": {}}),
+            "A state tree has the groups trainable_variables, non_trainable_variables, optimizer_variables, "
+            "metrics_variables, got 'weights'; leave it out.",
+        ),
+        (
+            lambda: model.set_state_tree({"trainable_variables": [1]}),
+            "`trainable_variables` of a state tree must be a dictionary, got list; pass nested dictionaries as "
+            "get_state_tree returns them.",
+        ),
+        (
+            lambda: model.set_state_tree({"trainable_variables": {"e": {"kernel": 1}}}),
+            "model has no variable 'e/kernel' among its trainable_variables; leave it out of the tree.",
+        ),
+        (
+            lambda: layer.load_own_variables({"0": np.ones((3, 2))}),
+            "d has 2 own weights, got 1 values; build the layer first, or save it again.",
+        ),
+        (
+            lambda: optimizer.set_weights([1]),
+            "set_weights of SGD needs 2 arrays, one for each variable, got 1; call build(variables) first if the "
+            "optimizer has no state yet.",
+        ),
+        (
+            lambda: optimizer.set_weights([0, np.ones(2)]),
+            "'learning_rate' of SGD has the shape (), got an array of shape (2,); pass the arrays in the order of "
+            "`variables`.",
+        ),
+        (
+            lambda: counted.save(path),
+            "Only Keras' formats hold what `save_own_variables` of Counted writes, got "
+            f"{path!r}; use a '.keras' or '.weights.h5' file.",
+        ),
+    ]
+    for call, sentence in cases:
+        with pytest.raises((ValueError, TypeError)) as caught:
+            call()
+        assert str(caught.value) == sentence
 
 
 def test_variables_of_all_optimizers_before_the_first_step():
